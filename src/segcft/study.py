@@ -1,0 +1,441 @@
+"""The typed description of one study: graph, structures, image, model sizes and the budget of each stage.
+
+A study is a YAML file; everything that differs from one study to another is in it and nowhere in the code.
+:func:`load_study` reads and validates it, and every error names the file and the key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from segcft.errors import StudyError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """A part of a study file: unknown keys are errors, values do not change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Variable(Section):
+    """A scalar of the causal graph.
+
+    ``scale: log`` models a positive variable through its logarithm. ``parents`` are direct causes.
+    """
+
+    kind: Literal["continuous", "categorical"]
+    parents: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    scale: Literal["linear", "log"] = "linear"
+    unit: str = ""
+
+    @model_validator(mode="after")
+    def _categories_fit_kind(self) -> Variable:
+        if self.kind == "categorical" and len(set(self.categories)) < 2:
+            raise ValueError("a categorical variable needs at least two different 'categories'")
+        if self.kind == "continuous" and self.categories:
+            raise ValueError("only a categorical variable has 'categories'")
+        return self
+
+
+class Structure(Section):
+    """A structure in the image, the variable that is its area, and how a mask file shows it.
+
+    Exactly one of ``bit`` (flag in a bit mask, e.g. 4), ``label`` (value in a label map) or ``file`` (one file
+    a structure, e.g. ``"{id}_heart.png"`` below the masks folder) is given where masks come from files.
+    """
+
+    variable: str
+    bit: PositiveInt | None = None
+    label: PositiveInt | None = None
+    file: str | None = None
+
+    @model_validator(mode="after")
+    def _one_way_to_read(self) -> Structure:
+        if sum(way is not None for way in (self.bit, self.label, self.file)) > 1:
+            raise ValueError("give one of 'bit', 'label' and 'file', not several")
+        if self.bit is not None and self.bit & (self.bit - 1):
+            raise ValueError(f"'bit' is a flag, so a power of two (1, 2, 4, ...), not {self.bit}")
+        if self.file is not None and "{id}" not in self.file:
+            raise ValueError("'file' must contain '{id}', e.g. '{id}_heart.png'")
+        return self
+
+
+class Image(Section):
+    """Pixel grid of the study and its physical extent.
+
+    ``size`` is (height, width) in pixels. With ``field_of_view`` (height, width, in ``length_unit``) areas are
+    in ``length_unit``\N{SUPERSCRIPT TWO}, whatever the grid; without it they count pixels of the grid.
+    """
+
+    size: tuple[PositiveInt, PositiveInt]
+    channels: PositiveInt = 1
+    field_of_view: tuple[PositiveFloat, PositiveFloat] | None = None
+    length_unit: str = "px"
+
+    @property
+    def pixel_area(self) -> float:
+        """Area of one pixel, in :attr:`area_unit`."""
+        if self.field_of_view is None:
+            return 1.0
+        return math.prod(self.field_of_view) / math.prod(self.size)
+
+    @property
+    def area_unit(self) -> str:
+        return "px" if self.field_of_view is None else f"{self.length_unit}\N{SUPERSCRIPT TWO}"
+
+
+class FolderData(Section):
+    """Images and masks in folders, attributes in a CSV table; all paths are relative to ``--data DIR``.
+
+    ``columns`` maps a variable to its column where the names differ. ``patient`` names the column that groups
+    images of one person (default: every image is a person). ``split`` names a column with
+    train/validation/test where the split is given.
+    """
+
+    source: Literal["folder"]
+    images: str = "images"
+    masks: str = "masks"
+    table: str = "metadata.csv"
+    id: str = "id"
+    patient: str | None = None
+    split: str | None = None
+    columns: dict[str, str] = {}
+
+
+class SimulatedData(Section):
+    """People drawn from a simulator that ships with the package."""
+
+    source: Literal["chest-simulator"]
+    people: PositiveInt
+    seed: NonNegativeInt = 0
+
+
+class Splits(Section):
+    """Shares of the people in each part; who is where depends on ``seed`` and the patient's id alone."""
+
+    train: Fraction = 0.72
+    validation: Fraction = 0.08
+    test: Fraction = 0.2
+    seed: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> Splits:
+        total = self.train + self.validation + self.test
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"train, validation and test must add up to 1, not {total:g}")
+        if min(self.train, self.test) == 0:
+            raise ValueError("train and test must not be empty")
+        return self
+
+
+class Augment(Section):
+    """Random deformation of image and masks together, then of grey values; 0 turns a part off.
+
+    ``rotate`` in degrees; ``shift``, ``scale`` and ``elastic`` (amplitude of a smooth displacement with
+    ``elastic_nodes`` nodes a side) as shares of the image; ``stretch`` is an extra scale of one axis;
+    ``gamma``, ``contrast`` and ``brightness`` as relative ranges; ``noise`` as a standard deviation, image in
+    [-1, 1]. All are half-widths of uniform ranges except ``elastic`` and ``noise``.
+    """
+
+    rotate: NonNegativeFloat = 0
+    shift: NonNegativeFloat = 0
+    scale: NonNegativeFloat = 0
+    stretch: NonNegativeFloat = 0
+    elastic: NonNegativeFloat = 0
+    elastic_nodes: PositiveInt = 4
+    gamma: NonNegativeFloat = 0
+    contrast: NonNegativeFloat = 0
+    brightness: NonNegativeFloat = 0
+    noise: NonNegativeFloat = 0
+
+    @property
+    def deforms(self) -> bool:
+        return any((self.rotate, self.shift, self.scale, self.stretch, self.elastic))
+
+
+class Training(Section):
+    """Budget and optimiser (AdamW) of one stage; the global batch size is shared by all devices.
+
+    ``ema`` is the decay of the exponential moving average of the weights, which is what is kept (0: none).
+    ``precision: bf16`` runs the networks under bfloat16 autocast; weights and losses stay in float32.
+    The learning rate rises linearly over ``warmup_steps`` and then falls along a cosine to
+    ``final_learning_rate`` (a share of it). Steps with a gradient norm over ``gradient_skip`` are skipped.
+    """
+
+    steps: PositiveInt
+    batch_size: PositiveInt = 32
+    learning_rate: PositiveFloat = 1e-3
+    final_learning_rate: Fraction = 0.0
+    weight_decay: NonNegativeFloat = 0.01
+    betas: tuple[Fraction, Fraction] = (0.9, 0.99)
+    warmup_steps: NonNegativeInt = 50
+    gradient_clip: PositiveFloat | None = None
+    gradient_skip: PositiveFloat | None = None
+    ema: Fraction = 0.0
+    precision: Literal["32", "bf16"] = "32"
+    checkpoint_steps: PositiveInt = 200
+    seed: NonNegativeInt = 0
+    augment: Augment = Augment()
+
+
+class SegmentorSpec(Training):
+    """A U-Net (Ronneberger 2015, as in MONAI): one width a level, each level half the size of the last."""
+
+    widths: tuple[PositiveInt, ...] = (16, 32, 64, 128)
+    residual_units: NonNegativeInt = 1
+
+
+class RegressorSpec(Training):
+    """A ResNet (He 2016, as in MONAI) from the image to all structure areas."""
+
+    widths: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (16, 32, 64, 128)
+    blocks: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (1, 1, 1, 1)
+
+
+class SCMSpec(Training):
+    """Conditional neural spline flows (Durkan 2019) and categorical mechanisms of the attributes."""
+
+    hidden: tuple[PositiveInt, ...] = (32, 32)
+    bins: PositiveInt = 8
+    transforms: PositiveInt = 1
+
+
+class Level(Section):
+    """One resolution of the HVAE.
+
+    ``encoder`` and ``decoder`` count its blocks; ``z`` is the number of latent channels of each decoder block
+    (0: deterministic); ``down`` is the factor to the next, smaller level.
+    """
+
+    width: PositiveInt
+    encoder: NonNegativeInt = 1
+    decoder: PositiveInt = 1
+    z: NonNegativeInt = 16
+    down: PositiveInt | tuple[PositiveInt, PositiveInt] = 2
+
+    @property
+    def factor(self) -> tuple[int, int]:
+        return (self.down, self.down) if isinstance(self.down, int) else self.down
+
+
+class HVAESpec(Training):
+    """The hierarchical VAE of the image, ``levels`` from the largest resolution to the smallest.
+
+    ``patch`` > 1 works on patches of that many pixels a side (the stem strides, the head unshuffles).
+    ``free_bits`` is in nats for each latent channel; ``beta`` weighs the KL and rises linearly from
+    ``beta_start`` over ``beta_warmup_steps``. ``bottleneck`` divides the width inside a block.
+    """
+
+    levels: tuple[Level, ...] = Field(min_length=1)
+    patch: PositiveInt = 1
+    bottleneck: PositiveInt = 2
+    context: PositiveInt = 64
+    beta: NonNegativeFloat = 1.0
+    beta_start: NonNegativeFloat = 0.0
+    beta_warmup_steps: NonNegativeInt = 0
+    free_bits: NonNegativeFloat = 0.0
+
+
+class FinetuneSpec(Training):
+    """Counterfactual fine-tuning with each of the ``guides``, under a constraint on the ELBO.
+
+    ``intervene`` lists the variables of which one, per sample, is set to a value from the training marginal
+    (default: all). The negative ELBO (nats per pixel) may pass that of the pre-trained model by ``slack``.
+    ``area_scale`` makes structures weigh alike: areas are divided by their standard deviation or their mean.
+    """
+
+    guides: tuple[Literal["regressor", "segmentor"], ...] = ("regressor", "segmentor")
+    intervene: tuple[str, ...] = ()
+    slack: NonNegativeFloat = 0.0
+    multiplier: NonNegativeFloat = 1.0
+    multiplier_learning_rate: PositiveFloat = 1e-2
+    damping: NonNegativeFloat = 10.0
+    area_scale: Literal["std", "mean"] = "std"
+
+
+class EvaluationSpec(Section):
+    """How counterfactuals are judged: people at most, bootstrap draws, and the pictures' extent.
+
+    ``metric`` of effectiveness: ``mape`` in %, or ``mae`` in the study's area unit (where areas may be zero).
+    ``interventions`` lists the variables to intervene on, one at a time (default: the structures' areas).
+    ``dilation`` of the structures for locality and ``figure_changes`` (relative) are shares of 1.
+    """
+
+    metric: Literal["mape", "mae"] = "mape"
+    interventions: tuple[str, ...] = ()
+    people: PositiveInt | None = None
+    batch_size: PositiveInt = 64
+    bootstrap: PositiveInt = 1000
+    dilation: Fraction = 0.04
+    figure_people: PositiveInt = 3
+    figure_changes: tuple[float, ...] = (-0.3, -0.15, 0.15, 0.3)
+    seed: NonNegativeInt = 0
+
+
+class Study(Section):
+    """One study, whole. See the files in ``configs/`` for worked examples."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    description: str = ""
+    image: Image
+    variables: dict[str, Variable] = Field(min_length=1)
+    structures: dict[str, Structure] = Field(min_length=1)
+    data: Annotated[FolderData | SimulatedData, Field(discriminator="source")]
+    splits: Splits = Splits()
+    segmentor: SegmentorSpec
+    judge: SegmentorSpec
+    regressor: RegressorSpec
+    scm: SCMSpec
+    hvae: HVAESpec
+    finetune: FinetuneSpec
+    evaluation: EvaluationSpec = EvaluationSpec()
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Study:
+        self._check_graph()
+        self._check_structures()
+        self._check_hvae_grid()
+        if self.judge.seed == self.segmentor.seed:
+            raise ValueError("judge.seed: must differ from segmentor.seed; a judge equal to the guide proves nothing")
+        for key, names in (
+            ("finetune.intervene", self.finetune.intervene),
+            ("evaluation.interventions", self.evaluation.interventions),
+        ):
+            for name in names:
+                if name not in self.variables:
+                    raise ValueError(f"{key}: {name!r} is not a variable ({', '.join(self.variables)})")
+        return self
+
+    def _check_graph(self) -> None:
+        for name, variable in self.variables.items():
+            for parent in variable.parents:
+                if parent not in self.variables:
+                    raise ValueError(
+                        f"variables.{name}.parents: {parent!r} is not a variable ({', '.join(self.variables)})"
+                    )
+        # Imported here: the graph is plain Python, but the causal package imports torch.
+        from segcft.causal.graph import CycleError, Graph
+
+        try:
+            Graph({name: variable.parents for name, variable in self.variables.items()})
+        except CycleError as error:
+            raise ValueError(f"variables: {error}") from None
+
+    def _check_structures(self) -> None:
+        taken: dict[str, str] = {}
+        for name, structure in self.structures.items():
+            variable = self.variables.get(structure.variable)
+            if variable is None or variable.kind != "continuous":
+                raise ValueError(
+                    f"structures.{name}.variable: {structure.variable!r} is not a continuous variable of the study"
+                )
+            if structure.variable in taken:
+                raise ValueError(
+                    f"structures.{name}.variable: {structure.variable!r} is already that of {taken[structure.variable]!r}"
+                )
+            taken[structure.variable] = name
+            if isinstance(self.data, FolderData) and not (structure.bit or structure.label or structure.file):
+                raise ValueError(f"structures.{name}: say how masks show it: one of 'bit', 'label' and 'file'")
+
+    def _check_hvae_grid(self) -> None:
+        for axis, size in zip(("height", "width"), self.image.size, strict=True):
+            index = 0 if axis == "height" else 1
+            factor = self.hvae.patch * math.prod(level.factor[index] for level in self.hvae.levels[:-1])
+            if size % factor:
+                raise ValueError(
+                    f"hvae.levels: patch and 'down' factors shrink the {axis} {factor} times, "
+                    f"which does not divide image.size ({size})"
+                )
+
+    @property
+    def areas(self) -> tuple[str, ...]:
+        """The structures' variables, in the order of the structures."""
+        return tuple(structure.variable for structure in self.structures.values())
+
+
+def load_study(path: str | Path) -> Study:
+    """Read and validate a study file.
+
+    Raises:
+        StudyError: the file is missing, is not YAML or breaks a rule; the message lists every offending key.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StudyError(f"{path}: cannot read this study file ({error})") from None
+    try:
+        raw = yaml.load(text, Loader=_UniqueKeyLoader)
+    except yaml.YAMLError as error:
+        raise StudyError(f"{path}: not valid YAML: {error}") from None
+    return parse_study(raw, source=str(path))
+
+
+def parse_study(raw: Any, source: str = "study") -> Study:
+    """Validate a study that is already a mapping; ``source`` is the name that errors carry."""
+    if not isinstance(raw, dict):
+        raise StudyError(f"{source}: a study file is a mapping of keys to values, not {type(raw).__name__}")
+    raw = {key: value for key, value in raw.items() if not str(key).startswith("_")}  # places for YAML anchors
+    try:
+        return Study.model_validate(raw)
+    except ValidationError as error:
+        lines = [_explain(item) for item in error.errors()]
+        raise StudyError("\n".join(f"{source}: {line}" for line in lines)) from None
+
+
+def _explain(error: Any) -> str:
+    """One line for one pydantic error: the dotted key, what is wrong, and the nearest known key."""
+    key = ".".join(str(part) for part in error["loc"] if part not in ("folder", "chest-simulator"))
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key.rsplit(".", 1)[-1], _known_keys(Study), n=1)
+        message = "unknown key" + (f"; did you mean {near[0]!r}?" if near else "")
+    elif error["type"] == "missing":
+        message = "this key is required"
+    elif not isinstance(error["input"], dict) and error["type"] != "value_error":
+        message += f", got {error['input']!r}"
+    return f"{key}: {message}" if key else message
+
+
+def _known_keys(section: type[BaseModel]) -> list[str]:
+    keys: set[str] = set()
+    for part in [section, *Section.__subclasses__(), *Training.__subclasses__()]:
+        keys.update(part.model_fields)
+    return sorted(keys)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice, of which plain YAML silently keeps the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, str) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} is given twice", key_node.start_mark
+                )
+            if isinstance(key, str):
+                seen.add(key)
+        return super().construct_mapping(node, deep)
