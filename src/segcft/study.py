@@ -27,6 +27,7 @@ from pydantic import (
 from segcft.errors import StudyError
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Percent = Annotated[float, Field(ge=0, le=100)]
 
 
 class Section(BaseModel):
@@ -109,6 +110,10 @@ class FolderData(Section):
     ``columns`` maps a variable to its column where the names differ. ``patient`` names the column that groups
     images of one person (default: every image is a person). ``split`` names a column with
     train/validation/test where the split is given.
+
+    Grey values are scaled by the whole range of the file's type, or from ``grey_range`` (e.g. [0, 4095] for 12
+    bits in a 16-bit file), or between two percentiles of each image (``window``, e.g. [0.5, 99.5]). A sample
+    with an empty mask is left out, unless ``may_be_absent`` lists the structure.
     """
 
     source: Literal["folder"]
@@ -119,6 +124,18 @@ class FolderData(Section):
     patient: str | None = None
     split: str | None = None
     columns: dict[str, str] = {}
+    grey_range: tuple[float, float] | None = None
+    window: tuple[Percent, Percent] | None = None
+    may_be_absent: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_grey_scale(self) -> FolderData:
+        if self.grey_range is not None and self.window is not None:
+            raise ValueError("give one of 'grey_range' and 'window', not both")
+        for key, limits in (("grey_range", self.grey_range), ("window", self.window)):
+            if limits is not None and not limits[0] < limits[1]:
+                raise ValueError(f"'{key}' goes from a smaller to a larger number, not {list(limits)}")
+        return self
 
 
 class SimulatedData(Section):
@@ -242,13 +259,17 @@ class HVAESpec(Training):
 
     ``patch`` > 1 works on patches of that many pixels a side (the stem strides, the head unshuffles).
     ``free_bits`` is in nats for each latent channel; ``beta`` weighs the KL and rises linearly from
-    ``beta_start`` over ``beta_warmup_steps``. ``bottleneck`` divides the width inside a block.
+    ``beta_start`` over ``beta_warmup_steps``. ``bottleneck`` divides the width inside a block, ``context`` is
+    the width of the parents' embedding. Levels of up to ``position_size`` pixels a side have a learnt map of
+    the place in the frame. ``lowest_log_scale`` bounds the pixel likelihood's scale (image in [-1, 1]).
     """
 
     levels: tuple[Level, ...] = Field(min_length=1)
     patch: PositiveInt = 1
     bottleneck: PositiveInt = 2
     context: PositiveInt = 64
+    position_size: NonNegativeInt = 64
+    lowest_log_scale: float = -6.0
     beta: NonNegativeFloat = 1.0
     beta_start: NonNegativeFloat = 0.0
     beta_warmup_steps: NonNegativeInt = 0
@@ -259,13 +280,14 @@ class FinetuneSpec(Training):
     """Counterfactual fine-tuning with each of the ``guides``, under a constraint on the ELBO.
 
     ``intervene`` lists the variables of which one, per sample, is set to a value from the training marginal
-    (default: all). The negative ELBO (nats per pixel) may pass that of the pre-trained model by ``slack``.
+    (default: all). The negative ELBO (nats per pixel) may pass that of the pre-trained model, measured on ``bound_batches`` training batches, by ``slack``.
     ``area_scale`` makes structures weigh alike: areas are divided by their standard deviation or their mean.
     """
 
     guides: tuple[Literal["regressor", "segmentor"], ...] = ("regressor", "segmentor")
     intervene: tuple[str, ...] = ()
     slack: NonNegativeFloat = 0.0
+    bound_batches: PositiveInt = 16
     multiplier: NonNegativeFloat = 1.0
     multiplier_learning_rate: PositiveFloat = 1e-2
     damping: NonNegativeFloat = 10.0
@@ -315,7 +337,9 @@ class Study(Section):
         self._check_structures()
         self._check_hvae_grid()
         if self.judge.seed == self.segmentor.seed:
-            raise ValueError("judge.seed: must differ from segmentor.seed; a judge equal to the guide proves nothing")
+            raise ValueError(
+                "judge.seed: must differ from segmentor.seed; a judge equal to the guide proves nothing"
+            )
         for key, names in (
             ("finetune.intervene", self.finetune.intervene),
             ("evaluation.interventions", self.evaluation.interventions),
@@ -354,7 +378,9 @@ class Study(Section):
                 )
             taken[structure.variable] = name
             if isinstance(self.data, FolderData) and not (structure.bit or structure.label or structure.file):
-                raise ValueError(f"structures.{name}: say how masks show it: one of 'bit', 'label' and 'file'")
+                raise ValueError(
+                    f"structures.{name}: say how masks show it: one of 'bit', 'label' and 'file'"
+                )
 
     def _check_hvae_grid(self) -> None:
         for axis, size in zip(("height", "width"), self.image.size, strict=True):
@@ -394,7 +420,9 @@ def parse_study(raw: Any, source: str = "study") -> Study:
     """Validate a study that is already a mapping; ``source`` is the name that errors carry."""
     if not isinstance(raw, dict):
         raise StudyError(f"{source}: a study file is a mapping of keys to values, not {type(raw).__name__}")
-    raw = {key: value for key, value in raw.items() if not str(key).startswith("_")}  # places for YAML anchors
+    raw = {
+        key: value for key, value in raw.items() if not str(key).startswith("_")
+    }  # places for YAML anchors
     try:
         return Study.model_validate(raw)
     except ValidationError as error:

@@ -18,15 +18,20 @@ class Graph:
         parents: for each variable, its direct causes.
 
     Raises:
-        CycleError: the message shows the cycle.
+        CycleError: the message shows the cycle, each cause before its effect.
+        ValueError: a parent is not a variable.
     """
 
     def __init__(self, parents: Mapping[str, Sequence[str]]) -> None:
         self.parents = {name: tuple(causes) for name, causes in parents.items()}
+        for name, causes in self.parents.items():
+            for cause in causes:
+                if cause not in self.parents:
+                    raise ValueError(f"{cause!r}, a parent of {name!r}, is not a variable")
         try:
-            self.order = tuple(TopologicalSorter(self.parents).static_order())
+            self.order = tuple(TopologicalSorter(self.parents).static_order())  #: causes before effects
         except _CycleError as error:
-            raise CycleError("the causal graph has a cycle: " + " <- ".join(error.args[1])) from None
+            raise CycleError("the causal graph has a cycle: " + " -> ".join(error.args[1])) from None
 
     def descendants(self, names: Iterable[str]) -> set[str]:
         """Every variable below any of ``names``, themselves not included unless below another."""

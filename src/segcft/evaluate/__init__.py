@@ -1,1 +1,1 @@
-
+"""How good counterfactuals are: effectiveness, axioms, locality, and the truth where it is known."""

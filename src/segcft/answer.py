@@ -1,0 +1,204 @@
+"""One question about one image of a user, answered by a trained run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import segcft
+from segcft import artefact
+from segcft.causal.intervention import parse_intervention, resolve
+from segcft.causal.scm import StructuralCausalModel
+from segcft.data.imagefile import read_image
+from segcft.data.reject import Rejected
+from segcft.data.resize import fit_image
+from segcft.errors import DataError, InterventionError, RunError
+from segcft.images.likelihood import to_grey_levels, to_unit
+from segcft.run import Run
+from segcft.study import FolderData, Study
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A counterfactual of one image. Images are uint8 (C, H, W); values are in each variable's unit."""
+
+    image: NDArray[np.uint8]
+    counterfactual: NDArray[np.uint8]
+    record: dict[str, Any]
+    """What was asked, what is known, inferred and obtained: the content of ``counterfactual.json``."""
+
+    def summary(self) -> str:
+        """A line a variable: before, asked, and read from the counterfactual image."""
+        lines = [f"{'variable':<20} {'before':>12} {'after':>12} {'obtained':>12}"]
+        for name, row in self.record["variables"].items():
+            cells = [_show(row.get(field)) for field in ("before", "after", "obtained")]
+            notes = ["  <- do"] * row["intervened"] + [f"  ({row['source']})"] * (row["source"] != "given")
+            lines.append(f"{name:<20} " + " ".join(f"{cell:>12}" for cell in cells) + "".join(notes))
+        return "\n".join([*lines, *(f"warning: {text}" for text in self.record["warnings"])])
+
+    def save(self, folder: Path) -> None:
+        """Write ``image.png`` (as the model sees it), ``counterfactual.png``, ``difference.png`` and
+        ``counterfactual.json``; the counterfactual says in its PNG text that it is synthetic."""
+        from PIL import Image
+        from PIL.PngImagePlugin import PngInfo
+
+        folder.mkdir(parents=True, exist_ok=True)
+        text = PngInfo()
+        text.add_text(
+            "Description", "Synthetic image: a counterfactual made by segcft. Not for clinical use."
+        )
+        text.add_text("segcft", json.dumps(self.record, allow_nan=False))
+        difference = self.counterfactual.astype(np.int16) - self.image
+        shown = np.clip(difference // 2 + 128, 0, 255).astype(np.uint8)  # grey: unchanged
+        for name, pixels, info in (
+            ("image", self.image, None),
+            ("counterfactual", self.counterfactual, text),
+            ("difference", shown, text),
+        ):
+            picture = Image.fromarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1))
+            picture.save(folder / f"{name}.png", pnginfo=info)
+        artefact.write_text(
+            folder / "counterfactual.json", json.dumps(self.record, indent=1, allow_nan=False)
+        )
+
+
+def answer(
+    run: Run, path: Path, do: Sequence[str], known: Sequence[str], method: str | None, device: torch.device
+) -> Answer:
+    """What the image at ``path`` would have looked like under ``do``.
+
+    Areas are read by the run's guiding segmentor. What ``known`` does not give of the other attributes is
+    inferred from the areas by the SCM.
+
+    Raises:
+        InterventionError: ``do`` or ``known`` is not understood.
+        DataError: the image cannot be read.
+        RunError: the run lacks a part.
+    """
+    study = run.study
+    names = list(study.variables)
+    interventions = [parse_intervention(text, study.variables) for text in do]
+    methods = run.methods()
+    if not methods:
+        raise RunError(f"{run.folder}: no image mechanism is trained here yet; see `segcft run --help`")
+    method = method or list(methods)[-1]
+    model, segmentor = run.model(method, device), run.load("segmentor", device)
+
+    pixels = read_for(study, path)
+    x = to_unit(torch.from_numpy(pixels)[None].to(device))
+    values = torch.full((1, len(names)), torch.nan, device=device)
+    source = dict.fromkeys(names, "inferred")
+    areas = [names.index(name) for name in study.areas]
+    with torch.no_grad():
+        values[:, areas] = segmentor.areas(x)
+    source |= dict.fromkeys(study.areas, "read from the image")
+    given = [parse_intervention(text, study.variables) for text in known]
+    for fact in given:
+        if fact.kind != "set":
+            raise InterventionError(f"--set {fact}: what is known is a value, not a change")
+        source[fact.variable] = "given"
+    facts = resolve(given, values, model.scm)
+    values = torch.where(facts.isnan(), values, facts)
+    store = run.store()
+    people = torch.from_numpy(store.values()[store.indices("train", complete=True)]).to(device)
+    values = infer_missing(model.scm, values, people)
+
+    asked = resolve(interventions, values, model.scm)
+    generator = torch.Generator(device).manual_seed(study.evaluation.seed)
+    changed, after = model.counterfactual(x, values, asked, generator)
+    grey = to_grey_levels(changed)
+    with torch.no_grad():
+        obtained = segmentor.areas(to_unit(grey))[0]
+    record: dict[str, Any] = {
+        "segcft": segcft.__version__,
+        "study": study.name,
+        "method": method,
+        "model": artefact.read_meta(run.path(methods[method]))["key"],
+        "image": path.name,
+        "do": [str(intervention) for intervention in interventions],
+        "variables": {},
+        "warnings": _out_of_support(study, asked[0], people),
+    }
+    for k, name in enumerate(names):
+        row = {
+            "before": _value(study, name, values[0, k]),
+            "after": _value(study, name, after[0, k]),
+            "intervened": not bool(asked[0, k].isnan()),
+            "source": source[name],
+            "unit": study.variables[name].unit,
+        }
+        if name in study.areas:
+            row["obtained"] = float(obtained[study.areas.index(name)])
+        record["variables"][name] = row
+    return Answer(pixels, grey[0].cpu().numpy(), record)
+
+
+def infer_missing(scm: StructuralCausalModel, values: Tensor, people: Tensor) -> Tensor:
+    """Fill the missing values (NaN) of one person (1, V) by what is likely given the others.
+
+    Each of the training ``people`` (N, V) lends their values for the missing ones and is weighed by the SCM's
+    likelihood of the person so completed: self-normalised importance sampling with the training marginal as
+    the proposal. A continuous variable becomes the weighted mean, a categorical one the likeliest category.
+    """
+    missing = values[0].isnan()
+    if not missing.any():
+        return values
+    candidates = torch.where(missing, people, values)
+    with torch.no_grad():
+        # The missing variables' own terms are the proposal's job; only their children are evidence.
+        weights = torch.softmax(scm.log_prob(candidates)[:, ~missing].sum(dim=1), dim=0)
+    filled = values.clone()
+    for k in missing.nonzero()[:, 0].tolist():
+        if scm.definitions[scm.variables[k]].kind == "continuous":
+            filled[0, k] = (weights * candidates[:, k]).sum()
+        else:
+            filled[0, k] = torch.bincount(candidates[:, k].long(), weights).argmax()
+    return filled
+
+
+def read_for(study: Study, path: Path) -> NDArray[np.uint8]:
+    """An image file on the study's grid, treated like the study's own: uint8 (C, H, W).
+
+    Raises:
+        DataError: it cannot be read, or shows nothing.
+    """
+    source = study.data if isinstance(study.data, FolderData) else None
+    try:
+        grey = read_image(
+            path,
+            study.image.channels,
+            source.grey_range if source else None,
+            source.window if source else None,
+        )
+    except (Rejected, OSError) as error:
+        raise DataError(str(error)) from None
+    return fit_image(grey, study.image)
+
+
+def _out_of_support(study: Study, asked: Tensor, people: Tensor) -> list[str]:
+    """A warning for each asked value outside the training people's range."""
+    warnings = []
+    for k, (name, variable) in enumerate(study.variables.items()):
+        low, high = float(people[:, k].min()), float(people[:, k].max())
+        if variable.kind == "continuous" and not asked[k].isnan() and not low <= asked[k] <= high:
+            warnings.append(f"{name}: {float(asked[k]):g} is outside the training range, {low:g} to {high:g}")
+    return warnings
+
+
+def _value(study: Study, name: str, value: Tensor) -> float | str | None:
+    if value.isnan():
+        return None
+    categories = study.variables[name].categories
+    return categories[int(value)] if categories else float(value)
+
+
+def _show(value: float | str | None) -> str:
+    return "" if value is None else f"{value:.1f}" if isinstance(value, float) else value

@@ -1,0 +1,103 @@
+"""Trained parts on disk: one safetensors file each, with where they come from in its header.
+
+The header (``meta``) records the study, the fingerprint of the data, the version of segcft, the metrics and the
+key of everything that the part was made from. No pickle is read or written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from segcft.errors import RunError
+
+
+def save(path: Path, module: nn.Module, meta: Mapping[str, Any]) -> None:
+    """Write the weights of ``module`` and ``meta`` (JSON) to ``path``: whole, or not at all."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    save_file(tensors, partial, metadata={"segcft": json.dumps(meta)})
+    replace(partial, path)
+
+
+def load(path: Path, module: nn.Module) -> dict[str, Any]:
+    """Read the weights at ``path`` into ``module``; returns their ``meta``.
+
+    Raises:
+        RunError: the file is missing or damaged, or holds the weights of another network.
+    """
+    meta = read_meta(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        module.load_state_dict(tensors)
+    except (SafetensorError, RuntimeError) as error:
+        raise RunError(f"{path}: not the weights of this study's {type(module).__name__}: {error}") from None
+    return meta
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """The ``meta`` of the part at ``path``, without its weights.
+
+    Raises:
+        RunError: the file is missing, damaged or not of segcft.
+    """
+    if not path.is_file():
+        raise RunError(f"{path}: there is no such file; run this stage first")
+    try:
+        with safe_open(path, framework="pt") as file:
+            meta = json.loads((file.metadata() or {})["segcft"])
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise RunError(f"{path}: damaged, or not written by segcft ({error})") from None
+    if not isinstance(meta, dict):
+        raise RunError(f"{path}: damaged, or not written by segcft")
+    return meta
+
+
+def key_of(*parts: Any) -> str:
+    """A short digest of what a part is made from; any change of a setting or of the data changes it."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def replace(partial: Path, path: Path) -> None:
+    """Put a finished file in the place of ``path`` at once, its bytes on disk first."""
+    with open(partial, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small text file whole, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    replace(partial, path)
+
+
+def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Write what an interrupted training needs to go on: whole, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    torch.save(dict(state), partial)
+    replace(partial, path)
+
+
+def load_checkpoint(path: Path, key: str) -> dict[str, Any] | None:
+    """The checkpoint at ``path`` (tensors and plain values only), or None where there is none made from ``key``."""
+    if not path.is_file():
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise RunError(f"{path}: this checkpoint is damaged ({error}); delete it to start again") from None
+    return state if isinstance(state, dict) and state.get("key") == key else None

@@ -1,0 +1,151 @@
+"""What a user asks for, ``left_lung_area=+20%``, as data and as a ``do`` tensor."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from segcft.errors import InterventionError
+from segcft.study import Variable
+
+if TYPE_CHECKING:
+    from segcft.causal.scm import StructuralCausalModel
+
+_NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
+_RELATIVE = re.compile(rf"([+-]{_NUMBER})\s*(%|sd|)", re.ASCII)
+_ABSOLUTE = re.compile(rf"({_NUMBER})|\(\s*([+-]?{_NUMBER})\s*\)", re.ASCII)
+_KINDS: dict[str, Literal["add", "percent", "sd"]] = {"": "add", "%": "percent", "sd": "sd"}
+_FORMS = "63 (set), +500 or -500 (add), +20% or -20%, +1.5sd or -1.5sd (training standard deviations)"
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """One variable and what is done to it; ``str()`` gives the text that :func:`parse_intervention` reads.
+
+    ``kind`` says what ``amount`` is: the value itself (``set``), or a difference in the variable's unit
+    (``add``), in per cent of the sample's value (``percent``) or in training standard deviations (``sd``).
+    The amount of a categorical variable is the name of a category, and its kind is ``set``.
+    """
+
+    variable: str
+    amount: float | str
+    kind: Literal["set", "add", "percent", "sd"] = "set"
+
+    def __str__(self) -> str:
+        if isinstance(self.amount, str):
+            return f"{self.variable}={self.amount}"
+        if self.kind == "set":
+            negative = math.copysign(1, self.amount) < 0
+            return f"{self.variable}=" + (f"({self.amount})" if negative else f"{self.amount}")
+        return f"{self.variable}={self.amount:+}" + {"add": "", "percent": "%", "sd": "sd"}[self.kind]
+
+
+def parse_intervention(text: str, variables: Mapping[str, Variable]) -> Intervention:
+    """Read one intervention, ``VARIABLE=AMOUNT``.
+
+    ======================  ==================================================================
+    ``age=63``              set to 63
+    ``offset=(-5)``         set to -5: a bare sign is relative, so a negative value has brackets
+    ``heart_area=+500``     add 500, in the variable's unit (``-500``: subtract)
+    ``heart_area=+20%``     add 20 % of the sample's own value
+    ``heart_area=-1.5sd``   subtract 1.5 standard deviations of the training values
+    ``sex=F``               set to a category, by its name
+    ======================  ==================================================================
+
+    Raises:
+        InterventionError: the message says what was expected, and what similar names there are.
+    """
+    name, equals, amount = (part.strip() for part in text.partition("="))
+    if not equals or not name or not amount:
+        raise InterventionError(f"{text!r}: expected VARIABLE=AMOUNT, e.g. age=63 or heart_area=+20%")
+    if name not in variables:
+        raise InterventionError(f"{text!r}: {name!r} is not a variable{_near(name, variables)}")
+    if variables[name].kind == "categorical":
+        _category(name, amount, variables[name])
+        return Intervention(name, amount)
+    relative, absolute = _RELATIVE.fullmatch(amount), _ABSOLUTE.fullmatch(amount)
+    if relative:
+        number, kind = relative[1], _KINDS[relative[2]]
+        return Intervention(name, _finite(text, float(number)), kind)
+    if absolute:
+        return Intervention(name, _finite(text, float(absolute[1] or absolute[2])))
+    if re.fullmatch(rf"{_NUMBER}\s*(%|sd)", amount, re.ASCII):
+        raise InterventionError(f"{text!r}: a relative change needs its sign, +{amount} or -{amount}")
+    raise InterventionError(f"{text!r}: {amount!r} is none of {_FORMS}; write a negative value as (-5)")
+
+
+def resolve(interventions: Iterable[Intervention], values: Tensor, scm: StructuralCausalModel) -> Tensor:
+    """The ``do`` tensor (B, V) of interventions on samples with these values (B, V).
+
+    Raises:
+        InterventionError: a variable is unknown or given twice, a category is unknown, an amount does not fit
+            the variable, the value to change is missing, or the result is infinite, or <= 0 on a log scale.
+    """
+    do = torch.full_like(values, math.nan)
+    seen: set[str] = set()
+    for intervention in interventions:
+        name, amount, kind = intervention.variable, intervention.amount, intervention.kind
+        variable = scm.definitions.get(name)
+        if variable is None:
+            raise InterventionError(f"{name!r} is not a variable{_near(name, scm.variables)}")
+        if name in seen:
+            raise InterventionError(f"{name!r} is intervened on twice; give it one value")
+        seen.add(name)
+        k = scm.variables.index(name)
+        if variable.kind == "categorical":
+            if kind != "set" or not isinstance(amount, str):
+                raise InterventionError(f"{intervention}: {name!r} can only be set to a category's name")
+            do[:, k] = _category(name, amount, variable)
+            continue
+        if isinstance(amount, str):
+            raise InterventionError(f"{intervention}: {name!r} is continuous, its amount is a number")
+        change = _finite(str(intervention), amount)
+        if kind != "set" and values[:, k].isnan().any():
+            raise InterventionError(f"{intervention}: {name!r} is missing, so it cannot change by an amount")
+        match kind:
+            case "set":
+                do[:, k] = change
+            case "add":
+                do[:, k] = values[:, k] + change
+            case "percent":
+                do[:, k] = values[:, k] * (1 + change / 100)
+            case "sd":
+                do[:, k] = values[:, k] + change * scm.natural_std[k].to(values)
+        if not do[:, k].isfinite().all():
+            raise InterventionError(f"{intervention}: the result is not a finite number")
+        if variable.scale == "log" and (do[:, k] <= 0).any():
+            raise InterventionError(
+                f"{intervention}: {name!r} is positive ('scale: log'), {do[:, k].min():g} is not"
+            )
+    return do
+
+
+def _category(name: str, category: str, variable: Variable) -> int:
+    if category not in variable.categories:
+        raise InterventionError(
+            f"{name}={category}: {name!r} is categorical and is set to one of "
+            f"{', '.join(variable.categories)}{_near(category, variable.categories, listed=True)}"
+        )
+    return variable.categories.index(category)
+
+
+def _finite(text: str, number: float) -> float:
+    if not abs(number) <= torch.finfo(torch.float32).max:  # values are float32; this catches NaN, too
+        raise InterventionError(f"{text!r}: the amount must be a finite number below 3.4e38")
+    return number
+
+
+def _near(name: str, names: Iterable[str], listed: bool = False) -> str:
+    """The end of an error message: names similar to a wrong one, else all names (unless listed already)."""
+    known: Sequence[str] = list(names)
+    near = difflib.get_close_matches(name, known, n=3)
+    if near:
+        return f"; did you mean {' or '.join(map(repr, near))}?"
+    return "" if listed else f" ({', '.join(known)})"

@@ -1,0 +1,182 @@
+"""The structural causal model of the scalar variables: sample, abduct, act, predict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from torch import Generator, Tensor, nn
+
+from segcft.causal.graph import Graph
+from segcft.causal.mechanisms import CategoricalMechanism, ConditionalSplineFlow, Mechanism, ParentEncoder
+from segcft.errors import InterventionError
+from segcft.study import SCMSpec, Variable
+
+
+class StructuralCausalModel(nn.Module):
+    r"""A Markovian SCM: every variable is :math:`a_k = f_k(u_k; pa_k)` with independent noises :math:`u_k`.
+
+    A batch of values is one float32 tensor (B, V), columns in the order of ``variables``, each in its own
+    unit; a category is its index as a float; NaN is a missing value. In ``do`` NaN means "not intervened on",
+    so every sample can have its own intervention. All randomness goes through the optional ``generator``.
+
+    Train with the loss ``-scm.log_prob(values).sum(1).mean()``; everything else answers questions and records
+    no gradients.
+
+    Continuous variables are flows, categorical ones Gumbel-max models; see :mod:`segcft.causal.mechanisms`.
+
+    References:
+        | Deep Structural Causal Models for Tractable Counterfactual Inference (Pawlowski et al., 2020),
+          https://arxiv.org/abs/2006.06485
+
+    Args:
+        variables: the variables and their parents, as in the study.
+        spec: sizes of the mechanisms.
+    """
+
+    def __init__(self, variables: Mapping[str, Variable], spec: SCMSpec) -> None:
+        super().__init__()
+        self.variables = tuple(variables)
+        self.definitions = dict(variables)
+        self.graph = Graph({name: variable.parents for name, variable in variables.items()})
+        self.encoder = ParentEncoder(variables)
+        # A list, in the order of the variables: a name may be anything, also what is no name of a module.
+        self.mechanisms = nn.ModuleList()
+        self._parents = [[self.variables.index(p) for p in v.parents] for v in variables.values()]
+        self._contexts: list[list[int]] = []  # which features encode the parents
+        self._noises: list[slice] = []  # which of the noises are the variable's
+        start = 0
+        for variable in variables.values():
+            context = self.encoder.columns(variable.parents)
+            mechanism: Mechanism
+            if variable.kind == "categorical":
+                mechanism = CategoricalMechanism(len(context), len(variable.categories), spec.hidden)
+            else:
+                mechanism = ConditionalSplineFlow(len(context), spec.hidden, spec.bins, spec.transforms)
+            self.mechanisms.append(mechanism)
+            self._contexts.append(context)
+            self._noises.append(slice(start, start + mechanism.noise_features))
+            start += mechanism.noise_features
+        self.noise_features = start
+
+    @property
+    def natural_std(self) -> Tensor:
+        """Standard deviation of each variable's training values, in its unit (1 for a categorical), (V,)."""
+        return self.encoder.natural_std
+
+    def set_statistics(self, values: Tensor) -> None:
+        """Standardise by training values (B, V); NaN is ignored.
+
+        Raises:
+            DataError: a variable cannot be standardised; see :meth:`ParentEncoder.set_statistics`.
+        """
+        self.encoder.set_statistics(values)
+
+    def log_prob(self, values: Tensor) -> Tensor:
+        r"""Each variable's :math:`\log p(a_k \mid pa_k)`, in nats per unit of the variable, (B, V) -> (B, V).
+
+        Terms whose variable or one of whose parents is missing are 0 and carry no gradient: the likelihood is
+        that of the mechanisms which were seen whole.
+        """
+        missing = values.isnan()
+        # 1 is a value of every scale (and an index of every categorical), to be discarded below.
+        values_or_one = torch.where(missing, 1.0, values)
+        features = self.encoder(values)
+        terms = []
+        for k, (name, variable) in enumerate(self.definitions.items()):
+            value, context = values_or_one[:, k], features[:, self._contexts[k]]
+            if variable.kind == "categorical":
+                term = self._mechanism(k).log_prob(value, context)
+            else:
+                term = self._mechanism(k).log_prob(self.encoder.standardise(name, value), context)
+                term = term - self.encoder.std[k].log()
+                if variable.scale == "log":
+                    term = term - value.log()
+            terms.append(torch.where(missing[:, [k, *self._parents[k]]].any(dim=1), 0.0, term))
+        return torch.stack(terms, dim=1)
+
+    @torch.no_grad()
+    def sample(self, n: int, generator: Generator | None = None) -> Tensor:
+        """``n`` samples of all variables from the observational distribution, (n, V)."""
+        like = self.encoder.mean
+        noise = [self._mechanism(k).sample_noise(n, like, generator) for k in range(len(self.variables))]
+        return self.predict(torch.cat(noise, dim=1))
+
+    @torch.no_grad()
+    def abduct(self, values: Tensor, generator: Generator | None = None) -> Tensor:
+        """The exogenous noise (B, N) of values (B, V): exact for flows, a posterior sample for categoricals.
+
+        It is NaN (unknown) where the variable or one of its parents is missing.
+        """
+        features = self.encoder(values)
+        noises = []
+        for k, (name, variable) in enumerate(self.definitions.items()):
+            value, context = values[:, k], features[:, self._contexts[k]]
+            if variable.kind == "continuous":
+                value = self.encoder.standardise(name, value)
+            noise = self._mechanism(k).abduct(value, context, generator)
+            unknown = values[:, [k, *self._parents[k]]].isnan().any(dim=1, keepdim=True)
+            noises.append(torch.where(unknown, math.nan, noise))
+        return torch.cat(noises, dim=1)
+
+    @torch.no_grad()
+    def predict(self, noise: Tensor, do: Tensor | None = None) -> Tensor:
+        """Values (B, V) of the noise (B, N), under the intervention ``do`` (B, V), NaN: none."""
+        values = noise.new_full((len(noise), len(self.variables)), math.nan)
+        for name in self.graph.order:
+            k = self.variables.index(name)
+            value = self._predict_one(k, noise, values)
+            values[:, k] = value if do is None else torch.where(do[:, k].isnan(), value, do[:, k])
+        return values
+
+    @torch.no_grad()
+    def counterfactual(self, values: Tensor, do: Tensor, generator: Generator | None = None) -> Tensor:
+        """What ``values`` (B, V) would have been under ``do`` (B, V): abduction, action, prediction.
+
+        Intervened variables are exactly their ``do``. A variable that is not intervened on and whose parents
+        kept their values keeps its own, bit for bit; else it is predicted from its abducted noise. A missing
+        variable stays missing, and one below a change whose noise is unknown (as a parent is missing) becomes
+        missing.
+        """
+        acted = (~do.isnan()).any(dim=0).tolist()
+        below = self.graph.descendants(
+            name for name, any_do in zip(self.variables, acted, strict=True) if any_do
+        )
+        noise = self.abduct(values, generator)
+        result = torch.where(do.isnan(), values, do)
+        for name in self.graph.order:
+            if name not in below:
+                continue
+            k = self.variables.index(name)
+            before, after = values[:, self._parents[k]], result[:, self._parents[k]]
+            moved = ((before != after) & ~(before.isnan() & after.isnan())).any(dim=1)
+            predicted = self._predict_one(k, noise, result)
+            result[:, k] = torch.where(moved & do[:, k].isnan(), predicted, result[:, k])
+        return result
+
+    def intervention(self, batch: int, /, **do: float | Tensor) -> Tensor:
+        """A ``do`` tensor (batch, V): NaN but for the named variables, each a number or a tensor (batch,).
+
+        Raises:
+            InterventionError: a name is not a variable.
+        """
+        matrix = self.encoder.mean.new_full((batch, len(self.variables)), math.nan)
+        for name, value in do.items():
+            if name not in self.definitions:
+                raise InterventionError(f"{name!r} is not a variable ({', '.join(self.variables)})")
+            matrix[:, self.variables.index(name)] = torch.as_tensor(value).to(matrix)
+        return matrix
+
+    def _mechanism(self, k: int) -> Mechanism:
+        return cast(Mechanism, self.mechanisms[k])
+
+    def _predict_one(self, k: int, noise: Tensor, values: Tensor) -> Tensor:
+        """The k-th variable from its noise and its parents' values, (B,); NaN where one of these is."""
+        context = self.encoder(values)[:, self._contexts[k]]
+        value = self._mechanism(k).predict(noise[:, self._noises[k]], context)
+        name = self.variables[k]
+        if self.definitions[name].kind == "continuous":
+            value = self.encoder.restore(name, value)
+        return torch.where(values[:, self._parents[k]].isnan().any(dim=1), math.nan, value)

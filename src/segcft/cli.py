@@ -1,0 +1,239 @@
+"""The command line: ``segcft COMMAND --help`` explains each command.
+
+Heavy libraries are imported by the commands that use them, so that help and errors are instant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import segcft
+from segcft.errors import SegcftError
+
+if TYPE_CHECKING:
+    from segcft.pipeline import Pipeline
+
+MANUAL = """\
+Counterfactual medical images: what would this radiograph look like, had the heart been 20 % larger?
+
+segcft takes a study (a YAML file: causal graph, structures, sizes, budgets) from images to a table of how
+effective its counterfactuals are, with no fine-tuning (No CFT) and with fine-tuning guided by a regressor
+(Reg-CFT) or by a segmentor (Seg-CFT).
+"""
+
+EXAMPLES = """\
+a first run, on simulated radiographs, about five minutes on a laptop:
+  segcft run configs/quickstart.yaml
+
+your own images, masks and table:
+  segcft run configs/jsrt.yaml --data /data/jsrt256 --out runs/jsrt
+  segcft evaluate runs/jsrt --data /data/other-people --json > table.json
+
+one image, one question:
+  segcft counterfactual runs/jsrt chest.png --do left_lung_area=+20% --set age=63 --set sex=F --out answer
+
+Every stage that is up to date is skipped, and an interrupted one goes on where it was: run the same command
+again. Results are in RUN/evaluation: table.md, table.json and figures/.
+"""
+
+STAGES = {
+    "import": "import or simulate the samples: images, masks, table, splits",
+    "segmentor": "train the guiding segmentor (U-Net)",
+    "judge": "train the independent segmentor that judges the counterfactuals",
+    "regressor": "train the guiding regressor (ResNet)",
+    "scm": "fit the causal mechanisms of the attributes (flows)",
+    "hvae": "train the image mechanism (hierarchical VAE)",
+    "cft-regressor": "fine-tune the image mechanism with the regressor (Reg-CFT)",
+    "cft-segmentor": "fine-tune the image mechanism with the segmentor (Seg-CFT)",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0, 1 for an error that the message explains, 130 for Ctrl-C."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except SegcftError as error:
+        print(f"segcft: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("segcft: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="segcft",
+        description=MANUAL,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"segcft {segcft.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, function: object, summary: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        added.set_defaults(command=function, stage=name)
+        return added
+
+    whole = command("run", _run, "run all stages of a study, up to the table and figures")
+    for part in (whole, *(command(name, _stage, summary) for name, summary in STAGES.items())):
+        part.add_argument(
+            "study", metavar="STUDY", type=Path, help="study file, e.g. configs/quickstart.yaml"
+        )
+        part.add_argument("--data", metavar="DIR", type=Path, help="folder of images, masks and table")
+        part.add_argument(
+            "--out", metavar="DIR", type=Path, help="folder of the run (default: runs/STUDY's name)"
+        )
+        _hardware(part, several=True)
+
+    judged = command("evaluate", _evaluate, "judge a run's counterfactuals and print the table")
+    judged.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
+    judged.add_argument(
+        "--data",
+        metavar="DIR",
+        type=Path,
+        help="people that the run has never seen: a folder like the study's data, or a store (default: the run's "
+        "own test people)",
+    )
+    judged.add_argument(
+        "--seed", type=int, help="for a simulated study: new people of this seed, whom the run has never seen"
+    )
+    judged.add_argument("--out", metavar="DIR", type=Path, help="folder of table and figures")
+    judged.add_argument(
+        "--json", action="store_true", help="print the rows of table.json instead of the table"
+    )
+    _hardware(judged)
+
+    asked = command("counterfactual", _counterfactual, "answer a question about one image")
+    asked.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
+    asked.add_argument("image", metavar="IMAGE", type=Path, help="image file (PNG, TIFF, JPEG)")
+    asked.add_argument(
+        "--do",
+        metavar="VARIABLE=AMOUNT",
+        action="append",
+        required=True,
+        help="intervention: age=63 sets, +20%% and +500 change, +1.5sd changes by standard deviations, sex=F; may be "
+        "repeated",
+    )
+    asked.add_argument(
+        "--set",
+        metavar="VARIABLE=VALUE",
+        action="append",
+        default=[],
+        dest="known",
+        help="what is known of the person, e.g. age=63; areas are read from the image, the rest is inferred",
+    )
+    asked.add_argument(
+        "--method", default=None, help="none, regressor or segmentor (default: the best trained)"
+    )
+    asked.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder of the answer")
+    _hardware(asked)
+    return parser
+
+
+def _hardware(parser: argparse.ArgumentParser, several: bool = False) -> None:
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="(default: auto)"
+    )
+    if several:
+        parser.add_argument(
+            "--devices", type=int, default=1, metavar="N", help="devices on each node (default: 1)"
+        )
+        parser.add_argument("--nodes", type=int, default=1, metavar="N", help="nodes (default: 1)")
+
+
+def _pipeline(options: argparse.Namespace) -> Pipeline:
+    from segcft.study import load_study
+
+    study = load_study(options.study)  # a wrong study is told before anything heavy is imported
+    _quiet_libraries()
+    from segcft.pipeline import Pipeline
+    from segcft.progress import ConsoleProgress
+    from segcft.run import Run
+    from segcft.training import make_fabric
+
+    fabric = make_fabric(options.device, options.devices, options.nodes)
+    run = Run(options.out or Path("runs") / study.name, study)
+    return Pipeline(run, fabric, options.data, ConsoleProgress())
+
+
+def _run(options: argparse.Namespace) -> None:
+    pipeline = _pipeline(options)
+    pipeline.run_all()
+    if pipeline.fabric.is_global_zero:
+        folder = pipeline.run.evaluation
+        print((folder / "table.md").read_text(encoding="utf-8"))
+        print(f"table:   {folder / 'table.md'} (and table.json)\nfigures: {folder / 'figures'}")
+
+
+def _stage(options: argparse.Namespace) -> None:
+    pipeline = _pipeline(options)
+    if options.stage not in pipeline.stages:
+        raise SegcftError(f"{options.study}: finetune.guides: this study has no stage {options.stage!r}")
+    pipeline.run_stage(options.stage)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from segcft.run import Run
+
+    run = Run(options.run)
+    _quiet_libraries()
+    from segcft.pipeline import check_unseen, evaluate_people, new_people
+    from segcft.progress import ConsoleProgress
+    from segcft.training import make_fabric
+
+    device, progress = make_fabric(options.device).device, ConsoleProgress()
+    if options.data is None and options.seed is None:
+        folder = options.out or run.evaluation
+        rows = evaluate_people(run, run.store(), folder, device, progress)
+    else:
+        folder = options.out or run.folder / "evaluation-new"
+        store = new_people(run.study, options.data, options.seed, folder / "store", progress)
+        check_unseen(run, store)
+        rows = evaluate_people(run, store, folder, device, progress)
+    if options.json:
+        print(json.dumps(rows, indent=1))
+    else:
+        print((folder / "table.md").read_text(encoding="utf-8"))
+    print(f"table and figures: {folder}", file=sys.stderr)
+
+
+def _counterfactual(options: argparse.Namespace) -> None:
+    from segcft.run import Run
+
+    run = Run(options.run)
+    _quiet_libraries()
+    from segcft.answer import answer
+    from segcft.training import make_fabric
+
+    found = answer(
+        run, options.image, options.do, options.known, options.method, make_fabric(options.device).device
+    )
+    found.save(options.out)
+    print(found.summary())
+    print(f"images and numbers: {options.out}", file=sys.stderr)
+
+
+def _quiet_libraries() -> None:
+    """Keep other libraries' start-up chatter off the screen."""
+    import logging
+
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"(monai|lightning)")
+    logging.getLogger("lightning").setLevel(logging.ERROR)
+    logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""Random deformation of an image and its masks together, then of the image's grey values."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from segcft.study import Augment
+
+
+class Augmenter:
+    """Draws one deformation and one change of grey values for each sample of a batch.
+
+    Masks are coverage, and stay coverage: areas of the deformed structures are
+    ``mask.sum((2, 3)) * pixel_area``. What comes into view at the border repeats the image's edge and belongs
+    to no structure.
+
+    Args:
+        spec: how much of what; see :class:`segcft.study.Augment`.
+    """
+
+    def __init__(self, spec: Augment) -> None:
+        self.spec = spec
+
+    def __call__(
+        self, image: Tensor, mask: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Augment a batch on its device.
+
+        Args:
+            image: float (B, C, H, W) in [-1, 1].
+            mask: float (B, S, H, W) in [0, 1].
+            generator: source of randomness. Draws are made on its device, so one on the CPU gives the same
+                deformation on every device.
+
+        Returns:
+            image and mask of the same shapes, types and ranges; the inputs themselves where ``spec`` is
+            all zeros.
+        """
+        draw = _Draw(image, generator)
+        if self.spec.deforms:
+            grid = self._grid(image, draw)
+            image = F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
+            mask = F.grid_sample(mask, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        return self._change_greys(image, draw), mask
+
+    def _grid(self, image: Tensor, draw: _Draw) -> Tensor:
+        """Where in the input each output pixel comes from: (B, H, W, 2), (x, y) in [-1, 1]."""
+        spec, (height, width) = self.spec, image.shape[-2:]
+        angle = draw.uniform(torch.pi / 180 * spec.rotate)
+        across = 1 + draw.uniform(spec.scale)
+        down = across
+        across = across * (1 + draw.uniform(spec.stretch))
+        shift = draw.uniform(2 * spec.shift, 2)  # the image is 2 units wide and high
+
+        # The inverse map, output to input: undo the shift, rotate back, undo the scale. Rotation is rigid
+        # only where both axes have one unit, hence the aspect ratio.
+        cos, sin = torch.cos(angle), torch.sin(angle)
+        aspect = width / height
+        rows = [
+            torch.stack([cos / across, sin / across / aspect], dim=-1),
+            torch.stack([-sin / down * aspect, cos / down], dim=-1),
+        ]
+        linear = torch.stack(rows, dim=-2).reshape(-1, 2, 2)
+        affine = torch.cat([linear, -linear @ shift.reshape(-1, 2, 1)], dim=-1)
+        grid = F.affine_grid(affine, list(image.shape), align_corners=False)
+
+        if spec.elastic:
+            nodes = draw.normal(2, spec.elastic_nodes, spec.elastic_nodes) * (2 * spec.elastic)
+            bend = F.interpolate(nodes, size=(height, width), mode="bicubic", align_corners=True)
+            grid = grid + bend.permute(0, 2, 3, 1)
+        return grid
+
+    def _change_greys(self, image: Tensor, draw: _Draw) -> Tensor:
+        spec = self.spec
+        if not (spec.gamma or spec.contrast or spec.brightness or spec.noise):
+            return image
+        if spec.gamma:
+            exponent = (1 + draw.uniform(spec.gamma)).clamp(min=0.05)
+            image = ((image + 1) / 2).clamp(min=0).pow(_per_sample(exponent)) * 2 - 1
+        if spec.contrast:
+            mean = image.mean(dim=(1, 2, 3), keepdim=True)
+            image = (image - mean) * _per_sample(1 + draw.uniform(spec.contrast)) + mean
+        if spec.brightness:
+            image = image + _per_sample(draw.uniform(spec.brightness))
+        if spec.noise:
+            image = image + draw.normal(*image.shape[1:]) * spec.noise
+        return image.clamp(-1, 1)
+
+
+class _Draw:
+    """Random numbers for a batch, in its type and on its device."""
+
+    def __init__(self, batch: Tensor, generator: torch.Generator | None) -> None:
+        self._batch, self._generator = batch, generator
+        self._device = batch.device if generator is None else generator.device
+
+    def uniform(self, half_width: float, count: int = 1) -> Tensor:
+        """``count`` numbers a sample in [-half_width, half_width]: (B,), or (B, count)."""
+        shape = (len(self._batch), count)
+        draws = torch.rand(shape, generator=self._generator, device=self._device, dtype=self._batch.dtype)
+        draws = ((2 * draws - 1) * half_width).to(self._batch.device)
+        return draws[:, 0] if count == 1 else draws
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal numbers: (B, *shape)."""
+        full = (len(self._batch), *shape)
+        draws = torch.randn(full, generator=self._generator, device=self._device, dtype=self._batch.dtype)
+        return draws.to(self._batch.device)
+
+
+def _per_sample(values: Tensor) -> Tensor:
+    return values.reshape(-1, 1, 1, 1)

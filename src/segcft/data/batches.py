@@ -1,0 +1,101 @@
+"""Batches of a store as a pure function of (seed, step): a resumed or distributed run sees the same ones."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segcft.data.loop import ahead
+from segcft.data.store import Store
+from segcft.errors import DataError, StudyError
+
+Batch = dict[str, Tensor]
+
+
+class Batches:
+    """Endless training batches: seeded permutations of ``indices``, end to end, cut every ``batch_size``.
+
+    A batch may span two epochs, so sets that ``batch_size`` does not divide, or smaller ones, lose no sample.
+    Batch ``step`` is the same whatever was asked before, and the ranks' shares, concatenated in order, are
+    the batch that a single device would see.
+
+    Args:
+        store: where the samples are.
+        indices: rows of the store to draw from, int (M,).
+        batch_size: samples in a step, over all ranks together.
+        seed: of the permutations.
+        rank, world: which of how many devices this is.
+
+    Raises:
+        DataError: ``indices`` is empty.
+        StudyError: ``world`` devices cannot share ``batch_size`` evenly.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        indices: NDArray[np.int64],
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        if len(indices) == 0:
+            raise DataError(f"{store.folder}: no complete sample to train on")
+        if batch_size % world:
+            raise StudyError(f"batch_size: {batch_size} samples cannot be shared evenly by {world} devices")
+        if not 0 <= rank < world:
+            raise ValueError(f"rank must be in 0..{world - 1}, not {rank}")
+        self.store = store
+        self.indices = np.asarray(indices, dtype=np.int64)
+        self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
+        self._values = store.values()
+        # Two epochs: a batch that spans them needs both, and consecutive steps stay in them.
+        self._permutation = functools.lru_cache(maxsize=2)(self._draw_permutation)
+
+    def rows(self, step: int) -> NDArray[np.int64]:
+        """Rows of the store in this rank's share of batch ``step``: int64 (batch_size / world,)."""
+        share = self.batch_size // self.world
+        first = step * self.batch_size + self.rank * share
+        epochs, places = np.divmod(np.arange(first, first + share), len(self.indices))
+        order = [self._permutation(int(e))[p] for e, p in zip(epochs, places, strict=True)]
+        return self.indices[order]
+
+    def batch(self, step: int) -> Batch:
+        """This rank's share, B samples, of batch ``step``.
+
+        Returns:
+            ``image`` uint8 (B, C, H, W); ``mask`` uint8 (B, S, H, W), coverage in 0..255; ``values``
+            float32 (B, V) as :meth:`Store.values`; ``index`` int64 (B,), rows of the store.
+        """
+        return _gather(self.store, self._values, self.rows(step))
+
+    def from_step(self, start: int, stop: int | None = None) -> Iterator[Batch]:
+        """Batches ``start`` to ``stop - 1`` (default: no end), each read while the one before is in use."""
+        return ahead(self.batch, itertools.count(start) if stop is None else range(start, stop))
+
+    def _draw_permutation(self, epoch: int) -> NDArray[np.int64]:
+        return np.random.default_rng([self.seed, epoch]).permutation(len(self.indices))
+
+
+def sequential(store: Store, indices: NDArray[np.int64], batch_size: int) -> Iterator[Batch]:
+    """Every row of ``indices`` once, in order, as :meth:`Batches.batch`; the last batch may be smaller."""
+    values = store.values()
+    indices = np.asarray(indices, dtype=np.int64)
+    for first in range(0, len(indices), batch_size):
+        yield _gather(store, values, indices[first : first + batch_size])
+
+
+def _gather(store: Store, values: NDArray[np.float32], rows: NDArray[np.int64]) -> Batch:
+    return {
+        "image": torch.from_numpy(np.asarray(store.images[rows])),
+        "mask": torch.from_numpy(np.asarray(store.masks[rows])),
+        "values": torch.from_numpy(values[rows]),
+        "index": torch.from_numpy(rows),
+    }

@@ -1,0 +1,215 @@
+"""Import of a user's own data: images and masks in folders, attributes in a CSV table.
+
+What is wrong with one sample leaves that sample out, with a reason; what is wrong with the data set as a
+whole is a :class:`~segcft.errors.DataError`. An attribute that is missing in the table is kept as missing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segcft.data import resize
+from segcft.data.attributes import Row, nearest, parse, read_table
+from segcft.data.imagefile import check_id, find_file, find_mask, read_image, read_masks
+from segcft.data.loop import Progress, ahead, silent
+from segcft.data.reject import Rejected
+from segcft.data.splits import PARTS, assign, expected_parts
+from segcft.data.store import Store, StoreWriter
+from segcft.errors import DataError
+from segcft.study import FolderData, Study
+
+# Patient, part, image, masks, attributes: what StoreWriter.append takes after the id.
+Sample = tuple[str, str, NDArray[np.uint8], NDArray[np.uint8], dict[str, float | str | None]]
+
+_SPELLINGS = {**{part: part for part in PARTS}, "val": "validation"}
+
+
+def import_folder(
+    study: Study,
+    data: str | Path,
+    out: str | Path,
+    *,
+    split: str | None = None,
+    progress: Progress | None = None,
+) -> Store:
+    """Read the folder data set that ``study.data`` describes and write it to the store ``out``.
+
+    Images may have any size. One whose aspect ratio (width / height, of the field of view if the study has
+    one) differs from the study's by more than 2 % is centred on a canvas of that ratio first, filled with the
+    median of its border and without structures; the canvas then spans the field of view. Shrinking averages
+    over each pixel's footprint, for masks too, so that areas survive it. Areas are measured from the masks
+    and never read from the table.
+
+    Args:
+        study: whose ``data`` is of source ``folder``.
+        data: folder that the paths in ``study.data`` are relative to.
+        out: the store's folder; an older store there is replaced once the new one is complete.
+        split: put everybody in this part, e.g. ``"test"`` for people that no stage may have seen.
+        progress: wraps the loop over samples: ``progress(iterable, total, description) -> iterable``.
+
+    Returns:
+        The new store. ``store.rejected`` lists what was left out and why.
+
+    Raises:
+        DataError: a folder or the table is missing or unreadable, a column is missing, a patient is in two
+            parts, no sample is usable, or a part of the split is empty.
+    """
+    source = _Folder(study, Path(data), split)
+    rows, ragged = source.read_rows()
+    workers = min(8, os.cpu_count() or 1)
+    reading = closing(ahead(source.read_sample, rows, workers, depth=2 * workers))
+    with StoreWriter(out, study) as writer, reading as samples:
+        for line, reason in ragged:
+            writer.reject(f"line {line}", f"{source.table}: line {line}: {reason}")
+        for row, sample in (progress or silent)(
+            zip(rows, samples, strict=True), len(rows), "Importing images"
+        ):
+            id = row.cells[source.spec.id]
+            if isinstance(sample, Rejected):
+                writer.reject(id or f"line {row.line}", str(sample))
+            else:
+                writer.append(id, *sample)
+        writer.check_parts(*source.expected_parts())
+    return Store(out)
+
+
+class _Folder:
+    """A folder data set: where its parts are and how a row becomes a sample."""
+
+    def __init__(self, study: Study, data: Path, split: str | None) -> None:
+        assert isinstance(study.data, FolderData)
+        self.forced_split = split
+        self.study, self.spec = study, study.data
+        self.images, self.masks = data / self.spec.images, data / self.spec.masks
+        self.table = data / self.spec.table
+        for key, folder in (("images", self.images), ("masks", self.masks)):
+            if not folder.is_dir():
+                raise DataError(f"{folder}: no such folder (data.{key})")
+        if study.image.channels not in (1, 3):
+            raise DataError(f"image.channels: image files have 1 or 3 channels, not {study.image.channels}")
+        self._check_names("columns", self.spec.columns, study.variables)
+        self._check_names("may_be_absent", self.spec.may_be_absent, study.structures)
+        self.split_column = self.spec.split if split is None else None
+        self._first_lines: dict[str, int] = {}  # of each id
+        for name in self.spec.columns:
+            if name in study.areas:
+                raise DataError(
+                    f"data.columns.{name}: areas are measured from the masks, not read from the table"
+                )
+        # Areas are measured from the masks, so every other variable is a column.
+        self.columns = {
+            name: self.spec.columns.get(name, name) for name in study.variables if name not in study.areas
+        }
+
+    def read_rows(self) -> tuple[list[Row], list[tuple[int, str]]]:
+        """Rows of the table, and (line, reason) of the lines that are none."""
+        required = {self.spec.id: "data.id"}
+        if self.spec.patient is not None:
+            required[self.spec.patient] = "data.patient"
+        if self.split_column is not None:
+            required[self.split_column] = "data.split"
+        required |= {column: f"variable {name}" for name, column in self.columns.items()}
+        rows, ragged = read_table(self.table, required)
+        if self.split_column is not None:
+            self._check_patients_stay_in_one_part(rows, self.split_column)
+        for row in rows:
+            self._first_lines.setdefault(row.cells[self.spec.id], row.line)
+        return rows, ragged
+
+    def read_sample(self, row: Row) -> Sample | Rejected:
+        """The sample of a row, or why there is none."""
+        try:
+            patient, part, attributes = self._cells(row)  # before the images, which take longer
+            return patient, part, *self._pixels(row.cells[self.spec.id]), attributes
+        except Rejected as reason:
+            return reason
+
+    def expected_parts(self) -> tuple[tuple[str, ...], str, str]:
+        """The arguments of :meth:`StoreWriter.check_parts`."""
+        if self.forced_split is not None:
+            return (self.forced_split,), str(self.table), ""
+        parts = expected_parts(self.study.splits)
+        if self.split_column is not None:
+            remedy = f"column {self.split_column!r} decides"
+        else:
+            remedy = "change the seed or the shares in 'splits', or bring more people"
+        return parts, str(self.table), remedy
+
+    def _cells(self, row: Row) -> tuple[str, str, dict[str, float | str | None]]:
+        try:
+            id = row.cells[self.spec.id]
+            if not id:
+                raise Rejected(f"column {self.spec.id!r}: no id")
+            if self._first_lines[id] != row.line:
+                raise Rejected(
+                    f"column {self.spec.id!r}: id {id!r} is already on line {self._first_lines[id]}"
+                )
+            check_id(id)
+            patient = self._patient(row)
+            attributes = {
+                name: parse(row.cells[column], name, column, self.study.variables[name])
+                for name, column in self.columns.items()
+            }
+            return patient, self._part(row, patient), attributes
+        except Rejected as reason:
+            raise Rejected(f"{self.table}: line {row.line}: {reason}") from None
+
+    def _pixels(self, id: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        grid = self.study.image
+        image = read_image(find_file(self.images, id), grid.channels, self.spec.grey_range, self.spec.window)
+        masks = read_masks(self.masks, id, self.study.structures, (image.shape[1], image.shape[2]))
+        coverage = resize.fit_masks(masks, grid)
+        self._check_presence(id, coverage)
+        return resize.fit_image(image, grid), coverage
+
+    def _check_presence(self, id: str, coverage: NDArray[np.uint8]) -> None:
+        for (name, structure), mask in zip(self.study.structures.items(), coverage, strict=True):
+            if mask.any():
+                continue
+            path = find_mask(self.masks, id, name, structure)
+            if self.study.variables[structure.variable].scale == "log":
+                raise Rejected(
+                    f"{path}: the mask of {name} is empty, and {structure.variable} is on a log scale"
+                )
+            if name not in self.spec.may_be_absent:
+                raise Rejected(f"{path}: the mask of {name} is empty (data.may_be_absent)")
+
+    def _patient(self, row: Row) -> str:
+        column = self.spec.patient or self.spec.id
+        if not row.cells[column]:
+            raise Rejected(f"column {column!r}: no patient")
+        return row.cells[column]
+
+    def _part(self, row: Row, patient: str) -> str:
+        if self.forced_split is not None:
+            return self.forced_split
+        if self.split_column is None:
+            return assign(patient, self.study.splits)
+        text = row.cells[self.split_column]
+        if text.lower() not in _SPELLINGS:
+            raise Rejected(f"column {self.split_column!r}: {text!r} is not one of {', '.join(PARTS)}")
+        return _SPELLINGS[text.lower()]
+
+    def _check_patients_stay_in_one_part(self, rows: list[Row], column: str) -> None:
+        parts: dict[str, dict[str, int]] = defaultdict(dict)
+        for row in rows:
+            part = _SPELLINGS.get(row.cells[column].lower())
+            patient = row.cells[self.spec.patient or self.spec.id]
+            if part and patient:
+                parts[patient].setdefault(part, row.line)
+        for patient, lines in parts.items():
+            if len(lines) > 1:
+                where = " and ".join(f"{part} (line {line})" for part, line in lines.items())
+                raise DataError(f"{self.table}: column {column!r}: patient {patient!r} is in {where}")
+
+    def _check_names(self, key: str, names: Iterable[str], known: Iterable[str]) -> None:
+        for name in names:
+            if name not in known:
+                raise DataError(f"data.{key}: the study has no {name!r}{nearest(name, known)}")

@@ -1,0 +1,192 @@
+"""Reading one image or mask file; whatever is wrong with it is a :class:`~segcft.data.reject.Rejected`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from segcft.data.reject import Rejected
+from segcft.study import Structure
+
+LOSSLESS = (".png", ".tif", ".tiff", ".bmp")
+SUFFIXES = (*LOSSLESS, ".jpg", ".jpeg")
+
+LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601: red, green, blue
+
+# Pillow's modes whose pixels are used as they are; the others are converted to grey or colour first.
+_NATIVE = frozenset({"1", "L", "I", "I;16", "I;16B", "I;16L", "F", "RGB"})
+
+
+def find_file(folder: Path, id: str, suffixes: tuple[str, ...] = SUFFIXES) -> Path:
+    """The file of the sample ``id`` in ``folder``: named ``id`` itself, or ``id`` and one of ``suffixes``.
+
+    An ``id`` that ends in the suffix of an image may stand for a file with another of ``suffixes``.
+
+    Raises:
+        Rejected: there is none or more than one, or ``id`` leads out of the folder.
+    """
+    check_id(id)
+    if id.lower().endswith(suffixes) and (folder / id).is_file():
+        return folder / id
+    stem = strip_suffix(id)
+    names = [f"{stem}{cased}" for suffix in suffixes for cased in (suffix, suffix.upper())]
+    found = [folder / name for name in names if (folder / name).is_file()]
+    if not found:
+        raise Rejected(f"{folder / stem}: file missing (looked for {', '.join(suffixes)})")
+    if not all(path.samefile(found[0]) for path in found):  # one file has two names where case is ignored
+        raise Rejected(f"{folder / stem}: several files: {', '.join(path.name for path in found)}")
+    return found[0]
+
+
+def strip_suffix(id: str) -> str:
+    """``id`` without the suffix of an image file, if it has one."""
+    suffix = next((suffix for suffix in SUFFIXES if id.lower().endswith(suffix)), "")
+    return id.removesuffix(id[len(id) - len(suffix) :])
+
+
+def check_id(id: str) -> None:
+    """Raise :class:`Rejected` unless ``id``, as a file name, stays below the folder it is looked for in."""
+    windows = PureWindowsPath(id)
+    if not id.isprintable() or windows.anchor or ".." in windows.parts or PurePosixPath(id).is_absolute():
+        raise Rejected(f"id {id!r} is not a plain file name below the folder")
+
+
+def read_image(
+    path: Path,
+    channels: int,
+    grey_range: tuple[float, float] | None = None,
+    window: tuple[float, float] | None = None,
+) -> NDArray[np.float64]:
+    """Grey values of an image file as float (C, H, W) in [0, 1].
+
+    Args:
+        path: PNG, TIFF, JPEG or BMP; grey, palette or RGB, 8 or 16 bit; transparency is dropped.
+        channels: 1 (colour becomes luma) or 3 (grey is repeated).
+        grey_range: values in the file that become 0 and 1; default: the whole range of the file's type.
+        window: percentiles of the image that become 0 and 1, instead of fixed values.
+
+    Raises:
+        Rejected: the file cannot be read, has no range of its own, or shows one single value.
+    """
+    pixels = _read(path)
+    values = np.moveaxis(np.atleast_3d(pixels).astype(np.float64), -1, 0)
+    if not np.isfinite(values).all():
+        raise Rejected(f"{path}: holds values that are not finite numbers")
+    if values.min() == values.max():
+        raise Rejected(f"{path}: constant image (every pixel is {values.flat[0]:g})")
+    if channels == 1 and len(values) == 3:
+        values = np.tensordot(LUMA, values, axes=1)[None]
+    elif channels == 3 and len(values) == 1:
+        values = np.repeat(values, 3, axis=0)
+    if window is not None:
+        low, high = (float(limit) for limit in np.percentile(values, window))
+    else:
+        low, high = grey_range or (0.0, _full_value(path, pixels))
+    shown = np.clip((values - low) / (high - low), 0, 1) if low < high else np.zeros_like(values)
+    if shown.min() == shown.max():
+        raise Rejected(f"{path}: constant image between the grey values {low:g} and {high:g} that are shown")
+    return shown
+
+
+def read_masks(
+    folder: Path, id: str, structures: Mapping[str, Structure], size: tuple[int, int]
+) -> NDArray[np.float64]:
+    """Coverage in [0, 1] of each structure at the resolution of its file: (S, H, W).
+
+    Structures with a ``bit`` or a ``label`` share one file a sample. Those with a ``file`` have their own: of
+    at most two values (0 is outside), or of grey coverage up to the type's full value.
+
+    Raises:
+        Rejected: a file is missing, cannot be read, or is not of ``size`` (H, W), that of the image.
+    """
+    files: dict[Path, NDArray[Any]] = {}
+    masks = []
+    for name, structure in structures.items():
+        path = find_mask(folder, id, name, structure)
+        if path not in files:
+            files[path] = _read_mask(path, size)
+        pixels = files[path]
+        if structure.bit is not None:
+            masks.append(pixels.astype(np.int64) & structure.bit != 0)
+        elif structure.label is not None:
+            masks.append(pixels == structure.label)
+        else:
+            masks.append(_coverage(path, name, pixels))
+    return np.stack(masks).astype(np.float64)
+
+
+def find_mask(folder: Path, id: str, name: str, structure: Structure) -> Path:
+    """The file in ``folder`` that shows the structure ``name`` of the sample ``id``.
+
+    Raises:
+        Rejected: it is missing, there are several, or ``id`` leads out of the folder.
+    """
+    if structure.file is None:
+        return find_file(folder, id, LOSSLESS)
+    check_id(id)
+    path = folder / structure.file.replace("{id}", strip_suffix(id))
+    if not path.is_file():
+        raise Rejected(f"{path}: file missing (mask of {name})")
+    return path
+
+
+def _read(path: Path, labels: bool = False) -> NDArray[Any]:
+    """Pixels (H, W), or (H, W, 3) in colour. ``labels`` keeps a palette's indices, not its colours."""
+    try:
+        with Image.open(path) as file:
+            frames = getattr(file, "n_frames", 1)
+            if labels and file.mode in ("P", "PA"):
+                pixels = np.asarray(file.getchannel(0) if file.mode == "PA" else file)
+            elif file.mode in _NATIVE:
+                pixels = np.asarray(file)
+            else:
+                pixels = np.asarray(file.convert("L" if file.mode in ("LA", "La") else "RGB"))
+    except Exception as error:  # Pillow's readers raise almost anything over a broken file
+        raise Rejected(f"{path}: cannot read this image ({error})") from None
+    if frames > 1:
+        raise Rejected(f"{path}: holds {frames} images, not one")
+    return pixels
+
+
+def _full_value(path: Path, pixels: NDArray[Any]) -> float:
+    """The largest value of the type that ``pixels`` had in their file."""
+    if pixels.dtype == bool:
+        return 1
+    if pixels.dtype == np.uint8:
+        return 255
+    # Pillow reads some 16-bit files as int32.
+    if np.issubdtype(pixels.dtype, np.integer) and pixels.min() >= 0 and pixels.max() <= 65535:
+        return 65535
+    raise Rejected(
+        f"{path}: {pixels.dtype} values have no range of their own; set data.grey_range or data.window"
+    )
+
+
+def _read_mask(path: Path, size: tuple[int, int]) -> NDArray[Any]:
+    pixels = _read(path, labels=True)
+    if pixels.ndim == 3:
+        if (pixels != pixels[..., :1]).any():
+            raise Rejected(f"{path}: a mask has one value a pixel, this is a colour image")
+        pixels = pixels[..., 0]
+    if pixels.shape != size:
+        found, wanted = (f"{width}x{height}" for height, width in (pixels.shape, size))
+        raise Rejected(f"{path}: the mask has {found} pixels, its image {wanted}")
+    return pixels
+
+
+def _coverage(path: Path, name: str, pixels: NDArray[Any]) -> NDArray[np.float64]:
+    levels = np.unique(pixels)
+    if len(levels) <= 2:
+        return (pixels != 0).astype(np.float64)
+    full = _full_value(path, pixels)
+    if levels[-1] < full / 2:
+        raise Rejected(
+            f"{path}: {len(levels)} values up to {levels[-1]}; a mask of {name} alone has two values, "
+            f"or grey coverage up to {full:g}"
+        )
+    return pixels.astype(np.float64) / full

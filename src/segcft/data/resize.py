@@ -1,0 +1,106 @@
+"""Bringing arrays of any size to the study's grid without inventing or losing area.
+
+A mask on the grid is *coverage*: the share of each pixel that lies inside the structure. Averaging a
+full-resolution mask over the exact footprint of each grid pixel keeps its area, for any ratio of sizes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segcft.study import Image
+
+Array = NDArray[np.float64]
+
+ASPECT_TOLERANCE = 0.02
+
+
+def average(array: NDArray[np.generic], size: tuple[int, int]) -> Array:
+    """Mean of ``array`` (..., H, W), piecewise constant, over each pixel of a grid of ``size``: (..., *size).
+
+    The mean over the whole array does not change. Enlarging repeats pixels.
+    """
+    result = np.asarray(array, dtype=np.float64)
+    for axis, length in ((-2, size[0]), (-1, size[1])):
+        if result.shape[axis] != length:
+            result = np.moveaxis(_average_last(np.moveaxis(result, axis, -1), length), -1, axis)
+    return result
+
+
+def smooth(array: NDArray[np.generic], size: tuple[int, int]) -> Array:
+    """Like :func:`average` where an axis shrinks; linear between pixel centres where it grows."""
+    result = np.asarray(array, dtype=np.float64)
+    for axis, length in ((-2, size[0]), (-1, size[1])):
+        if result.shape[axis] != length:
+            step = _interpolate_last if length > result.shape[axis] else _average_last
+            result = np.moveaxis(step(np.moveaxis(result, axis, -1), length), -1, axis)
+    return result
+
+
+def pad_to_aspect(array: NDArray[np.generic], aspect: float, fill: NDArray[np.generic] | float) -> NDArray:
+    """``array`` (C, H, W) centred on a canvas of width / height = ``aspect``; ``fill`` is a value or (C,).
+
+    An aspect ratio within 2 % of the wanted one is left as it is: the resize absorbs it.
+    """
+    channels, height, width = array.shape
+    if abs(width / height / aspect - 1) <= ASPECT_TOLERANCE:
+        return array
+    canvas = (max(height, round(width / aspect)), max(width, round(height * aspect)))
+    top, left = (canvas[0] - height) // 2, (canvas[1] - width) // 2
+    padded = np.empty((channels, *canvas), dtype=array.dtype)
+    padded[:] = np.reshape(fill, (-1, 1, 1))
+    padded[:, top : top + height, left : left + width] = array
+    return padded
+
+
+def fit_image(grey: NDArray[np.float64], grid: Image) -> NDArray[np.uint8]:
+    """Grey values (C, H, W) in [0, 1] of any size, on the study's grid: uint8 (C, *grid.size).
+
+    Another aspect ratio than that of the field of view is padded with the median of the border.
+    """
+    return _to_uint8(smooth(_on_canvas(grey, grid, border_median(grey)), grid.size))
+
+
+def fit_masks(coverage: NDArray[np.float64], grid: Image) -> NDArray[np.uint8]:
+    """Masks (S, H, W) in [0, 1] that belong to an image treated by :func:`fit_image`: uint8 (S, *grid.size)."""
+    return _to_uint8(average(_on_canvas(coverage, grid, 0.0), grid.size))
+
+
+def _on_canvas(
+    array: NDArray[np.float64], grid: Image, fill: NDArray[np.generic] | float
+) -> NDArray[np.float64]:
+    if array.shape[-2:] == grid.size:  # on the study's grid already, whatever its pixels' aspect
+        return array
+    height, width = grid.field_of_view or grid.size
+    return pad_to_aspect(array, width / height, fill)
+
+
+def _to_uint8(values: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Numbers in [0, 1] as the nearest of 0..255."""
+    return np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
+
+
+def border_median(array: NDArray[np.generic]) -> NDArray:
+    """Median of the outermost pixels of each channel of ``array`` (C, H, W): (C,). What to pad it with."""
+    edges = (array[:, 0], array[:, -1], array[:, :, 0], array[:, :, -1])
+    return np.median(np.concatenate(edges, axis=1), axis=1)
+
+
+def _average_last(array: Array, length: int) -> Array:
+    """Differences of the running integral, which is linear within a pixel, at the edges of the new pixels."""
+    old = array.shape[-1]
+    edges = np.arange(length + 1) * (old / length)
+    whole = np.minimum(edges.astype(np.int64), old - 1)
+    integral = np.concatenate([np.zeros_like(array[..., :1]), np.cumsum(array, axis=-1)], axis=-1)
+    at_edges = integral[..., whole] + (edges - whole) * array[..., whole]
+    return np.diff(at_edges, axis=-1) * (length / old)
+
+
+def _interpolate_last(array: Array, length: int) -> Array:
+    old = array.shape[-1]
+    centres = np.clip((np.arange(length) + 0.5) * (old / length) - 0.5, 0, old - 1)
+    left = np.minimum(centres.astype(np.int64), max(old - 2, 0))
+    right = np.minimum(left + 1, old - 1)
+    weight = centres - left
+    return array[..., left] * (1 - weight) + array[..., right] * weight

@@ -1,0 +1,119 @@
+"""Import of simulated people: the data set whose causal model and true counterfactuals are known."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segcft.data.loop import Progress, silent
+from segcft.data.splits import assign, expected_parts
+from segcft.data.store import Store, StoreWriter
+from segcft.errors import DataError
+from segcft.study import SimulatedData, Study
+
+
+class Simulator(Protocol):
+    """What a simulator offers. All about a person follows from one number.
+
+    ``structures`` are in the order of the masks; the area of one is the variable ``<structure>_area``.
+    """
+
+    variables: tuple[str, ...]
+    structures: tuple[str, ...]
+
+    def attributes(self, person: int, do: Mapping[str, float | str] | None = None) -> dict[str, float | str]:
+        """Every variable of the person, with those in ``do`` set from outside."""
+
+    def render(
+        self, person: int, attributes: Mapping[str, float | str]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Image (H, W) and coverage of each structure (S, H, W), 255 where a pixel is wholly inside."""
+
+
+# What a study file calls a simulator -> its class, made with (size, pixel_area). Named, not imported, so that
+# opening a data set does not load every simulator.
+SIMULATORS = {"chest-simulator": "segcft.simulate.chest:ChestSimulator"}
+
+
+def make_simulator(study: Study) -> Simulator:
+    """The simulator of ``study.data``, on the study's grid."""
+    module, _, name = SIMULATORS[study.data.source].partition(":")
+    make = getattr(importlib.import_module(module), name)
+    simulator: Simulator = make(study.image.size, study.image.pixel_area)
+    return simulator
+
+
+def person_number(seed: int, index: int) -> int:
+    """The number of person ``index`` in the population ``seed``: below 2 ** 63, the same everywhere."""
+    return int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def import_simulated(
+    study: Study,
+    out: str | Path,
+    *,
+    people: int | None = None,
+    seed: int | None = None,
+    split: str | None = None,
+    progress: Progress | None = None,
+) -> Store:
+    """Draw people from the simulator that ``study.data`` names and write them to the store ``out``.
+
+    The person with a given index is the same however many are drawn. The extra column ``person`` of the
+    store's table is the number that the simulator knows the person by, for the true counterfactual.
+
+    Args:
+        study: whose ``data`` is of a simulator.
+        out: the store's folder; an older store there is replaced once the new one is complete.
+        people, seed: in place of those in the study, e.g. another seed for people that nobody has seen.
+        split: put everybody in this part.
+        progress: wraps the loop over people: ``progress(iterable, total, description) -> iterable``.
+
+    Raises:
+        DataError: the study has a variable or structure that the simulator does not, or a part is empty.
+    """
+    assert isinstance(study.data, SimulatedData)
+    people = study.data.people if people is None else people
+    seed = study.data.seed if seed is None else seed
+    simulator = make_simulator(study)
+    order = _mask_order(study, simulator)
+    with StoreWriter(out, study) as writer:
+        for index in (progress or silent)(range(people), people, "Simulating people"):
+            id = f"{seed}-{index:06d}"
+            person = person_number(seed, index)
+            attributes = simulator.attributes(person)
+            image, masks = simulator.render(person, attributes)
+            part = split or assign(id, study.splits)
+            try:
+                writer.append(id, id, part, image[None], masks[order], attributes, {"person": person})
+            except ValueError as error:  # a variable of another kind, or with other categories
+                raise DataError(f"variables: {study.data.source}: {error}") from None
+        parts = expected_parts(study.splits) if split is None else (split,)
+        writer.check_parts(
+            parts, study.data.source, "simulate more people, or change the seed or shares in 'splits'"
+        )
+    return Store(out)
+
+
+def _mask_order(study: Study, simulator: Simulator) -> list[int]:
+    """For each structure of the study, its place among the simulator's masks.
+
+    Raises:
+        DataError: the study has a variable or structure that the simulator has not.
+    """
+    source = study.data.source
+    if study.image.channels != 1:
+        raise DataError(f"image.channels: {source} draws 1 channel, not {study.image.channels}")
+    for name in study.variables:
+        if name not in simulator.variables:
+            raise DataError(f"variables.{name}: {source} has only {', '.join(simulator.variables)}")
+    areas = [f"{structure}_area" for structure in simulator.structures]
+    for name, structure in study.structures.items():
+        if structure.variable not in areas:
+            raise DataError(f"structures.{name}.variable: areas of {source} are {', '.join(areas)}")
+    return [areas.index(variable) for variable in study.areas]

@@ -1,0 +1,34 @@
+"""Which part of the data a patient is in: decided by the seed and the patient's id alone."""
+
+from __future__ import annotations
+
+import hashlib
+
+from segcft.study import Splits
+
+PARTS = ("train", "validation", "test")
+
+
+def uniform(seed: int, patient: str) -> float:
+    """A number in [0, 1) that is uniform over patients and the same on every machine."""
+    digest = hashlib.sha256(f"{seed}\0{patient}".encode()).digest()
+    return (int.from_bytes(digest[:8], "big") >> 11) / 2**53  # 53 bits: a float64 holds them exactly
+
+
+def assign(patient: str, splits: Splits) -> str:
+    """The part of ``patient``, one of :data:`PARTS`.
+
+    It depends on nothing but ``splits`` and the id: adding or removing patients moves nobody, and all images
+    of one patient are in one part. Shares are met on average, as in any random draw.
+    """
+    u = uniform(splits.seed, patient)
+    if u < splits.train:
+        return "train"
+    if u < splits.train + splits.validation:
+        return "validation"
+    return "test"
+
+
+def expected_parts(splits: Splits) -> tuple[str, ...]:
+    """The parts that a data set split by ``splits`` must have."""
+    return tuple(part for part in PARTS if getattr(splits, part) > 0)

@@ -1,0 +1,72 @@
+"""Percentile bootstrap intervals of many means at once."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+
+_BLOCK = 1 << 22  # resampling counts held at once
+
+
+class Means(NamedTuple):
+    """``value``, ``low``, ``high``: (R,), NaN where there is none; ``n`` (R,): samples that count."""
+
+    value: Floats
+    low: Floats
+    high: Floats
+    n: NDArray[np.int64]
+
+
+def bootstrap_means(
+    values: Floats, patients: ArrayLike, draws: int = 1000, level: float = 0.95, seed: int = 0
+) -> Means:
+    """Means of the columns of ``values`` (N, R), NaN ignored, with percentile intervals (Efron 1979).
+
+    Patients are resampled, not samples: several images of one patient are not independent. All columns see
+    the same resamples. The mean of a resample is a ratio, of its sum to its count, so that a column may have
+    gaps. A column that fewer than two patients contribute to has no interval.
+
+    Args:
+        values: (N, R), a row a sample, a column a quantity.
+        patients: (N,), who each sample is of.
+        draws: resamples.
+        level: coverage that the interval aims at.
+        seed: of the resampling.
+    """
+    _, owner = np.unique(np.asarray(patients), return_inverse=True)
+    people = int(owner.max()) + 1
+    seen = ~np.isnan(values)
+    sums, counts = np.zeros((people, values.shape[1])), np.zeros((people, values.shape[1]))
+    np.add.at(sums, owner, np.where(seen, values, 0.0))
+    np.add.at(counts, owner, seen)
+
+    random = np.random.default_rng(seed)
+    block = max(1, _BLOCK // people)
+    means = []
+    for first in range(0, draws, block):
+        # How often each patient is drawn; the resampled mean is then a product of matrices.
+        times = random.multinomial(people, np.full(people, 1 / people), size=min(block, draws - first))
+        means.append(_ratio(times @ sums, times @ counts))
+    low, high = _percentiles(np.concatenate(means), level)
+    few = (counts > 0).sum(axis=0) < 2
+    n = seen.sum(axis=0)
+    value = _ratio(sums.sum(axis=0), n)
+    return Means(value, np.where(few, np.nan, low), np.where(few, np.nan, high), n)
+
+
+def _ratio(sums: Floats, counts: NDArray[np.int64] | Floats) -> Floats:
+    return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+
+
+def _percentiles(means: Floats, level: float) -> tuple[Floats, Floats]:
+    """Of each column, ignoring resamples that no value of the column was drawn into."""
+    limits = np.full((2, means.shape[1]), np.nan)
+    some = ~np.isnan(means).all(axis=0)
+    tail = 50 * (1 - level)
+    if some.any():
+        limits[:, some] = np.nanpercentile(means[:, some], [tail, 100 - tail], axis=0)
+    return limits[0], limits[1]

@@ -1,0 +1,39 @@
+"""What the evaluation calls things: methods and metrics, in the rows and to a reader."""
+
+from __future__ import annotations
+
+NO_CHANGE = "no change"
+"""The reference that answers every question with the image as it is."""
+JUDGE = "judge"
+"""The judge on real images: its own reading error."""
+TRUTH = "truth"
+"""The simulator's true counterfactual, where there is one."""
+
+METHODS = {
+    NO_CHANGE: "No change",
+    "none": "No CFT",
+    "regressor": "Reg-CFT",
+    "segmentor": "Seg-CFT",
+    TRUTH: "Truth",
+    JUDGE: "Judge",
+}
+"""Method -> its name in tables and figures, in the order of the tables."""
+
+DICE = "dice"
+COMPOSITION = "composition"
+COMPOSITION_MAX = "composition max"
+RECONSTRUCTION = "reconstruction"
+REVERSIBILITY = "reversibility"
+LOCALITY = "locality"
+TRUE_ERROR = "true counterfactual error"
+TRUE_ERROR_WHOLE = "true counterfactual error, whole image"
+
+
+def method_name(method: str) -> str:
+    """The method as a reader knows it."""
+    return METHODS.get(method, method)
+
+
+def plain(name: str) -> str:
+    """A structure or variable in words: ``left_lung`` is "left lung"."""
+    return name.replace("_", " ")

@@ -1,0 +1,69 @@
+"""Per-sample results, collected batch by batch, and the rows that they become."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from segcft.evaluate.bootstrap import bootstrap_means
+from segcft.evaluate.names import COMPOSITION_MAX
+
+Row = dict[str, Any]
+
+
+class Key(NamedTuple):
+    """What a result is about; "" where a field does not apply."""
+
+    method: str
+    intervention: str
+    structure: str
+    metric: str
+    intervened: bool
+
+
+class Scores:
+    """Results of the same samples under many keys. Batches are added in the order of the samples."""
+
+    def __init__(self) -> None:
+        self._parts: dict[Key, list[np.ndarray]] = {}
+
+    def add(
+        self,
+        method: str,
+        metric: str,
+        values: Tensor,
+        *,
+        intervention: str = "",
+        structure: str = "",
+        intervened: bool = False,
+    ) -> None:
+        """Results of one batch, (B,); NaN where a sample does not count."""
+        key = Key(method, intervention, structure, metric, intervened)
+        self._parts.setdefault(key, []).append(values.detach().double().cpu().numpy())
+
+    def rows(self, patients: Sequence[str], draws: int, seed: int) -> list[Row]:
+        """A row a key: the mean over samples with its 95 % bootstrap interval over patients.
+
+        ``composition max`` is the largest value instead, without an interval.
+        """
+        values = np.stack([np.concatenate(parts) for parts in self._parts.values()], axis=1)
+        means = bootstrap_means(values, patients, draws, seed=seed)
+        rows = []
+        for column, key in enumerate(self._parts):
+            value, low, high = (float(field[column]) for field in means[:3])
+            if key.metric == COMPOSITION_MAX:
+                value, low, high = float(values[:, column].max()), np.nan, np.nan
+            rows.append(
+                key._asdict()
+                | {"value": _finite(value), "ci_low": _finite(low), "ci_high": _finite(high)}
+                | {"n": int(means.n[column])}
+            )
+        return rows
+
+
+def _finite(number: float) -> float | None:
+    """JSON has no NaN."""
+    return number if np.isfinite(number) else None

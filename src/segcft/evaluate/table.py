@@ -1,0 +1,167 @@
+"""The rows of an evaluation as text: Markdown that also reads well on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from segcft.evaluate import names
+from segcft.evaluate.names import method_name, plain
+from segcft.evaluate.scores import Row
+from segcft.study import SimulatedData, Study
+
+FEW = 30  # people below whom intervals are too wide, and too narrow for what they claim
+
+Find = Callable[..., Row | None]
+
+
+def render_table(rows: Sequence[Row], study: Study) -> str:
+    """All rows as Markdown: effectiveness, the judge's reading error, axioms, locality and true error."""
+    find = _finder(rows)
+    methods = [m for m in names.METHODS if any(row["method"] == m for row in rows)]
+    interventions = list(dict.fromkeys(row["intervention"] for row in rows if row["intervention"]))
+    people = max((row["n"] for row in rows), default=0)
+    parts = [
+        _title(study, people),
+        _effectiveness(find, study, methods, interventions),
+        _judge(find, study),
+        _soundness(find, study, methods, interventions),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _title(study: Study, people: int) -> str:
+    source = "simulated people" if isinstance(study.data, SimulatedData) else "samples"
+    height, width = study.image.size
+    lines = [f"# {study.name}: counterfactuals of {people} {source}, {height} x {width} pixels"]
+    if study.description:
+        lines += ["", study.description]
+    lines += ["", "± is half the width of the 95 % bootstrap interval over people."]
+    if people < FEW:
+        lines += ["", f"**Only {people}: the intervals are wide, and small differences mean nothing.**"]
+    return "\n".join(lines)
+
+
+def _effectiveness(find: Find, study: Study, methods: list[str], interventions: list[str]) -> str:
+    metric = study.evaluation.metric
+    unit = "%" if metric == "mape" else study.image.area_unit
+    body = []
+    for variable in interventions:
+        for method in methods:
+            found = [find(method, metric, variable, structure) for structure in study.structures]
+            if any(found):
+                body.append([plain(variable), method_name(method), *map(_cell, found)])
+    text = f"""\
+## Effectiveness: {_metric_name(study)} of the area in {unit}, lower is better
+
+{_grid(["do", "method", *map(plain, study.structures)], body, labels=2)}
+
+Each person's variable is set to another person's value; an independent judge reads the areas of the
+counterfactual image and they are compared with those asked for. **Bold**: the structure intervened on.
+The other structures should keep their areas, or follow their causes.
+
+- {method_name(names.NO_CHANGE)}: the image as it is, as the answer to everything."""
+    explained = {
+        "none": "the image model after likelihood training alone.",
+        "regressor": "fine-tuned to show the areas that a regressor reads.",
+        "segmentor": "fine-tuned to show the areas that a segmentor's masks sum to.",
+        names.TRUTH: "the simulator's own counterfactual, which no method can be expected to beat.",
+    }
+    lines = [f"- {method_name(m)}: {explained[m]}" for m in methods if m in explained]
+    return "\n".join([text, *lines])
+
+
+def _judge(find: Find, study: Study) -> str:
+    metric = study.evaluation.metric
+    unit = " in %" if metric == "mape" else f" in {study.image.area_unit}"
+    body = [
+        [label, *(_cell(find(names.JUDGE, key, "", structure), digits) for structure in study.structures)]
+        for label, key, digits in (
+            (f"{_metric_name(study)} of the area{unit}", metric, 1),
+            ("Dice of the mask", names.DICE, 3),
+        )
+    ]
+    return f"""\
+## The judge's reading error on the images as they are
+
+{_grid(["judge", *map(plain, study.structures)], body)}
+
+Effectiveness cannot be measured more finely than the judge reads."""
+
+
+def _soundness(find: Find, study: Study, methods: list[str], interventions: list[str]) -> str:
+    models = [m for m in methods if m != names.JUDGE]
+    lines = [
+        ("composition", names.COMPOSITION, "", 4, 1.0),
+        ("composition, worst pixel", names.COMPOSITION_MAX, "", 4, 1.0),
+        ("reconstruction", names.RECONSTRUCTION, "", 2, 1.0),
+    ]
+    for label, metric, digits, factor in (
+        ("reversibility", names.REVERSIBILITY, 2, 1.0),
+        ("locality, %", names.LOCALITY, 1, 100.0),
+        ("true error", names.TRUE_ERROR, 2, 1.0),
+        ("true error, whole image", names.TRUE_ERROR_WHOLE, 2, 1.0),
+    ):
+        lines += [(f"{label}: do({plain(v)})", metric, v, digits, factor) for v in interventions]
+    body = []
+    for label, metric, variable, digits, factor in lines:
+        found = [find(method, metric, variable, "") for method in models]
+        if any(found):
+            body.append([label, *(_cell(row, digits, factor) for row in found)])
+    used = [0, *(i for i in range(1, len(models) + 1) if any(line[i] for line in body))]
+    table = _grid(
+        [["", *map(method_name, models)][i] for i in used], [[line[i] for i in used] for line in body]
+    )
+    text = f"""\
+## Axioms and locality, in grey levels (0 to 255) where not in %
+
+{table}
+
+- composition: change of the image where nothing was asked, mean over pixels; and at worst. It should be 0.
+- reconstruction: distance of the image from what the latents alone give of it; small: the model explains it.
+- reversibility: distance from the image after an intervention and its undoing.
+- locality: share of all change that is near the structure intervened on, where it was or is now
+  (within {100 * study.evaluation.dilation:g} % of the image's longer side). Higher is better."""
+    if not any(find(method, names.TRUE_ERROR, v, "") for method in models for v in interventions):
+        return text
+    return f"""{text}
+- true error: distance from the simulator's true counterfactual, near the structures that truly changed; then
+  over the whole image."""
+
+
+def _metric_name(study: Study) -> str:
+    return {"mape": "mean absolute error", "mae": "mean absolute error"}[study.evaluation.metric]
+
+
+def _finder(rows: Iterable[Row]) -> Find:
+    index = {(r["method"], r["metric"], r["intervention"], r["structure"]): r for r in rows}
+
+    def find(method: str, metric: str, intervention: str, structure: str) -> Row | None:
+        return index.get((method, metric, intervention, structure))
+
+    return find
+
+
+def _cell(row: Row | None, digits: int = 1, factor: float = 1.0) -> str:
+    """Value and half-width of its interval; bold where the structure was intervened on."""
+    if row is None:
+        return ""
+    if row["value"] is None:
+        return "-"
+    value = f"{factor * row['value']:.{digits}f}"
+    value = f"**{value}**" if row["intervened"] else value
+    if row["ci_low"] is None:
+        return value
+    return f"{value} ±{factor * (row['ci_high'] - row['ci_low']) / 2:.{digits}f}"
+
+
+def _grid(head: Sequence[str], body: Sequence[Sequence[str]], labels: int = 1) -> str:
+    """A Markdown table whose columns are padded to line up, the ``labels`` first ones to the left."""
+    lines = [list(head), *map(list, body)]
+    widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(head))]
+
+    def row(cells: Sequence[str]) -> str:
+        pairs = enumerate(zip(cells, widths, strict=True))
+        return "| " + " | ".join(c.ljust(w) if i < labels else c.rjust(w) for i, (c, w) in pairs) + " |"
+
+    rule = [("-" * w) if i < labels else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+    return "\n".join([row(lines[0]), row(rule), *map(row, lines[1:])])

@@ -1,0 +1,63 @@
+"""True counterfactuals: what no data set has and every simulator knows."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segcft.data.simulated import make_simulator
+from segcft.data.store import Store
+from segcft.images.likelihood import to_unit
+from segcft.study import SimulatedData, Study
+
+
+class Drawn(NamedTuple):
+    """``image`` (B, C, H, W) in [-1, 1], ``mask`` (B, S, H, W) in 0..1, both NaN where none can be drawn."""
+
+    image: Tensor
+    mask: Tensor
+
+
+class Truth:
+    """Draws the people of a simulated store again under interventions, by the simulator's causal model."""
+
+    def __init__(self, study: Study, store: Store) -> None:
+        self.study = study
+        self.simulator = make_simulator(study)
+        areas = [f"{structure}_area" for structure in self.simulator.structures]
+        self.order = [areas.index(variable) for variable in study.areas]
+        self.people = store.table["person"].to_numpy(dtype=np.int64)
+
+    @classmethod
+    def of(cls, study: Study, store: Store) -> Truth | None:
+        """The truth about the people of ``store``, if a simulator drew them."""
+        simulated = isinstance(study.data, SimulatedData) and "person" in store.table
+        return cls(study, store) if simulated else None
+
+    def counterfactuals(self, rows: Tensor, variable: str, wanted: Tensor) -> Drawn:
+        """The people in ``rows`` (B,) of the store under do(variable := wanted), (B,), in the study's terms.
+
+        The simulator refuses what it cannot draw, e.g. a heart that would leave the thorax: NaN.
+        """
+        size = self.study.image.size
+        image = torch.full((len(rows), 1, *size), torch.nan)
+        mask = torch.full((len(rows), len(self.order), *size), torch.nan)
+        for i, (row, value) in enumerate(zip(rows.tolist(), wanted.tolist(), strict=True)):
+            try:
+                grey, cover = self._draw(int(self.people[row]), {variable: self._outside(variable, value)})
+            except ValueError:
+                continue
+            image[i, 0], mask[i] = to_unit(torch.from_numpy(grey)), torch.from_numpy(cover) / 255
+        return Drawn(image.to(rows.device), mask.to(rows.device))
+
+    def _outside(self, variable: str, value: float) -> float | str:
+        """A value as the simulator takes it: categories by name."""
+        categories = self.study.variables[variable].categories
+        return categories[int(value)] if categories else value
+
+    def _draw(self, person: int, do: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        image, masks = self.simulator.render(person, self.simulator.attributes(person, do))
+        return image, masks[self.order]

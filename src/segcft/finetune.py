@@ -1,0 +1,139 @@
+"""Counterfactual fine-tuning (CFT): one algorithm, the guide is its argument.
+
+The image mechanism is trained on its own counterfactuals so that a frozen guide reads from them the areas that
+were asked for, while the evidence lower bound stays what pre-training had reached:
+
+    minimise   L_guide(x~, pa~)   subject to   -ELBO(x, pa) <= eps
+
+With a regressor as the guide this is Reg-CFT, with a segmentor Seg-CFT (Xia et al.); the constraint is held by a
+damped Lagrange multiplier (Platt & Barr 1987; De Sousa Ribeiro et al. 2023).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from segcft.causal.scm import StructuralCausalModel
+from segcft.data.augment import Augmenter
+from segcft.data.batches import Batch, Batches
+from segcft.images.hvae import HVAE
+from segcft.images.objective import Samples
+from segcft.study import FinetuneSpec, Study, Training
+from segcft.training import Objective, freeze
+
+
+class Guide(Protocol):
+    """A frozen reader of images that training can follow."""
+
+    def areas(self, x: Tensor) -> Tensor:
+        """The structures' areas of images (B, C, H, W), differentiable, in the study's unit, (B, S)."""
+        ...
+
+
+class CounterfactualObjective(Objective):
+    """The damped Lagrangian of the constrained problem above.
+
+    Args:
+        network: the pre-trained image mechanism, which is changed.
+        scm: the attributes' mechanisms, frozen.
+        guide: a segmentor or a regressor, frozen; gradients flow through it to the image.
+        marginal: training values (N, V) from which interventions are drawn.
+        bound: eps, the largest negative ELBO allowed, in nats per pixel.
+    """
+
+    network: HVAE
+    marginal: Tensor
+    area_scale: Tensor
+
+    def __init__(
+        self,
+        network: HVAE,
+        scm: StructuralCausalModel,
+        guide: nn.Module,
+        spec: FinetuneSpec,
+        study: Study,
+        marginal: Tensor,
+        bound: float,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.scm, self.guide = freeze(scm), freeze(guide)
+        self.spec, self.bound = spec, bound
+        self.samples = Samples(study, Augmenter(spec.augment))
+        names = list(study.variables)
+        self.areas = [names.index(name) for name in study.areas]
+        self.targets = [names.index(name) for name in spec.intervene or names]
+        self.multiplier = nn.Parameter(torch.tensor(float(spec.multiplier)))
+        self.register_buffer("marginal", marginal)
+        observed = marginal[:, self.areas]
+        self.register_buffer("area_scale", observed.std(0) if spec.area_scale == "std" else observed.mean(0))
+
+    def train(self, mode: bool = True) -> CounterfactualObjective:
+        """Training mode for the network only: the guide's batch statistics are frozen with it."""
+        super().train(mode)
+        self.scm.eval()
+        self.guide.eval()
+        return self
+
+    def parameter_groups(self, spec: Training) -> list[dict[str, Any]]:
+        ascent = {
+            "params": [self.multiplier],
+            "lr": self.spec.multiplier_learning_rate,
+            "maximize": True,
+            "weight_decay": 0.0,
+            "scheduled": False,
+        }
+        return [*super().parameter_groups(spec), ascent]
+
+    def after_step(self) -> None:
+        with torch.no_grad():
+            self.multiplier.clamp_(min=0)
+
+    def draw_intervention(self, values: Tensor) -> Tensor:
+        """For each sample one variable, uniformly, and its value from the training marginal: do (B, V)."""
+        batch = torch.arange(len(values), device=values.device)
+        targets = torch.tensor(self.targets, device=values.device)
+        chosen = targets[torch.randint(len(targets), batch.shape, device=values.device)]
+        people = torch.randint(len(self.marginal), batch.shape, device=values.device)
+        do = torch.full_like(values, torch.nan)
+        do[batch, chosen] = self.marginal[people, chosen]
+        return do
+
+    def guide_loss(self, image: Tensor, values: Tensor) -> Tensor:
+        """Squared error of the areas that the guide reads, in units of ``area_scale``, mean of all structures."""
+        read: Tensor = self.guide.areas(image)  # type: ignore[operator]
+        return F.mse_loss(read / self.area_scale, values[:, self.areas] / self.area_scale)
+
+    def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        image, values = self.samples(batch)
+        after = self.scm.counterfactual(values, self.draw_intervention(values))
+        noise = self.network.abduct(image, values)
+        factual, changed = self.network.decode(noise.repeat(2), torch.cat([values, after])).chunk(2)
+        bound = self.network.elbo(image, noise, factual, self.network.spec.beta)
+        violation = bound.objective.mean() - self.bound
+        counterfactual = changed.with_residual(factual.residual(image))
+        guided = self.guide_loss(counterfactual, after)
+        # Damping stiffens the multiplier where the constraint is violated, so that it does not oscillate.
+        weight = (self.multiplier + self.spec.damping * violation.detach()).clamp(min=0)
+        loss = guided + weight.detach() * violation + self.multiplier * violation.detach()
+        # The last term is there for the multiplier's ascent only; its value is not part of what is minimised.
+        loss = loss - (self.multiplier * violation).detach()
+        return loss, {"guide": guided, "violation": violation, "multiplier": self.multiplier}
+
+
+@torch.no_grad()
+def constraint_level(
+    network: HVAE, study: Study, batches: Batches, device: torch.device, steps: int
+) -> float:
+    """The pre-trained model's negative ELBO on training data, nats per pixel: averaged over batches."""
+    samples = Samples(study, Augmenter(study.finetune.augment))
+    total, steps = 0.0, study.finetune.bound_batches
+    for step, batch in enumerate(batches.from_step(0, steps)):
+        torch.manual_seed(step)
+        image, values = samples({field: value.to(device) for field, value in batch.items()})
+        total += float(network(image, values).objective.mean())
+    return total / steps

@@ -1,0 +1,295 @@
+"""The image mechanism: a hierarchical VAE whose latents are the image's exogenous noise.
+
+Two streams run from the smallest resolution to the largest. The *exogenous* stream ``e`` is built from the
+latents alone and gives the prior p(z_l | z_<l), which so never sees the parents. The *image* stream ``h`` sees
+``e`` and the parents in every block and ends in the pixel likelihood p(x | z, pa). The posterior
+q(z_l | z_<l, x, pa) reads ``e``, the encoder's features of the image and the parents. Abduction therefore runs
+only the first stream; the second is run once for each set of parents that one wants to see.
+
+References: Child 2021 (very deep VAEs); De Sousa Ribeiro et al. 2023 (HVAE with an exogenous prior).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from segcft.causal.mechanisms import ParentEncoder
+from segcft.images.likelihood import DiscretisedGaussian
+from segcft.study import HVAESpec, Image, Level, Variable
+
+
+LOG_SCALE_RANGE = (-8.0, 2.0)
+"""Of the posterior relative to the standard normal prior; wider only overflows."""
+
+
+class Exogenous(NamedTuple):
+    """The image's exogenous noise, abducted or sampled.
+
+    ``features``: the exogenous stream after every stochastic block, smallest resolution first.
+    ``kl``: KL(q || p) of every stochastic block in nats, (B, z) each; empty for a sample from the prior.
+    """
+
+    features: list[Tensor]
+    kl: list[Tensor]
+
+    def repeat(self, times: int) -> Exogenous:
+        """The same noise ``times`` times along the batch, to draw it under several sets of parents at once."""
+        return Exogenous([f.repeat(times, 1, 1, 1) for f in self.features], self.kl)
+
+
+class ELBO(NamedTuple):
+    """Evidence lower bound in nats per pixel and channel, (B,) each: ``negative = distortion + beta * rate``."""
+
+    distortion: Tensor
+    rate: Tensor
+    objective: Tensor
+    """What is minimised: with beta and free bits."""
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions through a bottleneck, modulated by the context (FiLM, Perez et al. 2018)."""
+
+    def __init__(
+        self, inputs: int, outputs: int, hidden: int, kernel: int, context: int = 0, scale: float = 1.0
+    ):
+        super().__init__()
+        self.residual = inputs == outputs
+        self.narrow = nn.Conv2d(inputs, hidden, kernel, padding=kernel // 2)
+        self.widen = nn.Conv2d(hidden, outputs, kernel, padding=kernel // 2)
+        self.modulate = nn.Linear(context, 2 * hidden) if context else None
+        with torch.no_grad():
+            self.widen.weight.mul_(scale)
+            self.widen.bias.zero_()
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        hidden = self.narrow(F.silu(x))
+        if self.modulate is not None:
+            gain, bias = self.modulate(context)[:, :, None, None].chunk(2, dim=1)
+            hidden = torch.addcmul(hidden + bias, hidden, gain)
+        out = self.widen(F.silu(hidden))
+        return x + out if self.residual else out
+
+
+class DecoderBlock(nn.Module):
+    """One latent variable z_l: its prior, its posterior and its effect on both streams (z = 0: no latent).
+
+    The latent is written as its exogenous noise, u ~ N(0, 1), which the prior p(z_l | z_<l) scales; its location
+    is part of the feature that the prior adds. So KL(q || p) is that of two Gaussians of which one is standard.
+    """
+
+    def __init__(self, level: Level, kernel: int, hidden: int, context: int, scale: float):
+        super().__init__()
+        width, self.z = level.width, level.z
+        if self.z:
+            self.prior = ResidualBlock(width, self.z + width, hidden, kernel, scale=scale)
+            self.posterior = ResidualBlock(2 * width, 2 * self.z, hidden, kernel, context, scale=scale)
+            self.enter = nn.Conv2d(self.z, width, 1)
+            self.reveal = nn.Conv2d(width, width, 1)
+        self.draw = ResidualBlock(width, width, hidden, kernel, context, scale=scale)
+
+    def exogenous(
+        self, e: Tensor, seen: Tensor | None, context: Tensor | None, sample: bool, temperature: float
+    ) -> tuple[Tensor, Tensor | None]:
+        """The exogenous stream after this latent, and KL(q || p) summed over pixels, (B, z).
+
+        With ``seen`` (the encoder's features) u comes from the posterior, else from the prior.
+        """
+        gate, feature = self.prior(e).split([self.z, e.shape[1]], dim=1)
+        kl = None
+        if seen is None:
+            u = temperature * torch.randn_like(gate)
+        else:
+            loc, log_scale = self.posterior(torch.cat([e, seen], dim=1), context).float().chunk(2, dim=1)
+            log_scale = log_scale.clamp(*LOG_SCALE_RANGE)
+            variance = torch.exp(2 * log_scale)
+            kl = (0.5 * (variance + loc * loc - 1) - log_scale).sum(dim=(2, 3))
+            u = loc + torch.exp(log_scale) * torch.randn_like(loc) if sample else loc
+        return e + feature + self.enter(torch.sigmoid(gate) * u.to(e.dtype)), kl
+
+    def image(self, h: Tensor, e: Tensor | None, context: Tensor) -> Tensor:
+        """The image stream after this block; ``e`` is the exogenous stream there (None without a latent)."""
+        if e is not None:
+            h = h + self.reveal(e)
+        return self.draw(h, context)
+
+
+class DecoderLevel(nn.Module):
+    """All decoder blocks of one resolution, and the way up from the next smaller one."""
+
+    def __init__(
+        self, level: Level, size: tuple[int, int], below: Level | None, spec: HVAESpec, scale: float
+    ):
+        super().__init__()
+        kernel, hidden = _kernel(size), _hidden(level, spec)
+        self.size = size
+        self.blocks = nn.ModuleList(
+            DecoderBlock(level, kernel, hidden, spec.context, scale) for _ in range(level.decoder)
+        )
+        if below is None:
+            self.up_e = self.up_h = None
+        else:
+            self.up_e = nn.Conv2d(below.width, level.width, 1)
+            self.up_h = nn.Conv2d(below.width, level.width, 1)
+        # Anatomy has its place in the frame, which convolutions do not know.
+        grid = size if max(size) <= spec.position_size else (1, 1)
+        self.place_e = nn.Parameter(0.02 * torch.randn(1, level.width, *grid))
+        self.place_h = nn.Parameter(0.02 * torch.randn(1, level.width, *grid))
+
+    def enter_exogenous(self, e: Tensor | None, batch: int) -> Tensor:
+        return self._enter(e, self.up_e, self.place_e, batch)
+
+    def enter_image(self, h: Tensor | None, batch: int) -> Tensor:
+        return self._enter(h, self.up_h, self.place_h, batch)
+
+    def _enter(self, stream: Tensor | None, up: nn.Module | None, place: Tensor, batch: int) -> Tensor:
+        if stream is None or up is None:
+            return place.expand(batch, -1, *self.size)
+        return F.interpolate(up(stream), size=self.size) + place
+
+
+class Encoder(nn.Module):
+    """Features of the image at every resolution, the largest first."""
+
+    def __init__(self, spec: HVAESpec, channels: int, sizes: list[tuple[int, int]], scale: float):
+        super().__init__()
+        levels = spec.levels
+        kernel = 3 if spec.patch == 1 else spec.patch
+        self.stem = nn.Conv2d(channels, levels[0].width, kernel, spec.patch, padding=int(spec.patch == 1))
+        self.stages = nn.ModuleList()
+        self.downs = nn.ModuleList()
+        for index, (level, size) in enumerate(zip(levels, sizes, strict=True)):
+            blocks = [
+                ResidualBlock(level.width, level.width, _hidden(level, spec), _kernel(size), scale=scale)
+                for _ in range(level.encoder)
+            ]
+            self.stages.append(nn.Sequential(*blocks))
+            if index + 1 < len(levels):
+                self.downs.append(nn.Conv2d(level.width, levels[index + 1].width, level.factor, level.factor))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        features = []
+        x = self.stem(x)
+        for index, stage in enumerate(self.stages):
+            x = stage(x)
+            features.append(x)
+            if index < len(self.downs):
+                x = self.downs[index](x)
+        return features
+
+
+class HVAE(nn.Module):
+    """Hierarchical VAE of an image given its causal parents.
+
+    Args:
+        spec: sizes of the network.
+        image: pixel grid of the study.
+        variables: all variables of the graph; every one of them is a parent of the image.
+    """
+
+    def __init__(self, spec: HVAESpec, image: Image, variables: Mapping[str, Variable]):
+        super().__init__()
+        self.spec = spec
+        self.pixels = image.channels * math.prod(image.size)
+        self.parents = ParentEncoder(variables)
+        self.embed = nn.Sequential(
+            nn.Linear(self.parents.features, spec.context), nn.SiLU(), nn.Linear(spec.context, spec.context)
+        )
+        sizes = level_sizes(spec, image.size)
+        depth = sum(level.encoder for level in spec.levels), sum(level.decoder for level in spec.levels)
+        self.encoder = Encoder(spec, image.channels, sizes, scale=depth[0] ** -0.5)
+        pairs = list(zip(spec.levels, sizes, strict=True))
+        self.decoder = nn.ModuleList()
+        for index in reversed(range(len(pairs))):
+            level, size = pairs[index]
+            below = pairs[index + 1][0] if index + 1 < len(pairs) else None
+            self.decoder.append(DecoderLevel(level, size, below, spec, scale=depth[1] ** -0.5))
+        width = spec.levels[0].width
+        self.head = nn.Sequential(
+            nn.SiLU(),
+            nn.Conv2d(width, 2 * image.channels * spec.patch**2, 3, padding=1),
+            nn.PixelShuffle(spec.patch),
+        )
+
+    def abduct(self, x: Tensor, values: Tensor, sample: bool = True) -> Exogenous:
+        """q(z | x, pa): the exogenous noise of images ``x`` (B, C, H, W) in [-1, 1] with parents (B, V).
+
+        ``sample`` draws from the posterior with torch's global generator; otherwise its mean is taken.
+        """
+        return self._exogenous(len(x), self.encoder(x), self._context(values), sample, 1.0)
+
+    def sample(self, batch: int, temperature: float = 1.0) -> Exogenous:
+        """p(z): exogenous noise of ``batch`` images that do not exist yet."""
+        return self._exogenous(batch, None, None, True, temperature)
+
+    def decode(self, noise: Exogenous, values: Tensor) -> DiscretisedGaussian:
+        """p(x | z, pa) for the parents ``values`` (B, V)."""
+        context = self._context(values)
+        features = iter(noise.features)
+        h: Tensor | None = None
+        for level in self.decoder:
+            h = level.enter_image(h, len(values))
+            for block in level.blocks:
+                h = block.image(h, next(features) if block.z else None, context)
+        loc, log_scale = self.head(h).float().chunk(2, dim=1)
+        lowest = self.spec.lowest_log_scale
+        return DiscretisedGaussian(loc, lowest + F.softplus(log_scale - 2 - lowest))
+
+    def elbo(self, x: Tensor, noise: Exogenous, likelihood: DiscretisedGaussian, beta: float) -> ELBO:
+        """The bound of images (B, C, H, W) whose noise was abducted and drawn again with the same parents."""
+        distortion = -likelihood.log_prob(x).sum(dim=(1, 2, 3)) / self.pixels
+        rate = sum((kl.sum(dim=1) for kl in noise.kl), torch.zeros_like(distortion)) / self.pixels
+        paid = rate
+        if self.spec.free_bits:
+            # The floor is on the batch's mean: what one latent channel carries on average (Kingma et al. 2016).
+            floors = [kl.mean(dim=0).clamp(min=self.spec.free_bits).sum() for kl in noise.kl]
+            paid = (torch.stack(floors).sum() / self.pixels).expand_as(rate)
+        return ELBO(distortion, rate, distortion + beta * paid)
+
+    def forward(self, x: Tensor, values: Tensor, beta: float | None = None) -> ELBO:
+        """The bound of images ``x`` (B, C, H, W) in [-1, 1] with parents (B, V)."""
+        noise = self.abduct(x, values)
+        return self.elbo(x, noise, self.decode(noise, values), self.spec.beta if beta is None else beta)
+
+    def _context(self, values: Tensor) -> Tensor:
+        return self.embed(self.parents(values))
+
+    def _exogenous(
+        self, batch: int, seen: list[Tensor] | None, context: Tensor | None, sample: bool, temperature: float
+    ) -> Exogenous:
+        features, kls = [], []
+        e: Tensor | None = None
+        for index, level in enumerate(self.decoder):
+            e = level.enter_exogenous(e, batch)
+            for block in level.blocks:
+                if block.z:
+                    here = None if seen is None else seen[len(self.decoder) - 1 - index]
+                    e, kl = block.exogenous(e, here, context, sample, temperature)
+                    features.append(e)
+                    if kl is not None:
+                        kls.append(kl)
+        return Exogenous(features, kls)
+
+
+def level_sizes(spec: HVAESpec, size: tuple[int, int]) -> list[tuple[int, int]]:
+    """(height, width) of every level's feature maps, the largest first."""
+    height, width = size[0] // spec.patch, size[1] // spec.patch
+    sizes = []
+    for level in spec.levels:
+        sizes.append((height, width))
+        height, width = height // level.factor[0], width // level.factor[1]
+    return sizes
+
+
+def _kernel(size: tuple[int, int]) -> int:
+    """On one or two pixels a 3x3 kernel would mostly read its padding."""
+    return 3 if min(size) > 2 else 1
+
+
+def _hidden(level: Level, spec: HVAESpec) -> int:
+    return max(1, level.width // spec.bottleneck)

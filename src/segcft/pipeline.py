@@ -1,0 +1,370 @@
+"""The stages from images to the table: what each one needs and makes.
+
+Every part carries the key of all that it was made from (settings, data, parts before it), so a stage is skipped
+exactly when running it again would give the same, and an interrupted one goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import segcft
+from segcft import artefact
+from segcft.causal.scm import StructuralCausalModel
+from segcft.data.batches import Batches, sequential
+from segcft.data.folder import import_folder
+from segcft.data.simulated import import_simulated
+from segcft.data.store import PARTS, Store
+from segcft.errors import DataError
+from segcft.evaluate.evaluation import evaluate
+from segcft.finetune import CounterfactualObjective, constraint_level
+from segcft.guides.regressor import RegressorObjective
+from segcft.guides.segmentor import SegmentorObjective, dice
+from segcft.images.likelihood import to_unit
+from segcft.images.objective import LikelihoodObjective
+from segcft.progress import Progress
+from segcft.run import Run
+from segcft.study import FolderData, Study, Training
+from segcft.training import Objective, freeze, train
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+
+def import_data(
+    study: Study, data: Path | None, out: Path, progress: Progress, split: str | None = None, **simulated: int
+) -> Store:
+    """Make the store ``out`` from the study's source; ``data`` is the folder of images, masks and table."""
+    if isinstance(study.data, FolderData):
+        if data is None:
+            raise DataError(f"study {study.name!r} reads images from a folder: say where with --data DIR")
+        return import_folder(study, data, out, split=split, progress=progress)
+    return import_simulated(study, out, split=split, progress=progress, **simulated)
+
+
+class SCMObjective(Objective):
+    """Negative log-likelihood of the attributes, nats a person."""
+
+    network: StructuralCausalModel
+
+    def __init__(self, network: StructuralCausalModel) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        return -self.network.log_prob(batch["values"]).sum(dim=1).mean(), {}
+
+
+class Pipeline:
+    """Runs the stages of one study in one folder.
+
+    Args:
+        run: the folder and its study.
+        fabric: the hardware.
+        data: folder of images, masks and table, for studies that read one.
+        progress: what the user sees.
+    """
+
+    def __init__(self, run: Run, fabric: Fabric, data: Path | None = None, progress: Progress | None = None):
+        self.run, self.study, self.fabric, self.data = run, run.study, fabric, data
+        self.progress = progress or Progress()
+        self._keys: dict[str, str] = {}
+        self._store: Store | None = None
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """All stages in order."""
+        tuned = tuple(f"cft-{guide}" for guide in self.study.finetune.guides)
+        return ("import", "segmentor", "judge", "regressor", "scm", "hvae", *tuned, "evaluate")
+
+    def needs(self, stage: str) -> tuple[str, ...]:
+        """The stages whose outcome ``stage`` uses."""
+        if stage == "import":
+            return ()
+        if stage in ("segmentor", "judge", "regressor", "scm", "hvae"):
+            return ("import",)
+        if stage.startswith("cft-"):
+            return ("import", "scm", "hvae", stage.removeprefix("cft-"))
+        return tuple(s for s in self.stages if s not in ("evaluate", "segmentor", "regressor"))
+
+    def run_all(self) -> None:
+        """Every stage that is not up to date."""
+        for stage in self.stages:
+            self.run_stage(stage)
+
+    def run_stage(self, stage: str) -> None:
+        """One stage, unless it is up to date, after all that it needs."""
+        if stage in self._keys:
+            return
+        for before in self.needs(stage):
+            self.run_stage(before)
+        start = time.monotonic()
+        if stage == "import":
+            made = self._import()
+        elif stage == "evaluate":
+            made = self._evaluate()
+        else:
+            made = self._train(stage)
+        spent = f"done in {time.monotonic() - start:.0f} s" if made else "up to date"
+        if self.fabric.is_global_zero:
+            self.progress.note(f"{stage}: {spent}")
+
+    @property
+    def store(self) -> Store:
+        if self._store is None:
+            self._store = self.run.store()
+        return self._store
+
+    def _import(self) -> bool:
+        study = self.study
+        record = self.run.folder / "import.json"
+        made_from = {
+            "study": artefact.key_of(
+                *(
+                    study.model_dump(mode="json")[k]
+                    for k in ("image", "variables", "structures", "data", "splits")
+                )
+            ),
+            "files": _listing(self.data) if isinstance(study.data, FolderData) and self.data else None,
+        }
+        try:
+            before = json.loads(record.read_text())
+            # Without --data the samples that were imported once are what the run is about.
+            same = before["study"] == made_from["study"] and made_from["files"] in (None, before["files"])
+        except (OSError, ValueError, KeyError):
+            same = False
+        fresh = not same or not (self.run.folder / "store" / "store.json").is_file()
+        if fresh and self.fabric.is_global_zero:
+            self.run.write_study()
+            store = import_data(study, self.data, self.run.folder / "store", self.progress)
+            artefact.write_text(record, json.dumps(made_from))
+            self.progress.note(f"  {_describe(store)}")
+        elif self.fabric.is_global_zero:
+            self.run.write_study()
+        self.fabric.barrier()
+        self._keys["import"] = self.store.fingerprint
+        return fresh
+
+    def _train(self, stage: str) -> bool:
+        guide = stage.removeprefix("cft-") if stage.startswith("cft-") else None
+        spec: Training = self.study.finetune if guide else getattr(self.study, stage)
+        key = self._key(stage, spec)
+        path = self.run.path(stage)
+        if path.is_file() and artefact.read_meta(path).get("key") == key:
+            return False
+        start = time.monotonic()
+        network = self.run.build(stage)
+        # Segmentors and regressor need no attributes; everything causal needs all of them.
+        complete = stage not in ("segmentor", "judge", "regressor", "scm")
+        batches = self._batches(spec, complete)
+        objective, facts = self._objective(stage, network, spec, batches, guide)
+        figures = train(
+            objective,
+            batches,
+            spec,
+            self.fabric,
+            folder=self.run.training,
+            name=stage,
+            key=key,
+            progress=self.progress,
+        )
+        freeze(network)
+        if self.fabric.is_global_zero:
+            metrics = figures | facts | self._validate(stage, network)
+            meta = {
+                "part": stage,
+                "key": key,
+                "version": segcft.__version__,
+                "torch": torch.__version__,
+                "device": str(self.fabric.device),
+                "data": self.store.fingerprint,
+                "seconds": round(time.monotonic() - start, 1),
+                "metrics": metrics,
+                "study": self.study.model_dump(mode="json"),
+            }
+            artefact.save(path, network, meta)
+            (self.run.training / f"{stage}.checkpoint").unlink(missing_ok=True)
+            self.progress.note("  " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+        self.fabric.barrier()
+        return True
+
+    def _key(self, stage: str, spec: Any) -> str:
+        study = self.study.model_dump(mode="json")
+        shared = [study[name] for name in ("image", "variables", "structures")]
+        upstream = {before: self._keys[before] for before in self.needs(stage)}
+        key = artefact.key_of(stage, segcft.__version__, spec.model_dump(mode="json"), shared, upstream)
+        self._keys[stage] = key
+        return key
+
+    def _batches(self, spec: Training, complete: bool) -> Batches:
+        rows = self.store.indices("train", complete)
+        fabric = self.fabric
+        return Batches(
+            self.store, rows, spec.batch_size, spec.seed, rank=fabric.global_rank, world=fabric.world_size
+        )
+
+    def _objective(
+        self, stage: str, network: Any, spec: Any, batches: Batches, guide: str | None
+    ) -> tuple[Objective, dict[str, float]]:
+        """What ``stage`` minimises, and facts about it to record."""
+        study, device = self.study, self.fabric.device
+        values = torch.from_numpy(self.store.values()[batches.indices])
+        if stage in ("segmentor", "judge"):
+            return SegmentorObjective(network, spec), {}
+        if stage == "regressor":
+            columns = [list(study.variables).index(name) for name in study.areas]
+            network.set_statistics(values[:, columns])
+            return RegressorObjective(network, spec, study.image.pixel_area), {}
+        if stage == "scm":
+            network.set_statistics(values)
+            return SCMObjective(network), {}
+        if stage == "hvae":
+            network.parents.set_statistics(values)
+            return LikelihoodObjective(network, spec, study), {}
+        artefact.load(self.run.path("hvae"), network)
+        network.to(device)
+        bound = constraint_level(network, study, self._batches(study.hvae, complete=True), device)
+        bound += study.finetune.slack
+        assert guide is not None
+        scm, reader = self.run.load("scm", device), self.run.load(guide, device)
+        objective = CounterfactualObjective(network, scm, reader, spec, study, values.to(device), bound)
+        return objective, {"bound": bound}
+
+    @torch.no_grad()
+    def _validate(self, stage: str, network: nn.Module) -> dict[str, float]:
+        """Figures on the validation people, whom no training step has seen; {} where there are none."""
+        rows = self.store.indices("validation", complete=stage in ("scm", "hvae"))
+        if len(rows) == 0 or stage.startswith("cft-"):
+            return {}
+        measure = self._measures()[stage]
+        torch.manual_seed(0)
+        found = []
+        for batch in sequential(self.store, rows, self.study.evaluation.batch_size):
+            found.append(measure(network, {k: v.to(self.fabric.device) for k, v in batch.items()}))
+        return {name: float(torch.cat([f[name] for f in found]).mean()) for name in found[0]}
+
+    def _measures(self) -> dict[str, Callable[[Any, dict[str, Tensor]], dict[str, Tensor]]]:
+        areas = [list(self.study.variables).index(name) for name in self.study.areas]
+        structures = list(self.study.structures)
+
+        def reading(network: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+            true = batch["values"][:, areas]
+            error = (network.areas(to_unit(batch["image"])) - true).abs()
+            return {f"validation_area_error_{s}": error[:, i] for i, s in enumerate(structures)}
+
+        def segmentation(network: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+            overlap = dice((network(to_unit(batch["image"])) > 0).float(), (batch["mask"] >= 128).float())
+            return reading(network, batch) | {
+                f"validation_dice_{s}": overlap[:, i] for i, s in enumerate(structures)
+            }
+
+        def likelihood(network: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+            bound = network(to_unit(batch["image"]), batch["values"], beta=1.0)
+            nats = bound.distortion + bound.rate
+            return {"validation_bits_per_pixel": nats / np.log(2)}
+
+        def attributes(network: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {"validation_nats_per_person": -network.log_prob(batch["values"]).sum(dim=1)}
+
+        return {
+            "segmentor": segmentation,
+            "judge": segmentation,
+            "regressor": reading,
+            "scm": attributes,
+            "hvae": likelihood,
+        }
+
+    def _evaluate(self) -> bool:
+        self._key("evaluate", self.study.evaluation)
+        record = self.run.evaluation / "evaluation.json"
+        done = record.is_file() and json.loads(record.read_text()).get("key") == self._keys["evaluate"]
+        if not done and self.fabric.is_global_zero:
+            evaluate_people(self.run, self.store, self.run.evaluation, self.fabric.device, self.progress)
+            artefact.write_text(
+                record, json.dumps({"key": self._keys["evaluate"], "data": self.store.fingerprint})
+            )
+        self.fabric.barrier()
+        return not done
+
+
+def evaluate_people(
+    run: Run, store: Store, folder: Path, device: torch.device, progress: Progress
+) -> list[dict[str, Any]]:
+    """Judge every method of ``run`` on the test people of ``store``; the table and figures go to ``folder``."""
+    study = run.study
+    rows = store.indices("test", complete=True)
+    if len(rows) == 0:
+        raise DataError(f"{store.folder}: no test person has all attributes, so there is nothing to evaluate")
+    models = {method: run.model(method, device) for method in run.methods()}
+    trained = torch.from_numpy(run.store().values()[run.store().indices("train", complete=True)])
+    judge = run.load("judge", device)
+    return evaluate(
+        study, store, rows, models, judge, folder, device=device, training_values=trained, progress=progress
+    )
+
+
+def new_people(study: Study, data: Path | None, seed: int | None, out: Path, progress: Progress) -> Store:
+    """People whom no run has seen, all of them test people.
+
+    ``data`` is a folder like the study's, or a store; for a simulated study ``seed`` draws new people instead.
+
+    Raises:
+        DataError: neither fits the study.
+    """
+    if data is not None and (data / "store.json").is_file():
+        store = Store(data)
+        store.require(study)
+        store.table["split"] = "test"  # of this copy of the table: whoever is given is to be judged
+        return store
+    if isinstance(study.data, FolderData):
+        if seed is not None:
+            raise DataError(
+                f"study {study.name!r} is not simulated, so --seed means nothing; give --data DIR"
+            )
+        return import_data(study, data, out, progress, split="test")
+    if data is not None:
+        raise DataError(f"{data}: no store (store.json); study {study.name!r} is simulated: give --seed N")
+    assert seed is not None
+    if seed == study.data.seed:
+        raise DataError(f"--seed {seed}: these are the people of the study itself; give another seed")
+    people = study.evaluation.people or study.data.people
+    return import_data(study, None, out, progress, split="test", seed=seed, people=people)
+
+
+def check_unseen(run: Run, store: Store) -> None:
+    """Refuse people on whom the run was trained.
+
+    Raises:
+        DataError: a patient of ``store`` is also in the run's training or validation people.
+    """
+    own = run.store().table
+    seen = set(own.loc[own["split"] != "test", "patient"])
+    shared = sorted(seen & set(store.table["patient"]))
+    if shared:
+        raise DataError(
+            f"{len(shared)} of the people given were in this run's training or validation "
+            f"({', '.join(shared[:3])}{', ...' if len(shared) > 3 else ''}); evaluate on people it has never seen"
+        )
+
+
+def _listing(folder: Path) -> str:
+    """A digest of which files a folder holds, their sizes and times: changes when the data do."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    stats = [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return artefact.key_of(stats)
+
+
+def _describe(store: Store) -> str:
+    parts = ", ".join(f"{len(store.indices(part))} {part}" for part in PARTS)
+    complete = len(store.indices(complete=True))
+    missing = f"; {len(store) - complete} lack an attribute" if complete < len(store) else ""
+    rejected = f"; {len(store.rejected)} rejected, see rejected.csv" if len(store.rejected) else ""
+    return f"{len(store)} samples ({parts}){missing}{rejected}"

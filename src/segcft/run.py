@@ -1,0 +1,124 @@
+"""A run's folder: its study, its data and its trained parts.
+
+study.yaml                the study, whole
+store/                    the imported samples
+segmentor.safetensors     the guide of Seg-CFT, and of users' own images
+judge.safetensors         the independent segmentor of the evaluation
+regressor.safetensors     the guide of Reg-CFT
+scm.safetensors           mechanisms of the attributes
+hvae.safetensors          mechanism of the image, pre-trained ("No CFT")
+cft-<guide>.safetensors   the same after fine-tuning with that guide
+training/                 checkpoints and figures of every step
+evaluation/               table.json, table.md, figures/
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from segcft import artefact
+from segcft.causal.scm import StructuralCausalModel
+from segcft.counterfactual import CounterfactualModel
+from segcft.data.store import Store
+from segcft.errors import RunError
+from segcft.guides.regressor import Regressor
+from segcft.guides.segmentor import Segmentor
+from segcft.images.hvae import HVAE
+from segcft.study import Study, load_study
+from segcft.training import freeze
+
+
+class Run:
+    """Opens what is in a run's folder.
+
+    Args:
+        folder: where the run is.
+        study: the study, for a run that begins; by default the one in the folder.
+
+    Raises:
+        RunError: the folder is not a run.
+    """
+
+    def __init__(self, folder: str | Path, study: Study | None = None) -> None:
+        self.folder = Path(folder)
+        if study is None:
+            path = self.folder / "study.yaml"
+            if not path.is_file():
+                raise RunError(f"{self.folder}: not a run: it has no study.yaml (see `segcft run --help`)")
+            study = load_study(path)
+        self.study = study
+
+    @property
+    def training(self) -> Path:
+        return self.folder / "training"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.folder / "evaluation"
+
+    def write_study(self) -> None:
+        """Keep the study in the folder, with every default spelled out."""
+        content = yaml.safe_dump(self.study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        artefact.write_text(self.folder / "study.yaml", content)
+
+    def path(self, part: str) -> Path:
+        """The file of a trained part."""
+        return self.folder / f"{part}.safetensors"
+
+    def store(self) -> Store:
+        """The run's samples."""
+        store = Store(self.folder / "store")
+        store.require(self.study)
+        return store
+
+    def build(self, part: str) -> nn.Module:
+        """A part with fresh weights, drawn from the seed of its section in the study."""
+        study = self.study
+        structures = len(study.structures)
+        if part in ("segmentor", "judge"):
+            spec = getattr(study, part)
+            torch.manual_seed(spec.seed)
+            return Segmentor(spec, study.image, structures)
+        if part == "regressor":
+            torch.manual_seed(study.regressor.seed)
+            return Regressor(study.regressor, study.image, structures)
+        if part == "scm":
+            torch.manual_seed(study.scm.seed)
+            return StructuralCausalModel(study.variables, study.scm)
+        if part == "hvae" or part.startswith("cft-"):
+            torch.manual_seed(study.hvae.seed)
+            return HVAE(study.hvae, study.image, study.variables)
+        raise RunError(f"{part!r} is not a part of a run")
+
+    def load(self, part: str, device: torch.device | str = "cpu") -> Any:
+        """A trained part, frozen, on ``device``.
+
+        Raises:
+            RunError: it is not trained yet, or is damaged.
+        """
+        module = self.build(part)
+        artefact.load(self.path(part), module)
+        module.to(device)
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return freeze(module)
+
+    def methods(self) -> dict[str, str]:
+        """Method (none, regressor, segmentor) -> the part that is its image mechanism, as far as trained."""
+        parts = {"none": "hvae"} | {guide: f"cft-{guide}" for guide in self.study.finetune.guides}
+        return {method: part for method, part in parts.items() if self.path(part).is_file()}
+
+    def model(self, method: str, device: torch.device | str = "cpu") -> CounterfactualModel:
+        """The whole model with the image mechanism of ``method``.
+
+        Raises:
+            RunError: that method is not trained in this run.
+        """
+        methods = self.methods()
+        if method not in methods:
+            raise RunError(f"{self.folder}: method {method!r} is not trained here, only {', '.join(methods)}")
+        return CounterfactualModel(self.load("scm", device), self.load(methods[method], device))

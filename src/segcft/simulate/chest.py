@@ -1,0 +1,232 @@
+"""A chest radiograph simulator: a known structural causal model with exact masks and true counterfactuals.
+
+Graph: sex and age cause the areas of left lung, right lung and heart; all five cause the image. Every number
+that is not a variable is exogenous noise of the *person*, an integer, drawn from a random stream of its own, so a
+counterfactual is the same person drawn again with other attributes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import betaincinv, ndtr, ndtri
+
+from segcft.errors import InterventionError
+from segcft.simulate.anatomy import MIDLINE, UsualAreas, draw_anatomy
+from segcft.simulate.radiograph import (
+    Body,
+    Bones,
+    Breasts,
+    Exposure,
+    Framing,
+    Pose,
+    Stomach,
+    Tissue,
+    octaves,
+    organ_profile,
+    vessels,
+)
+from segcft.simulate.raster import Floats, Grid, blur, coverage, smooth_noise
+
+Attributes = dict[str, float | str]
+Bytes = NDArray[np.uint8]
+
+
+class UndrawableError(InterventionError, ValueError):
+    """An attribute that the simulator cannot draw; the message names the variable."""
+
+
+class Noise(IntEnum):
+    """One random stream a purpose. Append only: a person's noise must not change when another is added."""
+
+    SEX = 0
+    AGE = 1
+    LEFT_LUNG = 2
+    RIGHT_LUNG = 3
+    HEART = 4
+    ANATOMY = 5
+    POSE = 6
+    BODY = 7
+    BONES = 8
+    BREASTS = 9
+    STOMACH = 10
+    VESSELS = 11
+    TISSUE = 12
+    TEXTURE = 13
+    EXPOSURE = 14
+    FRAMING = 15
+    GRAIN = 16
+
+    def stream(self, person: int) -> np.random.Generator:
+        """Philox is keyed, so streams of different persons and purposes are independent."""
+        return np.random.Generator(np.random.Philox(key=person + (int(self) << 64)))
+
+
+@dataclass(frozen=True)
+class AreaMechanism:
+    """area = mean * (1 + spread * (male * m + ageing * a + residual * u)), a share of the unit frame.
+
+    m is +1 for men and -1 for women. a = tanh((age - 55) / 20) / 0.59 has about unit variance and levels off at
+    both ends of adult life. u is a standard normal cut off at +-``CUT`` and scaled back to unit variance.
+    Monotone in u, hence invertible.
+    """
+
+    mean: float
+    spread: float
+    male: float
+    ageing: float
+    noise: Noise
+
+    def area(self, sex: str, age: float, person: int) -> float:
+        m = 1.0 if sex == "M" else -1.0
+        a = math.tanh((age - 55) / 20) / 0.59
+        residual = math.sqrt(1 - self.male**2 - self.ageing**2)
+        deviation = (
+            self.male * m + self.ageing * a + residual * _cut_normal(self.noise.stream(person).random())
+        )
+        return self.mean * (1 + self.spread * deviation)
+
+
+CUT = 1.1
+_CUT_SPREAD = math.sqrt(1 - 2 * CUT * math.exp(-(CUT**2) / 2) / math.sqrt(2 * math.pi) / (2 * ndtr(CUT) - 1))
+
+
+def _cut_normal(uniform: float) -> float:
+    low = ndtr(-CUT)
+    return float(ndtri(low + uniform * (1 - 2 * low))) / _CUT_SPREAD
+
+
+_USUAL = UsualAreas()
+MECHANISMS = {
+    "left_lung_area": AreaMechanism(_USUAL.left_lung, 0.20, 0.50, -0.30, Noise.LEFT_LUNG),
+    "right_lung_area": AreaMechanism(_USUAL.right_lung, 0.165, 0.50, -0.30, Noise.RIGHT_LUNG),
+    "heart_area": AreaMechanism(_USUAL.heart, 0.15, 0.35, 0.18, Noise.HEART),
+}
+AGES = (18.0, 100.0)  # years that can be drawn; people are 20 to 90
+
+
+class ChestSimulator:
+    """Draws people on a grid of ``size`` = (height, width) pixels.
+
+    Areas are in the unit of ``pixel_area``, the area of one pixel. On grids that are not square the chest fills the
+    largest centred square.
+
+    >>> simulator = ChestSimulator((64, 64))
+    >>> person = simulator.attributes(7)
+    >>> image, masks = simulator.render(7, person)
+    >>> larger, image_cf, masks_cf = simulator.counterfactual(7, {"heart_area": 1.2 * person["heart_area"]})
+    """
+
+    variables = ("sex", "age", "left_lung_area", "right_lung_area", "heart_area")
+    structures = ("left_lung", "right_lung", "heart")
+
+    def __init__(self, size: tuple[int, int], pixel_area: float = 1.0) -> None:
+        self.grid = Grid(*size)
+        self.frame_area = self.grid.side**2 * pixel_area
+
+    def attributes(self, person: int, do: Mapping[str, float | str] | None = None) -> Attributes:
+        """The person's variables under ``do``: it replaces mechanisms and so moves their descendants alone."""
+        do = dict(do or {})
+        for name in do:
+            if name not in self.variables:
+                raise UndrawableError(f"{name}: not a variable ({', '.join(self.variables)})")
+        values: Attributes = {}
+        values["sex"] = do["sex"] if "sex" in do else "FM"[Noise.SEX.stream(person).random() < 0.5]
+        values["age"] = do["age"] if "age" in do else self._age(person)
+        sex, age = _check_sex(values["sex"]), _check_age(values["age"])
+        for name, mechanism in MECHANISMS.items():
+            values[name] = do[name] if name in do else mechanism.area(sex, age, person) * self.frame_area
+        return {name: value if name == "sex" else float(value) for name, value in values.items()}
+
+    def render(self, person: int, attributes: Mapping[str, float | str]) -> tuple[Bytes, Bytes]:
+        """The radiograph (H, W) and the structures' coverage (3, H, W), 255 where a pixel is wholly inside."""
+        sex, age = _check_sex(attributes["sex"]), _check_age(attributes["age"])
+        pose = Pose.draw(Noise.POSE.stream(person))
+        covers = self._covers(person, attributes, pose)
+        image = self._image(person, sex, age, pose, covers)
+        return np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8), np.rint(255 * covers).astype(np.uint8)
+
+    def counterfactual(self, person: int, do: Mapping[str, float | str]) -> tuple[Attributes, Bytes, Bytes]:
+        """What would have been under ``do``: same person, same noise. Attributes, image and masks."""
+        attributes = self.attributes(person, do)
+        return (attributes, *self.render(person, attributes))
+
+    @staticmethod
+    def _age(person: int) -> float:
+        return 20 + 70 * float(betaincinv(2.6, 2.2, Noise.AGE.stream(person).random()))
+
+    def _covers(self, person: int, attributes: Mapping[str, float | str], pose: Pose) -> Floats:
+        anatomy = draw_anatomy(Noise.ANATOMY.stream(person))
+        covers = []
+        for structure in self.structures:
+            name = f"{structure}_area"
+            share = _check_number(name, attributes[name]) / self.frame_area
+            if share <= 0:
+                raise UndrawableError(f"{name}: an area must be positive, not {attributes[name]}")
+            try:
+                outline = pose.to_frame(getattr(anatomy, structure).outline(share / pose.scale**2))
+            except ValueError as error:
+                raise UndrawableError(f"{name}: {attributes[name]:.6g} is {error}") from None
+            if outline.min() < 0 or outline.max() > 1:
+                raise UndrawableError(f"{name}: {attributes[name]:.6g} is too large for the thorax")
+            covers.append(coverage(outline, self.grid))
+        return np.stack(covers).astype(np.float32)
+
+    def _image(self, person: int, sex: str, age: float, pose: Pose, covers: Floats) -> Floats:
+        """Grey values (H, W) in [0, 1]."""
+        grid = self.grid
+        x, y = pose.body_coordinates(grid)
+        texture = Noise.TEXTURE.stream(person)
+        wobble, muscle = smooth_noise(texture, 5, grid), octaves(texture, grid, (3, 7, 15), 0.6)
+        parenchyma = octaves(texture, grid, (9, 18, 36, 72, 144), 0.85)
+        tissue = Tissue.draw(Noise.TISSUE.stream(person))
+
+        body = Body.draw(Noise.BODY.stream(person)).attenuation(x, y, age) * (1 + 0.04 * muscle)
+        left, right, heart = covers
+        gas_free = (1 - left) * (1 - right) * (1 - heart)
+        body = body + Stomach.draw(Noise.STOMACH.stream(person)).attenuation(x, y) * gas_free
+
+        aerated = tissue.lung + tissue.base * (y - 0.45) + 0.5 * tissue.lung_texture * parenchyma
+        medial = tissue.medial * np.exp(-(((np.abs(x - MIDLINE) - 0.05) / 0.12) ** 2))
+        hilum = tissue.hilum * np.exp(
+            -(((np.abs(x - MIDLINE) - 0.09) / 0.035) ** 2) - ((y - 0.42) / 0.07) ** 2
+        )
+        aerated = aerated + medial + hilum + vessels(Noise.VESSELS.stream(person), pose, grid)
+        heart_depth = organ_profile(heart, grid, 0.2)
+        air = organ_profile(np.maximum(left, right), grid, 0.55)
+        # Against the lung the heart's border is sharp; within the mediastinum it is all but lost.
+        air = air * (1 - (1 - tissue.retrocardiac) * (0.5 * heart + 0.5 * heart_depth))
+        attenuation = body + air * (aerated - body) + tissue.heart * heart_depth
+
+        attenuation = attenuation + Bones.draw(Noise.BONES.stream(person)).attenuation(x, y, age, wobble)
+        if sex == "F":
+            attenuation = attenuation + Breasts.draw(Noise.BREASTS.stream(person)).attenuation(x, y)
+        exposure = Exposure.draw(Noise.EXPOSURE.stream(person))
+        image = exposure.develop(blur(attenuation, exposure.blur, grid), *grid.centres())
+        grain = Noise.GRAIN.stream(person).standard_normal(image.shape, dtype=np.float32)
+        image = image + np.float32(exposure.noise * grid.side / 256) * grain
+        return Framing.draw(Noise.FRAMING.stream(person)).apply(image, grid)
+
+
+def _check_sex(value: float | str) -> str:
+    if value not in ("F", "M"):
+        raise UndrawableError(f"sex: must be 'F' or 'M', not {value!r}")
+    return str(value)
+
+
+def _check_age(value: float | str) -> float:
+    age = _check_number("age", value)
+    if not AGES[0] <= age <= AGES[1]:
+        raise UndrawableError(f"age: must be {AGES[0]:g} to {AGES[1]:g} years, not {age:g}")
+    return age
+
+
+def _check_number(name: str, value: float | str) -> float:
+    if isinstance(value, str) or not math.isfinite(value):
+        raise UndrawableError(f"{name}: must be a finite number, not {value!r}")
+    return float(value)

@@ -1,0 +1,216 @@
+"""The training loop of every stage, from the first step to the last, resumable at every checkpoint.
+
+An :class:`Objective` says what is minimised; :func:`train` does the rest, through Lightning Fabric, so that
+another device, several of them or several nodes are one option. Every step is a function of (seed, step) and of
+the weights, so a resumed run repeats what the uninterrupted one would have done.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from segcft import artefact
+from segcft.data.batches import Batch, Batches
+from segcft.errors import SegcftError
+from segcft.progress import Progress
+from segcft.study import Training
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+
+class Objective(nn.Module):
+    """What one stage minimises. ``network`` is the module whose weights are kept."""
+
+    network: nn.Module
+
+    def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch, and figures to log."""
+        raise NotImplementedError
+
+    def parameter_groups(self, spec: Training) -> list[dict[str, Any]]:
+        """Groups for AdamW. ``scheduled: False`` holds a group's learning rate constant."""
+        return [
+            {"params": [p for p in self.network.parameters() if p.requires_grad], "lr": spec.learning_rate}
+        ]
+
+    def after_step(self) -> None:
+        """Called after every step of the optimiser, to project parameters."""
+
+
+class MovingAverage:
+    """Exponential moving average of a network's weights; it starts fast so that early weights are forgotten."""
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.network, self.decay, self.updates = network, decay, 0
+        self.weights = {name: value.detach().clone() for name, value in network.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        self.updates += 1
+        decay = min(self.decay, self.updates / (self.updates + 10))
+        for name, value in self.network.state_dict().items():
+            if value.is_floating_point():
+                self.weights[name].lerp_(value, 1 - decay)
+            else:
+                self.weights[name].copy_(value)
+
+    def apply(self) -> None:
+        """Give the network its averaged weights."""
+        self.network.load_state_dict(self.weights)
+
+
+def make_fabric(device: str = "auto", devices: int = 1, nodes: int = 1) -> Fabric:
+    """The hardware of a run: ``device`` is auto, cpu, cuda or mps; ``devices`` on each of ``nodes``.
+
+    Raises:
+        SegcftError: the machine has no such device.
+    """
+    from lightning.fabric import Fabric
+
+    try:
+        fabric = Fabric(accelerator=device, devices=devices, num_nodes=nodes)
+        fabric.launch()
+    except Exception as error:  # Lightning raises several kinds for hardware that is not there
+        raise SegcftError(f"--device {device} --devices {devices}: {error}") from error
+    return fabric
+
+
+def learning_rate(spec: Training, step: int) -> float:
+    """The share of the full learning rate at ``step``: linear warm-up, then a cosine to the final share."""
+    if step < spec.warmup_steps:
+        return (step + 1) / (spec.warmup_steps + 1)
+    done = (step - spec.warmup_steps) / max(1, spec.steps - spec.warmup_steps)
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    return spec.final_learning_rate + (1 - spec.final_learning_rate) * cosine
+
+
+def train(
+    objective: Objective,
+    batches: Batches,
+    spec: Training,
+    fabric: Fabric,
+    *,
+    folder: Path,
+    name: str,
+    key: str,
+    progress: Progress | None = None,
+) -> dict[str, float]:
+    """Minimise ``objective`` for ``spec.steps`` steps and leave the (averaged) weights in ``objective.network``.
+
+    Checkpoints go to ``folder/name.checkpoint`` every ``spec.checkpoint_steps`` steps and figures to
+    ``folder/name.jsonl``. A checkpoint made from the same ``key`` is continued.
+
+    Returns:
+        the last figures, their mean over the last tenth of the steps.
+
+    Raises:
+        SegcftError: the loss is not finite for a whole checkpoint interval.
+    """
+    checkpoint, log = folder / f"{name}.checkpoint", folder / f"{name}.jsonl"
+    objective.to(memory_format=torch.channels_last)
+    optimizer: Any = torch.optim.AdamW(
+        objective.parameter_groups(spec), weight_decay=spec.weight_decay, betas=spec.betas
+    )
+    rates = [(group["lr"], group.get("scheduled", True)) for group in optimizer.param_groups]
+    model: Any
+    model, optimizer = fabric.setup(objective, optimizer)
+    objective.train()
+    average = MovingAverage(objective.network, spec.ema) if spec.ema else None
+    start, skipped = 0, 0
+
+    state = artefact.load_checkpoint(checkpoint, key)
+    if state is not None:
+        start, skipped = state["step"], state["skipped"]
+        objective.load_state_dict(state["objective"])
+        optimizer.load_state_dict(state["optimizer"])
+        if average is not None:
+            average.updates = state["updates"]
+            average.weights = {k: v.to(fabric.device) for k, v in state["average"].items()}
+    history = _keep_history(log, start)
+
+    refused = 0
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    with (progress or Progress()).task(f"training {name}", spec.steps, start) as task, log.open("a") as lines:
+        for step, batch in enumerate(batches.from_step(start, spec.steps), start):
+            torch.manual_seed(_step_seed(spec.seed, step, fabric.global_rank))
+            share = learning_rate(spec, step)
+            for group, (rate, scheduled) in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * share if scheduled else rate
+            batch = {field: value.to(fabric.device, non_blocking=True) for field, value in batch.items()}
+            with torch.autocast(fabric.device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
+                loss, figures = model(batch, step)
+            fabric.backward(loss)
+            norm = float(nn.utils.clip_grad_norm_(parameters, spec.gradient_clip or math.inf))
+            if math.isfinite(norm) and (spec.gradient_skip is None or norm < spec.gradient_skip):
+                optimizer.step()
+                objective.after_step()
+                if average is not None:
+                    average.update()
+                refused = 0
+            else:  # a spike: better no step than one that undoes a thousand
+                skipped, refused = skipped + 1, refused + 1
+                if refused >= spec.checkpoint_steps:
+                    raise SegcftError(
+                        f"{name}: {refused} steps in a row had a gradient norm that is not finite or over "
+                        f"gradient_skip ({norm:g} last); lower the learning rate or raise gradient_skip"
+                    )
+            optimizer.zero_grad(set_to_none=True)
+
+            row = {"step": step + 1, "loss": float(loss.detach()), "gradient_norm": norm, "skipped": skipped}
+            row |= {figure: float(value.detach()) for figure, value in figures.items()}
+            history.append(row)
+            if fabric.is_global_zero:
+                lines.write(json.dumps(row) + "\n")
+            task.advance(note=f"loss {row['loss']:.4f}")
+            if (step + 1) % spec.checkpoint_steps == 0 and step + 1 < spec.steps and fabric.is_global_zero:
+                lines.flush()
+                averaged = {} if average is None else {"average": average.weights, "updates": average.updates}
+                artefact.save_checkpoint(
+                    checkpoint,
+                    {
+                        "key": key,
+                        "step": step + 1,
+                        "skipped": skipped,
+                        "objective": objective.state_dict(),
+                        "optimizer": optimizer.state_dict(),
+                        **averaged,
+                    },
+                )
+    if average is not None:
+        average.apply()
+    objective.eval()
+    return _mean_of_tail(history, spec.steps)
+
+
+def freeze(module: nn.Module) -> nn.Module:
+    """Evaluation mode and no gradients of its own; gradients still flow through it to its input."""
+    return module.eval().requires_grad_(False)
+
+
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    """One stream a step and rank; the multipliers keep neighbouring triples apart."""
+    return (seed * 1_000_003 + step) * 1_009 + rank
+
+
+def _keep_history(log: Path, steps: int) -> list[dict[str, float]]:
+    """The first ``steps`` rows of an interrupted log; what came after the checkpoint is dropped from the file."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, float]] = []
+    if steps and log.is_file():
+        lines: Iterable[str] = log.read_text().splitlines()[:steps]
+        rows = [json.loads(line) for line in lines]
+    artefact.write_text(log, "".join(json.dumps(row) + "\n" for row in rows))
+    return rows
+
+
+def _mean_of_tail(history: list[dict[str, float]], steps: int) -> dict[str, float]:
+    tail = history[-max(1, steps // 10) :]
+    return {figure: sum(row[figure] for row in tail) / len(tail) for figure in tail[-1] if figure != "step"}
