@@ -126,9 +126,7 @@ class CounterfactualObjective(Objective):
 
 
 @torch.no_grad()
-def constraint_level(
-    network: HVAE, study: Study, batches: Batches, device: torch.device, steps: int
-) -> float:
+def constraint_level(network: HVAE, study: Study, batches: Batches, device: torch.device) -> float:
     """The pre-trained model's negative ELBO on training data, nats per pixel: averaged over batches."""
     samples = Samples(study, Augmenter(study.finetune.augment))
     total, steps = 0.0, study.finetune.bound_batches

@@ -134,7 +134,7 @@ def train(
         if average is not None:
             average.updates = state["updates"]
             average.weights = {k: v.to(fabric.device) for k, v in state["average"].items()}
-    history = _keep_history(log, start)
+    history = _keep_history(log, start, write=fabric.is_global_zero)
 
     refused = 0
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -200,14 +200,15 @@ def _step_seed(seed: int, step: int, rank: int) -> int:
     return (seed * 1_000_003 + step) * 1_009 + rank
 
 
-def _keep_history(log: Path, steps: int) -> list[dict[str, float]]:
+def _keep_history(log: Path, steps: int, write: bool) -> list[dict[str, float]]:
     """The first ``steps`` rows of an interrupted log; what came after the checkpoint is dropped from the file."""
     log.parent.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, float]] = []
     if steps and log.is_file():
         lines: Iterable[str] = log.read_text().splitlines()[:steps]
         rows = [json.loads(line) for line in lines]
-    artefact.write_text(log, "".join(json.dumps(row) + "\n" for row in rows))
+    if write:
+        artefact.write_text(log, "".join(json.dumps(row) + "\n" for row in rows))
     return rows
 
 

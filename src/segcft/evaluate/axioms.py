@@ -27,13 +27,6 @@ def null_intervention(model: CounterfactualModel, image: Tensor, values: Tensor)
 
 
 @torch.no_grad()
-def reconstruction(model: CounterfactualModel, image: Tensor, values: Tensor) -> Tensor:
-    """The image as the latents alone give it, without the pixel noise: how much of it the model explains."""
-    noise = model.hvae.abduct(image, values, sample=False)
-    return model.hvae.decode(noise, values).loc.clamp(-1, 1)
-
-
-@torch.no_grad()
 def undo(model: CounterfactualModel, changed: Tensor, after: Tensor, before: Tensor) -> Tensor:
     """From the counterfactual image and values ``after`` back to the values ``before``, all abducted anew."""
     return image_counterfactual(model.hvae, changed, after, before, sample=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,19 +12,18 @@ import torch
 from torch import Tensor
 
 from segcft.artefact import write_text
-from segcft.counterfactual import CounterfactualModel, image_counterfactual
-from segcft.data.batches import sequential
+from segcft.counterfactual import CounterfactualModel
 from segcft.data.store import Store
-from segcft.errors import DataError
 from segcft.evaluate import names
-from segcft.evaluate.axioms import GREY_LEVELS, grey_difference, null_intervention, reconstruction, undo
+from segcft.evaluate.abduction import Abduction
+from segcft.evaluate.axioms import GREY_LEVELS, grey_difference, null_intervention, undo
+from segcft.evaluate.cohort import Cohort, People
 from segcft.evaluate.effectiveness import area_error, from_marginal, overlap, saved
 from segcft.evaluate.locality import changed_region, dilate, mean_inside, radius, share_inside
 from segcft.evaluate.scores import Row, Scores
 from segcft.evaluate.table import render_table
 from segcft.evaluate.truth import Drawn, Truth
 from segcft.guides.segmentor import Segmentor
-from segcft.images.likelihood import to_unit
 from segcft.progress import Progress
 from segcft.study import Study
 
@@ -75,162 +74,125 @@ def evaluate(
     return rows
 
 
-@dataclass(frozen=True)
-class Cohort:
-    """The people that methods are compared on: ``rows`` of the store, ascending, and where to compute."""
-
-    study: Study
-    store: Store
-    rows: np.ndarray
-    device: torch.device
-
-    @classmethod
-    def choose(cls, study: Study, store: Store, indices: np.ndarray, device: torch.device) -> Cohort:
-        """All of ``indices``, or ``study.evaluation.people`` of them at random."""
-        spec = study.evaluation
-        if len(indices) == 0:
-            raise DataError(f"{store.folder}: no complete sample to evaluate on")
-        rows = np.random.default_rng(spec.seed).permutation(indices)[: spec.people]
-        return cls(study, store, np.sort(rows), device)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def values(self) -> Tensor:
-        """Everybody's values, (N, V)."""
-        return torch.from_numpy(self.store.values()[self.rows]).to(self.device)
-
-    def batches(self) -> Iterator[tuple[slice, Tensor, Tensor, Tensor, Tensor]]:
-        """Everybody once, in order: place among the people, image (B, C, H, W) in [-1, 1], masks (B, S, H, W)
-        in 0..1, values (B, V) and row of the store (B,)."""
-        start = 0
-        for batch in sequential(self.store, self.rows, self.study.evaluation.batch_size):
-            batch = {field: value.to(self.device) for field, value in batch.items()}
-            stop = start + len(batch["index"])
-            image, mask = to_unit(batch["image"]), batch["mask"].float() / 255
-            yield slice(start, stop), image, mask, batch["values"], batch["index"]
-            start = stop
-
-
 @torch.no_grad()
 def judge_models(
     cohort: Cohort, models: Mapping[str, CounterfactualModel], judge: Segmentor, progress: Progress
 ) -> list[Row]:
     """The rows of the table; see :func:`evaluate`."""
-    study, scores, values = cohort.study, Scores(), cohort.values
-    spec, variables = study.evaluation, list(study.variables)
-    interventions = spec.interventions or study.areas
-    truth = Truth.of(study, cohort.store)
+    scores, spec = Scores(), cohort.study.evaluation
+    interventions = spec.interventions or cohort.study.areas
+    wanted = {v: from_marginal(cohort.values, spec.seed, cohort.column(v)) for v in interventions}
+    truth = Truth.of(cohort.study, cohort.store)
     scm = next(iter(models.values())).scm
     # Categorical noise is abducted by sampling; the generator makes it the same every time.
     generator = torch.Generator(cohort.device).manual_seed(spec.seed)
-    with progress.task("Judging counterfactuals", len(cohort) * (1 + len(interventions))) as task:
-        for _, image, mask, before, _ in cohort.batches():
-            _score_factual(scores, study, models, judge, image, mask, before)
-            task.advance(len(image))
-        for variable in interventions:
-            wanted = from_marginal(values, spec.seed, variables.index(variable))
-            for place, image, mask, before, index in cohort.batches():
-                do = scm.intervention(len(before), **{variable: wanted[place]})
-                after = scm.counterfactual(before, do, generator)
-                drawn = truth.counterfactuals(index, variable, wanted[place]) if truth else None
-                question = Question(study, variable, image, mask, before, after, drawn)
-                question.score(scores, models, judge)
-                task.advance(len(image))
+    with progress.task("Judging counterfactuals", len(cohort)) as task:
+        for people in cohort.batches():
+            # One abduction serves all interventions.
+            abductions = {
+                m: Abduction(model.hvae, people.image, people.values) for m, model in models.items()
+            }
+            score_factual(scores, cohort, people, models, abductions, judge)
+            for variable in interventions:
+                value = wanted[variable][people.places]
+                after = scm.counterfactual(
+                    people.values, scm.intervention(len(value), **{variable: value}), generator
+                )
+                drawn = truth.counterfactuals(people.rows, variable, value) if truth else None
+                question = Question(cohort, people, variable, after, drawn)
+                question.score(scores, models, abductions, judge)
+            task.advance(len(people.image))
     patients = cohort.store.table["patient"].iloc[cohort.rows].astype(str).tolist()
     return scores.rows(patients, spec.bootstrap, spec.seed)
 
 
-def _score_factual(
+def score_factual(
     scores: Scores,
-    study: Study,
+    cohort: Cohort,
+    people: People,
     models: Mapping[str, CounterfactualModel],
+    abductions: Mapping[str, Abduction],
     judge: Segmentor,
-    image: Tensor,
-    mask: Tensor,
-    values: Tensor,
 ) -> None:
     """What needs no intervention: the judge's reading error, and whether the image stays as it is."""
-    true = values[:, _area_columns(study)]
-    error = area_error(judge.areas(image), true, study.evaluation.metric)
-    dice = overlap(judge, image, mask)
-    for s, structure in enumerate(study.structures):
-        scores.add(names.JUDGE, study.evaluation.metric, error[:, s], structure=structure)
+    metric = cohort.study.evaluation.metric
+    error = area_error(judge.areas(people.image), people.values[:, cohort.area_columns], metric)
+    dice = overlap(judge, people.image, people.mask)
+    for s, structure in enumerate(cohort.study.structures):
+        scores.add(names.JUDGE, metric, error[:, s], structure=structure)
         scores.add(names.JUDGE, names.DICE, dice[:, s], structure=structure)
     for method, model in models.items():
-        null = null_intervention(model, image, values)
-        largest = (null - image).abs().amax(dim=(1, 2, 3)) * GREY_LEVELS
-        rebuilt = reconstruction(model, image, values)
-        scores.add(method, names.COMPOSITION, grey_difference(null, image))
+        null = null_intervention(model, people.image, people.values)
+        largest = (null - people.image).abs().amax(dim=(1, 2, 3)) * GREY_LEVELS
+        scores.add(method, names.COMPOSITION, grey_difference(null, people.image))
         scores.add(method, names.COMPOSITION_MAX, largest)
-        scores.add(method, names.RECONSTRUCTION, grey_difference(rebuilt, image))
+        rebuilt = abductions[method].reconstruction
+        scores.add(method, names.RECONSTRUCTION, grey_difference(rebuilt, people.image))
 
 
 @dataclass(frozen=True)
 class Question:
     """One intervention on a batch of B people, to be answered by every method.
 
-    ``variable`` is intervened on; values go from ``before`` to ``after``, (B, V). ``drawn`` is the truth.
+    ``variable`` is intervened on, which makes the people's values ``after`` (B, V). ``drawn`` is the truth.
     """
 
-    study: Study
+    cohort: Cohort
+    people: People
     variable: str
-    image: Tensor
-    mask: Tensor
-    before: Tensor
     after: Tensor
     drawn: Drawn | None
 
-    def score(self, scores: Scores, models: Mapping[str, CounterfactualModel], judge: Segmentor) -> None:
+    def score(
+        self,
+        scores: Scores,
+        models: Mapping[str, CounterfactualModel],
+        abductions: Mapping[str, Abduction],
+        judge: Segmentor,
+    ) -> None:
         """Add every method's results, and those of the references."""
-        self._score_image(scores, names.NO_CHANGE, self.image, judge)
+        image, before = self.people.image, self.people.values
+        self._score_image(scores, names.NO_CHANGE, image, judge)
         for method, model in models.items():
-            changed = image_counterfactual(model.hvae, self.image, self.before, self.after, sample=False)
+            changed = abductions[method].counterfactual(self.after)
             self._score_image(scores, method, saved(changed), judge)
-            back = undo(model, changed, self.after, self.before)
-            error = grey_difference(back, self.image)
+            error = grey_difference(undo(model, changed, self.after, before), image)
             scores.add(method, names.REVERSIBILITY, error, intervention=self.variable)
         if self.drawn:
             self._score_image(scores, names.TRUTH, self.drawn.image, judge)
 
     def _score_image(self, scores: Scores, method: str, changed: Tensor, judge: Segmentor) -> None:
         """Results of one answer, the image ``changed`` (B, C, H, W), as it would be saved."""
+        study = self.cohort.study
         masks = judge.masks(changed)
         read = masks.sum(dim=(2, 3)) * judge.pixel_area
-        metric = self.study.evaluation.metric
-        error = area_error(read, self.after[:, _area_columns(self.study)], metric)
-        for s, (structure, target) in enumerate(zip(self.study.structures, self.study.areas, strict=True)):
+        error = area_error(read, self.after[:, self.cohort.area_columns], study.evaluation.metric)
+        for s, (structure, target) in enumerate(zip(study.structures, study.areas, strict=True)):
             scores.add(
                 method,
-                metric,
+                study.evaluation.metric,
                 error[:, s],
                 intervention=self.variable,
                 structure=structure,
                 intervened=target == self.variable,
             )
-        if method != names.NO_CHANGE and self.variable in self.study.areas:
+        if method != names.NO_CHANGE and self.variable in study.areas:
             inside = self._locality(changed, masks)
             scores.add(method, names.LOCALITY, inside, intervention=self.variable)
         if method != names.TRUTH and self.drawn:
             miss = (changed - self.drawn.image) * GREY_LEVELS
-            region = changed_region(self.mask > 0.5, self.drawn.mask > 0.5, self._radius)
+            region = changed_region(self.people.mask > 0.5, self.drawn.mask > 0.5, self._radius)
             near, whole = mean_inside(miss, region), miss.abs().mean(dim=(1, 2, 3))
             scores.add(method, names.TRUE_ERROR, near, intervention=self.variable)
             scores.add(method, names.TRUE_ERROR_WHOLE, whole, intervention=self.variable)
 
     def _locality(self, changed: Tensor, masks: Tensor) -> Tensor:
         """Share of the change within the target, where it was or is now, and its surroundings, (B,)."""
-        target = self.study.areas.index(self.variable)
+        target = self.cohort.study.areas.index(self.variable)
         now = self.drawn.mask if self.drawn else masks
-        region = (self.mask[:, target] > 0.5) | (now[:, target] > 0.5)
-        return share_inside(changed - self.image, dilate(region, self._radius))
+        region = (self.people.mask[:, target] > 0.5) | (now[:, target] > 0.5)
+        return share_inside(changed - self.people.image, dilate(region, self._radius))
 
     @property
     def _radius(self) -> int:
-        return radius(self.study.evaluation.dilation, self.study.image.size)
-
-
-def _area_columns(study: Study) -> list[int]:
-    """Columns of the values that are areas, in the order of the structures."""
-    return [list(study.variables).index(variable) for variable in study.areas]
+        return radius(self.cohort.study.evaluation.dilation, self.cohort.study.image.size)

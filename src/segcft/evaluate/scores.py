@@ -42,7 +42,7 @@ class Scores:
     ) -> None:
         """Results of one batch, (B,); NaN where a sample does not count."""
         key = Key(method, intervention, structure, metric, intervened)
-        self._parts.setdefault(key, []).append(values.detach().double().cpu().numpy())
+        self._parts.setdefault(key, []).append(values.detach().cpu().double().numpy())
 
     def rows(self, patients: Sequence[str], draws: int, seed: int) -> list[Row]:
         """A row a key: the mean over samples with its 95 % bootstrap interval over patients.

@@ -9,7 +9,7 @@ from segcft.evaluate.names import method_name, plain
 from segcft.evaluate.scores import Row
 from segcft.study import SimulatedData, Study
 
-FEW = 30  # people below whom intervals are too wide, and too narrow for what they claim
+FEW = 30  # samples below which the table warns of its intervals
 
 Find = Callable[..., Row | None]
 
@@ -66,6 +66,10 @@ The other structures should keep their areas, or follow their causes.
         "segmentor": "fine-tuned to show the areas that a segmentor's masks sum to.",
         names.TRUTH: "the simulator's own counterfactual, which no method can be expected to beat.",
     }
+    if not set(interventions) <= set(study.areas):
+        explained[names.TRUTH] = (
+            "the simulator's own counterfactual, by its causal model and not the learnt one."
+        )
     lines = [f"- {method_name(m)}: {explained[m]}" for m in methods if m in explained]
     return "\n".join([text, *lines])
 
@@ -129,7 +133,7 @@ def _soundness(find: Find, study: Study, methods: list[str], interventions: list
 
 
 def _metric_name(study: Study) -> str:
-    return {"mape": "mean absolute error", "mae": "mean absolute error"}[study.evaluation.metric]
+    return f"mean absolute error ({study.evaluation.metric.upper()})"
 
 
 def _finder(rows: Iterable[Row]) -> Find:

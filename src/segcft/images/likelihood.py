@@ -45,7 +45,7 @@ class DiscretisedGaussian(NamedTuple):
         density = -0.5 * (centred * centred + math.log(2 * math.pi)) + torch.log(2 * half)
         # Below float32's resolution the mass is the density times the width; the cdf would give log(0).
         inner = torch.where(mass > 1e-5, torch.log(mass.clamp(min=1e-5)), density)
-        return torch.where(lowest | highest, torch.special.log_ndtr(tail), inner)
+        return torch.where(lowest | highest, _log_ndtr(tail), inner)
 
     def residual(self, x: Tensor) -> Tensor:
         """Abduction of the pixel noise: u = (x - loc) / scale."""
@@ -59,3 +59,10 @@ class DiscretisedGaussian(NamedTuple):
         """Split along the batch, e.g. into factual and counterfactual."""
         pairs = zip(self.loc.chunk(parts), self.log_scale.chunk(parts), strict=True)
         return [DiscretisedGaussian(loc, log_scale) for loc, log_scale in pairs]
+
+
+def _log_ndtr(x: Tensor) -> Tensor:
+    """log of the standard normal cdf. Far out, where the slope of torch's own is noise, by its asymptote."""
+    far = x.clamp(max=-30)
+    asymptote = -0.5 * (far * far + math.log(2 * math.pi)) - torch.log(-far)
+    return torch.where(x < -30, asymptote, torch.special.log_ndtr(x.clamp(min=-30)))

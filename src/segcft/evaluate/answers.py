@@ -1,0 +1,118 @@
+"""The counterfactuals that figures show: a few people, and changes of one structure's area."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segcft.counterfactual import CounterfactualModel
+from segcft.evaluate import names
+from segcft.evaluate.abduction import Abduction
+from segcft.evaluate.cohort import Cohort, People
+from segcft.evaluate.effectiveness import Judge, saved
+from segcft.evaluate.truth import Truth
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Counterfactuals of K people under M changes of one structure's area, by every method in turn.
+
+    ``people`` are as they are; ``images[method]`` (K, M, C, H, W) are in [-1, 1]; ``asked`` (K, M) are the
+    areas asked for. A true counterfactual that cannot be drawn is NaN.
+    """
+
+    structure: str
+    people: People
+    asked: Tensor
+    images: dict[str, Tensor]
+
+
+class Inquiry:
+    """Asks every model for relative changes of a structure's area.
+
+    Args:
+        cohort: who may be asked about.
+        models: method -> model.
+        judge: reads areas.
+        training_values: (N, V); no area beyond their range is asked for where it can be avoided.
+    """
+
+    def __init__(
+        self,
+        cohort: Cohort,
+        models: Mapping[str, CounterfactualModel],
+        judge: Judge,
+        training_values: Tensor,
+    ) -> None:
+        self.cohort, self.models, self.judge = cohort, models, judge
+        # Missing values, NaN, are no limit.
+        known = training_values.cpu().numpy()
+        self.low, self.high = np.nanmin(known, axis=0), np.nanmax(known, axis=0)
+        self.truth = Truth.of(cohort.study, cohort.store)
+        # Random people: the store may be sorted.
+        order = np.random.default_rng(cohort.study.evaluation.seed).permutation(len(cohort))
+        self.order = torch.from_numpy(order).to(cohort.device)
+
+    def answers(self, structure: str, people: int, changes: Sequence[float]) -> Answers:
+        """Every method's answers about as many people, preferably such that all changes are within range."""
+        within = self._within(self.cohort.values[self.order], structure, changes)
+        best = torch.argsort(within.sum(dim=1), descending=True, stable=True)[:people]
+        chosen = self.cohort.people(self.order[best])
+        asked = self._asked(chosen.values, structure, changes)
+        images = {m: saved(self._ask(m, chosen, structure, changes)) for m in self.models}
+        if self.truth:
+            rows = chosen.rows.repeat_interleave(len(changes))
+            drawn = self.truth.counterfactuals(rows, self._variable(structure), asked.flatten())
+            images[names.TRUTH] = drawn.image.unflatten(0, tuple(asked.shape))
+        return Answers(structure, chosen, asked, images)
+
+    def obtained(self, structure: str, people: int, changes: Sequence[float]) -> dict[str, Tensor]:
+        """Method -> relative change of every structure's area, (people, changes, S), NaN beyond the range.
+
+        Relative to what the judge reads from the image as it is, so that its bias does not count.
+        """
+        chosen = self.cohort.people(self.order[:people])
+        within = self._within(chosen.values, structure, changes)[..., None]
+        unchanged = self._read(chosen.image)
+        obtained = {}
+        for method in self.models:
+            images = saved(self._ask(method, chosen, structure, changes))
+            read = self._read(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+            obtained[method] = torch.where(within, read / unchanged[:, None] - 1, torch.nan).cpu()
+        return obtained
+
+    @torch.no_grad()
+    def _ask(self, method: str, people: People, structure: str, changes: Sequence[float]) -> Tensor:
+        """The images (K, M, C, H, W) of the people under every change."""
+        model, target = self.models[method], self.cohort.column(self._variable(structure))
+        abduction = Abduction(model.hvae, people.image, people.values)
+        generator = torch.Generator(self.cohort.device).manual_seed(self.cohort.study.evaluation.seed)
+        answers = []
+        for asked in self._asked(people.values, structure, changes).T:
+            do = torch.full_like(people.values, torch.nan)
+            do[:, target] = asked
+            after = model.scm.counterfactual(people.values, do, generator)
+            answers.append(abduction.counterfactual(after))
+        return torch.stack(answers, dim=1)
+
+    def _asked(self, values: Tensor, structure: str, changes: Sequence[float]) -> Tensor:
+        """The areas asked for, (K, M)."""
+        area = values[:, self.cohort.column(self._variable(structure))]
+        return area[:, None] * (1 + torch.tensor(changes, device=area.device))
+
+    def _within(self, values: Tensor, structure: str, changes: Sequence[float]) -> Tensor:
+        """Whether the areas asked for are such as were seen in training, (K, M)."""
+        k, asked = self.cohort.column(self._variable(structure)), self._asked(values, structure, changes)
+        return (asked >= float(self.low[k])) & (asked <= float(self.high[k]))
+
+    def _variable(self, structure: str) -> str:
+        return self.cohort.study.structures[structure].variable
+
+    @torch.no_grad()
+    def _read(self, images: Tensor) -> Tensor:
+        parts = images.split(self.cohort.study.evaluation.batch_size)
+        return torch.cat([self.judge.areas(part) for part in parts])

@@ -1,0 +1,86 @@
+"""The people that methods are compared on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segcft.data.batches import sequential
+from segcft.data.store import Store
+from segcft.errors import DataError
+from segcft.images.likelihood import to_unit
+from segcft.study import Study
+
+
+class People(NamedTuple):
+    """B people: image (B, C, H, W) in [-1, 1], masks (B, S, H, W) in 0..1, values (B, V) and where they are:
+    rows of the store (B,) and places in the cohort (B,)."""
+
+    image: Tensor
+    mask: Tensor
+    values: Tensor
+    rows: Tensor
+    places: Tensor
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Everybody: ``rows`` of the store, ascending, and where to compute."""
+
+    study: Study
+    store: Store
+    rows: np.ndarray
+    device: torch.device
+
+    @classmethod
+    def choose(cls, study: Study, store: Store, indices: np.ndarray, device: torch.device) -> Cohort:
+        """All of ``indices``, or ``study.evaluation.people`` of them at random.
+
+        Raises:
+            DataError: there is nobody.
+        """
+        spec = study.evaluation
+        if len(indices) == 0:
+            raise DataError(f"{store.folder}: no complete sample to evaluate on")
+        rows = np.random.default_rng(spec.seed).permutation(indices)[: spec.people]
+        return cls(study, store, np.sort(rows), device)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def values(self) -> Tensor:
+        """Everybody's values, (N, V)."""
+        return torch.from_numpy(self.store.values()[self.rows]).to(self.device)
+
+    def column(self, variable: str) -> int:
+        """Where a variable is among the values."""
+        return list(self.study.variables).index(variable)
+
+    @property
+    def area_columns(self) -> list[int]:
+        """Which values are areas, in the order of the structures."""
+        return [self.column(variable) for variable in self.study.areas]
+
+    def batches(self) -> Iterator[People]:
+        """Everybody once, in order."""
+        places = torch.arange(len(self), device=self.device)
+        size = self.study.evaluation.batch_size
+        for batch, here in zip(sequential(self.store, self.rows, size), places.split(size), strict=True):
+            yield self._people(batch, here)
+
+    def people(self, places: Tensor) -> People:
+        """Some of the people, by their places in the cohort (B,)."""
+        rows = self.rows[places.cpu().numpy()]
+        return self._people(next(sequential(self.store, rows, len(rows))), places)
+
+    def _people(self, batch: dict[str, Tensor], places: Tensor) -> People:
+        batch = {field: value.to(self.device) for field, value in batch.items()}
+        mask = batch["mask"].float() / 255
+        return People(to_unit(batch["image"]), mask, batch["values"], batch["index"], places)

@@ -1,0 +1,129 @@
+"""A page of panels, and what is drawn into one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from segcft.evaluate.names import method_name
+
+
+class Page:
+    """A grid of panels: a block of rows a person, a row a method, a column a change; the image on the left.
+
+    ``size`` (height, width) is that of the images in pixels, ``margin`` the space on the right in inches.
+    """
+
+    def __init__(
+        self,
+        people: int,
+        methods: Sequence[str],
+        changes: Sequence[float],
+        size: tuple[int, int],
+        title: str,
+        margin: float = 0.15,
+    ) -> None:
+        from matplotlib.figure import Figure
+
+        self.methods = list(methods)
+        rows = len(self.methods)
+        panel_width = 1.5 * min(2.5, max(0.6, math.sqrt(size[1] / size[0])))
+        panel_height = panel_width * size[0] / size[1]
+        width = 0.15 + panel_width * (1.25 + 1.06 * len(changes)) + margin
+        height = 0.7 + people * (rows * (panel_height + 0.3) + 0.3) + 0.4
+        self.figure = Figure(figsize=(width, height))
+        left, self.right = 0.15 / width, 1 - margin / width
+        top, bottom = 1 - 0.7 / height, 0.4 / height
+        # A narrow column between the image and its counterfactuals, a low row after every person.
+        grid = self.figure.add_gridspec(
+            people * (rows + 1),
+            len(changes) + 2,
+            left=left,
+            right=self.right,
+            top=top,
+            bottom=bottom,
+            height_ratios=([1.0] * rows + [0.1]) * people,
+            width_ratios=[1.0, 0.2] + [1.0] * len(changes),
+            hspace=0.3 / panel_height,
+            wspace=0.05,
+        )
+        self._factual, self._panels = [], []
+        for person in range(people):
+            first = person * (rows + 1)
+            self._factual.append(self.figure.add_subplot(grid[first, 0]))
+            panels = [
+                [self.figure.add_subplot(grid[first + row, 2 + column]) for column in range(len(changes))]
+                for row in range(rows)
+            ]
+            for row, method in enumerate(self.methods):
+                panels[row][0].set_ylabel(method_name(method), fontsize=9)
+            self._panels.append(panels)
+        self._factual[0].set_title("image", fontsize=9)
+        for axes, change in zip(self._panels[0][0], changes, strict=True):
+            axes.set_title(f"{100 * change:+.0f} %".replace("-", "\N{MINUS SIGN}"), fontsize=9)
+        self.figure.suptitle(title, fontsize=11, y=1 - 0.12 / height, va="top")
+
+    def factual(self, person: int) -> Any:
+        """The panel of the person's image."""
+        return self._factual[person]
+
+    def places(self, images: Mapping[str, Tensor]) -> Iterator[tuple[int, str, int, Tensor]]:
+        """Person, method, change and image (C, H, W) of every panel, from (K, M, C, H, W) of every method."""
+        for method, answers in images.items():
+            for person, row in enumerate(answers):
+                for change, image in enumerate(row):
+                    yield person, method, change, image
+
+    def panel(self, person: int, method: str, change: int) -> Any:
+        """The panel of a method's answer."""
+        return self._panels[person][self.methods.index(method)][change]
+
+    def legend(self, lines: Sequence[tuple[str, str, str]]) -> None:
+        """Label, colour and style of the outlines, at the bottom."""
+        from matplotlib.lines import Line2D
+
+        handles = [Line2D([], [], color=colour, ls=style, label=label) for label, colour, style in lines]
+        self.figure.legend(
+            handles=handles, loc="lower center", ncols=len(handles), frameon=False, fontsize=9, borderpad=0.1
+        )
+
+    def colour_bar(self, scale: Any, label: str) -> None:
+        """A bar for the scale of the maps, beside the first panels."""
+        width, height = self.figure.get_size_inches()
+        long = min(2.5, height / 2) / height
+        axes = self.figure.add_axes((self.right + 0.1 / width, 1 - 0.7 / height - long, 0.12 / width, long))
+        bar = self.figure.colorbar(scale, cax=axes, extend="both")
+        bar.set_label(label, fontsize=8, labelpad=1)
+        bar.ax.tick_params(labelsize=7)
+
+
+def show(axes: Any, image: Tensor) -> None:
+    """An image (C, H, W) in [-1, 1]: in colour if it has three channels, else the first one in grey."""
+    frame(axes)
+    pixels = (image.permute(1, 2, 0).cpu().numpy() + 1) / 2
+    pixels = pixels if pixels.shape[2] == 3 else pixels[..., 0]
+    axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="lanczos")
+
+
+def outline(axes: Any, mask: np.ndarray, colour: str, style: str = "-") -> None:
+    """The contour of a soft mask (H, W) at one half."""
+    if mask.min() < 0.5 < mask.max():
+        axes.contour(mask, levels=[0.5], colors=[colour], linewidths=0.9, linestyles=[style])
+
+
+def frame(axes: Any) -> None:
+    """A bare panel."""
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    axes.xaxis.label.set(fontsize=7.5)
+    axes.xaxis.labelpad = 2
+
+
+def blank(axes: Any) -> None:
+    """A panel for what does not exist."""
+    frame(axes)
+    axes.text(0.5, 0.5, "cannot be\ndrawn", ha="center", va="center", fontsize=7, color="#777777")

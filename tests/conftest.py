@@ -1,0 +1,120 @@
+"""A small study that trains in seconds, and one run of it through every stage that all tests share."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from segcft.data.batches import sequential
+from segcft.images.likelihood import to_unit
+from segcft.pipeline import Pipeline
+from segcft.run import Run
+from segcft.study import Study, parse_study
+from segcft.training import make_fabric
+
+MakeStudy = Callable[..., Study]
+
+
+def small_mapping() -> dict[str, Any]:
+    """The small study as a mapping: 32 x 32 pixels, 90 simulated people, tiny networks, few steps."""
+    area = {"kind": "continuous", "parents": ["sex", "age"], "unit": "px"}
+    step = {"batch_size": 12, "warmup_steps": 2}
+    segmentor = step | {"steps": 120, "learning_rate": 1e-2, "widths": [8, 16, 24], "ema": 0.9}
+    return {
+        "name": "small",
+        "image": {"size": [32, 32]},
+        "variables": {
+            "sex": {"kind": "categorical", "categories": ["F", "M"]},
+            "age": {"kind": "continuous", "unit": "years"},
+            "left_lung_area": area,
+            "right_lung_area": area,
+            "heart_area": area,
+        },
+        "structures": {
+            "left_lung": {"variable": "left_lung_area"},
+            "right_lung": {"variable": "right_lung_area"},
+            "heart": {"variable": "heart_area"},
+        },
+        "data": {"source": "chest-simulator", "people": 90, "seed": 3},
+        "splits": {"train": 0.6, "validation": 0.2, "test": 0.2},
+        "segmentor": segmentor,
+        "judge": segmentor | {"seed": 1},
+        "regressor": step | {"steps": 10, "widths": [4, 8, 8, 16]},
+        "scm": step | {"steps": 20, "hidden": [8], "bins": 4, "learning_rate": 1e-2},
+        "hvae": step
+        | {
+            "steps": 60,
+            "learning_rate": 3e-3,
+            "gradient_clip": 5,
+            "ema": 0.9,
+            "checkpoint_steps": 10,
+            "context": 8,
+            "patch": 2,
+            "levels": [
+                {"width": 8, "encoder": 0, "z": 0},
+                {"width": 12, "z": 2},
+                {"width": 12, "decoder": 2, "z": 4, "down": 4},
+                {"width": 12, "z": 4},
+            ],
+        },
+        "finetune": step | {"steps": 6, "ema": 0.5, "checkpoint_steps": 2, "bound_batches": 4},
+        "evaluation": {"bootstrap": 50, "figure_people": 1, "figure_changes": [-0.2, 0.2]},
+    }
+
+
+def changed(raw: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """``raw`` with dotted keys set, e.g. ``{"hvae.steps": 3}``."""
+    raw = copy.deepcopy(raw)
+    for key, value in changes.items():
+        *sections, last = key.split(".")
+        section = raw
+        for name in sections:
+            section = section.setdefault(name, {})
+        section[last] = value
+    return raw
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Networks this small are slower on several threads, and one thread always adds in the same order."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def make_small_study() -> MakeStudy:
+    """``make_small_study({"hvae.steps": 3})``: the small study with some keys changed."""
+    return lambda changes=None: parse_study(changed(small_mapping(), changes or {}))
+
+
+@pytest.fixture(scope="session")
+def small_study(make_small_study: MakeStudy) -> Study:
+    return make_small_study()
+
+
+@pytest.fixture(scope="session")
+def small_study_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("study") / "small.yaml"
+    path.write_text(yaml.safe_dump(small_mapping(), sort_keys=False), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory, small_study: Study) -> Run:
+    """A whole run of the small study, every stage from the import to the evaluation; only to be read."""
+    run = Run(tmp_path_factory.mktemp("runs") / "small", small_study)
+    Pipeline(run, make_fabric("cpu")).run_all()
+    return run
+
+
+@pytest.fixture(scope="session")
+def small_batch(small_run: Run) -> dict[str, torch.Tensor]:
+    """The first training people of the small run: image in [-1, 1], mask in 0..1, values."""
+    store = small_run.store()
+    batch = next(sequential(store, store.indices("train", complete=True), 12))
+    return {"image": to_unit(batch["image"]), "mask": batch["mask"].float() / 255, "values": batch["values"]}

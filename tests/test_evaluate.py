@@ -1,0 +1,465 @@
+"""The evaluation: its numbers against ones worked out by hand, on simulated people and small networks."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+
+from segcft.causal.scm import StructuralCausalModel
+from segcft.counterfactual import CounterfactualModel
+from segcft.data.simulated import import_simulated, make_simulator
+from segcft.data.store import Store
+from segcft.errors import DataError
+from segcft.evaluate import names
+from segcft.evaluate.abduction import Abduction
+from segcft.evaluate.answers import Inquiry
+from segcft.evaluate.bootstrap import bootstrap_means
+from segcft.evaluate.cohort import Cohort
+from segcft.evaluate.effectiveness import area_error, from_marginal, saved
+from segcft.evaluate.evaluation import evaluate, judge_models
+from segcft.evaluate.locality import changed_region, dilate, mean_inside, radius, share_inside
+from segcft.evaluate.scores import Row, Scores
+from segcft.evaluate.table import render_table
+from segcft.evaluate.truth import Truth
+from segcft.guides.segmentor import Segmentor, SegmentorObjective
+from segcft.images.hvae import HVAE
+from segcft.images.likelihood import to_unit
+from segcft.progress import Progress
+from segcft.study import Study, parse_study
+
+CPU = torch.device("cpu")
+SIZE, PEOPLE = 48, 40
+FIELDS = ["method", "intervention", "structure", "metric", "intervened", "value", "ci_low", "ci_high", "n"]
+
+
+def make_study(**evaluation: Any) -> Study:
+    area = {"kind": "continuous", "parents": ["sex", "age"]}
+    return parse_study(
+        {
+            "name": "small",
+            "image": {"size": [SIZE, SIZE]},
+            "variables": {
+                "sex": {"kind": "categorical", "categories": ["M", "F"]},  # not the simulator's order
+                "age": {"kind": "continuous"},
+                "left_lung_area": area,
+                "right_lung_area": area,
+                "heart_area": area,
+            },
+            # Not the simulator's order either.
+            "structures": {
+                "heart": {"variable": "heart_area"},
+                "left_lung": {"variable": "left_lung_area"},
+                "right_lung": {"variable": "right_lung_area"},
+            },
+            "data": {"source": "chest-simulator", "people": PEOPLE},
+            "segmentor": {"steps": 1, "seed": 1},
+            "judge": {"steps": 1, "seed": 2, "widths": [8, 16, 32]},
+            "regressor": {"steps": 1},
+            "scm": {"steps": 1, "hidden": [8]},
+            "hvae": {
+                "steps": 1,
+                "context": 8,
+                "levels": [
+                    {"width": 8, "z": 2, "down": 4},
+                    {"width": 16, "z": 4, "down": 4},
+                    {"width": 16, "z": 4},
+                ],
+            },
+            "finetune": {"steps": 1},
+            "evaluation": {
+                "batch_size": 16,
+                "bootstrap": 200,
+                "figure_people": 2,
+                "figure_changes": [-0.2, 0.2],
+            }
+            | evaluation,
+        }
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Networks this small are slower on several threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return import_simulated(make_study(), tmp_path_factory.mktemp("data") / "store", split="test")
+
+
+@pytest.fixture(scope="module")
+def models(store: Store) -> dict[str, CounterfactualModel]:
+    """Untrained models with the same SCM; trained or not, they must obey the axioms that hold by design."""
+    study, values = make_study(), torch.from_numpy(store.values())
+    torch.manual_seed(0)
+    scm = StructuralCausalModel(study.variables, study.scm)
+    scm.set_statistics(values)
+    made = {}
+    for method in ("none", "segmentor"):
+        hvae = HVAE(study.hvae, study.image, study.variables)
+        hvae.parents.set_statistics(values)
+        # The head starts near zero; let the parents be seen.
+        for parameter in hvae.head.parameters():
+            torch.nn.init.normal_(parameter, std=0.05)
+        made[method] = CounterfactualModel(scm, hvae).eval()
+    return made
+
+
+@pytest.fixture(scope="module")
+def judge(store: Store) -> Segmentor:
+    """A judge with a little training: it finds the lungs, roughly."""
+    study = make_study()
+    torch.manual_seed(1)
+    network = Segmentor(study.judge, study.image, len(study.structures)).train()
+    objective = SegmentorObjective(network, study.judge)
+    optimiser = torch.optim.AdamW(network.parameters(), 1e-2)
+    batch = {
+        "image": torch.from_numpy(np.array(store.images)),
+        "mask": torch.from_numpy(np.array(store.masks)),
+    }
+    for step in range(40):
+        optimiser.zero_grad()
+        objective(batch, step)[0].backward()
+        optimiser.step()
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("evaluation") / "run" / "evaluation"
+
+
+@pytest.fixture(scope="module")
+def rows(store: Store, models: dict[str, CounterfactualModel], judge: Segmentor, folder: Path) -> list[Row]:
+    return evaluate(make_study(), store, store.indices("test"), models, judge, folder, device=CPU)
+
+
+def only(rows: list[Row], **fields: Any) -> Row:
+    (row,) = [row for row in rows if fields.items() <= row.items()]
+    return row
+
+
+def everybody(store: Store) -> tuple[Tensor, Tensor]:
+    return to_unit(torch.from_numpy(np.array(store.images))), torch.from_numpy(store.values())
+
+
+# ---- the whole --------------------------------------------------------------------------------
+
+
+def test_rows_have_the_schema_and_are_the_json_on_disk(rows: list[Row], folder: Path) -> None:
+    assert json.loads((folder / "table.json").read_text()) == rows
+    for row in rows:
+        assert list(row) == FIELDS
+        assert 0 < row["n"] <= PEOPLE
+        assert math.isfinite(row["value"])
+        if row["ci_low"] is not None:
+            assert row["ci_low"] <= row["value"] <= row["ci_high"]
+    keys = [tuple(row[field] for field in FIELDS[:4]) for row in rows]
+    assert len(set(keys)) == len(keys)
+
+
+def test_every_method_has_every_metric(rows: list[Row]) -> None:
+    study = make_study()
+    for variable in study.areas:
+        for method in ("no change", "none", "segmentor", "truth"):
+            found = [
+                r for r in rows if (r["method"], r["intervention"], r["metric"]) == (method, variable, "mape")
+            ]
+            assert {r["structure"]: r["intervened"] for r in found} == {
+                name: structure.variable == variable for name, structure in study.structures.items()
+            }
+        for method in ("none", "segmentor"):
+            for metric in (names.REVERSIBILITY, names.LOCALITY, names.TRUE_ERROR, names.TRUE_ERROR_WHOLE):
+                only(rows, method=method, intervention=variable, metric=metric, structure="")
+    for metric in ("mape", "dice"):
+        assert {r["structure"] for r in rows if (r["method"], r["metric"]) == ("judge", metric)} == set(
+            study.structures
+        )
+
+
+def test_nothing_asked_is_nothing_changed(rows: list[Row]) -> None:
+    for method in ("none", "segmentor"):
+        worst = only(rows, method=method, metric=names.COMPOSITION_MAX)
+        assert worst["value"] < 1e-2
+        assert only(rows, method=method, metric=names.COMPOSITION)["value"] <= worst["value"]
+        assert only(rows, method=method, metric=names.RECONSTRUCTION)["value"] > 1
+
+
+def test_the_truth_is_local_and_beats_no_change(rows: list[Row]) -> None:
+    for structure, variable in zip(make_study().structures, make_study().areas, strict=True):
+        assert only(rows, method="truth", metric=names.LOCALITY, intervention=variable)["value"] > 0.9
+        true, idle = (
+            only(rows, method=m, metric="mape", intervention=variable, structure=structure)["value"]
+            for m in ("truth", "no change")
+        )
+        assert true < idle
+
+
+def test_the_answer_is_the_same_every_time(
+    store: Store, models: dict[str, CounterfactualModel], judge: Segmentor, rows: list[Row]
+) -> None:
+    torch.manual_seed(99)
+    cohort = Cohort.choose(make_study(), store, store.indices("test"), CPU)
+    assert judge_models(cohort, models, judge, Progress()) == rows
+
+
+def test_batches_do_not_matter(
+    store: Store, models: dict[str, CounterfactualModel], judge: Segmentor, rows: list[Row]
+) -> None:
+    cohort = Cohort.choose(make_study(batch_size=7), store, store.indices("test"), CPU)
+    for ours, theirs in zip(judge_models(cohort, models, judge, Progress()), rows, strict=True):
+        # A pixel on the edge between two grey levels may go either way.
+        assert ours["value"] == pytest.approx(theirs["value"], rel=1e-2, abs=1e-2)
+
+
+def test_no_change_and_judge_are_as_worked_out_by_hand(
+    store: Store, judge: Segmentor, rows: list[Row]
+) -> None:
+    study = make_study()
+    image, values = everybody(store)
+    with torch.no_grad():
+        read = judge.areas(image).numpy().astype(float)
+    for s, (structure, variable) in enumerate(zip(study.structures, study.areas, strict=True)):
+        column = list(study.variables).index(variable)
+        own = values[:, column]
+        asked = from_marginal(values, study.evaluation.seed, column)
+        assert sorted(asked.tolist()) == sorted(own.tolist())
+        assert asked.tolist() != own.tolist()
+        for target, row in (
+            (
+                asked,
+                only(rows, method="no change", metric="mape", intervention=variable, structure=structure),
+            ),
+            (own, only(rows, method="judge", metric="mape", structure=structure)),
+        ):
+            expected = np.mean(100 * np.abs(read[:, s] - target.numpy()) / target.numpy())
+            assert row["value"] == pytest.approx(expected, rel=1e-5)
+            assert row["n"] == PEOPLE
+
+
+def test_a_patient_with_several_images_counts_once() -> None:
+    scores = Scores()
+    scores.add("none", "mape", torch.tensor([1.0, 1.0, 1.0, 2.0]))
+    alone, paired = (scores.rows(p, 2000, 0)[0] for p in (["a", "b", "c", "d"], ["a", "a", "a", "d"]))
+    assert alone["value"] == paired["value"] == 1.25
+    assert (paired["ci_low"], paired["ci_high"]) == (1.0, 2.0)
+    assert alone["ci_high"] < 2.0
+
+
+def test_files_are_written(rows: list[Row], folder: Path) -> None:
+    assert (folder / "table.md").read_text() == render_table(rows, make_study())
+    expected = {
+        f"{kind}-{s}.png" for kind in ("counterfactuals", "differences") for s in make_study().structures
+    }
+    assert {path.name for path in (folder / "figures").iterdir()} == expected | {"asked-obtained.png"}
+    for path in (folder / "figures").iterdir():
+        pixels = np.asarray(Image.open(path).convert("L"))
+        assert min(pixels.shape) > 300
+        assert pixels.std() > 5
+
+
+def test_table_says_what_matters(rows: list[Row]) -> None:
+    text = render_table(rows, make_study())
+    for expected in (
+        "No CFT",
+        "Seg-CFT",
+        "No change",
+        "Truth",
+        "**",
+        "in %",
+        "Dice",
+        "locality",
+        f"{PEOPLE} simulated",
+    ):
+        assert expected in text
+    assert "Reg-CFT" not in text
+    assert "Only" not in text
+    few = render_table([row | {"n": 12} for row in rows], make_study())
+    assert "Only 12" in few
+    millimetres = render_table(
+        [r | {"metric": r["metric"].replace("mape", "mae")} for r in rows], make_study(metric="mae")
+    )
+    assert "(MAE) of the area in px" in millimetres
+
+
+def test_attributes_may_be_intervened_on(
+    store: Store, models: dict[str, CounterfactualModel], judge: Segmentor
+) -> None:
+    study = make_study(interventions=["sex", "age"], metric="mae", people=12)
+    cohort = Cohort.choose(study, store, store.indices("test"), CPU)
+    assert len(cohort) == 12
+    rows = judge_models(cohort, models, judge, Progress())
+    assert {row["intervention"] for row in rows} == {"", "sex", "age"}
+    assert not any(row["intervened"] for row in rows)
+    assert not any(row["metric"] == names.LOCALITY for row in rows)
+    assert (
+        only(rows, method="none", intervention="sex", metric=names.TRUE_ERROR)["n"] < 12
+    )  # some keep their sex
+    assert "mae" in {row["metric"] for row in rows}
+    render_table(rows, study)
+
+
+def test_data_without_a_simulator(
+    store: Store, models: dict[str, CounterfactualModel], judge: Segmentor
+) -> None:
+    raw = make_study(people=10).model_dump()
+    raw["data"] = {"source": "folder"}
+    for bit, structure in enumerate(raw["structures"].values()):
+        structure["bit"] = 1 << bit
+    study = parse_study(raw)
+    rows = judge_models(Cohort.choose(study, store, store.indices("test"), CPU), models, judge, Progress())
+    assert not any(row["method"] == "truth" or row["metric"].startswith("true") for row in rows)
+    for variable in study.areas:
+        locality = only(rows, method="none", metric=names.LOCALITY, intervention=variable)
+        assert 0 < locality["value"] < 1
+    text = render_table(rows, study)
+    assert "Only 10" in text
+    assert "simula" not in text
+    assert "true error" not in text
+
+
+def test_nobody_is_an_error(store: Store) -> None:
+    with pytest.raises(DataError, match="no complete sample"):
+        Cohort.choose(make_study(), store, np.array([], dtype=np.int64), CPU)
+
+
+# ---- the parts --------------------------------------------------------------------------------
+
+
+def test_abduction_answers_as_the_model_does(store: Store, models: dict[str, CounterfactualModel]) -> None:
+    image, values = (field[:6] for field in everybody(store))
+    model = models["none"]
+    do = model.scm.intervention(6, heart_area=values[:, 4] * 1.2)
+    expected = model.counterfactual(image, values, do)
+    answer = Abduction(model.hvae, image, values).counterfactual(expected.values)
+    torch.testing.assert_close(answer, expected.image)
+    assert not torch.allclose(answer, image, atol=1e-3)
+
+
+def test_truth_is_the_simulators_own(store: Store) -> None:
+    study = make_study()
+    truth = Truth.of(study, store)
+    assert truth is not None
+    _, values = everybody(store)
+    rows = torch.tensor([3, 5])
+    heart = values[rows, 4] * torch.tensor([1.1, 100.0])  # the second one would leave the thorax
+    drawn = truth.counterfactuals(rows, "heart_area", heart)
+    image, masks = _simulate(study, store, 3, {"heart_area": float(heart[0])})
+    assert torch.equal(saved(drawn.image[0]), to_unit(image)[None])
+    assert torch.equal(drawn.mask[0], masks[[2, 0, 1]] / 255)  # heart, left, right
+    assert drawn.image[1].isnan().all()
+    assert drawn.mask[1].isnan().all()
+    drawn = truth.counterfactuals(rows[:1], "sex", torch.tensor([1.0]))  # the study's second category: F
+    assert torch.equal(saved(drawn.image[0, 0]), to_unit(_simulate(study, store, 3, {"sex": "F"})[0]))
+
+
+def _simulate(study: Study, store: Store, row: int, do: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    simulator, person = make_simulator(study), int(store.table["person"][row])
+    image, masks = simulator.render(person, simulator.attributes(person, do))
+    return torch.from_numpy(image), torch.from_numpy(masks)
+
+
+def test_figures_ask_within_the_range_of_training(
+    store: Store, models: dict[str, CounterfactualModel], judge: Segmentor
+) -> None:
+    cohort = Cohort.choose(make_study(), store, store.indices("test"), CPU)
+    heart = cohort.values[:, cohort.column("heart_area")]
+    training = cohort.values.clone()
+    training[0] = torch.nan  # a missing value is no limit
+    obtained = Inquiry(cohort, models, judge, training).obtained("heart", 10, (-0.9, 0.01))
+    assert set(obtained) == set(models)
+    assert obtained["none"].shape == (10, 2, 3)
+    assert obtained["none"][:, 0].isnan().all()
+    assert not obtained["none"][:, 1].isnan().all()
+    answers = Inquiry(cohort, models, judge, training).answers("heart", 3, (-0.2, 0.2))
+    torch.testing.assert_close(
+        answers.asked, answers.people.values[:, [4]] * torch.tensor([0.8, 1.2]), rtol=1e-6, atol=0
+    )
+    assert (answers.asked >= heart.min() * 0.8).all()
+    assert set(answers.images) == {*models, names.TRUTH}
+
+
+def test_area_error_guards_against_zero() -> None:
+    read, asked = torch.tensor([[110.0, 5.0]]), torch.tensor([[100.0, 0.0]])
+    error = area_error(read, asked, "mape")
+    assert error[0, 0] == pytest.approx(10)
+    assert error[0, 1].isnan()
+    assert area_error(read, asked, "mae").tolist() == [[10.0, 5.0]]
+
+
+def test_bootstrap_covers_the_mean() -> None:
+    """95 % intervals of 400 experiments with 60 people each hold the true mean about 95 % of the time."""
+    samples = np.random.default_rng(0).exponential(2.0, size=(60, 400))
+    means = bootstrap_means(samples, np.arange(60), draws=1000, seed=1)
+    covered = np.mean((means.low <= 2.0) & (means.high >= 2.0))
+    assert 0.90 <= covered <= 0.98
+    theory = 1.96 * samples.std(axis=0) / np.sqrt(60)
+    assert np.mean((means.high - means.low) / 2 / theory) == pytest.approx(1.0, abs=0.05)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.one_of(st.just(math.nan), st.floats(-1e3, 1e3)), min_size=1, max_size=12), st.integers(0, 5)
+)
+def test_bootstrap_ignores_gaps(values: list[float], seed: int) -> None:
+    column = np.array(values)[:, None]
+    means = bootstrap_means(column, np.arange(len(values)), draws=50, seed=seed)
+    known = [value for value in values if not math.isnan(value)]
+    assert means.n[0] == len(known)
+    if not known:
+        assert np.isnan(means.value[0])
+        return
+    assert means.value[0] == pytest.approx(np.mean(known), abs=1e-6)
+    assert np.isnan(means.low[0]) == (len(known) < 2)
+    if len(known) >= 2:
+        assert min(known) - 1e-6 <= means.low[0] <= means.high[0] <= max(known) + 1e-6
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(0, 0.2))
+def test_locality_is_a_share(seed: int, dilation: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    difference = torch.randn(3, 2, 10, 14, generator=generator)
+    region = dilate(torch.rand(3, 10, 14, generator=generator) > 0.9, radius(dilation, (10, 14)))
+    share = share_inside(difference, region)
+    assert ((share >= 0) & (share <= 1 + 1e-6)).all()
+    torch.testing.assert_close(share + share_inside(difference, ~region), torch.ones(3), rtol=0, atol=1e-5)
+
+
+def test_locality_of_constructed_changes() -> None:
+    mask = torch.zeros(1, 20, 20, dtype=torch.bool)
+    mask[0, 8:12, 8:12] = True
+    inside, beside, nothing = (torch.zeros(1, 1, 20, 20) for _ in range(3))
+    inside[0, 0, 9, 9] = -0.3
+    beside[0, 0, 9, 13] = 0.3  # two pixels from the edge
+    assert share_inside(inside, mask).tolist() == [1.0]
+    assert share_inside(beside, dilate(mask, 1)).tolist() == [0.0]
+    assert share_inside(beside, dilate(mask, 2)).tolist() == [1.0]
+    assert share_inside(inside + beside, mask).item() == pytest.approx(0.5)
+    assert share_inside(nothing, mask).isnan().all()  # whoever did not change has no locality
+    assert mean_inside(inside, mask).item() == pytest.approx(0.3 / 16)
+
+
+def test_changed_region_holds_what_changed_alone() -> None:
+    before = torch.zeros(2, 2, 9, 9, dtype=torch.bool)
+    before[:, 0, 1, 1] = before[:, 1, 7, 7] = True
+    after = before.clone()
+    after[0, 0, 1, 2] = True
+    region = changed_region(before, after, 1)
+    assert region[0].nonzero().tolist() == [[0, 1], [0, 2], [1, 0], [1, 1], [1, 2], [1, 3], [2, 1], [2, 2]]
+    assert not region[1].any()

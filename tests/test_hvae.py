@@ -1,0 +1,263 @@
+"""The hierarchical VAE: shapes, what each stream sees, the bound, and that it learns."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from segcft.counterfactual import image_counterfactual
+from segcft.images.hvae import HVAE, level_sizes
+from segcft.images.likelihood import to_unit
+from segcft.study import HVAESpec, Image, Variable
+
+VARIABLES = {
+    "sex": Variable(kind="categorical", categories=("F", "M")),
+    "area": Variable(kind="continuous", scale="log"),
+}
+# Image size, patch and levels: squares and oblongs, odd factors, levels without latents, down to one pixel.
+GRIDS: dict[str, tuple[tuple[int, int], int, list[dict[str, Any]]]] = {
+    "square": ((16, 16), 1, [{"width": 4, "z": 2, "down": 4}, {"width": 6, "z": 2, "down": 4}, {"width": 4, "z": 3}]),
+    "oblong": ((12, 32), 2, [{"width": 4, "z": 2}, {"width": 6, "z": 2, "down": (3, 8)}, {"width": 4, "z": 3}]),
+    "odd factors": (
+        (36, 30),
+        2,
+        [{"width": 4, "z": 0, "down": 3}, {"width": 4, "z": 2, "down": (3, 5)}, {"width": 4, "z": 2, "down": (2, 1)}]
+        + [{"width": 6, "encoder": 0, "decoder": 2, "z": 2}],
+    ),
+    "latents between": (
+        (16, 16),
+        1,
+        [{"width": 4, "z": 0, "down": 4}, {"width": 4, "z": 2, "decoder": 2}, {"width": 4, "z": 0}]
+        + [{"width": 4, "z": 2}],
+    ),
+    "one level": ((8, 8), 1, [{"width": 4, "z": 2}]),
+}
+
+
+def build(name: str = "square", channels: int = 1, **changes: Any) -> HVAE:
+    size, patch, levels = GRIDS[name]
+    spec = HVAESpec(steps=1, levels=levels, patch=patch, context=6, **changes)
+    torch.manual_seed(0)
+    network = HVAE(spec, Image(size=size, channels=channels), VARIABLES)
+    network.parents.set_statistics(some_values(64))
+    # The head starts near zero; let everything before it be seen.
+    for parameter in network.head.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return network
+
+
+def some_values(batch: int) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    sex = torch.randint(2, (batch,), generator=generator).float()
+    return torch.stack([sex, 100 * torch.exp(0.3 * torch.randn(batch, generator=generator))], dim=1)
+
+
+def some_images(network: HVAE, name: str = "square", batch: int = 3, channels: int = 1) -> Tensor:
+    generator = torch.Generator().manual_seed(2)
+    return to_unit(torch.randint(256, (batch, channels, *GRIDS[name][0]), generator=generator).to(torch.uint8))
+
+
+@pytest.fixture
+def network() -> HVAE:
+    return build().eval()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", GRIDS)
+def test_shapes(name: str, channels: int) -> None:
+    network = build(name, channels)
+    x, values = some_images(network, name, channels=channels), some_values(3)
+    noise = network.abduct(x, values)
+    likelihood = network.decode(noise, values)
+    assert likelihood.loc.shape == likelihood.log_scale.shape == x.shape
+    spec, size = network.spec, GRIDS[name][0]
+    blocks = [
+        (level, here)
+        for level, here in zip(reversed(spec.levels), reversed(level_sizes(spec, size)), strict=True)
+        for _ in range(level.decoder if level.z else 0)
+    ]
+    assert [f.shape for f in noise.features] == [(3, level.width, *here) for level, here in blocks]
+    assert [kl.shape for kl in noise.kl] == [(3, level.z) for level, _ in blocks]
+    sampled = network.sample(5)
+    assert [f.shape[1:] for f in sampled.features] == [f.shape[1:] for f in noise.features]
+    assert sampled.kl == []
+    assert network.decode(sampled, some_values(5)).loc.shape == (5, *x.shape[1:])
+
+
+def test_the_smallest_level_may_be_one_pixel() -> None:
+    assert level_sizes(build("odd factors").spec, (36, 30)) == [(18, 15), (6, 5), (2, 1), (1, 1)]
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_every_trained_parameter_matters(name: str) -> None:
+    """A dead parameter hides a mistake in the wiring, and stops a training on several devices."""
+    network = build(name)
+    x, values = some_images(network, name), some_values(3)
+    network(x, values).objective.mean().backward()
+    dead = [
+        key
+        for key, parameter in network.named_parameters()
+        if parameter.requires_grad and (parameter.grad is None or not parameter.grad.any())
+    ]
+    assert dead == []
+
+
+@pytest.mark.parametrize("name", ["odd factors", "latents between"])
+def test_only_what_nothing_reads_is_untrained(name: str) -> None:
+    fixed = {key for key, p in build(name).named_parameters() if not p.requires_grad}
+    last = len(GRIDS[name][2]) - 1
+    assert fixed == {f"decoder.{last}.{part}" for part in ("place_e", "up_e.weight", "up_e.bias")}
+
+
+def test_the_prior_does_not_see_the_parents(network: HVAE) -> None:
+    torch.manual_seed(4)
+    noise = network.sample(2)
+    names = {key for key, p in network.named_parameters() if p.requires_grad}
+    used = torch.autograd.grad(
+        sum(f.sum() for f in noise.features), list(network.parameters()), allow_unused=True
+    )
+    seen = {key for key, grad in zip(dict(network.named_parameters()), used, strict=True) if grad is not None}
+    assert not any(key.startswith(("embed", "encoder")) or "posterior" in key for key in seen)
+    assert any("prior" in key for key in seen & names)
+
+
+def test_the_posterior_sees_image_and_parents(network: HVAE) -> None:
+    x, values = some_images(network), some_values(3)
+    other = values.clone()
+    other[:, 1] *= 2
+    first = network.abduct(x, values, sample=False)
+    for changed in (network.abduct(x, other, sample=False), network.abduct(-x, values, sample=False)):
+        for a, b in zip(first.features, changed.features, strict=True):
+            assert not torch.allclose(a, b, atol=1e-4)
+
+
+def test_the_image_sees_the_parents_with_the_same_noise(network: HVAE) -> None:
+    noise = network.sample(2)
+    loc = [network.decode(noise, torch.tensor([[sex, 100.0]] * 2)).loc for sex in (0.0, 1.0)]
+    assert float((loc[0] - loc[1]).abs().max()) > 1e-3
+
+
+def test_the_posterior_mean_is_deterministic_and_a_sample_is_not(network: HVAE) -> None:
+    x, values = some_images(network), some_values(3)
+    means = [network.abduct(x, values, sample=False).features[-1] for _ in range(2)]
+    samples = [network.abduct(x, values, sample=True).features[-1] for _ in range(2)]
+    assert torch.equal(*means)
+    assert not torch.allclose(*samples)
+
+
+def test_temperature_zero_is_the_middle_of_the_prior(network: HVAE) -> None:
+    assert torch.equal(network.sample(2, 0.0).features[-1], network.sample(2, 0.0).features[-1])
+
+
+def test_noise_repeats_along_the_batch(network: HVAE) -> None:
+    x, values = some_images(network), some_values(3)
+    noise = network.abduct(x, values, sample=False)
+    both = network.decode(noise.repeat(2), torch.cat([values, values]))
+    torch.testing.assert_close(both.loc[:3], both.loc[3:])
+    torch.testing.assert_close(both.loc[:3], network.decode(noise, values).loc)
+
+
+@pytest.mark.parametrize("sample", [False, True])
+@pytest.mark.parametrize("name", GRIDS)
+def test_the_null_intervention_returns_the_image(name: str, sample: bool) -> None:
+    network = build(name)
+    x, values = some_images(network, name), some_values(3)
+    with torch.no_grad():
+        assert (image_counterfactual(network, x, values, values, sample) - x).abs().max() < 1 / 255
+
+
+def test_the_null_intervention_returns_the_image_after_training(small_run: Any) -> None:
+    store = small_run.store()
+    x, values = to_unit(torch.from_numpy(store.images[:30].copy())), torch.from_numpy(store.values()[:30])
+    for method in ("none", "regressor", "segmentor"):
+        model = small_run.model(method)
+        found = model.counterfactual(x, values, torch.full_like(values, torch.nan))
+        assert (found.image - x).abs().max() < 1 / 255
+        assert torch.equal(found.values, values)
+
+
+def test_the_bound_is_distortion_plus_weighted_rate(network: HVAE) -> None:
+    x, values = some_images(network), some_values(3)
+    noise = network.abduct(x, values)
+    likelihood = network.decode(noise, values)
+    assert all((kl >= 0).all() for kl in noise.kl)
+    bound = network.elbo(x, noise, likelihood, beta=0.25)
+    torch.testing.assert_close(bound.distortion, -likelihood.log_prob(x).mean(dim=(1, 2, 3)))
+    torch.testing.assert_close(bound.rate, sum(kl.sum(1) for kl in noise.kl) / network.pixels)
+    torch.testing.assert_close(bound.objective, bound.distortion + 0.25 * bound.rate)
+    assert bound.objective.shape == (3,)
+
+
+def test_kl_is_that_of_the_sampled_gaussians(network: HVAE) -> None:
+    """Monte Carlo: E_q[log q - log p] of the smallest level, whose latent enters nothing before it."""
+    x, values = some_images(network, batch=1), some_values(1)
+    block, level = network.decoder[0].blocks[0], network.decoder[0]
+    seen = network.encoder(x)[-1]
+    e = level.enter_exogenous(None, 1)
+    with torch.no_grad():
+        loc, log_scale = block.posterior(torch.cat([e, seen], 1), network._context(values)).chunk(2, dim=1)
+        q, p = torch.distributions.Normal(loc, log_scale.exp()), torch.distributions.Normal(0, 1)
+        u = q.sample((100_000,))
+        estimate = (q.log_prob(u) - p.log_prob(u)).mean(0).sum(dim=(2, 3))
+        torch.testing.assert_close(network.abduct(x, values).kl[0], estimate, rtol=0.05, atol=0.02)
+
+
+def test_free_bits_are_a_floor_on_what_a_channel_pays() -> None:
+    network = build(free_bits=1000.0)
+    x, values = some_images(network), some_values(3)
+    bound = network(x, values, beta=1.0)
+    channels = sum(level.z * level.decoder for level in network.spec.levels)
+    torch.testing.assert_close(
+        bound.objective, bound.distortion + torch.full((3,), 1000.0 * channels / network.pixels)
+    )
+    assert (bound.rate < bound.objective - bound.distortion).all()  # what is reported is the true rate
+    tiny = build(free_bits=1e-9)
+    paid = tiny(x, values, beta=1.0)
+    torch.testing.assert_close((paid.objective - paid.distortion).mean(), paid.rate.mean())
+
+
+def test_beta_comes_from_the_spec_unless_given() -> None:
+    network = build(beta=3.0)
+    x, values = some_images(network), some_values(3)
+    for beta, given in ((3.0, None), (0.5, 0.5)):
+        bound = network(x, values, given)
+        torch.testing.assert_close(bound.objective, bound.distortion + beta * bound.rate)
+
+
+def test_the_scale_has_its_lower_bound() -> None:
+    network = build(lowest_log_scale=-2.0)
+    torch.nn.init.constant_(network.head[1].bias, -50.0)
+    log_scale = network.decode(network.sample(2), some_values(2)).log_scale
+    assert log_scale.min() >= -2.0
+
+
+def test_an_image_does_not_depend_on_the_rest_of_its_batch(network: HVAE) -> None:
+    x, values = some_images(network), some_values(3)
+    with torch.no_grad():
+        whole = network.decode(network.abduct(x, values, sample=False), values).loc
+        alone = network.decode(network.abduct(x[1:2], values[1:2], sample=False), values[1:2]).loc
+    torch.testing.assert_close(whole[1:2], alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_it_learns_a_few_images_by_heart(precision: torch.dtype) -> None:
+    network = build("oblong").train()
+    smooth = torch.nn.functional.interpolate(torch.rand(4, 1, 3, 4), size=(12, 32), mode="bicubic")
+    x, values = to_unit((255 * smooth.clamp(0, 1)).round().to(torch.uint8)), some_values(4)
+    optimiser = torch.optim.AdamW(network.parameters(), 1e-2)
+    losses = []
+    for _ in range(150):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+            loss = network(x, values).objective.mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+        losses.append(float(loss.detach()))
+    assert all(map(math.isfinite, losses))
+    assert sum(losses[-10:]) / 10 < losses[0] - 1
+    assert sum(losses[-10:]) / 10 < 4.3  # a flat distribution over 256 levels has ln 256 = 5.5
