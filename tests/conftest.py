@@ -45,7 +45,7 @@ def small_mapping() -> dict[str, Any]:
         "splits": {"train": 0.6, "validation": 0.2, "test": 0.2},
         "segmentor": segmentor,
         "judge": segmentor | {"seed": 1},
-        "regressor": step | {"steps": 10, "widths": [4, 8, 8, 16]},
+        "regressor": step | {"steps": 100, "learning_rate": 3e-3, "widths": [8, 8, 16, 16]},
         "scm": step | {"steps": 20, "hidden": [8], "bins": 4, "learning_rate": 1e-2},
         "hvae": step
         | {

@@ -88,7 +88,7 @@ def test_an_image_is_likelier_where_it_is_expected() -> None:
     best = int(log_prob.argmax())
     assert abs(float(LEVELS[best]) - 0.3) <= HALF_LEVEL + 1e-6
     assert (torch.diff(log_prob)[:best] >= 0).all()  # rises up to there
-    assert (torch.diff(log_prob)[best : 254] <= 0).all()  # and falls after it
+    assert (torch.diff(log_prob)[best:254] <= 0).all()  # and falls after it
 
 
 @settings(max_examples=100, deadline=None)

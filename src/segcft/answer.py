@@ -112,6 +112,9 @@ def answer(
     values = infer_missing(model.scm, values, people)
 
     asked = resolve(interventions, values, model.scm)
+    for name, k in zip(study.areas, areas, strict=True):
+        if asked[0, k] < 0:
+            raise InterventionError(f"{name}: an area cannot be {float(asked[0, k]):g}, below 0")
     generator = torch.Generator(device).manual_seed(study.evaluation.seed)
     changed, after = model.counterfactual(x, values, asked, generator)
     grey = to_grey_levels(changed)

@@ -98,6 +98,7 @@ def load_checkpoint(path: Path, key: str) -> dict[str, Any] | None:
         return None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged file
-        raise RunError(f"{path}: this checkpoint is damaged ({error}); delete it to start again") from None
+    except Exception as error:  # torch raises many kinds for a damaged file, with advice not for users
+        kind = type(error).__name__
+        raise RunError(f"{path}: this checkpoint is damaged ({kind}); delete it to start again") from None
     return state if isinstance(state, dict) and state.get("key") == key else None

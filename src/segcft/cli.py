@@ -67,6 +67,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # the reader of our output has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # a folder that cannot be written, a full disk: the system names the file
+        print(f"segcft: error: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -106,7 +109,9 @@ def _parser() -> argparse.ArgumentParser:
         "own test people)",
     )
     judged.add_argument(
-        "--seed", type=int, help="for a simulated study: new people of this seed, whom the run has never seen"
+        "--seed",
+        type=_seed,
+        help="for a simulated study: new people of this seed, whom the run has never seen",
     )
     judged.add_argument("--out", metavar="DIR", type=Path, help="folder of table and figures")
     judged.add_argument(
@@ -139,6 +144,12 @@ def _parser() -> argparse.ArgumentParser:
     asked.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder of the answer")
     _hardware(asked)
     return parser
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"a seed is a whole number, 0 or more, not {text!r}")
+    return int(text)
 
 
 def _hardware(parser: argparse.ArgumentParser, several: bool = False) -> None:

@@ -122,7 +122,7 @@ class CounterfactualObjective(Objective):
         loss = guided + weight.detach() * violation + self.multiplier * violation.detach()
         # The last term is there for the multiplier's ascent only; its value is not part of what is minimised.
         loss = loss - (self.multiplier * violation).detach()
-        return loss, {"guide": guided, "violation": violation, "multiplier": self.multiplier}
+        return loss, {"guide": guided, "violation": violation, "multiplier": self.multiplier.detach().clone()}
 
 
 @torch.no_grad()

@@ -182,6 +182,7 @@ class Pipeline:
             meta = {
                 "part": stage,
                 "key": key,
+                "made_from": {before: self._keys[before] for before in self.needs(stage)},
                 "version": segcft.__version__,
                 "torch": torch.__version__,
                 "device": str(self.fabric.device),
@@ -200,9 +201,13 @@ class Pipeline:
         study = self.study.model_dump(mode="json")
         shared = [study[name] for name in ("image", "variables", "structures")]
         upstream = {before: self._keys[before] for before in self.needs(stage)}
-        key = artefact.key_of(stage, segcft.__version__, spec.model_dump(mode="json"), shared, upstream)
+        key = artefact.key_of(stage, segcft.__version__, self._settings(spec), shared, upstream)
         self._keys[stage] = key
         return key
+
+    def _settings(self, spec: Any) -> dict[str, Any]:
+        """What of a section decides the outcome: not which stages there are, nor how often they are saved."""
+        return spec.model_dump(mode="json", exclude={"guides", "checkpoint_steps"})
 
     def _batches(self, spec: Training, complete: bool) -> Batches:
         rows = self.store.indices("train", complete)
@@ -285,7 +290,10 @@ class Pipeline:
     def _evaluate(self) -> bool:
         self._key("evaluate", self.study.evaluation)
         record = self.run.evaluation / "evaluation.json"
-        done = record.is_file() and json.loads(record.read_text()).get("key") == self._keys["evaluate"]
+        try:
+            done = json.loads(record.read_text())["key"] == self._keys["evaluate"]
+        except (OSError, ValueError, KeyError, TypeError):
+            done = False
         if not done and self.fabric.is_global_zero:
             evaluate_people(self.run, self.store, self.run.evaluation, self.fabric.device, self.progress)
             artefact.write_text(
@@ -319,6 +327,8 @@ def new_people(study: Study, data: Path | None, seed: int | None, out: Path, pro
     Raises:
         DataError: neither fits the study.
     """
+    if data is not None and seed is not None:
+        raise DataError("give --data or --seed, not both: they are different people")
     if data is not None and (data / "store.json").is_file():
         store = Store(data)
         store.require(study)

@@ -108,9 +108,22 @@ class Run:
         return freeze(module)
 
     def methods(self) -> dict[str, str]:
-        """Method (none, regressor, segmentor) -> the part that is its image mechanism, as far as trained."""
+        """Method (none, regressor, segmentor) -> the part that is its image mechanism, as far as trained.
+
+        Fine-tuned parts whose starting point or attributes' mechanisms were trained again since are left out.
+        """
         parts = {"none": "hvae"} | {guide: f"cft-{guide}" for guide in self.study.finetune.guides}
-        return {method: part for method, part in parts.items() if self.path(part).is_file()}
+        return {method: part for method, part in parts.items() if self._is_current(part)}
+
+    def _is_current(self, part: str) -> bool:
+        if not self.path(part).is_file():
+            return False
+        before = artefact.read_meta(self.path(part)).get("made_from", {})
+        return all(
+            artefact.read_meta(self.path(name)).get("key") == key
+            for name, key in before.items()
+            if name in ("hvae", "scm")
+        )
 
     def model(self, method: str, device: torch.device | str = "cpu") -> CounterfactualModel:
         """The whole model with the image mechanism of ``method``.

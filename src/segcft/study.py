@@ -383,6 +383,8 @@ class Study(Section):
                 )
 
     def _check_hvae_grid(self) -> None:
+        if self.hvae.levels[-1].z == 0:
+            raise ValueError("hvae.levels: the last, smallest level needs a latent ('z' of at least 1)")
         for axis, size in zip(("height", "width"), self.image.size, strict=True):
             index = 0 if axis == "height" else 1
             factor = self.hvae.patch * math.prod(level.factor[index] for level in self.hvae.levels[:-1])

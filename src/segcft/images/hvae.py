@@ -210,11 +210,12 @@ class HVAE(nn.Module):
             below = pairs[index + 1][0] if index + 1 < len(pairs) else None
             self.decoder.append(DecoderLevel(level, size, below, spec, scale=depth[1] ** -0.5))
         # Beyond the last latent nothing reads the exogenous stream: what leads there has nothing to learn.
-        latent = [index for index, level in enumerate(self.decoder) if level.blocks[0].z]
-        for level in self.decoder[max(latent, default=-1) + 1 :]:
-            level.place_e.requires_grad_(False)
-            if level.up_e is not None:
-                level.up_e.requires_grad_(False)
+        latent = [index for index, level in enumerate(reversed(spec.levels)) if level.z]
+        for beyond in self.decoder[max(latent, default=-1) + 1 :]:
+            assert isinstance(beyond, DecoderLevel)
+            beyond.place_e.requires_grad_(False)
+            if beyond.up_e is not None:
+                beyond.up_e.requires_grad_(False)
         width = spec.levels[0].width
         self.head = nn.Sequential(
             nn.SiLU(),

@@ -1,8 +1,8 @@
 """Outlines of lungs and heart in continuous coordinates, solved for an exact area.
 
 Body coordinates: the unit square that the posteroanterior radiograph shows, x to the right of the image (the
-patient's left), y down, midline at x = 0.5. Proportions follow the contours of the JSRT data base
-(van Ginneken et al., Medical Image Analysis 2006); what varies between people does so independently of the areas.
+patient's left), y down, midline at x = 0.5. Proportions follow the contours of JSRT (van Ginneken et
+al., Medical Image Analysis 2006); what varies between people does so independently of the areas.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Mediastinum:
     """Medial border of a lung: distance from the midline, as a function of y.
 
     ``width`` at the great vessels; ``knob``: how far the aortic arch pushes into the lung around ``knob_y``;
-    ``bulge``: how far the heart does, from ``bulge_top`` over a length of ``bulge_length``; below it the border
-    runs on laterally with ``sweep``.
+    ``bulge``: how far the heart does, from ``bulge_top`` over a length of ``bulge_length``; below it the
+    border runs on laterally with ``sweep``.
     """
 
     width: float
@@ -55,7 +55,7 @@ class LungShape:
     Inside the lung u runs from the medial (0) to the lateral border (1) and v from the apex (0) to the
     costophrenic angle (1). ``usual_area`` (share of the frame) is the size at which the proportions hold:
     ``height`` from apex to angle, hinged at ``hinge_y`` just below the apex because the diaphragm moves most.
-    ``apex_u``: where the apex is; ``shoulder`` and ``apex_medial``: length in v of the curves to both sides of it.
+    ``apex_u``: where the apex is; ``shoulder`` and ``apex_medial``: length in v of the curves to its sides.
     The diaphragm's dome is highest (``dome_v``) at ``dome_u`` and falls by ``dome_medial`` towards the heart;
     ``taper``: how much narrower the rib cage is at the top, ``tuck``: at the costophrenic angle.
     """
@@ -77,12 +77,12 @@ class LungShape:
     def outline(self, area: float) -> Floats:
         """Closed outline (N, 2) of exactly this ``area``, or ``ValueError`` saying why there is none.
 
-        The lung grows downwards and upwards first by its height, then sideways: every x is linear in the lateral
-        extent, hence so is the area, and the extent that gives ``area`` follows in closed form.
+        Its height follows from the area. Then every x is linear in the lateral extent, hence so is the area,
+        and the extent that gives ``area`` follows in closed form.
         """
         growth = math.log(area / self.usual_area)
-        # A small lung is mostly a high diaphragm, since ribs give way little; a large one also widens and fills up.
-        height = min(self.height * math.exp(0.72 * growth if growth < 0 else 0.38 * growth), TALLEST)
+        # A small lung is mostly a high diaphragm, since ribs give way little; a large one also widens.
+        height = min(self.height * math.exp(0.72 * growth if growth < 0 else 0.46 * growth), TALLEST)
         fullness = max(growth, 0.0)
         u, v = self._template(fullness)
         y = self.hinge_y + height * (v - HINGE_V)
@@ -129,7 +129,7 @@ class LungShape:
 
 
 HINGE_V = 0.2  # v at hinge_y
-TALLEST = 0.935  # a lung fills the frame's height and no more
+TALLEST = 0.944  # a lung fills the frame's height and no more
 
 # Heart seen from the front, clockwise from the top: half-widths from the centre of its bounding box.
 _HEART_POINTS = np.array(
@@ -138,7 +138,7 @@ _HEART_POINTS = np.array(
         (0.05, 1.00), (-0.58, 0.86), (-0.95, 0.42), (-0.92, -0.15), (-0.58, -0.75),
     ]
 )  # fmt: skip
-# Periodic cubic interpolation is linear in the points, so one matrix (vertices, points) does it for every heart.
+# Periodic cubic interpolation is linear in the points, so one matrix (vertices, points) serves every heart.
 _HEART_SPLINE = CubicSpline(
     np.arange(len(_HEART_POINTS) + 1), np.eye(len(_HEART_POINTS))[np.r_[:11, 0]], bc_type="periodic"
 )(np.linspace(0, len(_HEART_POINTS), 220, endpoint=False))
@@ -146,10 +146,11 @@ _HEART_SPLINE = CubicSpline(
 
 @dataclass(frozen=True)
 class HeartShape:
-    """The cardiac silhouette at ``usual_area`` (share of the frame): half-height, and what stays in place as it grows.
+    """The cardiac silhouette, ``half_height`` tall to either side at ``usual_area`` (share of the frame).
 
-    ``hinge_x`` lies near the right atrium and ``hinge_y`` on the diaphragm, so a larger heart reaches further to
-    the patient's left and up. ``jitter`` (11, 2) displaces the points of the contour, ``tilt`` (radians) turns it.
+    What stays in place as it grows is a point near the right atrium (``hinge_x``) and the diaphragm
+    (``hinge_y``), so a larger heart reaches further to the patient's left and up. ``jitter`` (11, 2)
+    displaces the points of the contour, ``tilt`` (radians) turns it.
     """
 
     usual_area: float
@@ -164,7 +165,7 @@ class HeartShape:
         shape = _HEART_SPLINE @ (_HEART_POINTS + self.jitter)
         cos, sin = math.cos(self.tilt), math.sin(self.tilt)
         shape = shape @ np.array([[cos, sin], [-sin, cos]])
-        half_height = self.half_height * (area / self.usual_area) ** 0.4
+        half_height = self.half_height * (area / self.usual_area) ** 0.45
         half_width = area / (half_height * abs(polygon_area(shape)))
         shape = (shape - np.array([-0.5, 0.6])) * np.array([half_width, half_height])
         return shape + np.array([self.hinge_x, self.hinge_y])
@@ -195,12 +196,12 @@ def draw_anatomy(random: np.random.Generator) -> Anatomy:
     def vary(centre: float, spread: float) -> float:
         return centre + spread * float(random.uniform(-1, 1))
 
-    hinge_y, knob_y = vary(0.216, 0.008), vary(0.255, 0.02)
+    hinge_y, knob_y = vary(0.212, 0.006), vary(0.255, 0.02)
     right_border = Mediastinum(
-        vary(0.05, 0.008), 0.0, knob_y, vary(0.066, 0.012), vary(0.36, 0.03), 0.24, 0.5
+        vary(0.049, 0.007), 0.0, knob_y, vary(0.066, 0.012), vary(0.36, 0.03), 0.24, 0.5
     )
     left_border = Mediastinum(
-        vary(0.052, 0.007),
+        vary(0.048, 0.006),
         vary(0.026, 0.016),
         knob_y,
         vary(0.195, 0.025),
@@ -236,6 +237,6 @@ def draw_anatomy(random: np.random.Generator) -> Anatomy:
         hinge_x=vary(0.482, 0.012),
         hinge_y=vary(0.70, 0.015),
         tilt=vary(0.0, 0.12),
-        jitter=random.uniform(-0.05, 0.05, _HEART_POINTS.shape),
+        jitter=random.uniform(-0.04, 0.04, _HEART_POINTS.shape),
     )
     return Anatomy(left_lung, right_lung, heart)

@@ -1,7 +1,7 @@
 """A chest radiograph simulator: a known structural causal model with exact masks and true counterfactuals.
 
 Graph: sex and age cause the areas of left lung, right lung and heart; all five cause the image. Every number
-that is not a variable is exogenous noise of the *person*, an integer, drawn from a random stream of its own, so a
+that is not a variable is exogenous noise of the *person*, an integer, from a random stream of its own, so a
 counterfactual is the same person drawn again with other attributes.
 """
 
@@ -63,16 +63,18 @@ class Noise(IntEnum):
     GRAIN = 16
 
     def stream(self, person: int) -> np.random.Generator:
-        """Philox is keyed, so streams of different persons and purposes are independent."""
-        return np.random.Generator(np.random.Philox(key=person + (int(self) << 64)))
+        """The person's generator: Philox, whose streams are independent for different keys."""
+        if not 0 <= person < 2**64:
+            raise ValueError(f"person: must be an integer of 64 bits, 0 or more, not {person}")
+        return np.random.Generator(np.random.Philox(key=int(person) + (int(self) << 64)))
 
 
 @dataclass(frozen=True)
 class AreaMechanism:
     """area = mean * (1 + spread * (male * m + ageing * a + residual * u)), a share of the unit frame.
 
-    m is +1 for men and -1 for women. a = tanh((age - 55) / 20) / 0.59 has about unit variance and levels off at
-    both ends of adult life. u is a standard normal cut off at +-``CUT`` and scaled back to unit variance.
+    m is +1 for men and -1 for women. a = tanh((age - 55) / 20) / 0.59 has about unit variance and levels off
+    at both ends of adult life. u is a standard normal cut off at +-``CUT`` and scaled back to unit variance.
     Monotone in u, hence invertible.
     """
 
@@ -103,8 +105,8 @@ def _cut_normal(uniform: float) -> float:
 
 _USUAL = UsualAreas()
 MECHANISMS = {
-    "left_lung_area": AreaMechanism(_USUAL.left_lung, 0.20, 0.50, -0.30, Noise.LEFT_LUNG),
-    "right_lung_area": AreaMechanism(_USUAL.right_lung, 0.165, 0.50, -0.30, Noise.RIGHT_LUNG),
+    "left_lung_area": AreaMechanism(_USUAL.left_lung, 0.19, 0.50, -0.30, Noise.LEFT_LUNG),
+    "right_lung_area": AreaMechanism(_USUAL.right_lung, 0.163, 0.50, -0.30, Noise.RIGHT_LUNG),
     "heart_area": AreaMechanism(_USUAL.heart, 0.15, 0.35, 0.18, Noise.HEART),
 }
 AGES = (18.0, 100.0)  # years that can be drawn; people are 20 to 90
@@ -113,8 +115,8 @@ AGES = (18.0, 100.0)  # years that can be drawn; people are 20 to 90
 class ChestSimulator:
     """Draws people on a grid of ``size`` = (height, width) pixels.
 
-    Areas are in the unit of ``pixel_area``, the area of one pixel. On grids that are not square the chest fills the
-    largest centred square.
+    Areas are in the unit of ``pixel_area``, the area of one pixel. On grids that are not square the chest
+    fills the largest centred square.
 
     >>> simulator = ChestSimulator((64, 64))
     >>> person = simulator.attributes(7)
@@ -126,25 +128,29 @@ class ChestSimulator:
     structures = ("left_lung", "right_lung", "heart")
 
     def __init__(self, size: tuple[int, int], pixel_area: float = 1.0) -> None:
+        if min(size) < 16:
+            raise ValueError(f"size: a chest needs at least 16 pixels a side, not {size[0]} x {size[1]}")
         self.grid = Grid(*size)
         self.frame_area = self.grid.side**2 * pixel_area
 
     def attributes(self, person: int, do: Mapping[str, float | str] | None = None) -> Attributes:
-        """The person's variables under ``do``: it replaces mechanisms and so moves their descendants alone."""
+        """The person's variables under ``do``, which replaces mechanisms and so moves descendants alone."""
         do = dict(do or {})
         for name in do:
             if name not in self.variables:
                 raise UndrawableError(f"{name}: not a variable ({', '.join(self.variables)})")
-        values: Attributes = {}
-        values["sex"] = do["sex"] if "sex" in do else "FM"[Noise.SEX.stream(person).random() < 0.5]
-        values["age"] = do["age"] if "age" in do else self._age(person)
-        sex, age = _check_sex(values["sex"]), _check_age(values["age"])
+        sex = _check_sex(do["sex"] if "sex" in do else _sex(person))
+        age = _check_age(do["age"] if "age" in do else _age(person))
+        values: Attributes = {"sex": sex, "age": age}
         for name, mechanism in MECHANISMS.items():
-            values[name] = do[name] if name in do else mechanism.area(sex, age, person) * self.frame_area
-        return {name: value if name == "sex" else float(value) for name, value in values.items()}
+            if name in do:
+                values[name] = _check_number(name, do[name])
+            else:
+                values[name] = mechanism.area(sex, age, person) * self.frame_area
+        return values
 
     def render(self, person: int, attributes: Mapping[str, float | str]) -> tuple[Bytes, Bytes]:
-        """The radiograph (H, W) and the structures' coverage (3, H, W), 255 where a pixel is wholly inside."""
+        """The radiograph (H, W) and the structures' coverage (3, H, W); 255: a pixel is wholly inside."""
         sex, age = _check_sex(attributes["sex"]), _check_age(attributes["age"])
         pose = Pose.draw(Noise.POSE.stream(person))
         covers = self._covers(person, attributes, pose)
@@ -156,24 +162,21 @@ class ChestSimulator:
         attributes = self.attributes(person, do)
         return (attributes, *self.render(person, attributes))
 
-    @staticmethod
-    def _age(person: int) -> float:
-        return 20 + 70 * float(betaincinv(2.6, 2.2, Noise.AGE.stream(person).random()))
-
     def _covers(self, person: int, attributes: Mapping[str, float | str], pose: Pose) -> Floats:
         anatomy = draw_anatomy(Noise.ANATOMY.stream(person))
         covers = []
         for structure in self.structures:
             name = f"{structure}_area"
-            share = _check_number(name, attributes[name]) / self.frame_area
-            if share <= 0:
-                raise UndrawableError(f"{name}: an area must be positive, not {attributes[name]}")
+            area = _check_number(name, attributes[name])
+            if area <= 0:
+                raise UndrawableError(f"{name}: an area must be positive, not {area:g}")
             try:
-                outline = pose.to_frame(getattr(anatomy, structure).outline(share / pose.scale**2))
+                outline = getattr(anatomy, structure).outline(area / self.frame_area / pose.scale**2)
             except ValueError as error:
-                raise UndrawableError(f"{name}: {attributes[name]:.6g} is {error}") from None
+                raise UndrawableError(f"{name}: {area:.6g} is {error}") from None
+            outline = pose.to_frame(outline)
             if outline.min() < 0 or outline.max() > 1:
-                raise UndrawableError(f"{name}: {attributes[name]:.6g} is too large for the thorax")
+                raise UndrawableError(f"{name}: {area:.6g} is too large for the thorax")
             covers.append(coverage(outline, self.grid))
         return np.stack(covers).astype(np.float32)
 
@@ -211,6 +214,15 @@ class ChestSimulator:
         grain = Noise.GRAIN.stream(person).standard_normal(image.shape, dtype=np.float32)
         image = image + np.float32(exposure.noise * grid.side / 256) * grain
         return Framing.draw(Noise.FRAMING.stream(person)).apply(image, grid)
+
+
+def _sex(person: int) -> str:
+    return "M" if Noise.SEX.stream(person).random() < 0.5 else "F"
+
+
+def _age(person: int) -> float:
+    """20 to 90 years, left-skewed as in a hospital: 20 + 70 * Beta(2.6, 2.2)."""
+    return 20 + 70 * float(betaincinv(2.6, 2.2, Noise.AGE.stream(person).random()))
 
 
 def _check_sex(value: float | str) -> str:

@@ -1,9 +1,9 @@
 """From structures to grey values: attenuation along the beam, the film's response, noise and framing.
 
-Attenuation is summed in units in which a chest wall is about 2 and air 0. It is a function of body coordinates
-(see :mod:`segcft.simulate.anatomy`), the same whatever the lungs and the heart are; the lungs then replace it with
-aerated tissue, and the heart adds to it. So changing a structure changes the picture where the structure is and
-nowhere else.
+Attenuation is summed in units in which a chest wall is about 2 and air 0. It is a function of body
+coordinates (see :mod:`segcft.simulate.anatomy`), the same whatever lungs and heart are; the lungs replace it
+with aerated tissue, and the heart adds to it. So changing a structure changes the picture where the structure
+is and nowhere else.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Pose:
         return cls(
             scale=random.uniform(0.97, 1.0),
             angle=math.radians(random.uniform(-1.4, 1.4)),
-            shift=random.uniform(-0.008, 0.008, 2),
+            shift=random.uniform(-0.005, 0.005, 2),
         )
 
     def to_frame(self, points: Floats) -> Floats:
@@ -86,8 +86,8 @@ class Body:
             wall=uniform(1.5, 2.1),
             mediastinum=uniform(0.75, 1.25),
             mediastinum_width=uniform(0.075, 0.10),
-            abdomen=uniform(0.9, 1.7),
-            abdomen_y=uniform(0.70, 0.78),
+            abdomen=uniform(1.1, 1.9),
+            abdomen_y=uniform(0.67, 0.75),
             knob=uniform(0.15, 0.4),
             knob_y=uniform(0.235, 0.275),
             trachea=uniform(0.35, 0.7),
@@ -103,7 +103,7 @@ class Body:
         half_width = np.minimum(trunk, shoulder)
         depth = np.sqrt(np.clip(1 - (far / half_width) ** 4, 0.0, 1.0))  # the trunk is a rounded box
         wall = self.wall * (1 - 0.15 * smoothstep((0.3 - y) / 0.4)) * depth
-        width = self.mediastinum_width * (0.75 + 0.5 * smoothstep((y - 0.1) / 0.6))
+        width = self.mediastinum_width * (0.8 + 0.6 * smoothstep((y - 0.1) / 0.5))
         mediastinum = self.mediastinum * np.exp(-((far / width) ** 2.5))
         abdomen = self.abdomen * smoothstep((y - self.abdomen_y + 0.1) / 0.2) * depth
         # The aorta unfolds and stiffens with age.
@@ -237,13 +237,14 @@ class Stomach:
 
 def vessels(random: np.random.Generator, pose: Pose, grid: Grid) -> Floats:
     """Pulmonary vessels (H, W): two trees that radiate from the hila, branch three times and thin out."""
-    thick, thin = [], []
+    thick: list[tuple[Floats, Floats]] = []
+    thin: list[tuple[Floats, Floats]] = []
     for side in (-1, 1):
         hilum = np.array(
             [MIDLINE + side * (0.085 + 0.015 * random.uniform()), 0.40 + 0.03 * random.uniform(-1, 1)]
         )
         count = 13
-        start = hilum + random.normal(0, 0.016, (count, 2))
+        start = hilum + random.normal(0, (0.013, 0.028), (count, 2))
         # More and wider vessels run downwards than upwards (gravity); 0 points sideways, pi / 2 down.
         angle = np.linspace(-1.35, 1.60, count) + random.normal(0, 0.14, count)
         length = random.uniform(0.16, 0.30, count) * (1 + 0.45 * np.sin(angle) ** 2)
@@ -283,9 +284,9 @@ def _branches(
     )
     heading = angle[:, None] + bend * t + wiggle
     step = length[:, None] / knots
-    path = np.stack([side * np.cos(heading), np.sin(heading)], axis=2) * step[..., None]
-    path = start[:, None] + np.cumsum(path, axis=1)
-    return path, 0.0030 * step * width[:, None] ** 2 * (1.05 - t) ** 0.7, heading
+    moves = np.stack([side * np.cos(heading), np.sin(heading)], axis=2) * step[..., None]
+    path: Floats = start[:, None] + np.cumsum(moves, axis=1)
+    return path, 0.0027 * step * width[:, None] ** 2 * (1.05 - t) ** 0.7, heading
 
 
 @dataclass(frozen=True)
@@ -318,7 +319,7 @@ class Tissue:
 class Exposure:
     """Beam, film and display: grey = low + (high - low) * (1 - exp(-beam * attenuation)) ** gamma.
 
-    Wide on purpose: the brightness and the contrast of a picture then say nothing about the size of a structure.
+    Wide on purpose: brightness and contrast of a picture then say nothing about the size of a structure.
     """
 
     beam: float
@@ -333,10 +334,10 @@ class Exposure:
     def draw(cls, random: np.random.Generator) -> Exposure:
         uniform = random.uniform
         return cls(
-            beam=0.92 * math.exp(uniform(-0.38, 0.38)),
-            gamma=math.exp(uniform(-0.40, 0.40)),
-            low=uniform(0.0, 0.20),
-            high=uniform(0.76, 1.0),
+            beam=0.95 * math.exp(uniform(-0.30, 0.30)),
+            gamma=math.exp(uniform(-0.30, 0.30)),
+            low=uniform(0.0, 0.14),
+            high=uniform(0.82, 1.0),
             tilt=uniform(-0.12, 0.12, 2),
             blur=uniform(0.0015, 0.0035),
             noise=uniform(0.005, 0.012),
@@ -358,7 +359,7 @@ class Framing:
 
     @classmethod
     def draw(cls, random: np.random.Generator) -> Framing:
-        borders = random.uniform(0.004, 0.026, 4) * (random.uniform(size=4) < 0.18)
+        borders = random.uniform(0.004, 0.022, 4) * (random.uniform(size=4) < 0.15)
         labels = random.uniform((0.06, 0.04), (0.16, 0.09), (2, 2)) * (random.uniform(size=(2, 1)) < 0.3)
         return cls(borders, float(random.choice([0.02, 0.97])), labels)
 
@@ -375,12 +376,12 @@ class Framing:
 
 
 def organ_profile(cover: Floats, grid: Grid, edge: float) -> Floats:
-    """Thickness along the beam of a rounded organ from its ``cover`` (H, W): ``edge`` at the border, 1 inside."""
+    """Thickness along the beam of a rounded organ, from its ``cover`` (H, W): ``edge`` at its border to 1."""
     return cover * (edge + (1 - edge) * np.clip(2 * blur(cover, 0.011, grid) - 1, 0, 1))
 
 
 def octaves(random: np.random.Generator, grid: Grid, nodes: tuple[int, ...], decay: float) -> Floats:
-    """Sum of smooth noises; each is ``decay`` times as strong as the coarser one. Detail below a pixel is left out."""
+    """Sum of smooth noises, each ``decay`` times as strong as the coarser one, down to pixel size."""
     total = np.zeros((grid.height, grid.width), dtype=np.float32)
     for level, count in enumerate(nodes):
         if count > grid.side:

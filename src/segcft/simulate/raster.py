@@ -1,7 +1,7 @@
 """From continuous coordinates to pixels: exact coverage of outlines, thin curves, smooth random fields.
 
-Everything is defined in *frame* coordinates: x to the right and y down, with the largest centred square of the
-grid being [0, 1] x [0, 1], so a scene looks the same on every grid.
+Everything is defined in *frame* coordinates: x to the right and y down, with the largest centred square of
+the grid being [0, 1] x [0, 1], so a scene looks the same on every grid.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ def polygon_area(points: Floats) -> float:
 def coverage(points: Floats, grid: Grid) -> Floats:
     """Share of every pixel that lies inside a closed polygon (N, 2) of frame points: (H, W) in [0, 1].
 
-    Exact, not sampled, so its sum is the polygon's area in pixels: the outline is cut where it crosses a pixel
-    border, each piece adds the area to its right within its own pixel and its whole height to all pixels
-    further right (Green's theorem, as font rasterisers do). The polygon must lie inside the grid.
+    Exact, not sampled, so its sum is the polygon's area in pixels: the outline is cut where it crosses a
+    pixel border, each piece adds the area to its right within its own pixel and its whole height to all
+    pixels further right (Green's theorem, as font rasterisers do). The polygon must lie inside the grid.
     """
     pieces = _cut_at_pixel_borders(grid.pixels(points))
     start, end = pieces[:-1], pieces[1:]
@@ -85,7 +85,7 @@ def _cut_at_pixel_borders(points: Floats) -> Floats:
 
 
 def splat(points: Floats, mass: Floats, grid: Grid) -> Floats:
-    """Spread point masses (N,) at frame points (N, 2) bilinearly over the pixels: (H, W), mass per unit area."""
+    """Spread masses (N,) at frame points (N, 2) bilinearly over the pixels: (H, W), mass per unit area."""
     position = grid.pixels(points) - 0.5
     corner = np.floor(position).astype(np.intp)
     part = position - corner
@@ -121,7 +121,7 @@ def smooth_noise(random: np.random.Generator, nodes: int, grid: Grid) -> Floats:
 
 @lru_cache(maxsize=64)
 def _spline_basis(pixels: int, side: int, nodes: int) -> Floats:
-    """Cubic B-spline weights (pixels, lattice) of the pixels' centres, scaled to keep unit variance on average."""
+    """Cubic B-spline weights (pixels, lattice) of the pixels' centres, scaled for unit variance."""
     position = (np.arange(pixels) + 0.5) / side * nodes
     cell = np.floor(position).astype(np.intp)
     t = position - cell

@@ -1,0 +1,401 @@
+"""The command line: what it prints where, which files it writes, and errors that a user can act on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from segcft.cli import STAGES, main
+from segcft.run import Run
+
+Outcome = tuple[int, str, str]
+
+
+@pytest.fixture
+def segcft(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """``segcft("evaluate", run)`` -> exit status, standard output, standard error."""
+
+    def run(*arguments: object) -> Outcome:
+        capsys.readouterr()
+        status = main([str(argument) for argument in arguments])
+        return status, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def radiograph(small_run: Run, tmp_path: Path) -> Path:
+    """An image file of a test person, larger than the study's grid."""
+    store = small_run.store()
+    pixels = store.images[store.indices("test")[0], 0]
+    Image.fromarray(np.kron(pixels, np.ones((4, 4), dtype=np.uint8))).save(tmp_path / "chest.png")
+    return tmp_path / "chest.png"
+
+
+def one_line(outcome: Outcome) -> str:
+    """The error of a command that failed as it should: status 1, one message, nothing on standard output."""
+    status, out, err = outcome
+    assert (status, out) == (1, "")
+    assert err.startswith("segcft: error: ")
+    assert "Traceback" not in err
+    return err
+
+
+def python(code: str) -> str:
+    """What a fresh interpreter prints."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+# --- help ---
+
+
+def test_help_is_instant_and_imports_nothing_heavy() -> None:
+    loaded = python(
+        "import sys\n"
+        "from segcft.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit as stop: assert stop.code == 0\n"
+        "print(sorted({name.split('.')[0] for name in sys.modules}))\n"
+    ).splitlines()[-1]
+    heavy = {"torch", "lightning", "monai", "zuko", "pandas", "numpy", "matplotlib", "pydantic", "rich"}
+    assert not heavy & set(yaml.safe_load(loaded))
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "segcft.cli", "--help"], capture_output=True, text=True, check=True
+    )
+    assert time.monotonic() - start < 1.5
+    for command in ("run", "evaluate", "counterfactual", *STAGES):
+        assert command in done.stdout
+
+
+@pytest.mark.parametrize("command", ["run", "evaluate", "counterfactual", *STAGES])
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert "--device" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["fly"], ["run"], ["run", "x.yaml", "--speed", "9"]]
+    + [["evaluate", "run", "--seed", seed] for seed in ("-1", "one")],
+)
+def test_a_wrong_command_line_shows_the_usage(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "usage: segcft" in capsys.readouterr().err
+
+
+# --- errors ---
+
+
+def test_a_wrong_study_is_told_by_file_and_key_before_anything_is_imported(
+    small_study_file: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "wrong.yaml"
+    raw = yaml.safe_load(small_study_file.read_text())
+    raw["hvae"]["stepz"] = raw["hvae"].pop("steps")
+    path.write_text(yaml.safe_dump(raw))
+    code = f"import sys; from segcft.cli import main; print(main(['run', {str(path)!r}]), *sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    status, *modules = done.stdout.split()
+    assert status == "1"
+    assert not {"lightning", "monai", "zuko"} & set(modules)
+    lines = done.stderr.splitlines()
+    assert f"segcft: error: {path}: hvae.steps: this key is required" in lines
+    assert any(line.startswith(f"{path}: hvae.stepz: unknown key; did you mean 'steps'?") for line in lines)
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == [path]  # nothing was begun
+
+
+def test_a_study_that_is_not_there_is_told(segcft: Callable[..., Outcome], tmp_path: Path) -> None:
+    assert "none.yaml: cannot read this study file" in one_line(segcft("run", tmp_path / "none.yaml"))
+
+
+def test_a_folder_study_asks_for_its_data(
+    segcft: Callable[..., Outcome], small_study_file: Path, tmp_path: Path
+) -> None:
+    raw = yaml.safe_load(small_study_file.read_text())
+    raw["data"] = {"source": "folder"}
+    for bit, structure in zip((1, 2, 4), raw["structures"].values(), strict=True):
+        structure["bit"] = bit
+    path = tmp_path / "folder.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    for extra, message in (
+        ((), "study 'small' reads images from a folder: say where with --data DIR"),
+        (("--data", tmp_path / "nowhere"), str(tmp_path / "nowhere")),
+    ):
+        status, _, err = segcft("import", path, "--out", tmp_path / "run", *extra)
+        assert status == 1
+        assert f"segcft: error: {message}" in err
+        assert not (tmp_path / "run" / "store").exists()
+
+
+def test_a_stage_that_the_study_does_not_have_is_told(
+    segcft: Callable[..., Outcome], small_study_file: Path, tmp_path: Path
+) -> None:
+    raw = yaml.safe_load(small_study_file.read_text())
+    raw["finetune"]["guides"] = ["segmentor"]
+    path = tmp_path / "one.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    message = one_line(segcft("cft-regressor", path, "--out", tmp_path / "run", "--device", "cpu"))
+    assert f"{path}: finetune.guides: this study has no stage 'cft-regressor'" in message
+
+
+@pytest.mark.parametrize(
+    "command", [("evaluate",), ("counterfactual", "x.png", "--do", "age=3", "--out", "o")]
+)
+def test_a_folder_that_is_no_run_is_told(
+    segcft: Callable[..., Outcome], tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    assert f"{tmp_path}: not a run" in one_line(segcft(command[0], tmp_path, *command[1:]))
+
+
+def test_ctrl_c_says_how_to_go_on(
+    segcft: Callable[..., Outcome], small_study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("segcft.data.simulated.person_number", interrupt)
+    status, out, err = segcft("import", small_study_file, "--out", tmp_path / "run", "--device", "cpu")
+    assert (status, out) == (130, "")
+    assert "the same command goes on from the last checkpoint" in err
+    assert not (tmp_path / "run" / "store").exists()
+
+
+# --- stages and evaluation ---
+
+
+def test_a_run_that_is_up_to_date_prints_its_table(
+    segcft: Callable[..., Outcome], small_run: Run, small_study_file: Path
+) -> None:
+    status, out, err = segcft("run", small_study_file, "--out", small_run.folder, "--device", "cpu")
+    assert status == 0
+    assert (small_run.evaluation / "table.md").read_text() in out
+    assert str(small_run.evaluation / "figures") in out
+    assert err.count("up to date") == 9
+
+
+def test_the_default_folder_is_named_after_the_study(
+    segcft: Callable[..., Outcome], small_study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, out, err = segcft("import", small_study_file, "--device", "cpu")
+    assert (status, out) == (0, "")
+    assert "90 samples (53 train, 19 validation, 18 test)" in err
+    assert len(Run(tmp_path / "runs" / "small").store()) == 90
+
+
+def test_evaluate_prints_pure_json(segcft: Callable[..., Outcome], small_run: Run, tmp_path: Path) -> None:
+    """In a process of its own: nothing else may write to standard output, not even a library."""
+    command = [sys.executable, "-m", "segcft.cli", "evaluate", small_run.folder, "--json", "--device", "cpu"]
+    done = subprocess.run(
+        [*command, "--out", tmp_path / "judged"],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},  # as the small run was made
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    rows = json.loads(done.stdout)
+    assert rows == json.loads((tmp_path / "judged" / "table.json").read_text())
+    # The same people, judge and seed: the table that the run itself made.
+    assert rows == json.loads((small_run.evaluation / "table.json").read_text())
+    assert str(tmp_path / "judged") in done.stderr
+
+
+def test_evaluate_on_new_people(segcft: Callable[..., Outcome], small_run: Run, tmp_path: Path) -> None:
+    copied = tmp_path / "run"
+    shutil.copytree(small_run.folder, copied)
+    status, out, _ = segcft("evaluate", copied, "--seed", 77, "--device", "cpu")
+    assert status == 0
+    assert out.startswith("# small")
+    new = json.loads((copied / "evaluation-new" / "table.json").read_text())
+    assert max(row["n"] for row in new) == 90
+    assert (copied / "evaluation" / "table.md").read_text() == (small_run.evaluation / "table.md").read_text()
+
+
+def test_people_of_the_study_are_refused(
+    segcft: Callable[..., Outcome], small_run: Run, tmp_path: Path
+) -> None:
+    refused = segcft("evaluate", small_run.folder, "--seed", 3, "--out", tmp_path / "o", "--device", "cpu")
+    assert "--seed 3: these are the people of the study itself" in one_line(refused)
+    store = small_run.folder / "store"
+    refused = segcft(
+        "evaluate", small_run.folder, "--data", store, "--out", tmp_path / "o", "--device", "cpu"
+    )
+    assert "people given were in this run's training or validation" in one_line(refused)
+
+
+# --- one image ---
+
+
+def test_a_counterfactual_is_written_and_says_that_it_is_synthetic(
+    segcft: Callable[..., Outcome], small_run: Run, radiograph: Path, tmp_path: Path
+) -> None:
+    ask = ("counterfactual", small_run.folder, radiograph, "--do", "left_lung_area=+20%", "--device", "cpu")
+    status, out, err = segcft(*ask, "--set", "age=63", "--set", "sex=F", "--out", tmp_path / "answer")
+    assert status == 0
+    assert str(tmp_path / "answer") in err
+    names = {"image.png", "counterfactual.png", "difference.png", "counterfactual.json"}
+    assert {path.name for path in (tmp_path / "answer").iterdir()} == names
+    record = json.loads((tmp_path / "answer" / "counterfactual.json").read_text())
+    with Image.open(tmp_path / "answer" / "counterfactual.png") as picture:
+        assert picture.size == (32, 32)
+        assert "Synthetic" in picture.text["Description"]  # type: ignore[attr-defined]
+        assert json.loads(picture.text["segcft"]) == record  # type: ignore[attr-defined]
+    assert record["do"] == ["left_lung_area=+20.0%"]
+    assert record["method"] == "segmentor"
+    lung, age = record["variables"]["left_lung_area"], record["variables"]["age"]
+    assert lung["after"] == pytest.approx(1.2 * lung["before"], rel=1e-5)
+    assert (lung["intervened"], lung["source"]) == (True, "read from the image")
+    assert (age["before"], age["after"], age["source"]) == (63, 63, "given")
+    assert record["variables"]["sex"]["before"] == "F"
+    assert all(name in out for name in small_run.study.variables)
+    # Asked again, the answer is the same.
+    segcft(*ask, "--set", "age=63", "--set", "sex=F", "--out", tmp_path / "again")
+    for name in names:
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "answer" / name).read_bytes()
+
+
+def test_what_is_not_given_is_inferred(
+    segcft: Callable[..., Outcome], small_run: Run, radiograph: Path, tmp_path: Path
+) -> None:
+    status, out, _ = segcft(
+        "counterfactual",
+        small_run.folder,
+        radiograph,
+        "--do",
+        "sex=M",
+        "--do",
+        "heart_area=+1sd",
+        "--method",
+        "none",
+        "--out",
+        tmp_path / "answer",
+        "--device",
+        "cpu",
+    )
+    assert status == 0
+    assert "(inferred)" in out
+    record = json.loads((tmp_path / "answer" / "counterfactual.json").read_text())
+    assert record["method"] == "none"
+    assert 18 < record["variables"]["age"]["before"] < 100
+    assert record["variables"]["sex"]["after"] == "M"
+
+
+def test_asking_for_the_impossible_is_a_warning(
+    segcft: Callable[..., Outcome], small_run: Run, radiograph: Path, tmp_path: Path
+) -> None:
+    status, out, _ = segcft(
+        "counterfactual",
+        small_run.folder,
+        radiograph,
+        "--do",
+        "age=150",
+        "--out",
+        tmp_path / "a",
+        "--device",
+        "cpu",
+    )
+    assert status == 0
+    assert "warning: age: 150 is outside the training range" in out
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "message"),
+    [
+        ("--do", "left_lung_area", "expected VARIABLE=AMOUNT"),
+        ("--do", "left_lung=+20%", "'left_lung' is not a variable; did you mean 'left_lung_area'?"),
+        ("--do", "left_lung_area=20%", "a relative change needs its sign"),
+        ("--do", "left_lung_area=big", "'big' is none of"),
+        ("--do", "sex=X", "set to one of F, M"),
+        ("--do", "left_lung_area=-200%", "left_lung_area: an area cannot be -"),
+        ("--set", "age=+3", "what is known is a value, not a change"),
+        ("--set", "colour=3", "'colour' is not a variable"),
+        ("--method", "oracle", "method 'oracle' is not trained here"),
+    ],
+)
+def test_a_question_that_makes_no_sense_is_told(
+    segcft: Callable[..., Outcome],
+    small_run: Run,
+    radiograph: Path,
+    tmp_path: Path,
+    option: str,
+    text: str,
+    message: str,
+) -> None:
+    ask = [
+        "counterfactual",
+        small_run.folder,
+        radiograph,
+        option,
+        text,
+        "--out",
+        tmp_path / "a",
+        "--device",
+        "cpu",
+    ]
+    assert message in one_line(segcft(*ask, *([] if option == "--do" else ["--do", "age=50"])))
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("damage", ["missing", "no image", "cut", "blank", "folder"])
+def test_an_image_that_cannot_be_used_is_told(
+    segcft: Callable[..., Outcome], small_run: Run, radiograph: Path, tmp_path: Path, damage: str
+) -> None:
+    match damage:
+        case "missing":
+            radiograph.unlink()
+        case "no image":
+            radiograph.write_text("not a picture")
+        case "cut":
+            radiograph.write_bytes(radiograph.read_bytes()[:200])
+        case "blank":
+            Image.new("L", (32, 32), 7).save(radiograph)
+        case "folder":
+            radiograph.unlink()
+            radiograph.mkdir()
+    out = tmp_path / "answer"
+    ask = ("counterfactual", small_run.folder, radiograph, "--do", "age=50", "--out", out, "--device", "cpu")
+    assert str(radiograph) in one_line(segcft(*ask))
+    assert not out.exists()
+
+
+def test_a_place_that_cannot_be_written_is_told(
+    segcft: Callable[..., Outcome], small_run: Run, small_study_file: Path, radiograph: Path, tmp_path: Path
+) -> None:
+    taken = tmp_path / "file"
+    taken.touch()
+    ask = ("counterfactual", small_run.folder, radiograph, "--do", "age=50")
+    for command in (ask, ("import", small_study_file), ("evaluate", small_run.folder, "--seed", 5)):
+        status, _, err = segcft(*command, "--out", taken, "--device", "cpu")
+        assert status == 1
+        assert err.splitlines()[-1].startswith("segcft: error: ")
+        assert str(taken) in err
+
+
+def test_a_damaged_part_is_told(
+    segcft: Callable[..., Outcome], small_run: Run, radiograph: Path, tmp_path: Path
+) -> None:
+    copied = tmp_path / "run"
+    shutil.copytree(small_run.folder, copied)
+    (copied / "scm.safetensors").write_bytes(b"nothing")
+    ask = ("counterfactual", copied, radiograph, "--do", "age=50", "--out", tmp_path / "a", "--device", "cpu")
+    assert f"{copied / 'scm.safetensors'}: damaged" in one_line(segcft(*ask))

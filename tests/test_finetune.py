@@ -1,0 +1,194 @@
+"""Counterfactual fine-tuning: who is trained, on which interventions, and under which constraint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from segcft.data.batches import Batches
+from segcft.finetune import CounterfactualObjective, constraint_level
+from segcft.images.likelihood import to_unit
+from segcft.run import Run
+from segcft.study import Study
+
+GUIDES = ("segmentor", "regressor")
+
+
+@pytest.fixture
+def objective(small_run: Run) -> Any:
+    """``objective(guide, slack, **spec)``: that of the small run's pre-trained image model."""
+
+    def make(guide: str = "segmentor", slack: float = 0.0, **changes: Any) -> CounterfactualObjective:
+        study = small_run.study
+        spec = study.finetune.model_copy(update=changes)
+        hvae, scm = small_run.load("hvae").requires_grad_(True), small_run.load("scm")
+        store = small_run.store()
+        marginal = torch.from_numpy(store.values()[store.indices("train", complete=True)])
+        bound = constraint_level(hvae, study, batches_of(small_run), torch.device("cpu")) + slack
+        return CounterfactualObjective(hvae, scm, small_run.load(guide), spec, study, marginal, bound).train()
+
+    return make
+
+
+def batches_of(run: Run) -> Batches:
+    store = run.store()
+    return Batches(store, store.indices("train", complete=True), run.study.finetune.batch_size, seed=0)
+
+
+def values_of(run: Run, rows: int) -> Tensor:
+    return torch.from_numpy(run.store().values()[:rows])
+
+
+def few_steps(
+    objective: CounterfactualObjective, run: Run, steps: int, rate: float = 3e-3
+) -> list[dict[str, float]]:
+    groups = objective.parameter_groups(run.study.finetune.model_copy(update={"learning_rate": rate}))
+    optimiser = torch.optim.AdamW(groups, weight_decay=0.0)
+    batches, history = batches_of(run), []
+    for step in range(steps):
+        torch.manual_seed(step)
+        loss, figures = objective(batches.batch(step), step)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(objective.network.parameters(), 5.0)
+        optimiser.step()
+        objective.after_step()
+        optimiser.zero_grad()
+        history.append({key: float(value.detach()) for key, value in figures.items()})
+    return history
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_gradients_reach_the_image_mechanism_whole_and_nothing_frozen(
+    small_run: Run, objective: Any, guide: str
+) -> None:
+    made = objective(guide)
+    torch.manual_seed(0)
+    made(batches_of(small_run).batch(0), 0)[0].backward()
+    # The way to the exogenous stream beyond the last latent is read by nothing.
+    unread = {"decoder.3.place_e", "decoder.3.up_e.weight", "decoder.3.up_e.bias"}
+    dead = {k for k, p in made.network.named_parameters() if p.grad is None or not p.grad.any()}
+    assert dead == unread
+    for frozen in (made.scm, made.guide):
+        assert all(p.grad is None and not p.requires_grad for p in frozen.parameters())
+    assert made.multiplier.grad is not None
+    trained = {id(p) for group in made.parameter_groups(small_run.study.finetune) for p in group["params"]}
+    assert trained == {id(p) for p in made.network.parameters()} | {id(made.multiplier)}
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_the_guide_loss_alone_trains_what_draws_the_image(small_run: Run, objective: Any, guide: str) -> None:
+    """The counterfactual term: through guide, pixels and both streams back to the posterior."""
+    made = objective(guide)
+    torch.manual_seed(0)
+    loss, figures = made(batches_of(small_run).batch(0), 0)
+    del loss
+    figures["guide"].backward()
+    reached = {
+        k.split(".")[0] for k, p in made.network.named_parameters() if p.grad is not None and p.grad.any()
+    }
+    assert reached == {"embed", "encoder", "decoder", "head"}
+    assert made.multiplier.grad is None
+
+
+def test_the_guide_stays_as_it_is_while_the_network_trains(small_run: Run, objective: Any) -> None:
+    made = objective()
+    made.train()
+    assert made.network.training
+    assert not any(module.training for frozen in (made.guide, made.scm) for module in frozen.modules())
+    before = {k: v.clone() for k, v in {**made.guide.state_dict(), **made.scm.state_dict()}.items()}
+    few_steps(made, small_run, 2)
+    after = {**made.guide.state_dict(), **made.scm.state_dict()}
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+
+
+def test_each_sample_gets_one_intervention_from_the_training_marginal(small_run: Run, objective: Any) -> None:
+    made, values = objective(), values_of(small_run, 60)
+    torch.manual_seed(0)
+    do = torch.cat([made.draw_intervention(values) for _ in range(20)])
+    known = ~do.isnan()
+    assert (known.sum(dim=1) == 1).all()
+    share = known.float().mean(dim=0)
+    assert share.tolist() == pytest.approx([0.2] * 5, abs=0.05)  # every variable as often
+    for column in range(5):
+        asked, marginal = do[known[:, column], column], made.marginal[:, column]
+        assert np.isin(asked.numpy(), marginal.numpy()).all()
+        assert len(asked.unique()) > min(20, len(marginal.unique()) - 1)
+
+
+def test_only_the_variables_of_the_study_are_intervened_on(small_run: Run, objective: Any) -> None:
+    made = objective(intervene=("age", "heart_area"))
+    do = torch.cat([made.draw_intervention(values_of(small_run, 60)) for _ in range(5)])
+    assert (~do.isnan()).any(dim=0).tolist() == [False, True, False, False, True]
+
+
+def test_areas_follow_an_intervention_on_their_cause(small_run: Run, objective: Any) -> None:
+    """pa~ comes from the SCM: the guide is told what the areas become, not what they were."""
+    made, values = objective(), values_of(small_run, 12)
+    do = made.scm.intervention(12, age=20.0)
+    after = made.scm.counterfactual(values, do)
+    assert not torch.allclose(after[:, 2:], values[:, 2:])
+
+
+def test_the_guide_loss_weighs_structures_alike(small_run: Run, objective: Any) -> None:
+    for scale in ("std", "mean"):
+        made = objective(area_scale=scale)
+        observed = made.marginal[:, 2:]
+        expected = observed.std(0) if scale == "std" else observed.mean(0)
+        torch.testing.assert_close(made.area_scale, expected)
+    x = to_unit(torch.from_numpy(small_run.store().images[:5].copy()))
+    read = made.guide.areas(x)
+    values = torch.zeros(5, 5)
+    values[:, 2:] = read + made.area_scale * torch.tensor([1.0, 2.0, 3.0])
+    assert float(made.guide_loss(x, values)) == pytest.approx((1 + 4 + 9) / 3, rel=1e-4)
+
+
+@pytest.mark.parametrize(("slack", "rises"), [(-5.0, True), (5.0, False)])
+def test_the_multiplier_follows_the_constraint(
+    small_run: Run, objective: Any, slack: float, rises: bool
+) -> None:
+    made = objective(slack=slack, multiplier_learning_rate=0.1)
+    history = few_steps(made, small_run, 6, rate=1e-5)
+    path = [row["multiplier"] for row in history]
+    assert all((row["violation"] > 0) == rises for row in history)
+    assert path == sorted(path, reverse=not rises)
+    assert (path[0], path[-1]) == (1, pytest.approx(1.5 if rises else 0.5, abs=0.05))
+
+
+def test_the_multiplier_never_becomes_negative(small_run: Run, objective: Any) -> None:
+    made = objective(slack=5.0, multiplier_learning_rate=0.5)
+    path = [row["multiplier"] for row in few_steps(made, small_run, 5)]
+    assert path[-1] == made.multiplier.item() == 0
+    assert min(path) >= 0
+
+
+def test_a_violated_constraint_pulls_the_bound_back(small_run: Run, objective: Any) -> None:
+    """With the constraint far off, training lowers the negative ELBO; with none, the guide alone leads."""
+    made = objective(slack=-1.0, multiplier=10.0)
+    history = few_steps(made, small_run, 15)
+    assert (
+        np.mean([h["violation"] for h in history[-4:]])
+        < np.mean([h["violation"] for h in history[:4]]) - 0.05
+    )
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_a_few_steps_make_counterfactuals_more_effective(small_run: Run, objective: Any, guide: str) -> None:
+    made = objective(guide, slack=10.0)
+    history = few_steps(made, small_run, 40)
+    guided = [row["guide"] for row in history]
+    assert np.mean(guided[-8:]) < 0.85 * np.mean(guided[:8])
+
+
+def test_the_bound_is_the_pretrained_models_own(small_run: Run) -> None:
+    study: Study = small_run.study
+    hvae = small_run.load("hvae")
+    levels = [constraint_level(hvae, study, batches_of(small_run), torch.device("cpu")) for _ in range(2)]
+    assert levels[0] == levels[1]
+    with torch.no_grad():
+        x = to_unit(torch.from_numpy(small_run.store().images[:60].copy()))
+        bound = hvae(x, values_of(small_run, 60)).objective.mean()
+    assert levels[0] == pytest.approx(float(bound), abs=0.1)

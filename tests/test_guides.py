@@ -1,0 +1,164 @@
+"""Segmentor and regressor: what they read, and that training can follow them once they are frozen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from segcft import artefact
+from segcft.guides.regressor import Regressor, RegressorObjective
+from segcft.guides.segmentor import Segmentor, SegmentorObjective, dice
+from segcft.run import Run
+from segcft.study import Augment, Image, RegressorSpec, SegmentorSpec
+from segcft.training import freeze
+
+Batch = dict[str, Tensor]
+
+
+def segmentor(size: tuple[int, int] = (16, 16), **image: Any) -> Segmentor:
+    torch.manual_seed(0)
+    return Segmentor(SegmentorSpec(steps=1, widths=(4, 8, 8)), Image(size=size, **image), structures=2)
+
+
+def regressor(size: tuple[int, int] = (16, 16), **image: Any) -> Regressor:
+    torch.manual_seed(0)
+    return Regressor(RegressorSpec(steps=1, widths=(4, 4, 8, 8)), Image(size=size, **image), structures=2)
+
+
+def images(batch: int, size: tuple[int, int] = (16, 16)) -> Tensor:
+    return torch.rand(batch, 1, *size, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+def test_a_segmentors_area_is_the_sum_of_its_probabilities() -> None:
+    network = segmentor(field_of_view=(32, 48), length_unit="mm").eval()
+    assert network.pixel_area == pytest.approx(2 * 3)
+    x = images(3)
+    probabilities = torch.sigmoid(network(x))
+    torch.testing.assert_close(network.masks(x), probabilities)
+    torch.testing.assert_close(network.areas(x), 6 * probabilities.sum(dim=(2, 3)))
+    assert network.areas(x).shape == (3, 2)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (13, 18), (5, 3), (1, 1)])
+def test_a_segmentor_takes_grids_that_its_levels_cannot_halve(size: tuple[int, int]) -> None:
+    network = segmentor(size).eval()
+    assert network(images(2, size)).shape == (2, 2, *size)
+    network.train()
+    assert network(images(2, size)).isfinite().all()
+
+
+def test_padding_repeats_the_edge_at_the_far_sides() -> None:
+    network = segmentor().eval()
+    x = images(1, (14, 15))
+    whole = torch.cat([x, x[..., -1:]], dim=-1)
+    whole = torch.cat([whole, whole[:, :, -1:], whole[:, :, -1:]], dim=2)
+    torch.testing.assert_close(network(x), network(whole)[..., :14, :15])
+
+
+@pytest.mark.parametrize("make", [segmentor, regressor])
+def test_areas_do_not_depend_on_the_rest_of_the_batch(make: Any) -> None:
+    network = make()
+    network(images(8))  # moves the statistics of the batch normalisation
+    network.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(network.areas(images(8))[3:4], network.areas(images(8)[3:4]))
+
+
+@pytest.mark.parametrize("make", [segmentor, regressor])
+def test_gradients_flow_through_a_frozen_guide_to_the_image_only(make: Any) -> None:
+    network = freeze(make())
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    x = images(2).requires_grad_()
+    network.areas(x).sum().backward()
+    assert x.grad is not None
+    assert x.grad.flatten(1).any(dim=1).all()
+    assert x.grad.isfinite().all()
+    assert not network.training
+    assert all(p.grad is None and not p.requires_grad for p in network.parameters())
+    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+
+
+def test_dice() -> None:
+    full, half, none = torch.ones(4, 4), torch.zeros(4, 4), torch.zeros(4, 4)
+    half[:2] = 1
+    prediction = torch.stack([full, full, none, full, half])[None]
+    target = torch.stack([full, half, none, none, half])[None]
+    assert dice(prediction, target).tolist() == [[1, pytest.approx(2 / 3), 1, 0, 1]]
+
+
+def test_the_segmentors_loss_falls_as_masks_agree() -> None:
+    network = segmentor().train()
+    objective = SegmentorObjective(network, SegmentorSpec(steps=1))
+    mask = torch.zeros(2, 2, 16, 16, dtype=torch.uint8)
+    mask[:, 0, 4:12, 4:12] = 255
+    batch = {"image": (mask[:, :1] // 2 + 30), "mask": mask}
+    optimiser = torch.optim.AdamW(network.parameters(), 1e-2)
+    losses = []
+    for step in range(40):
+        loss, figures = objective(batch, step)
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        losses.append(float(loss.detach()))
+        assert float(loss.detach()) == pytest.approx(sum(float(f.detach()) for f in figures.values()))
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_a_short_training_finds_the_organs(small_run: Run) -> None:
+    for part in ("segmentor", "judge"):
+        metrics = artefact.read_meta(small_run.path(part))["metrics"]
+        for structure in small_run.study.structures:
+            assert metrics[f"validation_dice_{structure}"] > 0.8
+
+
+def test_guide_and_judge_are_different_networks(small_run: Run, small_batch: Batch) -> None:
+    areas = [small_run.load(part).areas(small_batch["image"]) for part in ("segmentor", "judge")]
+    assert not torch.allclose(*areas, rtol=1e-3)
+
+
+def test_regressed_areas_have_the_unit_of_the_training_areas() -> None:
+    network = regressor().eval()
+    areas = torch.tensor([[100.0, 7.0], [300.0, 7.0], [500.0, 7.0]])
+    network.set_statistics(areas)
+    assert network.mean.tolist() == [300, 7]
+    assert network.std.tolist() == [200, pytest.approx(1e-6)]  # a constant area does not divide by zero
+    x = images(3)
+    torch.testing.assert_close(network.areas(x), network(x) * network.std + network.mean)
+    assert network.state_dict()["mean"].tolist() == [300, 7]  # the unit travels with the weights
+
+
+def test_the_regressors_loss_weighs_structures_alike() -> None:
+    network = regressor().eval()
+    nn.init.zeros_(network.resnet.fc.weight)
+    nn.init.zeros_(network.resnet.fc.bias)  # so it answers with the mean
+    network.mean.copy_(torch.tensor([64.0, 16.0]))
+    network.std.copy_(torch.tensor([32.0, 8.0]))
+    mask = torch.zeros(1, 2, 16, 16, dtype=torch.uint8)
+    mask[0, 0, :8, :12], mask[0, 1, :8, :3] = 255, 255  # 96 and 24 pixels: one standard deviation more
+    objective = RegressorObjective(network, RegressorSpec(steps=1), pixel_area=1.0)
+    loss, _ = objective({"image": mask[:, :1], "mask": mask}, 0)
+    assert float(loss.detach()) == pytest.approx(1)
+
+
+def test_a_regressor_learns_areas_of_deformed_images() -> None:
+    """Areas are measured again after a deformation, so a rescaled square is a lesson, not a contradiction."""
+    network = regressor().train()
+    network.set_statistics(torch.tensor([[40.0, 40.0], [90.0, 90.0]]))
+    mask = torch.zeros(8, 2, 16, 16, dtype=torch.uint8)
+    mask[:, :, 4:12, 4:12] = 255
+    batch = {"image": mask[:, :1], "mask": mask}
+    spec = RegressorSpec(steps=1, augment=Augment(scale=0.3))
+    objective = RegressorObjective(network, spec, pixel_area=1.0)
+    optimiser = torch.optim.AdamW(network.parameters(), 1e-2)
+    torch.manual_seed(0)
+    losses = []
+    for step in range(60):
+        loss, _ = objective(batch, step)
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        losses.append(float(loss.detach()))
+    assert sum(losses[-10:]) < 0.3 * sum(losses[:10])

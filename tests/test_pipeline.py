@@ -1,0 +1,280 @@
+"""A study from its first stage to the table: what is made, what is skipped, what is made again."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from segcft import artefact
+from segcft.errors import DataError, RunError
+from segcft.pipeline import Pipeline, check_unseen, evaluate_people, new_people
+from segcft.progress import Progress
+from segcft.run import Run
+from segcft.study import Study, load_study
+from segcft.training import make_fabric
+
+PARTS = ("segmentor", "judge", "regressor", "scm", "hvae", "cft-regressor", "cft-segmentor")
+FIELDS = {"method", "metric", "intervention", "structure", "intervened", "value", "ci_low", "ci_high", "n"}
+
+JSRT = Path(os.environ.get("SEGCFT_JSRT", Path(__file__).parents[2] / "shared" / "data" / "jsrt256"))
+needs_jsrt = pytest.mark.skipif(
+    not (JSRT / "metadata.csv").is_file(), reason=f"no JSRT radiographs in {JSRT} (set SEGCFT_JSRT)"
+)
+
+
+class Notes(Progress):
+    """What the user is told of every stage."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+
+    @property
+    def made(self) -> list[str]:
+        return [line.split(":")[0] for line in self.lines if ": done in " in line]
+
+    @property
+    def skipped(self) -> list[str]:
+        return [line.split(":")[0] for line in self.lines if line.endswith(": up to date")]
+
+
+@pytest.fixture
+def copied(small_run: Run, tmp_path: Path) -> Path:
+    """The small run's folder, to be changed."""
+    shutil.copytree(small_run.folder, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def run_all(folder: Path, study: Study, data: Path | None = None) -> Notes:
+    notes = Notes()
+    Pipeline(Run(folder, study), make_fabric("cpu"), data, notes).run_all()
+    return notes
+
+
+def times(folder: Path) -> dict[str, int]:
+    """When each file of a run was written, but for the study, which is always written anew."""
+    return {
+        str(path.relative_to(folder)): path.stat().st_mtime_ns
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "study.yaml"
+    }
+
+
+# --- a whole run ---
+
+
+def test_a_run_makes_every_part(small_run: Run) -> None:
+    folder = small_run.folder
+    assert all((folder / f"{part}.safetensors").is_file() for part in PARTS)
+    assert load_study(folder / "study.yaml") == small_run.study
+    assert Run(folder).study == small_run.study
+    assert {path.name for path in (folder / "training").iterdir()} == {f"{part}.jsonl" for part in PARTS}
+    assert (folder / "evaluation" / "table.md").read_text().startswith("# small")
+    pictures = list((folder / "evaluation" / "figures").iterdir())
+    assert pictures
+    for picture in pictures:
+        with Image.open(picture) as image:
+            image.verify()
+    assert not list(folder.rglob("*partial*"))
+
+
+def test_the_table_has_a_row_for_every_question(small_run: Run) -> None:
+    rows = json.loads((small_run.evaluation / "table.json").read_text())
+    assert all(set(row) == FIELDS for row in rows)
+    areas, structures = small_run.study.areas, tuple(small_run.study.structures)
+    asked = {(r["method"], r["intervention"], r["structure"]) for r in rows if r["metric"] == "mape"}
+    for method in ("none", "regressor", "segmentor"):
+        assert {(method, area, structure) for area in areas for structure in structures} <= asked
+    for row in rows:
+        intervened = row["structure"] != "" and row["intervention"] == f"{row['structure']}_area"
+        assert row["intervened"] == intervened
+        assert isinstance(row["n"], int)
+        if row["value"] is not None and row["ci_low"] is not None:
+            assert row["ci_low"] <= row["value"] <= row["ci_high"]
+    composition = [r["value"] for r in rows if r["metric"] == "composition"]
+    assert len(composition) == 3
+    assert max(composition) < 1
+
+
+def test_methods_are_what_is_trained(small_run: Run, copied: Path) -> None:
+    assert small_run.methods() == {"none": "hvae", "regressor": "cft-regressor", "segmentor": "cft-segmentor"}
+    (copied / "cft-regressor.safetensors").unlink()
+    assert list(Run(copied).methods()) == ["none", "segmentor"]
+    with pytest.raises(RunError, match="method 'regressor' is not trained here, only none, segmentor"):
+        Run(copied).model("regressor")
+
+
+def test_fine_tuning_starts_from_the_pretrained_model_and_changes_it(small_run: Run) -> None:
+    networks = {
+        part: small_run.load(part).state_dict() for part in ("hvae", "cft-regressor", "cft-segmentor")
+    }
+    distance = {
+        part: max(float((networks["hvae"][key] - value).abs().max()) for key, value in weights.items())
+        for part, weights in networks.items()
+    }
+    assert distance["hvae"] == 0
+    assert 0 < distance["cft-segmentor"] < 0.1
+    assert 0 < distance["cft-regressor"] < 0.1
+
+
+def test_a_folder_that_is_no_run_is_told(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"not a run: it has no study\.yaml"):
+        Run(tmp_path)
+
+
+# --- what is skipped, and what is made again ---
+
+
+def test_a_second_run_changes_nothing(small_study: Study, copied: Path) -> None:
+    before = times(copied)
+    notes = run_all(copied, small_study)
+    assert notes.skipped == ["import", *PARTS, "evaluate"]
+    assert notes.made == []
+    assert times(copied) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "affected"),
+    [
+        ({"evaluation.seed": 7}, {"evaluate"}),
+        ({"description": "another text"}, set()),
+        ({"regressor.steps": 2}, {"regressor", "cft-regressor", "evaluate"}),
+        ({"judge.steps": 2}, {"judge", "evaluate"}),
+        ({"segmentor.steps": 2}, {"segmentor", "cft-segmentor", "evaluate"}),
+        ({"scm.steps": 2}, {"scm", "cft-regressor", "cft-segmentor", "evaluate"}),
+        ({"hvae.beta": 2.0, "hvae.steps": 2}, {"hvae", "cft-regressor", "cft-segmentor", "evaluate"}),
+        ({"finetune.steps": 2}, {"cft-regressor", "cft-segmentor", "evaluate"}),
+        ({"splits.seed": 5}, {"import", *PARTS, "evaluate"}),
+        ({"data.seed": 5}, {"import", *PARTS, "evaluate"}),
+    ],
+    ids=lambda value: ", ".join(value) if isinstance(value, dict) else "",
+)
+def test_a_change_of_the_study_affects_just_what_depends_on_it(
+    make_small_study: Any, copied: Path, changes: dict[str, Any], affected: set[str]
+) -> None:
+    """Which parts would be made again: those whose key is no longer that of the file."""
+    study = make_small_study(changes)
+    quick = {"evaluate"}  # slow for its figures, so asked for without being run
+    pipeline = Pipeline(Run(copied, study), make_fabric("cpu"), progress=(notes := Notes()))
+    if "import" in affected:
+        pipeline.run_stage("import")
+        assert notes.made == ["import"]
+        pipeline.run_stage("scm")
+        assert notes.made == ["import", "scm"]
+        return
+    for stage in pipeline.stages:
+        if stage not in quick:
+            pipeline.run_stage(stage)
+    assert set(notes.made) == affected - quick
+    record = json.loads((copied / "evaluation" / "evaluation.json").read_text())
+    pipeline._key("evaluate", study.evaluation)
+    assert (record["key"] != pipeline._keys["evaluate"]) == ("evaluate" in affected)
+    assert load_study(copied / "study.yaml") == study
+
+
+def test_a_stage_runs_what_it_needs_and_no_more(make_small_study: Any, tmp_path: Path) -> None:
+    study = make_small_study(
+        {"data.people": 40, "scm.steps": 2, "hvae.steps": 2, "segmentor.steps": 2, "finetune.steps": 2}
+    )
+    pipeline = Pipeline(Run(tmp_path / "run", study), make_fabric("cpu"), progress=(notes := Notes()))
+    pipeline.run_stage("cft-segmentor")
+    assert notes.made == ["import", "scm", "hvae", "segmentor", "cft-segmentor"]
+    assert not (tmp_path / "run" / "judge.safetensors").exists()
+
+
+def test_a_missing_part_is_made_again_and_nothing_else(small_study: Study, copied: Path) -> None:
+    (copied / "cft-segmentor.safetensors").unlink()
+    pipeline = Pipeline(Run(copied, small_study), make_fabric("cpu"), progress=(notes := Notes()))
+    for stage in PARTS:
+        pipeline.run_stage(stage)
+    assert notes.made == ["cft-segmentor"]
+
+
+def test_a_study_of_one_guide_has_no_stage_of_the_other(make_small_study: Any, tmp_path: Path) -> None:
+    study = make_small_study({"finetune.guides": ["segmentor"]})
+    pipeline = Pipeline(Run(tmp_path / "run", study), make_fabric("cpu"))
+    assert "cft-regressor" not in pipeline.stages
+    assert "cft-regressor" not in pipeline.needs("evaluate")
+
+
+# --- people whom the run has never seen ---
+
+
+def test_the_training_people_are_refused(small_run: Run) -> None:
+    with pytest.raises(DataError, match=r"72 of the people given were in this run's training or validation"):
+        check_unseen(small_run, small_run.store())
+    store = small_run.store()
+    store.table = store.table[store.table["split"] == "test"]
+    check_unseen(small_run, store)
+
+
+def test_new_simulated_people_have_another_seed(small_run: Run, tmp_path: Path) -> None:
+    store = new_people(small_run.study, None, 99, tmp_path / "store", Progress())
+    assert set(store.table["split"]) == {"test"}
+    assert len(store) == small_run.study.data.people
+    check_unseen(small_run, store)
+    with pytest.raises(DataError, match="--seed 3: these are the people of the study itself"):
+        new_people(small_run.study, None, 3, tmp_path / "other", Progress())
+    with pytest.raises(DataError, match=r"no store .* is simulated: give --seed N"):
+        new_people(small_run.study, tmp_path, None, tmp_path / "other", Progress())
+
+
+def test_a_store_may_be_given_whole(small_run: Run, make_small_study: Any, tmp_path: Path) -> None:
+    new_people(small_run.study, None, 99, tmp_path / "store", Progress())
+    before = times(tmp_path / "store")
+    store = new_people(small_run.study, tmp_path / "store", None, tmp_path / "unused", Progress())
+    assert (len(store.indices("test")), (tmp_path / "unused").exists()) == (90, False)
+    assert times(tmp_path / "store") == before
+    with pytest.raises(DataError, match="made for another study"):
+        new_people(make_small_study({"image.size": [64, 64]}), tmp_path / "store", None, tmp_path, Progress())
+
+
+def test_nobody_to_evaluate_is_told(small_run: Run, tmp_path: Path) -> None:
+    store = small_run.store()
+    store.table["split"] = "train"
+    with pytest.raises(DataError, match="no test person has all attributes"):
+        evaluate_people(small_run, store, tmp_path, torch.device("cpu"), Progress())
+
+
+# --- real radiographs ---
+
+
+@needs_jsrt
+def test_real_radiographs_go_through_every_stage(make_small_study: Any, tmp_path: Path) -> None:
+    structures = {
+        name: {"variable": f"{name}_area", "bit": bit}
+        for name, bit in (("left_lung", 1), ("right_lung", 2), ("heart", 4))
+    }
+    deformation = {"rotate": 8, "shift": 0.05, "scale": 0.1, "elastic": 0.01, "gamma": 0.2, "noise": 0.02}
+    few = {f"{stage}.steps": 3 for stage in ("segmentor", "judge", "regressor", "scm", "hvae", "finetune")}
+    study = make_small_study(
+        few
+        | {"data": {"source": "folder"}, "structures": structures}
+        | {f"{stage}.augment": deformation for stage in ("segmentor", "regressor", "hvae", "finetune")}
+        | {"evaluation.people": 8, "evaluation.bootstrap": 20}
+    )
+    run = Run(tmp_path / "run", study)
+    with pytest.raises(DataError, match="say where with --data DIR"):
+        Pipeline(run, make_fabric("cpu")).run_stage("import")
+    notes = run_all(run.folder, study, JSRT)
+    assert notes.made == ["import", *PARTS, "evaluate"]
+    assert any("2 lack an attribute" in line for line in notes.lines)
+    rows = json.loads((run.evaluation / "table.json").read_text())
+    assert {row["method"] for row in rows} >= {"none", "regressor", "segmentor"}
+    assert not any(row["metric"].startswith("true") for row in rows)  # nobody knows the truth here
+    assert artefact.read_meta(run.path("hvae"))["data"] == run.store().fingerprint
+    # With the samples imported, the folder is no longer needed.
+    assert run_all(run.folder, study).skipped == ["import", *PARTS, "evaluate"]
+    with pytest.raises(DataError, match="were in this run's training or validation"):
+        check_unseen(run, new_people(study, JSRT, None, tmp_path / "people", Progress()))
+    with pytest.raises(DataError, match="is not simulated, so --seed means nothing"):
+        new_people(study, None, 4, tmp_path / "people", Progress())

@@ -1,0 +1,408 @@
+"""The training loop: budgets, averages, spikes, and that interruptions change nothing; and parts on disk."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import segcft
+from segcft import artefact
+from segcft.data.batches import Batch, Batches
+from segcft.errors import RunError, SegcftError
+from segcft.pipeline import Pipeline
+from segcft.progress import Progress, Task
+from segcft.run import Run
+from segcft.study import Study, Training
+from segcft.training import MovingAverage, Objective, freeze, learning_rate, make_fabric, train
+
+
+class LineFit(Objective):
+    """A line through (age, heart area): a training that takes microseconds. ``spikes`` spoils some steps."""
+
+    def __init__(self, spikes: Callable[[int], float] = lambda step: 1.0) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.network = nn.Linear(1, 1)
+        self.spikes = spikes
+
+    def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        age, area = batch["values"][:, 1:2] / 50 - 1, batch["values"][:, 4:] / 100 - 1
+        noise = 0.1 * torch.randn_like(area)  # of torch's own generator, as augmentation and latents are
+        error = (self.network(age) - area + noise).square().mean()
+        return error * self.spikes(step), {"error": error}
+
+
+class CutOffError(Exception):
+    pass
+
+
+class StopAfter(Progress):
+    """Ctrl-C, or a scheduler's signal, in the middle of a training."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    @contextmanager
+    def task(self, description: str, total: int, done: int = 0) -> Iterator[Task]:
+        class Counter(Task):
+            left = self.steps
+
+            def advance(self, amount: int = 1, note: str = "") -> None:
+                self.left -= 1
+                if not self.left:
+                    raise CutOffError
+
+        yield Counter() if description.startswith("training") else Task()
+
+
+@pytest.fixture
+def batches(small_run: Run) -> Batches:
+    store = small_run.store()
+    return Batches(store, store.indices("train", complete=True), 8, seed=5)
+
+
+@pytest.fixture
+def fit(batches: Batches, tmp_path: Path) -> Callable[..., tuple[dict[str, Tensor], dict[str, float]]]:
+    """``fit(objective, **spec)`` trains in ``tmp_path`` and returns the weights and the last figures."""
+
+    def run(
+        objective: Objective,
+        key: str = "key",
+        progress: Progress | None = None,
+        name: str = "line",
+        **changes: Any,
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        spec = Training.model_validate({"steps": 30, "checkpoint_steps": 7, "learning_rate": 0.05} | changes)
+        fabric = make_fabric("cpu")
+        figures = train(
+            objective, batches, spec, fabric, folder=tmp_path, name=name, key=key, progress=progress
+        )
+        return {k: v.clone() for k, v in objective.network.state_dict().items()}, figures
+
+    return run
+
+
+def log_of(folder: Path, name: str = "line") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
+
+
+def tensors_of(path: Path) -> dict[str, Tensor]:
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+
+
+def same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
+    """Bit for bit."""
+    return ours.keys() == theirs.keys() and all(
+        torch.equal(value, theirs[name]) for name, value in ours.items()
+    )
+
+
+# --- the loop ---
+
+
+def test_the_learning_rate_rises_then_falls_to_its_final_share() -> None:
+    spec = Training(steps=100, warmup_steps=9, final_learning_rate=0.2)
+    rates = [learning_rate(spec, step) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9] == 1
+    assert rates[100] == pytest.approx(0.2)
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[9:] == sorted(rates[9:], reverse=True)
+    assert (learning_rate(Training(steps=10, warmup_steps=0), 0), rates[54]) == (
+        1,
+        pytest.approx(0.6, abs=0.02),
+    )
+    assert all(0 < learning_rate(Training(steps=3, warmup_steps=50), step) < 0.1 for step in range(3))
+
+
+def test_the_moving_average_is_the_one_of_the_formula() -> None:
+    network = nn.BatchNorm1d(1)
+    average, expected = MovingAverage(network, 0.75), 1.0  # a fresh gain is 1
+    for update in range(1, 60):
+        with torch.no_grad():
+            network.weight.fill_(float(update % 7))
+        network.num_batches_tracked += 1
+        average.update()
+        decay = min(0.75, update / (update + 10))
+        expected = decay * expected + (1 - decay) * (update % 7)
+        assert average.weights["weight"].item() == pytest.approx(expected, rel=1e-5)
+    average.apply()
+    assert network.weight.item() == pytest.approx(expected, rel=1e-5)
+    assert network.num_batches_tracked == 59  # a counter is not averaged
+
+
+def test_the_average_is_what_is_kept(fit: Any, tmp_path: Path) -> None:
+    last, _ = fit(LineFit())
+    averaged, _ = fit(LineFit(), name="averaged", ema=0.9)
+    assert not same(last, averaged)
+    assert log_of(tmp_path) == log_of(tmp_path, "averaged")  # the training itself is the same
+
+
+def test_the_loss_falls_and_the_last_figures_are_those_of_the_tail(fit: Any, tmp_path: Path) -> None:
+    objective = LineFit()
+    _, figures = fit(objective)
+    rows = log_of(tmp_path)
+    assert figures["loss"] < 0.5 * rows[0]["loss"]
+    assert figures["loss"] == pytest.approx(sum(row["loss"] for row in rows[-3:]) / 3)
+    assert set(figures) == {"loss", "gradient_norm", "skipped", "error"}
+    assert not objective.training
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+@pytest.mark.parametrize("stop", [3, 7, 8, 20, 29])
+def test_an_interrupted_training_goes_on_as_if_it_had_not_been(
+    fit: Any, tmp_path: Path, stop: int, ema: float
+) -> None:
+    whole, figures = fit(LineFit(), ema=ema, name="whole")
+    with pytest.raises(CutOffError):
+        fit(LineFit(), ema=ema, progress=StopAfter(stop))
+    resumed, resumed_figures = fit(LineFit(), ema=ema)
+    assert same(whole, resumed)
+    assert figures == resumed_figures
+    rows = log_of(tmp_path)
+    assert [row["step"] for row in rows] == list(range(1, 31))
+    assert rows == log_of(tmp_path, "whole")
+
+
+def test_a_checkpoint_of_another_key_is_ignored(fit: Any, tmp_path: Path) -> None:
+    whole, _ = fit(LineFit(), name="whole")
+    with pytest.raises(CutOffError):
+        fit(LineFit(), key="another", learning_rate=1.0, progress=StopAfter(20))
+    fresh, _ = fit(LineFit())
+    assert same(whole, fresh)
+    assert [row["step"] for row in log_of(tmp_path)] == list(range(1, 31))
+
+
+def test_a_damaged_checkpoint_is_told(fit: Any, tmp_path: Path) -> None:
+    (tmp_path / "line.checkpoint").write_bytes(b"not a checkpoint")
+    with pytest.raises(RunError, match=r"line\.checkpoint: this checkpoint is damaged.*delete it") as caught:
+        fit(LineFit())
+    assert "weights_only" not in str(caught.value)  # torch's own advice would run what is in the file
+
+
+@pytest.mark.parametrize("spike", [1e6, math.inf, math.nan])
+def test_a_spike_is_skipped_and_counted(fit: Any, tmp_path: Path, spike: float) -> None:
+    weights, figures = fit(LineFit(lambda step: spike if step in (4, 9) else 1.0), gradient_skip=1e3)
+    rows = log_of(tmp_path)
+    assert [row["skipped"] for row in rows[3:6]] == [0, 1, 1]
+    assert rows[-1]["skipped"] == 2
+    assert all(value.isfinite().all() for value in weights.values())
+    assert figures["loss"] < 0.5 * rows[0]["loss"]
+
+
+def test_a_count_of_skipped_steps_survives_an_interruption(fit: Any, tmp_path: Path) -> None:
+    def spikes(step: int) -> float:
+        return math.nan if step in (1, 12) else 1.0
+
+    with pytest.raises(CutOffError):
+        fit(LineFit(spikes), progress=StopAfter(11))
+    fit(LineFit(spikes))
+    assert log_of(tmp_path)[-1]["skipped"] == 2
+
+
+def test_a_whole_interval_of_refused_steps_is_an_error(fit: Any, tmp_path: Path) -> None:
+    with pytest.raises(SegcftError, match=r"line: 7 steps in a row had a gradient norm .*nan") as caught:
+        fit(LineFit(lambda step: math.nan if step >= 10 else 1.0))
+    assert "learning rate" in str(caught.value)
+    assert len(log_of(tmp_path)) >= 10
+
+
+def test_gradient_clipping_bounds_the_step_not_the_log(fit: Any, tmp_path: Path) -> None:
+    fit(LineFit(), gradient_clip=1e-3)
+    assert log_of(tmp_path)[0]["gradient_norm"] > 1e-2
+
+
+def test_steps_have_their_own_random_numbers(fit: Any, tmp_path: Path) -> None:
+    """What was drawn before the training does not matter, the seed does."""
+    torch.manual_seed(123)
+    first, _ = fit(LineFit())
+    torch.rand(99)
+    again, _ = fit(LineFit(), name="again")
+    other, _ = fit(LineFit(), name="other", seed=1)
+    assert same(first, again)
+    assert not same(first, other)
+
+
+def test_bf16_trains_and_keeps_float32_weights(small_run: Run, make_small_study: Any, tmp_path: Path) -> None:
+    run = copy_of(small_run, tmp_path, make_small_study({"hvae.precision": "bf16", "hvae.steps": 20}))
+    Pipeline(run, make_fabric("cpu")).run_stage("hvae")
+    rows = log_of(run.training, "hvae")
+    assert all(math.isfinite(row["loss"]) for row in rows)
+    assert rows[-1]["loss"] < rows[0]["loss"] - 0.1
+    assert {tensor.dtype for tensor in tensors_of(run.path("hvae")).values()} == {torch.float32}
+
+
+def test_hardware_that_is_not_there_is_told() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    with pytest.raises(SegcftError, match="--device cuda --devices 1: "):
+        make_fabric("cuda")
+
+
+# --- whole stages, cut off ---
+
+
+def copy_of(run: Run, folder: Path, study: Study | None = None) -> Run:
+    """A run that may be changed; ``study`` in place of its own."""
+    shutil.copytree(run.folder, folder / "run")
+    return Run(folder / "run", study or run.study)
+
+
+def command(*arguments: object, **environment: str) -> subprocess.Popen[str]:
+    """A real process on one thread, as the small run was made."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "segcft.cli", *map(str, arguments), "--device", "cpu"],
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not path.is_file():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.002)
+
+
+def test_a_killed_training_ends_like_one_that_ran_through(
+    small_run: Run, small_study_file: Path, tmp_path: Path
+) -> None:
+    run = copy_of(small_run, tmp_path)
+    run.path("hvae").unlink()
+    process = command("hvae", small_study_file, "--out", run.folder)
+    wait_for(run.training / "hvae.checkpoint", process)
+    process.kill()  # SIGKILL: nothing can be tidied up
+    process.communicate()
+    assert not run.path("hvae").exists()
+    process = command("hvae", small_study_file, "--out", run.folder)
+    _, messages = process.communicate()
+    assert process.returncode == 0, messages
+    assert "import: up to date" in messages
+    assert same(tensors_of(run.path("hvae")), tensors_of(small_run.path("hvae")))
+    assert [row["step"] for row in log_of(run.training, "hvae")] == list(range(1, 61))
+    assert log_of(run.training, "hvae") == log_of(small_run.training, "hvae")
+    assert not (run.training / "hvae.checkpoint").exists()
+
+
+@pytest.mark.parametrize(("stage", "stop"), [("segmentor", 70), ("cft-segmentor", 3), ("cft-regressor", 5)])
+def test_a_stage_that_was_cut_off_ends_like_one_that_ran_through(
+    small_run: Run, make_small_study: Any, tmp_path: Path, stage: str, stop: int
+) -> None:
+    changes = {"segmentor.checkpoint_steps": 30} if stage == "segmentor" else {}
+    study = make_small_study(changes)
+    run = copy_of(small_run, tmp_path, study)
+    run.path(stage).unlink()
+    with pytest.raises(CutOffError):
+        Pipeline(run, make_fabric("cpu"), progress=StopAfter(stop)).run_stage(stage)
+    assert (run.training / f"{stage}.checkpoint").is_file()
+    assert not run.path(stage).exists()
+    Pipeline(run, make_fabric("cpu")).run_stage(stage)
+    assert same(tensors_of(run.path(stage)), tensors_of(small_run.path(stage)))
+    # The log holds the multiplier after every step, too.
+    assert log_of(run.training, stage) == log_of(small_run.training, stage)
+
+
+def test_two_devices_train_one_model(small_run: Run, make_small_study: Any, tmp_path: Path) -> None:
+    """Data-parallel training on two processes: every parameter takes part, and one process writes."""
+    study = make_small_study({"hvae.steps": 4, "hvae.checkpoint_steps": 2, "finetune.steps": 4})
+    run = copy_of(small_run, tmp_path, study)
+    path = tmp_path / "two.yaml"
+    path.write_text(yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+    process = command("cft-segmentor", path, "--out", run.folder, "--devices", 2)
+    _, messages = process.communicate()
+    assert process.returncode == 0, messages
+    for stage in ("hvae", "cft-segmentor"):
+        assert [row["step"] for row in log_of(run.training, stage)] == [1, 2, 3, 4]
+        assert all(tensor.isfinite().all() for tensor in tensors_of(run.path(stage)).values())
+
+
+def test_a_trained_part_records_where_it_comes_from(small_run: Run) -> None:
+    for part in ("segmentor", "judge", "regressor", "scm", "hvae", "cft-regressor", "cft-segmentor"):
+        meta = artefact.read_meta(small_run.path(part))
+        assert meta["part"] == part
+        assert meta["version"] == segcft.__version__
+        assert meta["data"] == small_run.store().fingerprint
+        assert Study.model_validate(meta["study"]) == small_run.study
+        assert len(meta["key"]) == 16
+        assert {"loss", "skipped"} <= set(meta["metrics"])
+        assert all(math.isfinite(value) for value in meta["metrics"].values())
+    assert "validation_bits_per_pixel" in artefact.read_meta(small_run.path("hvae"))["metrics"]
+    assert "bound" in artefact.read_meta(small_run.path("cft-segmentor"))["metrics"]
+
+
+# --- parts on disk ---
+
+
+def test_weights_and_their_record_are_read_back(tmp_path: Path) -> None:
+    ours, theirs = nn.Linear(3, 2), nn.Linear(3, 2)
+    meta = {"key": "abc", "metrics": {"loss": 0.5}, "name": "Lunge, groß"}
+    artefact.save(tmp_path / "deep" / "part.safetensors", ours, meta)
+    assert artefact.load(tmp_path / "deep" / "part.safetensors", theirs) == meta
+    assert artefact.read_meta(tmp_path / "deep" / "part.safetensors") == meta
+    assert same(dict(ours.state_dict()), dict(theirs.state_dict()))
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["part.safetensors"]  # and no .partial
+
+
+def test_a_write_that_fails_leaves_the_old_part(tmp_path: Path) -> None:
+    path = tmp_path / "part.safetensors"
+    artefact.save(path, nn.Linear(3, 2), {"key": "old"})
+    with pytest.raises(TypeError):
+        artefact.save(path, nn.Linear(3, 2), {"key": object()})
+    assert artefact.read_meta(path) == {"key": "old"}
+    (tmp_path / "part.safetensors.partial").write_bytes(b"left by a killed process")
+    artefact.save(path, nn.Linear(3, 2), {"key": "new"})
+    assert artefact.read_meta(path) == {"key": "new"}
+    assert [path.name for path in tmp_path.iterdir()] == ["part.safetensors"]
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "garbage", "cut", "foreign", "another network"])
+def test_a_part_that_cannot_be_used_is_told_by_its_file(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "hvae.safetensors"
+    artefact.save(path, nn.Linear(3, 2), {"key": "abc"})
+    whole = path.read_bytes()
+    match damage:
+        case "missing":
+            path.unlink()
+        case "empty":
+            path.write_bytes(b"")
+        case "garbage":
+            path.write_bytes(bytes(range(256)) * 4)
+        case "cut":
+            path.write_bytes(whole[:-5])
+        case "foreign":
+            save_file({"weight": torch.zeros(2)}, path)
+    network = nn.Linear(4, 2) if damage == "another network" else nn.Linear(3, 2)
+    with pytest.raises(RunError, match=r"hvae\.safetensors: "):
+        artefact.load(path, network)
+
+
+def test_a_key_changes_with_every_part_and_not_with_the_order_of_settings() -> None:
+    assert artefact.key_of("hvae", {"a": 1, "b": 2}) == artefact.key_of("hvae", {"b": 2, "a": 1})
+    assert (
+        len({artefact.key_of(*parts) for parts in (("a", "b"), ("b", "a"), ("ab",), ("a", ["b"]), ())}) == 5
+    )
+
+
+def test_frozen_means_no_gradients_and_no_batch_statistics() -> None:
+    network = freeze(nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)))
+    assert not any(module.training for module in network.modules())
+    assert not any(parameter.requires_grad for parameter in network.parameters())
