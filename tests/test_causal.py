@@ -319,9 +319,7 @@ def test_counterfactuals_can_be_undone(scm: StructuralCausalModel) -> None:
 
 def test_intervention_on_a_variable_cuts_its_parents(scm: StructuralCausalModel) -> None:
     values = training_values()
-    fixed = scm.counterfactual(
-        values, scm.intervention(len(values), age=90.0, area=values[:, AREA]), torch.Generator()
-    )
+    fixed = scm.counterfactual(values, scm.intervention(len(values), age=90.0, area=values[:, AREA]), torch.Generator())
     assert torch.equal(fixed[:, GRADE], values[:, GRADE])  # below age only through the area, which is held
 
 

@@ -151,9 +151,7 @@ def test_a_change_is_local(structure: int, factor: float) -> None:
         change = np.abs(image.astype(float) - image_cf)
         assert change[~near].max() == 0
         assert change.max() > 10
-        deep_inside = ndimage.binary_erosion(
-            (masks[structure] == 255) & (masks_cf[structure] == 255), iterations=6
-        )
+        deep_inside = ndimage.binary_erosion((masks[structure] == 255) & (masks_cf[structure] == 255), iterations=6)
         assert change[deep_inside].max(initial=0) <= 1
 
 
@@ -183,9 +181,7 @@ def test_areas_are_independent_given_sex_and_age(table: NDArray[np.float64]) -> 
     assert np.abs(correlations[np.triu_indices(3, 1)]).max() < 0.08
 
 
-def test_brightness_and_contrast_do_not_tell_an_area(
-    simulator: ChestSimulator, table: NDArray[np.float64]
-) -> None:
+def test_brightness_and_contrast_do_not_tell_an_area(simulator: ChestSimulator, table: NDArray[np.float64]) -> None:
     people = range(500)
     images = np.stack([simulator.render(person, simulator.attributes(person))[0] for person in people])
     look = np.stack([images.mean(axis=(1, 2)), images.std(axis=(1, 2))], axis=1)

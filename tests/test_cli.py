@@ -72,9 +72,7 @@ def test_help_is_instant_and_imports_nothing_heavy() -> None:
     heavy = {"torch", "lightning", "monai", "zuko", "pandas", "numpy", "matplotlib", "pydantic", "rich"}
     assert not heavy & set(yaml.safe_load(loaded))
     start = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-m", "segcft.cli", "--help"], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-m", "segcft.cli", "--help"], capture_output=True, text=True, check=True)
     assert time.monotonic() - start < 1.5
     for command in ("run", "evaluate", "counterfactual", *STAGES):
         assert command in done.stdout
@@ -93,9 +91,7 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
     [[], ["fly"], ["run"], ["run", "x.yaml", "--speed", "9"]]
     + [["evaluate", "run", "--seed", seed] for seed in ("-1", "one")],
 )
-def test_a_wrong_command_line_shows_the_usage(
-    arguments: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_wrong_command_line_shows_the_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2
@@ -158,9 +154,7 @@ def test_a_stage_that_the_study_does_not_have_is_told(
     assert f"{path}: finetune.guides: this study has no stage 'cft-regressor'" in message
 
 
-@pytest.mark.parametrize(
-    "command", [("evaluate",), ("counterfactual", "x.png", "--do", "age=3", "--out", "o")]
-)
+@pytest.mark.parametrize("command", [("evaluate",), ("counterfactual", "x.png", "--do", "age=3", "--out", "o")])
 def test_a_folder_that_is_no_run_is_told(
     segcft: Callable[..., Outcome], tmp_path: Path, command: tuple[str, ...]
 ) -> None:
@@ -231,15 +225,11 @@ def test_evaluate_on_new_people(segcft: Callable[..., Outcome], small_run: Run, 
     assert (copied / "evaluation" / "table.md").read_text() == (small_run.evaluation / "table.md").read_text()
 
 
-def test_people_of_the_study_are_refused(
-    segcft: Callable[..., Outcome], small_run: Run, tmp_path: Path
-) -> None:
+def test_people_of_the_study_are_refused(segcft: Callable[..., Outcome], small_run: Run, tmp_path: Path) -> None:
     refused = segcft("evaluate", small_run.folder, "--seed", 3, "--out", tmp_path / "o", "--device", "cpu")
     assert "--seed 3: these are the people of the study itself" in one_line(refused)
     store = small_run.folder / "store"
-    refused = segcft(
-        "evaluate", small_run.folder, "--data", store, "--out", tmp_path / "o", "--device", "cpu"
-    )
+    refused = segcft("evaluate", small_run.folder, "--data", store, "--out", tmp_path / "o", "--device", "cpu")
     assert "people given were in this run's training or validation" in one_line(refused)
 
 

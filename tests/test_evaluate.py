@@ -177,9 +177,7 @@ def test_every_method_has_every_metric(rows: list[Row]) -> None:
     study = make_study()
     for variable in study.areas:
         for method in ("no change", "none", "segmentor", "truth"):
-            found = [
-                r for r in rows if (r["method"], r["intervention"], r["metric"]) == (method, variable, "mape")
-            ]
+            found = [r for r in rows if (r["method"], r["intervention"], r["metric"]) == (method, variable, "mape")]
             assert {r["structure"]: r["intervened"] for r in found} == {
                 name: structure.variable == variable for name, structure in study.structures.items()
             }
@@ -227,9 +225,7 @@ def test_batches_do_not_matter(
         assert ours["value"] == pytest.approx(theirs["value"], rel=1e-2, abs=1e-2)
 
 
-def test_no_change_and_judge_are_as_worked_out_by_hand(
-    store: Store, judge: Segmentor, rows: list[Row]
-) -> None:
+def test_no_change_and_judge_are_as_worked_out_by_hand(store: Store, judge: Segmentor, rows: list[Row]) -> None:
     study = make_study()
     image, values = everybody(store)
     with torch.no_grad():
@@ -263,9 +259,7 @@ def test_a_patient_with_several_images_counts_once() -> None:
 
 def test_files_are_written(rows: list[Row], folder: Path) -> None:
     assert (folder / "table.md").read_text() == render_table(rows, make_study())
-    expected = {
-        f"{kind}-{s}.png" for kind in ("counterfactuals", "differences") for s in make_study().structures
-    }
+    expected = {f"{kind}-{s}.png" for kind in ("counterfactuals", "differences") for s in make_study().structures}
     assert {path.name for path in (folder / "figures").iterdir()} == expected | {"asked-obtained.png"}
     for path in (folder / "figures").iterdir():
         pixels = np.asarray(Image.open(path).convert("L"))
@@ -307,16 +301,12 @@ def test_attributes_may_be_intervened_on(
     assert {row["intervention"] for row in rows} == {"", "sex", "age"}
     assert not any(row["intervened"] for row in rows)
     assert not any(row["metric"] == names.LOCALITY for row in rows)
-    assert (
-        only(rows, method="none", intervention="sex", metric=names.TRUE_ERROR)["n"] < 12
-    )  # some keep their sex
+    assert only(rows, method="none", intervention="sex", metric=names.TRUE_ERROR)["n"] < 12  # some keep their sex
     assert "mae" in {row["metric"] for row in rows}
     render_table(rows, study)
 
 
-def test_data_without_a_simulator(
-    store: Store, models: dict[str, CounterfactualModel], judge: Segmentor
-) -> None:
+def test_data_without_a_simulator(store: Store, models: dict[str, CounterfactualModel], judge: Segmentor) -> None:
     raw = make_study(people=10).model_dump()
     raw["data"] = {"source": "folder"}
     for bit, structure in enumerate(raw["structures"].values()):
@@ -413,9 +403,7 @@ def test_bootstrap_covers_the_mean() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    st.lists(st.one_of(st.just(math.nan), st.floats(-1e3, 1e3)), min_size=1, max_size=12), st.integers(0, 5)
-)
+@given(st.lists(st.one_of(st.just(math.nan), st.floats(-1e3, 1e3)), min_size=1, max_size=12), st.integers(0, 5))
 def test_bootstrap_ignores_gaps(values: list[float], seed: int) -> None:
     column = np.array(values)[:, None]
     means = bootstrap_means(column, np.arange(len(values)), draws=50, seed=seed)

@@ -43,9 +43,7 @@ def values_of(run: Run, rows: int) -> Tensor:
     return torch.from_numpy(run.store().values()[:rows])
 
 
-def few_steps(
-    objective: CounterfactualObjective, run: Run, steps: int, rate: float = 3e-3
-) -> list[dict[str, float]]:
+def few_steps(objective: CounterfactualObjective, run: Run, steps: int, rate: float = 3e-3) -> list[dict[str, float]]:
     groups = objective.parameter_groups(run.study.finetune.model_copy(update={"learning_rate": rate}))
     optimiser = torch.optim.AdamW(groups, weight_decay=0.0)
     batches, history = batches_of(run), []
@@ -87,9 +85,7 @@ def test_the_guide_loss_alone_trains_what_draws_the_image(small_run: Run, object
     loss, figures = made(batches_of(small_run).batch(0), 0)
     del loss
     figures["guide"].backward()
-    reached = {
-        k.split(".")[0] for k, p in made.network.named_parameters() if p.grad is not None and p.grad.any()
-    }
+    reached = {k.split(".")[0] for k, p in made.network.named_parameters() if p.grad is not None and p.grad.any()}
     assert reached == {"embed", "encoder", "decoder", "head"}
     assert made.multiplier.grad is None
 
@@ -147,9 +143,7 @@ def test_the_guide_loss_weighs_structures_alike(small_run: Run, objective: Any) 
 
 
 @pytest.mark.parametrize(("slack", "rises"), [(-5.0, True), (5.0, False)])
-def test_the_multiplier_follows_the_constraint(
-    small_run: Run, objective: Any, slack: float, rises: bool
-) -> None:
+def test_the_multiplier_follows_the_constraint(small_run: Run, objective: Any, slack: float, rises: bool) -> None:
     made = objective(slack=slack, multiplier_learning_rate=0.1)
     history = few_steps(made, small_run, 6, rate=1e-5)
     path = [row["multiplier"] for row in history]
@@ -169,10 +163,7 @@ def test_a_violated_constraint_pulls_the_bound_back(small_run: Run, objective: A
     """With the constraint far off, training lowers the negative ELBO; with none, the guide alone leads."""
     made = objective(slack=-1.0, multiplier=10.0)
     history = few_steps(made, small_run, 15)
-    assert (
-        np.mean([h["violation"] for h in history[-4:]])
-        < np.mean([h["violation"] for h in history[:4]]) - 0.05
-    )
+    assert np.mean([h["violation"] for h in history[-4:]]) < np.mean([h["violation"] for h in history[:4]]) - 0.05
 
 
 @pytest.mark.parametrize("guide", GUIDES)

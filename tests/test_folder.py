@@ -280,17 +280,13 @@ def test_a_patient_in_two_given_parts_is_an_error(folder: Folder) -> None:
     folder.header += ["who", "part"]
     folder.rows = [[*row, f"q{i // 2}", ("train", "test")[i == 3]] for i, row in enumerate(folder.rows)]
     study = make_study(data={"patient": "who", "split": "part"})
-    with pytest.raises(
-        DataError, match=r"metadata.csv: column 'part': patient 'q1' is in train \(line 4\) and test"
-    ):
+    with pytest.raises(DataError, match=r"metadata.csv: column 'part': patient 'q1' is in train \(line 4\) and test"):
         folder.read(study)
 
 
 def test_an_empty_part_is_an_error(folder: Folder) -> None:
     folder.rows = [row for row in folder.rows if assign(row[0], make_study().splits) == "train"]
-    with pytest.raises(
-        DataError, match=r"metadata.csv: none of . usable samples is in the test part; change the seed"
-    ):
+    with pytest.raises(DataError, match=r"metadata.csv: none of . usable samples is in the test part; change the seed"):
         folder.read()
     assert not (folder.root / "store").exists()
 
@@ -298,9 +294,7 @@ def test_an_empty_part_is_an_error(folder: Folder) -> None:
 def test_an_empty_given_part_is_an_error(folder: Folder) -> None:
     folder.header.append("part")
     folder.rows = [[*row, "train"] for row in folder.rows]
-    with pytest.raises(
-        DataError, match="none of 12 usable samples is in the test part; column 'part' decides"
-    ):
+    with pytest.raises(DataError, match="none of 12 usable samples is in the test part; column 'part' decides"):
         folder.read(make_study(data={"split": "part"}))
 
 
@@ -395,9 +389,7 @@ def test_a_missing_structure_file_names_the_structure(folder: Folder) -> None:
     )
     labels = np.arange(64, dtype=np.uint8).reshape(8, 8) % 5
     folder.save("masks/p11_heart.png", labels)
-    assert "5 values up to 4; a mask of heart alone has two values" in folder.reason(
-        make_study(structures=structures)
-    )
+    assert "5 values up to 4; a mask of heart alone has two values" in folder.reason(make_study(structures=structures))
 
 
 def test_an_absent_structure_on_a_log_scale_is_left_out(folder: Folder) -> None:
@@ -565,9 +557,7 @@ def test_colour_becomes_luma_and_grey_is_repeated(tmp_path: Path) -> None:
     np.testing.assert_allclose(read_image(tmp_path / "colour.png", 1)[0], expected, atol=1 / 255)
     np.testing.assert_array_equal(read_image(tmp_path / "colour.png", 3), np.moveaxis(colour, -1, 0) / 255)
     np.testing.assert_array_equal(read_image(tmp_path / "grey.png", 3), [colour[..., 0] / 255] * 3)
-    np.testing.assert_array_equal(
-        read_image(tmp_path / "alpha.png", 3), read_image(tmp_path / "colour.png", 3)
-    )
+    np.testing.assert_array_equal(read_image(tmp_path / "alpha.png", 3), read_image(tmp_path / "colour.png", 3))
 
 
 def test_grey_range_and_window(tmp_path: Path) -> None:
@@ -592,9 +582,7 @@ def test_grey_range_and_window(tmp_path: Path) -> None:
 def test_float_images_need_a_range(tmp_path: Path) -> None:
     pixels = np.linspace(-1000, 1000, 16, dtype=np.float32).reshape(4, 4)
     Image.fromarray(pixels).save(tmp_path / "x.tif")
-    with pytest.raises(
-        Rejected, match=r"x.tif: float32 values have no range of their own; set data.grey_range"
-    ):
+    with pytest.raises(Rejected, match=r"x.tif: float32 values have no range of their own; set data.grey_range"):
         read_image(tmp_path / "x.tif", 1)
     assert read_image(tmp_path / "x.tif", 1, grey_range=(-1000, 1000)).max() == 1
     pixels[0, 0] = np.nan
@@ -675,9 +663,7 @@ def test_area_is_exact_where_the_size_divides(mask: np.ndarray, factor: int) -> 
     st.integers(1, 20),
     st.integers(1, 20),
 )
-def test_averaging_keeps_the_mean_and_the_range_for_any_size(
-    array: np.ndarray, height: int, width: int
-) -> None:
+def test_averaging_keeps_the_mean_and_the_range_for_any_size(array: np.ndarray, height: int, width: int) -> None:
     small = resize.average(array, (height, width))
     np.testing.assert_allclose(small.mean(axis=(1, 2)), array.mean(axis=(1, 2)), atol=1e-9)
     for result in (small, resize.smooth(array, (height, width))):
@@ -821,9 +807,7 @@ def test_a_person_s_number_fits_a_signed_integer(seed: int, index: int) -> None:
         ({"data": {"source": "chest-simulator", "people": 1}}, "none of 1 usable samples is in the"),
     ],
 )
-def test_a_study_that_the_simulator_cannot_serve(
-    tmp_path: Path, changes: dict[str, Any], message: str
-) -> None:
+def test_a_study_that_the_simulator_cannot_serve(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         import_simulated(simulated_study(**changes), tmp_path / "store")
     assert list(tmp_path.iterdir()) == []

@@ -74,9 +74,7 @@ def some_values(batch: int) -> Tensor:
 
 def some_images(network: HVAE, name: str = "square", batch: int = 3, channels: int = 1) -> Tensor:
     generator = torch.Generator().manual_seed(2)
-    return to_unit(
-        torch.randint(256, (batch, channels, *GRIDS[name][0]), generator=generator).to(torch.uint8)
-    )
+    return to_unit(torch.randint(256, (batch, channels, *GRIDS[name][0]), generator=generator).to(torch.uint8))
 
 
 @pytest.fixture
@@ -227,9 +225,7 @@ def test_free_bits_are_a_floor_on_what_a_channel_pays() -> None:
     x, values = some_images(network), some_values(3)
     bound = network(x, values, beta=1.0)
     channels = sum(level.z * level.decoder for level in network.spec.levels)
-    torch.testing.assert_close(
-        bound.objective, bound.distortion + torch.full((3,), 1000.0 * channels / network.pixels)
-    )
+    torch.testing.assert_close(bound.objective, bound.distortion + torch.full((3,), 1000.0 * channels / network.pixels))
     assert (bound.rate < bound.objective - bound.distortion).all()  # what is reported is the true rate
     tiny = build(free_bits=1e-9)
     paid = tiny(x, values, beta=1.0)

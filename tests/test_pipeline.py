@@ -114,9 +114,7 @@ def test_methods_are_what_is_trained(small_run: Run, copied: Path) -> None:
 
 
 def test_fine_tuning_starts_from_the_pretrained_model_and_changes_it(small_run: Run) -> None:
-    networks = {
-        part: small_run.load(part).state_dict() for part in ("hvae", "cft-regressor", "cft-segmentor")
-    }
+    networks = {part: small_run.load(part).state_dict() for part in ("hvae", "cft-regressor", "cft-segmentor")}
     distance = {
         part: max(float((networks["hvae"][key] - value).abs().max()) for key, value in weights.items())
         for part, weights in networks.items()

@@ -158,9 +158,7 @@ def test_extra_columns_are_the_same_for_every_sample(tmp_path: Path) -> None:
         ({"attributes": {"age": float("inf")}}, "age must be finite"),
     ],
 )
-def test_append_refuses_what_the_study_does_not_describe(
-    tmp_path: Path, change: dict[str, Any], message: str
-) -> None:
+def test_append_refuses_what_the_study_does_not_describe(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     blank = np.zeros((1, *GRID), dtype=np.uint8)
     sample = {"id": "a", "patient": "a", "split": "train", "image": blank, "masks": blank, "attributes": {}}
     with StoreWriter(tmp_path / "store", make_study()) as writer:
@@ -260,9 +258,7 @@ def _flip_a_bit(path: Path) -> None:
         (lambda f: (f / "table.parquet").write_bytes(b"PAR1"), "table.parquet: cannot read"),
         (lambda f: pd.read_parquet(f / "table.parquet")[:5].to_parquet(f / "table.parquet"), "5 rows"),
         (
-            lambda f: (
-                pd.read_parquet(f / "table.parquet").drop(columns="age").to_parquet(f / "table.parquet")
-            ),
+            lambda f: pd.read_parquet(f / "table.parquet").drop(columns="age").to_parquet(f / "table.parquet"),
             "column 'age' is missing",
         ),
         (lambda f: (f / "rejected.csv").unlink(), "rejected.csv: cannot read"),
@@ -314,9 +310,7 @@ shares = st.tuples(st.floats(0.05, 1), st.floats(0, 1), st.floats(0.05, 1)).map(
 
 
 @given(st.text(), st.integers(0, 2**63), shares)
-def test_a_patient_s_part_depends_on_seed_and_id_alone(
-    patient: str, seed: int, share: dict[str, float]
-) -> None:
+def test_a_patient_s_part_depends_on_seed_and_id_alone(patient: str, seed: int, share: dict[str, float]) -> None:
     splits = Splits(seed=seed, **share)
     part = assign(patient, splits)
     assert part in expected_parts(splits)
@@ -362,9 +356,7 @@ def test_the_ranks_see_together_what_one_device_would(
 ) -> None:
     indices = np.arange(10)[-samples:]
     alone = Batches(shared_store, indices, batch * world, seed).rows(step)
-    ranks = [
-        Batches(shared_store, indices, batch * world, seed, rank, world).rows(step) for rank in range(world)
-    ]
+    ranks = [Batches(shared_store, indices, batch * world, seed, rank, world).rows(step) for rank in range(world)]
     np.testing.assert_array_equal(np.concatenate(ranks), alone)
 
 

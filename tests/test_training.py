@@ -90,9 +90,7 @@ def fit(batches: Batches, tmp_path: Path) -> Callable[..., tuple[dict[str, Tenso
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         spec = Training.model_validate({"steps": 30, "checkpoint_steps": 7, "learning_rate": 0.05} | changes)
         fabric = make_fabric("cpu")
-        figures = train(
-            objective, batches, spec, fabric, folder=tmp_path, name=name, key=key, progress=progress
-        )
+        figures = train(objective, batches, spec, fabric, folder=tmp_path, name=name, key=key, progress=progress)
         return {k: v.clone() for k, v in objective.network.state_dict().items()}, figures
 
     return run
@@ -109,9 +107,7 @@ def tensors_of(path: Path) -> dict[str, Tensor]:
 
 def same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
     """Bit for bit."""
-    return ours.keys() == theirs.keys() and all(
-        torch.equal(value, theirs[name]) for name, value in ours.items()
-    )
+    return ours.keys() == theirs.keys() and all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
 # --- the loop ---
@@ -167,9 +163,7 @@ def test_the_loss_falls_and_the_last_figures_are_those_of_the_tail(fit: Any, tmp
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 @pytest.mark.parametrize("stop", [3, 7, 8, 20, 29])
-def test_an_interrupted_training_goes_on_as_if_it_had_not_been(
-    fit: Any, tmp_path: Path, stop: int, ema: float
-) -> None:
+def test_an_interrupted_training_goes_on_as_if_it_had_not_been(fit: Any, tmp_path: Path, stop: int, ema: float) -> None:
     whole, figures = fit(LineFit(), ema=ema, name="whole")
     with pytest.raises(CutOffError):
         fit(LineFit(), ema=ema, progress=StopAfter(stop))
@@ -397,9 +391,7 @@ def test_a_part_that_cannot_be_used_is_told_by_its_file(tmp_path: Path, damage: 
 
 def test_a_key_changes_with_every_part_and_not_with_the_order_of_settings() -> None:
     assert artefact.key_of("hvae", {"a": 1, "b": 2}) == artefact.key_of("hvae", {"b": 2, "a": 1})
-    assert (
-        len({artefact.key_of(*parts) for parts in (("a", "b"), ("b", "a"), ("ab",), ("a", ["b"]), ())}) == 5
-    )
+    assert len({artefact.key_of(*parts) for parts in (("a", "b"), ("b", "a"), ("ab",), ("a", ["b"]), ())}) == 5
 
 
 def test_frozen_means_no_gradients_and_no_batch_statistics() -> None:

@@ -52,9 +52,7 @@ class Answer:
 
         folder.mkdir(parents=True, exist_ok=True)
         text = PngInfo()
-        text.add_text(
-            "Description", "Synthetic image: a counterfactual made by segcft. Not for clinical use."
-        )
+        text.add_text("Description", "Synthetic image: a counterfactual made by segcft. Not for clinical use.")
         text.add_text("segcft", json.dumps(self.record, allow_nan=False))
         difference = self.counterfactual.astype(np.int16) - self.image
         shown = np.clip(difference // 2 + 128, 0, 255).astype(np.uint8)  # grey: unchanged
@@ -65,9 +63,7 @@ class Answer:
         ):
             picture = Image.fromarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1))
             picture.save(folder / f"{name}.png", pnginfo=info)
-        artefact.write_text(
-            folder / "counterfactual.json", json.dumps(self.record, indent=1, allow_nan=False)
-        )
+        artefact.write_text(folder / "counterfactual.json", json.dumps(self.record, indent=1, allow_nan=False))
 
 
 def answer(

@@ -90,13 +90,9 @@ def _parser() -> argparse.ArgumentParser:
 
     whole = command("run", _run, "run all stages of a study, up to the table and figures")
     for part in (whole, *(command(name, _stage, summary) for name, summary in STAGES.items())):
-        part.add_argument(
-            "study", metavar="STUDY", type=Path, help="study file, e.g. configs/quickstart.yaml"
-        )
+        part.add_argument("study", metavar="STUDY", type=Path, help="study file, e.g. configs/quickstart.yaml")
         part.add_argument("--data", metavar="DIR", type=Path, help="folder of images, masks and table")
-        part.add_argument(
-            "--out", metavar="DIR", type=Path, help="folder of the run (default: runs/STUDY's name)"
-        )
+        part.add_argument("--out", metavar="DIR", type=Path, help="folder of the run (default: runs/STUDY's name)")
         _hardware(part, several=True)
 
     judged = command("evaluate", _evaluate, "judge a run's counterfactuals and print the table")
@@ -114,9 +110,7 @@ def _parser() -> argparse.ArgumentParser:
         help="for a simulated study: new people of this seed, whom the run has never seen",
     )
     judged.add_argument("--out", metavar="DIR", type=Path, help="folder of table and figures")
-    judged.add_argument(
-        "--json", action="store_true", help="print the rows of table.json instead of the table"
-    )
+    judged.add_argument("--json", action="store_true", help="print the rows of table.json instead of the table")
     _hardware(judged)
 
     asked = command("counterfactual", _counterfactual, "answer a question about one image")
@@ -138,9 +132,7 @@ def _parser() -> argparse.ArgumentParser:
         dest="known",
         help="what is known of the person, e.g. age=63; areas are read from the image, the rest is inferred",
     )
-    asked.add_argument(
-        "--method", default=None, help="none, regressor or segmentor (default: the best trained)"
-    )
+    asked.add_argument("--method", default=None, help="none, regressor or segmentor (default: the best trained)")
     asked.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder of the answer")
     _hardware(asked)
     return parser
@@ -153,13 +145,9 @@ def _seed(text: str) -> int:
 
 
 def _hardware(parser: argparse.ArgumentParser, several: bool = False) -> None:
-    parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="(default: auto)"
-    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="(default: auto)")
     if several:
-        parser.add_argument(
-            "--devices", type=int, default=1, metavar="N", help="devices on each node (default: 1)"
-        )
+        parser.add_argument("--devices", type=int, default=1, metavar="N", help="devices on each node (default: 1)")
         parser.add_argument("--nodes", type=int, default=1, metavar="N", help="nodes (default: 1)")
 
 
@@ -227,9 +215,7 @@ def _counterfactual(options: argparse.Namespace) -> None:
     from segcft.answer import answer
     from segcft.training import make_fabric
 
-    found = answer(
-        run, options.image, options.do, options.known, options.method, make_fabric(options.device).device
-    )
+    found = answer(run, options.image, options.do, options.known, options.method, make_fabric(options.device).device)
     found.save(options.out)
     print(found.summary())
     print(f"images and numbers: {options.out}", file=sys.stderr)

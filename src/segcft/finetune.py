@@ -11,7 +11,7 @@ damped Lagrange multiplier (Platt & Barr 1987; De Sousa Ribeiro et al. 2023).
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from segcft.training import Objective, freeze
 
 
 class Guide(Protocol):
-    """A frozen reader of images that training can follow."""
+    """A frozen reader of images (a module) that training can follow."""
 
     def areas(self, x: Tensor) -> Tensor:
         """The structures' areas of images (B, C, H, W), differentiable, in the study's unit, (B, S)."""
@@ -105,7 +105,7 @@ class CounterfactualObjective(Objective):
 
     def guide_loss(self, image: Tensor, values: Tensor) -> Tensor:
         """Squared error of the areas that the guide reads, in units of ``area_scale``, mean of all structures."""
-        read: Tensor = self.guide.areas(image)  # type: ignore[operator]
+        read = cast(Guide, self.guide).areas(image)
         return F.mse_loss(read / self.area_scale, values[:, self.areas] / self.area_scale)
 
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:

@@ -128,10 +128,7 @@ class Pipeline:
         record = self.run.folder / "import.json"
         made_from = {
             "study": artefact.key_of(
-                *(
-                    study.model_dump(mode="json")[k]
-                    for k in ("image", "variables", "structures", "data", "splits")
-                )
+                *(study.model_dump(mode="json")[k] for k in ("image", "variables", "structures", "data", "splits"))
             ),
             "files": _listing(self.data) if isinstance(study.data, FolderData) and self.data else None,
         }
@@ -212,9 +209,7 @@ class Pipeline:
     def _batches(self, spec: Training, complete: bool) -> Batches:
         rows = self.store.indices("train", complete)
         fabric = self.fabric
-        return Batches(
-            self.store, rows, spec.batch_size, spec.seed, rank=fabric.global_rank, world=fabric.world_size
-        )
+        return Batches(self.store, rows, spec.batch_size, spec.seed, rank=fabric.global_rank, world=fabric.world_size)
 
     def _objective(
         self, stage: str, network: Any, spec: Any, batches: Batches, guide: str | None
@@ -267,9 +262,7 @@ class Pipeline:
 
         def segmentation(network: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
             overlap = dice((network(to_unit(batch["image"])) > 0).float(), (batch["mask"] >= 128).float())
-            return reading(network, batch) | {
-                f"validation_dice_{s}": overlap[:, i] for i, s in enumerate(structures)
-            }
+            return reading(network, batch) | {f"validation_dice_{s}": overlap[:, i] for i, s in enumerate(structures)}
 
         def likelihood(network: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
             bound = network(to_unit(batch["image"]), batch["values"], beta=1.0)
@@ -296,9 +289,7 @@ class Pipeline:
             done = False
         if not done and self.fabric.is_global_zero:
             evaluate_people(self.run, self.store, self.run.evaluation, self.fabric.device, self.progress)
-            artefact.write_text(
-                record, json.dumps({"key": self._keys["evaluate"], "data": self.store.fingerprint})
-            )
+            artefact.write_text(record, json.dumps({"key": self._keys["evaluate"], "data": self.store.fingerprint}))
         self.fabric.barrier()
         return not done
 
@@ -336,9 +327,7 @@ def new_people(study: Study, data: Path | None, seed: int | None, out: Path, pro
         return store
     if isinstance(study.data, FolderData):
         if seed is not None:
-            raise DataError(
-                f"study {study.name!r} is not simulated, so --seed means nothing; give --data DIR"
-            )
+            raise DataError(f"study {study.name!r} is not simulated, so --seed means nothing; give --data DIR")
         return import_data(study, data, out, progress, split="test")
     if data is not None:
         raise DataError(f"{data}: no store (store.json); study {study.name!r} is simulated: give --seed N")

@@ -280,7 +280,9 @@ class FinetuneSpec(Training):
     """Counterfactual fine-tuning with each of the ``guides``, under a constraint on the ELBO.
 
     ``intervene`` lists the variables of which one, per sample, is set to a value from the training marginal
-    (default: all). The negative ELBO (nats per pixel) may pass that of the pre-trained model, measured on ``bound_batches`` training batches, by ``slack``.
+    (default: all). The negative ELBO (nats per pixel) may pass that of the pre-trained model, measured on
+    ``bound_batches`` training batches, by ``slack``; ``multiplier`` starts at this value, rises with
+    ``multiplier_learning_rate`` while it is passed, and ``damping`` acts at once.
     ``area_scale`` makes structures weigh alike: areas are divided by their standard deviation or their mean.
     """
 
@@ -337,9 +339,7 @@ class Study(Section):
         self._check_structures()
         self._check_hvae_grid()
         if self.judge.seed == self.segmentor.seed:
-            raise ValueError(
-                "judge.seed: must differ from segmentor.seed; a judge equal to the guide proves nothing"
-            )
+            raise ValueError("judge.seed: must differ from segmentor.seed; a judge equal to the guide proves nothing")
         for key, names in (
             ("finetune.intervene", self.finetune.intervene),
             ("evaluation.interventions", self.evaluation.interventions),
@@ -374,13 +374,12 @@ class Study(Section):
                 )
             if structure.variable in taken:
                 raise ValueError(
-                    f"structures.{name}.variable: {structure.variable!r} is already that of {taken[structure.variable]!r}"
+                    f"structures.{name}.variable: {structure.variable!r} is already that of "
+                    f"{taken[structure.variable]!r}"
                 )
             taken[structure.variable] = name
             if isinstance(self.data, FolderData) and not (structure.bit or structure.label or structure.file):
-                raise ValueError(
-                    f"structures.{name}: say how masks show it: one of 'bit', 'label' and 'file'"
-                )
+                raise ValueError(f"structures.{name}: say how masks show it: one of 'bit', 'label' and 'file'")
 
     def _check_hvae_grid(self) -> None:
         if self.hvae.levels[-1].z == 0:
@@ -422,9 +421,7 @@ def parse_study(raw: Any, source: str = "study") -> Study:
     """Validate a study that is already a mapping; ``source`` is the name that errors carry."""
     if not isinstance(raw, dict):
         raise StudyError(f"{source}: a study file is a mapping of keys to values, not {type(raw).__name__}")
-    raw = {
-        key: value for key, value in raw.items() if not str(key).startswith("_")
-    }  # places for YAML anchors
+    raw = {key: value for key, value in raw.items() if not str(key).startswith("_")}  # places for YAML anchors
     try:
         return Study.model_validate(raw)
     except ValidationError as error:
@@ -463,9 +460,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
                 continue
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, str) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is given twice", key_node.start_mark
-                )
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
             if isinstance(key, str):
                 seen.add(key)
         return super().construct_mapping(node, deep)

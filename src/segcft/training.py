@@ -37,9 +37,7 @@ class Objective(nn.Module):
 
     def parameter_groups(self, spec: Training) -> list[dict[str, Any]]:
         """Groups for AdamW. ``scheduled: False`` holds a group's learning rate constant."""
-        return [
-            {"params": [p for p in self.network.parameters() if p.requires_grad], "lr": spec.learning_rate}
-        ]
+        return [{"params": [p for p in self.network.parameters() if p.requires_grad], "lr": spec.learning_rate}]
 
     def after_step(self) -> None:
         """Called after every step of the optimiser, to project parameters."""
@@ -115,7 +113,7 @@ def train(
         SegcftError: the loss is not finite for a whole checkpoint interval.
     """
     checkpoint, log = folder / f"{name}.checkpoint", folder / f"{name}.jsonl"
-    objective.to(memory_format=torch.channels_last)
+    objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer: Any = torch.optim.AdamW(
         objective.parameter_groups(spec), weight_decay=spec.weight_decay, betas=spec.betas
     )

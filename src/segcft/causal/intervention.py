@@ -121,9 +121,7 @@ def resolve(interventions: Iterable[Intervention], values: Tensor, scm: Structur
         if not do[:, k].isfinite().all():
             raise InterventionError(f"{intervention}: the result is not a finite number")
         if variable.scale == "log" and (do[:, k] <= 0).any():
-            raise InterventionError(
-                f"{intervention}: {name!r} is positive ('scale: log'), {do[:, k].min():g} is not"
-            )
+            raise InterventionError(f"{intervention}: {name!r} is positive ('scale: log'), {do[:, k].min():g} is not")
     return do
 
 

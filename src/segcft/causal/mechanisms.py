@@ -74,9 +74,7 @@ class ParentEncoder(nn.Module):
                 count = len(variable.categories)
                 wrong = (column != column.round()) | (column < 0) | (column >= count)
                 if wrong.any():
-                    raise DataError(
-                        f"{name}: {column[wrong][0]:g} is not a category's index (0 to {count - 1})"
-                    )
+                    raise DataError(f"{name}: {column[wrong][0]:g} is not a category's index (0 to {count - 1})")
                 continue
             if variable.scale == "log" and column.min() <= 0:
                 raise DataError(f"{name}: 'scale: log' needs positive values, the least is {column.min():g}")
@@ -170,10 +168,7 @@ class ConditionalSplineFlow(Mechanism):
         self.context = context
         self.steps = nn.ModuleList(
             [zuko.flows.ElementWiseTransform(1, context, **network)]
-            + [
-                zuko.flows.ElementWiseTransform(1, context, spline, unconstrained, **network)
-                for _ in range(transforms)
-            ]
+            + [zuko.flows.ElementWiseTransform(1, context, spline, unconstrained, **network) for _ in range(transforms)]
         )
         for step in self.steps:
             last = list(step.parameters())[-2:] if context else step.parameters()  # weight and bias

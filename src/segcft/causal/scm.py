@@ -141,9 +141,7 @@ class StructuralCausalModel(nn.Module):
         missing.
         """
         acted = (~do.isnan()).any(dim=0).tolist()
-        below = self.graph.descendants(
-            name for name, any_do in zip(self.variables, acted, strict=True) if any_do
-        )
+        below = self.graph.descendants(name for name, any_do in zip(self.variables, acted, strict=True) if any_do)
         noise = self.abduct(values, generator)
         result = torch.where(do.isnan(), values, do)
         for name in self.graph.order:

@@ -49,9 +49,7 @@ def read_table(path: Path, required: dict[str, str]) -> tuple[list[Row], list[tu
                 if not cells:
                     continue
                 if len(cells) != len(header):
-                    ragged.append(
-                        (reader.line_num, f"{len(cells)} cells in a table of {len(header)} columns")
-                    )
+                    ragged.append((reader.line_num, f"{len(cells)} cells in a table of {len(header)} columns"))
                     continue
                 texts = dict(zip(header, (cell.strip() for cell in cells), strict=True))
                 rows.append(Row(reader.line_num, texts))
@@ -60,9 +58,7 @@ def read_table(path: Path, required: dict[str, str]) -> tuple[list[Row], list[tu
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot read this table ({error})") from None
     if not rows:
-        raise DataError(
-            f"{path}: no usable row" + (f"; line {ragged[0][0]}: {ragged[0][1]}" if ragged else "")
-        )
+        raise DataError(f"{path}: no usable row" + (f"; line {ragged[0][0]}: {ragged[0][1]}" if ragged else ""))
     return rows, ragged
 
 

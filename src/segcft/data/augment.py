@@ -23,9 +23,7 @@ class Augmenter:
     def __init__(self, spec: Augment) -> None:
         self.spec = spec
 
-    def __call__(
-        self, image: Tensor, mask: Tensor, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, image: Tensor, mask: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Augment a batch on its device.
 
         Args:

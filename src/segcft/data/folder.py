@@ -68,9 +68,7 @@ def import_folder(
     with StoreWriter(out, study) as writer, reading as samples:
         for line, reason in ragged:
             writer.reject(f"line {line}", f"{source.table}: line {line}: {reason}")
-        for row, sample in (progress or silent)(
-            zip(rows, samples, strict=True), len(rows), "Importing images"
-        ):
+        for row, sample in (progress or silent)(zip(rows, samples, strict=True), len(rows), "Importing images"):
             id = row.cells[source.spec.id]
             if isinstance(sample, Rejected):
                 writer.reject(id or f"line {row.line}", str(sample))
@@ -100,13 +98,9 @@ class _Folder:
         self._first_lines: dict[str, int] = {}  # of each id
         for name in self.spec.columns:
             if name in study.areas:
-                raise DataError(
-                    f"data.columns.{name}: areas are measured from the masks, not read from the table"
-                )
+                raise DataError(f"data.columns.{name}: areas are measured from the masks, not read from the table")
         # Areas are measured from the masks, so every other variable is a column.
-        self.columns = {
-            name: self.spec.columns.get(name, name) for name in study.variables if name not in study.areas
-        }
+        self.columns = {name: self.spec.columns.get(name, name) for name in study.variables if name not in study.areas}
 
     def read_rows(self) -> tuple[list[Row], list[tuple[int, str]]]:
         """Rows of the table, and (line, reason) of the lines that are none."""
@@ -148,9 +142,7 @@ class _Folder:
             if not id:
                 raise Rejected(f"column {self.spec.id!r}: no id")
             if self._first_lines[id] != row.line:
-                raise Rejected(
-                    f"column {self.spec.id!r}: id {id!r} is already on line {self._first_lines[id]}"
-                )
+                raise Rejected(f"column {self.spec.id!r}: id {id!r} is already on line {self._first_lines[id]}")
             check_id(id)
             patient = self._patient(row)
             attributes = {
@@ -175,9 +167,7 @@ class _Folder:
                 continue
             path = find_mask(self.masks, id, name, structure)
             if self.study.variables[structure.variable].scale == "log":
-                raise Rejected(
-                    f"{path}: the mask of {name} is empty, and {structure.variable} is on a log scale"
-                )
+                raise Rejected(f"{path}: the mask of {name} is empty, and {structure.variable} is on a log scale")
             if name not in self.spec.may_be_absent:
                 raise Rejected(f"{path}: the mask of {name} is empty (data.may_be_absent)")
 

@@ -162,9 +162,7 @@ def _full_value(path: Path, pixels: NDArray[Any]) -> float:
     # Pillow reads some 16-bit files as int32.
     if np.issubdtype(pixels.dtype, np.integer) and pixels.min() >= 0 and pixels.max() <= 65535:
         return 65535
-    raise Rejected(
-        f"{path}: {pixels.dtype} values have no range of their own; set data.grey_range or data.window"
-    )
+    raise Rejected(f"{path}: {pixels.dtype} values have no range of their own; set data.grey_range or data.window")
 
 
 def _read_mask(path: Path, size: tuple[int, int]) -> NDArray[Any]:

@@ -67,9 +67,7 @@ def fit_masks(coverage: NDArray[np.float64], grid: Image) -> NDArray[np.uint8]:
     return _to_uint8(average(_on_canvas(coverage, grid, 0.0), grid.size))
 
 
-def _on_canvas(
-    array: NDArray[np.float64], grid: Image, fill: NDArray[np.generic] | float
-) -> NDArray[np.float64]:
+def _on_canvas(array: NDArray[np.float64], grid: Image, fill: NDArray[np.generic] | float) -> NDArray[np.float64]:
     if array.shape[-2:] == grid.size:  # on the study's grid already, whatever its pixels' aspect
         return array
     height, width = grid.field_of_view or grid.size

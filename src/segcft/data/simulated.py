@@ -29,9 +29,7 @@ class Simulator(Protocol):
     def attributes(self, person: int, do: Mapping[str, float | str] | None = None) -> dict[str, float | str]:
         """Every variable of the person, with those in ``do`` set from outside."""
 
-    def render(
-        self, person: int, attributes: Mapping[str, float | str]
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def render(self, person: int, attributes: Mapping[str, float | str]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Image (H, W) and coverage of each structure (S, H, W), 255 where a pixel is wholly inside."""
 
 
@@ -94,9 +92,7 @@ def import_simulated(
             except ValueError as error:  # a variable of another kind, or with other categories
                 raise DataError(f"variables: {study.data.source}: {error}") from None
         parts = expected_parts(study.splits) if split is None else (split,)
-        writer.check_parts(
-            parts, study.data.source, "simulate more people, or change the seed or shares in 'splits'"
-        )
+        writer.check_parts(parts, study.data.source, "simulate more people, or change the seed or shares in 'splits'")
     return Store(out)
 
 

@@ -73,9 +73,7 @@ class Store:
         self.table = self._read_table(samples)
         self.rejected = self._read_rejected()
         if verify and self._recompute_fingerprint() != self.fingerprint:
-            raise DataError(
-                f"{self.folder}: the content differs from its fingerprint in store.json; import again"
-            )
+            raise DataError(f"{self.folder}: the content differs from its fingerprint in store.json; import again")
 
     def __len__(self) -> int:
         return len(self.table)
@@ -136,9 +134,7 @@ class Store:
             raise DataError(f"{path}: cannot read this file ({error})") from None
         version = meta.get("version") if isinstance(meta, dict) else None
         if version != VERSION:
-            raise DataError(
-                f"{path}: store version {version}, this segcft reads version {VERSION}; import again"
-            )
+            raise DataError(f"{path}: store version {version}, this segcft reads version {VERSION}; import again")
         self._meta: dict[str, Any] = meta
         return meta
 
@@ -146,9 +142,7 @@ class Store:
         path = self.folder / name
         found = path.stat().st_size if path.exists() else 0
         if found != math.prod(shape):
-            raise DataError(
-                f"{path}: {found} bytes, but store.json describes {math.prod(shape)}; import again"
-            )
+            raise DataError(f"{path}: {found} bytes, but store.json describes {math.prod(shape)}; import again")
         return np.memmap(path, dtype=np.uint8, mode="r", shape=shape)
 
     def _read_table(self, samples: int) -> pd.DataFrame:
@@ -324,9 +318,7 @@ class StoreWriter:
             file.flush()
             os.fsync(file.fileno())
         self._table().to_parquet(self._partial / "table.parquet", index=False)
-        pd.DataFrame(self._rejected, columns=["id", "reason"]).to_csv(
-            self._partial / "rejected.csv", index=False
-        )
+        pd.DataFrame(self._rejected, columns=["id", "reason"]).to_csv(self._partial / "rejected.csv", index=False)
         meta = {"version": VERSION, "samples": len(self._rows), **_shape_of(self.study)}
         meta["fingerprint"] = self._fingerprint.hexdigest()
         (self._partial / "store.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")

@@ -89,15 +89,11 @@ def judge_models(
     with progress.task("Judging counterfactuals", len(cohort)) as task:
         for people in cohort.batches():
             # One abduction serves all interventions.
-            abductions = {
-                m: Abduction(model.hvae, people.image, people.values) for m, model in models.items()
-            }
+            abductions = {m: Abduction(model.hvae, people.image, people.values) for m, model in models.items()}
             score_factual(scores, cohort, people, models, abductions, judge)
             for variable in interventions:
                 value = wanted[variable][people.places]
-                after = scm.counterfactual(
-                    people.values, scm.intervention(len(value), **{variable: value}), generator
-                )
+                after = scm.counterfactual(people.values, scm.intervention(len(value), **{variable: value}), generator)
                 drawn = truth.counterfactuals(people.rows, variable, value) if truth else None
                 question = Question(cohort, people, variable, after, drawn)
                 question.score(scores, models, abductions, judge)

@@ -146,9 +146,7 @@ def draw_curves(curves: Mapping[str, Mapping[str, Tensor]]) -> Any:
     panels[0].set_ylabel("area obtained, change in %")
     if len(structures) > 1:
         lines["the other structures"] = Line2D([], [], color="#777777", lw=0.9, ls=":")
-    figure.legend(
-        list(lines.values()), list(lines), loc="outside lower center", ncols=len(lines), frameon=False
-    )
+    figure.legend(list(lines.values()), list(lines), loc="outside lower center", ncols=len(lines), frameon=False)
     people = max(len(obtained) for obtained in curves[structures[0]].values())
     figure.suptitle(f"Areas asked for and obtained: mean and standard deviation over up to {people} people")
     return figure

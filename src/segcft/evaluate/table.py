@@ -67,9 +67,7 @@ The other structures should keep their areas, or follow their causes.
         names.TRUTH: "the simulator's own counterfactual, which no method can be expected to beat.",
     }
     if not set(interventions) <= set(study.areas):
-        explained[names.TRUTH] = (
-            "the simulator's own counterfactual, by its causal model and not the learnt one."
-        )
+        explained[names.TRUTH] = "the simulator's own counterfactual, by its causal model and not the learnt one."
     lines = [f"- {method_name(m)}: {explained[m]}" for m in methods if m in explained]
     return "\n".join([text, *lines])
 
@@ -112,9 +110,7 @@ def _soundness(find: Find, study: Study, methods: list[str], interventions: list
         if any(found):
             body.append([label, *(_cell(row, digits, factor) for row in found)])
     used = [0, *(i for i in range(1, len(models) + 1) if any(line[i] for line in body))]
-    table = _grid(
-        [["", *map(method_name, models)][i] for i in used], [[line[i] for i in used] for line in body]
-    )
+    table = _grid([["", *map(method_name, models)][i] for i in used], [[line[i] for i in used] for line in body])
     text = f"""\
 ## Axioms and locality, in grey levels (0 to 255) where not in %
 

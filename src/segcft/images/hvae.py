@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,6 @@ from torch.nn import functional as F
 from segcft.causal.mechanisms import ParentEncoder
 from segcft.images.likelihood import DiscretisedGaussian
 from segcft.study import HVAESpec, Image, Level, Variable
-
 
 LOG_SCALE_RANGE = (-8.0, 2.0)
 """Of the posterior relative to the standard normal prior; wider only overflows."""
@@ -55,9 +54,7 @@ class ELBO(NamedTuple):
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions through a bottleneck, modulated by the context (FiLM, Perez et al. 2018)."""
 
-    def __init__(
-        self, inputs: int, outputs: int, hidden: int, kernel: int, context: int = 0, scale: float = 1.0
-    ):
+    def __init__(self, inputs: int, outputs: int, hidden: int, kernel: int, context: int = 0, scale: float = 1.0):
         super().__init__()
         self.residual = inputs == outputs
         self.narrow = nn.Conv2d(inputs, hidden, kernel, padding=kernel // 2)
@@ -65,7 +62,7 @@ class ResidualBlock(nn.Module):
         self.modulate = nn.Linear(context, 2 * hidden) if context else None
         with torch.no_grad():
             self.widen.weight.mul_(scale)
-            self.widen.bias.zero_()
+            nn.init.zeros_(self.widen.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         hidden = self.narrow(F.silu(x))
@@ -122,9 +119,7 @@ class DecoderBlock(nn.Module):
 class DecoderLevel(nn.Module):
     """All decoder blocks of one resolution, and the way up from the next smaller one."""
 
-    def __init__(
-        self, level: Level, size: tuple[int, int], below: Level | None, spec: HVAESpec, scale: float
-    ):
+    def __init__(self, level: Level, size: tuple[int, int], below: Level | None, spec: HVAESpec, scale: float):
         super().__init__()
         kernel, hidden = _kernel(size), _hidden(level, spec)
         self.size = size
@@ -239,9 +234,9 @@ class HVAE(nn.Module):
         context = self._context(values)
         features = iter(noise.features)
         h: Tensor | None = None
-        for level in self.decoder:
+        for level in self._levels():
             h = level.enter_image(h, len(values))
-            for block in level.blocks:
+            for block in cast(list[DecoderBlock], list(level.blocks)):
                 h = block.image(h, next(features) if block.z else None, context)
         loc, log_scale = self.head(h).float().chunk(2, dim=1)
         lowest = self.spec.lowest_log_scale
@@ -263,6 +258,9 @@ class HVAE(nn.Module):
         noise = self.abduct(x, values)
         return self.elbo(x, noise, self.decode(noise, values), self.spec.beta if beta is None else beta)
 
+    def _levels(self) -> list[DecoderLevel]:
+        return cast(list[DecoderLevel], list(self.decoder))
+
     def _context(self, values: Tensor) -> Tensor:
         return self.embed(self.parents(values))
 
@@ -271,9 +269,9 @@ class HVAE(nn.Module):
     ) -> Exogenous:
         features, kls = [], []
         e: Tensor | None = None
-        for index, level in enumerate(self.decoder):
+        for index, level in enumerate(self._levels()):
             e = level.enter_exogenous(e, batch)
-            for block in level.blocks:
+            for block in cast(list[DecoderBlock], list(level.blocks)):
                 if block.z:
                     here = None if seen is None else seen[len(self.decoder) - 1 - index]
                     e, kl = block.exogenous(e, here, context, sample, temperature)

@@ -197,9 +197,7 @@ def draw_anatomy(random: np.random.Generator) -> Anatomy:
         return centre + spread * float(random.uniform(-1, 1))
 
     hinge_y, knob_y = vary(0.212, 0.006), vary(0.255, 0.02)
-    right_border = Mediastinum(
-        vary(0.049, 0.007), 0.0, knob_y, vary(0.066, 0.012), vary(0.36, 0.03), 0.24, 0.5
-    )
+    right_border = Mediastinum(vary(0.049, 0.007), 0.0, knob_y, vary(0.066, 0.012), vary(0.36, 0.03), 0.24, 0.5)
     left_border = Mediastinum(
         vary(0.048, 0.006),
         vary(0.026, 0.016),

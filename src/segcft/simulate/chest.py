@@ -88,9 +88,7 @@ class AreaMechanism:
         m = 1.0 if sex == "M" else -1.0
         a = math.tanh((age - 55) / 20) / 0.59
         residual = math.sqrt(1 - self.male**2 - self.ageing**2)
-        deviation = (
-            self.male * m + self.ageing * a + residual * _cut_normal(self.noise.stream(person).random())
-        )
+        deviation = self.male * m + self.ageing * a + residual * _cut_normal(self.noise.stream(person).random())
         return self.mean * (1 + self.spread * deviation)
 
 
@@ -196,9 +194,7 @@ class ChestSimulator:
 
         aerated = tissue.lung + tissue.base * (y - 0.45) + 0.5 * tissue.lung_texture * parenchyma
         medial = tissue.medial * np.exp(-(((np.abs(x - MIDLINE) - 0.05) / 0.12) ** 2))
-        hilum = tissue.hilum * np.exp(
-            -(((np.abs(x - MIDLINE) - 0.09) / 0.035) ** 2) - ((y - 0.42) / 0.07) ** 2
-        )
+        hilum = tissue.hilum * np.exp(-(((np.abs(x - MIDLINE) - 0.09) / 0.035) ** 2) - ((y - 0.42) / 0.07) ** 2)
         aerated = aerated + medial + hilum + vessels(Noise.VESSELS.stream(person), pose, grid)
         heart_depth = organ_profile(heart, grid, 0.2)
         air = organ_profile(np.maximum(left, right), grid, 0.55)

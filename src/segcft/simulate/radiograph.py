@@ -112,9 +112,7 @@ class Body:
         windpipe = bell(off - self.trachea_x, 0.022) * sigmoid((self.carina_y - y) / 0.008)
         bronchi = bell(far - 0.9 * (y - self.carina_y) - 0.006, 0.014)
         bronchi = (
-            bronchi
-            * smoothstep((y - self.carina_y + 0.01) / 0.02)
-            * smoothstep((self.carina_y + 0.09 - y) / 0.08)
+            bronchi * smoothstep((y - self.carina_y + 0.01) / 0.02) * smoothstep((self.carina_y + 0.09 - y) / 0.08)
         )
         airways = np.maximum(windpipe, 0.7 * bronchi)
         return wall + mediastinum + abdomen + self.knob * arch - self.trachea * airways
@@ -168,16 +166,12 @@ class Bones:
         along = (far - 0.04) / 0.36
         line = start - self.clavicle_rise * along - 0.018 * np.sin(2 * np.pi * np.clip(along, 0, 1))
         across = (y - line) / (0.015 + 0.006 * np.clip(1 - along, 0, 1))
-        collar = (
-            np.exp(-(across**4)) + 0.35 * np.exp(-(((np.abs(across) - 0.85) / 0.25) ** 2))
-        ) * smoothstep(along / 0.06 + 0.5)
+        collar = (np.exp(-(across**4)) + 0.35 * np.exp(-(((np.abs(across) - 0.85) / 0.25) ** 2))) * smoothstep(
+            along / 0.06 + 0.5
+        )
         blade = sigmoid((far - self.blade_x - 0.05 * (y - 0.3)) / 0.006)
-        blade = (
-            blade * smoothstep((y - 0.06) / 0.06) * smoothstep((0.50 - y - 0.6 * (far - self.blade_x)) / 0.1)
-        )
-        spine = bell(far, 0.05) ** 2 * (0.20 + 0.05 * np.cos(2 * np.pi * y / 0.062)) + 0.05 * bell(
-            far - 0.036, 0.006
-        )
+        blade = blade * smoothstep((y - 0.06) / 0.06) * smoothstep((0.50 - y - 0.6 * (far - self.blade_x)) / 0.1)
+        spine = bell(far, 0.05) ** 2 * (0.20 + 0.05 * np.cos(2 * np.pi * y / 0.062)) + 0.05 * bell(far - 0.036, 0.006)
         return np.float32(self.density * thin) * (ribs + 0.20 * collar + 0.12 * blade + spine)
 
     def _ribs(self, height: Floats, phase: Floats, share: float) -> Floats:
@@ -240,9 +234,7 @@ def vessels(random: np.random.Generator, pose: Pose, grid: Grid) -> Floats:
     thick: list[tuple[Floats, Floats]] = []
     thin: list[tuple[Floats, Floats]] = []
     for side in (-1, 1):
-        hilum = np.array(
-            [MIDLINE + side * (0.085 + 0.015 * random.uniform()), 0.40 + 0.03 * random.uniform(-1, 1)]
-        )
+        hilum = np.array([MIDLINE + side * (0.085 + 0.015 * random.uniform()), 0.40 + 0.03 * random.uniform(-1, 1)])
         count = 13
         start = hilum + random.normal(0, (0.013, 0.028), (count, 2))
         # More and wider vessels run downwards than upwards (gravity); 0 points sideways, pi / 2 down.
@@ -279,9 +271,7 @@ def _branches(
     """Curved paths (N, K, 2), the mass of their points (N, K) and their heading (N, K)."""
     t = np.linspace(0, 1, knots)
     bend = random.normal(0, 0.45, (len(start), 1))
-    wiggle = random.normal(0, 0.18, (len(start), 1)) * np.sin(
-        2 * np.pi * t + random.uniform(0, 6.3, (len(start), 1))
-    )
+    wiggle = random.normal(0, 0.18, (len(start), 1)) * np.sin(2 * np.pi * t + random.uniform(0, 6.3, (len(start), 1)))
     heading = angle[:, None] + bend * t + wiggle
     step = length[:, None] / knots
     moves = np.stack([side * np.cos(heading), np.sin(heading)], axis=2) * step[..., None]

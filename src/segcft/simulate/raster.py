@@ -125,9 +125,7 @@ def _spline_basis(pixels: int, side: int, nodes: int) -> Floats:
     position = (np.arange(pixels) + 0.5) / side * nodes
     cell = np.floor(position).astype(np.intp)
     t = position - cell
-    weights = np.stack(
-        [(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], axis=1
-    )
+    weights = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], axis=1)
     basis = np.zeros((pixels, int(cell[-1]) + 4), dtype=np.float32)
     np.put_along_axis(basis, cell[:, None] + np.arange(4), weights.astype(np.float32), axis=1)
     return basis / np.sqrt(np.mean(np.sum(weights**2, axis=1)))
