@@ -17,12 +17,11 @@ from PIL import Image
 from torch import Tensor
 
 from segcft.causal.scm import StructuralCausalModel
-from segcft.counterfactual import CounterfactualModel
+from segcft.counterfactual import Abduction, CounterfactualModel
 from segcft.data.simulated import import_simulated, make_simulator
 from segcft.data.store import Store
 from segcft.errors import DataError
 from segcft.evaluate import names
-from segcft.evaluate.abduction import Abduction
 from segcft.evaluate.answers import Inquiry
 from segcft.evaluate.bootstrap import bootstrap_means
 from segcft.evaluate.cohort import Cohort

@@ -41,16 +41,26 @@ class CounterfactualModel(nn.Module):
         posterior; by default its mean is taken, so that the answer is the same every time.
         """
         after = self.scm.counterfactual(values, do, generator)
-        return Counterfactual(image_counterfactual(self.hvae, image, values, after, sample), after)
+        return Counterfactual(Abduction(self.hvae, image, values, sample).counterfactual(after), after)
 
 
-def image_counterfactual(hvae: HVAE, image: Tensor, before: Tensor, after: Tensor, sample: bool) -> Tensor:
-    """The image (B, C, H, W) under the parents ``after`` instead of ``before``, (B, V) both.
+class Abduction:
+    """The exogenous noise of images (B, C, H, W) in [-1, 1] whose parents are ``values`` (B, V).
 
-    Latents and pixel noise are abducted, then the image is drawn with the new parents. Where the parents
-    stayed the same, so does the image.
+    Latents (``sample``: drawn from their posterior; else its mean) and pixel noise are abducted once; then the
+    image can be drawn under any parents. Under its own parents it is the image itself.
     """
-    noise = hvae.abduct(image, before, sample)
-    both = hvae.decode(noise.repeat(2), torch.cat([before, after]))
-    factual, changed = both.chunk(2)
-    return changed.with_residual(factual.residual(image))
+
+    @torch.no_grad()
+    def __init__(self, hvae: HVAE, image: Tensor, values: Tensor, sample: bool = False) -> None:
+        self.hvae = hvae
+        self.noise = hvae.abduct(image, values, sample)
+        factual = hvae.decode(self.noise, values)
+        self.residual = factual.residual(image)
+        self.reconstruction = factual.loc.clamp(-1, 1)
+        """The image as the latents alone give it: how much of it the model explains."""
+
+    @torch.no_grad()
+    def counterfactual(self, values: Tensor) -> Tensor:
+        """The images (B, C, H, W) under the parents ``values`` (B, V)."""
+        return self.hvae.decode(self.noise, values).with_residual(self.residual)

@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,9 @@ from segcft.study import Training
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
+
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class Objective(nn.Module):
@@ -188,7 +191,7 @@ def train(
     return _mean_of_tail(history, spec.steps)
 
 
-def freeze(module: nn.Module) -> nn.Module:
+def freeze(module: M) -> M:
     """Evaluation mode and no gradients of its own; gradients still flow through it to its input."""
     return module.eval().requires_grad_(False)
 

@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segcft.counterfactual import CounterfactualModel
+from segcft.counterfactual import Abduction, CounterfactualModel
 from segcft.evaluate import names
-from segcft.evaluate.abduction import Abduction
 from segcft.evaluate.cohort import Cohort, People
 from segcft.evaluate.effectiveness import Judge, saved
 from segcft.evaluate.truth import Truth

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from segcft.counterfactual import CounterfactualModel, image_counterfactual
+from segcft.counterfactual import Abduction, CounterfactualModel
 
 GREY_LEVELS = 255 / 2
 """Grey levels per unit of an image in [-1, 1]."""
@@ -29,4 +29,4 @@ def null_intervention(model: CounterfactualModel, image: Tensor, values: Tensor)
 @torch.no_grad()
 def undo(model: CounterfactualModel, changed: Tensor, after: Tensor, before: Tensor) -> Tensor:
     """From the counterfactual image and values ``after`` back to the values ``before``, all abducted anew."""
-    return image_counterfactual(model.hvae, changed, after, before, sample=False)
+    return Abduction(model.hvae, changed, after).counterfactual(before)

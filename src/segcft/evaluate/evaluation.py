@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from segcft.artefact import write_text
-from segcft.counterfactual import CounterfactualModel
+from segcft.counterfactual import Abduction, CounterfactualModel
 from segcft.data.store import Store
 from segcft.evaluate import names
-from segcft.evaluate.abduction import Abduction
 from segcft.evaluate.axioms import GREY_LEVELS, grey_difference, null_intervention, undo
 from segcft.evaluate.cohort import Cohort, People
 from segcft.evaluate.effectiveness import area_error, from_marginal, overlap, saved

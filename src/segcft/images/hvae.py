@@ -52,22 +52,29 @@ class ELBO(NamedTuple):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions through a bottleneck, modulated by the context (FiLM, Perez et al. 2018)."""
+    """Two 3x3 convolutions through a bottleneck, modulated by the context (FiLM, Perez et al. 2018).
+
+    The modulation also sees the mean of the block's input over the frame (as in squeeze-and-excitation, Hu et
+    al. 2018): an area is a property of the whole frame, so to move an outline from the area that there is to the
+    one that is asked for, a block must know both.
+    """
 
     def __init__(self, inputs: int, outputs: int, hidden: int, kernel: int, context: int = 0, scale: float = 1.0):
         super().__init__()
         self.residual = inputs == outputs
         self.narrow = nn.Conv2d(inputs, hidden, kernel, padding=kernel // 2)
         self.widen = nn.Conv2d(hidden, outputs, kernel, padding=kernel // 2)
-        self.modulate = nn.Linear(context, 2 * hidden) if context else None
+        self.modulate = nn.Linear(context + inputs, 2 * hidden) if context else None
         with torch.no_grad():
             self.widen.weight.mul_(scale)
             nn.init.zeros_(self.widen.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        hidden = self.narrow(F.silu(x))
-        if self.modulate is not None:
-            gain, bias = self.modulate(context)[:, :, None, None].chunk(2, dim=1)
+        active = F.silu(x)
+        hidden = self.narrow(active)
+        if self.modulate is not None and context is not None:
+            seen = torch.cat([context, active.mean(dim=(2, 3))], dim=1)
+            gain, bias = self.modulate(seen)[:, :, None, None].chunk(2, dim=1)
             hidden = torch.addcmul(hidden + bias, hidden, gain)
         out = self.widen(F.silu(hidden))
         return x + out if self.residual else out
