@@ -28,7 +28,7 @@ effective its counterfactuals are, with no fine-tuning (No CFT) and with fine-tu
 """
 
 EXAMPLES = """\
-a first run, on simulated radiographs, about five minutes on a laptop:
+a first run, on simulated radiographs, under ten minutes on a laptop:
   segcft run configs/quickstart.yaml
 
 your own images, masks and table:
