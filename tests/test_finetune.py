@@ -169,9 +169,10 @@ def test_a_violated_constraint_pulls_the_bound_back(small_run: Run, objective: A
 @pytest.mark.parametrize("guide", GUIDES)
 def test_a_few_steps_make_counterfactuals_more_effective(small_run: Run, objective: Any, guide: str) -> None:
     made = objective(guide, slack=10.0)
-    history = few_steps(made, small_run, 40)
+    history = few_steps(made, small_run, 200)
     guided = [row["guide"] for row in history]
-    assert np.mean(guided[-8:]) < 0.85 * np.mean(guided[:8])
+    # Every step asks other questions of other people, so the mean is over many of them.
+    assert np.mean(guided[-40:]) < 0.85 * np.mean(guided[:20])
 
 
 def test_the_bound_is_the_pretrained_models_own(small_run: Run) -> None:
