@@ -92,9 +92,8 @@ def answer(
     x = to_unit(torch.from_numpy(pixels)[None].to(device))
     values = torch.full((1, len(names)), torch.nan, device=device)
     source = dict.fromkeys(names, "inferred")
-    areas = [names.index(name) for name in study.areas]
     with torch.no_grad():
-        values[:, areas] = segmentor.areas(x)
+        values[:, study.area_columns] = segmentor.areas(x)
     source |= dict.fromkeys(study.areas, "read from the image")
     given = [parse_intervention(text, study.variables) for text in known]
     for fact in given:
@@ -108,7 +107,7 @@ def answer(
     values = infer_missing(model.scm, values, people)
 
     asked = resolve(interventions, values, model.scm)
-    for name, k in zip(study.areas, areas, strict=True):
+    for name, k in zip(study.areas, study.area_columns, strict=True):
         if asked[0, k] < 0:
             raise InterventionError(f"{name}: an area cannot be {float(asked[0, k]):g}, below 0")
     generator = torch.Generator(device).manual_seed(study.evaluation.seed)

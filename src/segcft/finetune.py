@@ -65,7 +65,7 @@ class CounterfactualObjective(Objective):
         self.spec, self.bound = spec, bound
         self.samples = Samples(study, Augmenter(spec.augment))
         names = list(study.variables)
-        self.areas = [names.index(name) for name in study.areas]
+        self.areas = study.area_columns
         self.targets = [names.index(name) for name in spec.intervene or names]
         self.multiplier = nn.Parameter(torch.tensor(float(spec.multiplier)))
         self.register_buffer("marginal", marginal)

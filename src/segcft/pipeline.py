@@ -220,8 +220,7 @@ class Pipeline:
         if stage in ("segmentor", "judge"):
             return SegmentorObjective(network, spec), {}
         if stage == "regressor":
-            columns = [list(study.variables).index(name) for name in study.areas]
-            network.set_statistics(values[:, columns])
+            network.set_statistics(values[:, study.area_columns])
             return RegressorObjective(network, spec, study.image.pixel_area), {}
         if stage == "scm":
             network.set_statistics(values)
@@ -252,7 +251,7 @@ class Pipeline:
         return {name: float(torch.cat([f[name] for f in found]).mean()) for name in found[0]}
 
     def _measures(self) -> dict[str, Callable[[Any, dict[str, Tensor]], dict[str, Tensor]]]:
-        areas = [list(self.study.variables).index(name) for name in self.study.areas]
+        areas = self.study.area_columns
         structures = list(self.study.structures)
 
         def reading(network: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:

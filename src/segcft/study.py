@@ -398,6 +398,12 @@ class Study(Section):
         """The structures' variables, in the order of the structures."""
         return tuple(structure.variable for structure in self.structures.values())
 
+    @property
+    def area_columns(self) -> list[int]:
+        """Where :attr:`areas` are among the variables: columns of a (B, V) batch of values."""
+        names = list(self.variables)
+        return [names.index(name) for name in self.areas]
+
 
 def load_study(path: str | Path) -> Study:
     """Read and validate a study file.

@@ -66,7 +66,7 @@ class Cohort:
     @property
     def area_columns(self) -> list[int]:
         """Which values are areas, in the order of the structures."""
-        return [self.column(variable) for variable in self.study.areas]
+        return self.study.area_columns
 
     def batches(self) -> Iterator[People]:
         """Everybody once, in order."""

@@ -21,7 +21,7 @@ class Samples:
     def __init__(self, study: Study, augment: Augmenter) -> None:
         self.augment = augment
         self.deforms = augment.spec.deforms
-        self.columns = [list(study.variables).index(name) for name in study.areas]
+        self.columns = study.area_columns
         self.pixel_area = study.image.pixel_area
 
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
