@@ -256,6 +256,30 @@ def test_a_patient_with_several_images_counts_once() -> None:
     assert alone["ci_high"] < 2.0
 
 
+def test_methods_are_compared_person_by_person() -> None:
+    """A small difference that everybody shows is certain, however unlike the people are."""
+    scores, random = Scores(), np.random.default_rng(0)
+    regressor = torch.from_numpy(random.uniform(0, 30, 200))
+    segmentor = regressor - torch.from_numpy(random.uniform(0, 1, 200))
+    for method, error in (("regressor", regressor), ("segmentor", segmentor)):
+        scores.add(method, "mape", error[:50], intervention="a", structure="s", intervened=True)
+        scores.add(method, "mape", error[50:], intervention="a", structure="s", intervened=True)
+    scores.add_difference(names.SEG_LESS_REG, "segmentor", "regressor", "mape")
+    rows = scores.rows([str(i) for i in range(200)], 500, 0)
+    difference = only(rows, method=names.SEG_LESS_REG)
+    assert difference["value"] == pytest.approx(float((segmentor - regressor).mean()))
+    assert difference["ci_low"] < difference["value"] < difference["ci_high"] < 0
+    assert only(rows, method="segmentor")["ci_high"] > only(rows, method="regressor")["ci_low"]
+    assert (difference["intervened"], difference["structure"]) == (True, "s")
+
+
+def test_a_difference_needs_both_methods() -> None:
+    scores = Scores()
+    scores.add("segmentor", "mape", torch.ones(3), intervention="a", structure="s")
+    scores.add_difference(names.SEG_LESS_REG, "segmentor", "regressor", "mape")
+    assert {row["method"] for row in scores.rows(["a", "b", "c"], 10, 0)} == {"segmentor"}
+
+
 def test_files_are_written(rows: list[Row], folder: Path) -> None:
     assert (folder / "table.md").read_text() == render_table(rows, make_study())
     expected = {f"{kind}-{s}.png" for kind in ("counterfactuals", "differences") for s in make_study().structures}

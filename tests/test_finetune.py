@@ -121,6 +121,19 @@ def test_only_the_variables_of_the_study_are_intervened_on(small_run: Run, objec
     assert (~do.isnan()).any(dim=0).tolist() == [False, True, False, False, True]
 
 
+def test_also_sets_further_variables_each_from_another_person(small_run: Run, objective: Any) -> None:
+    made = objective(also=0.5, intervene=("age", "left_lung_area", "right_lung_area", "heart_area"))
+    torch.manual_seed(0)
+    do = torch.cat([made.draw_intervention(values_of(small_run, 60)) for _ in range(20)])
+    known = ~do.isnan()
+    assert known.any(dim=1).all()
+    # One of four is chosen, each of the other three with probability 1/2.
+    assert known.float().mean(dim=0).tolist() == pytest.approx([0, *[1 / 4 + 3 / 4 / 2] * 4], abs=0.05)
+    both = do[known[:, 2:4].all(dim=1)][:, 2:4]
+    people = {tuple(row) for row in made.marginal[:, 2:4].tolist()}
+    assert np.mean([tuple(row) in people for row in both.tolist()]) < 0.5  # not one person's pair of areas
+
+
 def test_areas_follow_an_intervention_on_their_cause(small_run: Run, objective: Any) -> None:
     """pa~ comes from the SCM: the guide is told what the areas become, not what they were."""
     made, values = objective(), values_of(small_run, 12)

@@ -94,13 +94,18 @@ class CounterfactualObjective(Objective):
             self.multiplier.clamp_(min=0)
 
     def draw_intervention(self, values: Tensor) -> Tensor:
-        """For each sample one variable, uniformly, and its value from the training marginal: do (B, V)."""
+        """do (B, V): of each sample one variable, uniformly, and each other one with probability ``spec.also``.
+
+        Every value is that of another person in the training marginal, one person for each value.
+        """
         batch = torch.arange(len(values), device=values.device)
         targets = torch.tensor(self.targets, device=values.device)
-        chosen = targets[torch.randint(len(targets), batch.shape, device=values.device)]
-        people = torch.randint(len(self.marginal), batch.shape, device=values.device)
+        shape = (len(batch), len(targets))
+        chosen = torch.rand(shape, device=values.device) < self.spec.also
+        chosen[batch, torch.randint(len(targets), batch.shape, device=values.device)] = True
+        people = torch.randint(len(self.marginal), shape, device=values.device)
         do = torch.full_like(values, torch.nan)
-        do[batch, chosen] = self.marginal[people, chosen]
+        do[:, targets] = torch.where(chosen, self.marginal[people, targets], torch.nan)
         return do
 
     def guide_loss(self, image: Tensor, values: Tensor) -> Tensor:

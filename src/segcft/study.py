@@ -280,14 +280,16 @@ class FinetuneSpec(Training):
     """Counterfactual fine-tuning with each of the ``guides``, under a constraint on the ELBO.
 
     ``intervene`` lists the variables of which one, per sample, is set to a value from the training marginal
-    (default: all). The negative ELBO (nats per pixel) may pass that of the pre-trained model, measured on
-    ``bound_batches`` training batches, by ``slack``; ``multiplier`` starts at this value, rises with
-    ``multiplier_learning_rate`` while it is passed, and ``damping`` acts at once.
+    (default: all); each of the others is set as well with probability ``also``. The negative ELBO (nats per
+    pixel) may pass that of the pre-trained model, measured on ``bound_batches`` training batches, by ``slack``;
+    ``multiplier`` starts at this value, rises with ``multiplier_learning_rate`` while it is passed, and
+    ``damping`` acts at once.
     ``area_scale`` makes structures weigh alike: areas are divided by their standard deviation or their mean.
     """
 
     guides: tuple[Literal["regressor", "segmentor"], ...] = ("regressor", "segmentor")
     intervene: tuple[str, ...] = ()
+    also: Fraction = 0.0
     slack: NonNegativeFloat = 0.0
     bound_batches: PositiveInt = 16
     multiplier: NonNegativeFloat = 1.0

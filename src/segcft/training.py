@@ -118,7 +118,7 @@ def train(
     checkpoint, log = folder / f"{name}.checkpoint", folder / f"{name}.jsonl"
     objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer: Any = torch.optim.AdamW(
-        objective.parameter_groups(spec), weight_decay=spec.weight_decay, betas=spec.betas
+        objective.parameter_groups(spec), weight_decay=spec.weight_decay, betas=spec.betas, fused=True
     )
     rates = [(group["lr"], group.get("scheduled", True)) for group in optimizer.param_groups]
     model: Any

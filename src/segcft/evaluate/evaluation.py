@@ -97,6 +97,7 @@ def judge_models(
                 question = Question(cohort, people, variable, after, drawn)
                 question.score(scores, models, abductions, judge)
             task.advance(len(people.image))
+    scores.add_difference(names.SEG_LESS_REG, "segmentor", "regressor", spec.metric)
     patients = cohort.store.table["patient"].iloc[cohort.rows].astype(str).tolist()
     return scores.rows(patients, spec.bootstrap, spec.seed)
 

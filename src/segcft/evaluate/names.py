@@ -8,12 +8,15 @@ JUDGE = "judge"
 """The judge on real images: its own reading error."""
 TRUTH = "truth"
 """The simulator's true counterfactual, where there is one."""
+SEG_LESS_REG = "segmentor - regressor"
+"""Error of Seg-CFT less that of Reg-CFT, person by person: their intervals overlap long before they tie."""
 
 METHODS = {
     NO_CHANGE: "No change",
     "none": "No CFT",
     "regressor": "Reg-CFT",
     "segmentor": "Seg-CFT",
+    SEG_LESS_REG: "Seg less Reg",
     TRUTH: "Truth",
     JUDGE: "Judge",
 }

@@ -44,6 +44,14 @@ class Scores:
         key = Key(method, intervention, structure, metric, intervened)
         self._parts.setdefault(key, []).append(values.detach().cpu().double().numpy())
 
+    def add_difference(self, name: str, method: str, other: str, metric: str) -> None:
+        """Results of ``method`` less those of ``other``, sample by sample, as those of a method called ``name``."""
+        for key in [key for key in self._parts if key.method == method and key.metric == metric]:
+            theirs = self._parts.get(key._replace(method=other))
+            if theirs is not None:
+                pairs = zip(self._parts[key], theirs, strict=True)
+                self._parts[key._replace(method=name)] = [mine - their for mine, their in pairs]
+
     def rows(self, patients: Sequence[str], draws: int, seed: int) -> list[Row]:
         """A row a key: the mean over samples with its 95 % bootstrap interval over patients.
 

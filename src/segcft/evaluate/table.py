@@ -64,6 +64,7 @@ The other structures should keep their areas, or follow their causes.
         "none": "the image model after likelihood training alone.",
         "regressor": "fine-tuned to show the areas that a regressor reads.",
         "segmentor": "fine-tuned to show the areas that a segmentor's masks sum to.",
+        names.SEG_LESS_REG: "their errors' difference, person by person; below 0: Seg-CFT is the better one.",
         names.TRUTH: "the simulator's own counterfactual, which no method can be expected to beat.",
     }
     if not set(interventions) <= set(study.areas):
@@ -147,7 +148,8 @@ def _cell(row: Row | None, digits: int = 1, factor: float = 1.0) -> str:
         return ""
     if row["value"] is None:
         return "-"
-    value = f"{factor * row['value']:.{digits}f}"
+    sign = "+" if row["method"] == names.SEG_LESS_REG else ""
+    value = f"{factor * row['value']:{sign}.{digits}f}"
     value = f"**{value}**" if row["intervened"] else value
     if row["ci_low"] is None:
         return value
