@@ -22,6 +22,7 @@ from segcft.data.attributes import parse, read_table
 from segcft.data.folder import import_folder
 from segcft.data.imagefile import find_file, read_image, read_masks
 from segcft.data.reject import Rejected
+from segcft.data.shards import Shard, join
 from segcft.data.simulated import import_simulated, make_simulator, person_number
 from segcft.data.splits import assign
 from segcft.data.store import Store
@@ -852,3 +853,74 @@ def test_jsrt_keeps_its_areas_when_it_shrinks(tmp_path: Path, size: int) -> None
     for name in study.areas:
         expected = np.array([float(row.cells[name]) for row in rows]) * (size / 256) ** 2
         np.testing.assert_allclose(store.table[name], expected, rtol=5e-4)
+
+
+# --- shards ---
+
+
+def in_shards(folder: Folder, count: int) -> list[Path]:
+    """Import the folder in ``count`` shards, the last one first."""
+    folder.write_table()
+    places = [folder.root / "shards" / str(Shard(i, count)) for i in range(1, count + 1)]
+    for i in range(count, 0, -1):
+        import_folder(make_study(), folder.root, places[i - 1], shard=Shard(i, count))
+    return places
+
+
+@given(items=st.integers(0, 40), count=st.integers(1, 50))
+def test_shards_in_order_are_everything_once(items: int, count: int) -> None:
+    shares = [Shard(i, count).of(range(items)) for i in range(1, count + 1)]
+    assert [item for share in shares for item in share] == list(range(items))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@pytest.mark.parametrize("count", [1, 5, 20])  # 20: more shards than people, so some are empty
+def test_joined_shards_are_what_one_import_makes(folder: Folder, count: int) -> None:
+    folder.rows[3][1] = ""  # a missing age
+    folder.rows[4][2] = ""  # a missing sex
+    folder.rows[5][1] = "old"  # rejected
+    folder.rows[7][0] = "p1"  # twice, perhaps in two shards
+    folder.rows.insert(9, ["p99"])  # a line that is too short
+    whole = folder.read()
+    joined = join(make_study(), in_shards(folder, count), folder.root / "joined")
+    assert joined.fingerprint == whole.fingerprint
+    assert sorted(joined.rejected["reason"]) == sorted(whole.rejected["reason"])
+    assert len(joined.rejected) == 3
+    assert joined.table.equals(whole.table)
+
+
+def test_joined_shards_of_simulated_people(tmp_path: Path) -> None:
+    study = simulated_study()
+    whole = import_simulated(study, tmp_path / "whole")
+    places = [tmp_path / str(i) for i in (1, 2, 3)]
+    for i, place in enumerate(places, 1):
+        import_simulated(study, place, shard=Shard(i, 3))
+    assert join(study, places, tmp_path / "joined").fingerprint == whole.fingerprint
+
+
+def test_a_sample_in_two_shards_is_an_error(folder: Folder) -> None:
+    first, second = in_shards(folder, 2)
+    with pytest.raises(DataError, match=r"2-of-2: sample 'p\d+' is also in .*2-of-2"):
+        join(make_study(), [first, second, second], folder.root / "joined")
+    assert not (folder.root / "joined").exists()
+
+
+def test_shards_of_another_study_are_refused(folder: Folder) -> None:
+    with pytest.raises(DataError, match="made for another study"):
+        join(make_study(image={"size": [4, 4]}), in_shards(folder, 2), folder.root / "joined")
+
+
+def test_nothing_usable_in_any_shard_is_an_error(folder: Folder) -> None:
+    folder.rows = [[id, "old", sex] for id, _, sex in folder.rows]
+    with pytest.raises(DataError, match=r"no usable sample; 12 rejected"):
+        join(make_study(), in_shards(folder, 3), folder.root / "joined")
+
+
+@pytest.mark.parametrize("text", ["0/4", "5/4", "1", "1/0", "a/b", "-1/2", ""])
+def test_what_is_no_shard(text: str) -> None:
+    with pytest.raises(ValueError, match="I/N"):
+        Shard.parse(text)
+
+
+def test_a_shard_as_text() -> None:
+    assert Shard.parse("3/8") == Shard(3, 8)

@@ -14,7 +14,8 @@ from PIL import Image
 
 from segcft import artefact
 from segcft.errors import DataError, RunError
-from segcft.pipeline import Pipeline, check_unseen, evaluate_people, new_people
+from segcft.importing import check_unseen, new_people
+from segcft.pipeline import Pipeline, evaluate_people
 from segcft.progress import Progress
 from segcft.run import Run
 from segcft.study import Study, load_study

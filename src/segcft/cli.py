@@ -17,6 +17,7 @@ import segcft
 from segcft.errors import SegcftError
 
 if TYPE_CHECKING:
+    from segcft.data.shards import Shard
     from segcft.pipeline import Pipeline
 
 MANUAL = """\
@@ -95,6 +96,14 @@ def _parser() -> argparse.ArgumentParser:
         part.add_argument("--out", metavar="DIR", type=Path, help="folder of the run (default: runs/STUDY's name)")
         _hardware(part, several=True)
 
+    imported = commands.choices["import"]
+    imported.add_argument(
+        "--shard",
+        metavar="I/N",
+        type=_shard,
+        help="import only share I of N; when all are there, import without --shard joins them into the store",
+    )
+
     judged = command("evaluate", _evaluate, "judge a run's counterfactuals and print the table")
     judged.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
     judged.add_argument(
@@ -144,6 +153,15 @@ def _seed(text: str) -> int:
     return int(text)
 
 
+def _shard(text: str) -> Shard:
+    from segcft.data.shards import Shard
+
+    try:
+        return Shard.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _hardware(parser: argparse.ArgumentParser, several: bool = False) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="(default: auto)")
     if several:
@@ -177,6 +195,11 @@ def _run(options: argparse.Namespace) -> None:
 
 def _stage(options: argparse.Namespace) -> None:
     pipeline = _pipeline(options)
+    if getattr(options, "shard", None) is not None:
+        from segcft.importing import import_shard
+
+        import_shard(pipeline.run, options.data, options.shard, pipeline.progress)
+        return
     if options.stage not in pipeline.stages:
         raise SegcftError(f"{options.study}: finetune.guides: this study has no stage {options.stage!r}")
     pipeline.run_stage(options.stage)
@@ -187,7 +210,8 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     run = Run(options.run)
     _quiet_libraries()
-    from segcft.pipeline import check_unseen, evaluate_people, new_people
+    from segcft.importing import check_unseen, new_people
+    from segcft.pipeline import evaluate_people
     from segcft.progress import ConsoleProgress
     from segcft.training import make_fabric
 

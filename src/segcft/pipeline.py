@@ -20,9 +20,7 @@ import segcft
 from segcft import artefact
 from segcft.causal.scm import StructuralCausalModel
 from segcft.data.batches import Batches, sequential
-from segcft.data.folder import import_folder
-from segcft.data.simulated import import_simulated
-from segcft.data.store import PARTS, Store
+from segcft.data.store import Store
 from segcft.errors import DataError
 from segcft.evaluate.evaluation import evaluate
 from segcft.finetune import CounterfactualObjective, constraint_level
@@ -30,24 +28,14 @@ from segcft.guides.regressor import RegressorObjective
 from segcft.guides.segmentor import SegmentorObjective, dice
 from segcft.images.likelihood import to_unit
 from segcft.images.objective import LikelihoodObjective
+from segcft.importing import import_samples
 from segcft.progress import Progress
 from segcft.run import Run
-from segcft.study import FolderData, Study, Training
+from segcft.study import Training
 from segcft.training import Objective, freeze, train
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
-
-
-def import_data(
-    study: Study, data: Path | None, out: Path, progress: Progress, split: str | None = None, **simulated: int
-) -> Store:
-    """Make the store ``out`` from the study's source; ``data`` is the folder of images, masks and table."""
-    if isinstance(study.data, FolderData):
-        if data is None:
-            raise DataError(f"study {study.name!r} reads images from a folder: say where with --data DIR")
-        return import_folder(study, data, out, split=split, progress=progress)
-    return import_simulated(study, out, split=split, progress=progress, **simulated)
 
 
 class SCMObjective(Objective):
@@ -124,28 +112,7 @@ class Pipeline:
         return self._store
 
     def _import(self) -> bool:
-        study = self.study
-        record = self.run.folder / "import.json"
-        made_from = {
-            "study": artefact.key_of(
-                *(study.model_dump(mode="json")[k] for k in ("image", "variables", "structures", "data", "splits"))
-            ),
-            "files": _listing(self.data) if isinstance(study.data, FolderData) and self.data else None,
-        }
-        try:
-            before = json.loads(record.read_text())
-            # Without --data the samples that were imported once are what the run is about.
-            same = before["study"] == made_from["study"] and made_from["files"] in (None, before["files"])
-        except (OSError, ValueError, KeyError):
-            same = False
-        fresh = not same or not (self.run.folder / "store" / "store.json").is_file()
-        if fresh and self.fabric.is_global_zero:
-            self.run.write_study()
-            store = import_data(study, self.data, self.run.folder / "store", self.progress)
-            artefact.write_text(record, json.dumps(made_from))
-            self.progress.note(f"  {_describe(store)}")
-        elif self.fabric.is_global_zero:
-            self.run.write_study()
+        fresh = self.fabric.is_global_zero and import_samples(self.run, self.data, self.progress)
         self.fabric.barrier()
         self._keys["import"] = self.store.fingerprint
         return fresh
@@ -307,62 +274,3 @@ def evaluate_people(
     return evaluate(
         study, store, rows, models, judge, folder, device=device, training_values=trained, progress=progress
     )
-
-
-def new_people(study: Study, data: Path | None, seed: int | None, out: Path, progress: Progress) -> Store:
-    """People whom no run has seen, all of them test people.
-
-    ``data`` is a folder like the study's, or a store; for a simulated study ``seed`` draws new people instead.
-
-    Raises:
-        DataError: neither fits the study.
-    """
-    if data is not None and seed is not None:
-        raise DataError("give --data or --seed, not both: they are different people")
-    if data is not None and (data / "store.json").is_file():
-        store = Store(data)
-        store.require(study)
-        store.table["split"] = "test"  # of this copy of the table: whoever is given is to be judged
-        return store
-    if isinstance(study.data, FolderData):
-        if seed is not None:
-            raise DataError(f"study {study.name!r} is not simulated, so --seed means nothing; give --data DIR")
-        return import_data(study, data, out, progress, split="test")
-    if data is not None:
-        raise DataError(f"{data}: no store (store.json); study {study.name!r} is simulated: give --seed N")
-    assert seed is not None
-    if seed == study.data.seed:
-        raise DataError(f"--seed {seed}: these are the people of the study itself; give another seed")
-    people = study.evaluation.people or study.data.people
-    return import_data(study, None, out, progress, split="test", seed=seed, people=people)
-
-
-def check_unseen(run: Run, store: Store) -> None:
-    """Refuse people on whom the run was trained.
-
-    Raises:
-        DataError: a patient of ``store`` is also in the run's training or validation people.
-    """
-    own = run.store().table
-    seen = set(own.loc[own["split"] != "test", "patient"])
-    shared = sorted(seen & set(store.table["patient"]))
-    if shared:
-        raise DataError(
-            f"{len(shared)} of the people given were in this run's training or validation "
-            f"({', '.join(shared[:3])}{', ...' if len(shared) > 3 else ''}); evaluate on people it has never seen"
-        )
-
-
-def _listing(folder: Path) -> str:
-    """A digest of which files a folder holds, their sizes and times: changes when the data do."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    stats = [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return artefact.key_of(stats)
-
-
-def _describe(store: Store) -> str:
-    parts = ", ".join(f"{len(store.indices(part))} {part}" for part in PARTS)
-    complete = len(store.indices(complete=True))
-    missing = f"; {len(store) - complete} lack an attribute" if complete < len(store) else ""
-    rejected = f"; {len(store.rejected)} rejected, see rejected.csv" if len(store.rejected) else ""
-    return f"{len(store)} samples ({parts}){missing}{rejected}"

@@ -20,6 +20,7 @@ from segcft.data.attributes import Row, nearest, parse, read_table
 from segcft.data.imagefile import check_id, find_file, find_mask, read_image, read_masks
 from segcft.data.loop import Progress, ahead, silent
 from segcft.data.reject import Rejected
+from segcft.data.shards import Shard
 from segcft.data.splits import PARTS, assign, expected_parts
 from segcft.data.store import Store, StoreWriter
 from segcft.errors import DataError
@@ -37,6 +38,7 @@ def import_folder(
     out: str | Path,
     *,
     split: str | None = None,
+    shard: Shard | None = None,
     progress: Progress | None = None,
 ) -> Store:
     """Read the folder data set that ``study.data`` describes and write it to the store ``out``.
@@ -52,6 +54,7 @@ def import_folder(
         data: folder that the paths in ``study.data`` are relative to.
         out: the store's folder; an older store there is replaced once the new one is complete.
         split: put everybody in this part, e.g. ``"test"`` for people that no stage may have seen.
+        shard: import this share of the table only; see :func:`segcft.data.shards.join`.
         progress: wraps the loop over samples: ``progress(iterable, total, description) -> iterable``.
 
     Returns:
@@ -63,9 +66,11 @@ def import_folder(
     """
     source = _Folder(study, Path(data), split)
     rows, ragged = source.read_rows()
+    if shard is not None:
+        rows, ragged = list(shard.of(rows)), list(shard.of(ragged))
     workers = min(8, os.cpu_count() or 1)
     reading = closing(ahead(source.read_sample, rows, workers, depth=2 * workers))
-    with StoreWriter(out, study) as writer, reading as samples:
+    with StoreWriter(out, study, partial=shard is not None) as writer, reading as samples:
         for line, reason in ragged:
             writer.reject(f"line {line}", f"{source.table}: line {line}: {reason}")
         for row, sample in (progress or silent)(zip(rows, samples, strict=True), len(rows), "Importing images"):

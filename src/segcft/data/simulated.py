@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcft.data.loop import Progress, silent
+from segcft.data.shards import Shard
 from segcft.data.splits import assign, expected_parts
 from segcft.data.store import Store, StoreWriter
 from segcft.errors import DataError
@@ -58,6 +59,7 @@ def import_simulated(
     people: int | None = None,
     seed: int | None = None,
     split: str | None = None,
+    shard: Shard | None = None,
     progress: Progress | None = None,
 ) -> Store:
     """Draw people from the simulator that ``study.data`` names and write them to the store ``out``.
@@ -70,6 +72,7 @@ def import_simulated(
         out: the store's folder; an older store there is replaced once the new one is complete.
         people, seed: in place of those in the study, e.g. another seed for people that nobody has seen.
         split: put everybody in this part.
+        shard: draw this share of the people only; see :func:`segcft.data.shards.join`.
         progress: wraps the loop over people: ``progress(iterable, total, description) -> iterable``.
 
     Raises:
@@ -80,8 +83,9 @@ def import_simulated(
     seed = study.data.seed if seed is None else seed
     simulator = make_simulator(study)
     order = _mask_order(study, simulator)
-    with StoreWriter(out, study) as writer:
-        for index in (progress or silent)(range(people), people, "Simulating people"):
+    indices = range(people) if shard is None else shard.of(range(people))
+    with StoreWriter(out, study, partial=shard is not None) as writer:
+        for index in (progress or silent)(indices, len(indices), "Simulating people"):
             id = f"{seed}-{index:06d}"
             person = person_number(seed, index)
             attributes = simulator.attributes(person)

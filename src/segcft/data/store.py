@@ -138,11 +138,13 @@ class Store:
         self._meta: dict[str, Any] = meta
         return meta
 
-    def _map(self, name: str, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.uint8]]:
+    def _map(self, name: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         path = self.folder / name
         found = path.stat().st_size if path.exists() else 0
         if found != math.prod(shape):
             raise DataError(f"{path}: {found} bytes, but store.json describes {math.prod(shape)}; import again")
+        if found == 0:  # an empty file cannot be mapped
+            return np.zeros(shape, dtype=np.uint8)
         return np.memmap(path, dtype=np.uint8, mode="r", shape=shape)
 
     def _read_table(self, samples: int) -> pd.DataFrame:
@@ -167,7 +169,7 @@ class Store:
 
     def _recompute_fingerprint(self) -> str:
         fingerprint = _Fingerprint({key: self._meta[key] for key in _SHAPE_KEYS})
-        for row, image, mask in zip(_records(self.table), self.images, self.masks, strict=True):
+        for row, image, mask in zip(records(self.table), self.images, self.masks, strict=True):
             fingerprint.add(row, image, mask)
         return fingerprint.hexdigest()
 
@@ -182,14 +184,15 @@ class StoreWriter:
     Args:
         folder: where the store will be; an older store there is replaced.
         study: gives the grid, the variables and the structures.
+        partial: this is one shard of a store, so that parts of the split, or all of it, may be empty.
 
     Raises:
         DataError: ``folder`` exists and is not a store, cannot be written, or no sample was appended.
     """
 
-    def __init__(self, folder: str | Path, study: Study) -> None:
+    def __init__(self, folder: str | Path, study: Study, partial: bool = False) -> None:
         self.folder = Path(folder).absolute()
-        self.study = study
+        self.study, self.partial = study, partial
         self._rows: list[dict[str, Any]] = []
         self._rejected: list[tuple[str, str]] = []
         self._fingerprint = _Fingerprint(_shape_of(study))
@@ -281,6 +284,8 @@ class StoreWriter:
         Raises:
             DataError: one has none, or there is no sample at all; the message has the first few rejections.
         """
+        if self.partial:
+            return
         if not self._rows:
             raise DataError(f"{source}: no usable sample{_first_reasons(self._rejected)}")
         filled = {row["split"] for row in self._rows}
@@ -312,7 +317,7 @@ class StoreWriter:
         return values
 
     def _finish(self) -> None:
-        if not self._rows:
+        if not self._rows and not self.partial:
             raise DataError(f"{self.folder}: no sample to store" + _first_reasons(self._rejected))
         for file in (self._images, self._masks):
             file.flush()
@@ -327,7 +332,8 @@ class StoreWriter:
         _replace_folder(self._partial, self.folder)
 
     def _table(self) -> pd.DataFrame:
-        table = pd.DataFrame(self._rows)
+        names = list(self._rows[0]) if self._rows else ["id", "patient", "split", *self.study.variables]
+        table = pd.DataFrame(self._rows, columns=names)
         for name, variable in self.study.variables.items():
             # Spelt out because a column of nothing but missing values has no type of its own.
             table[name] = table[name].astype("float64" if variable.kind == "continuous" else "str")
@@ -365,7 +371,8 @@ def _shape_of(study: Study) -> dict[str, Any]:
     }
 
 
-def _records(table: pd.DataFrame) -> Iterable[dict[str, Any]]:
+def records(table: pd.DataFrame) -> Iterable[dict[str, Any]]:
+    """The rows of a table, column -> value."""
     columns = {str(name): table[name].tolist() for name in table.columns}
     for values in zip(*columns.values(), strict=True):
         yield dict(zip(columns, values, strict=True))

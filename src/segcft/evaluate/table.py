@@ -149,7 +149,8 @@ def _cell(row: Row | None, digits: int = 1, factor: float = 1.0) -> str:
     if row["value"] is None:
         return "-"
     sign = "+" if row["method"] == names.SEG_LESS_REG else ""
-    value = f"{factor * row['value']:{sign}.{digits}f}"
+    rounded = round(factor * row["value"], digits) + 0.0  # no minus before a zero
+    value = f"{rounded:{sign}.{digits}f}"
     value = f"**{value}**" if row["intervened"] else value
     if row["ci_low"] is None:
         return value

@@ -1,0 +1,177 @@
+"""From a study's source to the samples of a run: whole, in shards, or of people that no stage has seen."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from segcft import artefact
+from segcft.data.folder import import_folder
+from segcft.data.shards import Shard, join
+from segcft.data.simulated import import_simulated
+from segcft.data.splits import PARTS
+from segcft.data.store import Store
+from segcft.errors import DataError
+from segcft.progress import Progress
+from segcft.run import Run
+from segcft.study import FolderData, Study
+
+
+def import_data(
+    study: Study,
+    data: Path | None,
+    out: Path,
+    progress: Progress,
+    split: str | None = None,
+    shard: Shard | None = None,
+    **simulated: int,
+) -> Store:
+    """Make the store ``out`` from the study's source; ``data`` is the folder of images, masks and table."""
+    if isinstance(study.data, FolderData):
+        if data is None:
+            raise DataError(f"study {study.name!r} reads images from a folder: say where with --data DIR")
+        return import_folder(study, data, out, split=split, shard=shard, progress=progress)
+    return import_simulated(study, out, split=split, shard=shard, progress=progress, **simulated)
+
+
+def import_samples(run: Run, data: Path | None, progress: Progress) -> bool:
+    """Bring the run's store up to date: from its shards if there are any, else from the study's source.
+
+    Returns:
+        whether there was anything to do.
+
+    Raises:
+        DataError: shards are missing or were made from something else, or what :func:`import_data` raises.
+    """
+    source = _source(run.study, data)
+    record = run.folder / "import.json"
+    run.write_study()
+    if _same(_read(record), source) and (run.folder / "store" / "store.json").is_file():
+        return False
+    shards = _complete_shards(run, source)
+    if shards:
+        store = join(run.study, shards, run.folder / "store", progress)
+    else:
+        store = import_data(run.study, data, run.folder / "store", progress)
+    artefact.write_text(record, json.dumps(source))
+    if shards:  # the store holds it all now
+        shutil.rmtree(shards[0].parent)
+    progress.note(f"  {_describe(store)}")
+    return True
+
+
+def import_shard(run: Run, data: Path | None, shard: Shard, progress: Progress) -> None:
+    """Import one shard into ``RUN/shards``; once all are there, :func:`import_samples` joins them."""
+    place = run.folder / "shards" / str(shard)
+    store = import_data(run.study, data, place, progress, shard=shard)
+    artefact.write_text(place.with_suffix(".json"), json.dumps(_source(run.study, data)))
+    progress.note(f"  {_describe(store)}")
+
+
+def new_people(study: Study, data: Path | None, seed: int | None, out: Path, progress: Progress) -> Store:
+    """People whom no run has seen, all of them test people.
+
+    ``data`` is a folder like the study's, or a store; for a simulated study ``seed`` draws new people instead.
+
+    Raises:
+        DataError: neither fits the study.
+    """
+    if data is not None and seed is not None:
+        raise DataError("give --data or --seed, not both: they are different people")
+    if data is not None and (data / "store.json").is_file():
+        store = Store(data)
+        store.require(study)
+        store.table["split"] = "test"  # of this copy of the table: whoever is given is to be judged
+        return store
+    if isinstance(study.data, FolderData):
+        if seed is not None:
+            raise DataError(f"study {study.name!r} is not simulated, so --seed means nothing; give --data DIR")
+        return import_data(study, data, out, progress, split="test")
+    if data is not None:
+        raise DataError(f"{data}: no store (store.json); study {study.name!r} is simulated: give --seed N")
+    assert seed is not None
+    if seed == study.data.seed:
+        raise DataError(f"--seed {seed}: these are the people of the study itself; give another seed")
+    people = study.evaluation.people or study.data.people
+    return import_data(study, None, out, progress, split="test", seed=seed, people=people)
+
+
+def check_unseen(run: Run, store: Store) -> None:
+    """Refuse people on whom the run was trained.
+
+    Raises:
+        DataError: a patient of ``store`` is also in the run's training or validation people.
+    """
+    own = run.store().table
+    seen = set(own.loc[own["split"] != "test", "patient"])
+    shared = sorted(seen & set(store.table["patient"]))
+    if shared:
+        raise DataError(
+            f"{len(shared)} of the people given were in this run's training or validation "
+            f"({', '.join(shared[:3])}{', ...' if len(shared) > 3 else ''}); evaluate on people it has never seen"
+        )
+
+
+def _source(study: Study, data: Path | None) -> dict[str, Any]:
+    """What the samples are made from; ``files`` is None where nobody said which."""
+    settings = study.model_dump(mode="json")
+    return {
+        "study": artefact.key_of(*(settings[k] for k in ("image", "variables", "structures", "data", "splits"))),
+        "files": _listing(data) if isinstance(study.data, FolderData) and data else None,
+    }
+
+
+def _same(made_from: dict[str, Any] | None, source: dict[str, Any]) -> bool:
+    # Without --data the samples that were imported once are what the run is about.
+    return (
+        made_from is not None
+        and made_from["study"] == source["study"]
+        and source["files"] in (None, made_from["files"])
+    )
+
+
+def _read(record: Path) -> dict[str, Any] | None:
+    try:
+        made_from = json.loads(record.read_text())
+        return {key: made_from[key] for key in ("study", "files")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _complete_shards(run: Run, source: dict[str, Any]) -> list[Path]:
+    """The folders of all shards in order; [] where the run has none."""
+    records = sorted((run.folder / "shards").glob("*-of-*.json"))
+    found = {Shard.parse(record.stem.replace("-of-", "/")): record for record in records}
+    counts = {shard.count for shard in found}
+    if not found:
+        return []
+    folder = run.folder / "shards"
+    if len(counts) > 1:
+        raise DataError(f"{folder}: holds shards of {' and of '.join(map(str, sorted(counts)))}; remove the wrong ones")
+    everything = [Shard(i, counts.copy().pop()) for i in range(1, max(counts) + 1)]
+    missing = [f"{shard.index}/{shard.count}" for shard in everything if shard not in found]
+    if missing:
+        raise DataError(f"{folder}: shards {', '.join(missing)} are missing: import them with --shard, or remove it")
+    for shard in everything:
+        if not _same(_read(found[shard]), source):
+            raise DataError(
+                f"{found[shard]}: this shard was made with other settings or from other files; import it again"
+            )
+    return [found[shard].with_suffix("") for shard in everything]
+
+
+def _listing(folder: Path) -> str:
+    """A digest of which files a folder holds, their sizes and times: changes when the data do."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    stats = [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return artefact.key_of(stats)
+
+
+def _describe(store: Store) -> str:
+    parts = ", ".join(f"{len(store.indices(part))} {part}" for part in PARTS)
+    complete = len(store.indices(complete=True))
+    missing = f"; {len(store) - complete} lack an attribute" if complete < len(store) else ""
+    rejected = f"; {len(store.rejected)} rejected, see rejected.csv" if len(store.rejected) else ""
+    return f"{len(store)} samples ({parts}){missing}{rejected}"
