@@ -329,6 +329,21 @@ def test_two_devices_train_one_model(small_run: Run, make_small_study: Any, tmp_
         assert all(tensor.isfinite().all() for tensor in tensors_of(run.path(stage)).values())
 
 
+def test_two_devices_have_the_losses_of_one(small_run: Run, small_study_file: Path, tmp_path: Path) -> None:
+    """The same global batches, whose losses are averaged over the devices; the mechanisms draw no noise."""
+    run = copy_of(small_run, tmp_path)
+    run.path("scm").unlink()
+    process = command("scm", small_study_file, "--out", run.folder, "--devices", 2)
+    _, messages = process.communicate()
+    assert process.returncode == 0, messages
+    one, two = log_of(small_run.training, "scm"), log_of(run.training, "scm")
+    for figure in ("loss", "gradient_norm"):
+        assert [row[figure] for row in two] == pytest.approx([row[figure] for row in one], rel=1e-4)
+    single = tensors_of(small_run.path("scm"))
+    for name, tensor in tensors_of(run.path("scm")).items():
+        torch.testing.assert_close(tensor, single[name], rtol=1e-3, atol=1e-4)
+
+
 def test_a_trained_part_records_where_it_comes_from(small_run: Run) -> None:
     for part in ("segmentor", "judge", "regressor", "scm", "hvae", "cft-regressor", "cft-segmentor"):
         meta = artefact.read_meta(small_run.path(part))

@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -165,8 +165,11 @@ def train(
                     )
             optimizer.zero_grad(set_to_none=True)
 
-            row = {"step": step + 1, "loss": float(loss.detach()), "gradient_norm": norm, "skipped": skipped}
-            row |= {figure: float(value.detach()) for figure, value in figures.items()}
+            shown = {"loss": loss.detach(), **{figure: value.detach() for figure, value in figures.items()}}
+            if fabric.world_size > 1:  # the mean over the devices' shares is that of the whole batch
+                shown = cast(dict[str, Tensor], fabric.all_reduce(shown, reduce_op="mean"))
+            row = {"step": step + 1, "gradient_norm": norm, "skipped": skipped}
+            row |= {figure: float(value) for figure, value in shown.items()}
             history.append(row)
             if fabric.is_global_zero:
                 lines.write(json.dumps(row) + "\n")
