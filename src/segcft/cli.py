@@ -11,7 +11,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import segcft
 from segcft.errors import SegcftError
@@ -36,6 +36,10 @@ your own images, masks and table:
   segcft run configs/jsrt.yaml --data /data/jsrt256 --out runs/jsrt
   segcft evaluate runs/jsrt --data /data/other-people --json > table.json
 
+an image mechanism that causal-gen has trained (STUDY: hvae has 'architecture: causal-gen'):
+  segcft import causal-gen checkpoint.pt STUDY --out RUN --parent sex --parent age=44..73
+  segcft run STUDY --out RUN
+
 one image, one question:
   segcft counterfactual runs/jsrt chest.png --do left_lung_area=+20% --set age=63 --set sex=F --out answer
 
@@ -57,7 +61,10 @@ STAGES = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 1 for an error that the message explains, 130 for Ctrl-C."""
-    options = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    if words[:2] == ["import", "causal-gen"]:  # two words, as one says it; `import STUDY` is another command
+        words = ["import-causal-gen", *words[2:]]
+    options = _parser().parse_args(words)
     try:
         options.command(options)
     except SegcftError as error:
@@ -103,6 +110,29 @@ def _parser() -> argparse.ArgumentParser:
         type=_shard,
         help="import only share I of N; when all are there, import without --shard joins them into the store",
     )
+
+    adopted = command(
+        "import-causal-gen",
+        _import_causal_gen,
+        "take the image mechanism from a checkpoint of causal-gen (also: import causal-gen)",
+    )
+    adopted.add_argument("checkpoint", metavar="CKPT", type=Path, help="checkpoint.pt of its image mechanism")
+    adopted.add_argument(
+        "study", metavar="STUDY", type=Path, help="study file; its hvae section has 'architecture: causal-gen'"
+    )
+    adopted.add_argument(
+        "--parent",
+        metavar="NAME[=NORM]",
+        action="append",
+        required=True,
+        dest="parents",
+        help="a variable of the study that conditions the checkpoint's network; repeat for every one, in the order of "
+        "its parents_x. NORM of a continuous variable is how it was normalised: LOW..HIGH was mapped to [-1, 1], or "
+        "MEAN:STD was standardised (of its logarithm where the study says 'scale: log')",
+    )
+    adopted.add_argument("--data", metavar="DIR", type=Path, help="folder of images, masks and table")
+    adopted.add_argument("--out", metavar="DIR", type=Path, help="folder of the run (default: runs/STUDY's name)")
+    _hardware(adopted)
 
     judged = command("evaluate", _evaluate, "judge a run's counterfactuals and print the table")
     judged.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
@@ -179,7 +209,7 @@ def _pipeline(options: argparse.Namespace) -> Pipeline:
     from segcft.run import Run
     from segcft.training import make_fabric
 
-    fabric = make_fabric(options.device, options.devices, options.nodes)
+    fabric = make_fabric(options.device, getattr(options, "devices", 1), getattr(options, "nodes", 1))
     run = Run(options.out or Path("runs") / study.name, study)
     return Pipeline(run, fabric, options.data, ConsoleProgress())
 
@@ -203,6 +233,24 @@ def _stage(options: argparse.Namespace) -> None:
     if options.stage not in pipeline.stages:
         raise SegcftError(f"{options.study}: finetune.guides: this study has no stage {options.stage!r}")
     pipeline.run_stage(options.stage)
+
+
+def _import_causal_gen(options: argparse.Namespace) -> None:
+    from segcft.images.spec import CausalGenSpec
+    from segcft.study import load_study
+
+    if not isinstance(load_study(options.study).hvae, CausalGenSpec):
+        raise SegcftError(f"{options.study}: hvae.architecture: a checkpoint of causal-gen needs 'causal-gen'")
+    pipeline = _pipeline(options)
+    from segcft.images.checkpoint import TrainedParent, load_causal_gen
+
+    parents = [TrainedParent.parse(text) for text in options.parents]
+
+    def load(network: Any) -> dict[str, Any]:
+        settings = load_causal_gen(options.checkpoint, network, parents)
+        return {"checkpoint": str(options.checkpoint), "parents": options.parents, "hparams": settings}
+
+    pipeline.adopt_image_mechanism(load)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from segcft.causal.scm import StructuralCausalModel
-from segcft.images.hvae import HVAE
+from segcft.images.mechanism import ImageMechanism
 
 
 class Counterfactual(NamedTuple):
@@ -21,7 +21,7 @@ class Counterfactual(NamedTuple):
 class CounterfactualModel(nn.Module):
     """The deep structural causal model, whole: the SCM of the attributes and the mechanism of the image."""
 
-    def __init__(self, scm: StructuralCausalModel, hvae: HVAE) -> None:
+    def __init__(self, scm: StructuralCausalModel, hvae: ImageMechanism) -> None:
         super().__init__()
         self.scm = scm
         self.hvae = hvae
@@ -52,10 +52,10 @@ class Abduction:
     """
 
     @torch.no_grad()
-    def __init__(self, hvae: HVAE, image: Tensor, values: Tensor, sample: bool = False) -> None:
+    def __init__(self, hvae: ImageMechanism, image: Tensor, values: Tensor, sample: bool = False) -> None:
         self.hvae = hvae
         self.noise = hvae.abduct(image, values, sample)
-        factual = hvae.decode(self.noise, values)
+        factual = hvae.factual(self.noise, values)
         self.residual = factual.residual(image)
         self.reconstruction = factual.loc.clamp(-1, 1)
         """The image as the latents alone give it: how much of it the model explains."""

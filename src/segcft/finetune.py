@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from segcft.causal.scm import StructuralCausalModel
 from segcft.data.augment import Augmenter
 from segcft.data.batches import Batch, Batches
-from segcft.images.hvae import HVAE
+from segcft.images.mechanism import ImageMechanism
 from segcft.images.objective import Samples
 from segcft.study import FinetuneSpec, Study, Training
 from segcft.training import Objective, freeze
@@ -45,13 +45,13 @@ class CounterfactualObjective(Objective):
         bound: eps, the largest negative ELBO allowed, in nats per pixel.
     """
 
-    network: HVAE
+    network: ImageMechanism
     marginal: Tensor
     area_scale: Tensor
 
     def __init__(
         self,
-        network: HVAE,
+        network: ImageMechanism,
         scm: StructuralCausalModel,
         guide: nn.Module,
         spec: FinetuneSpec,
@@ -117,7 +117,7 @@ class CounterfactualObjective(Objective):
         image, values = self.samples(batch)
         after = self.scm.counterfactual(values, self.draw_intervention(values))
         noise = self.network.abduct(image, values)
-        factual, changed = self.network.decode(noise.repeat(2), torch.cat([values, after])).chunk(2)
+        factual, changed = self.network.factual_and_changed(noise, values, after)
         bound = self.network.elbo(image, noise, factual, self.network.spec.beta)
         violation = bound.objective.mean() - self.bound
         counterfactual = changed.with_residual(factual.residual(image))
@@ -131,7 +131,7 @@ class CounterfactualObjective(Objective):
 
 
 @torch.no_grad()
-def constraint_level(network: HVAE, study: Study, batches: Batches, device: torch.device) -> float:
+def constraint_level(network: ImageMechanism, study: Study, batches: Batches, device: torch.device) -> float:
     """The pre-trained model's negative ELBO on training data, nats per pixel: averaged over batches."""
     samples = Samples(study, Augmenter(study.finetune.augment))
     total, steps = 0.0, study.finetune.bound_batches

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +63,8 @@ class Pipeline:
 
     def __init__(self, run: Run, fabric: Fabric, data: Path | None = None, progress: Progress | None = None):
         self.run, self.study, self.fabric, self.data = run, run.study, fabric, data
-        self.progress = progress or Progress()
+        # Of several processes one speaks.
+        self.progress = progress if progress and fabric.is_global_zero else Progress()
         self._keys: dict[str, str] = {}
         self._store: Store | None = None
 
@@ -102,8 +103,7 @@ class Pipeline:
         else:
             made = self._train(stage)
         spent = f"done in {time.monotonic() - start:.0f} s" if made else "up to date"
-        if self.fabric.is_global_zero:
-            self.progress.note(f"{stage}: {spent}")
+        self.progress.note(f"{stage}: {spent}")
 
     @property
     def store(self) -> Store:
@@ -140,12 +140,39 @@ class Pipeline:
             key=key,
             progress=self.progress,
         )
+        self._keep(stage, network, figures | facts, start)
+        return True
+
+    def adopt_image_mechanism(self, load: Callable[[Any], dict[str, Any]]) -> None:
+        """Take the image mechanism from elsewhere instead of training it; the stage is then up to date.
+
+        ``load`` gives the network its weights and returns what to record of where they come from.
+        """
+        self.run_stage("import")
+        start = time.monotonic()
+        self._key("hvae", self.study.hvae)
+        network: Any = self.run.build("hvae")
+        rows = self.store.indices("train", complete=True)
+        network.parents.set_statistics(torch.from_numpy(self.store.values()[rows]))
+        source = load(network)
+        network.to(self.fabric.device)
+        self._keep("hvae", network, {}, start, {"source": source})
+
+    def _keep(
+        self,
+        stage: str,
+        network: nn.Module,
+        figures: dict[str, float],
+        start: float,
+        record: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Validate and save the part that ``stage`` has made since the time ``start``; ``record`` adds to its meta."""
         freeze(network)
         if self.fabric.is_global_zero:
-            metrics = figures | facts | self._validate(stage, network)
+            metrics = figures | self._validate(stage, network)
             meta = {
                 "part": stage,
-                "key": key,
+                "key": self._keys[stage],
                 "made_from": {before: self._keys[before] for before in self.needs(stage)},
                 "version": segcft.__version__,
                 "torch": torch.__version__,
@@ -154,12 +181,12 @@ class Pipeline:
                 "seconds": round(time.monotonic() - start, 1),
                 "metrics": metrics,
                 "study": self.study.model_dump(mode="json"),
+                **(record or {}),
             }
-            artefact.save(path, network, meta)
+            artefact.save(self.run.path(stage), network, meta)
             (self.run.training / f"{stage}.checkpoint").unlink(missing_ok=True)
             self.progress.note("  " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
         self.fabric.barrier()
-        return True
 
     def _key(self, stage: str, spec: Any) -> str:
         study = self.study.model_dump(mode="json")
@@ -170,8 +197,11 @@ class Pipeline:
         return key
 
     def _settings(self, spec: Any) -> dict[str, Any]:
-        """What of a section decides the outcome: not which stages there are, nor how often they are saved."""
-        return spec.model_dump(mode="json", exclude={"guides", "checkpoint_steps"})
+        """What of a section decides the outcome: not which stages there are, nor how often they are saved.
+
+        An architecture's name says nothing that its settings do not: no two architectures have the same ones.
+        """
+        return spec.model_dump(mode="json", exclude={"guides", "checkpoint_steps", "architecture"})
 
     def _batches(self, spec: Training, complete: bool) -> Batches:
         rows = self.store.indices("train", complete)

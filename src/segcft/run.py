@@ -28,7 +28,9 @@ from segcft.data.store import Store
 from segcft.errors import RunError
 from segcft.guides.regressor import Regressor
 from segcft.guides.segmentor import Segmentor
+from segcft.images.causal_gen import CausalGenHVAE
 from segcft.images.hvae import HVAE
+from segcft.images.spec import CausalGenSpec
 from segcft.study import Study, load_study
 from segcft.training import freeze
 
@@ -92,6 +94,8 @@ class Run:
             return StructuralCausalModel(study.variables, study.scm)
         if part == "hvae" or part.startswith("cft-"):
             torch.manual_seed(study.hvae.seed)
+            if isinstance(study.hvae, CausalGenSpec):
+                return CausalGenHVAE(study.hvae, study.image, study.variables)
             return HVAE(study.hvae, study.image, study.variables)
         raise RunError(f"{part!r} is not a part of a run")
 

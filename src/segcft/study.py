@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -25,15 +24,16 @@ from pydantic import (
 )
 
 from segcft.errors import StudyError
+from segcft.images.spec import CausalGenSpec as CausalGenSpec
+from segcft.images.spec import HVAESpec as HVAESpec
+from segcft.images.spec import ImageSpec
+from segcft.section import Augment as Augment
+from segcft.section import Fraction, Section, Training
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 
-
-class Section(BaseModel):
-    """A part of a study file: unknown keys are errors, values do not change after reading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+UNION_TAGS = ("folder", "chest-simulator", "two-stream", "causal-gen")
+"""Which variant of a section an error is about, in pydantic's path to it: no key of the file."""
 
 
 class Variable(Section):
@@ -123,7 +123,7 @@ class FolderData(Section):
     id: str = "id"
     patient: str | None = None
     split: str | None = None
-    columns: dict[str, str] = {}
+    columns: dict[str, str] = Field(default_factory=dict)
     grey_range: tuple[float, float] | None = None
     window: tuple[Percent, Percent] | None = None
     may_be_absent: tuple[str, ...] = ()
@@ -164,56 +164,6 @@ class Splits(Section):
         return self
 
 
-class Augment(Section):
-    """Random deformation of image and masks together, then of grey values; 0 turns a part off.
-
-    ``rotate`` in degrees; ``shift``, ``scale`` and ``elastic`` (amplitude of a smooth displacement with
-    ``elastic_nodes`` nodes a side) as shares of the image; ``stretch`` is an extra scale of one axis;
-    ``gamma``, ``contrast`` and ``brightness`` as relative ranges; ``noise`` as a standard deviation, image in
-    [-1, 1]. All are half-widths of uniform ranges except ``elastic`` and ``noise``.
-    """
-
-    rotate: NonNegativeFloat = 0
-    shift: NonNegativeFloat = 0
-    scale: NonNegativeFloat = 0
-    stretch: NonNegativeFloat = 0
-    elastic: NonNegativeFloat = 0
-    elastic_nodes: PositiveInt = 4
-    gamma: NonNegativeFloat = 0
-    contrast: NonNegativeFloat = 0
-    brightness: NonNegativeFloat = 0
-    noise: NonNegativeFloat = 0
-
-    @property
-    def deforms(self) -> bool:
-        return any((self.rotate, self.shift, self.scale, self.stretch, self.elastic))
-
-
-class Training(Section):
-    """Budget and optimiser (AdamW) of one stage; the global batch size is shared by all devices.
-
-    ``ema`` is the decay of the exponential moving average of the weights, which is what is kept (0: none).
-    ``precision: bf16`` runs the networks under bfloat16 autocast; weights and losses stay in float32.
-    The learning rate rises linearly over ``warmup_steps`` and then falls along a cosine to
-    ``final_learning_rate`` (a share of it). Steps with a gradient norm over ``gradient_skip`` are skipped.
-    """
-
-    steps: PositiveInt
-    batch_size: PositiveInt = 32
-    learning_rate: PositiveFloat = 1e-3
-    final_learning_rate: Fraction = 0.0
-    weight_decay: NonNegativeFloat = 0.01
-    betas: tuple[Fraction, Fraction] = (0.9, 0.99)
-    warmup_steps: NonNegativeInt = 50
-    gradient_clip: PositiveFloat | None = None
-    gradient_skip: PositiveFloat | None = None
-    ema: Fraction = 0.0
-    precision: Literal["32", "bf16"] = "32"
-    checkpoint_steps: PositiveInt = 200
-    seed: NonNegativeInt = 0
-    augment: Augment = Augment()
-
-
 class SegmentorSpec(Training):
     """A U-Net (Ronneberger 2015, as in MONAI): one width a level, each level half the size of the last."""
 
@@ -234,46 +184,6 @@ class SCMSpec(Training):
     hidden: tuple[PositiveInt, ...] = (32, 32)
     bins: PositiveInt = 8
     transforms: PositiveInt = 1
-
-
-class Level(Section):
-    """One resolution of the HVAE.
-
-    ``encoder`` and ``decoder`` count its blocks; ``z`` is the number of latent channels of each decoder block
-    (0: deterministic); ``down`` is the factor to the next, smaller level.
-    """
-
-    width: PositiveInt
-    encoder: NonNegativeInt = 1
-    decoder: PositiveInt = 1
-    z: NonNegativeInt = 16
-    down: PositiveInt | tuple[PositiveInt, PositiveInt] = 2
-
-    @property
-    def factor(self) -> tuple[int, int]:
-        return (self.down, self.down) if isinstance(self.down, int) else self.down
-
-
-class HVAESpec(Training):
-    """The hierarchical VAE of the image, ``levels`` from the largest resolution to the smallest.
-
-    ``patch`` > 1 works on patches of that many pixels a side (the stem strides, the head unshuffles).
-    ``free_bits`` is in nats for each latent channel; ``beta`` weighs the KL and rises linearly from
-    ``beta_start`` over ``beta_warmup_steps``. ``bottleneck`` divides the width inside a block, ``context`` is
-    the width of the parents' embedding. Levels of up to ``position_size`` pixels a side have a learnt map of
-    the place in the frame. ``lowest_log_scale`` bounds the pixel likelihood's scale (image in [-1, 1]).
-    """
-
-    levels: tuple[Level, ...] = Field(min_length=1)
-    patch: PositiveInt = 1
-    bottleneck: PositiveInt = 2
-    context: PositiveInt = 64
-    position_size: NonNegativeInt = 64
-    lowest_log_scale: float = -6.0
-    beta: NonNegativeFloat = 1.0
-    beta_start: NonNegativeFloat = 0.0
-    beta_warmup_steps: NonNegativeInt = 0
-    free_bits: NonNegativeFloat = 0.0
 
 
 class FinetuneSpec(Training):
@@ -331,7 +241,7 @@ class Study(Section):
     judge: SegmentorSpec
     regressor: RegressorSpec
     scm: SCMSpec
-    hvae: HVAESpec
+    hvae: ImageSpec
     finetune: FinetuneSpec
     evaluation: EvaluationSpec = EvaluationSpec()
 
@@ -339,7 +249,7 @@ class Study(Section):
     def _parts_agree(self) -> Study:
         self._check_graph()
         self._check_structures()
-        self._check_hvae_grid()
+        self.hvae.check_image(self.image.size, self.image.channels)
         if self.judge.seed == self.segmentor.seed:
             raise ValueError("judge.seed: must differ from segmentor.seed; a judge equal to the guide proves nothing")
         for key, names in (
@@ -382,18 +292,6 @@ class Study(Section):
             taken[structure.variable] = name
             if isinstance(self.data, FolderData) and not (structure.bit or structure.label or structure.file):
                 raise ValueError(f"structures.{name}: say how masks show it: one of 'bit', 'label' and 'file'")
-
-    def _check_hvae_grid(self) -> None:
-        if self.hvae.levels[-1].z == 0:
-            raise ValueError("hvae.levels: the last, smallest level needs a latent ('z' of at least 1)")
-        for axis, size in zip(("height", "width"), self.image.size, strict=True):
-            index = 0 if axis == "height" else 1
-            factor = self.hvae.patch * math.prod(level.factor[index] for level in self.hvae.levels[:-1])
-            if size % factor:
-                raise ValueError(
-                    f"hvae.levels: patch and 'down' factors shrink the {axis} {factor} times, "
-                    f"which does not divide image.size ({size})"
-                )
 
     @property
     def areas(self) -> tuple[str, ...]:
@@ -439,7 +337,7 @@ def parse_study(raw: Any, source: str = "study") -> Study:
 
 def _explain(error: Any) -> str:
     """One line for one pydantic error: the dotted key, what is wrong, and the nearest known key."""
-    key = ".".join(str(part) for part in error["loc"] if part not in ("folder", "chest-simulator"))
+    key = ".".join(str(part) for part in error["loc"] if part not in UNION_TAGS)
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(key.rsplit(".", 1)[-1], _known_keys(Study), n=1)

@@ -11,44 +11,20 @@ References: Child 2021 (very deep VAEs); De Sousa Ribeiro et al. 2023 (HVAE with
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segcft.causal.mechanisms import ParentEncoder
 from segcft.images.likelihood import DiscretisedGaussian
-from segcft.study import HVAESpec, Image, Level, Variable
+from segcft.images.mechanism import Exogenous, ImageMechanism
+from segcft.images.spec import HVAESpec, Level
+from segcft.study import Image, Variable
 
 LOG_SCALE_RANGE = (-8.0, 2.0)
 """Of the posterior relative to the standard normal prior; wider only overflows."""
-
-
-class Exogenous(NamedTuple):
-    """The image's exogenous noise, abducted or sampled.
-
-    ``features``: the exogenous stream after every stochastic block, smallest resolution first.
-    ``kl``: KL(q || p) of every stochastic block in nats, (B, z) each; empty for a sample from the prior.
-    """
-
-    features: list[Tensor]
-    kl: list[Tensor]
-
-    def repeat(self, times: int) -> Exogenous:
-        """The same noise ``times`` times along the batch, to draw it under several sets of parents at once."""
-        return Exogenous([f.repeat(times, 1, 1, 1) for f in self.features], self.kl)
-
-
-class ELBO(NamedTuple):
-    """Evidence lower bound in nats per pixel and channel, (B,) each: ``negative = distortion + beta * rate``."""
-
-    distortion: Tensor
-    rate: Tensor
-    objective: Tensor
-    """What is minimised: with beta and free bits."""
 
 
 class ResidualBlock(nn.Module):
@@ -185,7 +161,7 @@ class Encoder(nn.Module):
         return features
 
 
-class HVAE(nn.Module):
+class HVAE(ImageMechanism):
     """Hierarchical VAE of an image given its causal parents.
 
     Args:
@@ -195,10 +171,8 @@ class HVAE(nn.Module):
     """
 
     def __init__(self, spec: HVAESpec, image: Image, variables: Mapping[str, Variable]):
-        super().__init__()
+        super().__init__(image, variables)
         self.spec = spec
-        self.pixels = image.channels * math.prod(image.size)
-        self.parents = ParentEncoder(variables)
         self.embed = nn.Sequential(
             nn.Linear(self.parents.features, spec.context), nn.SiLU(), nn.Linear(spec.context, spec.context)
         )
@@ -248,22 +222,6 @@ class HVAE(nn.Module):
         loc, log_scale = self.head(h).float().chunk(2, dim=1)
         lowest = self.spec.lowest_log_scale
         return DiscretisedGaussian(loc, lowest + F.softplus(log_scale - 2 - lowest))
-
-    def elbo(self, x: Tensor, noise: Exogenous, likelihood: DiscretisedGaussian, beta: float) -> ELBO:
-        """The bound of images (B, C, H, W) whose noise was abducted and drawn again with the same parents."""
-        distortion = -likelihood.log_prob(x).sum(dim=(1, 2, 3)) / self.pixels
-        rate = sum((kl.sum(dim=1) for kl in noise.kl), torch.zeros_like(distortion)) / self.pixels
-        paid = rate
-        if self.spec.free_bits:
-            # The floor is on the batch's mean: what one latent channel carries on average (Kingma et al. 2016).
-            floors = [kl.mean(dim=0).clamp(min=self.spec.free_bits).sum() for kl in noise.kl]
-            paid = (torch.stack(floors).sum() / self.pixels).expand_as(rate)
-        return ELBO(distortion, rate, distortion + beta * paid)
-
-    def forward(self, x: Tensor, values: Tensor, beta: float | None = None) -> ELBO:
-        """The bound of images ``x`` (B, C, H, W) in [-1, 1] with parents (B, V)."""
-        noise = self.abduct(x, values)
-        return self.elbo(x, noise, self.decode(noise, values), self.spec.beta if beta is None else beta)
 
     def _levels(self) -> list[DecoderLevel]:
         return cast(list[DecoderLevel], list(self.decoder))

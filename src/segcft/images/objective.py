@@ -6,9 +6,10 @@ from torch import Tensor
 
 from segcft.data.augment import Augmenter
 from segcft.data.batches import Batch
-from segcft.images.hvae import HVAE
 from segcft.images.likelihood import to_unit
-from segcft.study import HVAESpec, Study
+from segcft.images.mechanism import ImageMechanism
+from segcft.images.spec import CausalGenSpec, HVAESpec
+from segcft.study import Study
 from segcft.training import Objective
 
 
@@ -37,9 +38,9 @@ class Samples:
 class LikelihoodObjective(Objective):
     """The negative evidence lower bound, with a warm-up of beta."""
 
-    network: HVAE
+    network: ImageMechanism
 
-    def __init__(self, network: HVAE, spec: HVAESpec, study: Study) -> None:
+    def __init__(self, network: ImageMechanism, spec: HVAESpec | CausalGenSpec, study: Study) -> None:
         super().__init__()
         self.network = network
         self.spec = spec

@@ -1,0 +1,130 @@
+"""Timing of several contenders side by side: each in a process of its own, taking turns.
+
+Machines drift (heat, neighbours, clock), so two figures measured one after the other are not comparable. Here
+every round times each contender once, a ratio is that of one round, and the median of the rounds is reported.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+MiB = 1 << 20
+
+
+class Contender(NamedTuple):
+    """``make`` ("module:function") is called with ``arguments`` and returns what one call of is to be timed.
+
+    What it returns may have an attribute ``facts`` (a dict), e.g. its number of parameters.
+    """
+
+    name: str
+    make: str
+    arguments: dict[str, Any]
+
+
+class Timing(NamedTuple):
+    """``seconds`` a call (median), ``ratio``: how many times the first contender's (median over rounds)."""
+
+    name: str
+    seconds: float
+    ratio: float
+    spread: tuple[float, float]
+    """The lowest and highest ratio of a round."""
+    peak: float
+    """Largest resident memory of the process in MiB, beyond what it had after the imports."""
+    facts: dict[str, Any]
+
+
+def compare(contenders: Sequence[Contender], rounds: int, threads: int, at_least: float = 0.5) -> list[Timing]:
+    """Time the contenders in turns.
+
+    Args:
+        contenders: the first one is the baseline of the ratios.
+        rounds: how often each has its turn, after one turn to warm up.
+        threads: of each contender; only one works at a time.
+        at_least: seconds of a turn; a turn repeats the call until they have passed.
+
+    Raises:
+        RuntimeError: a contender failed; the message has its traceback.
+    """
+    seconds: list[list[float]] = [[] for _ in contenders]
+    with ExitStack() as stack:
+        workers = [stack.enter_context(_worker(contender, threads)) for contender in contenders]
+        facts = [_ask(worker, 0.0) for worker in workers]  # set up and warm up
+        for _ in range(rounds):
+            for worker, found in zip(workers, seconds, strict=True):
+                found.append(_ask(worker, at_least)["seconds"])
+        peaks = [_ask(worker, None)["peak"] for worker in workers]
+    timings = []
+    for contender, found, peak, fact in zip(contenders, seconds, peaks, facts, strict=True):
+        ratios = [base / mine for base, mine in zip(seconds[0], found, strict=True)]
+        middle, spread = statistics.median(ratios), (min(ratios), max(ratios))
+        timings.append(Timing(contender.name, statistics.median(found), middle, spread, peak, fact["facts"]))
+    return timings
+
+
+@contextmanager
+def _worker(contender: Contender, threads: int) -> Iterator[Connection]:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs, contender, threads, list(sys.path)), daemon=True)
+    process.start()
+    try:
+        yield ours
+    finally:
+        ours.close()
+        process.terminate()
+        process.join()
+
+
+def _ask(worker: Connection, seconds: float | None) -> dict[str, Any]:
+    worker.send(seconds)
+    answer: dict[str, Any] = worker.recv()
+    if "error" in answer:
+        raise RuntimeError(answer["error"])
+    return answer
+
+
+def _serve(parent: Connection, contender: Contender, threads: int, path: list[str]) -> None:
+    """A worker's life: answer each number of seconds with the mean time of a call; None: with the peak memory."""
+    import traceback
+
+    import torch
+
+    try:
+        sys.path[:] = path
+        torch.set_num_threads(threads)
+        module, _, function = contender.make.partition(":")
+        make = getattr(importlib.import_module(module), function)
+        before = _resident()
+        call: Callable[[], Any] = make(**contender.arguments)
+        while True:
+            seconds = parent.recv()
+            if seconds is None:
+                parent.send({"peak": (_resident() - before) / MiB})
+                continue
+            start, calls = time.perf_counter(), 0
+            while calls == 0 or time.perf_counter() - start < seconds:
+                call()
+                calls += 1
+            spent = (time.perf_counter() - start) / calls
+            parent.send({"seconds": spent, "facts": getattr(call, "facts", {})})
+    except EOFError:
+        pass
+    except Exception:
+        parent.send({"error": f"{contender.name}:\n{traceback.format_exc()}"})
+
+
+def _resident() -> float:
+    """Largest resident memory of this process so far, in bytes."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(most if sys.platform == "darwin" else most * 1024)

@@ -1,0 +1,69 @@
+"""segcft's two image mechanisms as contenders: the published network, and ours of as many parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.work import Work
+from segcft.images.causal_gen import CausalGenHVAE
+from segcft.images.hvae import HVAE
+from segcft.images.mechanism import ImageMechanism
+from segcft.images.spec import CausalGenSpec, HVAESpec
+from segcft.study import Image, Variable
+
+COPIED = ("enc_arch", "dec_arch", "widths", "block")
+
+
+def build(configuration: dict[str, Any], architecture: str) -> ImageMechanism:
+    """The image mechanism of a configuration in ``published.yaml``."""
+    size = configuration["size"]
+    image = Image(size=(size, size))
+    variables = {f"parent{i}": Variable(kind="continuous") for i in range(configuration["parents"])}
+    if architecture == "causal-gen":
+        copied = {key: configuration[key] for key in COPIED}
+        return CausalGenHVAE(CausalGenSpec(architecture="causal-gen", steps=1, **copied), image, variables)
+    return HVAE(HVAESpec(steps=1, **configuration["two_stream"]), image, variables)
+
+
+class Ours(Work):
+    """One of the tasks in :class:`Work`, as segcft does it."""
+
+    network: ImageMechanism
+
+    def __init__(self, architecture: str, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        network = build(self.configuration, architecture).to(self.device)
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.prepare()
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters, lr=1e-3, weight_decay=0.1, betas=(0.9, 0.9), fused=True)
+
+    def bound(self) -> Tensor:
+        return self.network(self.image, self.values, beta=1.0).objective.mean()
+
+    def counterfactual(self) -> Tensor:
+        return self._answer()[0]
+
+    def bound_and_counterfactual(self) -> tuple[Tensor, Tensor]:
+        changed, noise, factual = self._answer()
+        return self.network.elbo(self.image, noise, factual, beta=1.0).objective.mean(), changed
+
+    def _answer(self) -> tuple[Tensor, Any, Any]:
+        noise = self.network.abduct(self.image, self.values)
+        factual, changed = self.network.factual_and_changed(noise, self.values, self.after)
+        return changed.with_residual(factual.residual(self.image)), noise, factual
+
+
+def published(**arguments: Any) -> Callable[[], None]:
+    """The published network; see :func:`benchmarks.measure.compare`."""
+    return Ours("causal-gen", **arguments)
+
+
+def two_stream(**arguments: Any) -> Callable[[], None]:
+    """Our own network; see :func:`benchmarks.measure.compare`."""
+    return Ours("two-stream", **arguments)

@@ -1,0 +1,394 @@
+"""The published image mechanism: the hierarchical VAE with an exogenous prior of De Sousa Ribeiro et al. 2023.
+
+It computes what their code (causal-gen) computes and loads what it trained, see :mod:`segcft.images.checkpoint`.
+One image stream ``h`` runs from a single pixel to the whole image; beside it runs a stream ``e`` of latents alone,
+from which the prior p(z_l | z_<l) is read, so that it never sees the parents. The posterior q(z_l | z_<l, x, pa)
+reads ``h``, the encoder's features of the image and the parents. Abduction therefore runs both streams, and what
+it says of the factual image comes with it; another set of parents needs the image stream only.
+
+The same sums are done with less work than by joining inputs along the channels and convolving them. The parents
+are the same at every pixel, so their share of a convolution is one number a channel (at the border of a padded
+one: a number for each way to lie there), and planes of them are never built. Where one pixel makes one pixel a
+convolution is a matrix product, and what only multiplies a mean over pixels is applied after it.
+
+References: De Sousa Ribeiro et al. 2023, https://arxiv.org/abs/2306.15764; Child 2021 (very deep VAEs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from segcft.images.likelihood import DiscretisedGaussian, TanhDiscretisedGaussian
+from segcft.images.mechanism import Exogenous, ImageMechanism
+from segcft.images.spec import BlockShape, CausalGenSpec
+from segcft.study import Image, Variable
+
+STEM_KERNEL = 7
+BLOCK_KERNEL = 3
+LARGEST_POINTWISE = 2
+"""Decoder blocks of at most this many pixels a side have 1x1 kernels; a larger one would mostly read padding."""
+
+
+class BlockKind(NamedTuple):
+    """Of the convolutions of a block: which are pointwise whatever the block's kernel, and what precedes each."""
+
+    pointwise: tuple[bool, ...]
+    activation: Callable[[Tensor], Tensor]
+
+
+KINDS = {
+    "light": BlockKind((False, False), F.relu),
+    "gelu": BlockKind((True, False, False, True), F.gelu),
+}
+
+
+class Convolution(nn.Conv2d):
+    """A convolution that keeps the size; its bias starts at zero, as in the published training.
+
+    Where one pixel makes one pixel (a pointwise kernel, or an image of a single pixel, of which any kernel sees
+    padding but for its centre) it is a linear map of the channels, which is a matrix product.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, bias: bool = True):
+        super().__init__(inputs, outputs, kernel, padding=kernel // 2, bias=bias)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel = self.kernel_size[0]
+        if kernel > 1 and x.shape[-2:] != (1, 1):
+            return super().forward(x)
+        matrix = self.weight[:, :, kernel // 2, kernel // 2]
+        return F.linear(x.permute(0, 2, 3, 1), matrix, self.bias).permute(0, 3, 1, 2)
+
+
+class Convolutions(nn.Module):
+    """Activation and convolution in turns, from ``inputs`` through ``hidden`` to ``outputs`` channels."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int, kernel: int, kind: BlockKind):
+        super().__init__()
+        self.activate = kind.activation
+        last = len(kind.pointwise) - 1
+        self.layers = nn.ModuleList()
+        for index, pointwise in enumerate(kind.pointwise):
+            size = 1 if pointwise else kernel
+            layer = Convolution(inputs if index == 0 else hidden, outputs if index == last else hidden, size)
+            self.layers.append(layer)
+
+    @property
+    def first(self) -> Convolution:
+        return cast(Convolution, self.layers[0])
+
+    @property
+    def last(self) -> Convolution:
+        return cast(Convolution, self.layers[-1])
+
+    def forward(self, x: Tensor, pool: int | None = None) -> Tensor:
+        """(B, C, H, W) to (B, ``outputs``, H, W), or its means over squares of ``pool`` pixels a side."""
+        return self.after_first(self.first(self.activate(x)), pool)
+
+    def after_first(self, hidden: Tensor, pool: int | None = None) -> Tensor:
+        """The rest of it, from the outcome of the first convolution."""
+        for layer in self.layers[1:-1]:
+            hidden = layer(self.activate(hidden))
+        hidden = self.activate(hidden)
+        if pool is None:
+            return self.last(hidden)
+        if self.last.kernel_size == (1, 1):  # a pointwise map and a mean commute, and the mean is smaller
+            return self.last(F.avg_pool2d(hidden, pool))
+        return F.avg_pool2d(self.last(hidden), pool)
+
+
+class ResidualBlock(nn.Module):
+    """A block's input plus its convolutions; it may narrow, and may shrink by a mean over squares of pixels."""
+
+    def __init__(self, shape: BlockShape, hidden: int, kernel: int, kind: BlockKind):
+        super().__init__()
+        self.down = shape.down
+        self.convolutions = Convolutions(shape.inputs, hidden, shape.outputs, kernel, kind)
+        self.project = None if shape.inputs == shape.outputs else Convolution(shape.inputs, shape.outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.convolutions(x, self.down)
+        if self.down is not None:
+            x = F.avg_pool2d(x, self.down)
+        return out + (x if self.project is None else self.project(x))
+
+
+class ParentsShare(nn.Module):
+    """What constant planes of the parents would contribute to a zero-padded convolution, without the planes.
+
+    Where every tap of the kernel lies on the image it is the sum of the taps, the same at every pixel; at the
+    border some taps fall on the padding. So it is the product of the taps' contributions with a map of which taps
+    count at which pixel.
+
+    Args:
+        parents: number C of the parents' features.
+        outputs: number O of channels.
+        kernel: odd size K of the kernel.
+        size: pixels N a side.
+    """
+
+    counts: Tensor
+
+    def __init__(self, parents: int, outputs: int, kernel: int, size: int):
+        super().__init__()
+        self.size = size = size if kernel > 1 else 1  # of a pointwise kernel every pixel has the same
+        self.weight = nn.Parameter(torch.empty(outputs, parents, kernel, kernel))
+        tap = torch.arange(kernel)[:, None] - kernel // 2 + torch.arange(size)  # (K, N): which pixel a tap reads
+        inside = ((tap >= 0) & (tap < size)).float()
+        counts = torch.einsum("iy,jx->yxij", inside, inside).flatten(2).flatten(0, 1)  # (N N, K K)
+        self.register_buffer("counts", counts, persistent=False)
+
+    def forward(self, parents: Tensor) -> Tensor:
+        """(B, C) to (B, O, N, N), or to (B, O, 1, 1) for a pointwise kernel."""
+        taps = torch.einsum("bc,ocij->bijo", parents, self.weight).flatten(1, 2)
+        planes = torch.matmul(self.counts.to(taps.dtype), taps)  # (B, N N, O): channels last in memory
+        return planes.unflatten(1, (self.size, self.size)).permute(0, 3, 1, 2)
+
+
+class Posterior(nn.Module):
+    """q(z_l | z_<l, x, pa): convolutions of the image stream, the parents and the encoder's features, joined.
+
+    The first of them is linear, so it is the sum of its shares of the three, and nothing needs to be joined.
+    """
+
+    def __init__(self, width: int, parents: int, hidden: int, z: int, kernel: int, size: int, kind: BlockKind):
+        super().__init__()
+        self.convolutions = Convolutions(width, hidden, 2 * z, kernel, kind)
+        kernel = self.convolutions.first.kernel_size[0]
+        self.features = Convolution(width, hidden, kernel, bias=False)
+        self.parents = ParentsShare(parents, hidden, kernel, size)
+        self.split(Convolution(2 * width + parents, hidden, kernel).weight)
+
+    @torch.no_grad()
+    def split(self, joined: Tensor) -> None:
+        """Take the first convolution's weight for (image stream, parents, features) joined in this order."""
+        parts = (self.convolutions.first.weight, self.parents.weight, self.features.weight)
+        for part, weight in zip(parts, joined.split([p.shape[1] for p in parts], dim=1), strict=True):
+            part.copy_(weight)
+
+    def forward(self, h: Tensor, features: Tensor, parents: Tensor) -> tuple[Tensor, Tensor]:
+        """Location and log scale (B, z, N, N) from the image stream, and from the encoder's features (B, width, N,
+        N) and the parents (B, C), both activated."""
+        convolutions = self.convolutions
+        hidden = convolutions.first(convolutions.activate(h)) + self.features(features) + self.parents(parents)
+        loc, log_scale = convolutions.after_first(hidden).float().chunk(2, dim=1)
+        return loc, log_scale
+
+
+class DecoderBlock(nn.Module):
+    """One latent variable z_l: its prior, its posterior and its effect on both streams.
+
+    Above ``z_max_res`` the block has no latent: z_l is then what would be its prior's location.
+    """
+
+    def __init__(self, shape: BlockShape, parents: int, spec: CausalGenSpec, last: bool):
+        super().__init__()
+        width, self.z, self.resolution = shape.inputs, spec.z_dim, shape.resolution
+        kind, hidden = KINDS[spec.block], width // spec.bottleneck
+        kernel = BLOCK_KERNEL if shape.resolution > LARGEST_POINTWISE else 1
+        self.stochastic = shape.resolution <= spec.z_max_res
+        moments = 2 if self.stochastic else 1  # without a latent nothing reads the prior's scale
+        self.prior = Convolutions(width, hidden, moments * self.z + width, kernel, kind)
+        self.posterior = (
+            Posterior(width, parents, hidden, self.z, kernel, shape.resolution, kind) if self.stochastic else None
+        )
+        self.enter = Convolution(self.z, width, 1)
+        self.enter_parents = nn.Linear(parents, width, bias=False)
+        self.split_enter(Convolution(self.z + parents, width, 1).weight)
+        self.draw = ResidualBlock(shape, hidden, kernel, kind)
+        # After the last block nothing reads the stream of the latents.
+        self.onward = None if last else Convolution(self.z + width, shape.outputs, 1)
+
+    @torch.no_grad()
+    def split_enter(self, joined: Tensor) -> None:
+        """Take the weight of the pointwise convolution by which (latent, parents), joined, enter the image."""
+        latent, parents = joined.split([self.z, joined.shape[1] - self.z], dim=1)
+        self.enter.weight.copy_(latent)
+        self.enter_parents.weight.copy_(parents[:, :, 0, 0])
+
+    def exogenous(self, e: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Location and log scale (B, z, N, N) of p(z_l | z_<l), and the prior's features (B, width, N, N).
+
+        Without a latent the log scale is empty.
+        """
+        loc, log_scale, feature = self.prior(e).split([self.z, self.z * self.stochastic, e.shape[1]], dim=1)
+        return loc, log_scale, feature
+
+    def image(self, h: Tensor, entering: Tensor, parents: Tensor) -> Tensor:
+        """The image stream after this block; ``entering`` is what latent and prior add to it."""
+        return self.draw(h + entering + self.enter_parents(parents)[:, :, None, None])
+
+
+class Encoder(nn.Module):
+    """Features of the image at every resolution."""
+
+    def __init__(self, spec: CausalGenSpec, size: int, channels: int):
+        super().__init__()
+        shapes = spec.encoder_blocks(size)
+        self.stem = Convolution(channels, spec.widths[0], STEM_KERNEL)
+        kind = KINDS[spec.block]
+        self.blocks = nn.ModuleList(
+            ResidualBlock(shape, shape.inputs // spec.bottleneck, BLOCK_KERNEL, kind) for shape in shapes
+        )
+        for block in self._blocks():
+            _scale(block.convolutions.last, len(shapes) ** -0.5)
+
+    def _blocks(self) -> list[ResidualBlock]:
+        return cast(list[ResidualBlock], list(self.blocks))
+
+    def forward(self, x: Tensor) -> dict[int, Tensor]:
+        """Pixels a side -> the last features of that size."""
+        x = self.stem(x)
+        features = {}
+        for block in self._blocks():
+            x = block(x)
+            if x.shape[-1] % 2 and x.shape[-1] > 1:
+                x = F.pad(x, (0, 1, 0, 1))
+            features[x.shape[-1]] = x
+        return features
+
+
+class CausalGenHVAE(ImageMechanism):
+    """The published hierarchical VAE of an image given its causal parents.
+
+    The parents enter as published: a continuous variable standardised, one of two categories as 0 or 1, one of
+    more as its one-hot code; C features in all, in the order of the study's variables.
+
+    Args:
+        spec: sizes of the network.
+        image: pixel grid of the study, square and grey.
+        variables: all variables of the graph; every one of them is a parent of the image.
+    """
+
+    spec: CausalGenSpec
+    read_features: Tensor
+
+    def __init__(self, spec: CausalGenSpec, image: Image, variables: Mapping[str, Variable]):
+        super().__init__(image, variables)
+        self.spec = spec
+        size = image.size[0]
+        read = [column for name in variables for column in self.parent_features(name)]
+        self.register_buffer("read_features", torch.tensor(read), persistent=False)
+        self.encoder = Encoder(spec, size, image.channels)
+        shapes = spec.decoder_blocks(size)
+        last = len(shapes) - 1
+        self.decoder = nn.ModuleList(
+            DecoderBlock(shape, len(read), spec, index == last) for index, shape in enumerate(shapes)
+        )
+        for block in self._blocks():
+            for part in (block.enter, block.enter_parents, block.draw.convolutions.last):
+                _scale(part, len(shapes) ** -0.5)
+            _scale(block.prior.last, 0.0)
+        widths = {shape.resolution: shape.inputs for shape in shapes}
+        self.places = nn.ParameterDict(
+            {str(r): nn.Parameter(torch.zeros(1, w, r, r)) for r, w in widths.items() if r <= spec.bias_max_res}
+        )
+        """Learnt maps of the place in the frame, by pixels a side; that of one pixel starts both streams."""
+        self.loc = Convolution(spec.widths[0], image.channels, 1)
+        self.log_scale = Convolution(spec.widths[0], image.channels, 1)
+
+    def parent_features(self, name: str) -> list[int]:
+        """Which of the encoded features of the variable the network reads: of two categories only the second."""
+        columns = self.parents.columns([name])
+        return columns[1:] if len(columns) == 2 else columns
+
+    def abduct(self, x: Tensor, values: Tensor, sample: bool = True) -> Exogenous:
+        parents = self._read_parents(values)
+        activate = KINDS[self.spec.block].activation
+        # Every posterior of a resolution reads the same features and parents: they are activated once.
+        seen = {size: activate(features) for size, features in self.encoder(x).items()}
+        activated = activate(parents)
+        features, kls = [], []
+        h = e = self._start(len(x))
+        for block in self._blocks():
+            h, e = self._enlarge(h, block), self._enlarge(e, block)
+            loc, log_scale, feature = block.exogenous(e)
+            z = loc
+            if block.posterior is not None:
+                q_loc, q_log_scale = block.posterior(h, seen[block.resolution], activated)
+                kls.append(_gaussian_kl(q_loc, q_log_scale, loc.float(), log_scale.float()))
+                z = q_loc
+                if sample:
+                    z = torch.addcmul(q_loc, q_log_scale.exp(), _standard_normal(q_loc))
+                z = z.to(loc.dtype)
+            entering = feature + block.enter(z)
+            features.append(entering)
+            h = block.image(h, entering, parents)
+            e = self._onward(block, z, feature)
+        return Exogenous(features, kls, h)
+
+    def sample(self, batch: int, temperature: float = 1.0) -> Exogenous:
+        features = []
+        e = self._start(batch)
+        for block in self._blocks():
+            e = self._enlarge(e, block)
+            z, log_scale, feature = block.exogenous(e)
+            if block.stochastic:
+                z = torch.addcmul(z, log_scale.exp(), _standard_normal(z), value=temperature)
+            features.append(feature + block.enter(z))
+            e = self._onward(block, z, feature)
+        return Exogenous(features, [])
+
+    def decode(self, noise: Exogenous, values: Tensor) -> DiscretisedGaussian:
+        parents = self._read_parents(values)
+        h = self._start(len(values))
+        for block, entering in zip(self._blocks(), noise.features, strict=True):
+            h = block.image(self._enlarge(h, block), entering, parents)
+        return self._likelihood(h)
+
+    def factual(self, noise: Exogenous, values: Tensor) -> DiscretisedGaussian:
+        return self.decode(noise, values) if noise.image is None else self._likelihood(noise.image)
+
+    def factual_and_changed(
+        self, noise: Exogenous, values: Tensor, after: Tensor
+    ) -> tuple[DiscretisedGaussian, DiscretisedGaussian]:
+        return self.factual(noise, values), self.decode(noise, after)
+
+    def _blocks(self) -> list[DecoderBlock]:
+        return cast(list[DecoderBlock], list(self.decoder))
+
+    def _read_parents(self, values: Tensor) -> Tensor:
+        """The parents' features that the network reads, (B, C)."""
+        return self.parents(values)[:, self.read_features]
+
+    def _start(self, batch: int) -> Tensor:
+        return self.places["1"].expand(batch, -1, -1, -1)
+
+    def _enlarge(self, stream: Tensor, block: DecoderBlock) -> Tensor:
+        size = block.resolution
+        if stream.shape[-1] == size:
+            return stream
+        stream = F.interpolate(stream, size=(size, size))
+        return stream + self.places[str(size)] if str(size) in self.places else stream
+
+    def _onward(self, block: DecoderBlock, z: Tensor, feature: Tensor) -> Tensor:
+        """The stream of the latents after ``block``; after the last one there is none to speak of."""
+        return z if block.onward is None else block.onward(torch.cat([z, feature], dim=1))
+
+    def _likelihood(self, h: Tensor) -> TanhDiscretisedGaussian:
+        log_scale = self.log_scale(h).float().clamp(min=self.spec.lowest_log_scale)
+        return TanhDiscretisedGaussian(self.loc(h).float(), log_scale)
+
+
+def _standard_normal(like: Tensor) -> Tensor:
+    """Noise of the shape of ``like``; torch draws it many times faster into memory without gaps or strides."""
+    return torch.randn(like.shape, dtype=like.dtype, device=like.device)
+
+
+@torch.no_grad()
+def _scale(layer: nn.Conv2d | nn.Linear, factor: float) -> None:
+    layer.weight.mul_(factor)
+
+
+def _gaussian_kl(q_loc: Tensor, q_log_scale: Tensor, p_loc: Tensor, p_log_scale: Tensor) -> Tensor:
+    """KL(q || p) of Gaussians in nats, (B, z, N, N) to its sum over the pixels, (B, z)."""
+    log_ratio = q_log_scale - p_log_scale
+    shift = (q_loc - p_loc) * torch.exp(-p_log_scale)
+    return (0.5 * (torch.exp(2 * log_ratio) + shift * shift - 1) - log_ratio).sum(dim=(2, 3))

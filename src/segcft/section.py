@@ -1,0 +1,65 @@
+"""What the sections of a study file have in common: strict reading, and the budget of a stage that trains."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """A part of a study file: unknown keys are errors, values do not change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Augment(Section):
+    """Random deformation of image and masks together, then of grey values; 0 turns a part off.
+
+    ``rotate`` in degrees; ``shift``, ``scale`` and ``elastic`` (amplitude of a smooth displacement with
+    ``elastic_nodes`` nodes a side) as shares of the image; ``stretch`` is an extra scale of one axis;
+    ``gamma``, ``contrast`` and ``brightness`` as relative ranges; ``noise`` as a standard deviation, image in
+    [-1, 1]. All are half-widths of uniform ranges except ``elastic`` and ``noise``.
+    """
+
+    rotate: NonNegativeFloat = 0
+    shift: NonNegativeFloat = 0
+    scale: NonNegativeFloat = 0
+    stretch: NonNegativeFloat = 0
+    elastic: NonNegativeFloat = 0
+    elastic_nodes: PositiveInt = 4
+    gamma: NonNegativeFloat = 0
+    contrast: NonNegativeFloat = 0
+    brightness: NonNegativeFloat = 0
+    noise: NonNegativeFloat = 0
+
+    @property
+    def deforms(self) -> bool:
+        return any((self.rotate, self.shift, self.scale, self.stretch, self.elastic))
+
+
+class Training(Section):
+    """Budget and optimiser (AdamW) of one stage; the global batch size is shared by all devices.
+
+    ``ema`` is the decay of the exponential moving average of the weights, which is what is kept (0: none).
+    ``precision: bf16`` runs the networks under bfloat16 autocast; weights and losses stay in float32.
+    The learning rate rises linearly over ``warmup_steps`` and then falls along a cosine to
+    ``final_learning_rate`` (a share of it). Steps with a gradient norm over ``gradient_skip`` are skipped.
+    """
+
+    steps: PositiveInt
+    batch_size: PositiveInt = 32
+    learning_rate: PositiveFloat = 1e-3
+    final_learning_rate: Fraction = 0.0
+    weight_decay: NonNegativeFloat = 0.01
+    betas: tuple[Fraction, Fraction] = (0.9, 0.99)
+    warmup_steps: NonNegativeInt = 50
+    gradient_clip: PositiveFloat | None = None
+    gradient_skip: PositiveFloat | None = None
+    ema: Fraction = 0.0
+    precision: Literal["32", "bf16"] = "32"
+    checkpoint_steps: PositiveInt = 200
+    seed: NonNegativeInt = 0
+    augment: Augment = Augment()
