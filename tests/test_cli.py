@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -305,7 +306,44 @@ def test_asking_for_the_impossible_is_a_warning(
         "cpu",
     )
     assert status == 0
-    assert "warning: age: 150 is outside the training range" in out
+    assert "warning: age: 150 (asked for) is outside the training range" in out
+
+
+def test_what_is_known_but_cannot_be_is_a_warning(
+    segcft: Callable[..., Outcome], small_run: Run, radiograph: Path, tmp_path: Path
+) -> None:
+    ask = ("counterfactual", small_run.folder, radiograph, "--do", "heart_area=+5%", "--device", "cpu")
+    status, out, _ = segcft(*ask, "--set", "left_lung_area=9000", "--out", tmp_path / "a", "--method", "No CFT")
+    assert status == 0
+    assert "warning: left_lung_area: 9000 (given) is outside the training range" in out
+    assert "No CFT; areas as the judge reads them" in out
+
+
+def test_an_answer_that_misses_the_question_is_a_warning(
+    segcft: Callable[..., Outcome], small_run: Run, radiograph: Path, tmp_path: Path
+) -> None:
+    """Without fine-tuning the heart stays as it was."""
+    ask = ("counterfactual", small_run.folder, radiograph, "--do", "heart_area=+1sd", "--device", "cpu")
+    status, out, _ = segcft(*ask, "--method", "none", "--out", tmp_path / "a")
+    assert status == 0
+    assert "warning: heart_area: should have changed by +" in out
+    assert "warning: left_lung_area: should" not in out
+
+
+def test_weights_of_other_samples_are_refused(
+    segcft: Callable[..., Outcome], small_run: Run, radiograph: Path, make_small_study: Any, tmp_path: Path
+) -> None:
+    """Who is a test person after another split may have been a training person of the weights."""
+    folder = tmp_path / "run"
+    shutil.copytree(small_run.folder, folder)
+    study = tmp_path / "other.yaml"
+    raw = make_small_study({"splits.seed": 5}).model_dump(mode="json")
+    study.write_text(yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
+    assert segcft("import", study, "--out", folder, "--device", "cpu")[0] == 0
+    message = one_line(segcft("evaluate", folder, "--out", tmp_path / "o", "--device", "cpu"))
+    assert "was trained on other samples than those imported since" in message
+    ask = ("counterfactual", folder, radiograph, "--do", "heart_area=+5%", "--out", tmp_path / "a", "--device", "cpu")
+    assert "was trained on other samples" in one_line(segcft(*ask))
 
 
 @pytest.mark.parametrize(

@@ -855,6 +855,12 @@ def test_jsrt_keeps_its_areas_when_it_shrinks(tmp_path: Path, size: int) -> None
         np.testing.assert_allclose(store.table[name], expected, rtol=5e-4)
 
 
+def test_two_structures_with_one_mask_are_rejected(folder: Folder) -> None:
+    """A 0/255 mask read by bits has every bit set."""
+    folder.save("masks/p2.png", folder.sample(2)[1].astype(bool).astype(np.uint8) * 255)
+    assert "p2.png: lung and heart have the same mask" in folder.reason()
+
+
 # --- shards ---
 
 

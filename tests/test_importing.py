@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from segcft.cli import main
 from segcft.data.shards import Shard
+from segcft.data.store import Store, StoreWriter
 from segcft.errors import DataError
-from segcft.importing import import_samples, import_shard
+from segcft.importing import describe, import_samples, import_shard
 from segcft.progress import Progress
 from segcft.run import Run
 from segcft.study import Study
@@ -64,3 +66,17 @@ def test_shards_on_the_command_line(study: Study, tmp_path: Path, capsys: pytest
     with pytest.raises(SystemExit):
         main([*command, "--shard", "3/2"])
     assert "I/N" in capsys.readouterr().err
+
+
+def test_images_that_use_little_of_their_file_s_range_are_a_warning(study: Study, tmp_path: Path) -> None:
+    """12 bits in a file of 16, or a file of 8 bits that uses 4."""
+    structures, grid = len(study.structures), study.image.size
+    masks = np.full((structures, *grid), 255, dtype=np.uint8)
+    attributes = {"sex": "F", "age": 50.0}
+    for brightest, warned in ((15, True), (200, False)):
+        with StoreWriter(tmp_path / str(brightest), study) as writer:
+            for i in range(3):
+                image = np.full((1, *grid), brightest, dtype=np.uint8)
+                writer.append(f"p{i}", f"p{i}", "train", image, masks, attributes)
+        told = describe(Store(tmp_path / str(brightest)))
+        assert ("no grey level of the first 3 images is over 15 of 255" in told) == warned

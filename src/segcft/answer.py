@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,13 @@ from segcft.data.imagefile import read_image
 from segcft.data.reject import Rejected
 from segcft.data.resize import fit_image
 from segcft.errors import DataError, InterventionError, RunError
+from segcft.evaluate.names import METHODS, method_name
 from segcft.images.likelihood import to_grey_levels, to_unit
 from segcft.run import Run
 from segcft.study import FolderData, Study
+
+NOTABLE = 0.25
+"""An area that misses its change by more than this share of a standard deviation over people is worth a warning."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class Answer:
             cells = [_show(row.get(field)) for field in ("before", "after", "obtained")]
             notes = ["  <- do"] * row["intervened"] + [f"  ({row['source']})"] * (row["source"] != "given")
             lines.append(f"{name:<20} " + " ".join(f"{cell:>12}" for cell in cells) + "".join(notes))
+        lines.append(f"{method_name(self.record['method'])}; areas as the judge reads them")
         return "\n".join([*lines, *(f"warning: {text}" for text in self.record["warnings"])])
 
     def save(self, folder: Path) -> None:
@@ -71,8 +76,9 @@ def answer(
 ) -> Answer:
     """What the image at ``path`` would have looked like under ``do``.
 
-    Areas are read by the run's guiding segmentor. What ``known`` does not give of the other attributes is
-    inferred from the areas by the SCM.
+    Areas, before and after, are read by the run's judge, which no fine-tuning has learnt to please. What ``known``
+    does not give of the other attributes is inferred from the areas by the SCM. ``method`` may also be given by
+    the name that tables use, e.g. "Seg-CFT".
 
     Raises:
         InterventionError: ``do`` or ``known`` is not understood.
@@ -85,15 +91,17 @@ def answer(
     methods = run.methods()
     if not methods:
         raise RunError(f"{run.folder}: no image mechanism is trained here yet; see `segcft run --help`")
-    method = method or list(methods)[-1]
-    model, segmentor = run.model(method, device), run.load("segmentor", device)
+    method = {shown: name for name, shown in METHODS.items()}.get(method or "", method) or list(methods)[-1]
+    model, judge = run.model(method, device), run.load("judge", device)
+    run.require_same_samples(["scm", "judge", methods[method]])
 
     pixels = read_for(study, path)
     x = to_unit(torch.from_numpy(pixels)[None].to(device))
     values = torch.full((1, len(names)), torch.nan, device=device)
     source = dict.fromkeys(names, "inferred")
     with torch.no_grad():
-        values[:, study.area_columns] = segmentor.areas(x)
+        read = judge.areas(x)
+    values[:, study.area_columns] = read
     source |= dict.fromkeys(study.areas, "read from the image")
     given = [parse_intervention(text, study.variables) for text in known]
     for fact in given:
@@ -114,7 +122,9 @@ def answer(
     changed, after = model.counterfactual(x, values, asked, generator)
     grey = to_grey_levels(changed)
     with torch.no_grad():
-        obtained = segmentor.areas(to_unit(grey))[0]
+        obtained = judge.areas(to_unit(grey))[0]
+    areas = study.area_columns
+    gained, wanted = obtained - read[0], (after - values)[0, areas]
     record: dict[str, Any] = {
         "segcft": segcft.__version__,
         "study": study.name,
@@ -123,7 +133,10 @@ def answer(
         "image": path.name,
         "do": [str(intervention) for intervention in interventions],
         "variables": {},
-        "warnings": _out_of_support(study, asked[0], people),
+        "warnings": [
+            *_out_of_support(study, source, values[0], asked[0], people),
+            *_misses(study, gained, wanted, people[:, areas].std(dim=0)),
+        ],
     }
     for k, name in enumerate(names):
         row = {
@@ -181,13 +194,35 @@ def read_for(study: Study, path: Path) -> NDArray[np.uint8]:
     return fit_image(grey, study.image)
 
 
-def _out_of_support(study: Study, asked: Tensor, people: Tensor) -> list[str]:
-    """A warning for each asked value outside the training people's range."""
+def _out_of_support(
+    study: Study, source: Mapping[str, str], values: Tensor, asked: Tensor, people: Tensor
+) -> list[str]:
+    """A warning for each value, known or asked for, outside the training people's range."""
     warnings = []
     for k, (name, variable) in enumerate(study.variables.items()):
+        if variable.kind != "continuous":
+            continue
         low, high = float(people[:, k].min()), float(people[:, k].max())
-        if variable.kind == "continuous" and not asked[k].isnan() and not low <= asked[k] <= high:
-            warnings.append(f"{name}: {float(asked[k]):g} is outside the training range, {low:g} to {high:g}")
+        for value, origin in ((values[k], source[name]), (asked[k], "asked for")):
+            if not value.isnan() and not low <= value <= high:
+                warnings.append(
+                    f"{name}: {float(value):g} ({origin}) is outside the training range, {low:g} to {high:g}"
+                )
+    return warnings
+
+
+def _misses(study: Study, gained: Tensor, wanted: Tensor, spread: Tensor) -> list[str]:
+    """A warning for each area that did not change as it should have; all (S,), in the study's unit.
+
+    Changes are compared, not areas, so that what the judge misreads in both images does not count.
+    """
+    warnings = []
+    for s, name in enumerate(study.areas):
+        if abs(float(gained[s] - wanted[s])) > NOTABLE * float(spread[s]):
+            warnings.append(
+                f"{name}: should have changed by {float(wanted[s]):+.1f}; the judge reads a change of "
+                f"{float(gained[s]):+.1f}"
+            )
     return warnings
 
 

@@ -171,7 +171,11 @@ def _parser() -> argparse.ArgumentParser:
         dest="known",
         help="what is known of the person, e.g. age=63; areas are read from the image, the rest is inferred",
     )
-    asked.add_argument("--method", default=None, help="none, regressor or segmentor (default: the best trained)")
+    asked.add_argument(
+        "--method",
+        default=None,
+        help="No CFT, Reg-CFT or Seg-CFT; also none, regressor, segmentor (default: the last of these that is trained)",
+    )
     asked.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder of the answer")
     _hardware(asked)
     return parser

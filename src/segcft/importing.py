@@ -18,6 +18,11 @@ from segcft.progress import Progress
 from segcft.run import Run
 from segcft.study import FolderData, Study
 
+DARK = 63
+"""Images none of which is brighter than this, of 255, were probably not read as they were meant."""
+DARK_SAMPLES = 100
+"""How many images are looked at for that."""
+
 
 def import_data(
     study: Study,
@@ -51,6 +56,8 @@ def import_samples(run: Run, data: Path | None, progress: Progress) -> bool:
     if _same(_read(record), source) and (run.folder / "store" / "store.json").is_file():
         return False
     shards = _complete_shards(run, source)
+    if (run.folder / "store").is_dir():
+        progress.note("import: made anew, since the study or its files changed")
     if shards:
         store = join(run.study, shards, run.folder / "store", progress)
     else:
@@ -58,7 +65,7 @@ def import_samples(run: Run, data: Path | None, progress: Progress) -> bool:
     artefact.write_text(record, json.dumps(source))
     if shards:  # the store holds it all now
         shutil.rmtree(shards[0].parent)
-    progress.note(f"  {_describe(store)}")
+    progress.note(f"  {describe(store)}")
     return True
 
 
@@ -67,7 +74,7 @@ def import_shard(run: Run, data: Path | None, shard: Shard, progress: Progress) 
     place = run.folder / "shards" / str(shard)
     store = import_data(run.study, data, place, progress, shard=shard)
     artefact.write_text(place.with_suffix(".json"), json.dumps(_source(run.study, data)))
-    progress.note(f"  {_describe(store)}")
+    progress.note(f"  {describe(store)}")
 
 
 def new_people(study: Study, data: Path | None, seed: int | None, out: Path, progress: Progress) -> Store:
@@ -153,7 +160,9 @@ def _complete_shards(run: Run, source: dict[str, Any]) -> list[Path]:
     everything = [Shard(i, counts.copy().pop()) for i in range(1, max(counts) + 1)]
     missing = [f"{shard.index}/{shard.count}" for shard in everything if shard not in found]
     if missing:
-        raise DataError(f"{folder}: shards {', '.join(missing)} are missing: import them with --shard, or remove it")
+        raise DataError(
+            f"{folder}: shards {', '.join(missing)} are missing: import them with --shard, or remove this folder"
+        )
     for shard in everything:
         if not _same(_read(found[shard]), source):
             raise DataError(
@@ -169,9 +178,21 @@ def _listing(folder: Path) -> str:
     return artefact.key_of(stats)
 
 
-def _describe(store: Store) -> str:
+def describe(store: Store) -> str:
+    """What a store holds, in a line, and what may be wrong with it."""
     parts = ", ".join(f"{len(store.indices(part))} {part}" for part in PARTS)
     complete = len(store.indices(complete=True))
     missing = f"; {len(store) - complete} lack an attribute" if complete < len(store) else ""
     rejected = f"; {len(store.rejected)} rejected, see rejected.csv" if len(store.rejected) else ""
-    return f"{len(store)} samples ({parts}){missing}{rejected}"
+    return f"{len(store)} samples ({parts}){missing}{rejected}{_dark(store)}"
+
+
+def _dark(store: Store) -> str:
+    """A warning where the images use little of their grey scale, as 12 bits in a file of 16 do; else ""."""
+    brightest = int(store.images[:DARK_SAMPLES].max(initial=0))
+    if len(store) == 0 or brightest > DARK:
+        return ""
+    return (
+        f"\n  warning: no grey level of the first {min(len(store), DARK_SAMPLES)} images is over {brightest} of 255; "
+        "do they use all bits of their files? See data.grey_range and data.window"
+    )

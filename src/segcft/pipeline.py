@@ -124,6 +124,8 @@ class Pipeline:
         path = self.run.path(stage)
         if path.is_file() and artefact.read_meta(path).get("key") == key:
             return False
+        if path.is_file():
+            self.progress.note(f"{stage}: made anew, since its settings, the samples or an earlier part changed")
         start = time.monotonic()
         network = self.run.build(stage)
         # Segmentors and regressor need no attributes; everything causal needs all of them.
@@ -298,7 +300,9 @@ def evaluate_people(
     rows = store.indices("test", complete=True)
     if len(rows) == 0:
         raise DataError(f"{store.folder}: no test person has all attributes, so there is nothing to evaluate")
-    models = {method: run.model(method, device) for method in run.methods()}
+    methods = run.methods()
+    run.require_same_samples(["scm", "judge", *methods.values()])
+    models = {method: run.model(method, device) for method in methods}
     trained = torch.from_numpy(run.store().values()[run.store().indices("train", complete=True)])
     judge = run.load("judge", device)
     return evaluate(

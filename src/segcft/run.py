@@ -14,6 +14,7 @@ evaluation/               table.json, table.md, figures/
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,21 @@ class Run:
             for name, key in before.items()
             if name in ("hvae", "scm")
         )
+
+    def require_same_samples(self, parts: Iterable[str]) -> None:
+        """Refuse parts that were trained on other samples than those which the run now holds: who is a test
+        person now may have been a training person then.
+
+        Raises:
+            RunError: there is such a part, or one is not trained yet.
+        """
+        fingerprint = self.store().fingerprint
+        for part in parts:
+            if artefact.read_meta(self.path(part)).get("data") != fingerprint:
+                raise RunError(
+                    f"{self.folder}: {part} was trained on other samples than those imported since; bring the run up "
+                    "to date with `segcft run`"
+                )
 
     def model(self, method: str, device: torch.device | str = "cpu") -> CounterfactualModel:
         """The whole model with the image mechanism of ``method``.

@@ -6,6 +6,7 @@ whole is a :class:`~segcft.errors.DataError`. An attribute that is missing in th
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import defaultdict
 from collections.abc import Iterable
@@ -167,6 +168,11 @@ class _Folder:
         return resize.fit_image(image, grid), coverage
 
     def _check_presence(self, id: str, coverage: NDArray[np.uint8]) -> None:
+        names = list(self.study.structures)
+        for i, j in itertools.combinations(range(len(names)), 2):
+            if coverage[i].any() and np.array_equal(coverage[i], coverage[j]):
+                path = find_mask(self.masks, id, names[j], self.study.structures[names[j]])
+                raise Rejected(f"{path}: {names[i]} and {names[j]} have the same mask (structures: bit, label or file)")
         for (name, structure), mask in zip(self.study.structures.items(), coverage, strict=True):
             if mask.any():
                 continue

@@ -43,11 +43,13 @@ class Cohort:
         """All of ``indices``, or ``study.evaluation.people`` of them at random.
 
         Raises:
-            DataError: there is nobody.
+            DataError: there is nobody, or one person alone.
         """
         spec = study.evaluation
         if len(indices) == 0:
             raise DataError(f"{store.folder}: no complete sample to evaluate on")
+        if len(indices) == 1:
+            raise DataError(f"{store.folder}: only one sample to evaluate on, so that no other person lends a value")
         rows = np.random.default_rng(spec.seed).permutation(indices)[: spec.people]
         return cls(study, store, np.sort(rows), device)
 
