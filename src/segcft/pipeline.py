@@ -128,7 +128,7 @@ class Pipeline:
             self.progress.note(f"{stage}: made anew, since its settings, the samples or an earlier part changed")
         start = time.monotonic()
         network = self.run.build(stage)
-        # Segmentors and regressor need no attributes; everything causal needs all of them.
+        # Readers of images need no attributes, and the mechanisms learn from those that are known.
         complete = stage not in ("segmentor", "judge", "regressor", "scm")
         batches = self._batches(spec, complete)
         objective, facts = self._objective(stage, network, spec, batches, guide)

@@ -20,7 +20,7 @@ class Augment(Section):
 
     ``rotate`` in degrees; ``shift``, ``scale`` and ``elastic`` (amplitude of a smooth displacement with
     ``elastic_nodes`` nodes a side) as shares of the image; ``stretch`` is an extra scale of one axis;
-    ``gamma``, ``contrast`` and ``brightness`` as relative ranges; ``noise`` as a standard deviation, image in
+    ``gamma`` and ``contrast`` as relative ranges; ``brightness`` and ``noise`` (a standard deviation), image in
     [-1, 1]. All are half-widths of uniform ranges except ``elastic`` and ``noise``.
     """
 
