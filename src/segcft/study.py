@@ -193,7 +193,8 @@ class FinetuneSpec(Training):
     (default: all); each of the others is set as well with probability ``also``. The negative ELBO (nats per
     pixel) may pass that of the pre-trained model, measured on ``bound_batches`` training batches, by ``slack``;
     ``multiplier`` starts at this value, rises with ``multiplier_learning_rate`` while it is passed and falls while it
-    is not; ``damping`` acts at once. ``area_scale`` makes structures weigh alike: areas are divided by their standard deviation or their mean.
+    is not; ``damping`` acts at once. ``area_scale`` makes structures weigh alike: areas are divided by their standard
+    deviation or their mean.
     """
 
     guides: tuple[Literal["regressor", "segmentor"], ...] = ("regressor", "segmentor")
