@@ -22,11 +22,11 @@ def network(folder: str, configuration: dict[str, Any]) -> nn.Module:
     """causal-gen's HVAE of a configuration in ``published.yaml``; ``folder`` is its checkout.
 
     Raises:
-        SystemExit: there is no causal-gen in ``folder``.
+        FileNotFoundError: there is no causal-gen in ``folder``.
     """
     source = Path(folder) / "src"
     if not (source / "vae.py").is_file():
-        raise SystemExit(f"{folder}: no causal-gen here (src/vae.py is missing)")
+        raise FileNotFoundError(f"{folder}: no causal-gen here (src/vae.py is missing)")
     sys.path.insert(0, str(source))
     import hps  # type: ignore[import-not-found]
     import vae  # type: ignore[import-not-found]

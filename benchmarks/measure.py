@@ -40,7 +40,7 @@ class Timing(NamedTuple):
     spread: tuple[float, float]
     """The lowest and highest ratio of a round."""
     peak: float
-    """Largest resident memory of the process in MiB, beyond what it had after the imports."""
+    """Largest memory in MiB: allocated on the GPU, or resident beyond what the process had after the imports."""
     facts: dict[str, Any]
 
 
@@ -78,6 +78,7 @@ def _worker(contender: Contender, threads: int) -> Iterator[Connection]:
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, contender, threads, list(sys.path)), daemon=True)
     process.start()
+    theirs.close()  # so that a worker that is killed ends our waiting
     try:
         yield ours
     finally:
@@ -88,7 +89,10 @@ def _worker(contender: Contender, threads: int) -> Iterator[Connection]:
 
 def _ask(worker: Connection, seconds: float | None) -> dict[str, Any]:
     worker.send(seconds)
-    answer: dict[str, Any] = worker.recv()
+    try:
+        answer: dict[str, Any] = worker.recv()
+    except EOFError:
+        raise RuntimeError("a contender's process died, perhaps for want of memory") from None
     if "error" in answer:
         raise RuntimeError(answer["error"])
     return answer
@@ -105,12 +109,15 @@ def _serve(parent: Connection, contender: Contender, threads: int, path: list[st
         torch.set_num_threads(threads)
         module, _, function = contender.make.partition(":")
         make = getattr(importlib.import_module(module), function)
+        importlib.import_module("benchmarks.ours")  # on every side, so that what is imported counts on none
         before = _resident()
         call: Callable[[], Any] = make(**contender.arguments)
         while True:
             seconds = parent.recv()
             if seconds is None:
-                parent.send({"peak": (_resident() - before) / MiB})
+                on_gpu = torch.cuda.is_initialized()
+                peak = torch.cuda.max_memory_allocated() if on_gpu else _resident() - before
+                parent.send({"peak": peak / MiB})
                 continue
             start, calls = time.perf_counter(), 0
             while calls == 0 or time.perf_counter() - start < seconds:

@@ -7,6 +7,7 @@ bound is compared with that code's, live; otherwise with numbers that it gave (`
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import sys
@@ -29,7 +30,7 @@ from conftest import changed, small_mapping
 from segcft import artefact
 from segcft.cli import main
 from segcft.counterfactual import Abduction
-from segcft.errors import DataError, StudyError
+from segcft.errors import DataError, RunError, StudyError
 from segcft.images.causal_gen import CausalGenHVAE, ParentsShare
 from segcft.images.checkpoint import TrainedParent, load_causal_gen
 from segcft.images.likelihood import DiscretisedGaussian, TanhDiscretisedGaussian, to_unit
@@ -421,6 +422,8 @@ def test_a_checkpoint_that_does_not_fit_is_refused(
         (["sex", "sex", "age=20..80", "race", "volume=5:1"], "every variable of the study once"),
         (["sex", "age", "race", "volume=5:1"], "'age' needs LOW..HIGH or MEAN:STD"),
         (["sex=0..1", "age=20..80", "race", "volume=5:1"], "'sex' is categorical"),
+        (["sex=-1..1", "age=20..80", "race", "volume=5:1"], "'sex' is categorical"),
+        (["sex", "age=20..80", "race=0:1", "volume=5:1"], "'race' is categorical"),
         (["sex", "age=80..20", "race", "volume=5:1"], "'age=80..20': give NAME=LOW..HIGH"),
         (["sex", "age=about 50", "race", "volume=5:1"], "'age=about 50': give NAME=LOW..HIGH"),
     ],
@@ -429,6 +432,16 @@ def test_the_parents_must_be_known(parents: list[str], what: str, tmp_path: Path
     path = spoilt(lambda content: None, tmp_path)
     with pytest.raises(DataError, match=what):
         load_causal_gen(path, build(settings_of("even", "gelu")), [TrainedParent.parse(text) for text in parents])
+
+
+@pytest.mark.parametrize("norm", ["0:1", "-1..1"])
+def test_a_parent_may_have_been_normalised_before(norm: str, tmp_path: Path) -> None:
+    """A norm that changes nothing is a norm."""
+    network = build(settings_of("even", "gelu"))
+    parents = [TrainedParent.parse(text) for text in ("volume=5:0.5", "race", "sex", f"age={norm}")]
+    load_causal_gen(spoilt(lambda content: None, tmp_path), network, parents)
+    age = list(VARIABLES).index("age")
+    assert (float(network.parents.mean[age]), float(network.parents.std[age])) == (0, 1)
 
 
 def test_a_finetuned_checkpoint_is_read_too(tmp_path: Path) -> None:
@@ -506,21 +519,37 @@ def test_a_wrong_study_is_told_which_key(changes: dict[str, Any], what: str) -> 
 # The pipeline
 
 
+ORDER = ["heart_area=400:90", "sex", "age=10..90", "left_lung_area=500:100", "right_lung_area=600:100"]
+
+
+def import_checkpoint(run: Run, folder: Path, gain: float = 0.3, order: list[str] = ORDER) -> Path:
+    """What the command does with a checkpoint of weights as tame as a trained network's; the checkpoint's path."""
+    study, path = folder / "study.yaml", folder / f"checkpoint-{gain}.pt"
+    study.write_text(yaml.safe_dump(run.study.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+    given = {key: getattr(run.study.hvae, key) for key in ("enc_arch", "dec_arch", "widths", "z_dim")}
+    given |= {"bottleneck": 4, "z_max_res": 192, "bias_max_res": 64, "context_dim": 5, "hps": "ukbb"}
+    torch.save(checkpoint(given, gain), path)
+    parents = [word for text in order for word in ("--parent", text)]
+    command = ["import", "causal-gen", path, study, *parents, "--out", run.folder, "--device", "cpu"]
+    assert main([str(word) for word in command]) == 0
+    return path
+
+
+def run_all(run: Run) -> dict[str, str]:
+    """Bring the run up to date; the key of every part and of the evaluation."""
+    pipeline = Pipeline(run, make_fabric("cpu"))
+    pipeline.run_all()
+    keys = {path.stem: artefact.read_meta(path)["key"] for path in run.folder.glob("*.safetensors")}
+    return keys | {"evaluation": json.loads((run.evaluation / "evaluation.json").read_text())["key"]}
+
+
 def test_from_a_checkpoint_to_finetuning(small_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The imported mechanism is up to date for the stages after it, which train it further."""
-    study = study_with()
-    run = Run(shutil.copytree(small_run.folder, tmp_path / "run"), study)
-    path = tmp_path / "study.yaml"
-    path.write_text(yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
-    given = {key: getattr(study.hvae, key) for key in HVAE if key in ("enc_arch", "dec_arch", "widths", "z_dim")}
-    given |= {"bottleneck": 4, "z_max_res": 192, "bias_max_res": 64, "context_dim": 5, "hps": "ukbb"}
-    torch.save(checkpoint(given, gain=0.3), tmp_path / "checkpoint.pt")  # as tame as a trained network
-    order = ["heart_area=400:90", "sex", "age=10..90", "left_lung_area=500:100", "right_lung_area=600:100"]
-    parents = [word for text in order for word in ("--parent", text)]
-    command = ["import", "causal-gen", tmp_path / "checkpoint.pt", path, *parents, "--out", run.folder]
-    assert main([str(word) for word in [*command, "--device", "cpu"]]) == 0
+    run = Run(shutil.copytree(small_run.folder, tmp_path / "run"), study_with())
+    import_checkpoint(run, tmp_path)
+    assert "warning: the image mechanism was imported, and segcft does not know" in capsys.readouterr().err
     meta = artefact.read_meta(run.path("hvae"))
-    assert meta["source"]["parents"] == order
+    assert meta["source"]["parents"] == ORDER
     assert "validation_bits_per_pixel" in meta["metrics"]
     imported = run.load("hvae")
     assert imported.parents.mean[1:].tolist() == [50, 500, 600, 400]
@@ -535,6 +564,44 @@ def test_from_a_checkpoint_to_finetuning(small_run: Run, tmp_path: Path, capsys:
     before, after = imported.state_dict(), tuned.state_dict()
     assert any(not torch.equal(before[key], value) for key, value in after.items())
     assert all(value.isfinite().all() for value in after.values())
+
+
+def test_another_checkpoint_makes_anew_what_was_made_from_the_first(small_run: Run, tmp_path: Path) -> None:
+    run = Run(shutil.copytree(small_run.folder, tmp_path / "run"), study_with())
+    warning = "**Warning: the image mechanism was imported, and segcft does not know on whom it was trained"
+    assert warning not in (run.evaluation / "table.md").read_text()
+    import_checkpoint(run, tmp_path)
+    first = run_all(run)
+    assert warning in (run.evaluation / "table.md").read_text()
+
+    import_checkpoint(run, tmp_path)  # the same one
+    weights = run.path("cft-segmentor").stat().st_mtime_ns
+    assert run_all(run) == first
+    assert run.path("cft-segmentor").stat().st_mtime_ns == weights
+
+    remade = {"hvae", "cft-segmentor", "cft-regressor", "evaluation"}
+    import_checkpoint(run, tmp_path, gain=0.2)
+    other = run_all(run)
+    assert {part for part in first if other[part] != first[part]} == remade
+    assert run.path("cft-segmentor").stat().st_mtime_ns != weights
+    import_checkpoint(run, tmp_path, gain=0.2, order=[ORDER[0].replace("400", "300"), *ORDER[1:]])
+    normalised = run_all(run)
+    assert {part for part in other if normalised[part] != other[part]} == remade
+
+
+def test_what_was_imported_is_never_replaced(small_run: Run, tmp_path: Path) -> None:
+    run = Run(shutil.copytree(small_run.folder, tmp_path / "run"), study_with())
+    path = import_checkpoint(run, tmp_path)
+    before = run.path("hvae").read_bytes()
+    run = Run(run.folder, study_with(**{"hvae.steps": 3}))
+    pipeline = Pipeline(run, make_fabric("cpu"))
+    for _ in range(2):  # also when asked again
+        with pytest.raises(RunError, match=f"hvae.safetensors: was imported from {path}, .*import it again, or remove"):
+            pipeline.run_stage("hvae")
+    assert run.path("hvae").read_bytes() == before
+    run.path("hvae").unlink()
+    pipeline.run_stage("hvae")
+    assert "source" not in artefact.read_meta(run.path("hvae"))
 
 
 def test_the_stage_trains_it_from_the_start_as_well(small_run: Run, tmp_path: Path) -> None:

@@ -69,6 +69,12 @@ def key_of(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
+def digest_of(path: Path) -> str:
+    """The SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def replace(partial: Path, path: Path) -> None:
     """Put a finished file in the place of ``path`` at once, its bytes on disk first."""
     with open(partial, "rb") as file:

@@ -232,6 +232,8 @@ def _stage(options: argparse.Namespace) -> None:
     if getattr(options, "shard", None) is not None:
         from segcft.importing import import_shard
 
+        if pipeline.fabric.world_size > 1:
+            raise SegcftError("--shard: one process imports one shard; leave out --devices and --nodes")
         import_shard(pipeline.run, options.data, options.shard, pipeline.progress)
         return
     if options.stage not in pipeline.stages:
@@ -246,13 +248,16 @@ def _import_causal_gen(options: argparse.Namespace) -> None:
     if not isinstance(load_study(options.study).hvae, CausalGenSpec):
         raise SegcftError(f"{options.study}: hvae.architecture: a checkpoint of causal-gen needs 'causal-gen'")
     pipeline = _pipeline(options)
+    from segcft.artefact import digest_of
     from segcft.images.checkpoint import TrainedParent, load_causal_gen
 
+    checkpoint = options.checkpoint.absolute()  # what the run records is read from elsewhere
     parents = [TrainedParent.parse(text) for text in options.parents]
 
     def load(network: Any) -> dict[str, Any]:
         settings = load_causal_gen(options.checkpoint, network, parents)
-        return {"checkpoint": str(options.checkpoint), "parents": options.parents, "hparams": settings}
+        found = {"checkpoint": str(checkpoint), "sha256": digest_of(checkpoint)}
+        return found | {"parents": options.parents, "hparams": settings}
 
     pipeline.adopt_image_mechanism(load)
 

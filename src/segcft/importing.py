@@ -70,11 +70,19 @@ def import_samples(run: Run, data: Path | None, progress: Progress) -> bool:
 
 
 def import_shard(run: Run, data: Path | None, shard: Shard, progress: Progress) -> None:
-    """Import one shard into ``RUN/shards``; once all are there, :func:`import_samples` joins them."""
+    """Import one shard into ``RUN/shards``; once all are there, :func:`import_samples` joins them.
+
+    Raises:
+        DataError: files changed meanwhile, or what :func:`import_data` raises.
+    """
     place = run.folder / "shards" / str(shard)
+    record, source = place.with_suffix(".json"), _source(run.study, data)
+    record.unlink(missing_ok=True)  # it is of the shard that this one replaces
     store = import_data(run.study, data, place, progress, shard=shard)
-    artefact.write_text(place.with_suffix(".json"), json.dumps(_source(run.study, data)))
-    progress.note(f"  {describe(store)}")
+    if _source(run.study, data) != source:
+        raise DataError(f"{data}: files changed while they were imported; import this shard again")
+    artefact.write_text(record, json.dumps(source))
+    progress.note(f"  shard {shard}: {len(store)} samples, {len(store.rejected)} rejected")
 
 
 def new_people(study: Study, data: Path | None, seed: int | None, out: Path, progress: Progress) -> Store:
@@ -163,8 +171,9 @@ def _complete_shards(run: Run, source: dict[str, Any]) -> list[Path]:
         raise DataError(
             f"{folder}: shards {', '.join(missing)} are missing: import them with --shard, or remove this folder"
         )
-    for shard in everything:
-        if not _same(_read(found[shard]), source):
+    made_from = [_read(found[shard]) for shard in everything]
+    for shard, one in zip(everything, made_from, strict=True):
+        if not _same(one, source) or one != made_from[0]:
             raise DataError(
                 f"{found[shard]}: this shard was made with other settings or from other files; import it again"
             )

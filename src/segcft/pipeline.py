@@ -21,7 +21,7 @@ from segcft import artefact
 from segcft.causal.scm import StructuralCausalModel
 from segcft.data.batches import Batches, sequential
 from segcft.data.store import Store
-from segcft.errors import DataError
+from segcft.errors import DataError, RunError
 from segcft.evaluate.evaluation import evaluate
 from segcft.finetune import CounterfactualObjective, constraint_level
 from segcft.guides.regressor import RegressorObjective
@@ -36,6 +36,12 @@ from segcft.training import Objective, freeze, train
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
+
+
+UNKNOWN_PEOPLE = (
+    "the image mechanism was imported, and segcft does not know on whom it was trained: the people judged may be among "
+    "them, unless the run has its original split (data.split)"
+)
 
 
 class SCMObjective(Objective):
@@ -122,9 +128,14 @@ class Pipeline:
         spec: Training = self.study.finetune if guide else getattr(self.study, stage)
         key = self._key(stage, spec)
         path = self.run.path(stage)
-        if path.is_file() and artefact.read_meta(path).get("key") == key:
+        meta = artefact.read_meta(path) if path.is_file() else None
+        if meta is not None and "source" in meta:
+            del self._keys[stage]  # a stage with a key is up to date
+            self._keys[stage] = self._adopted_key(path, meta, key)
             return False
-        if path.is_file():
+        if meta is not None and meta.get("key") == key:
+            return False
+        if meta is not None:
             self.progress.note(f"{stage}: made anew, since its settings, the samples or an earlier part changed")
         start = time.monotonic()
         network = self.run.build(stage)
@@ -145,20 +156,38 @@ class Pipeline:
         self._keep(stage, network, figures | facts, start)
         return True
 
+    def _adopted_key(self, path: Path, meta: Mapping[str, Any], settings_key: str) -> str:
+        """The key of a part that was adopted; what was not made here is never made anew in its stead.
+
+        Raises:
+            RunError: it was adopted with other settings or samples than ``settings_key`` is of.
+        """
+        if meta.get("settings_key") != settings_key:
+            raise RunError(
+                f"{path}: was imported from {meta['source'].get('checkpoint')}, and the settings, the samples or "
+                "segcft's version changed since: import it again, or remove this file to train the image mechanism"
+            )
+        return str(meta["key"])
+
     def adopt_image_mechanism(self, load: Callable[[Any], dict[str, Any]]) -> None:
         """Take the image mechanism from elsewhere instead of training it; the stage is then up to date.
 
-        ``load`` gives the network its weights and returns what to record of where they come from.
+        ``load`` gives the network its weights and returns what to record of where they come from: the path
+        "checkpoint", its "sha256", the "parents" as they were given, and more.
         """
         self.run_stage("import")
         start = time.monotonic()
-        self._key("hvae", self.study.hvae)
         network: Any = self.run.build("hvae")
         rows = self.store.indices("train", complete=True)
         network.parents.set_statistics(torch.from_numpy(self.store.values()[rows]))
         source = load(network)
+        settings_key = self._key("hvae", self.study.hvae)
         network.to(self.fabric.device)
-        self._keep("hvae", network, {}, start, {"source": source})
+        # Other weights from the same settings: what was made from those before must be made anew. Not the path: a
+        # checkpoint that was moved is the same.
+        self._keys["hvae"] = artefact.key_of(settings_key, source["sha256"], source["parents"])
+        self._keep("hvae", network, {}, start, {"source": source, "settings_key": settings_key})
+        self.progress.note(f"warning: {UNKNOWN_PEOPLE}")
 
     def _keep(
         self,
@@ -229,7 +258,10 @@ class Pipeline:
             return LikelihoodObjective(network, spec, study), {}
         artefact.load(self.run.path("hvae"), network)
         network.to(device)
-        bound = constraint_level(network, study, self._batches(study.hvae, complete=True), device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
+            bound = constraint_level(network, study, self._batches(study.hvae, complete=True), device)
+        # Every device has measured its share of the batches; the constraint is one.
+        bound = float(self.fabric.all_reduce(torch.tensor(bound, device=device), reduce_op="mean"))
         bound += study.finetune.slack
         assert guide is not None
         scm, reader = self.run.load("scm", device), self.run.load(guide, device)
@@ -305,6 +337,16 @@ def evaluate_people(
     models = {method: run.model(method, device) for method in methods}
     trained = torch.from_numpy(run.store().values()[run.store().indices("train", complete=True)])
     judge = run.load("judge", device)
+    adopted = "source" in artefact.read_meta(run.path("hvae"))
     return evaluate(
-        study, store, rows, models, judge, folder, device=device, training_values=trained, progress=progress
+        study,
+        store,
+        rows,
+        models,
+        judge,
+        folder,
+        device=device,
+        training_values=trained,
+        notes=[f"Warning: {UNKNOWN_PEOPLE}."] if adopted else [],
+        progress=progress,
     )

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,14 @@ from segcft.study import FolderData, Study
 
 # Patient, part, image, masks, attributes: what StoreWriter.append takes after the id.
 Sample = tuple[str, str, NDArray[np.uint8], NDArray[np.uint8], dict[str, float | str | None]]
+
+
+class Ragged(NamedTuple):
+    """A line of the table that is no row, and why."""
+
+    line: int
+    reason: str
+
 
 _SPELLINGS = {**{part: part for part in PARTS}, "val": "validation"}
 
@@ -66,18 +75,16 @@ def import_folder(
             parts, no sample is usable, or a part of the split is empty.
     """
     source = _Folder(study, Path(data), split)
-    rows, ragged = source.read_rows()
+    lines = source.read_lines()
     if shard is not None:
-        rows, ragged = list(shard.of(rows)), list(shard.of(ragged))
+        lines = list(shard.of(lines))
     workers = min(8, os.cpu_count() or 1)
-    reading = closing(ahead(source.read_sample, rows, workers, depth=2 * workers))
+    reading = closing(ahead(source.read_sample, lines, workers, depth=2 * workers))
     with StoreWriter(out, study, partial=shard is not None) as writer, reading as samples:
-        for line, reason in ragged:
-            writer.reject(f"line {line}", f"{source.table}: line {line}: {reason}")
-        for row, sample in (progress or silent)(zip(rows, samples, strict=True), len(rows), "Importing images"):
-            id = row.cells[source.spec.id]
+        for line, sample in (progress or silent)(zip(lines, samples, strict=True), len(lines), "Importing images"):
+            id = line.cells[source.spec.id] if isinstance(line, Row) else ""
             if isinstance(sample, Rejected):
-                writer.reject(id or f"line {row.line}", str(sample))
+                writer.reject(id or f"line {line.line}", str(sample))
             else:
                 writer.append(id, *sample)
         writer.check_parts(*source.expected_parts())
@@ -108,8 +115,8 @@ class _Folder:
         # Areas are measured from the masks, so every other variable is a column.
         self.columns = {name: self.spec.columns.get(name, name) for name in study.variables if name not in study.areas}
 
-    def read_rows(self) -> tuple[list[Row], list[tuple[int, str]]]:
-        """Rows of the table, and (line, reason) of the lines that are none."""
+    def read_lines(self) -> list[Row | Ragged]:
+        """Lines of the table in their order, those among them that are no rows included."""
         required = {self.spec.id: "data.id"}
         if self.spec.patient is not None:
             required[self.spec.patient] = "data.patient"
@@ -121,10 +128,13 @@ class _Folder:
             self._check_patients_stay_in_one_part(rows, self.split_column)
         for row in rows:
             self._first_lines.setdefault(row.cells[self.spec.id], row.line)
-        return rows, ragged
+        lines: list[Row | Ragged] = [*rows, *(Ragged(line, reason) for line, reason in ragged)]
+        return sorted(lines, key=lambda line: line.line)
 
-    def read_sample(self, row: Row) -> Sample | Rejected:
-        """The sample of a row, or why there is none."""
+    def read_sample(self, row: Row | Ragged) -> Sample | Rejected:
+        """The sample of a line, or why there is none."""
+        if isinstance(row, Ragged):
+            return Rejected(f"{self.table}: line {row.line}: {row.reason}")
         try:
             patient, part, attributes = self._cells(row)  # before the images, which take longer
             return patient, part, *self._pixels(row.cells[self.spec.id]), attributes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +37,7 @@ def evaluate(
     *,
     device: torch.device,
     training_values: Tensor | None = None,
+    notes: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> list[Row]:
     """Judge the counterfactuals of every model; write ``table.json``, ``table.md`` and ``figures/``.
@@ -53,6 +54,7 @@ def evaluate(
         folder: where to write.
         device: where to compute; models and judge are moved there.
         training_values: (N, V). Figures ask only for areas within their range (default: that of the people).
+        notes: what a reader of the table must know of the models.
         progress: is told how far the work is.
 
     Returns:
@@ -68,7 +70,7 @@ def evaluate(
     models = {method: model.to(device).eval() for method, model in models.items()}
     rows = judge_models(cohort, models, judge.to(device).eval(), progress)
     write_text(folder / "table.json", json.dumps(rows, indent=1, allow_nan=False) + "\n")
-    write_text(folder / "table.md", render_table(rows, study))
+    write_text(folder / "table.md", render_table(rows, study, notes))
     write_figures(cohort, models, judge, folder / "figures", training_values, progress)
     return rows
 

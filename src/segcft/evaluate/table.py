@@ -14,14 +14,17 @@ FEW = 30  # samples below which the table warns of its intervals
 Find = Callable[..., Row | None]
 
 
-def render_table(rows: Sequence[Row], study: Study) -> str:
-    """All rows as Markdown: effectiveness, the judge's reading error, axioms, locality and true error."""
+def render_table(rows: Sequence[Row], study: Study, notes: Sequence[str] = ()) -> str:
+    """All rows as Markdown: effectiveness, the judge's reading error, axioms, locality and true error.
+
+    ``notes`` are lines at the top, for what the rows do not show.
+    """
     find = _finder(rows)
     methods = [m for m in names.METHODS if any(row["method"] == m for row in rows)]
     interventions = list(dict.fromkeys(row["intervention"] for row in rows if row["intervention"]))
     people = max((row["n"] for row in rows), default=0)
     parts = [
-        _title(study, people),
+        _title(study, people, notes),
         _effectiveness(find, study, methods, interventions),
         _judge(find, study),
         _soundness(find, study, methods, interventions),
@@ -29,7 +32,7 @@ def render_table(rows: Sequence[Row], study: Study) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _title(study: Study, people: int) -> str:
+def _title(study: Study, people: int, notes: Sequence[str]) -> str:
     source = "simulated people" if isinstance(study.data, SimulatedData) else "samples"
     height, width = study.image.size
     lines = [f"# {study.name}: counterfactuals of {people} {source}, {height} x {width} pixels"]
@@ -38,6 +41,8 @@ def _title(study: Study, people: int) -> str:
     lines += ["", "± is half the width of the 95 % bootstrap interval over people."]
     if people < FEW:
         lines += ["", f"**Only {people}: the intervals are wide, and small differences mean nothing.**"]
+    for note in notes:
+        lines += ["", f"**{note}**"]
     return "\n".join(lines)
 
 

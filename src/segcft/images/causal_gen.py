@@ -373,8 +373,9 @@ class CausalGenHVAE(ImageMechanism):
         return z if block.onward is None else block.onward(torch.cat([z, feature], dim=1))
 
     def _likelihood(self, h: Tensor) -> TanhDiscretisedGaussian:
-        log_scale = self.log_scale(h).float().clamp(min=self.spec.lowest_log_scale)
-        return TanhDiscretisedGaussian(self.loc(h).float(), log_scale)
+        with torch.autocast(h.device.type, enabled=False):  # grey levels are finer than bfloat16
+            h = h.float()
+            return TanhDiscretisedGaussian(self.loc(h), self.log_scale(h).clamp(min=self.spec.lowest_log_scale))
 
 
 def _standard_normal(like: Tensor) -> Tensor:

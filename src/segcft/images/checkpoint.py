@@ -29,12 +29,11 @@ SHOWN = 5
 
 
 class TrainedParent(NamedTuple):
-    """A parent as a checkpoint's network sees it: (s(a) - ``centre``) / ``scale``, where s is the study's scale of
-    the variable (log or linear); a category as it is."""
+    """A parent as a checkpoint's network sees it: (s(a) - centre) / scale with ``norm`` (centre, scale), where s is
+    the study's scale of the variable (log or linear); a category, which has no norm, as it is."""
 
     name: str
-    centre: float = 0.0
-    scale: float = 1.0
+    norm: tuple[float, float] | None = None
 
     @classmethod
     def parse(cls, text: str) -> TrainedParent:
@@ -56,7 +55,7 @@ class TrainedParent(NamedTuple):
             scale = 0.0
         if not scale > 0:
             raise DataError(f"{text!r}: give NAME=LOW..HIGH, NAME=MEAN:STD or, of a categorical variable, NAME")
-        return cls(name, centre, scale)
+        return cls(name, (centre, scale))
 
 
 def load_causal_gen(path: Path, network: CausalGenHVAE, parents: Sequence[TrainedParent]) -> dict[str, Any]:
@@ -89,7 +88,7 @@ def load_causal_gen(path: Path, network: CausalGenHVAE, parents: Sequence[Traine
     with torch.no_grad():
         for parent in parents:
             k = network.parents.variables.index(parent.name)
-            network.parents.mean[k], network.parents.std[k] = parent.centre, parent.scale
+            network.parents.mean[k], network.parents.std[k] = parent.norm or (0.0, 1.0)
     return {key: value for key, value in settings.items() if isinstance(value, (str, int, float, bool, list))}
 
 
@@ -146,7 +145,7 @@ def _parents_order(path: Path, network: CausalGenHVAE, parents: Sequence[Trained
         place[parent.name] = list(range(start, start + count))
         start += count
         categorical = variables[parent.name].kind == "categorical"
-        if categorical == (parent != TrainedParent(parent.name)):
+        if categorical == (parent.norm is not None):
             how = "is categorical, so it has no LOW..HIGH or MEAN:STD" if categorical else "needs LOW..HIGH or MEAN:STD"
             raise DataError(f"{path}: parent {parent.name!r} {how}")
     return [index for name in variables for index in place[name]]

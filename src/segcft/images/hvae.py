@@ -219,7 +219,8 @@ class HVAE(ImageMechanism):
             h = level.enter_image(h, len(values))
             for block in cast(list[DecoderBlock], list(level.blocks)):
                 h = block.image(h, next(features) if block.z else None, context)
-        loc, log_scale = self.head(h).float().chunk(2, dim=1)
+        with torch.autocast(values.device.type, enabled=False):  # grey levels are finer than bfloat16
+            loc, log_scale = self.head(cast(Tensor, h).float()).chunk(2, dim=1)
         lowest = self.spec.lowest_log_scale
         return DiscretisedGaussian(loc, lowest + F.softplus(log_scale - 2 - lowest))
 
