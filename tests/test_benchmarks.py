@@ -12,12 +12,10 @@ import pytest
 import torch
 import yaml
 
+from benchmarks.measure import Contender, compare
+from benchmarks.ours import build
+
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.measure import Contender, compare  # noqa: E402
-from benchmarks.ours import build  # noqa: E402
-
 CONFIGURATIONS: dict[str, Any] = yaml.safe_load((ROOT / "benchmarks" / "published.yaml").read_text())
 
 

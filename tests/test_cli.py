@@ -268,21 +268,8 @@ def test_a_counterfactual_is_written_and_says_that_it_is_synthetic(
 def test_what_is_not_given_is_inferred(
     segcft: Callable[..., Outcome], small_run: Run, radiograph: Path, tmp_path: Path
 ) -> None:
-    status, out, _ = segcft(
-        "counterfactual",
-        small_run.folder,
-        radiograph,
-        "--do",
-        "sex=M",
-        "--do",
-        "heart_area=+1sd",
-        "--method",
-        "none",
-        "--out",
-        tmp_path / "answer",
-        "--device",
-        "cpu",
-    )
+    ask = ("counterfactual", small_run.folder, radiograph, "--do", "sex=M", "--do", "heart_area=+1sd")
+    status, out, _ = segcft(*ask, "--method", "none", "--out", tmp_path / "answer", "--device", "cpu")
     assert status == 0
     assert "(inferred)" in out
     record = json.loads((tmp_path / "answer" / "counterfactual.json").read_text())
@@ -294,17 +281,8 @@ def test_what_is_not_given_is_inferred(
 def test_asking_for_the_impossible_is_a_warning(
     segcft: Callable[..., Outcome], small_run: Run, radiograph: Path, tmp_path: Path
 ) -> None:
-    status, out, _ = segcft(
-        "counterfactual",
-        small_run.folder,
-        radiograph,
-        "--do",
-        "age=150",
-        "--out",
-        tmp_path / "a",
-        "--device",
-        "cpu",
-    )
+    ask = ("counterfactual", small_run.folder, radiograph, "--do", "age=150", "--device", "cpu")
+    status, out, _ = segcft(*ask, "--out", tmp_path / "a")
     assert status == 0
     assert "warning: age: 150 (asked for) is outside the training range" in out
 

@@ -175,8 +175,7 @@ def test_a_change_of_the_study_affects_just_what_depends_on_it(
             pipeline.run_stage(stage)
     assert set(notes.made) == affected - quick
     record = json.loads((copied / "evaluation" / "evaluation.json").read_text())
-    pipeline._key("evaluate", study.evaluation)
-    assert (record["key"] != pipeline._keys["evaluate"]) == ("evaluate" in affected)
+    assert (record["key"] != pipeline._key("evaluate", study.evaluation)) == ("evaluate" in affected)
     assert load_study(copied / "study.yaml") == study
 
 

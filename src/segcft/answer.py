@@ -93,7 +93,7 @@ def answer(
         raise RunError(f"{run.folder}: no image mechanism is trained here yet; see `segcft run --help`")
     method = {shown: name for name, shown in METHODS.items()}.get(method or "", method) or list(methods)[-1]
     model, judge = run.model(method, device), run.load("judge", device)
-    run.require_same_samples(["scm", "judge", methods[method]])
+    store = run.samples_of(["scm", "judge", methods[method]])
 
     pixels = read_for(study, path)
     x = to_unit(torch.from_numpy(pixels)[None].to(device))
@@ -110,7 +110,6 @@ def answer(
         source[fact.variable] = "given"
     facts = resolve(given, values, model.scm)
     values = torch.where(facts.isnan(), values, facts)
-    store = run.store()
     people = torch.from_numpy(store.values()[store.indices("train", complete=True)]).to(device)
     values = infer_missing(model.scm, values, people)
 

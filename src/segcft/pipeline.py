@@ -130,10 +130,9 @@ class Pipeline:
         path = self.run.path(stage)
         meta = artefact.read_meta(path) if path.is_file() else None
         if meta is not None and "source" in meta:
-            del self._keys[stage]  # a stage with a key is up to date
-            self._keys[stage] = self._adopted_key(path, meta, key)
-            return False
+            key = self._adopted_key(path, meta, key)
         if meta is not None and meta.get("key") == key:
+            self._keys[stage] = key
             return False
         if meta is not None:
             self.progress.note(f"{stage}: made anew, since its settings, the samples or an earlier part changed")
@@ -153,7 +152,7 @@ class Pipeline:
             key=key,
             progress=self.progress,
         )
-        self._keep(stage, network, figures | facts, start)
+        self._keep(stage, network, key, figures | facts, start)
         return True
 
     def _adopted_key(self, path: Path, meta: Mapping[str, Any], settings_key: str) -> str:
@@ -185,14 +184,15 @@ class Pipeline:
         network.to(self.fabric.device)
         # Other weights from the same settings: what was made from those before must be made anew. Not the path: a
         # checkpoint that was moved is the same.
-        self._keys["hvae"] = artefact.key_of(settings_key, source["sha256"], source["parents"])
-        self._keep("hvae", network, {}, start, {"source": source, "settings_key": settings_key})
+        key = artefact.key_of(settings_key, source["sha256"], source["parents"])
+        self._keep("hvae", network, key, {}, start, {"source": source, "settings_key": settings_key})
         self.progress.note(f"warning: {UNKNOWN_PEOPLE}")
 
     def _keep(
         self,
         stage: str,
         network: nn.Module,
+        key: str,
         figures: dict[str, float],
         start: float,
         record: Mapping[str, Any] | None = None,
@@ -203,7 +203,7 @@ class Pipeline:
             metrics = figures | self._validate(stage, network)
             meta = {
                 "part": stage,
-                "key": self._keys[stage],
+                "key": key,
                 "made_from": {before: self._keys[before] for before in self.needs(stage)},
                 "version": segcft.__version__,
                 "torch": torch.__version__,
@@ -218,14 +218,14 @@ class Pipeline:
             (self.run.training / f"{stage}.checkpoint").unlink(missing_ok=True)
             self.progress.note("  " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
         self.fabric.barrier()
+        self._keys[stage] = key
 
     def _key(self, stage: str, spec: Any) -> str:
+        """Of all that the outcome of ``stage`` depends on; it is the stage's once the stage is up to date."""
         study = self.study.model_dump(mode="json")
         shared = [study[name] for name in ("image", "variables", "structures")]
         upstream = {before: self._keys[before] for before in self.needs(stage)}
-        key = artefact.key_of(stage, segcft.__version__, self._settings(spec), shared, upstream)
-        self._keys[stage] = key
-        return key
+        return artefact.key_of(stage, segcft.__version__, self._settings(spec), shared, upstream)
 
     def _settings(self, spec: Any) -> dict[str, Any]:
         """What of a section decides the outcome: not which stages there are, nor how often they are saved.
@@ -311,16 +311,17 @@ class Pipeline:
         }
 
     def _evaluate(self) -> bool:
-        self._key("evaluate", self.study.evaluation)
+        key = self._key("evaluate", self.study.evaluation)
         record = self.run.evaluation / "evaluation.json"
         try:
-            done = json.loads(record.read_text())["key"] == self._keys["evaluate"]
+            done = json.loads(record.read_text())["key"] == key
         except (OSError, ValueError, KeyError, TypeError):
             done = False
         if not done and self.fabric.is_global_zero:
             evaluate_people(self.run, self.store, self.run.evaluation, self.fabric.device, self.progress)
-            artefact.write_text(record, json.dumps({"key": self._keys["evaluate"], "data": self.store.fingerprint}))
+            artefact.write_text(record, json.dumps({"key": key, "data": self.store.fingerprint}))
         self.fabric.barrier()
+        self._keys["evaluate"] = key
         return not done
 
 
@@ -333,9 +334,9 @@ def evaluate_people(
     if len(rows) == 0:
         raise DataError(f"{store.folder}: no test person has all attributes, so there is nothing to evaluate")
     methods = run.methods()
-    run.require_same_samples(["scm", "judge", *methods.values()])
+    own = run.samples_of(["scm", "judge", *methods.values()])
     models = {method: run.model(method, device) for method in methods}
-    trained = torch.from_numpy(run.store().values()[run.store().indices("train", complete=True)])
+    trained = torch.from_numpy(own.values()[own.indices("train", complete=True)])
     judge = run.load("judge", device)
     adopted = "source" in artefact.read_meta(run.path("hvae"))
     return evaluate(

@@ -130,20 +130,21 @@ class Run:
             if name in ("hvae", "scm")
         )
 
-    def require_same_samples(self, parts: Iterable[str]) -> None:
-        """Refuse parts that were trained on other samples than those which the run now holds: who is a test
-        person now may have been a training person then.
+    def samples_of(self, parts: Iterable[str]) -> Store:
+        """The run's samples, which are those that ``parts`` were trained on. Parts of other samples are refused:
+        who is a test person now may have been a training person then.
 
         Raises:
             RunError: there is such a part, or one is not trained yet.
         """
-        fingerprint = self.store().fingerprint
+        store = self.store()
         for part in parts:
-            if artefact.read_meta(self.path(part)).get("data") != fingerprint:
+            if artefact.read_meta(self.path(part)).get("data") != store.fingerprint:
                 raise RunError(
                     f"{self.folder}: {part} was trained on other samples than those imported since; bring the run up "
                     "to date with `segcft run`"
                 )
+        return store
 
     def model(self, method: str, device: torch.device | str = "cpu") -> CounterfactualModel:
         """The whole model with the image mechanism of ``method``.

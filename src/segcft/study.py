@@ -340,7 +340,7 @@ def _explain(error: Any) -> str:
     key = ".".join(str(part) for part in error["loc"] if part not in UNION_TAGS)
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key.rsplit(".", 1)[-1], _known_keys(Study), n=1)
+        near = difflib.get_close_matches(key.rsplit(".", 1)[-1], _known_keys(Section), n=1)
         message = "unknown key" + (f"; did you mean {near[0]!r}?" if near else "")
     elif error["type"] == "missing":
         message = "this key is required"
@@ -350,10 +350,8 @@ def _explain(error: Any) -> str:
 
 
 def _known_keys(section: type[BaseModel]) -> list[str]:
-    keys: set[str] = set()
-    for part in [section, *Section.__subclasses__(), *Training.__subclasses__()]:
-        keys.update(part.model_fields)
-    return sorted(keys)
+    """The keys of a section and of all kinds of it."""
+    return sorted({*section.model_fields, *(key for kind in section.__subclasses__() for key in _known_keys(kind))})
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):

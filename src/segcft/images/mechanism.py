@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from segcft.causal.mechanisms import ParentEncoder
 from segcft.images.likelihood import DiscretisedGaussian
-from segcft.images.spec import CausalGenSpec, HVAESpec
+from segcft.images.spec import MechanismSpec
 from segcft.study import Image, Variable
 
 
@@ -51,7 +51,7 @@ class ImageMechanism(nn.Module, ABC):
         variables: all variables of the graph; every one of them is a parent of the image.
     """
 
-    spec: HVAESpec | CausalGenSpec
+    spec: MechanismSpec
 
     def __init__(self, image: Image, variables: Mapping[str, Variable]) -> None:
         super().__init__()

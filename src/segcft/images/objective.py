@@ -8,7 +8,7 @@ from segcft.data.augment import Augmenter
 from segcft.data.batches import Batch
 from segcft.images.likelihood import to_unit
 from segcft.images.mechanism import ImageMechanism
-from segcft.images.spec import CausalGenSpec, HVAESpec
+from segcft.images.spec import MechanismSpec
 from segcft.study import Study
 from segcft.training import Objective
 
@@ -40,7 +40,7 @@ class LikelihoodObjective(Objective):
 
     network: ImageMechanism
 
-    def __init__(self, network: ImageMechanism, spec: HVAESpec | CausalGenSpec, study: Study) -> None:
+    def __init__(self, network: ImageMechanism, spec: MechanismSpec, study: Study) -> None:
         super().__init__()
         self.network = network
         self.spec = spec

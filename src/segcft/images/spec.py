@@ -29,14 +29,26 @@ class Level(Section):
         return (self.down, self.down) if isinstance(self.down, int) else self.down
 
 
-class HVAESpec(Training):
+class MechanismSpec(Training):
+    """Likelihood training of an image mechanism, whatever its network.
+
+    ``beta`` weighs the KL and rises linearly from ``beta_start`` over ``beta_warmup_steps``; ``free_bits`` is in
+    nats for each latent channel. ``lowest_log_scale`` bounds the pixel likelihood's scale (image in [-1, 1]).
+    """
+
+    beta: NonNegativeFloat = 1.0
+    beta_start: NonNegativeFloat = 0.0
+    beta_warmup_steps: NonNegativeInt = 0
+    free_bits: NonNegativeFloat = 0.0
+    lowest_log_scale: float = -6.0
+
+
+class HVAESpec(MechanismSpec):
     """The hierarchical VAE of the image, ``levels`` from the largest resolution to the smallest.
 
     ``patch`` > 1 works on patches of that many pixels a side (the stem strides, the head unshuffles).
-    ``free_bits`` is in nats for each latent channel; ``beta`` weighs the KL and rises linearly from
-    ``beta_start`` over ``beta_warmup_steps``. ``bottleneck`` divides the width inside a block, ``context`` is
-    the width of the parents' embedding. Levels of up to ``position_size`` pixels a side have a learnt map of
-    the place in the frame. ``lowest_log_scale`` bounds the pixel likelihood's scale (image in [-1, 1]).
+    ``bottleneck`` divides the width inside a block, ``context`` is the width of the parents' embedding. Levels of
+    up to ``position_size`` pixels a side have a learnt map of the place in the frame.
     """
 
     architecture: Literal["two-stream"] = "two-stream"
@@ -45,11 +57,6 @@ class HVAESpec(Training):
     bottleneck: PositiveInt = 2
     context: PositiveInt = 64
     position_size: NonNegativeInt = 64
-    lowest_log_scale: float = -6.0
-    beta: NonNegativeFloat = 1.0
-    beta_start: NonNegativeFloat = 0.0
-    beta_warmup_steps: NonNegativeInt = 0
-    free_bits: NonNegativeFloat = 0.0
 
     def check_image(self, size: tuple[int, int], channels: int) -> None:
         """Whether the levels fit images of this size.
@@ -87,7 +94,7 @@ class BlockShape(NamedTuple):
     down: int | None = None
 
 
-class CausalGenSpec(Training):
+class CausalGenSpec(MechanismSpec):
     """The published hierarchical VAE (De Sousa Ribeiro et al. 2023), in the words of its code, causal-gen.
 
     ``enc_arch`` lists the encoder's stages from the largest resolution, ``64b3d2,32b31d2,16b15d2,8b7d2,4b3d4,1b2``:
@@ -98,8 +105,7 @@ class CausalGenSpec(Training):
     ``z_dim`` latent channels are in every decoder block of up to ``z_max_res`` pixels a side, learnt maps of the
     place in the frame in those of up to ``bias_max_res``. ``block: light`` has two convolutions and ReLU
     (causal-gen's for ukbb), ``gelu`` four and GELU (all its others); ``bottleneck`` divides the width inside.
-    ``free_bits`` is in nats for each latent channel; ``beta`` weighs the KL and rises linearly from ``beta_start``
-    over ``beta_warmup_steps``. ``lowest_log_scale`` bounds the pixel likelihood's scale (image in [-1, 1]).
+    ``lowest_log_scale`` is that of its code.
     """
 
     architecture: Literal["causal-gen"]
@@ -112,10 +118,6 @@ class CausalGenSpec(Training):
     z_max_res: PositiveInt = 192
     bias_max_res: PositiveInt = 64
     lowest_log_scale: float = -9.0
-    beta: NonNegativeFloat = 1.0
-    beta_start: NonNegativeFloat = 0.0
-    beta_warmup_steps: NonNegativeInt = 0
-    free_bits: NonNegativeFloat = 0.0
 
     @field_validator("enc_arch", "dec_arch")
     @classmethod
