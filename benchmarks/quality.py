@@ -44,6 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=16, metavar="N")
     parser.add_argument("--learning-rate", type=float, default=1e-3, metavar="R")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="of each contender")
+    parser.add_argument("--people", type=int, default=128, metavar="N", help="validation people judged (default: 128)")
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=["causal-gen", "two-stream"])
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     options = parser.parse_args(arguments)
@@ -116,22 +117,22 @@ def _train(work: Work, store: Store, options: dict[str, Any]) -> Any:
         step += 1
         spent += time.perf_counter() - start
         if spent >= asked:
-            yield {"seconds": asked, "steps": step, "bits": _bits(work, store, mean, std)}
+            yield {"seconds": asked, "steps": step, "bits": _bits(work, store, mean, std, options["people"])}
             asked += options["seconds"] / 10
 
 
 @torch.no_grad()
-def _bits(work: Work, store: Store, mean: torch.Tensor, std: torch.Tensor) -> float:
-    """Negative ELBO of the validation people in bits per pixel, one draw of the latents each."""
+def _bits(work: Work, store: Store, mean: torch.Tensor, std: torch.Tensor, people: int) -> float:
+    """Negative ELBO of the first validation people in bits per pixel, one draw of the latents each."""
     work.network.eval()
     torch.manual_seed(1)
-    total, people = 0.0, store.indices("validation", complete=True)
-    for batch in sequential(store, people, 32):
+    total, rows = 0.0, store.indices("validation", complete=True)[:people]
+    for batch in sequential(store, rows, 32):
         work.image = to_unit(batch["image"]).to(work.device)
         work.values = ((batch["values"] - mean) / std).to(work.device)
         total += float(work.bound()) * len(work.image)
     work.network.train()
-    return total / len(people) / math.log(2)
+    return total / len(rows) / math.log(2)
 
 
 if __name__ == "__main__":

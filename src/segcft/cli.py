@@ -102,6 +102,13 @@ def _parser() -> argparse.ArgumentParser:
         part.add_argument("--data", metavar="DIR", type=Path, help="folder of images, masks and table")
         part.add_argument("--out", metavar="DIR", type=Path, help="folder of the run (default: runs/STUDY's name)")
         _hardware(part, several=True)
+    whole.add_argument(
+        "--jobs",
+        type=_count,
+        metavar="N",
+        help="parts trained at the same time, each in a process of its own with its share of the cores, or on the next "
+        "of the machine's GPUs (default: 2 on a CPU, else 1)",
+    )
 
     imported = commands.choices["import"]
     imported.add_argument(
@@ -187,6 +194,12 @@ def _seed(text: str) -> int:
     return int(text)
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"a whole number, 1 or more, not {text!r}")
+    return int(text)
+
+
 def _shard(text: str) -> Shard:
     from segcft.data.shards import Shard
 
@@ -220,7 +233,16 @@ def _pipeline(options: argparse.Namespace) -> Pipeline:
 
 def _run(options: argparse.Namespace) -> None:
     pipeline = _pipeline(options)
-    pipeline.run_all()
+    from segcft.parallel import default_jobs, run_all
+
+    alone = pipeline.fabric.world_size > 1
+    if alone and (options.jobs or 1) > 1:
+        raise SegcftError("--jobs: with --devices or --nodes one part is trained at a time, on all of them")
+    jobs = options.jobs or (1 if alone else default_jobs(pipeline.fabric.device))
+    if jobs > 1:
+        run_all(pipeline, jobs)
+    else:
+        pipeline.run_all()
     if pipeline.fabric.is_global_zero:
         folder = pipeline.run.evaluation
         print((folder / "table.md").read_text(encoding="utf-8"))

@@ -71,7 +71,8 @@ class Pipeline:
         self.run, self.study, self.fabric, self.data = run, run.study, fabric, data
         # Of several processes one speaks.
         self.progress = progress if progress and fabric.is_global_zero else Progress()
-        self._keys: dict[str, str] = {}
+        self.keys: dict[str, str] = {}
+        """The key of every stage that is known to be up to date."""
         self._store: Store | None = None
 
     @property
@@ -97,7 +98,7 @@ class Pipeline:
 
     def run_stage(self, stage: str) -> None:
         """One stage, unless it is up to date, after all that it needs."""
-        if stage in self._keys:
+        if stage in self.keys:
             return
         for before in self.needs(stage):
             self.run_stage(before)
@@ -108,8 +109,7 @@ class Pipeline:
             made = self._evaluate()
         else:
             made = self._train(stage)
-        spent = f"done in {time.monotonic() - start:.0f} s" if made else "up to date"
-        self.progress.note(f"{stage}: {spent}")
+        self.progress.note(f"{stage}: {f'done in {time.monotonic() - start:.0f} s' if made else 'up to date'}")
 
     @property
     def store(self) -> Store:
@@ -120,23 +120,35 @@ class Pipeline:
     def _import(self) -> bool:
         fresh = self.fabric.is_global_zero and import_samples(self.run, self.data, self.progress)
         self.fabric.barrier()
-        self._keys["import"] = self.store.fingerprint
+        self.keys["import"] = self.store.fingerprint
         return fresh
 
-    def _train(self, stage: str) -> bool:
-        guide = stage.removeprefix("cft-") if stage.startswith("cft-") else None
-        spec: Training = self.study.finetune if guide else getattr(self.study, stage)
-        key = self._key(stage, spec)
-        path = self.run.path(stage)
-        meta = artefact.read_meta(path) if path.is_file() else None
-        if meta is not None and "source" in meta:
-            key = self._adopted_key(path, meta, key)
-        if meta is not None and meta.get("key") == key:
-            self._keys[stage] = key
+    def is_current(self, stage: str) -> bool:
+        """Whether a stage that trains is up to date; all that it needs must be.
+
+        Raises:
+            RunError: it was adopted with other settings or samples than the run's.
+        """
+        key, path = self._key(stage, self._spec(stage)), self.run.path(stage)
+        if not path.is_file():
             return False
-        if meta is not None:
+        meta = artefact.read_meta(path)
+        if "source" in meta:
+            key = self._adopted_key(path, meta, key)
+        if meta.get("key") != key:
+            return False
+        self.keys[stage] = key
+        return True
+
+    def _train(self, stage: str) -> bool:
+        if self.is_current(stage):
+            return False
+        if self.run.path(stage).is_file():
             self.progress.note(f"{stage}: made anew, since its settings, the samples or an earlier part changed")
         start = time.monotonic()
+        guide = stage.removeprefix("cft-") if stage.startswith("cft-") else None
+        spec = self._spec(stage)
+        key = self._key(stage, spec)
         network = self.run.build(stage)
         # Readers of images need no attributes, and the mechanisms learn from those that are known.
         complete = stage not in ("segmentor", "judge", "regressor", "scm")
@@ -154,6 +166,11 @@ class Pipeline:
         )
         self._keep(stage, network, key, figures | facts, start)
         return True
+
+    def _spec(self, stage: str) -> Training:
+        """The section of the study that a stage that trains is of."""
+        spec: Training = getattr(self.study, "finetune" if stage.startswith("cft-") else stage)
+        return spec
 
     def _adopted_key(self, path: Path, meta: Mapping[str, Any], settings_key: str) -> str:
         """The key of a part that was adopted; what was not made here is never made anew in its stead.
@@ -204,7 +221,7 @@ class Pipeline:
             meta = {
                 "part": stage,
                 "key": key,
-                "made_from": {before: self._keys[before] for before in self.needs(stage)},
+                "made_from": {before: self.keys[before] for before in self.needs(stage)},
                 "version": segcft.__version__,
                 "torch": torch.__version__,
                 "device": str(self.fabric.device),
@@ -218,13 +235,13 @@ class Pipeline:
             (self.run.training / f"{stage}.checkpoint").unlink(missing_ok=True)
             self.progress.note("  " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
         self.fabric.barrier()
-        self._keys[stage] = key
+        self.keys[stage] = key
 
     def _key(self, stage: str, spec: Any) -> str:
         """Of all that the outcome of ``stage`` depends on; it is the stage's once the stage is up to date."""
         study = self.study.model_dump(mode="json")
         shared = [study[name] for name in ("image", "variables", "structures")]
-        upstream = {before: self._keys[before] for before in self.needs(stage)}
+        upstream = {before: self.keys[before] for before in self.needs(stage)}
         return artefact.key_of(stage, segcft.__version__, self._settings(spec), shared, upstream)
 
     def _settings(self, spec: Any) -> dict[str, Any]:
@@ -321,7 +338,7 @@ class Pipeline:
             evaluate_people(self.run, self.store, self.run.evaluation, self.fabric.device, self.progress)
             artefact.write_text(record, json.dumps({"key": key, "data": self.store.fingerprint}))
         self.fabric.barrier()
-        self._keys["evaluate"] = key
+        self.keys["evaluate"] = key
         return not done
 
 

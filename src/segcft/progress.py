@@ -63,19 +63,39 @@ class _Lines(Task):
 
 
 class ConsoleProgress(Progress):
-    """Progress on a terminal or in a log, written to standard error so that results can be piped."""
+    """Progress on a terminal or in a log, written to standard error so that results can be piped.
+
+    Tasks may overlap; on a terminal each has a bar.
+    """
 
     def __init__(self, interval: float = 20.0) -> None:
         from rich.console import Console
 
         self.console = Console(stderr=True, soft_wrap=True)
         self.interval = interval
+        self._bars: Any = None
+        self._running = 0
 
     @contextmanager
     def task(self, description: str, total: int, done: int = 0) -> Iterator[Task]:
         if not self.console.is_terminal:
             yield _Lines(self.console, description, total, done, self.interval)
             return
+        if not self._running:
+            self._bars = self._make_bars()
+            self._bars.start()
+        self._running += 1
+        try:
+            yield _Bar(self._bars, self._bars.add_task(description, total=total, completed=done, note=""))
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._bars.stop()
+
+    def note(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False)
+
+    def _make_bars(self) -> Any:
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
@@ -85,16 +105,12 @@ class ConsoleProgress(Progress):
         )
         from rich.progress import Progress as Bars
 
-        columns = (
+        return Bars(
             TextColumn("  {task.description:<34}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
+            console=self.console,
         )
-        with Bars(*columns, console=self.console) as bars:
-            yield _Bar(bars, bars.add_task(description, total=total, completed=done, note=""))
-
-    def note(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False)

@@ -68,8 +68,8 @@ class MovingAverage:
         self.network.load_state_dict(self.weights)
 
 
-def make_fabric(device: str = "auto", devices: int = 1, nodes: int = 1) -> Fabric:
-    """The hardware of a run: ``device`` is auto, cpu, cuda or mps; ``devices`` on each of ``nodes``.
+def make_fabric(device: str = "auto", devices: int | list[int] = 1, nodes: int = 1) -> Fabric:
+    """The hardware of a run: ``device`` is auto, cpu, cuda or mps; how many ``devices`` (or which) on each node.
 
     Raises:
         SegcftError: the machine has no such device.

@@ -1,0 +1,194 @@
+"""Stages that do not need each other, at the same time, each in a process of its own.
+
+Of small networks a second core makes one training hardly faster, but trains a second one as fast; and a machine
+with several GPUs can train on each. The schedule changes nothing in the outcome: a stage is a function of the study.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import traceback
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from segcft.errors import SegcftError
+from segcft.pipeline import Pipeline
+from segcft.progress import Progress, Task
+from segcft.run import Run
+from segcft.training import make_fabric
+
+
+def default_jobs(device: torch.device) -> int:
+    """Two on a CPU that has the cores, else one."""
+    return 2 if device.type == "cpu" and torch.get_num_threads() > 1 else 1
+
+
+def run_all(pipeline: Pipeline, jobs: int) -> None:
+    """Every stage that is not up to date, up to ``jobs`` at once: they share the cores, and take the GPUs in turn.
+
+    Raises:
+        SegcftError: what a stage raised, after the others were stopped, or its process died.
+    """
+    pipeline.run_stage("import")
+    waiting = [stage for stage in pipeline.stages if stage not in ("import", "evaluate")]
+    # What most of the others wait for goes first.
+    waiting.sort(key=lambda stage: -len(_dependants(pipeline, stage)))
+    with ExitStack() as stack:
+        free: list[_Worker] = []
+        busy: list[_Worker] = []
+        while waiting or busy:
+            for stage in [stage for stage in waiting if pipeline.keys.keys() >= set(pipeline.needs(stage))]:
+                if pipeline.is_current(stage):
+                    pipeline.progress.note(f"{stage}: up to date")
+                elif free or len(busy) < jobs:
+                    worker = free.pop() if free else stack.enter_context(_worker(pipeline, len(busy), jobs))
+                    worker.begin(stage, pipeline.keys)
+                    busy.append(worker)
+                else:
+                    continue
+                waiting.remove(stage)
+            done = _first_done(busy, pipeline.progress)
+            for worker in done:
+                pipeline.keys[worker.stage] = worker.key
+                busy.remove(worker)
+            free += done
+    pipeline.run_stage("evaluate")
+
+
+def _first_done(busy: list[_Worker], progress: Progress) -> list[_Worker]:
+    """Follow the workers until one of them has done its stage."""
+    while busy:
+        for connection in wait([worker.connection for worker in busy]):
+            worker = next(worker for worker in busy if worker.connection is connection)
+            worker.hear(progress)
+        if done := [worker for worker in busy if worker.key]:
+            return done
+    return []
+
+
+def _dependants(pipeline: Pipeline, stage: str) -> set[str]:
+    """All stages that cannot begin before ``stage`` is done."""
+    direct = {other for other in pipeline.stages if stage in pipeline.needs(other)}
+    return direct.union(*(_dependants(pipeline, other) for other in direct))
+
+
+class _Job(NamedTuple):
+    """What a process needs to know of its run; ``gpu`` is its device where there are several."""
+
+    run: Run
+    data: Path | None
+    device: str
+    gpu: int
+    threads: int
+
+
+class _Worker:
+    """A process that runs one stage after another, seen from outside; ``key`` is "" until ``stage`` is done."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection, self.stage, self.key = connection, "", ""
+        self._tasks: list[tuple[AbstractContextManager[Task], Task]] = []
+
+    def begin(self, stage: str, keys: dict[str, str]) -> None:
+        self.stage, self.key = stage, ""
+        self.connection.send((stage, keys))
+
+    def hear(self, progress: Progress) -> None:
+        """Take one message; what it tells of the work is shown on ``progress``."""
+        try:
+            kind, *content = self.connection.recv()
+        except (EOFError, ConnectionError):
+            raise SegcftError(
+                f"{self.stage}: its process died, perhaps for want of memory; --jobs 1 trains one part at a time"
+            ) from None
+        if kind == "done":
+            self.key = content[0]
+        elif kind == "error":
+            raise SegcftError(content[0])
+        elif kind == "failure":
+            raise RuntimeError(f"{self.stage}:\n{content[0]}")
+        elif kind == "note":
+            progress.note(content[0])
+        elif kind == "task":
+            context = progress.task(*content)
+            self._tasks.append((context, context.__enter__()))
+        elif kind == "advance":
+            self._tasks[-1][1].advance(*content)
+        elif kind == "end":
+            self._end_task()
+
+    def close(self) -> None:
+        self.connection.close()
+        while self._tasks:
+            self._end_task()
+
+    def _end_task(self) -> None:
+        self._tasks.pop()[0].__exit__(None, None, None)
+
+
+@contextmanager
+def _worker(pipeline: Pipeline, index: int, jobs: int) -> Iterator[_Worker]:
+    # Not a fork: that would copy threads that hold locks, and a GPU's state.
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    device = pipeline.fabric.device.type
+    gpu = index % torch.cuda.device_count() if device == "cuda" else 0
+    job = _Job(pipeline.run, pipeline.data, device, gpu, max(1, torch.get_num_threads() // jobs))
+    process = context.Process(target=_work, args=(theirs, job), daemon=True)
+    process.start()
+    theirs.close()  # so that the end of the process ends our waiting
+    worker = _Worker(ours)
+    try:
+        yield worker
+    finally:
+        worker.close()
+        process.terminate()
+        process.join()
+
+
+def _work(connection: Connection, job: _Job) -> None:
+    """A worker's life."""
+    try:
+        torch.set_num_threads(job.threads)
+        fabric = make_fabric(job.device, [job.gpu] if job.device == "cuda" else 1)
+        pipeline = Pipeline(job.run, fabric, job.data, _Told(connection))
+        while True:
+            stage, keys = connection.recv()
+            pipeline.keys |= keys
+            pipeline.run_stage(stage)
+            connection.send(("done", pipeline.keys[stage]))
+    except (EOFError, ConnectionError, KeyboardInterrupt):
+        pass  # Nobody is left to work for; Ctrl-C reaches every process of a terminal, and the first one speaks.
+    except (SegcftError, OSError) as error:
+        connection.send(("error", str(error)))
+    except Exception:
+        connection.send(("failure", traceback.format_exc()))
+
+
+class _Told(Progress):
+    """Progress that is told to another process."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    @contextmanager
+    def task(self, description: str, total: int, done: int = 0) -> Iterator[Task]:
+        self.connection.send(("task", description, total, done))
+        yield _ToldTask(self.connection)
+        self.connection.send(("end",))
+
+    def note(self, text: str) -> None:
+        self.connection.send(("note", text))
+
+
+class _ToldTask(Task):
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        self.connection.send(("advance", amount, note))
