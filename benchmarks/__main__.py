@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
 from pathlib import Path
 from typing import Any, get_args
@@ -13,14 +12,14 @@ import torch
 import yaml
 
 import segcft
-from benchmarks.measure import Contender, Timing, compare
+from benchmarks.measure import Contender, Timing, cell, compare, describe_device
 from benchmarks.work import Task
 
 
 def main(arguments: list[str] | None = None) -> None:
     configurations: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("published.yaml").read_text())
     options = _parser(list(configurations)).parse_args(arguments)
-    device = _describe_device(options.device, options.threads)
+    device = describe_device(options.device, options.threads)
     print(f"segcft {segcft.__version__}, PyTorch {torch.__version__}, {device}", file=sys.stderr)
     rows = []
     print(f"| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}")
@@ -33,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
                 ):
                     row = _row(name, task, batch, timing)
                     rows.append(row)
-                    print(f"| {' | '.join(_cell(row[column]) for column in COLUMNS)} |", flush=True)
+                    print(f"| {' | '.join(cell(row[column]) for column in COLUMNS)} |", flush=True)
     if options.json:
         record = {"segcft": segcft.__version__, "torch": torch.__version__, "device": device, "rows": rows}
         options.json.write_text(json.dumps(record, indent=1) + "\n")
@@ -59,6 +58,7 @@ def _parser(configurations: list[str]) -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), metavar="N", help="CPU threads")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--bf16", action="store_true", help="segcft also under bfloat16 autocast")
+    parser.add_argument("--recompute", action="store_true", help="two-stream also with hvae.recompute, where it trains")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows there")
     return parser
 
@@ -69,6 +69,10 @@ def _contenders(configuration: dict[str, Any], task: str, batch: int, options: a
         Contender("causal-gen's network", "benchmarks.ours:published", shared),
         Contender("two-stream", "benchmarks.ours:two_stream", shared),
     ]
+    if options.recompute and task != "counterfactual":
+        contenders.append(
+            Contender("two-stream, recompute", "benchmarks.ours:two_stream", shared | {"recompute": True})
+        )
     if options.bf16:
         contenders += [
             Contender(f"{name}, bf16", make, arguments | {"precision": "bf16"}) for name, make, arguments in contenders
@@ -95,18 +99,6 @@ def _row(name: str, task: str, batch: int, timing: Timing) -> dict[str, Any]:
         "to": high,
         "MiB": timing.peak,
     }
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _describe_device(device: str, threads: int) -> str:
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    return f"{threads} threads of {platform.processor() or platform.machine()}"
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import multiprocessing
+import platform
 import resource
 import statistics
 import sys
@@ -70,6 +71,22 @@ def compare(contenders: Sequence[Contender], rounds: int, threads: int, at_least
         middle, spread = statistics.median(ratios), (min(ratios), max(ratios))
         timings.append(Timing(contender.name, statistics.median(found), middle, spread, peak, fact["facts"]))
     return timings
+
+
+def cell(value: Any) -> str:
+    """A value in a table."""
+    if isinstance(value, float):
+        return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def describe_device(device: str, threads: int) -> str:
+    """What did the work, in words."""
+    import torch
+
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{threads} threads of {platform.processor() or platform.machine()}"
 
 
 @contextmanager

@@ -18,15 +18,16 @@ from segcft.study import Image, Variable
 COPIED = ("enc_arch", "dec_arch", "widths", "block")
 
 
-def build(configuration: dict[str, Any], architecture: str) -> ImageMechanism:
+def build(configuration: dict[str, Any], architecture: str, recompute: bool = False) -> ImageMechanism:
     """The image mechanism of a configuration in ``published.yaml``."""
     size = configuration["size"]
     image = Image(size=(size, size))
     variables = {f"parent{i}": Variable(kind="continuous") for i in range(configuration["parents"])}
+    common: dict[str, Any] = {"steps": 1, "recompute": recompute}
     if architecture == "causal-gen":
         copied = {key: configuration[key] for key in COPIED}
-        return CausalGenHVAE(CausalGenSpec(architecture="causal-gen", steps=1, **copied), image, variables)
-    return HVAE(HVAESpec(steps=1, **configuration["two_stream"]), image, variables)
+        return CausalGenHVAE(CausalGenSpec(architecture="causal-gen", **common, **copied), image, variables)
+    return HVAE(HVAESpec(**common, **configuration["two_stream"]), image, variables)
 
 
 class Ours(Work):
@@ -34,9 +35,9 @@ class Ours(Work):
 
     network: ImageMechanism
 
-    def __init__(self, architecture: str, **arguments: Any) -> None:
+    def __init__(self, architecture: str, recompute: bool = False, **arguments: Any) -> None:
         super().__init__(**arguments)
-        network = build(self.configuration, architecture).to(self.device)
+        network = build(self.configuration, architecture, recompute).to(self.device)
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.prepare()
 

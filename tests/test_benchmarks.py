@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 
+from benchmarks import hours
 from benchmarks.measure import Contender, compare
 from benchmarks.ours import build
 
@@ -45,3 +46,78 @@ def test_a_contender_that_fails_is_told() -> None:
 
 def _arguments() -> dict[str, Any]:
     return {"configuration": CONFIGURATIONS["morphomnist32"], "task": "train", "batch": 1}
+
+
+def test_hours_follow_from_measured_steps_and_stated_assumptions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measuring = ["--configuration", "morphomnist32", "--batch", "2", "--rounds", "1", "--threads", "1"]
+    assuming = ["--images", "1000", "--train-share", "0.5", "--epochs", "40", "--finetune-epochs", "4"]
+    network = ["--per-node", "4", "--bandwidth-inside", "200", "--bandwidth", "20"]
+    device = ["--peak", "50", "--share", "0.25"]
+    hours.main([*measuring, *assuming, *network, *device, "--devices", "1", "4", "8", "--json", str(tmp_path / "h")])
+    record = json.loads((tmp_path / "h").read_text())
+
+    parameters = sum(p.numel() for p in build(CONFIGURATIONS["morphomnist32"], "two-stream").parameters())
+    size = record["measured"]["gradient_bytes"]
+    assert size == pytest.approx(4 * parameters, rel=0.01)  # of float32, but for the few that do not learn
+    product = record["measured"]["product_flop"] / record["measured"]["product_s"]
+    flop = [2 * 1e9 * step["GFLOP an image"] for step in record["steps"]]
+    seconds = [step["ms"] / 1000 for step in record["steps"]]
+    assert 0 < flop[0] < flop[1]  # a fine-tuning step decodes twice and asks the guide
+    for step, operations, second in zip(record["steps"], flop, seconds, strict=True):
+        assert step["GFLOP/s"] == pytest.approx(operations / second / 1e9)
+        assert step["share of the product's"] == pytest.approx(operations / second / product)
+
+    ring = {1: 0.0, 4: 1.5 * size / 200e9, 8: 1.75 * size / 20e9}
+    measured, assumed = record["hours"][:3], record["hours"][3:]
+    for rows, steps in ((measured, seconds), (assumed, [operations / 12.5e12 for operations in flop])):
+        assert [row["devices"] for row in rows] == [1, 4, 8]
+        for row in rows:
+            reduce, batch = ring[row["devices"]], 2 * row["devices"]
+            assert row["global batch"] == batch
+            assert row["all-reduce, ms"] == pytest.approx(1000 * reduce)
+            training = 40 * 500 / batch * (steps[0] + reduce) / 3600
+            finetuning = 4 * 500 / batch * (steps[1] + reduce) / 3600
+            assert row["training, h"] == pytest.approx(training)
+            assert row["fine-tuning, h"] == pytest.approx(finetuning)
+            assert row["both, h"] == pytest.approx(training + finetuning)
+    printed = capsys.readouterr().out
+    assert printed.count("| measured on ") == printed.count("| assumed: 0.25 of 50 TFLOP/s |") == 3
+    assert "1,000 images, 0.5 of which train; 40 epochs of training, 4 of fine-tuning; 2 images a device" in printed
+
+
+def test_operations_are_counted_as_by_hand() -> None:
+    convolution, linear = torch.nn.Conv2d(3, 5, 3, padding=1), torch.nn.Linear(7, 11)
+    image, values = torch.rand(2, 3, 8, 8), torch.rand(4, 7, requires_grad=True)
+    forward = 2 * (2 * 5 * 8 * 8) * (3 * 3 * 3)
+    assert hours.count_flop(lambda: convolution(image)) == forward
+    assert hours.count_flop(lambda: convolution(image).sum().backward()) == 2 * forward  # the weight's gradient
+    forward = 2 * (4 * 11) * 7
+    assert hours.count_flop(lambda: linear(values).sum().backward()) == 3 * forward  # and the input's
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--peak", "100"], "--peak and --share go together"),
+        (["--peak", "100", "--share", "30"], "--share: 30 is over 1"),
+        (["--train-share", "72"], "--train-share: 72 is over 1"),
+        (["--devices", "1", "0"], "argument --devices: '0' is not a whole number above 0"),
+        (["--devices", "1.5"], "argument --devices: '1.5' is not a whole number above 0"),
+        (["--bandwidth", "inf"], "argument --bandwidth: 'inf' is not a number above 0"),
+        (["--epochs", "-1"], "argument --epochs: '-1' is not a number above 0"),
+        (["--configuration", "mimic193"], "argument --configuration: invalid choice: 'mimic193'"),
+        pytest.param(
+            ["--device", "cuda"],
+            "--device cuda: PyTorch finds no CUDA device",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device"),
+        ),
+    ],
+)
+def test_hours_refuses_options_that_mean_nothing(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        hours.main(options)
+    assert message in capsys.readouterr().err

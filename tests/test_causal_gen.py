@@ -39,6 +39,7 @@ from segcft.pipeline import Pipeline
 from segcft.run import Run
 from segcft.study import Image, Study, Variable, parse_study
 from segcft.training import make_fabric
+from test_hvae import one_step
 
 BETA = 2.0
 VARIABLES = {
@@ -181,10 +182,10 @@ def build(given: dict[str, Any], **changes: Any) -> CausalGenHVAE:
     return CausalGenHVAE(spec, Image(size=(size, size)), VARIABLES)
 
 
-def loaded(name: str, block: str, folder: Path) -> CausalGenHVAE:
+def loaded(name: str, block: str, folder: Path, **changes: Any) -> CausalGenHVAE:
     given = settings_of(name, block)
     torch.save(checkpoint(given), folder / "checkpoint.pt")
-    network = build(given)
+    network = build(given, **changes)
     load_causal_gen(folder / "checkpoint.pt", network, PARENTS)
     return network
 
@@ -462,6 +463,22 @@ def test_a_finetuned_checkpoint_is_read_too(tmp_path: Path) -> None:
 def test_a_missing_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere\.pt: there is no such file"):
         load_causal_gen(tmp_path / "nowhere.pt", build(settings_of("even", "gelu")), PARENTS)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("finetuning", [False, True])
+@pytest.mark.parametrize(("name", "block"), CASES)
+def test_recomputing_saves_memory_and_changes_no_bit(
+    name: str, block: str, finetuning: bool, precision: torch.dtype, tmp_path: Path
+) -> None:
+    networks = [loaded(name, block, tmp_path, recompute=recompute).train() for recompute in (False, True)]
+    x = images(SETTINGS[name]["input_res"])
+    whole, lean = (one_step(network, x, VALUES, finetuning, precision) for network in networks)
+    assert torch.equal(lean[0], whole[0])
+    for key, gradient in whole[1].items():
+        assert torch.equal(lean[1][key], gradient), key
+    assert lean[2] < 0.55 * whole[2]
+    assert one_step(networks[1].eval(), x, VALUES, finetuning, precision)[2] == whole[2]
 
 
 # Studies

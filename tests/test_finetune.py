@@ -14,6 +14,7 @@ from segcft.finetune import CounterfactualObjective, constraint_level
 from segcft.images.likelihood import to_unit
 from segcft.run import Run
 from segcft.study import Study
+from segcft.training import make_fabric
 
 GUIDES = ("segmentor", "regressor")
 
@@ -28,7 +29,7 @@ def objective(small_run: Run) -> Any:
         hvae, scm = small_run.load("hvae").requires_grad_(True), small_run.load("scm")
         store = small_run.store()
         marginal = torch.from_numpy(store.values()[store.indices("train", complete=True)])
-        bound = constraint_level(hvae, study, batches_of(small_run), torch.device("cpu")) + slack
+        bound = constraint_level(hvae, study, batches_of(small_run), make_fabric("cpu")) + slack
         return CounterfactualObjective(hvae, scm, small_run.load(guide), spec, study, marginal, bound).train()
 
     return make
@@ -191,7 +192,7 @@ def test_a_few_steps_make_counterfactuals_more_effective(small_run: Run, objecti
 def test_the_bound_is_the_pretrained_models_own(small_run: Run) -> None:
     study: Study = small_run.study
     hvae = small_run.load("hvae")
-    levels = [constraint_level(hvae, study, batches_of(small_run), torch.device("cpu")) for _ in range(2)]
+    levels = [constraint_level(hvae, study, batches_of(small_run), make_fabric("cpu")) for _ in range(2)]
     assert levels[0] == levels[1]
     with torch.no_grad():
         x = to_unit(torch.from_numpy(small_run.store().images[:60].copy()))

@@ -12,6 +12,7 @@ from torch import Tensor
 from segcft.counterfactual import Abduction
 from segcft.images.hvae import HVAE, level_sizes
 from segcft.images.likelihood import to_unit
+from segcft.images.mechanism import ImageMechanism
 from segcft.study import HVAESpec, Image, Variable
 
 VARIABLES = {
@@ -75,6 +76,35 @@ def some_values(batch: int) -> Tensor:
 def some_images(network: HVAE, name: str = "square", batch: int = 3, channels: int = 1) -> Tensor:
     generator = torch.Generator().manual_seed(2)
     return to_unit(torch.randint(256, (batch, channels, *GRIDS[name][0]), generator=generator).to(torch.uint8))
+
+
+def one_step(
+    network: ImageMechanism, x: Tensor, values: Tensor, finetuning: bool, precision: torch.dtype
+) -> tuple[Tensor, dict[str, Tensor | None], int]:
+    """Loss and gradients of a step of training, and how many bytes were kept for its backward pass."""
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage  # held, so that no other gets its address
+        return tensor
+
+    torch.manual_seed(3)
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16),
+    ):
+        if finetuning:
+            noise = network.abduct(x, values)
+            factual, changed = network.factual_and_changed(noise, values, values.flip(0))
+            loss = network.elbo(x, noise, factual, 1.0).objective.mean()
+            loss = loss + changed.with_residual(factual.residual(x)).square().mean()
+        else:
+            loss = network(x, values).objective.mean()
+    loss.backward()
+    for parameter in network.parameters():  # in memory with or without a backward pass
+        kept.pop(parameter.untyped_storage().data_ptr(), None)
+    return loss.detach(), {key: p.grad for key, p in network.named_parameters()}, sum(map(len, kept.values()))
 
 
 @pytest.fixture
@@ -253,6 +283,47 @@ def test_an_image_does_not_depend_on_the_rest_of_its_batch(network: HVAE) -> Non
         whole = network.decode(network.abduct(x, values, sample=False), values).loc
         alone = network.decode(network.abduct(x[1:2], values[1:2], sample=False), values[1:2]).loc
     torch.testing.assert_close(whole[1:2], alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("finetuning", [False, True])
+def test_recomputing_saves_memory_and_changes_no_bit(finetuning: bool, precision: torch.dtype) -> None:
+    networks = [build(recompute=recompute).train() for recompute in (False, True)]
+    x, values = some_images(networks[0]), some_values(3)
+    whole, lean = (one_step(network, x, values, finetuning, precision) for network in networks)
+    assert torch.equal(lean[0], whole[0])
+    for key, gradient in whole[1].items():
+        found = lean[1][key]
+        assert found is gradient is None or torch.equal(found, gradient), key
+    assert lean[2] < whole[2] / 2
+    assert one_step(networks[1].eval(), x, values, finetuning, precision)[2] == whole[2]
+
+
+def test_compiled_passes_are_the_same_function() -> None:
+    levels = [{"width": 4, "encoder": 1, "z": 2}, {"width": 4, "encoder": 0, "z": 2, "down": 8}]
+    spec = HVAESpec.model_validate({"steps": 1, "context": 4, "patch": 2, "levels": levels})
+    torch.manual_seed(0)
+    network = HVAE(spec, Image(size=(16, 16)), VARIABLES).train()
+    x, values = torch.rand(2, 1, 16, 16) * 2 - 1, some_values(2)
+
+    def gradients() -> list[Tensor]:
+        network.zero_grad()
+        noise = network.abduct(x, values, sample=False)
+        likelihood = network.factual(noise, values)
+        network.elbo(x, noise, likelihood, 1.0).objective.sum().backward()
+        return [likelihood.loc, *(p.grad for p in network.parameters() if p.grad is not None)]
+
+    eager = gradients()
+    network.compile_passes("aot_eager")  # as the default, but for the generated code, which takes minutes
+    compiled = gradients()
+    assert len(compiled) == len(eager)
+    for ours, theirs in zip(compiled, eager, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert graphs >= 2  # it was really compiled,
+    with torch.no_grad():
+        network.abduct(x, values)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs  # and what is done once is not
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])

@@ -146,6 +146,7 @@ def test_a_second_run_changes_nothing(small_study: Study, copied: Path) -> None:
     [
         ({"evaluation.seed": 7}, {"evaluate"}),
         ({"description": "another text"}, set()),
+        ({"hvae.recompute": True, "finetune.checkpoint_steps": 3}, set()),
         ({"regressor.steps": 2}, {"regressor", "cft-regressor", "evaluate"}),
         ({"judge.steps": 2}, {"judge", "evaluate"}),
         ({"segmentor.steps": 2}, {"segmentor", "cft-segmentor", "evaluate"}),

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -405,6 +406,19 @@ def test_from_step_gives_the_batches_in_order(store: Store) -> None:
     found = [batch["index"].tolist() for batch in batches.from_step(3, 8)]
     assert found == [batches.rows(step).tolist() for step in range(3, 8)]
     assert list(batches.from_step(3, 3)) == []
+
+
+def test_samples_kept_on_a_device_give_the_same_batches(store: Store) -> None:
+    cpu = torch.device("cpu")
+    streamed, kept = (Batches(store, store.indices("train"), 5, seed=0, rank=0) for _ in range(2))
+    room = len(kept.indices) * (store.images[0].nbytes + store.masks[0].nbytes + 4 * len(store.variables))
+    assert not kept.keep_on(cpu, room - 1)
+    assert kept.keep_on(cpu, room)
+    for ours, theirs in zip(kept.from_step(0, 4, cpu), streamed.from_step(0, 4, cpu), strict=True):
+        assert ours.keys() == theirs.keys()
+        for field, value in ours.items():
+            torch.testing.assert_close(value, theirs[field], rtol=0, atol=0, equal_nan=True)
+        ours["image"] += 1  # a copy: the next batch has the sample as it is
 
 
 def test_reading_ahead_ends_with_its_iterator(store: Store) -> None:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 import segcft
 from segcft import artefact
 from segcft.data.batches import Batch, Batches
-from segcft.errors import RunError, SegcftError
+from segcft.errors import RunError, SegcftError, StudyError
 from segcft.pipeline import Pipeline
 from segcft.progress import Progress, Task
 from segcft.run import Run
@@ -157,7 +157,8 @@ def test_the_loss_falls_and_the_last_figures_are_those_of_the_tail(fit: Any, tmp
     rows = log_of(tmp_path)
     assert figures["loss"] < 0.5 * rows[0]["loss"]
     assert figures["loss"] == pytest.approx(sum(row["loss"] for row in rows[-3:]) / 3)
-    assert set(figures) == {"loss", "gradient_norm", "skipped", "error"}
+    assert set(figures) == {"loss", "gradient_norm", "skipped", "error", "data_wait"}
+    assert 0 <= figures["data_wait"] < 1
     assert not objective.training
 
 
@@ -169,7 +170,7 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(fit: Any, tmp_pat
         fit(LineFit(), ema=ema, progress=StopAfter(stop))
     resumed, resumed_figures = fit(LineFit(), ema=ema)
     assert same(whole, resumed)
-    assert figures == resumed_figures
+    assert figures | {"data_wait": 0} == resumed_figures | {"data_wait": 0}
     rows = log_of(tmp_path)
     assert [row["step"] for row in rows] == list(range(1, 31))
     assert rows == log_of(tmp_path, "whole")
@@ -329,19 +330,52 @@ def test_two_devices_train_one_model(small_run: Run, make_small_study: Any, tmp_
         assert all(tensor.isfinite().all() for tensor in tensors_of(run.path(stage)).values())
 
 
-def test_two_devices_have_the_losses_of_one(small_run: Run, small_study_file: Path, tmp_path: Path) -> None:
-    """The same global batches, whose losses are averaged over the devices; the mechanisms draw no noise."""
-    run = copy_of(small_run, tmp_path)
-    run.path("scm").unlink()
-    process = command("scm", small_study_file, "--out", run.folder, "--devices", 2)
+@pytest.mark.parametrize(
+    ("stage", "figures"),
+    [
+        ("scm", ["loss"]),
+        ("segmentor", ["loss", "dice_loss"]),
+        ("hvae", ["loss", "distortion", "rate"]),
+        ("cft-segmentor", ["loss", "guide", "violation", "multiplier"]),
+    ],
+)
+def test_two_devices_have_the_losses_of_one(
+    small_run: Run, make_small_study: Any, small_study_file: Path, tmp_path: Path, stage: str, figures: list[str]
+) -> None:
+    """The same global batch, of which one device works off a half after the other: the same noise, the same losses."""
+    section = "finetune" if stage.startswith("cft-") else stage
+    parts = 1 if stage == "scm" else 2  # the attributes' mechanisms draw no noise: for them a whole batch is the same
+    one = copy_of(small_run, tmp_path / "one", make_small_study({f"{section}.accumulate": parts}))
+    two = copy_of(small_run, tmp_path / "two")
+    two.path(stage).unlink()
+    one.path(stage).unlink()
+    Pipeline(one, make_fabric("cpu")).run_stage(stage)
+    process = command(stage, small_study_file, "--out", two.folder, "--devices", 2)
     _, messages = process.communicate()
     assert process.returncode == 0, messages
-    one, two = log_of(small_run.training, "scm"), log_of(run.training, "scm")
-    for figure in ("loss", "gradient_norm"):
-        assert [row[figure] for row in two] == pytest.approx([row[figure] for row in one], rel=1e-4)
-    single = tensors_of(small_run.path("scm"))
-    for name, tensor in tensors_of(run.path("scm")).items():
-        torch.testing.assert_close(tensor, single[name], rtol=1e-3, atol=1e-4)
+    alone, shared = log_of(one.training, stage), log_of(two.training, stage)
+    assert len(alone) == len(shared)
+    for figure in [*figures, "gradient_norm"]:
+        expected = [row[figure] for row in alone]
+        assert [row[figure] for row in shared] == pytest.approx(expected, rel=2e-3, abs=1e-4), figure
+
+
+def test_a_batch_in_parts_is_the_batch(fit: Any, tmp_path: Path) -> None:
+    class Plain(LineFit):
+        """Without noise, so that parts and whole must agree."""
+
+        def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+            age, area = batch["values"][:, 1:2] / 50 - 1, batch["values"][:, 4:] / 100 - 1
+            error = (self.network(age) - area).square().mean()
+            return error, {"error": error}
+
+    whole, _ = fit(Plain(), name="whole")
+    parts, _ = fit(Plain(), name="parts", accumulate=4, batch_size=8)
+    assert log_of(tmp_path, "parts")[-1]["error"] == pytest.approx(log_of(tmp_path, "whole")[-1]["error"], rel=1e-5)
+    for name, weight in whole.items():
+        torch.testing.assert_close(parts[name], weight)
+    with pytest.raises(StudyError, match=r"line: batch_size: 8 samples .* 1 devices with 3 parts each \(accumulate\)"):
+        fit(Plain(), accumulate=3, batch_size=8)
 
 
 def test_a_trained_part_records_where_it_comes_from(small_run: Run) -> None:

@@ -214,6 +214,11 @@ def _hardware(parser: argparse.ArgumentParser, several: bool = False) -> None:
     if several:
         parser.add_argument("--devices", type=int, default=1, metavar="N", help="devices on each node (default: 1)")
         parser.add_argument("--nodes", type=int, default=1, metavar="N", help="nodes (default: 1)")
+        parser.add_argument(
+            "--compile",
+            action="store_true",
+            help="have PyTorch compile the image mechanism for its trainings: minutes once, meant for GPUs",
+        )
 
 
 def _pipeline(options: argparse.Namespace) -> Pipeline:
@@ -228,7 +233,8 @@ def _pipeline(options: argparse.Namespace) -> Pipeline:
 
     fabric = make_fabric(options.device, getattr(options, "devices", 1), getattr(options, "nodes", 1))
     run = Run(options.out or Path("runs") / study.name, study)
-    return Pipeline(run, fabric, options.data, ConsoleProgress())
+    compile = getattr(options, "compile", False)
+    return Pipeline(run, fabric, options.data, ConsoleProgress(), compile)
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ damped Lagrange multiplier (Platt & Barr 1987; De Sousa Ribeiro et al. 2023).
 
 from __future__ import annotations
 
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,10 @@ from segcft.data.batches import Batch, Batches
 from segcft.images.mechanism import ImageMechanism
 from segcft.images.objective import Samples
 from segcft.study import FinetuneSpec, Study, Training
-from segcft.training import Objective, freeze
+from segcft.training import Objective, freeze, parts
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 
 class Guide(Protocol):
@@ -131,12 +134,14 @@ class CounterfactualObjective(Objective):
 
 
 @torch.no_grad()
-def constraint_level(network: ImageMechanism, study: Study, batches: Batches, device: torch.device) -> float:
-    """The pre-trained model's negative ELBO on training data, nats per pixel: averaged over batches."""
-    samples = Samples(study, Augmenter(study.finetune.augment))
-    total, steps = 0.0, study.finetune.bound_batches
-    for step, batch in enumerate(batches.from_step(0, steps)):
-        torch.manual_seed(step)
-        image, values = samples({field: value.to(device) for field, value in batch.items()})
-        total += float(network(image, values).objective.mean())
-    return total / steps
+def constraint_level(network: ImageMechanism, study: Study, batches: Batches, fabric: Fabric) -> float:
+    """The pre-trained model's negative ELBO on training data, nats per pixel: averaged over batches and devices."""
+    spec = study.finetune
+    samples = Samples(study, Augmenter(spec.augment))
+    total = torch.zeros((), device=fabric.device)
+    for step, batch in enumerate(batches.from_step(0, spec.bound_batches, fabric.device)):
+        for part in parts(batch, step, spec, fabric.global_rank):
+            with torch.autocast(fabric.device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
+                total += network(*samples(part)).objective.mean()
+    # Every device has measured its share of the batches; the constraint is one.
+    return float(fabric.all_reduce(total / (spec.bound_batches * spec.accumulate), reduce_op="mean"))

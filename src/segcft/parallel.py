@@ -82,6 +82,7 @@ class _Job(NamedTuple):
 
     run: Run
     data: Path | None
+    compile: bool
     device: str
     gpu: int
     threads: int
@@ -138,7 +139,7 @@ def _worker(pipeline: Pipeline, index: int, jobs: int) -> Iterator[_Worker]:
     ours, theirs = context.Pipe()
     device = pipeline.fabric.device.type
     gpu = index % torch.cuda.device_count() if device == "cuda" else 0
-    job = _Job(pipeline.run, pipeline.data, device, gpu, max(1, torch.get_num_threads() // jobs))
+    job = _Job(pipeline.run, pipeline.data, pipeline.compile, device, gpu, max(1, torch.get_num_threads() // jobs))
     process = context.Process(target=_work, args=(theirs, job), daemon=True)
     process.start()
     theirs.close()  # so that the end of the process ends our waiting
@@ -156,7 +157,7 @@ def _work(connection: Connection, job: _Job) -> None:
     try:
         torch.set_num_threads(job.threads)
         fabric = make_fabric(job.device, [job.gpu] if job.device == "cuda" else 1)
-        pipeline = Pipeline(job.run, fabric, job.data, _Told(connection))
+        pipeline = Pipeline(job.run, fabric, job.data, _Told(connection), job.compile)
         while True:
             stage, keys = connection.recv()
             pipeline.keys |= keys

@@ -27,6 +27,7 @@ from segcft.finetune import CounterfactualObjective, constraint_level
 from segcft.guides.regressor import RegressorObjective
 from segcft.guides.segmentor import SegmentorObjective, dice
 from segcft.images.likelihood import to_unit
+from segcft.images.mechanism import ImageMechanism
 from segcft.images.objective import LikelihoodObjective
 from segcft.importing import import_samples
 from segcft.progress import Progress
@@ -65,10 +66,18 @@ class Pipeline:
         fabric: the hardware.
         data: folder of images, masks and table, for studies that read one.
         progress: what the user sees.
+        compile: have PyTorch compile the image mechanism for its trainings.
     """
 
-    def __init__(self, run: Run, fabric: Fabric, data: Path | None = None, progress: Progress | None = None):
-        self.run, self.study, self.fabric, self.data = run, run.study, fabric, data
+    def __init__(
+        self,
+        run: Run,
+        fabric: Fabric,
+        data: Path | None = None,
+        progress: Progress | None = None,
+        compile: bool = False,
+    ) -> None:
+        self.run, self.study, self.fabric, self.data, self.compile = run, run.study, fabric, data, compile
         # Of several processes one speaks.
         self.progress = progress if progress and fabric.is_global_zero else Progress()
         self.keys: dict[str, str] = {}
@@ -153,6 +162,8 @@ class Pipeline:
         # Readers of images need no attributes, and the mechanisms learn from those that are known.
         complete = stage not in ("segmentor", "judge", "regressor", "scm")
         batches = self._batches(spec, complete)
+        if self.compile and isinstance(network, ImageMechanism):
+            network.compile_passes()
         objective, facts = self._objective(stage, network, spec, batches, guide)
         figures = train(
             objective,
@@ -245,11 +256,11 @@ class Pipeline:
         return artefact.key_of(stage, segcft.__version__, self._settings(spec), shared, upstream)
 
     def _settings(self, spec: Any) -> dict[str, Any]:
-        """What of a section decides the outcome: not which stages there are, nor how often they are saved.
+        """What of a section decides the outcome: not which stages there are, nor how often they save or recompute.
 
         An architecture's name says nothing that its settings do not: no two architectures have the same ones.
         """
-        return spec.model_dump(mode="json", exclude={"guides", "checkpoint_steps", "architecture"})
+        return spec.model_dump(mode="json", exclude={"guides", "checkpoint_steps", "recompute", "architecture"})
 
     def _batches(self, spec: Training, complete: bool) -> Batches:
         rows = self.store.indices("train", complete)
@@ -275,11 +286,7 @@ class Pipeline:
             return LikelihoodObjective(network, spec, study), {}
         artefact.load(self.run.path("hvae"), network)
         network.to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
-            bound = constraint_level(network, study, self._batches(study.hvae, complete=True), device)
-        # Every device has measured its share of the batches; the constraint is one.
-        bound = float(self.fabric.all_reduce(torch.tensor(bound, device=device), reduce_op="mean"))
-        bound += study.finetune.slack
+        bound = constraint_level(network, study, batches, self.fabric) + study.finetune.slack
         assert guide is not None
         scm, reader = self.run.load("scm", device), self.run.load(guide, device)
         objective = CounterfactualObjective(network, scm, reader, spec, study, values.to(device), bound)

@@ -47,6 +47,8 @@ class Training(Section):
     ``precision: bf16`` runs the networks under bfloat16 autocast; weights and losses stay in float32.
     The learning rate rises linearly over ``warmup_steps`` and then falls along a cosine to
     ``final_learning_rate`` (a share of it). Steps with a gradient norm over ``gradient_skip`` are skipped.
+    ``accumulate`` works each device's share of a batch off in so many parts, which takes less memory: a part is what
+    one of so many more devices would have.
     """
 
     steps: PositiveInt
@@ -60,6 +62,7 @@ class Training(Section):
     gradient_skip: PositiveFloat | None = None
     ema: Fraction = 0.0
     precision: Literal["32", "bf16"] = "32"
+    accumulate: PositiveInt = 1
     checkpoint_steps: PositiveInt = 200
     seed: NonNegativeInt = 0
     augment: Augment = Augment()

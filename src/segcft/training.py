@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from segcft import artefact
 from segcft.data.batches import Batch, Batches
-from segcft.errors import SegcftError
+from segcft.errors import SegcftError, StudyError
 from segcft.progress import Progress
 from segcft.study import Training
 
@@ -110,11 +111,18 @@ def train(
     ``folder/name.jsonl``. A checkpoint made from the same ``key`` is continued.
 
     Returns:
-        the last figures, their mean over the last tenth of the steps.
+        the last figures, their mean over the last tenth of the steps; and ``data_wait``, the share of the time in
+        which the training waited for samples.
 
     Raises:
         SegcftError: the loss is not finite for a whole checkpoint interval.
+        StudyError: the batch cannot be shared evenly by the devices and parts.
     """
+    if spec.batch_size % (fabric.world_size * spec.accumulate):
+        raise StudyError(
+            f"{name}: batch_size: {spec.batch_size} samples cannot be shared evenly by {fabric.world_size} devices "
+            f"with {spec.accumulate} parts each (accumulate)"
+        )
     checkpoint, log = folder / f"{name}.checkpoint", folder / f"{name}.jsonl"
     objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer: Any = torch.optim.AdamW(
@@ -137,18 +145,27 @@ def train(
             average.weights = {k: v.to(fabric.device) for k, v in state["average"].items()}
     history = _keep_history(log, start, write=fabric.is_global_zero)
 
-    refused = 0
+    if fabric.device.type == "cuda":  # most of the memory is for the network
+        batches.keep_on(fabric.device, room=torch.cuda.mem_get_info(fabric.device)[0] // 4)
+    refused, waited, began = 0, 0.0, time.perf_counter()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     with (progress or Progress()).task(f"training {name}", spec.steps, start) as task, log.open("a") as lines:
-        for step, batch in enumerate(batches.from_step(start, spec.steps), start):
-            torch.manual_seed(_step_seed(spec.seed, step, fabric.global_rank))
+        upcoming = batches.from_step(start, spec.steps, fabric.device)
+        for step in range(start, spec.steps):
+            asked = time.perf_counter()
+            batch = next(upcoming)
+            waited += time.perf_counter() - asked
             share = learning_rate(spec, step)
             for group, (rate, scheduled) in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * share if scheduled else rate
-            batch = {field: value.to(fabric.device, non_blocking=True) for field, value in batch.items()}
-            with torch.autocast(fabric.device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
-                loss, figures = model(batch, step)
-            fabric.backward(loss)
+            shown: dict[str, Tensor] = {}
+            for part, here in enumerate(parts(batch, step, spec, fabric.global_rank)):
+                with fabric.no_backward_sync(model, enabled=part + 1 < spec.accumulate):
+                    with torch.autocast(fabric.device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
+                        loss, figures = model(here, step)
+                    fabric.backward(loss / spec.accumulate)
+                for figure, value in {"loss": loss, **figures}.items():
+                    shown[figure] = shown.get(figure, 0) + value.detach() / spec.accumulate
             norm = float(nn.utils.clip_grad_norm_(parameters, spec.gradient_clip or math.inf))
             if math.isfinite(norm) and (spec.gradient_skip is None or norm < spec.gradient_skip):
                 optimizer.step()
@@ -165,7 +182,6 @@ def train(
                     )
             optimizer.zero_grad(set_to_none=True)
 
-            shown = {"loss": loss.detach(), **{figure: value.detach() for figure, value in figures.items()}}
             if fabric.world_size > 1:  # the mean over the devices' shares is that of the whole batch
                 shown = cast(dict[str, Tensor], fabric.all_reduce(shown, reduce_op="mean"))
             row = {"step": step + 1, "gradient_norm": norm, "skipped": skipped}
@@ -191,7 +207,18 @@ def train(
     if average is not None:
         average.apply()
     objective.eval()
-    return _mean_of_tail(history, spec.steps)
+    return _mean_of_tail(history, spec.steps) | {"data_wait": waited / (time.perf_counter() - began)}
+
+
+def parts(batch: Batch, step: int, spec: Training, rank: int) -> Iterator[Batch]:
+    """The parts in which device ``rank`` works its share of a batch off, torch's generator seeded for each.
+
+    The seed is of (seed, step, place of the part among all devices' parts): two parts on one device draw what two
+    devices would.
+    """
+    for part in range(spec.accumulate):
+        torch.manual_seed(_step_seed(spec.seed, step, rank * spec.accumulate + part))
+        yield {field: value.chunk(spec.accumulate)[part] for field, value in batch.items()}
 
 
 def freeze(module: M) -> M:
@@ -199,9 +226,9 @@ def freeze(module: M) -> M:
     return module.eval().requires_grad_(False)
 
 
-def _step_seed(seed: int, step: int, rank: int) -> int:
-    """One stream a step and rank; the multipliers keep neighbouring triples apart."""
-    return (seed * 1_000_003 + step) * 1_009 + rank
+def _step_seed(seed: int, step: int, part: int) -> int:
+    """One stream a step and part; the multipliers keep neighbouring triples apart."""
+    return (seed * 1_000_003 + step) * 1_009 + part
 
 
 def _keep_history(log: Path, steps: int, write: bool) -> list[dict[str, float]]:

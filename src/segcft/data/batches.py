@@ -56,16 +56,13 @@ class Batches:
         self.indices = np.asarray(indices, dtype=np.int64)
         self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
         self._values = store.values()
+        self._resident: Batch | None = None
         # Two epochs: a batch that spans them needs both, and consecutive steps stay in them.
         self._permutation = functools.lru_cache(maxsize=2)(self._draw_permutation)
 
     def rows(self, step: int) -> NDArray[np.int64]:
         """Rows of the store in this rank's share of batch ``step``: int64 (batch_size / world,)."""
-        share = self.batch_size // self.world
-        first = step * self.batch_size + self.rank * share
-        epochs, places = np.divmod(np.arange(first, first + share), len(self.indices))
-        order = [self._permutation(int(e))[p] for e, p in zip(epochs, places, strict=True)]
-        return self.indices[order]
+        return self.indices[self._places(step)]
 
     def batch(self, step: int) -> Batch:
         """This rank's share, B samples, of batch ``step``.
@@ -74,11 +71,40 @@ class Batches:
             ``image`` uint8 (B, C, H, W); ``mask`` uint8 (B, S, H, W), coverage in 0..255; ``values``
             float32 (B, V) as :meth:`Store.values`; ``index`` int64 (B,), rows of the store.
         """
-        return _gather(self.store, self._values, self.rows(step))
+        if self._resident is None:
+            return _gather(self.store, self._values, self.rows(step))
+        places = torch.from_numpy(self._places(step)).to(self._resident["index"].device)
+        return {field: value[places] for field, value in self._resident.items()}
 
-    def from_step(self, start: int, stop: int | None = None) -> Iterator[Batch]:
-        """Batches ``start`` to ``stop - 1`` (default: no end), each read while the one before is in use."""
-        return ahead(self.batch, itertools.count(start) if stop is None else range(start, stop))
+    def from_step(self, start: int, stop: int | None = None, device: torch.device | None = None) -> Iterator[Batch]:
+        """Batches ``start`` to ``stop - 1`` (default: no end), each read while the one before is in use.
+
+        They come on ``device`` (default: where they are, which is the CPU unless they were kept elsewhere).
+        """
+
+        def batch(step: int) -> Batch:
+            found = self.batch(step)
+            return found if device is None else {field: _send(value, device) for field, value in found.items()}
+
+        return ahead(batch, itertools.count(start) if stop is None else range(start, stop))
+
+    def keep_on(self, device: torch.device, room: int) -> bool:
+        """Keep all samples on ``device``, as the store has them, if they take no more than ``room`` bytes there.
+
+        Then no batch is read or sent any more. Returns whether they are kept.
+        """
+        arrays = (self.store.images, self.store.masks, self._values)
+        if len(self.indices) * sum(array[0].nbytes for array in arrays) > room:
+            return False
+        self._resident = {k: v.to(device) for k, v in _gather(self.store, self._values, self.indices).items()}
+        return True
+
+    def _places(self, step: int) -> NDArray[np.int64]:
+        """Places in ``indices`` of this rank's share of batch ``step``."""
+        share = self.batch_size // self.world
+        first = step * self.batch_size + self.rank * share
+        epochs, places = np.divmod(np.arange(first, first + share), len(self.indices))
+        return np.array([self._permutation(int(e))[p] for e, p in zip(epochs, places, strict=True)], dtype=np.int64)
 
     def _draw_permutation(self, epoch: int) -> NDArray[np.int64]:
         return np.random.default_rng([self.seed, epoch]).permutation(len(self.indices))
@@ -99,3 +125,10 @@ def _gather(store: Store, values: NDArray[np.float32], rows: NDArray[np.int64]) 
         "values": torch.from_numpy(values[rows]),
         "index": torch.from_numpy(rows),
     }
+
+
+def _send(value: Tensor, device: torch.device) -> Tensor:
+    """``value`` on ``device``; to a GPU out of pinned memory, so that nobody waits for the copy."""
+    if device.type == "cuda" and value.device.type == "cpu":
+        value = value.pin_memory()
+    return value.to(device, non_blocking=True)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segcft.images.likelihood import DiscretisedGaussian, TanhDiscretisedGaussian
-from segcft.images.mechanism import Exogenous, ImageMechanism
+from segcft.images.mechanism import Exogenous, ImageMechanism, Recomputing
 from segcft.images.spec import BlockShape, CausalGenSpec
 from segcft.study import Image, Variable
 
@@ -226,11 +226,12 @@ class DecoderBlock(nn.Module):
         return self.draw(h + entering + self.enter_parents(parents)[:, :, None, None])
 
 
-class Encoder(nn.Module):
+class Encoder(Recomputing):
     """Features of the image at every resolution."""
 
     def __init__(self, spec: CausalGenSpec, size: int, channels: int):
         super().__init__()
+        self.spec = spec
         shapes = spec.encoder_blocks(size)
         self.stem = Convolution(channels, spec.widths[0], STEM_KERNEL)
         kind = KINDS[spec.block]
@@ -248,7 +249,7 @@ class Encoder(nn.Module):
         x = self.stem(x)
         features = {}
         for block in self._blocks():
-            x = block(x)
+            x = self.run_block(block, x)
             if x.shape[-1] % 2 and x.shape[-1] > 1:
                 x = F.pad(x, (0, 1, 0, 1))
             features[x.shape[-1]] = x
@@ -308,20 +309,11 @@ class CausalGenHVAE(ImageMechanism):
         features, kls = [], []
         h = e = self._start(len(x))
         for block in self._blocks():
-            h, e = self._enlarge(h, block), self._enlarge(e, block)
-            loc, log_scale, feature = block.exogenous(e)
-            z = loc
-            if block.posterior is not None:
-                q_loc, q_log_scale = block.posterior(h, seen[block.resolution], activated)
-                kls.append(_gaussian_kl(q_loc, q_log_scale, loc.float(), log_scale.float()))
-                z = q_loc
-                if sample:
-                    z = torch.addcmul(q_loc, q_log_scale.exp(), _standard_normal(q_loc))
-                z = z.to(loc.dtype)
-            entering = feature + block.enter(z)
+            here = seen[block.resolution] if block.stochastic else None
+            h, e, entering, kl = self.run_block(self._infer, block, h, e, here, parents, activated, sample)
             features.append(entering)
-            h = block.image(h, entering, parents)
-            e = self._onward(block, z, feature)
+            if kl is not None:
+                kls.append(kl)
         return Exogenous(features, kls, h)
 
     def sample(self, batch: int, temperature: float = 1.0) -> Exogenous:
@@ -340,7 +332,7 @@ class CausalGenHVAE(ImageMechanism):
         parents = self._read_parents(values)
         h = self._start(len(values))
         for block, entering in zip(self._blocks(), noise.features, strict=True):
-            h = block.image(self._enlarge(h, block), entering, parents)
+            h = self.run_block(self._draw, block, h, entering, parents)
         return self._likelihood(h)
 
     def factual(self, noise: Exogenous, values: Tensor) -> DiscretisedGaussian:
@@ -350,6 +342,37 @@ class CausalGenHVAE(ImageMechanism):
         self, noise: Exogenous, values: Tensor, after: Tensor
     ) -> tuple[DiscretisedGaussian, DiscretisedGaussian]:
         return self.factual(noise, values), self.decode(noise, after)
+
+    def _infer(
+        self,
+        block: DecoderBlock,
+        h: Tensor,
+        e: Tensor,
+        seen: Tensor | None,
+        parents: Tensor,
+        activated: Tensor,
+        sample: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Both streams after ``block``, what latent and prior add to the image there, and KL(q || p), (B, z).
+
+        Without a latent ``seen`` (the encoder's features, activated) and the KL are None.
+        """
+        h, e = self._enlarge(h, block), self._enlarge(e, block)
+        loc, log_scale, feature = block.exogenous(e)
+        z, kl = loc, None
+        if block.posterior is not None and seen is not None:
+            q_loc, q_log_scale = block.posterior(h, seen, activated)
+            kl = _gaussian_kl(q_loc, q_log_scale, loc.float(), log_scale.float())
+            z = q_loc
+            if sample:
+                z = torch.addcmul(q_loc, q_log_scale.exp(), _standard_normal(q_loc))
+            z = z.to(loc.dtype)
+        entering = feature + block.enter(z)
+        return block.image(h, entering, parents), self._onward(block, z, feature), entering, kl
+
+    def _draw(self, block: DecoderBlock, h: Tensor, entering: Tensor, parents: Tensor) -> Tensor:
+        """The image stream after ``block``, from that before it."""
+        return block.image(self._enlarge(h, block), entering, parents)
 
     def _blocks(self) -> list[DecoderBlock]:
         return cast(list[DecoderBlock], list(self.decoder))

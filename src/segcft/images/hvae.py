@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segcft.images.likelihood import DiscretisedGaussian
-from segcft.images.mechanism import Exogenous, ImageMechanism
+from segcft.images.mechanism import Exogenous, ImageMechanism, Recomputing
 from segcft.images.spec import HVAESpec, Level
 from segcft.study import Image, Variable
 
@@ -131,11 +131,12 @@ class DecoderLevel(nn.Module):
         return F.interpolate(up(stream), size=self.size) + place
 
 
-class Encoder(nn.Module):
+class Encoder(Recomputing):
     """Features of the image at every resolution, the largest first."""
 
     def __init__(self, spec: HVAESpec, channels: int, sizes: list[tuple[int, int]], scale: float):
         super().__init__()
+        self.spec = spec
         levels = spec.levels
         kernel = 3 if spec.patch == 1 else spec.patch
         self.stem = nn.Conv2d(channels, levels[0].width, kernel, spec.patch, padding=int(spec.patch == 1))
@@ -154,7 +155,8 @@ class Encoder(nn.Module):
         features = []
         x = self.stem(x)
         for index, stage in enumerate(self.stages):
-            x = stage(x)
+            for block in cast(nn.Sequential, stage):
+                x = self.run_block(block, x)
             features.append(x)
             if index < len(self.downs):
                 x = self.downs[index](x)
@@ -218,7 +220,7 @@ class HVAE(ImageMechanism):
         for level in self._levels():
             h = level.enter_image(h, len(values))
             for block in cast(list[DecoderBlock], list(level.blocks)):
-                h = block.image(h, next(features) if block.z else None, context)
+                h = self.run_block(block.image, h, next(features) if block.z else None, context)
         with torch.autocast(values.device.type, enabled=False):  # grey levels are finer than bfloat16
             loc, log_scale = self.head(cast(Tensor, h).float()).chunk(2, dim=1)
         lowest = self.spec.lowest_log_scale
@@ -240,7 +242,7 @@ class HVAE(ImageMechanism):
             for block in cast(list[DecoderBlock], list(level.blocks)):
                 if block.z:
                     here = None if seen is None else seen[len(self.decoder) - 1 - index]
-                    e, kl = block.exogenous(e, here, context, sample, temperature)
+                    e, kl = self.run_block(block.exogenous, e, here, context, sample, temperature)
                     features.append(e)
                     if kl is not None:
                         kls.append(kl)

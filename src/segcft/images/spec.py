@@ -34,6 +34,8 @@ class MechanismSpec(Training):
 
     ``beta`` weighs the KL and rises linearly from ``beta_start`` over ``beta_warmup_steps``; ``free_bits`` is in
     nats for each latent channel. ``lowest_log_scale`` bounds the pixel likelihood's scale (image in [-1, 1]).
+    ``recompute`` keeps of each block only what enters it and works the rest out again in the backward pass: the
+    same results with less memory, for the time of another forward pass.
     """
 
     beta: NonNegativeFloat = 1.0
@@ -41,6 +43,7 @@ class MechanismSpec(Training):
     beta_warmup_steps: NonNegativeInt = 0
     free_bits: NonNegativeFloat = 0.0
     lowest_log_scale: float = -6.0
+    recompute: bool = False
 
 
 class HVAESpec(MechanismSpec):
