@@ -75,8 +75,8 @@ class DecoderBlock(nn.Module):
 
     def exogenous(
         self, e: Tensor, seen: Tensor | None, context: Tensor | None, sample: bool, temperature: float
-    ) -> tuple[Tensor, Tensor | None]:
-        """The exogenous stream after this latent, and KL(q || p) summed over pixels, (B, z).
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The exogenous stream after this latent, what the image stream sees of it, and KL(q || p) over pixels (B, z).
 
         With ``seen`` (the encoder's features) u comes from the posterior, else from the prior.
         """
@@ -90,13 +90,12 @@ class DecoderBlock(nn.Module):
             variance = torch.exp(2 * log_scale)
             kl = (0.5 * (variance + loc * loc - 1) - log_scale).sum(dim=(2, 3))
             u = loc + torch.exp(log_scale) * torch.randn_like(loc) if sample else loc
-        return e + feature + self.enter(torch.sigmoid(gate) * u.to(e.dtype)), kl
+        e = e + feature + self.enter(torch.sigmoid(gate) * u.to(e.dtype))
+        return e, self.reveal(e), kl
 
-    def image(self, h: Tensor, e: Tensor | None, context: Tensor) -> Tensor:
-        """The image stream after this block; ``e`` is the exogenous stream there (None without a latent)."""
-        if e is not None:
-            h = h + self.reveal(e)
-        return self.draw(h, context)
+    def image(self, h: Tensor, revealed: Tensor | None, context: Tensor) -> Tensor:
+        """The image stream after this block; without a latent nothing is ``revealed`` of the exogenous stream."""
+        return self.draw(h if revealed is None else h + revealed, context)
 
 
 class DecoderLevel(nn.Module):
@@ -242,8 +241,8 @@ class HVAE(ImageMechanism):
             for block in cast(list[DecoderBlock], list(level.blocks)):
                 if block.z:
                     here = None if seen is None else seen[len(self.decoder) - 1 - index]
-                    e, kl = self.run_block(block.exogenous, e, here, context, sample, temperature)
-                    features.append(e)
+                    e, revealed, kl = self.run_block(block.exogenous, e, here, context, sample, temperature)
+                    features.append(revealed)
                     if kl is not None:
                         kls.append(kl)
         return Exogenous(features, kls)
