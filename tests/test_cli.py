@@ -90,7 +90,8 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     "arguments",
     [[], ["fly"], ["run"], ["run", "x.yaml", "--speed", "9"]]
-    + [["evaluate", "run", "--seed", seed] for seed in ("-1", "one")],
+    + [["evaluate", "run", "--seed", seed] for seed in ("-1", "one")]
+    + [["run", "x.yaml", "--jobs", jobs] for jobs in ("0", "two")],
 )
 def test_a_wrong_command_line_shows_the_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
