@@ -59,6 +59,7 @@ def _parser(configurations: list[str]) -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--bf16", action="store_true", help="segcft also under bfloat16 autocast")
     parser.add_argument("--recompute", action="store_true", help="two-stream also with hvae.recompute, where it trains")
+    parser.add_argument("--compile", action="store_true", help="two-stream also compiled (minutes), where it trains")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows there")
     return parser
 
@@ -69,10 +70,9 @@ def _contenders(configuration: dict[str, Any], task: str, batch: int, options: a
         Contender("causal-gen's network", "benchmarks.ours:published", shared),
         Contender("two-stream", "benchmarks.ours:two_stream", shared),
     ]
-    if options.recompute and task != "counterfactual":
-        contenders.append(
-            Contender("two-stream, recompute", "benchmarks.ours:two_stream", shared | {"recompute": True})
-        )
+    for way in ("recompute", "compile"):
+        if getattr(options, way) and task != "counterfactual":
+            contenders.append(Contender(f"two-stream, {way}", "benchmarks.ours:two_stream", shared | {way: True}))
     if options.bf16:
         contenders += [
             Contender(f"{name}, bf16", make, arguments | {"precision": "bf16"}) for name, make, arguments in contenders

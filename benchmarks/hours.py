@@ -110,7 +110,7 @@ def _parser(configurations: list[str]) -> argparse.ArgumentParser:
     for name, kind, default, what in (
         ("images", count, 160_000, "of the data set"),
         ("train-share", amount, 0.72, "of the images that train"),
-        ("epochs", amount, 100.0, "of training on the likelihood"),
+        ("epochs", amount, 130.0, "of training on the likelihood, as published for PadChest"),
         ("finetune-epochs", amount, 10.0, "of fine-tuning"),
         ("per-node", count, 8, "devices of a node"),
         ("bandwidth-inside", amount, 300.0, "GB/s of a device's link inside a node"),

@@ -36,10 +36,12 @@ class Ours(Work):
 
     network: ImageMechanism
 
-    def __init__(self, architecture: str, recompute: bool = False, **arguments: Any) -> None:
+    def __init__(self, architecture: str, recompute: bool = False, compile: bool = False, **arguments: Any) -> None:
         super().__init__(**arguments)
         network = build(self.configuration, architecture, recompute).to(self.device)
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if compile:
+            self.network.compile_passes()
         self.prepare()
 
     def make_optimizer(self) -> torch.optim.Optimizer:
