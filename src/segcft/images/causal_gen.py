@@ -338,11 +338,6 @@ class CausalGenHVAE(ImageMechanism):
     def factual(self, noise: Exogenous, values: Tensor) -> DiscretisedGaussian:
         return self.decode(noise, values) if noise.image is None else self._likelihood(noise.image)
 
-    def factual_and_changed(
-        self, noise: Exogenous, values: Tensor, after: Tensor
-    ) -> tuple[DiscretisedGaussian, DiscretisedGaussian]:
-        return self.factual(noise, values), self.decode(noise, after)
-
     def _infer(
         self,
         block: DecoderBlock,

@@ -94,8 +94,10 @@ class DecoderBlock(nn.Module):
         return e, self.reveal(e), kl
 
     def image(self, h: Tensor, revealed: Tensor | None, context: Tensor) -> Tensor:
-        """The image stream after this block; without a latent nothing is ``revealed`` of the exogenous stream."""
-        return self.draw(h if revealed is None else h + revealed, context)
+        """The image stream after this block; of one batch ``revealed`` under one or more sets of parents."""
+        if revealed is not None:
+            h = (h.unflatten(0, (-1, len(revealed))) + revealed).flatten(0, 1)
+        return self.draw(h, context)
 
 
 class DecoderLevel(nn.Module):
@@ -212,7 +214,7 @@ class HVAE(ImageMechanism):
         return self._exogenous(batch, None, None, True, temperature)
 
     def decode(self, noise: Exogenous, values: Tensor) -> DiscretisedGaussian:
-        """p(x | z, pa) for the parents ``values`` (B, V)."""
+        """p(x | z, pa) for the parents ``values`` (B, V), or (k * B, V): the same noise under k sets of parents."""
         context = self._context(values)
         features = iter(noise.features)
         h: Tensor | None = None
@@ -224,6 +226,12 @@ class HVAE(ImageMechanism):
             loc, log_scale = self.head(cast(Tensor, h).float()).chunk(2, dim=1)
         lowest = self.spec.lowest_log_scale
         return DiscretisedGaussian(loc, lowest + F.softplus(log_scale - 2 - lowest))
+
+    def factual_and_changed(
+        self, noise: Exogenous, values: Tensor, after: Tensor
+    ) -> tuple[DiscretisedGaussian, DiscretisedGaussian]:
+        factual, changed = self.decode(noise, torch.cat([values, after])).chunk(2)  # in one pass
+        return factual, changed
 
     def _levels(self) -> list[DecoderLevel]:
         return cast(list[DecoderLevel], list(self.decoder))

@@ -33,10 +33,6 @@ class Exogenous(NamedTuple):
     kl: list[Tensor]
     image: Tensor | None = None
 
-    def repeat(self, times: int) -> Exogenous:
-        """The same noise ``times`` times along the batch, to draw it under several sets of parents at once."""
-        return Exogenous([f.repeat(times, 1, 1, 1) for f in self.features], self.kl)
-
 
 class ELBO(NamedTuple):
     """Evidence lower bound in nats per pixel and channel, (B,) each: ``negative = distortion + beta * rate``."""
@@ -98,8 +94,7 @@ class ImageMechanism(Recomputing, ABC):
         self, noise: Exogenous, values: Tensor, after: Tensor
     ) -> tuple[DiscretisedGaussian, DiscretisedGaussian]:
         """:meth:`factual`, and the same noise under the parents ``after`` (B, V)."""
-        factual, changed = self.decode(noise.repeat(2), torch.cat([values, after])).chunk(2)
-        return factual, changed
+        return self.factual(noise, values), self.decode(noise, after)
 
     def compile_passes(self, backend: str = "inductor") -> None:
         """Have PyTorch (its ``backend``) compile abduction and decoding in training; takes minutes at the first step.
