@@ -38,20 +38,23 @@ def run_all(pipeline: Pipeline, jobs: int) -> None:
     waiting = [stage for stage in pipeline.stages if stage not in ("import", "evaluate")]
     # What most of the others wait for goes first.
     waiting.sort(key=lambda stage: -len(_dependants(pipeline, stage)))
+
+    def ready() -> list[str]:
+        return [stage for stage in waiting if pipeline.keys.keys() >= set(pipeline.needs(stage))]
+
     with ExitStack() as stack:
         free: list[_Worker] = []
         busy: list[_Worker] = []
         while waiting or busy:
-            for stage in [stage for stage in waiting if pipeline.keys.keys() >= set(pipeline.needs(stage))]:
-                if pipeline.is_current(stage):
+            while current := [stage for stage in ready() if pipeline.is_current(stage)]:
+                for stage in current:
+                    waiting.remove(stage)
                     pipeline.progress.note(f"{stage}: up to date")
-                elif free or len(busy) < jobs:
-                    worker = free.pop() if free else stack.enter_context(_worker(pipeline, len(busy), jobs))
-                    worker.begin(stage, pipeline.keys)
-                    busy.append(worker)
-                else:
-                    continue
+            for stage in ready()[: jobs - len(busy)]:
                 waiting.remove(stage)
+                worker = free.pop() if free else stack.enter_context(_worker(pipeline, len(busy), jobs))
+                worker.begin(stage, pipeline.keys)
+                busy.append(worker)
             done = _first_done(busy, pipeline.progress)
             for worker in done:
                 pipeline.keys[worker.stage] = worker.key
