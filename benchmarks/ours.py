@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -46,9 +45,6 @@ class Ours(Work):
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.parameters, lr=1e-3, weight_decay=0.1, betas=(0.9, 0.9), fused=True)
-
-    def without_gradients(self) -> contextlib.AbstractContextManager[Any]:
-        return torch.inference_mode()  # as segcft.counterfactual does
 
     def bound(self) -> Tensor:
         return self.network(self.image, self.values, beta=1.0).objective.mean()

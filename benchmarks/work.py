@@ -49,9 +49,6 @@ class Work:
     def make_optimizer(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.parameters, lr=1e-3, weight_decay=0.1, betas=(0.9, 0.9))
 
-    def without_gradients(self) -> contextlib.AbstractContextManager[Any]:
-        return torch.no_grad()
-
     def bound(self) -> Tensor:
         """The negative ELBO in nats per pixel."""
         raise NotImplementedError
@@ -66,7 +63,7 @@ class Work:
 
     def __call__(self) -> None:
         if self.task == "counterfactual":
-            with self.without_gradients(), self._precision():
+            with torch.no_grad(), self._precision():
                 self.counterfactual()
         else:
             with self._precision():

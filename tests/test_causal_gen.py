@@ -39,7 +39,7 @@ from segcft.pipeline import Pipeline
 from segcft.run import Run
 from segcft.study import Image, Study, Variable, parse_study
 from segcft.training import make_fabric
-from test_hvae import one_step
+from tests.test_hvae import one_step
 
 BETA = 2.0
 VARIABLES = {

@@ -122,6 +122,11 @@ def test_a_wrong_study_is_told_by_file_and_key_before_anything_is_imported(
     assert list(tmp_path.iterdir()) == [path]  # nothing was begun
 
 
+def test_several_devices_train_one_part_at_a_time(segcft: Callable[..., Outcome], small_study_file: Path) -> None:
+    message = one_line(segcft("run", small_study_file, "--jobs", 2, "--devices", 2))
+    assert "--jobs: with --devices or --nodes one part is trained at a time" in message
+
+
 def test_a_study_that_is_not_there_is_told(segcft: Callable[..., Outcome], tmp_path: Path) -> None:
     assert "none.yaml: cannot read this study file" in one_line(segcft("run", tmp_path / "none.yaml"))
 

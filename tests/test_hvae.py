@@ -193,6 +193,14 @@ def test_the_posterior_mean_is_deterministic_and_a_sample_is_not(network: HVAE) 
     assert not torch.allclose(*samples)
 
 
+def test_a_network_can_learn_from_counterfactuals(network: HVAE) -> None:
+    x, values = some_images(network), some_values(3)
+    image = Abduction(network, x, values).counterfactual(values.flip(0))
+    classifier = torch.nn.Conv2d(1, 1, 3)
+    classifier(image.clamp_(-1, 1)).sum().backward()
+    assert classifier.weight.grad is not None
+
+
 def test_temperature_zero_is_the_middle_of_the_prior(network: HVAE) -> None:
     assert torch.equal(network.sample(2, 0.0).features[-1], network.sample(2, 0.0).features[-1])
 

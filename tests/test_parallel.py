@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from segcft.errors import SegcftError
-from segcft.parallel import run_all
+from segcft.parallel import _Worker, run_all
 from segcft.pipeline import Pipeline
 from segcft.progress import ConsoleProgress, Progress, Task
 from segcft.run import Run
@@ -96,6 +96,13 @@ def test_a_process_that_dies_is_told(small_study: Study, tmp_path: Path) -> None
     with pytest.raises(SegcftError, match=r"its process died, perhaps for want of memory; --jobs 1"):
         run_all(pipeline_of(small_study, tmp_path / "run", Watcher(kill_all)), jobs=2)
     assert not multiprocessing.active_children()
+
+
+def test_a_process_that_died_between_its_stages_is_told() -> None:
+    ours, theirs = multiprocessing.Pipe()
+    theirs.close()  # what the end of a process does
+    with pytest.raises(SegcftError, match="hvae: its process died"):
+        _Worker(ours).begin("hvae", {})
 
 
 def test_bars_may_overlap(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,12 +102,21 @@ def _parser() -> argparse.ArgumentParser:
         part.add_argument("--data", metavar="DIR", type=Path, help="folder of images, masks and table")
         part.add_argument("--out", metavar="DIR", type=Path, help="folder of the run (default: runs/STUDY's name)")
         _hardware(part, several=True)
+    for part in (
+        whole,
+        *(part for name, part in commands.choices.items() if name == "hvae" or name.startswith("cft-")),
+    ):
+        part.add_argument(
+            "--compile",
+            action="store_true",
+            help="have PyTorch compile the image mechanism for its trainings: minutes once, meant for GPUs",
+        )
     whole.add_argument(
         "--jobs",
         type=_count,
         metavar="N",
         help="parts trained at the same time, each in a process of its own with its share of the cores, or on the next "
-        "of the machine's GPUs (default: 2 on a CPU, else 1)",
+        "of the machine's GPUs (default: 2 on a CPU with two cores or more, else 1)",
     )
 
     imported = commands.choices["import"]
@@ -214,11 +223,6 @@ def _hardware(parser: argparse.ArgumentParser, several: bool = False) -> None:
     if several:
         parser.add_argument("--devices", type=int, default=1, metavar="N", help="devices on each node (default: 1)")
         parser.add_argument("--nodes", type=int, default=1, metavar="N", help="nodes (default: 1)")
-        parser.add_argument(
-            "--compile",
-            action="store_true",
-            help="have PyTorch compile the image mechanism for its trainings: minutes once, meant for GPUs",
-        )
 
 
 def _pipeline(options: argparse.Namespace) -> Pipeline:
@@ -238,13 +242,13 @@ def _pipeline(options: argparse.Namespace) -> Pipeline:
 
 
 def _run(options: argparse.Namespace) -> None:
+    spread = options.devices * options.nodes > 1
+    if spread and (options.jobs or 1) > 1:
+        raise SegcftError("--jobs: with --devices or --nodes one part is trained at a time, on all of them")
     pipeline = _pipeline(options)
     from segcft.parallel import default_jobs, run_all
 
-    alone = pipeline.fabric.world_size > 1
-    if alone and (options.jobs or 1) > 1:
-        raise SegcftError("--jobs: with --devices or --nodes one part is trained at a time, on all of them")
-    jobs = options.jobs or (1 if alone else default_jobs(pipeline.fabric.device))
+    jobs = options.jobs or (1 if spread else default_jobs(pipeline.fabric.device))
     if jobs > 1:
         run_all(pipeline, jobs)
     else:

@@ -26,7 +26,7 @@ class CounterfactualModel(nn.Module):
         self.scm = scm
         self.hvae = hvae
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def counterfactual(
         self,
         image: Tensor,
@@ -51,7 +51,7 @@ class Abduction:
     image can be drawn under any parents. Under its own parents it is the image itself.
     """
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __init__(self, hvae: ImageMechanism, image: Tensor, values: Tensor, sample: bool = False) -> None:
         self.hvae = hvae
         self.noise = hvae.abduct(image, values, sample)
@@ -60,7 +60,7 @@ class Abduction:
         self.reconstruction = factual.loc.clamp(-1, 1)
         """The image as the latents alone give it: how much of it the model explains."""
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def counterfactual(self, values: Tensor) -> Tensor:
         """The images (B, C, H, W) under the parents ``values`` (B, V)."""
         return self.hvae.decode(self.noise, values).with_residual(self.residual)

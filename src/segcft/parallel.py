@@ -1,12 +1,15 @@
 """Stages that do not need each other, at the same time, each in a process of its own.
 
 Of small networks a second core makes one training hardly faster, but trains a second one as fast; and a machine
-with several GPUs can train on each. The schedule changes nothing in the outcome: a stage is a function of the study.
+with several GPUs can train on each. The order changes nothing in the outcome: a stage is a function of the study, and
+of the number of threads it has.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import signal
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -30,6 +33,8 @@ def default_jobs(device: torch.device) -> int:
 
 def run_all(pipeline: Pipeline, jobs: int) -> None:
     """Every stage that is not up to date, up to ``jobs`` at once: they share the cores, and take the GPUs in turn.
+
+    A script that calls it needs ``if __name__ == "__main__":``, since the processes import it.
 
     Raises:
         SegcftError: what a stage raised, after the others were stopped, or its process died.
@@ -100,16 +105,17 @@ class _Worker:
 
     def begin(self, stage: str, keys: dict[str, str]) -> None:
         self.stage, self.key = stage, ""
-        self.connection.send((stage, keys))
+        try:
+            self.connection.send((stage, keys))
+        except OSError:
+            raise self._died() from None
 
     def hear(self, progress: Progress) -> None:
         """Take one message; what it tells of the work is shown on ``progress``."""
         try:
             kind, *content = self.connection.recv()
-        except (EOFError, ConnectionError):
-            raise SegcftError(
-                f"{self.stage}: its process died, perhaps for want of memory; --jobs 1 trains one part at a time"
-            ) from None
+        except (EOFError, OSError):
+            raise self._died() from None
         if kind == "done":
             self.key = content[0]
         elif kind == "error":
@@ -125,6 +131,11 @@ class _Worker:
             self._tasks[-1][1].advance(*content)
         elif kind == "end":
             self._end_task()
+
+    def _died(self) -> SegcftError:
+        return SegcftError(
+            f"{self.stage}: its process died, perhaps for want of memory; --jobs 1 trains one part at a time"
+        )
 
     def close(self) -> None:
         self.connection.close()
@@ -144,7 +155,8 @@ def _worker(pipeline: Pipeline, index: int, jobs: int) -> Iterator[_Worker]:
     gpu = index % torch.cuda.device_count() if device == "cuda" else 0
     job = _Job(pipeline.run, pipeline.data, pipeline.compile, device, gpu, max(1, torch.get_num_threads() // jobs))
     process = context.Process(target=_work, args=(theirs, job), daemon=True)
-    process.start()
+    with _deaf_to_interrupts():
+        process.start()
     theirs.close()  # so that the end of the process ends our waiting
     worker = _Worker(ours)
     try:
@@ -161,17 +173,39 @@ def _work(connection: Connection, job: _Job) -> None:
         torch.set_num_threads(job.threads)
         fabric = make_fabric(job.device, [job.gpu] if job.device == "cuda" else 1)
         pipeline = Pipeline(job.run, fabric, job.data, _Told(connection), job.compile)
-        while True:
-            stage, keys = connection.recv()
+        while (order := _next_order(connection)) is not None:
+            stage, keys = order
             pipeline.keys |= keys
             pipeline.run_stage(stage)
             connection.send(("done", pipeline.keys[stage]))
-    except (EOFError, ConnectionError, KeyboardInterrupt):
-        pass  # Nobody is left to work for; Ctrl-C reaches every process of a terminal, and the first one speaks.
+    except ConnectionError:
+        pass  # Nobody is left to work for.
     except (SegcftError, OSError) as error:
         connection.send(("error", str(error)))
     except Exception:
         connection.send(("failure", traceback.format_exc()))
+
+
+def _next_order(connection: Connection) -> tuple[str, dict[str, str]] | None:
+    """A stage and the keys of those before it; None once nobody is left to give one."""
+    try:
+        order: tuple[str, dict[str, str]] = connection.recv()
+    except (EOFError, OSError):
+        return None
+    return order
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Ctrl-C reaches every process of a terminal: those begun in here leave it to the first one, which ends them."""
+    if threading.current_thread() is not threading.main_thread():  # the only one that may change signals
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class _Told(Progress):

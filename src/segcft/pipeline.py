@@ -133,7 +133,7 @@ class Pipeline:
         return fresh
 
     def is_current(self, stage: str) -> bool:
-        """Whether a stage that trains is up to date; all that it needs must be.
+        """Whether a stage that trains is up to date, in which case its key enters :attr:`keys`; what it needs must be.
 
         Raises:
             RunError: it was adopted with other settings or samples than the run's.
@@ -236,6 +236,7 @@ class Pipeline:
                 "version": segcft.__version__,
                 "torch": torch.__version__,
                 "device": str(self.fabric.device),
+                "compile": self.compile,
                 "data": self.store.fingerprint,
                 "seconds": round(time.monotonic() - start, 1),
                 "metrics": metrics,
@@ -244,7 +245,7 @@ class Pipeline:
             }
             artefact.save(self.run.path(stage), network, meta)
             (self.run.training / f"{stage}.checkpoint").unlink(missing_ok=True)
-            self.progress.note("  " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+            self.progress.note(f"  {stage}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
         self.fabric.barrier()
         self.keys[stage] = key
 

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=nn.Module)
 
+RESIDENT_SHARE = 0.25
+"""Samples are kept on a GPU if they take no more than this share of its free memory; the rest is for the network."""
+
 
 class Objective(nn.Module):
     """What one stage minimises. ``network`` is the module whose weights are kept."""
@@ -116,13 +119,8 @@ def train(
 
     Raises:
         SegcftError: the loss is not finite for a whole checkpoint interval.
-        StudyError: the batch cannot be shared evenly by the devices and parts.
+        StudyError: a device's share of the batch cannot be worked off in ``spec.accumulate`` equal parts.
     """
-    if spec.batch_size % (fabric.world_size * spec.accumulate):
-        raise StudyError(
-            f"{name}: batch_size: {spec.batch_size} samples cannot be shared evenly by {fabric.world_size} devices "
-            f"with {spec.accumulate} parts each (accumulate)"
-        )
     checkpoint, log = folder / f"{name}.checkpoint", folder / f"{name}.jsonl"
     objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer: Any = torch.optim.AdamW(
@@ -145,8 +143,9 @@ def train(
             average.weights = {k: v.to(fabric.device) for k, v in state["average"].items()}
     history = _keep_history(log, start, write=fabric.is_global_zero)
 
-    if fabric.device.type == "cuda":  # most of the memory is for the network
-        batches.keep_on(fabric.device, room=torch.cuda.mem_get_info(fabric.device)[0] // 4)
+    if fabric.device.type == "cuda":
+        torch.cuda.empty_cache()  # what earlier stages have left is free, too
+        batches.keep_on(fabric.device, room=int(RESIDENT_SHARE * torch.cuda.mem_get_info(fabric.device)[0]))
     refused, waited, began = 0, 0.0, time.perf_counter()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     with (progress or Progress()).task(f"training {name}", spec.steps, start) as task, log.open("a") as lines:
@@ -215,7 +214,15 @@ def parts(batch: Batch, step: int, spec: Training, rank: int) -> Iterator[Batch]
 
     The seed is of (seed, step, place of the part among all devices' parts): two parts on one device draw what two
     devices would.
+
+    Raises:
+        StudyError: the parts would not be equal.
     """
+    samples = len(batch["index"])
+    if samples % spec.accumulate:
+        raise StudyError(
+            f"accumulate: {samples} samples a device (batch_size) cannot be worked off in {spec.accumulate} equal parts"
+        )
     for part in range(spec.accumulate):
         torch.manual_seed(_step_seed(spec.seed, step, rank * spec.accumulate + part))
         yield {field: value.chunk(spec.accumulate)[part] for field, value in batch.items()}

@@ -96,7 +96,15 @@ class Batches:
         arrays = (self.store.images, self.store.masks, self._values)
         if len(self.indices) * sum(array[0].nbytes for array in arrays) > room:
             return False
-        self._resident = {k: v.to(device) for k, v in _gather(self.store, self._values, self.indices).items()}
+        resident: Batch = {}
+        first = 0
+        for batch in sequential(self.store, self.indices, self.batch_size):  # the host never holds them all
+            for field, value in batch.items():
+                if field not in resident:
+                    resident[field] = value.new_empty((len(self.indices), *value.shape[1:]), device=device)
+                resident[field][first : first + len(value)] = value
+            first += len(batch["index"])
+        self._resident = resident
         return True
 
     def _places(self, step: int) -> NDArray[np.int64]:
@@ -128,7 +136,7 @@ def _gather(store: Store, values: NDArray[np.float32], rows: NDArray[np.int64]) 
 
 
 def _send(value: Tensor, device: torch.device) -> Tensor:
-    """``value`` on ``device``; to a GPU out of pinned memory, so that nobody waits for the copy."""
+    """``value`` on ``device``; to a GPU out of pinned memory, so that the host does not wait for the copy."""
     if device.type == "cuda" and value.device.type == "cpu":
         value = value.pin_memory()
     return value.to(device, non_blocking=True)

@@ -105,7 +105,7 @@ class ImageMechanism(Recomputing, ABC):
             setattr(self, name, self._compiled_in_training(getattr(self, name), backend))
 
     def _compiled_in_training(self, eager: Callable[..., Any], backend: str) -> Callable[..., Any]:
-        compiled = torch.compile(eager, backend=backend)
+        compiled = torch.compile(eager, backend=backend, dynamic=False)
 
         def choose(*inputs: Any, **options: Any) -> Any:
             # What is done once, such as validation, is not worth a compilation.
