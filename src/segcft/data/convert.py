@@ -30,9 +30,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segcft.data.imagefile import check_id
+from segcft.data.imagefile import LUMA, check_id
 from segcft.data.loop import Progress, ahead, silent
 from segcft.data.reject import Rejected
+from segcft.data.resize import border_median, pad_to_aspect, smooth
 from segcft.data.splits import PARTS, assign
 from segcft.errors import DataError
 from segcft.study import Splits
@@ -205,6 +206,35 @@ def convert(
     if not sum(summary.samples.values()):
         raise DataError(f"{out}: no image could be converted; rejected.csv there says why\n{summary}")
     return summary
+
+
+def fit_window(
+    pixels: NDArray[Any], window: tuple[float, float], *sizes: tuple[int, int], strip: int = 256
+) -> list[NDArray[np.uint8]]:
+    """An image at each of ``sizes``: uint8 (h, w), treated as the import of a folder does but in little memory.
+
+    Args:
+        pixels: grey values (H, W), or colour (H, W, 3) of which the luma is taken.
+        window: percentiles of the image that become 0 and 255.
+        sizes: of one aspect ratio; an image of another one is padded with the median of its border.
+        strip: columns that are worked off at once.
+
+    Raises:
+        Rejected: the image has one single value between the percentiles.
+    """
+    grey = np.tensordot(pixels, LUMA, axes=1) if pixels.ndim == 3 else pixels
+    low, high = (float(limit) for limit in np.percentile(grey, window))
+    if not low < high:  # values that are no numbers come here too
+        raise Rejected(f"constant image: percentiles {window[0]:g} and {window[1]:g} are both {low:g}")
+    height, width = sizes[0]
+    canvas = pad_to_aspect(grey[None], width / height, border_median(grey[None]))[0]
+
+    def shrunk(size: tuple[int, int]) -> NDArray[np.float64]:
+        strips = [canvas[:, left : left + strip] for left in range(0, canvas.shape[1], strip)]
+        shown = (np.clip((part - low) / (high - low), 0, 1) for part in strips)
+        return smooth(np.concatenate([smooth(part, (size[0], part.shape[1])) for part in shown], axis=1), size)
+
+    return [np.rint(shrunk(size) * 255).astype(np.uint8) for size in sizes]
 
 
 def _batched(

@@ -73,7 +73,7 @@ def read_image(
     Raises:
         Rejected: the file cannot be read, has no range of its own, or shows one single value.
     """
-    pixels = _read(path)
+    pixels = read_pixels(path)
     values = np.moveaxis(np.atleast_3d(pixels).astype(np.float64), -1, 0)
     if not np.isfinite(values).all():
         raise Rejected(f"{path}: holds values that are not finite numbers")
@@ -135,8 +135,16 @@ def find_mask(folder: Path, id: str, name: str, structure: Structure) -> Path:
     return path
 
 
-def _read(path: Path, labels: bool = False) -> NDArray[Any]:
-    """Pixels (H, W), or (H, W, 3) in colour. ``labels`` keeps a palette's indices, not its colours."""
+def read_pixels(path: Path, labels: bool = False) -> NDArray[Any]:
+    """Pixels of an image file as they are: (H, W), or (H, W, 3) in colour.
+
+    Args:
+        path: the file.
+        labels: keep a palette's indices, not its colours.
+
+    Raises:
+        Rejected: the file cannot be read or holds several images.
+    """
     try:
         with Image.open(path) as file:
             frames = getattr(file, "n_frames", 1)
@@ -165,12 +173,22 @@ def _full_value(path: Path, pixels: NDArray[Any]) -> float:
     raise Rejected(f"{path}: {pixels.dtype} values have no range of their own; set data.grey_range or data.window")
 
 
-def _read_mask(path: Path, size: tuple[int, int]) -> NDArray[Any]:
-    pixels = _read(path, labels=True)
+def read_labels(path: Path) -> NDArray[Any]:
+    """The values (H, W) of a mask file: labels or bit flags.
+
+    Raises:
+        Rejected: the file cannot be read, or is in colour.
+    """
+    pixels = read_pixels(path, labels=True)
     if pixels.ndim == 3:
         if (pixels != pixels[..., :1]).any():
             raise Rejected(f"{path}: a mask has one value a pixel, this is a colour image")
         pixels = pixels[..., 0]
+    return pixels
+
+
+def _read_mask(path: Path, size: tuple[int, int]) -> NDArray[Any]:
+    pixels = read_labels(path)
     if pixels.shape != size:
         found, wanted = (f"{width}x{height}" for height, width in (pixels.shape, size))
         raise Rejected(f"{path}: the mask has {found} pixels, its image {wanted}")
