@@ -17,6 +17,7 @@ import segcft
 from segcft.errors import SegcftError
 
 if TYPE_CHECKING:
+    from segcft.data.masks import Segmenter
     from segcft.data.shards import Shard
     from segcft.pipeline import Pipeline
 
@@ -35,6 +36,10 @@ a first run, on simulated radiographs, under ten minutes on a laptop:
 your own images, masks and table:
   segcft run configs/jsrt.yaml --data /data/jsrt256 --out runs/jsrt
   segcft evaluate runs/jsrt --data /data/other-people --json > table.json
+
+a public data set in its own format, which becomes a folder as above:
+  segcft import padchest --csv PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv --images DIR --out padchest
+  segcft run configs/padchest.yaml --data padchest
 
 an image mechanism that causal-gen has trained (STUDY: hvae has 'architecture: causal-gen'):
   segcft import causal-gen checkpoint.pt STUDY --out RUN --parent sex --parent age=44..73
@@ -58,12 +63,15 @@ STAGES = {
     "cft-segmentor": "fine-tune the image mechanism with the segmentor (Seg-CFT)",
 }
 
+FORMATS = ("causal-gen", "padchest")
+"""What `import` takes besides a study, in two words, as one says it."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 1 for an error that the message explains, 130 for Ctrl-C."""
     words = sys.argv[1:] if arguments is None else arguments
-    if words[:2] == ["import", "causal-gen"]:  # two words, as one says it; `import STUDY` is another command
-        words = ["import-causal-gen", *words[2:]]
+    if words[:1] == ["import"] and words[1:2] and words[1] in FORMATS:  # `import STUDY` is another command
+        words = [f"import-{words[1]}", *words[2:]]
     options = _parser().parse_args(words)
     try:
         options.command(options)
@@ -141,6 +149,49 @@ def _parser() -> argparse.ArgumentParser:
     adopted.add_argument("--out", metavar="DIR", type=Path, help="folder of the run (default: runs/STUDY's name)")
     _hardware(adopted)
 
+    padchest = command("import-padchest", _import_padchest, "make a folder of PadChest (also: import padchest)")
+    padchest.add_argument("--csv", metavar="FILE", type=Path, required=True, help="PadChest's table, plain or gzip")
+    padchest.add_argument(
+        "--images", metavar="DIR", type=Path, required=True, help="folder of its PNG files or numbered folders"
+    )
+    _conversion(padchest)
+    masks = padchest.add_mutually_exclusive_group()
+    masks.add_argument(
+        "--masks",
+        metavar="DIR",
+        type=Path,
+        help="ready-made masks, ID.png with bit flags 1 left lung, 2 right lung, 4 heart (default: made by the PSPNet "
+        "of torchxrayvision: pip install 'segcft[padchest]')",
+    )
+    masks.add_argument("--segmentor", metavar="RUN", type=Path, help="masks as the judge of this run sees them")
+    padchest.add_argument(
+        "--projection",
+        metavar="NAME",
+        action="append",
+        dest="projections",
+        help="projection to keep, e.g. PA; may be repeated (default: PA)",
+    )
+    padchest.add_argument(
+        "--exclude-label",
+        metavar="LABEL",
+        action="append",
+        dest="labels",
+        help="leave out images with this label; may be repeated (default: 'exclude' and 'suboptimal study')",
+    )
+    padchest.add_argument(
+        "--ages",
+        type=float,
+        nargs=2,
+        metavar=("MIN", "MAX"),
+        default=(18, 110),
+        help="least age, and the largest that is believed (default: 18 110)",
+    )
+    padchest.add_argument("--limit", type=_count, metavar="N", help="use the first N rows of the table only")
+    padchest.add_argument(
+        "--batch-size", type=_count, metavar="N", default=16, help="images segmented at once (default: 16)"
+    )
+    _hardware(padchest)
+
     judged = command("evaluate", _evaluate, "judge a run's counterfactuals and print the table")
     judged.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
     judged.add_argument(
@@ -186,6 +237,39 @@ def _parser() -> argparse.ArgumentParser:
     asked.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder of the answer")
     _hardware(asked)
     return parser
+
+
+def _conversion(parser: argparse.ArgumentParser) -> None:
+    """What every conversion to a folder takes."""
+    parser.add_argument("--out", metavar="FOLDER", type=Path, required=True, help="folder to write, or to go on with")
+    parser.add_argument(
+        "--size", type=_size, metavar="HxW", default=(224, 224), help="of the images, in pixels (default: 224x224)"
+    )
+    parser.add_argument(
+        "--window",
+        type=_percentile,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        default=(0.5, 99.5),
+        help="percentiles of each image that become black and white (default: 0.5 99.5)",
+    )
+    parser.add_argument("--seed", type=_seed, default=0, help="of the split by patient (default: 0)")
+    parser.add_argument("--workers", type=_count, metavar="N", help="threads (default: one a core, at most 16)")
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.lower().partition("x")
+    return _count(height), _count(width or height)
+
+
+def _percentile(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"a percentile is a number from 0 to 100, not {text!r}")
+    return value
 
 
 def _seed(text: str) -> int:
@@ -288,6 +372,45 @@ def _import_causal_gen(options: argparse.Namespace) -> None:
         return found | {"parents": options.parents, "hparams": settings}
 
     pipeline.adopt_image_mechanism(load)
+
+
+def _import_padchest(options: argparse.Namespace) -> None:
+    from segcft.data.padchest import Selection, check_source, convert_padchest
+    from segcft.progress import ConsoleProgress
+    from segcft.study import Splits
+
+    check_source(options.csv, options.images)  # a wrong path is told before anything heavy is imported
+    chosen = {"projections": options.projections, "labels": options.labels}
+    selection = Selection(ages=tuple(options.ages), **{name: tuple(v) for name, v in chosen.items() if v})
+    summary = convert_padchest(
+        options.csv,
+        options.images,
+        options.out,
+        _segmenter(options),
+        size=options.size,
+        window=tuple(options.window),
+        selection=selection,
+        splits=Splits(seed=options.seed),
+        limit=options.limit,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        progress=ConsoleProgress(),
+    )
+    print(summary)
+    print(f"folder: {options.out} (rejected.csv says why images were left out)", file=sys.stderr)
+
+
+def _segmenter(options: argparse.Namespace) -> Segmenter:
+    """What gives the masks of a conversion."""
+    from segcft.data import masks
+
+    if options.masks is not None:
+        return masks.FolderMasks(options.masks, options.size)
+    _quiet_libraries()
+    from segcft.training import make_fabric
+
+    device = make_fabric(options.device).device
+    return masks.RunSegmenter(options.segmentor, device) if options.segmentor else masks.PSPNet(device)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

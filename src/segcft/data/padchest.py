@@ -11,6 +11,7 @@ import csv
 import gzip
 import hashlib
 import math
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -148,8 +149,7 @@ def convert_padchest(
         DataError: the table or the folder cannot be read, ``out`` holds something else, or no image is usable.
     """
     selection, plausibility = selection or Selection(), plausibility or Plausibility()
-    if not images.is_dir():
-        raise DataError(f"{images}: no such folder (--images)")
+    check_source(table, images)
     if abs(size[1] / size[0] - segmenter.size[1] / segmenter.size[0]) > 1e-6:
         wants = "x".join(map(str, segmenter.size))
         raise DataError(
@@ -179,6 +179,17 @@ def convert_padchest(
     )
 
 
+def check_source(table: Path, images: Path) -> None:
+    """Check that there are a table of PadChest and a folder of images.
+
+    Raises:
+        DataError: there are not.
+    """
+    next(read_rows(table), None)
+    if not images.is_dir():
+        raise DataError(f"{images}: no such folder (--images)")
+
+
 def read_rows(table: Path) -> Iterator[Row]:
     """The rows of PadChest's table, one after another.
 
@@ -205,7 +216,7 @@ def read_rows(table: Path) -> Iterator[Row]:
                     yield Row(*(cells[place].strip() for place in places))
     except FileNotFoundError:
         raise DataError(f"{table}: no such table (--csv)") from None
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{table}: cannot read this table ({error})") from None
 
 
