@@ -229,12 +229,24 @@ def fit_window(
     height, width = sizes[0]
     canvas = pad_to_aspect(grey[None], width / height, border_median(grey[None]))[0]
 
-    def shrunk(size: tuple[int, int]) -> NDArray[np.float64]:
-        strips = [canvas[:, left : left + strip] for left in range(0, canvas.shape[1], strip)]
-        shown = (np.clip((part - low) / (high - low), 0, 1) for part in strips)
-        return smooth(np.concatenate([smooth(part, (size[0], part.shape[1])) for part in shown], axis=1), size)
+    def shown(part: NDArray[Any]) -> NDArray[np.float64]:
+        return np.clip((part - low) / (high - low), 0, 1)
 
-    return [np.rint(shrunk(size) * 255).astype(np.uint8) for size in sizes]
+    fitted = {size: np.rint(fit_values(canvas, size, shown, strip) * 255).astype(np.uint8) for size in {*sizes}}
+    return [fitted[size] for size in sizes]
+
+
+def fit_values(
+    array: NDArray[Any],
+    size: tuple[int, int],
+    values: Callable[[NDArray[Any]], NDArray[Any]],
+    strip: int = 256,
+) -> NDArray[np.float64]:
+    """``values(array)`` resized to (..., *size) as :func:`segcft.data.resize.smooth` does, without ever holding them
+    for more than ``strip`` columns of ``array`` (H, W): a radiograph of 15 megapixels takes 120 MB as floats.
+    """
+    parts = (values(array[:, left : left + strip]) for left in range(0, array.shape[1], strip))
+    return smooth(np.concatenate([smooth(part, (size[0], part.shape[-1])) for part in parts], axis=-1), size)
 
 
 def _batched(

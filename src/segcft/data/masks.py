@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from segcft.data.convert import Excluded
+from segcft.data.convert import Excluded, fit_values
 from segcft.data.imagefile import LOSSLESS, find_file, read_labels
 from segcft.data.reject import Rejected
 from segcft.data.resize import pad_to_aspect, smooth
@@ -62,6 +62,10 @@ class FolderMasks:
 
     A mask has the aspect ratio of its original image, of any resolution, or is of the padded frame already.
 
+    Args:
+        folder: of the masks.
+        size: (H, W) of the masks that it answers.
+
     Raises:
         DataError: there is no such folder.
     """
@@ -79,11 +83,13 @@ class FolderMasks:
 
     def _read(self, id: str) -> Coverage | Rejected:
         try:
-            flags = read_labels(find_file(self.folder, id, LOSSLESS)).astype(np.int64)
+            flags = read_labels(find_file(self.folder, id, LOSSLESS))
         except Rejected as reason:
             return reason
-        coverage = np.stack([(flags & bit != 0).astype(np.float64) for bit in BITS.values()])
-        return pad_to_aspect(coverage, self.size[1] / self.size[0], 0.0)
+        if not np.issubdtype(flags.dtype, np.integer):
+            return Rejected(f"{id}: a mask of flags holds whole numbers, not {flags.dtype}")
+        canvas = pad_to_aspect(flags[None], self.size[1] / self.size[0], 0)[0]
+        return fit_values(canvas, self.size, lambda part: np.stack([part & bit != 0 for bit in BITS.values()]))
 
 
 class RunSegmenter:
