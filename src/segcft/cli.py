@@ -17,6 +17,7 @@ import segcft
 from segcft.errors import SegcftError
 
 if TYPE_CHECKING:
+    from segcft.data.convert import Summary
     from segcft.data.masks import Segmenter
     from segcft.data.shards import Shard
     from segcft.pipeline import Pipeline
@@ -40,6 +41,7 @@ your own images, masks and table:
 a public data set in its own format, which becomes a folder as above:
   segcft import padchest --csv PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv --images DIR --out padchest
   segcft run configs/padchest.yaml --data padchest
+  segcft import jsrt --images All247images --masks scratch --clinical CLNDAT_EN.txt CNNDAT_EN.TXT --out jsrt
 
 an image mechanism that causal-gen has trained (STUDY: hvae has 'architecture: causal-gen'):
   segcft import causal-gen checkpoint.pt STUDY --out RUN --parent sex --parent age=44..73
@@ -63,7 +65,7 @@ STAGES = {
     "cft-segmentor": "fine-tune the image mechanism with the segmentor (Seg-CFT)",
 }
 
-FORMATS = ("causal-gen", "padchest")
+FORMATS = ("causal-gen", "padchest", "jsrt")
 """What `import` takes besides a study, in two words, as one says it."""
 
 
@@ -192,6 +194,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     _hardware(padchest)
 
+    jsrt = command("import-jsrt", _import_jsrt, "make a folder of JSRT with the masks of SCR (also: import jsrt)")
+    jsrt.add_argument("--images", metavar="DIR", type=Path, required=True, help="folder of the raw .IMG files")
+    jsrt.add_argument(
+        "--masks", metavar="DIR", type=Path, required=True, help="folder of SCR's fold1 and fold2 with GIF files"
+    )
+    jsrt.add_argument(
+        "--clinical",
+        metavar="FILE",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="JSRT's text files on people with a nodule and without, CLNDAT_EN.txt and CNNDAT_EN.TXT",
+    )
+    _conversion(jsrt, size=(256, 256))
+
     judged = command("evaluate", _evaluate, "judge a run's counterfactuals and print the table")
     judged.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
     judged.add_argument(
@@ -239,11 +256,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _conversion(parser: argparse.ArgumentParser) -> None:
+def _conversion(parser: argparse.ArgumentParser, size: tuple[int, int] = (224, 224)) -> None:
     """What every conversion to a folder takes."""
     parser.add_argument("--out", metavar="FOLDER", type=Path, required=True, help="folder to write, or to go on with")
+    shown = "x".join(map(str, size))
     parser.add_argument(
-        "--size", type=_size, metavar="HxW", default=(224, 224), help="of the images, in pixels (default: 224x224)"
+        "--size", type=_size, metavar="HxW", default=size, help=f"of the images, in pixels (default: {shown})"
     )
     parser.add_argument(
         "--window",
@@ -396,8 +414,32 @@ def _import_padchest(options: argparse.Namespace) -> None:
         workers=options.workers,
         progress=ConsoleProgress(),
     )
+    _tell(summary, options.out)
+
+
+def _import_jsrt(options: argparse.Namespace) -> None:
+    from segcft.data.jsrt import convert_jsrt
+    from segcft.progress import ConsoleProgress
+    from segcft.study import Splits
+
+    summary = convert_jsrt(
+        options.images,
+        options.masks,
+        options.clinical,
+        options.out,
+        size=options.size,
+        window=tuple(options.window),
+        splits=Splits(seed=options.seed),
+        workers=options.workers,
+        progress=ConsoleProgress(),
+    )
+    _tell(summary, options.out)
+
+
+def _tell(summary: Summary, out: Path) -> None:
+    """What a conversion has done."""
     print(summary)
-    print(f"folder: {options.out} (rejected.csv says why images were left out)", file=sys.stderr)
+    print(f"folder: {out} (rejected.csv says why images were left out)", file=sys.stderr)
 
 
 def _segmenter(options: argparse.Namespace) -> Segmenter:
