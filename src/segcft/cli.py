@@ -43,6 +43,9 @@ a public data set in its own format, which becomes a folder as above:
   segcft run configs/padchest.yaml --data padchest
   segcft import jsrt --images All247images --masks scratch --clinical CLNDAT_EN.txt CNNDAT_EN.TXT --out jsrt
 
+images from a hospital's archive, without names and dates:
+  segcft import dicom DIR --view PA AP --salt SECRET --out hospital
+
 an image mechanism that causal-gen has trained (STUDY: hvae has 'architecture: causal-gen'):
   segcft import causal-gen checkpoint.pt STUDY --out RUN --parent sex --parent age=44..73
   segcft run STUDY --out RUN
@@ -65,7 +68,7 @@ STAGES = {
     "cft-segmentor": "fine-tune the image mechanism with the segmentor (Seg-CFT)",
 }
 
-FORMATS = ("causal-gen", "padchest", "jsrt")
+FORMATS = ("causal-gen", "padchest", "jsrt", "dicom")
 """What `import` takes besides a study, in two words, as one says it."""
 
 
@@ -209,6 +212,35 @@ def _parser() -> argparse.ArgumentParser:
     )
     _conversion(jsrt, size=(256, 256))
 
+    dicom = command("import-dicom", _import_dicom, "make a folder of DICOM files, without masks (also: import dicom)")
+    dicom.add_argument("folder", metavar="DIR", type=Path, help="folder with the files, at any depth")
+    _conversion(dicom, size=(256, 256), window=None)
+    dicom.add_argument(
+        "--view",
+        metavar="NAME",
+        nargs="+",
+        default=[],
+        dest="views",
+        help="projections to keep, e.g. PA AP (default: all, and files that do not say)",
+    )
+    dicom.add_argument(
+        "--id",
+        choices=("digest", "uid", "file"),
+        default="digest",
+        dest="naming",
+        help="images are called by a digest of their SOP Instance UID, by this uid, or by their file below DIR, which "
+        "may hold names or dates (default: digest)",
+    )
+    dicom.add_argument(
+        "--salt",
+        metavar="SECRET",
+        default="",
+        help="any text that you keep to yourself: without it nobody can tell by trial whose digest one is",
+    )
+    dicom.add_argument(
+        "--keep-patient-ids", action="store_true", help="keep the ids of patients, instead of a digest of them"
+    )
+
     judged = command("evaluate", _evaluate, "judge a run's counterfactuals and print the table")
     judged.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
     judged.add_argument(
@@ -229,7 +261,7 @@ def _parser() -> argparse.ArgumentParser:
 
     asked = command("counterfactual", _counterfactual, "answer a question about one image")
     asked.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
-    asked.add_argument("image", metavar="IMAGE", type=Path, help="image file (PNG, TIFF, JPEG)")
+    asked.add_argument("image", metavar="IMAGE", type=Path, help="image file (PNG, TIFF, JPEG, DICOM)")
     asked.add_argument(
         "--do",
         metavar="VARIABLE=AMOUNT",
@@ -244,7 +276,8 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         dest="known",
-        help="what is known of the person, e.g. age=63; areas are read from the image, the rest is inferred",
+        help="what is known of the person, e.g. age=63; areas are read from the image, age and sex from a "
+        "DICOM file's header, and the rest is inferred",
     )
     asked.add_argument(
         "--method",
@@ -256,8 +289,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _conversion(parser: argparse.ArgumentParser, size: tuple[int, int] = (224, 224)) -> None:
-    """What every conversion to a folder takes."""
+def _conversion(
+    parser: argparse.ArgumentParser,
+    size: tuple[int, int] = (224, 224),
+    window: tuple[float, float] | None = (0.5, 99.5),
+) -> None:
+    """What every conversion to a folder takes; ``window`` is None where files may have one of their own."""
     parser.add_argument("--out", metavar="FOLDER", type=Path, required=True, help="folder to write, or to go on with")
     shown = "x".join(map(str, size))
     parser.add_argument(
@@ -268,8 +305,9 @@ def _conversion(parser: argparse.ArgumentParser, size: tuple[int, int] = (224, 2
         type=_percentile,
         nargs=2,
         metavar=("LOW", "HIGH"),
-        default=(0.5, 99.5),
-        help="percentiles of each image that become black and white (default: 0.5 99.5)",
+        default=window,
+        help="percentiles of each image that become black and white (default: "
+        + ("0.5 99.5)" if window else "what the file says, else 0.5 99.5)"),
     )
     parser.add_argument("--seed", type=_seed, default=0, help="of the split by patient (default: 0)")
     parser.add_argument("--workers", type=_count, metavar="N", help="threads (default: one a core, at most 16)")
@@ -436,6 +474,26 @@ def _import_jsrt(options: argparse.Namespace) -> None:
     _tell(summary, options.out)
 
 
+def _import_dicom(options: argparse.Namespace) -> None:
+    _quiet_libraries()
+    from segcft.data.dicomset import Pseudonyms, convert_dicom
+    from segcft.progress import ConsoleProgress
+    from segcft.study import Splits
+
+    summary = convert_dicom(
+        options.folder,
+        options.out,
+        size=options.size,
+        window=tuple(options.window) if options.window else None,
+        views=options.views,
+        pseudonyms=Pseudonyms(options.salt, options.naming, options.keep_patient_ids),
+        splits=Splits(seed=options.seed),
+        workers=options.workers,
+        progress=ConsoleProgress(),
+    )
+    _tell(summary, options.out)
+
+
 def _tell(summary: Summary, out: Path) -> None:
     """What a conversion has done."""
     print(summary)
@@ -501,7 +559,7 @@ def _quiet_libraries() -> None:
 
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
-    warnings.filterwarnings("ignore", category=UserWarning, module=r"(monai|lightning)")
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"(monai|lightning|pydicom)")
     logging.getLogger("lightning").setLevel(logging.ERROR)
     logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
 

@@ -14,7 +14,8 @@ from segcft.data.reject import Rejected
 from segcft.study import Structure
 
 LOSSLESS = (".png", ".tif", ".tiff", ".bmp")
-SUFFIXES = (*LOSSLESS, ".jpg", ".jpeg")
+DICOM = (".dcm", ".dicom")
+SUFFIXES = (*LOSSLESS, ".jpg", ".jpeg", *DICOM)
 
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601: red, green, blue
 
@@ -65,14 +66,20 @@ def read_image(
     """Grey values of an image file as float (C, H, W) in [0, 1].
 
     Args:
-        path: PNG, TIFF, JPEG or BMP; grey, palette or RGB, 8 or 16 bit; transparency is dropped.
+        path: PNG, TIFF, JPEG or BMP; grey, palette or RGB, 8 or 16 bit; transparency is dropped. Or DICOM, see
+            :func:`segcft.data.dicom.shown`.
         channels: 1 (colour becomes luma) or 3 (grey is repeated).
-        grey_range: values in the file that become 0 and 1; default: the whole range of the file's type.
+        grey_range: values in the file that become 0 and 1; default: the whole range of the file's type, or what a
+            DICOM file says itself.
         window: percentiles of the image that become 0 and 1, instead of fixed values.
 
     Raises:
         Rejected: the file cannot be read, has no range of its own, or shows one single value.
     """
+    if is_dicom(path):
+        from segcft.data.dicom import read_dicom
+
+        return np.repeat(read_dicom(path, grey_range, window)[None].astype(np.float64), channels, axis=0)
     pixels = read_pixels(path)
     values = np.moveaxis(np.atleast_3d(pixels).astype(np.float64), -1, 0)
     if not np.isfinite(values).all():
@@ -91,6 +98,30 @@ def read_image(
     if shown.min() == shown.max():
         raise Rejected(f"{path}: constant image between the grey values {low:g} and {high:g} that are shown")
     return shown
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is to be read as DICOM: it is called so, or begins so, whatever it is called."""
+    if path.suffix.lower() in DICOM:
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False  # who reads it will say why
+
+
+def pixel_aspect(path: Path) -> float:
+    """Height of a pixel of an image file divided by its width: as a DICOM header says, else 1.
+
+    Raises:
+        Rejected: the header cannot be read.
+    """
+    if not is_dicom(path):
+        return 1.0
+    from segcft.data.dicom import aspect, open_dicom
+
+    return aspect(open_dicom(path, pixels=False))
 
 
 def read_masks(
