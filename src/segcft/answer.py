@@ -15,9 +15,9 @@ from torch import Tensor
 
 import segcft
 from segcft import artefact
-from segcft.causal.intervention import parse_intervention, resolve
+from segcft.causal.intervention import Intervention, parse_intervention, resolve
 from segcft.causal.scm import StructuralCausalModel
-from segcft.data.imagefile import read_image
+from segcft.data.imagefile import is_dicom, pixel_aspect, read_image
 from segcft.data.reject import Rejected
 from segcft.data.resize import fit_image
 from segcft.errors import DataError, InterventionError, RunError
@@ -28,6 +28,9 @@ from segcft.study import FolderData, Study
 
 NOTABLE = 0.25
 """An area that misses its change by more than this share of a standard deviation over people is worth a warning."""
+
+
+_YEARS = ("", "years", "year", "y", "a")  # units of an age that a header can tell
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,9 @@ def answer(
     """What the image at ``path`` would have looked like under ``do``.
 
     Areas, before and after, are read by the run's judge, which no fine-tuning has learnt to please. What ``known``
-    does not give of the other attributes is inferred from the areas by the SCM. ``method`` may also be given by
-    the name that tables use, e.g. "Seg-CFT".
+    does not give of the other attributes is read from the header, if ``path`` is a DICOM file that says age or sex,
+    and else inferred from the areas by the SCM. ``method`` may also be given by the name that tables use, e.g.
+    "Seg-CFT".
 
     Raises:
         InterventionError: ``do`` or ``known`` is not understood.
@@ -108,7 +112,9 @@ def answer(
         if fact.kind != "set":
             raise InterventionError(f"--set {fact}: what is known is a value, not a change")
         source[fact.variable] = "given"
-    facts = resolve(given, values, model.scm)
+    from_header = [fact for fact in header_facts(study, path) if source[fact.variable] == "inferred"]
+    source |= {fact.variable: "read from the header" for fact in from_header}
+    facts = resolve([*given, *from_header], values, model.scm)
     values = torch.where(facts.isnan(), values, facts)
     people = torch.from_numpy(store.values()[store.indices("train", complete=True)]).to(device)
     values = infer_missing(model.scm, values, people)
@@ -174,6 +180,33 @@ def infer_missing(scm: StructuralCausalModel, values: Tensor, people: Tensor) ->
     return filled
 
 
+def header_facts(study: Study, path: Path) -> list[Intervention]:
+    """What the header of a DICOM file says of the study's ``age`` (in years) and ``sex``; of other files nothing.
+
+    Categories of ``sex`` may be F and M or Female and Male, in any case.
+
+    Raises:
+        DataError: the header cannot be read.
+    """
+    if not is_dicom(path):
+        return []
+    from segcft.data.dicom import open_dicom, person
+
+    try:
+        said = person(open_dicom(path, pixels=False))
+    except Rejected as error:
+        raise DataError(str(error)) from None
+    facts = []
+    for name, variable in study.variables.items():
+        value = said.get(name)
+        if isinstance(value, str):
+            spelt = {"F": ("f", "female"), "M": ("m", "male")}[value]
+            facts += [Intervention(name, one) for one in variable.categories if one.lower() in spelt]
+        elif value is not None and variable.kind == "continuous" and variable.unit.lower() in _YEARS:
+            facts += [Intervention(name, value)] if variable.scale == "linear" or value > 0 else []
+    return facts
+
+
 def read_for(study: Study, path: Path) -> NDArray[np.uint8]:
     """An image file on the study's grid, treated like the study's own: uint8 (C, H, W).
 
@@ -188,9 +221,10 @@ def read_for(study: Study, path: Path) -> NDArray[np.uint8]:
             source.grey_range if source else None,
             source.window if source else None,
         )
+        aspect = pixel_aspect(path)
     except (Rejected, OSError) as error:
         raise DataError(str(error)) from None
-    return fit_image(grey, study.image)
+    return fit_image(grey, study.image, aspect)
 
 
 def _out_of_support(

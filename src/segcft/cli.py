@@ -17,6 +17,8 @@ import segcft
 from segcft.errors import SegcftError
 
 if TYPE_CHECKING:
+    from segcft.data.convert import Summary
+    from segcft.data.masks import Segmenter
     from segcft.data.shards import Shard
     from segcft.pipeline import Pipeline
 
@@ -35,6 +37,14 @@ a first run, on simulated radiographs, under ten minutes on a laptop:
 your own images, masks and table:
   segcft run configs/jsrt.yaml --data /data/jsrt256 --out runs/jsrt
   segcft evaluate runs/jsrt --data /data/other-people --json > table.json
+
+a public data set in its own format, which becomes a folder as above:
+  segcft import padchest --csv PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv --images DIR --out padchest
+  segcft run configs/padchest.yaml --data padchest
+  segcft import jsrt --images All247images --masks scratch --clinical CLNDAT_EN.txt CNNDAT_EN.TXT --out jsrt
+
+images from a hospital's archive, without names and dates:
+  segcft import dicom DIR --view PA AP --salt SECRET --out hospital
 
 an image mechanism that causal-gen has trained (STUDY: hvae has 'architecture: causal-gen'):
   segcft import causal-gen checkpoint.pt STUDY --out RUN --parent sex --parent age=44..73
@@ -58,12 +68,15 @@ STAGES = {
     "cft-segmentor": "fine-tune the image mechanism with the segmentor (Seg-CFT)",
 }
 
+FORMATS = ("causal-gen", "padchest", "jsrt", "dicom")
+"""What `import` takes besides a study, in two words, as one says it."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 1 for an error that the message explains, 130 for Ctrl-C."""
     words = sys.argv[1:] if arguments is None else arguments
-    if words[:2] == ["import", "causal-gen"]:  # two words, as one says it; `import STUDY` is another command
-        words = ["import-causal-gen", *words[2:]]
+    if words[:1] == ["import"] and words[1:2] and words[1] in FORMATS:  # `import STUDY` is another command
+        words = [f"import-{words[1]}", *words[2:]]
     options = _parser().parse_args(words)
     try:
         options.command(options)
@@ -150,6 +163,93 @@ def _parser() -> argparse.ArgumentParser:
     adopted.add_argument("--out", metavar="DIR", type=Path, help="folder of the run (default: runs/STUDY's name)")
     _hardware(adopted)
 
+    padchest = command("import-padchest", _import_padchest, "make a folder of PadChest (also: import padchest)")
+    padchest.add_argument("--csv", metavar="FILE", type=Path, required=True, help="PadChest's table, plain or gzip")
+    padchest.add_argument(
+        "--images", metavar="DIR", type=Path, required=True, help="folder of its PNG files or numbered folders"
+    )
+    _conversion(padchest)
+    masks = padchest.add_mutually_exclusive_group()
+    masks.add_argument(
+        "--masks",
+        metavar="DIR",
+        type=Path,
+        help="ready-made masks, ID.png with bit flags 1 left lung, 2 right lung, 4 heart (default: made by the PSPNet "
+        "of torchxrayvision: pip install 'segcft[padchest]')",
+    )
+    masks.add_argument("--segmentor", metavar="RUN", type=Path, help="masks as the judge of this run sees them")
+    padchest.add_argument(
+        "--projection",
+        metavar="NAME",
+        action="append",
+        dest="projections",
+        help="projection to keep, e.g. PA; may be repeated (default: PA)",
+    )
+    padchest.add_argument(
+        "--exclude-label",
+        metavar="LABEL",
+        action="append",
+        dest="labels",
+        help="leave out images with this label; may be repeated (default: 'exclude' and 'suboptimal study')",
+    )
+    padchest.add_argument(
+        "--ages",
+        type=float,
+        nargs=2,
+        metavar=("MIN", "MAX"),
+        default=(18, 110),
+        help="least age, and the largest that is believed (default: 18 110)",
+    )
+    padchest.add_argument("--limit", type=_count, metavar="N", help="use the first N rows of the table only")
+    padchest.add_argument(
+        "--batch-size", type=_count, metavar="N", default=16, help="images segmented at once (default: 16)"
+    )
+    _hardware(padchest)
+
+    jsrt = command("import-jsrt", _import_jsrt, "make a folder of JSRT with the masks of SCR (also: import jsrt)")
+    jsrt.add_argument("--images", metavar="DIR", type=Path, required=True, help="folder of the raw .IMG files")
+    jsrt.add_argument(
+        "--masks", metavar="DIR", type=Path, required=True, help="folder of SCR's fold1 and fold2 with GIF files"
+    )
+    jsrt.add_argument(
+        "--clinical",
+        metavar="FILE",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="JSRT's text files on people with a nodule and without, CLNDAT_EN.txt and CNNDAT_EN.TXT",
+    )
+    _conversion(jsrt, size=(256, 256))
+
+    dicom = command("import-dicom", _import_dicom, "make a folder of DICOM files, without masks (also: import dicom)")
+    dicom.add_argument("folder", metavar="DIR", type=Path, help="folder with the files, at any depth")
+    _conversion(dicom, size=(256, 256), window=None)
+    dicom.add_argument(
+        "--view",
+        metavar="NAME",
+        nargs="+",
+        default=[],
+        dest="views",
+        help="projections to keep, e.g. PA AP (default: all, and files that do not say)",
+    )
+    dicom.add_argument(
+        "--id",
+        choices=("digest", "uid", "file"),
+        default="digest",
+        dest="naming",
+        help="images are called by a digest of their SOP Instance UID, by this uid, or by their file below DIR, which "
+        "may hold names or dates (default: digest)",
+    )
+    dicom.add_argument(
+        "--salt",
+        metavar="SECRET",
+        default="",
+        help="any text that you keep to yourself: without it nobody can tell by trial whose digest one is",
+    )
+    dicom.add_argument(
+        "--keep-patient-ids", action="store_true", help="keep the ids of patients, instead of a digest of them"
+    )
+
     judged = command("evaluate", _evaluate, "judge a run's counterfactuals and print the table")
     judged.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
     judged.add_argument(
@@ -170,7 +270,7 @@ def _parser() -> argparse.ArgumentParser:
 
     asked = command("counterfactual", _counterfactual, "answer a question about one image")
     asked.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
-    asked.add_argument("image", metavar="IMAGE", type=Path, help="image file (PNG, TIFF, JPEG)")
+    asked.add_argument("image", metavar="IMAGE", type=Path, help="image file (PNG, TIFF, JPEG, DICOM)")
     asked.add_argument(
         "--do",
         metavar="VARIABLE=AMOUNT",
@@ -185,7 +285,8 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         dest="known",
-        help="what is known of the person, e.g. age=63; areas are read from the image, the rest is inferred",
+        help="what is known of the person, e.g. age=63; areas are read from the image, age and sex from a "
+        "DICOM file's header, and the rest is inferred",
     )
     asked.add_argument(
         "--method",
@@ -195,6 +296,45 @@ def _parser() -> argparse.ArgumentParser:
     asked.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder of the answer")
     _hardware(asked)
     return parser
+
+
+def _conversion(
+    parser: argparse.ArgumentParser,
+    size: tuple[int, int] = (224, 224),
+    window: tuple[float, float] | None = (0.5, 99.5),
+) -> None:
+    """What every conversion to a folder takes; ``window`` is None where files may have one of their own."""
+    parser.add_argument("--out", metavar="FOLDER", type=Path, required=True, help="folder to write, or to go on with")
+    shown = "x".join(map(str, size))
+    parser.add_argument(
+        "--size", type=_size, metavar="HxW", default=size, help=f"of the images, in pixels (default: {shown})"
+    )
+    parser.add_argument(
+        "--window",
+        type=_percentile,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        default=window,
+        help="percentiles of each image that become black and white (default: "
+        + ("0.5 99.5)" if window else "what the file says, else 0.5 99.5)"),
+    )
+    parser.add_argument("--seed", type=_seed, default=0, help="of the split by patient (default: 0)")
+    parser.add_argument("--workers", type=_count, metavar="N", help="threads (default: one a core, at most 16)")
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.lower().partition("x")
+    return _count(height), _count(width or height)
+
+
+def _percentile(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"a percentile is a number from 0 to 100, not {text!r}")
+    return value
 
 
 def _seed(text: str) -> int:
@@ -294,6 +434,89 @@ def _import_causal_gen(options: argparse.Namespace) -> None:
     pipeline.adopt_image_mechanism(load)
 
 
+def _import_padchest(options: argparse.Namespace) -> None:
+    from segcft.data.padchest import Selection, check_source, convert_padchest
+    from segcft.progress import ConsoleProgress
+    from segcft.study import Splits
+
+    check_source(options.csv, options.images)  # a wrong path is told before anything heavy is imported
+    chosen = {"projections": options.projections, "labels": options.labels}
+    selection = Selection(ages=tuple(options.ages), **{name: tuple(v) for name, v in chosen.items() if v})
+    summary = convert_padchest(
+        options.csv,
+        options.images,
+        options.out,
+        _segmenter(options),
+        size=options.size,
+        window=tuple(options.window),
+        selection=selection,
+        splits=Splits(seed=options.seed),
+        limit=options.limit,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        progress=ConsoleProgress(),
+    )
+    _tell(summary, options.out)
+
+
+def _import_jsrt(options: argparse.Namespace) -> None:
+    from segcft.data.jsrt import convert_jsrt
+    from segcft.progress import ConsoleProgress
+    from segcft.study import Splits
+
+    summary = convert_jsrt(
+        options.images,
+        options.masks,
+        options.clinical,
+        options.out,
+        size=options.size,
+        window=tuple(options.window),
+        splits=Splits(seed=options.seed),
+        workers=options.workers,
+        progress=ConsoleProgress(),
+    )
+    _tell(summary, options.out)
+
+
+def _import_dicom(options: argparse.Namespace) -> None:
+    _quiet_libraries()
+    from segcft.data.dicomset import Pseudonyms, convert_dicom
+    from segcft.progress import ConsoleProgress
+    from segcft.study import Splits
+
+    summary = convert_dicom(
+        options.folder,
+        options.out,
+        size=options.size,
+        window=tuple(options.window) if options.window else None,
+        views=options.views,
+        pseudonyms=Pseudonyms(options.salt, options.naming, options.keep_patient_ids),
+        splits=Splits(seed=options.seed),
+        workers=options.workers,
+        progress=ConsoleProgress(),
+    )
+    _tell(summary, options.out)
+
+
+def _tell(summary: Summary, out: Path) -> None:
+    """What a conversion has done."""
+    print(summary)
+    print(f"folder: {out} (rejected.csv says why images were left out)", file=sys.stderr)
+
+
+def _segmenter(options: argparse.Namespace) -> Segmenter:
+    """What gives the masks of a conversion."""
+    from segcft.data import masks
+
+    if options.masks is not None:
+        return masks.FolderMasks(options.masks, options.size)
+    _quiet_libraries()
+    from segcft.training import make_fabric
+
+    device = make_fabric(options.device).device
+    return masks.RunSegmenter(options.segmentor, device) if options.segmentor else masks.PSPNet(device)
+
+
 def _evaluate(options: argparse.Namespace) -> None:
     from segcft.run import Run
 
@@ -340,7 +563,7 @@ def _quiet_libraries() -> None:
 
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
-    warnings.filterwarnings("ignore", category=UserWarning, module=r"(monai|lightning)")
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"(monai|lightning|pydicom)")
     logging.getLogger("lightning").setLevel(logging.ERROR)
     logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from segcft.data import resize
 from segcft.data.attributes import Row, nearest, parse, read_table
-from segcft.data.imagefile import check_id, find_file, find_mask, read_image, read_masks
+from segcft.data.imagefile import check_id, find_file, find_mask, pixel_aspect, read_image, read_masks
 from segcft.data.loop import Progress, ahead, silent
 from segcft.data.reject import Rejected
 from segcft.data.shards import Shard
@@ -55,7 +55,8 @@ def import_folder(
 
     Images may have any size. One whose aspect ratio (width / height, of the field of view if the study has
     one) differs from the study's by more than 2 % is centred on a canvas of that ratio first, filled with the
-    median of its border and without structures; the canvas then spans the field of view. Shrinking averages
+    median of its border and without structures; the canvas then spans the field of view. Pixels that are not square,
+    as a DICOM header may say of an image (and thereby of its mask), are taken as such. Shrinking averages
     over each pixel's footprint, for masks too, so that areas survive it. Areas are measured from the masks
     and never read from the table.
 
@@ -171,11 +172,12 @@ class _Folder:
 
     def _pixels(self, id: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         grid = self.study.image
-        image = read_image(find_file(self.images, id), grid.channels, self.spec.grey_range, self.spec.window)
+        path = find_file(self.images, id)
+        image, aspect = read_image(path, grid.channels, self.spec.grey_range, self.spec.window), pixel_aspect(path)
         masks = read_masks(self.masks, id, self.study.structures, (image.shape[1], image.shape[2]))
-        coverage = resize.fit_masks(masks, grid)
+        coverage = resize.fit_masks(masks, grid, aspect)
         self._check_presence(id, coverage)
-        return resize.fit_image(image, grid), coverage
+        return resize.fit_image(image, grid, aspect), coverage
 
     def _check_presence(self, id: str, coverage: NDArray[np.uint8]) -> None:
         names = list(self.study.structures)

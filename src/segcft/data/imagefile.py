@@ -14,7 +14,8 @@ from segcft.data.reject import Rejected
 from segcft.study import Structure
 
 LOSSLESS = (".png", ".tif", ".tiff", ".bmp")
-SUFFIXES = (*LOSSLESS, ".jpg", ".jpeg")
+DICOM = (".dcm", ".dicom")
+SUFFIXES = (*LOSSLESS, ".jpg", ".jpeg", *DICOM)
 
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601: red, green, blue
 
@@ -65,15 +66,21 @@ def read_image(
     """Grey values of an image file as float (C, H, W) in [0, 1].
 
     Args:
-        path: PNG, TIFF, JPEG or BMP; grey, palette or RGB, 8 or 16 bit; transparency is dropped.
+        path: PNG, TIFF, JPEG or BMP; grey, palette or RGB, 8 or 16 bit; transparency is dropped. Or DICOM, see
+            :func:`segcft.data.dicom.shown`.
         channels: 1 (colour becomes luma) or 3 (grey is repeated).
-        grey_range: values in the file that become 0 and 1; default: the whole range of the file's type.
+        grey_range: values in the file that become 0 and 1; default: the whole range of the file's type, or what a
+            DICOM file says itself.
         window: percentiles of the image that become 0 and 1, instead of fixed values.
 
     Raises:
         Rejected: the file cannot be read, has no range of its own, or shows one single value.
     """
-    pixels = _read(path)
+    if is_dicom(path):
+        from segcft.data.dicom import read_dicom
+
+        return np.repeat(read_dicom(path, grey_range, window)[None].astype(np.float64), channels, axis=0)
+    pixels = read_pixels(path)
     values = np.moveaxis(np.atleast_3d(pixels).astype(np.float64), -1, 0)
     if not np.isfinite(values).all():
         raise Rejected(f"{path}: holds values that are not finite numbers")
@@ -91,6 +98,30 @@ def read_image(
     if shown.min() == shown.max():
         raise Rejected(f"{path}: constant image between the grey values {low:g} and {high:g} that are shown")
     return shown
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is to be read as DICOM: it is called so, or begins so, whatever it is called."""
+    if path.suffix.lower() in DICOM:
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False  # who reads it will say why
+
+
+def pixel_aspect(path: Path) -> float:
+    """Height of a pixel of an image file divided by its width: as a DICOM header says, else 1.
+
+    Raises:
+        Rejected: the header cannot be read.
+    """
+    if not is_dicom(path):
+        return 1.0
+    from segcft.data.dicom import aspect, open_dicom
+
+    return aspect(open_dicom(path, pixels=False))
 
 
 def read_masks(
@@ -135,8 +166,16 @@ def find_mask(folder: Path, id: str, name: str, structure: Structure) -> Path:
     return path
 
 
-def _read(path: Path, labels: bool = False) -> NDArray[Any]:
-    """Pixels (H, W), or (H, W, 3) in colour. ``labels`` keeps a palette's indices, not its colours."""
+def read_pixels(path: Path, labels: bool = False) -> NDArray[Any]:
+    """Pixels of an image file as they are: (H, W), or (H, W, 3) in colour.
+
+    Args:
+        path: the file.
+        labels: keep a palette's indices, not its colours.
+
+    Raises:
+        Rejected: the file cannot be read or holds several images.
+    """
     try:
         with Image.open(path) as file:
             frames = getattr(file, "n_frames", 1)
@@ -165,12 +204,22 @@ def _full_value(path: Path, pixels: NDArray[Any]) -> float:
     raise Rejected(f"{path}: {pixels.dtype} values have no range of their own; set data.grey_range or data.window")
 
 
-def _read_mask(path: Path, size: tuple[int, int]) -> NDArray[Any]:
-    pixels = _read(path, labels=True)
+def read_labels(path: Path) -> NDArray[Any]:
+    """The values (H, W) of a mask file: labels or bit flags.
+
+    Raises:
+        Rejected: the file cannot be read, or is in colour.
+    """
+    pixels = read_pixels(path, labels=True)
     if pixels.ndim == 3:
         if (pixels != pixels[..., :1]).any():
             raise Rejected(f"{path}: a mask has one value a pixel, this is a colour image")
         pixels = pixels[..., 0]
+    return pixels
+
+
+def _read_mask(path: Path, size: tuple[int, int]) -> NDArray[Any]:
+    pixels = read_labels(path)
     if pixels.shape != size:
         found, wanted = (f"{width}x{height}" for height, width in (pixels.shape, size))
         raise Rejected(f"{path}: the mask has {found} pixels, its image {wanted}")

@@ -54,24 +54,27 @@ def pad_to_aspect(array: NDArray[np.generic], aspect: float, fill: NDArray[np.ge
     return padded
 
 
-def fit_image(grey: NDArray[np.float64], grid: Image) -> NDArray[np.uint8]:
+def fit_image(grey: NDArray[np.float64], grid: Image, pixel_aspect: float = 1.0) -> NDArray[np.uint8]:
     """Grey values (C, H, W) in [0, 1] of any size, on the study's grid: uint8 (C, *grid.size).
 
-    Another aspect ratio than that of the field of view is padded with the median of the border.
+    Another aspect ratio than that of the field of view is padded with the median of the border. ``pixel_aspect`` is
+    the height of a pixel of ``grey`` divided by its width.
     """
-    return _to_uint8(smooth(_on_canvas(grey, grid, border_median(grey)), grid.size))
+    return _to_uint8(smooth(_on_canvas(grey, grid, border_median(grey), pixel_aspect), grid.size))
 
 
-def fit_masks(coverage: NDArray[np.float64], grid: Image) -> NDArray[np.uint8]:
+def fit_masks(coverage: NDArray[np.float64], grid: Image, pixel_aspect: float = 1.0) -> NDArray[np.uint8]:
     """Masks (S, H, W) in [0, 1] that belong to an image treated by :func:`fit_image`: uint8 (S, *grid.size)."""
-    return _to_uint8(average(_on_canvas(coverage, grid, 0.0), grid.size))
+    return _to_uint8(average(_on_canvas(coverage, grid, 0.0, pixel_aspect), grid.size))
 
 
-def _on_canvas(array: NDArray[np.float64], grid: Image, fill: NDArray[np.generic] | float) -> NDArray[np.float64]:
-    if array.shape[-2:] == grid.size:  # on the study's grid already, whatever its pixels' aspect
+def _on_canvas(
+    array: NDArray[np.float64], grid: Image, fill: NDArray[np.generic] | float, pixel_aspect: float
+) -> NDArray[np.float64]:
+    if array.shape[-2:] == grid.size and pixel_aspect == 1:  # on the study's grid already, whatever its pixels' aspect
         return array
     height, width = grid.field_of_view or grid.size
-    return pad_to_aspect(array, width / height, fill)
+    return pad_to_aspect(array, width / height * pixel_aspect, fill)
 
 
 def _to_uint8(values: NDArray[np.float64]) -> NDArray[np.uint8]:

@@ -1,0 +1,427 @@
+"""Conversion of a public data set, in its own format, to the folder of images, masks and table that studies read.
+
+A converted data set is a folder::
+
+    images/ID.png   8-bit grey, all of one size
+    masks/ID.png    bit flags, e.g. 1 left lung, 2 right lung, 4 heart; none where the format has no masks
+    metadata.csv    a row an image: id, patient, split and the format's attributes
+    rejected.csv    id, kind and reason of everything that was left out
+    summary.txt     how many were left out for which kind of reason
+    journal.jsonl   what is done already, so that an interrupted conversion goes on
+
+A format brings two things: its *items*, in a fixed order, and a function that reads one of them. Everything else,
+parallel reading, writing whole files only, going on after an interruption, the split and the counts, is here.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TextIO, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from segcft.data.imagefile import LUMA, check_id
+from segcft.data.loop import Progress, ahead, silent
+from segcft.data.reject import Rejected
+from segcft.data.resize import border_median, pad_to_aspect, smooth
+from segcft.data.splits import PARTS, assign
+from segcft.errors import DataError
+from segcft.study import Splits
+
+Value = float | int | str | None
+
+
+class Excluded(Rejected):
+    """A sample is left out for a reason that is counted under ``kind``, e.g. ``"not a PA projection"``.
+
+    Any other :class:`Rejected` counts as :data:`UNREADABLE`.
+    """
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(kind, reason)  # both, so that it survives pickling
+        self.kind, self.reason = kind, reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+UNREADABLE = "image or mask unreadable"
+DUPLICATE = "listed twice"
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A sample in the form that studies read.
+
+    Attributes:
+        id: its file name without suffix, unique in the data set; may name a subfolder.
+        patient: who it is of; all images of a patient are in one part.
+        image: grey values, uint8 (H, W).
+        mask: bit flags, uint8 (H, W), or None.
+        attributes: further columns of the table; None is an empty cell.
+        split: its part where the data set says so; None: drawn from the patient's id.
+        large: the image at the size in which a segmenter reads it, uint8 (H', W'); not written.
+    """
+
+    id: str
+    patient: str
+    image: NDArray[np.uint8]
+    mask: NDArray[np.uint8] | None = None
+    attributes: Mapping[str, Value] = field(default_factory=dict)
+    split: str | None = None
+    large: NDArray[np.uint8] | None = None
+
+
+class Item(Protocol):
+    """What a format lists: anything with an ``id``, that of the sample that it becomes."""
+
+    @property
+    def id(self) -> str: ...
+
+
+AnyItem = TypeVar("AnyItem", bound=Item)
+Read = Callable[[AnyItem], "Converted | Rejected"]
+Finish = Callable[[Sequence[Converted]], Sequence["Converted | Rejected"]]
+Outcome = tuple[str, "Converted | Rejected"]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a conversion took and left out.
+
+    Attributes:
+        items: how many the data set lists.
+        samples: how many images were converted, by part.
+        patients: of how many people they are, by part.
+        left_out: how many were not, by kind of reason.
+    """
+
+    items: int
+    samples: Mapping[str, int]
+    patients: Mapping[str, int]
+    left_out: Mapping[str, int]
+
+    def __str__(self) -> str:
+        total = sum(self.samples.values())
+        lines = [(self.items, "images listed")]
+        lines += [(-count, kind) for kind, count in sorted(self.left_out.items(), key=lambda one: (-one[1], one[0]))]
+        lines += [(total, f"images converted, of {sum(self.patients.values())} people")]
+        lines += [(self.samples[part], f"{part}, of {self.patients[part]} people") for part in PARTS]
+        return "\n".join(f"{number:>8}  {text}" for number, text in lines)
+
+
+def convert(
+    items: Iterable[AnyItem],
+    total: int,
+    read: Read[AnyItem],
+    out: Path,
+    *,
+    settings: Mapping[str, Any],
+    finish: Finish | None = None,
+    batch_size: int = 16,
+    splits: Splits | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Summary:
+    """Convert a data set to the folder ``out``; the same call goes on where an interrupted one was.
+
+    Samples that are done are not read again; those that were left out are, since their files may have arrived
+    meanwhile. Memory holds the ids and a few images per worker.
+
+    Args:
+        items: the data set's samples in a fixed order; a second one of the same id is left out.
+        total: how many there are.
+        read: makes the sample of an item, or says why there is none; raising :class:`Rejected` is as good. It is
+            called from several threads at once.
+        out: folder to write; an existing one must be of a conversion with the same ``settings``.
+        settings: everything that the result depends on, in JSON's types.
+        finish: completes up to ``batch_size`` samples at once, e.g. by masks from a network, or rejects them; it
+            answers in order, one for one, and is called from one thread.
+        batch_size: of ``finish``.
+        splits: shares of the parts, by patient, where samples have no ``split`` of their own (default: 72 / 8 / 20 %).
+        workers: threads that read and write (default: one for each core, at most 16).
+        progress: wraps the loop over items.
+
+    Raises:
+        DataError: ``out`` is something else or cannot be written, or nothing could be converted.
+    """
+    workers = workers or min(16, os.cpu_count() or 1)
+    splits = splits or Splits()
+    journal = _Journal(out, {**settings, "splits": splits.model_dump(mode="json")})
+    seen: set[str] = set()
+
+    def outcome(item: AnyItem) -> Outcome:
+        try:
+            check_id(item.id)
+            return item.id, read(item)
+        except Rejected as reason:
+            return item.id, reason
+
+    def completed(batch: Sequence[Outcome]) -> list[Outcome]:
+        samples = [sample for _, sample in batch if isinstance(sample, Converted)]
+        answers = iter(finish(samples) if finish and samples else samples)
+        return [(id, next(answers) if isinstance(sample, Converted) else sample) for id, sample in batch]
+
+    def written(one: Outcome) -> dict[str, Any] | list[str]:
+        id, sample = one
+        if isinstance(sample, Rejected):
+            return _rejection(id, sample)
+        return _write(out, id, sample, sample.split or assign(sample.patient, splits))
+
+    def pending(rejected: _Table) -> Iterator[AnyItem]:
+        for item in (progress or silent)(items, total, "Converting images"):
+            if item.id in seen:
+                rejected.write(_rejection(item.id, Excluded(DUPLICATE, f"id {item.id!r} is listed before")))
+                continue
+            seen.add(item.id)
+            if not journal.has(item.id):
+                yield item
+
+    try:
+        with ExitStack() as stack:
+            rejected = stack.enter_context(_Table(out / "rejected.csv", ["id", "kind", "reason"]))
+            stack.enter_context(journal)
+            read_ahead = stack.enter_context(closing(ahead(outcome, pending(rejected), workers, 2 * workers)))
+            finished = stack.enter_context(closing(_batched(completed, read_ahead, batch_size if finish else 1)))
+            for done in stack.enter_context(closing(ahead(written, finished, workers, 2 * workers))):
+                if isinstance(done, dict):
+                    journal.add(done)
+                else:
+                    rejected.write(done)
+        samples, patients = _write_metadata(out / "metadata.csv", journal, seen)
+        summary = Summary(total, samples, patients, _count(out / "rejected.csv"))
+        _replace_text(out / "summary.txt", f"{summary}\n")
+    except OSError as error:
+        raise DataError(f"{out}: the conversion stopped ({error})") from None
+    if not sum(summary.samples.values()):
+        raise DataError(f"{out}: no image could be converted; rejected.csv there says why\n{summary}")
+    return summary
+
+
+def fit_window(
+    pixels: NDArray[Any], window: tuple[float, float], *sizes: tuple[int, int], strip: int = 256
+) -> list[NDArray[np.uint8]]:
+    """An image at each of ``sizes``: uint8 (h, w), treated as the import of a folder does but in little memory.
+
+    Args:
+        pixels: grey values (H, W), or colour (H, W, 3) of which the luma is taken.
+        window: percentiles of the image that become 0 and 255.
+        sizes: of one aspect ratio; an image of another one is padded with the median of its border.
+        strip: columns that are worked off at once.
+
+    Raises:
+        Rejected: the image has one single value between the percentiles.
+    """
+    grey = np.tensordot(pixels, LUMA, axes=1) if pixels.ndim == 3 else pixels
+    low, high = (float(limit) for limit in np.percentile(grey, window))
+    if not low < high:  # values that are no numbers come here too
+        raise Rejected(f"constant image: percentiles {window[0]:g} and {window[1]:g} are both {low:g}")
+    height, width = sizes[0]
+    canvas = pad_to_aspect(grey[None], width / height, border_median(grey[None]))[0]
+
+    def shown(part: NDArray[Any]) -> NDArray[np.float64]:
+        return np.clip((part - low) / (high - low), 0, 1)
+
+    fitted = {size: np.rint(fit_values(canvas, size, shown, strip) * 255).astype(np.uint8) for size in {*sizes}}
+    return [fitted[size] for size in sizes]
+
+
+def fit_values(
+    array: NDArray[Any],
+    size: tuple[int, int],
+    values: Callable[[NDArray[Any]], NDArray[Any]],
+    strip: int = 256,
+) -> NDArray[np.float64]:
+    """``values(array)`` resized to (..., *size) as :func:`segcft.data.resize.smooth` does, without ever holding them
+    for more than ``strip`` columns of ``array`` (H, W): a radiograph of 15 megapixels takes 120 MB as floats.
+    """
+    parts = (values(array[:, left : left + strip]) for left in range(0, array.shape[1], strip))
+    return smooth(np.concatenate([smooth(part, (size[0], part.shape[-1])) for part in parts], axis=-1), size)
+
+
+def _batched(
+    function: Callable[[Sequence[Outcome]], list[Outcome]], outcomes: Iterable[Outcome], size: int
+) -> Generator[Outcome, None, None]:
+    """``function`` over runs of outcomes that hold up to ``size`` samples; what is rejected comes along."""
+    batch: list[Outcome] = []
+    held = 0
+    for one in outcomes:
+        batch.append(one)
+        held += isinstance(one[1], Converted)
+        if held == size or held == 0:
+            yield from function(batch)
+            batch, held = [], 0
+    yield from function(batch)
+
+
+def _write(out: Path, id: str, sample: Converted, split: str) -> dict[str, Any]:
+    """Write a sample's images; returns its line of the journal."""
+    if sample.id != id:
+        raise ValueError(f"item {id!r} became sample {sample.id!r}")
+    for name, pixels in (("images", sample.image), ("masks", sample.mask)):
+        if pixels is None:
+            continue
+        if pixels.dtype != np.uint8 or pixels.shape != sample.image.shape or pixels.ndim != 2:
+            raise ValueError(f"{sample.id}: {name} must be uint8 (H, W), not {pixels.dtype} {pixels.shape}")
+        path = out / name / f"{sample.id}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        Image.fromarray(pixels).save(partial, format="PNG")
+        os.replace(partial, path)
+    attributes = {name: _plain(value) for name, value in sample.attributes.items()}
+    row = {"id": sample.id, "patient": sample.patient, "split": split, **attributes}
+    return {"row": row, "mask": sample.mask is not None}
+
+
+def _plain(value: Value) -> Value:
+    """A NumPy scalar as the Python number that JSON knows."""
+    plain: Value = value.item() if isinstance(value, np.generic) else value
+    return plain
+
+
+def _rejection(id: str, reason: Rejected) -> list[str]:
+    return [id, reason.kind if isinstance(reason, Excluded) else UNREADABLE, str(reason)]
+
+
+class _Journal:
+    """The rows of the samples that are done, a line each, after a first line with the settings."""
+
+    def __init__(self, out: Path, settings: Mapping[str, Any]) -> None:
+        self.out, self.path = out, out / "journal.jsonl"
+        self.settings = json.loads(json.dumps(settings))  # in the types that it has when it is read back
+        self._file: TextIO | None = None
+        self._done: dict[str, bool] = {}  # id -> whether it has a mask
+        if self.path.is_file():
+            self._resume()
+        elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise DataError(f"{out}: exists and is not a conversion that segcft began; choose another folder")
+
+    def __enter__(self) -> _Journal:
+        self.out.mkdir(parents=True, exist_ok=True)
+        new = not self.path.is_file()
+        self._file = self.path.open("a", encoding="utf-8")
+        if new:
+            self._append({"settings": self.settings})
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._file is not None
+        self._file.close()
+
+    def has(self, id: str) -> bool:
+        """Whether ``id`` is done and its files are there, whole as far as their size tells."""
+        if id not in self._done:
+            return False
+        names = ("images", "masks") if self._done[id] else ("images",)
+        files = [self.out / name / f"{id}.png" for name in names]
+        return all(file.is_file() and file.stat().st_size > 0 for file in files)
+
+    def add(self, entry: dict[str, Any]) -> None:
+        self._append(entry)
+        self._done[entry["row"]["id"]] = entry["mask"]
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Rows in the order in which they were done."""
+        with self.path.open(encoding="utf-8") as file:
+            for line in itertools.islice(file, 1, None):
+                yield json.loads(line)["row"]
+
+    def _append(self, entry: Mapping[str, Any]) -> None:
+        assert self._file is not None
+        self._file.write(json.dumps(entry) + "\n")
+        self._file.flush()  # what is killed has lost nothing that it has written
+
+    def _resume(self) -> None:
+        end = 0
+        try:
+            with self.path.open("rb") as file:
+                for number, line in enumerate(file):
+                    if not line.endswith(b"\n"):  # cut off while it was written
+                        break
+                    entry = json.loads(line)
+                    if number == 0:
+                        self._check(entry["settings"])
+                    else:
+                        self._done[entry["row"]["id"]] = entry["mask"]
+                    end += len(line)
+            os.truncate(self.path, end)
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{self.path}: damaged ({error}); remove {self.out} and convert again") from None
+        if end == 0:
+            self.path.unlink()
+
+    def _check(self, settings: Mapping[str, Any]) -> None:
+        changed = [
+            f"{name} was {json.dumps(settings.get(name))} and is {json.dumps(self.settings.get(name))}"
+            for name in {**settings, **self.settings}
+            if settings.get(name) != self.settings.get(name)
+        ]
+        if changed:
+            raise DataError(
+                f"{self.out}: was converted with other settings: {'; '.join(changed)}. "
+                "Remove it, or choose another folder"
+            )
+
+
+class _Table:
+    """A CSV file that takes its place once it is complete. Used as a context manager."""
+
+    def __init__(self, path: Path, columns: Sequence[str]) -> None:
+        self.path, self.columns = path, columns
+        self.partial = path.with_name(path.name + ".partial")
+
+    def __enter__(self) -> _Table:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self.partial.open("w", encoding="utf-8", newline="")
+        self._writer = csv.writer(self._file)
+        self._writer.writerow(self.columns)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with self._file:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        if kind is None:
+            os.replace(self.partial, self.path)
+
+    def write(self, cells: Sequence[Any]) -> None:
+        self._writer.writerow(cells)
+
+
+def _write_metadata(path: Path, journal: _Journal, ids: set[str]) -> tuple[Counter[str], Counter[str]]:
+    """Write the rows of ``ids``; returns images and people by part."""
+    columns: dict[str, None] = {}
+    last: dict[str, int] = {}  # of each id, the number of its latest row: files that were lost are made again
+    for number, row in enumerate(journal.rows()):
+        columns |= dict.fromkeys(row)
+        last[row["id"]] = number
+    samples: Counter[str] = Counter()
+    people: dict[str, set[str]] = {part: set() for part in PARTS}
+    with _Table(path, list(columns)) as table:
+        for number, row in enumerate(journal.rows()):
+            if row["id"] in ids and last[row["id"]] == number:
+                table.write([row.get(name) for name in columns])
+                samples[row["split"]] += 1
+                people[row["split"]].add(row["patient"])
+    return samples, Counter({part: len(found) for part, found in people.items()})
+
+
+def _count(rejected: Path) -> Counter[str]:
+    with rejected.open(encoding="utf-8", newline="") as file:
+        return Counter(row["kind"] for row in csv.DictReader(file))
+
+
+def _replace_text(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)

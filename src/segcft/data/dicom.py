@@ -1,0 +1,288 @@
+"""Reading one DICOM file: its grey values as they are meant to be seen, and what the header says of the person.
+
+Of DICOM's objects those are read that are a single grey image, like a radiograph (CR, DX) or a slice. Whatever is
+wrong with a file is an :class:`~segcft.data.convert.Excluded`, which names its kind.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset, FileDataset, dcmread
+from pydicom.pixels import apply_modality_lut, apply_voi, get_decoder
+
+from segcft.data.convert import Excluded
+from segcft.data.reject import Rejected
+
+PERCENTILES = (0.5, 99.5)
+"""What becomes black and white where a file has no window of its own."""
+
+OLDEST = 130
+"""Ages above this, in years, are not believed."""
+
+_YEARS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
+_VIEWS = {"POSTEROANTERIOR": "PA", "ANTEROPOSTERIOR": "AP", "LATERAL": "LATERAL", "LEFTLATERAL": "LL"}
+_VIEWS |= {"RIGHTLATERAL": "RL"}
+
+
+def read_dicom(
+    path: Path, grey_range: tuple[float, float] | None = None, window: tuple[float, float] | None = None
+) -> NDArray[np.float32]:
+    """Grey values of a DICOM file, (H, W) in [0, 1]: :func:`shown` of :func:`open_dicom`.
+
+    Raises:
+        Excluded: see there.
+    """
+    return shown(path, open_dicom(path), grey_range, window)
+
+
+def open_dicom(path: Path, pixels: bool = True) -> FileDataset:
+    """A DICOM file.
+
+    Args:
+        path: the file.
+        pixels: read them too, not the header alone.
+
+    Raises:
+        Excluded: it is no DICOM file or is damaged.
+    """
+    try:
+        with path.open("rb") as file:
+            if file.read(132)[128:] != b"DICM":
+                raise Excluded("not a DICOM file", f"{path}: not a DICOM file: no 'DICM' at byte 128")
+        return dcmread(path, stop_before_pixels=not pixels)
+    except Excluded:
+        raise
+    except Exception as error:  # pydicom's readers raise almost anything over a broken file
+        raise _broken(path, error) from None
+
+
+def shown(
+    path: Path,
+    dataset: Dataset,
+    grey_range: tuple[float, float] | None = None,
+    window: tuple[float, float] | None = None,
+) -> NDArray[np.float32]:
+    """The image of ``dataset`` as it is meant to be seen, with air dark: (H, W) in [0, 1].
+
+    Stored values become the modality's (slope and intercept, or a table). Of these the first VOI table or window of
+    the file says what is black and white, else :data:`PERCENTILES`. MONOCHROME1 is turned round. Padding is black
+    and counts in no percentile. Pixels keep their shape: see :func:`aspect`.
+
+    Args:
+        path: of the file, for messages.
+        dataset: from :func:`open_dicom`.
+        grey_range: values of the modality that become black and white, instead of the file's own window.
+        window: percentiles of the image that do.
+
+    Raises:
+        Excluded: it is not one grey image of 8 to 16 bits, cannot be decoded, is cut off, or shows one single value.
+    """
+    try:
+        inverted = _check_object(path, dataset)
+        stored = _decode(path, dataset)
+        padding = _padding(dataset, stored)
+        values = apply_modality_lut(stored, dataset).astype(np.float32)
+        inside = values if padding is None else values[~padding]
+        if inside.size == 0 or inside.min() == inside.max():
+            raise Excluded("constant image", f"{path}: constant image")
+        own = _as_file_says(dataset, values) if grey_range is None and window is None else None
+        if own is not None:
+            grey = own
+        else:
+            grey = _linear(values, *(grey_range or np.percentile(inside, window or PERCENTILES)))
+    except Rejected:
+        raise
+    except Exception as error:
+        raise _broken(path, error) from None
+    grey = np.clip(1 - grey if inverted else grey, 0, 1).astype(np.float32)
+    if padding is not None:
+        grey[padding] = 0
+        inside = grey[~padding]
+    else:
+        inside = grey
+    if inside.min() == inside.max():
+        raise Excluded("constant image", f"{path}: constant image between the grey values that are shown")
+    return grey
+
+
+def aspect(dataset: Dataset) -> float:
+    """Height of a pixel divided by its width; 1 where the header does not say."""
+    spacing = _spacing(dataset) or dataset.get("PixelAspectRatio")
+    try:
+        height, width = (float(number) for number in spacing or ())
+        return height / width if height > 0 and width > 0 else 1.0
+    except (TypeError, ValueError):
+        return 1.0
+
+
+def field_of_view(dataset: Dataset) -> tuple[float, float] | None:
+    """Height and width of the image in mm, in the detector's plane where nothing better is known."""
+    spacing = _spacing(dataset)
+    return None if spacing is None else (dataset.Rows * spacing[0], dataset.Columns * spacing[1])
+
+
+def person(dataset: Dataset) -> dict[str, float | str | None]:
+    """Age in years and sex, F or M, where the header says them."""
+    sex = str(dataset.get("PatientSex") or "").strip().upper()
+    age = parse_age(str(dataset.get("PatientAge") or ""))
+    if age is None:
+        dates = (str(dataset.get(name) or "") for name in ("StudyDate", "SeriesDate", "AcquisitionDate"))
+        known = [text for text in dates if text]
+        age = age_between(str(dataset.get("PatientBirthDate") or ""), known[0]) if known else None
+    return {"age": age, "sex": sex if sex in ("F", "M") else None}
+
+
+def view(dataset: Dataset) -> str | None:
+    """Projection, e.g. ``PA`` or ``AP``, in capitals; spelt-out ones become their abbreviation."""
+    codes = dataset.get("ViewCodeSequence") or [Dataset()]
+    for text in (dataset.get("ViewPosition"), codes[0].get("CodeMeaning")):
+        name = re.sub(r"[^A-Z0-9]", "", str(text or "").upper())
+        if name:
+            return _VIEWS.get(name, name)
+    return None
+
+
+def parse_age(text: str) -> float | None:
+    """Years that an Age String gives: ``063Y``, ``018M``, ``006W``, ``010D``; a bare number is years.
+
+    None where it is something else or more than :data:`OLDEST`.
+    """
+    match = re.fullmatch(r"\s*(\d{1,3})\s*([DWMY]?)\s*", text.upper(), re.ASCII)
+    if match is None:
+        return None
+    age = int(match[1]) * _YEARS[match[2] or "Y"]
+    return age if age <= OLDEST else None
+
+
+def age_between(birth: str, day: str) -> float | None:
+    """Completed years between two dates, ``19500321``; None where one is no date or they are not in order."""
+    try:
+        born, seen = (date.fromisoformat(f"{t[:4]}-{t[4:6]}-{t[6:]}") for t in (birth.strip(), day.strip()))
+    except ValueError:
+        return None
+    age = seen.year - born.year - ((seen.month, seen.day) < (born.month, born.day))
+    return float(age) if 0 <= age <= OLDEST else None
+
+
+def _check_object(path: Path, dataset: Dataset) -> bool:
+    """Whether black and white are exchanged.
+
+    Raises:
+        Excluded: it is not one grey image.
+    """
+    if "PixelData" not in dataset or not dataset.get("Rows") or not dataset.get("Columns"):
+        modality = dataset.get("Modality") or "unknown"
+        raise Excluded("no image", f"{path}: holds no image that can be read (modality {modality})")
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    if frames > 1:
+        raise Excluded("several frames", f"{path}: holds {frames} frames, not one")
+    photometric = str(dataset.get("PhotometricInterpretation") or "")
+    if dataset.get("SamplesPerPixel", 1) != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
+        raise Excluded("not grey", f"{path}: {photometric or 'unknown colours'}, expected MONOCHROME1 or MONOCHROME2")
+    bits, stored = dataset.get("BitsAllocated"), dataset.get("BitsStored")
+    if bits not in (8, 16) or not 8 <= (stored or bits) <= bits:
+        raise Excluded("not 8 to 16 bits", f"{path}: {stored} bits in {bits}, expected 8 to 16 in 8 or 16")
+    return photometric == "MONOCHROME1"
+
+
+def _decode(path: Path, dataset: Dataset) -> NDArray[np.integer[Any]]:
+    """Stored values (H, W).
+
+    Raises:
+        Excluded: they are compressed and there is no decoder, or the file is damaged.
+    """
+    syntax = dataset.file_meta.TransferSyntaxUID
+    needs = ""
+    if syntax.is_encapsulated:
+        try:
+            decoder = get_decoder(syntax)
+        except NotImplementedError:
+            raise Excluded("no decoder", f"{path}: {syntax.name} cannot be decoded") from None
+        # Not its GDCM: the package of that name on PyPI is another one.
+        other = [text.partition(" - requires ")[2] for text in decoder.missing_dependencies if "gdcm" not in text]
+        needs = f": to decode it, pip install 'segcft[dicom]' (or {'; or '.join(other)})" if other else ""
+        if not decoder.is_available:
+            raise Excluded("no decoder", f"{path}: {syntax.name}{needs}")
+    try:
+        pixels = dataset.pixel_array
+    except Exception as error:
+        kind = "no decoder" if needs else "damaged file"
+        raise Excluded(kind, f"{path}: cannot decode {syntax.name} ({_line(error)}){needs}") from None
+    if pixels.ndim != 2:
+        raise Excluded("no image", f"{path}: pixels of shape {pixels.shape}, expected one grey image")
+    return pixels
+
+
+def _padding(dataset: Dataset, stored: NDArray[np.integer[Any]]) -> NDArray[np.bool_] | None:
+    """Where the image is filled up: bool (H, W), or None."""
+    value = dataset.get("PixelPaddingValue")
+    if not isinstance(value, int):
+        return None
+    limit = dataset.get("PixelPaddingRangeLimit")
+    low, high = sorted((value, limit if isinstance(limit, int) else value))
+    padding = (stored >= low) & (stored <= high)
+    return padding if padding.any() else None
+
+
+def _as_file_says(dataset: Dataset, values: NDArray[np.float32]) -> NDArray[np.floating[Any]] | None:
+    """Modality's values through the file's first VOI table or window, or None where it has none."""
+    if dataset.get("VOILUTSequence"):
+        entries, first, _ = (int(number) for number in dataset.VOILUTSequence[0].LUTDescriptor)
+        entries = entries or 2**16  # as the standard writes it
+        table = apply_voi(np.arange(first, first + entries), dataset).astype(np.float32)
+        full = 2 ** int(table.max()).bit_length() - 1  # many descriptors say 16 bits of a table of 12
+        places = np.clip(np.rint(values) - first, 0, entries - 1).astype(np.int64)
+        return table[places] / np.float32(full)
+    centre, width = _number(dataset.get("WindowCenter")), _number(dataset.get("WindowWidth"))
+    if centre is None or width is None or width <= 0:
+        return None
+    match str(dataset.get("VOILUTFunction") or "LINEAR").upper():
+        case "SIGMOID":
+            return 1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -60, 60)))
+        case "LINEAR_EXACT":
+            return (values - centre) / width + 0.5
+        case _ if width > 1:  # the standard's formula: the first and last of `width` whole numbers are black and white
+            return (values - (centre - 0.5)) / (width - 1) + 0.5
+        case _:
+            return (values > centre - 0.5).astype(np.float32)
+
+
+def _linear(values: NDArray[np.float32], low: float, high: float) -> NDArray[np.floating[Any]]:
+    return (values - low) / (high - low) if low < high else np.zeros_like(values)
+
+
+def _number(value: Any) -> float | None:
+    """The first of a header's numbers, or None."""
+    if isinstance(value, (list, tuple)) or (hasattr(value, "__iter__") and not isinstance(value, str)):
+        value = next(iter(value), None)
+    try:
+        return None if value is None or not np.isfinite(float(value)) else float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _spacing(dataset: Dataset) -> tuple[float, float] | None:
+    """Distance in mm between rows and between columns."""
+    for name in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
+        try:
+            rows, columns = (float(number) for number in dataset.get(name) or ())
+        except (TypeError, ValueError):
+            continue
+        if rows > 0 and columns > 0:
+            return rows, columns
+    return None
+
+
+def _broken(path: Path, error: Exception) -> Excluded:
+    return Excluded("damaged file", f"{path}: cannot read this DICOM file ({_line(error)})")
+
+
+def _line(error: Exception) -> str:
+    """An error's message in one line, or its type."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,167 @@
+"""A folder of DICOM files, anywhere below it, as a folder that studies read, without names and dates."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from segcft.data import dicom
+from segcft.data.convert import Converted, Excluded, Summary, Value, convert, fit_values
+from segcft.data.imagefile import strip_suffix
+from segcft.data.loop import Progress
+from segcft.data.reject import Rejected
+from segcft.data.resize import border_median, pad_to_aspect
+from segcft.errors import DataError
+from segcft.study import Splits
+
+Naming = Literal["digest", "uid", "file"]
+
+
+@dataclass(frozen=True)
+class Pseudonyms:
+    """How images and patients are called.
+
+    Attributes:
+        salt: a secret without which nobody can find out by trial whose pseudonym one is; the same salt gives the same
+            pseudonyms.
+        naming: an image's id is a ``digest`` of its SOP Instance UID, this ``uid`` itself, or the ``file``'s path.
+        keep_patients: patients keep the ids that they have in the files.
+    """
+
+    salt: str = ""
+    naming: Naming = "digest"
+    keep_patients: bool = False
+
+    def of(self, text: str) -> str:
+        """The pseudonym of ``text``, 16 hexadecimal digits."""
+        return hmac.new(self.salt.encode(), text.encode(), hashlib.sha256).hexdigest()[:16]
+
+
+def convert_dicom(
+    folder: Path,
+    out: Path,
+    *,
+    size: tuple[int, int] = (256, 256),
+    window: tuple[float, float] | None = None,
+    views: Sequence[str] = (),
+    pseudonyms: Pseudonyms | None = None,
+    splits: Splits | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Summary:
+    """Convert all DICOM images below ``folder`` to the folder ``out``, which a study with ``source: folder`` reads.
+
+    Images are padded to the aspect ratio of ``size``, that of their pixels respected. There are no masks in DICOM
+    images: bring your own, of the converted size, into ``out/masks``.
+
+    Args:
+        folder: every file below it is looked at; the rest of them is listed as left out.
+        out: folder to write; an interrupted conversion goes on.
+        size: (H, W) of the converted images, in pixels.
+        window: percentiles of each image that become black and white; default: what the file says.
+        views: projections to keep, e.g. ``("PA", "AP")``; default: all.
+        pseudonyms: how images and patients are called.
+        splits: shares of the parts, by patient.
+        workers: threads that read images.
+        progress: wraps the loop over files.
+
+    Raises:
+        DataError: ``folder`` is none or is empty, ``out`` holds something else, or no image is usable.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
+    own = out.resolve()
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and own not in path.resolve().parents]
+    if not paths:
+        raise DataError(f"{folder}: holds no file")
+    pseudonyms = pseudonyms or Pseudonyms()
+    reader = _Reader(size, window, tuple(name.upper() for name in views), pseudonyms)
+    return convert(
+        _items(folder, paths, pseudonyms),
+        len(paths),
+        reader.read,
+        out,
+        settings={
+            "format": "dicom",
+            "size": size,
+            "window": window,
+            "views": reader.views,
+            "naming": pseudonyms.naming,
+            "keep_patients": pseudonyms.keep_patients,
+            "salt": pseudonyms.of("settings"),
+        },
+        splits=splits,
+        workers=workers,
+        progress=progress,
+    )
+
+
+@dataclass(frozen=True)
+class _File:
+    id: str
+    path: Path
+    problem: Rejected | None = None
+
+
+def _items(folder: Path, paths: Sequence[Path], pseudonyms: Pseudonyms) -> Iterator[_File]:
+    for path in paths:
+        place = path.relative_to(folder).as_posix()
+        try:
+            uid = str(dicom.open_dicom(path, pixels=False).get("SOPInstanceUID") or "")
+            if not uid and pseudonyms.naming != "file":
+                raise Excluded("no SOP Instance UID", f"{path}: has no SOP Instance UID to be named after (--id file)")
+            names = {"digest": pseudonyms.of(uid), "uid": uid, "file": strip_suffix(place)}
+            yield _File(names[pseudonyms.naming], path)
+        except Rejected as problem:
+            yield _File(place, path, problem)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Makes a sample of a file."""
+
+    size: tuple[int, int]
+    window: tuple[float, float] | None
+    views: tuple[str, ...]
+    pseudonyms: Pseudonyms
+
+    def read(self, item: _File) -> Converted | Rejected:
+        if item.problem is not None:
+            return item.problem
+        dataset = dicom.open_dicom(item.path)
+        view = dicom.view(dataset)
+        if self.views and view not in self.views:
+            kind = f"view is not {' or '.join(self.views)}"
+            return Excluded(kind, f"{item.path}: view is {view or 'not in the header'}")
+        grey = dicom.shown(item.path, dataset, window=self.window)
+        ratio = self.size[1] / self.size[0] * dicom.aspect(dataset)  # in pixels of the file
+        canvas = pad_to_aspect(grey[None], ratio, border_median(grey[None]))[0]
+        image = np.rint(fit_values(canvas, self.size, lambda part: part) * 255).astype(np.uint8)
+        return Converted(item.id, self._patient(item, dataset), image, attributes=self._attributes(dataset))
+
+    def _patient(self, item: _File, dataset: dicom.Dataset) -> str:
+        patient = str(dataset.get("PatientID") or "").strip()
+        if patient and self.pseudonyms.keep_patients:
+            return patient
+        # Who is not named at all is told apart by study, so that images of one study are in one part at least.
+        who = patient or str(dataset.get("StudyInstanceUID") or item.id)
+        return self.pseudonyms.of(f"patient {who}")
+
+    def _attributes(self, dataset: dicom.Dataset) -> dict[str, Value]:
+        extent = dicom.field_of_view(dataset) or (None, None)
+        return {
+            **dicom.person(dataset),
+            "view": dicom.view(dataset),
+            "modality": dataset.get("Modality"),
+            "body_part": dataset.get("BodyPartExamined"),
+            "file_height": dataset.Rows,
+            "file_width": dataset.Columns,
+            "height_mm": extent[0],
+            "width_mm": extent[1],
+        }

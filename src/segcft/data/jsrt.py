@@ -1,0 +1,359 @@
+"""JSRT (Shiraishi et al. 2000) in its own format, with the masks of SCR (van Ginneken et al. 2006).
+
+Three downloads meet here: 247 raw images, a text file each on the people with a nodule (``CLNDAT_EN.TXT``) and on
+those without (``CNNDAT_EN.TXT``), and SCR's outlines of lungs and heart as GIF files. Every image is of another
+person.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segcft.data.convert import Converted, Excluded, Summary, Value, convert, fit_window
+from segcft.data.imagefile import read_pixels
+from segcft.data.loop import Progress, ahead, silent
+from segcft.data.masks import BITS, Plausibility, areas, check_polarity, to_flags
+from segcft.data.reject import Rejected
+from segcft.data.resize import pad_to_aspect
+from segcft.errors import DataError
+from segcft.study import Splits
+
+SIDE = 2048
+"""Rows and columns of a raw image."""
+BLACK = 4095
+"""The largest value of its 12 bits; 0 is white."""
+
+Key = TypeVar("Key")
+
+_ID = r"JPC[LN]N\d{3}"
+_FOLDERS = ("left lung", "right lung", "heart")  # SCR's; it has the clavicles too
+_MISSING = "?"
+
+# What follows the name of a file. One of the text files separates columns by tabs, the other by blanks.
+_NORMAL = re.compile(r"(?P<age>\S+)\s+(?P<sex>[a-z]+)\b\s*(?P<rest>.*)", re.IGNORECASE)
+_NODULE = re.compile(
+    r"(?P<subtlety>[1-5])\s+(?P<nodule_mm>\d+(?:\.\d+)?|\?)\s+(?P<age>\S+)\s+(?P<sex>[a-z]+)\s+"
+    r"(?P<nodule_x>\d+|\?)\s+(?P<nodule_y>\d+|\?)\s+(?P<nodule>malignant|benign)\b\s*(?P<rest>.*)",
+    re.IGNORECASE,
+)
+
+
+def convert_jsrt(
+    images: Path,
+    masks: Path,
+    clinical: Sequence[Path],
+    out: Path,
+    *,
+    size: tuple[int, int] = (256, 256),
+    window: tuple[float, float] = (0.5, 99.5),
+    plausibility: Plausibility | None = None,
+    splits: Splits | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Summary:
+    """Convert JSRT to the folder ``out``, which ``configs/jsrt.yaml`` reads.
+
+    Left and right are the patient's, and are told by where the lungs are, not by the names of their folders: an image
+    shows a patient from the front, so the left lung is on its right. SCR names them the same way; a copy that names
+    all lungs by the side of the image is read as well.
+
+    Args:
+        images: folder with the ``.IMG`` files, at any depth.
+        masks: folder with SCR's ``fold1`` and ``fold2``, at any depth.
+        clinical: the text files.
+        out: folder to write; an interrupted conversion goes on.
+        size: (H, W) of the converted images, in pixels.
+        window: percentiles of each image that become black and white.
+        plausibility: which masks to believe.
+        splits: shares of the parts.
+        workers: threads that read images.
+        progress: wraps the loops over masks and over images.
+
+    Raises:
+        DataError: a folder or file is missing or of something else, two files claim to be the same image or mask,
+            the images are mirrored, ``out`` holds something else, or no image is usable.
+    """
+    files = find_images(images)
+    outlines = find_masks(masks)
+    people, digest = read_clinical(clinical)
+    ids = sorted({*files, *people})
+    wanted = [id for id in ids if all((name, id) in outlines for name in _FOLDERS)]
+    swapped = named_by_image_side(outlines, wanted, masks, progress or silent)
+    reader = _Reader(images, files, masks, outlines, people, swapped, size, window, plausibility or Plausibility())
+    return convert(
+        [_Item(id) for id in ids],
+        len(ids),
+        reader.read,
+        out,
+        settings={
+            "format": "jsrt",
+            "clinical": digest,
+            "size": size,
+            "window": window,
+            "plausibility": asdict(reader.plausibility),
+            "lungs named by the side of the image": swapped,
+        },
+        splits=splits,
+        workers=workers,
+        progress=progress,
+    )
+
+
+def find_images(folder: Path) -> dict[str, Path]:
+    """Id, ``JPCLN001``, -> raw file of every image below ``folder``.
+
+    Raises:
+        DataError: there is none, or there are two of one image.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder (--images)")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() == ".img" and re.fullmatch(_ID, path.stem.upper()):
+            _claim(found, path.stem.upper(), path, "--images")
+    if not found:
+        raise DataError(f"{folder}: holds no raw image like JPCLN001.IMG or JPCNN001.IMG (--images)")
+    return found
+
+
+def find_masks(folder: Path) -> dict[tuple[str, str], Path]:
+    """(SCR's name of the structure, id) -> its GIF file, below ``folder``.
+
+    Raises:
+        DataError: one of lungs and heart has no file, or there are two of one.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder (--masks)")
+    found: dict[tuple[str, str], Path] = {}
+    for path in sorted(folder.rglob("*")):
+        name = re.sub(r"[\s_-]+", " ", path.parent.name.lower())
+        if path.suffix.lower() == ".gif" and name in _FOLDERS and re.fullmatch(_ID, path.stem.upper()):
+            _claim(found, (name, path.stem.upper()), path, "--masks")
+    for name in _FOLDERS:
+        if not any(key[0] == name for key in found):
+            raise DataError(f"{folder}: holds no file of SCR like fold1/masks/{name}/JPCLN001.gif (--masks)")
+    return found
+
+
+def read_clinical(paths: Sequence[Path]) -> tuple[dict[str, Mapping[str, Value] | Rejected], str]:
+    """Attributes of each id that the text files name, or why they cannot be read; and a digest of the files.
+
+    Raises:
+        DataError: a file cannot be read, or names no image.
+    """
+    people: dict[str, Mapping[str, Value] | Rejected] = {}
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise DataError(f"{path}: cannot read this text file ({error.strerror}) (--clinical)") from None
+        digest.update(content)
+        found = parse_clinical(content.decode("utf-8", errors="replace"))
+        if not found:
+            raise DataError(f"{path}: names no image of JSRT like JPCLN001.IMG (--clinical)")
+        for id, attributes in found:
+            if id in people and people[id] != attributes:
+                attributes = Excluded("clinical data unclear", f"{path}: {id} is there before, with other data")
+            elif isinstance(attributes, Excluded):
+                attributes = Excluded(attributes.kind, f"{path}: {attributes}")
+            people[id] = attributes
+    return people, digest.hexdigest()
+
+
+def parse_clinical(text: str) -> list[tuple[str, Mapping[str, Value] | Excluded]]:
+    """(id, attributes) of each record of a clinical text file; :class:`Excluded` where one is not understood.
+
+    A record begins with the name of a file, wherever that stands: some copies have lost line breaks. After it come
+
+    - of ``JPCNN``: age, sex, ``non-nodule``;
+    - of ``JPCLN``: subtlety 1 to 5, size in mm, age, sex, x and y in pixels of the raw image, ``malignant`` or
+      ``benign``, location, diagnosis
+
+    with a ``?`` for what is not known. Ages are in years; sex becomes F or M.
+    """
+    _, *parts = re.split(rf"({_ID})(?:\.IMG)?\b", text, flags=re.IGNORECASE)
+    names, records = parts[::2], parts[1::2]
+    return [
+        (name.upper(), _parse_record(name.upper(), record.strip())) for name, record in zip(names, records, strict=True)
+    ]
+
+
+def _parse_record(id: str, record: str) -> Mapping[str, Value] | Excluded:
+    nodule = id.startswith("JPCLN")
+    match = (_NODULE if nodule else _NORMAL).fullmatch(re.sub(r"[\r\n]+", " ", record))
+    if match is None:
+        wanted = "subtlety, size, age, sex, x, y, malignant or benign, ..." if nodule else "age, sex, ..."
+        return Excluded("clinical data unclear", f"{id}: expected {wanted}, found {record!r}")
+    cells = match.groupdict()
+    sex = cells["sex"][0].upper()
+    if cells["sex"].lower() not in ("f", "m", "female", "male"):
+        return Excluded("clinical data unclear", f"{id}: {cells['sex']!r} is no sex")
+    age = cells["age"]
+    if age != _MISSING and not (age.isascii() and age.isdigit() and int(age) <= 120):
+        return Excluded("clinical data unclear", f"{id}: {age!r} is no age in years")
+    *place, finding = [cell for cell in re.split(r"\s*\t\s*", cells["rest"].strip()) if cell] or [None]
+    about: dict[str, Value] = {
+        name: None if cells[name] == _MISSING else float(cells[name])
+        for name in ("subtlety", "nodule_mm", "nodule_x", "nodule_y")
+        if nodule
+    }
+    return {
+        "age": None if age == _MISSING else int(age),
+        "sex": sex,
+        "diagnosis": finding,
+        "nodule": cells["nodule"].lower() if nodule else "none",
+        "location": " ".join(place) or None,
+        **about,
+    }
+
+
+def read_raw(path: Path) -> NDArray[np.uint16]:
+    """Grey values of a raw image, uint16 (2048, 2048) from 0 to 4095, air dark.
+
+    Files are big-endian 16-bit numbers without a header and hold 0 for white.
+
+    Raises:
+        Rejected: the file cannot be read, or is of another size or depth.
+    """
+    expected = 2 * SIDE * SIDE
+    try:
+        found = path.stat().st_size
+        content = path.read_bytes() if found == expected else b""
+    except OSError as error:
+        raise Rejected(f"{path}: cannot read this file ({error.strerror})") from None
+    if found != expected:
+        raise Rejected(f"{path}: has {found} bytes, a raw image of {SIDE} x {SIDE} pixels has {expected}")
+    raw = np.frombuffer(content, dtype=">u2").reshape(SIDE, SIDE)
+    if raw.max() > BLACK:
+        swapped = raw.byteswap().max() <= BLACK
+        hint = "the bytes of each number are swapped" if swapped else "damaged, or not JSRT's"
+        raise Rejected(f"{path}: holds {raw.max()}, more than 12 bits: {hint}")
+    return (BLACK - raw).astype(np.uint16)
+
+
+def named_by_image_side(
+    outlines: Mapping[tuple[str, str], Path], ids: Sequence[str], folder: Path, progress: Progress = silent
+) -> bool:
+    """Whether the lungs of ``ids`` are named by the side of the image that they are on, not by the patient's.
+
+    Raises:
+        DataError: no mask can be read; names follow no rule; or most hearts are in the half of the chest that is on
+            the left of the image, so that images and masks must be mirrored.
+    """
+    by_patient: list[bool] = []
+    heart_left: list[bool] = []
+
+    def centres(id: str) -> list[float] | None:
+        try:
+            return [_column(read_outline(outlines[name, id])) for name in _FOLDERS]
+        except Rejected:
+            return None  # the conversion will say so
+
+    reading = ahead(centres, ids, workers=2, depth=8)
+    for columns in progress(reading, len(ids), "Looking at masks"):
+        if columns is not None:
+            left, right, heart = columns
+            by_patient.append(left > right)
+            heart_left.append(heart > (left + right) / 2)
+    if not by_patient:
+        raise DataError(f"{folder}: the masks of lungs and heart of no image could be read (--masks)")
+    if sum(heart_left) * 2 < len(heart_left):
+        raise DataError(
+            f"{folder}: {len(heart_left) - sum(heart_left)} of {len(heart_left)} hearts are nearer to the lung on the "
+            "left of the image: the masks are mirrored (--masks)"
+        )
+    if any(by_patient) and not all(by_patient):
+        raise DataError(
+            f"{folder}: of {len(by_patient)} images {sum(by_patient)} have the mask named 'left lung' on the right, as "
+            "SCR does, and the others on the left (--masks)"
+        )
+    return not by_patient[0]
+
+
+def read_outline(path: Path) -> NDArray[np.bool_]:
+    """A mask of SCR: what is inside, bool (H, W).
+
+    Raises:
+        Rejected: the file cannot be read, has more than two values, or is empty.
+    """
+    pixels = read_pixels(path)
+    grey = pixels.max(axis=-1) if pixels.ndim == 3 else pixels
+    values = np.count_nonzero(np.bincount(grey.astype(np.uint8).ravel()))
+    if values > 2:
+        raise Rejected(f"{path}: {values} values, a mask of SCR has two")
+    if not grey.any() or grey.all():
+        raise Rejected(f"{path}: the mask is {'full' if grey.all() else 'empty'}")
+    return grey != 0
+
+
+def _column(mask: NDArray[np.bool_]) -> float:
+    """Column of a mask's centre of mass."""
+    columns = mask.sum(axis=0)
+    return float(columns @ np.arange(len(columns)) / columns.sum())
+
+
+@dataclass(frozen=True)
+class _Item:
+    id: str
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Makes a sample of an id."""
+
+    images: Path
+    files: Mapping[str, Path]
+    masks: Path
+    outlines: Mapping[tuple[str, str], Path]
+    people: Mapping[str, Mapping[str, Value] | Rejected]
+    swapped: bool
+    size: tuple[int, int]
+    window: tuple[float, float]
+    plausibility: Plausibility
+
+    def read(self, item: _Item) -> Converted | Rejected:
+        attributes = self.people.get(item.id) or Excluded("no clinical data", f"no clinical file names {item.id}")
+        if isinstance(attributes, Rejected):
+            return attributes
+        if item.id not in self.files:
+            raise Excluded("image file missing", f"{self.images}: no {item.id}.IMG")
+        flags = self._flags(item.id)
+        self.plausibility.check(flags)
+        path = self.files[item.id]
+        raw = read_raw(path)
+        try:
+            (image,) = fit_window(raw, self.window, self.size)
+        except Rejected as reason:
+            raise Rejected(f"{path}: {reason}") from None
+        check_polarity(image, flags)
+        measured = {f"{name}_area": area for name, area in areas(flags).items()}
+        return Converted(item.id, item.id, image, flags, {**attributes, **measured})
+
+    def _flags(self, id: str) -> NDArray[np.uint8]:
+        by_patient = dict(zip(_FOLDERS, BITS, strict=True))
+        if self.swapped:
+            by_patient |= {"left lung": "right_lung", "right lung": "left_lung"}
+        masks = {}
+        for name, structure in by_patient.items():
+            if (name, id) not in self.outlines:
+                raise Excluded("mask file missing", f"{self.masks}: no {name}/{id}.gif")
+            masks[structure] = read_outline(self.outlines[name, id])
+        if len({mask.shape for mask in masks.values()}) > 1:
+            raise Rejected(f"{self.masks}: the masks of {id} have different sizes")
+        coverage = np.stack([masks[structure] for structure in BITS]).astype(np.float64)
+        return to_flags(pad_to_aspect(coverage, self.size[1] / self.size[0], 0.0), self.size)
+
+
+def _claim(found: dict[Key, Path], key: Key, path: Path, option: str) -> None:
+    if key in found:
+        raise DataError(f"{path}: is also {found[key]}; name the folder of one of them ({option})")
+    found[key] = path

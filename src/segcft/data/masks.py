@@ -1,0 +1,294 @@
+"""Masks of lungs and heart for radiographs that come without: from a folder, a trained run, or a public network.
+
+A :class:`Segmenter` reads images and answers coverage; :func:`to_flags` makes it the bit flags of a mask file, and
+:class:`Plausibility` says which masks cannot be right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segcft.data.convert import Excluded, fit_values
+from segcft.data.imagefile import LOSSLESS, find_file, read_labels
+from segcft.data.reject import Rejected
+from segcft.data.resize import pad_to_aspect, smooth
+from segcft.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
+
+BITS: Mapping[str, int] = {"left_lung": 1, "right_lung": 2, "heart": 4}
+"""Structures and their flags. Left is the patient's left, which is on the right of the image."""
+
+Coverage = NDArray[np.float64]
+
+
+class Segmenter(Protocol):
+    """Reads the structures of :data:`BITS` from images.
+
+    Attributes:
+        size: (H, W) of the images that it wants, of the aspect ratio of the study.
+        parallel: it may be called by several threads at once, and gains nothing from batches.
+        settings: what its answers depend on, in JSON's types.
+    """
+
+    @property
+    def size(self) -> tuple[int, int]: ...
+
+    @property
+    def parallel(self) -> bool: ...
+
+    @property
+    def settings(self) -> Mapping[str, Any]: ...
+
+    def __call__(self, ids: Sequence[str], images: NDArray[np.uint8]) -> Sequence[Coverage | Rejected]:
+        """Coverage in [0, 1] of the structures, (3, h, w) at any resolution of the same frame, of each image.
+
+        Args:
+            ids: of the images.
+            images: uint8 (B, *size).
+        """
+        ...
+
+
+class FolderMasks:
+    """Ready-made masks: ``ID.png`` (or another lossless format) in ``folder``, with the flags of :data:`BITS`.
+
+    A mask has the aspect ratio of its original image, of any resolution, or is of the padded frame already.
+
+    Args:
+        folder: of the masks.
+        size: (H, W) of the masks that it answers.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+
+    parallel = True
+
+    def __init__(self, folder: Path, size: tuple[int, int]) -> None:
+        if not folder.is_dir():
+            raise DataError(f"{folder}: no such folder (--masks)")
+        self.folder, self.size = folder, size
+        self.settings = {"masks": str(folder.resolve())}
+
+    def __call__(self, ids: Sequence[str], images: NDArray[np.uint8]) -> list[Coverage | Rejected]:
+        return [self._read(id) for id in ids]
+
+    def _read(self, id: str) -> Coverage | Rejected:
+        try:
+            flags = read_labels(find_file(self.folder, id, LOSSLESS))
+        except Rejected as reason:
+            return reason
+        if not np.issubdtype(flags.dtype, np.integer):
+            return Rejected(f"{id}: a mask of flags holds whole numbers, not {flags.dtype}")
+        canvas = pad_to_aspect(flags[None], self.size[1] / self.size[0], 0)[0]
+        return fit_values(canvas, self.size, lambda part: np.stack([part & bit != 0 for bit in BITS.values()]))
+
+
+class RunSegmenter:
+    """The judge of a trained run, whose study has the structures of :data:`BITS` by name.
+
+    Args:
+        folder: of the run.
+        device: where it computes.
+
+    Raises:
+        RunError: the folder is no run, or has no judge yet.
+        DataError: its study has other structures or colour images.
+    """
+
+    parallel = False
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        from segcft import artefact
+        from segcft.run import Run
+
+        run = Run(folder)
+        names = list(run.study.structures)
+        missing = [name for name in BITS if name not in names]
+        if missing:
+            raise DataError(f"{folder}: its study has no structure {', '.join(missing)}, only {', '.join(names)}")
+        if run.study.image.channels != 1:
+            raise DataError(f"{folder}: its study has colour images")
+        self.size = run.study.image.size
+        self.device = device
+        self.network = run.load("judge", device)
+        self.order = [names.index(name) for name in BITS]
+        self.settings = {"segmentor": artefact.digest_of(run.path("judge"))}
+
+    def __call__(self, ids: Sequence[str], images: NDArray[np.uint8]) -> list[Coverage | Rejected]:
+        import torch
+
+        from segcft.images.likelihood import to_unit
+
+        with torch.inference_mode():
+            probabilities = self.network.masks(to_unit(torch.from_numpy(images)[:, None].to(self.device)))
+        return [largest_parts(one) for one in probabilities[:, self.order].cpu().numpy()]
+
+
+class PSPNet:
+    """The PSPNet of torchxrayvision, trained on ChestX-Det (Lian et al. 2021); its weights are downloaded once.
+
+    Args:
+        device: where it computes.
+
+    Raises:
+        DataError: torchxrayvision is not installed or does not work here, or its weights cannot be had.
+    """
+
+    parallel = False
+    size = (512, 512)
+    targets: Mapping[str, str] = {"left_lung": "Left Lung", "right_lung": "Right Lung", "heart": "Heart"}
+
+    def __init__(self, device: torch.device) -> None:
+        remedy = "or give your own masks (--masks DIR) or a trained run (--segmentor RUN)"
+        try:
+            import torchxrayvision
+        except ModuleNotFoundError as error:
+            raise DataError(f"masks by PSPNet need {error.name}: pip install 'segcft[padchest]', {remedy}") from None
+        except Exception as error:  # a torchvision that does not fit torch fails in ways of its own
+            raise DataError(
+                f"torchxrayvision does not work here ({error}): install a torchvision that fits torch, {remedy}"
+            ) from None
+        try:
+            self.network = torchxrayvision.baseline_models.chestx_det.PSPNet().to(device).eval()
+        except Exception as error:  # no network, a full disk, a damaged file
+            raise DataError(f"the weights of torchxrayvision's PSPNet cannot be loaded ({error}); {remedy}") from None
+        self.device = device
+        self.normalize = torchxrayvision.utils.normalize
+        known = list(self.network.targets)
+        self.order = [known.index(self.targets[name]) for name in BITS]
+        self.settings = {"pspnet": torchxrayvision.__version__}
+
+    def __call__(self, ids: Sequence[str], images: NDArray[np.uint8]) -> list[Coverage | Rejected]:
+        import torch
+
+        scaled = self.normalize(images, maxval=255)[:, None]  # float32 in [-1024, 1024], as it was trained on
+        with torch.inference_mode():
+            logits = self.network(torch.from_numpy(scaled).to(self.device))[:, self.order]
+            probabilities = torch.sigmoid(logits.float()).cpu().numpy()
+        return [largest_parts(one) for one in probabilities]
+
+
+def largest_parts(probabilities: NDArray[np.floating]) -> Coverage:
+    """Probabilities (S, h, w), each structure left with its largest connected part above one half only."""
+    from scipy import ndimage
+
+    cleaned = np.zeros(probabilities.shape)
+    for probability, clean in zip(probabilities, cleaned, strict=True):
+        labels, count = ndimage.label(probability >= 0.5)
+        if count:
+            largest = np.argmax(np.bincount(labels.ravel())[1:]) + 1
+            # What is below one half beside the part stays: it says where within a pixel the outline is.
+            near = ndimage.binary_dilation(labels == largest) & ((labels == largest) | (labels == 0))
+            clean[near] = probability[near]
+    return cleaned
+
+
+def to_flags(coverage: Coverage, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Coverage (3, h, w) in [0, 1] as the bit flags of :data:`BITS`, uint8 of ``size``: a pixel that is at least half
+    covered is inside."""
+    inside = smooth(coverage, size) >= 0.5
+    flags = np.zeros(size, dtype=np.uint8)
+    for bit, mask in zip(BITS.values(), inside, strict=True):
+        flags |= np.uint8(bit) * mask.astype(np.uint8)
+    return flags
+
+
+def areas(flags: NDArray[np.uint8]) -> dict[str, int]:
+    """Structure -> its area in a mask, in pixels."""
+    return {name: int(np.count_nonzero(flags & bit)) for name, bit in BITS.items()}
+
+
+@dataclass(frozen=True)
+class Plausibility:
+    """What masks of a frontal radiograph can look like.
+
+    The defaults are wide: among 200 radiographs that readers outlined (JSRT) lungs cover 7 to 25 % of the frame,
+    hearts 6 to 13 %, the left lung has 0.54 to 1.1 times the right one's area, and lungs never overlap.
+
+    Attributes:
+        lung: least and largest share of the frame that a lung covers.
+        heart: the same of the heart.
+        lung_ratio: least and largest area of the left lung divided by that of the right one.
+        overlap: largest share of the smaller lung that both lungs cover.
+    """
+
+    lung: tuple[float, float] = (0.02, 0.4)
+    heart: tuple[float, float] = (0.01, 0.3)
+    lung_ratio: tuple[float, float] = (0.2, 5.0)
+    overlap: float = 0.1
+
+    KIND = "implausible mask"
+
+    def check(self, flags: NDArray[np.uint8]) -> None:
+        """Check a mask of bit flags (H, W).
+
+        Raises:
+            Excluded: it cannot be right, and why.
+        """
+        for name, area in areas(flags).items():
+            low, high = self.heart if name == "heart" else self.lung
+            share = area / flags.size
+            if area == 0:
+                raise Excluded(self.KIND, f"the mask of {name} is empty")
+            if not low <= share <= high:
+                raise Excluded(self.KIND, f"{name} covers {share:.1%} of the image")
+        left, right, heart = (flags & bit != 0 for bit in BITS.values())
+        ratio = left.sum() / right.sum()
+        if not self.lung_ratio[0] <= ratio <= self.lung_ratio[1]:
+            raise Excluded(self.KIND, f"the left lung has {ratio:.2g} times the area of the right one")
+        overlap = (left & right).sum() / min(left.sum(), right.sum())
+        if overlap > self.overlap:
+            raise Excluded(self.KIND, f"the lungs overlap by {overlap:.0%} of the smaller one")
+        (left_y, left_x), (right_y, right_x), (heart_y, heart_x) = (_centre(mask) for mask in (left, right, heart))
+        if not right_x < left_x:
+            raise Excluded(self.KIND, "the left lung is not to the right of the right one: mirrored or mislabelled")
+        if not right_x < heart_x < left_x:
+            raise Excluded(self.KIND, "the heart is not between the lungs")
+        if not heart_y > (left_y + right_y) / 2:
+            raise Excluded(self.KIND, "the heart is above the middle of the lungs: upside down or mislabelled")
+
+
+def _centre(mask: NDArray[np.bool_]) -> tuple[float, float]:
+    """Row and column of a mask's centre of mass."""
+    rows, columns = np.nonzero(mask)
+    return float(rows.mean()), float(columns.mean())
+
+
+def check_polarity(image: NDArray[np.uint8], flags: NDArray[np.uint8] | None = None) -> None:
+    """Check that air is dark, as in MONOCHROME2.
+
+    Without ``flags`` the middle of the chest, with spine and heart, is compared with what lies left and right of it;
+    with a mask the heart with the lungs. On 200 radiographs (JSRT) the differences of medians are 0.04 to 0.59 and
+    0.14 to 0.40 of the grey scale; inversion changes their sign.
+
+    Args:
+        image: grey values, uint8 (H, W), of a chest that fills the frame roughly.
+        flags: its mask of bit flags, uint8 (H, W).
+
+    Raises:
+        Excluded: the image looks like a negative.
+    """
+    if flags is None:
+        height, width = image.shape
+        band = image[round(0.3 * height) : round(0.7 * height)]
+        centre = band[:, round(0.44 * width) : round(0.56 * width)]
+        flanks = [band[:, round(a * width) : round(b * width)] for a, b in ((0.18, 0.36), (0.64, 0.82))]
+        bright, dark = np.median(centre), np.median(np.concatenate(flanks, axis=1))
+        what = "the middle of the chest is darker than the lungs"
+    else:
+        lungs, heart = (flags & (BITS["left_lung"] | BITS["right_lung"])) != 0, (flags & BITS["heart"]) != 0
+        alone = heart & ~lungs if (heart & ~lungs).any() else heart
+        aerated = lungs & ~heart if (lungs & ~heart).any() else lungs
+        bright, dark = np.median(image[alone]), np.median(image[aerated])
+        what = "the heart is darker than the lungs"
+    if bright < dark:
+        raise Excluded("inverted grey values", f"{what}: a negative")

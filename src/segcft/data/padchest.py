@@ -1,0 +1,328 @@
+"""PadChest (Bustos et al. 2020) in its own format: one CSV of 160,861 images, 16-bit PNG files in numbered folders.
+
+What is left out, and why, is :class:`Selection`'s and :class:`~segcft.data.masks.Plausibility`'s to say; what happens
+to the rest is in :func:`convert_padchest`.
+"""
+
+from __future__ import annotations
+
+import ast
+import csv
+import gzip
+import hashlib
+import math
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segcft.data.attributes import MISSING, nearest
+from segcft.data.convert import Converted, Excluded, Summary, convert, fit_window
+from segcft.data.imagefile import check_id, read_pixels, strip_suffix
+from segcft.data.loop import Progress
+from segcft.data.masks import Plausibility, Segmenter, areas, check_polarity, to_flags
+from segcft.data.reject import Rejected
+from segcft.errors import DataError
+from segcft.study import Splits
+
+
+class Row(NamedTuple):
+    """A line of the table: the columns that are used, by their names there, as text without surrounding blanks."""
+
+    ImageID: str
+    ImageDir: str
+    StudyDate_DICOM: str
+    StudyID: str
+    PatientID: str
+    PatientBirth: str
+    PatientSex_DICOM: str
+    Projection: str
+    Pediatric: str
+    Modality_DICOM: str
+    Manufacturer_DICOM: str
+    PhotometricInterpretation_DICOM: str
+    MethodLabel: str
+    Labels: str
+
+    @property
+    def id(self) -> str:
+        return strip_suffix(self.ImageID)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which rows of the table are used.
+
+    Attributes:
+        projections: values of ``Projection``.
+        ages: least and largest age in whole years; the largest is what can be believed.
+        labels: a row with one of these among its ``Labels`` is left out.
+    """
+
+    projections: tuple[str, ...] = ("PA",)
+    ages: tuple[float, float] = (18, 110)
+    labels: tuple[str, ...] = ("exclude", "suboptimal study")
+
+    def attributes(self, row: Row) -> dict[str, float | str | None]:
+        """What the converted table says of ``row``.
+
+        Raises:
+            Excluded: the row is not to be used, and why.
+        """
+        if row.Projection not in self.projections:
+            wanted = " or ".join(self.projections)
+            raise Excluded(f"projection is not {wanted}", f"Projection is {row.Projection!r}")
+        young = f"paediatric or under {self.ages[0]:g}"
+        if row.Pediatric == "PED":
+            raise Excluded(young, "Pediatric is 'PED'")
+        labels = parse_labels(row.Labels)
+        for label in self.labels:
+            if label in labels:
+                raise Excluded(f"label {label!r}", f"Labels have {label!r}")
+        if row.PatientSex_DICOM not in ("F", "M"):
+            raise Excluded("sex unknown", f"PatientSex_DICOM is {row.PatientSex_DICOM!r}")
+        age = parse_age(row.PatientBirth, row.StudyDate_DICOM)
+        if age is None:
+            where = f"PatientBirth is {row.PatientBirth!r}, StudyDate_DICOM is {row.StudyDate_DICOM!r}"
+            raise Excluded("age unknown", where)
+        if not 0 <= age <= self.ages[1]:
+            raise Excluded("age implausible", f"age is {age:g}")
+        if age < self.ages[0]:
+            raise Excluded(young, f"age is {age:g}")
+        if row.PhotometricInterpretation_DICOM == "MONOCHROME1":
+            raise Excluded("inverted grey values", "PhotometricInterpretation_DICOM is 'MONOCHROME1'")
+        return {
+            "age": age,
+            "sex": row.PatientSex_DICOM,
+            "study": row.StudyID,
+            "date": row.StudyDate_DICOM,
+            "projection": row.Projection,
+            "labels": "; ".join(labels),
+            "label_method": row.MethodLabel,
+            "manufacturer": row.Manufacturer_DICOM,
+            "modality": row.Modality_DICOM,
+        }
+
+
+def convert_padchest(
+    table: Path,
+    images: Path,
+    out: Path,
+    segmenter: Segmenter,
+    *,
+    size: tuple[int, int] = (224, 224),
+    window: tuple[float, float] = (0.5, 99.5),
+    selection: Selection | None = None,
+    plausibility: Plausibility | None = None,
+    splits: Splits | None = None,
+    limit: int | None = None,
+    batch_size: int = 16,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Summary:
+    """Convert PadChest to the folder ``out``, which a study with ``source: folder`` reads.
+
+    An image is padded to the aspect ratio of ``size`` with the median of its border, as the import of a folder does;
+    nothing is cropped. Masks have the flags of :data:`segcft.data.masks.BITS`.
+
+    Args:
+        table: the CSV file, plain or gzip.
+        images: folder with the PNG files, or with the numbered folders that hold them.
+        out: folder to write; an interrupted conversion goes on.
+        segmenter: gives the masks.
+        size: (H, W) of the converted images, in pixels.
+        window: percentiles of each image that become black and white.
+        selection: which rows to use.
+        plausibility: which masks to believe.
+        splits: shares of the parts, by patient.
+        limit: use the first rows of the table only.
+        batch_size: images that go through a network at once.
+        workers: threads that read images.
+        progress: wraps the loop over rows.
+
+    Raises:
+        DataError: the table or the folder cannot be read, ``out`` holds something else, or no image is usable.
+    """
+    selection, plausibility = selection or Selection(), plausibility or Plausibility()
+    check_source(table, images)
+    if abs(size[1] / size[0] - segmenter.size[1] / segmenter.size[0]) > 1e-6:
+        wants = "x".join(map(str, segmenter.size))
+        raise DataError(
+            f"images of {size[0]}x{size[1]} (height x width) have another shape than the segmenter's {wants}"
+        )
+    total, digest = _survey(table)
+    reader = _Reader(images, size, window, selection, plausibility, segmenter)
+    return convert(
+        islice(read_rows(table), limit),
+        min(total, limit or total),
+        reader.read,
+        out,
+        settings={
+            "format": "padchest",
+            "table": digest,
+            "size": size,
+            "window": window,
+            "selection": asdict(selection),
+            "plausibility": asdict(plausibility),
+            "masks": segmenter.settings,
+        },
+        finish=None if segmenter.parallel else reader.segment,
+        batch_size=batch_size,
+        splits=splits,
+        workers=workers,
+        progress=progress,
+    )
+
+
+def check_source(table: Path, images: Path) -> None:
+    """Check that there are a table of PadChest and a folder of images.
+
+    Raises:
+        DataError: there are not.
+    """
+    next(read_rows(table), None)
+    if not images.is_dir():
+        raise DataError(f"{images}: no such folder (--images)")
+
+
+def read_rows(table: Path) -> Iterator[Row]:
+    """The rows of PadChest's table, one after another.
+
+    Raises:
+        DataError: the file cannot be read, lacks a column, or has a line of too few or too many cells.
+    """
+    try:
+        with _open(table) as file:
+            reader = csv.reader(file)
+            header = [cell.strip() for cell in next(reader, [])]
+            for column in Row._fields:
+                if column not in header:
+                    raise DataError(
+                        f"{table}: not PadChest's table: no column {column!r}{nearest(column, header)} (--csv)"
+                    )
+            places = [header.index(column) for column in Row._fields]
+            for cells in reader:
+                if cells and len(cells) != len(header):
+                    raise DataError(
+                        f"{table}: line {reader.line_num}: {len(cells)} cells in a table of {len(header)} columns; "
+                        "download it again"
+                    )
+                if cells:
+                    yield Row(*(cells[place].strip() for place in places))
+    except FileNotFoundError:
+        raise DataError(f"{table}: no such table (--csv)") from None
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{table}: cannot read this table ({error})") from None
+
+
+def parse_labels(text: str) -> list[str]:
+    """The labels that a cell lists, ``"['normal', ' pacemaker', '']"``, without blanks and empty ones.
+
+    Raises:
+        Excluded: the cell is empty or no list of texts.
+    """
+    if text.lower() in MISSING:
+        raise Excluded("no labels", f"Labels is {text!r}")
+    try:
+        labels = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        labels = None
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise Excluded("no labels", f"Labels is no list: {text!r}")
+    return [label.strip() for label in labels if label.strip()]
+
+
+def parse_age(birth: str, date: str) -> float | None:
+    """Age in whole years from a year of birth (``1930.0``) and the date of the study (``20140915``), or None.
+
+    The year of birth is all that is known, so that the age may be one too high.
+    """
+    try:
+        year = float(birth)
+    except ValueError:
+        return None
+    if not math.isfinite(year) or year != int(year) or len(date) != 8 or not (date.isascii() and date.isdigit()):
+        return None
+    return int(date[:4]) - year
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Makes a sample of a row."""
+
+    images: Path
+    size: tuple[int, int]
+    window: tuple[float, float]
+    selection: Selection
+    plausibility: Plausibility
+    segmenter: Segmenter
+
+    def read(self, row: Row) -> Converted | Rejected:
+        attributes = self.selection.attributes(row)
+        if row.PatientID.lower() in MISSING:
+            raise Excluded("patient unknown", "PatientID is empty")
+        path = self._find(row)
+        pixels = read_pixels(path)
+        try:
+            image, large = fit_window(pixels, self.window, self.size, self.segmenter.size)
+        except Rejected as reason:
+            raise Rejected(f"{path}: {reason}") from None
+        check_polarity(image)
+        shape = {"file_height": pixels.shape[0], "file_width": pixels.shape[1]}
+        sample = Converted(row.id, row.PatientID, image, attributes=attributes | shape, large=large)
+        return self.segment([sample])[0] if self.segmenter.parallel else sample
+
+    def segment(self, samples: Sequence[Converted]) -> list[Converted | Rejected]:
+        """Samples with their masks."""
+        images = np.stack([sample.large for sample in samples if sample.large is not None])
+        found = self.segmenter([sample.id for sample in samples], images)
+        return [self._with_mask(sample, coverage) for sample, coverage in zip(samples, found, strict=True)]
+
+    def _with_mask(self, sample: Converted, coverage: NDArray[np.float64] | Rejected) -> Converted | Rejected:
+        if isinstance(coverage, Rejected):
+            return coverage
+        try:
+            mask = to_flags(coverage, self.size)
+            self.plausibility.check(mask)
+            check_polarity(sample.image, mask)
+        except Rejected as reason:
+            return reason
+        measured: Mapping[str, Any] = {f"{name}_area": area for name, area in areas(mask).items()}
+        return replace(sample, mask=mask, attributes={**sample.attributes, **measured}, large=None)
+
+    def _find(self, row: Row) -> Path:
+        """The file of a row, in the numbered folder that the table names or in none.
+
+        Raises:
+            Rejected: it is not there.
+        """
+        check_id(f"{row.ImageDir}/{row.ImageID}")
+        for path in (self.images / row.ImageDir / row.ImageID, self.images / row.ImageID):
+            if path.is_file():
+                return path
+        raise Excluded("image file missing", f"{self.images}: neither {row.ImageDir}/{row.ImageID} nor {row.ImageID}")
+
+
+def _open(table: Path) -> TextIO:
+    """The text of a CSV file, plain or compressed by gzip, whatever it is called."""
+    with table.open("rb") as file:
+        compressed = file.read(2) == b"\x1f\x8b"
+    if compressed:
+        return gzip.open(table, "rt", encoding="utf-8-sig", newline="")
+    return table.open(encoding="utf-8-sig", newline="")
+
+
+def _survey(table: Path) -> tuple[int, str]:
+    """How many rows the table has, and a digest of them."""
+    digest, total = hashlib.sha256(), 0
+    for row in read_rows(table):
+        digest.update("\0".join(row).encode())
+        total += 1
+    if total == 0:
+        raise DataError(f"{table}: the table has no rows (--csv)")
+    return total, digest.hexdigest()

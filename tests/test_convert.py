@@ -1,0 +1,252 @@
+"""Conversion to the folder layout: what is written, going on after an interruption, and images of any shape."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from segcft.data.convert import Converted, Excluded, Summary, convert, fit_window
+from segcft.data.imagefile import read_image
+from segcft.data.reject import Rejected
+from segcft.data.resize import fit_image
+from segcft.data.splits import assign
+from segcft.errors import DataError
+from segcft.study import Image as Grid
+from segcft.study import Splits
+
+
+@dataclass(frozen=True)
+class Person:
+    """A small data set's item: its image is noise of its own, each person has two images."""
+
+    number: int
+
+    @property
+    def id(self) -> str:
+        return f"p{self.number:03}"
+
+    def sample(self, **changes: Any) -> Converted:
+        random = np.random.default_rng(self.number)
+        image = random.integers(0, 256, (6, 8), dtype=np.uint8)
+        mask = random.integers(0, 8, (6, 8), dtype=np.uint8)
+        sample = Converted(self.id, f"patient{self.number // 2}", image, mask, {"age": self.number, "note": 'a, "b"'})
+        return replace(sample, **changes)
+
+
+def read(person: Person) -> Converted | Rejected:
+    """Every fifth person is of a kind that is left out, every seventh has a broken file."""
+    if person.number % 5 == 4:
+        raise Excluded("too young", f"age is {person.number}")
+    return Rejected("cannot read this") if person.number % 7 == 6 else person.sample()
+
+
+def run(out: Path, people: int = 40, read: Any = read, **options: Any) -> Summary:
+    items = options.pop("items", [Person(i) for i in range(people)])
+    return convert(items, len(items), read, out, **{"settings": {"format": "test"}, "workers": 3} | options)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def content(out: Path) -> dict[str, bytes]:
+    """Every file of a folder."""
+    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+
+
+def test_a_conversion_writes_images_masks_table_reasons_and_counts(tmp_path: Path) -> None:
+    summary = run(tmp_path / "out")
+    table = rows(tmp_path / "out" / "metadata.csv")
+    kept = [i for i in range(40) if i % 5 != 4 and i % 7 != 6]
+    assert [row["id"] for row in table] == [f"p{i:03}" for i in kept]
+    for i, row in zip(kept, table, strict=True):
+        expected = Person(i).sample()
+        assert row == {
+            "id": expected.id,
+            "patient": expected.patient,
+            "split": assign(expected.patient, Splits()),
+            "age": str(i),
+            "note": 'a, "b"',
+        }
+        for name, pixels in (("images", expected.image), ("masks", expected.mask)):
+            with Image.open(tmp_path / "out" / name / f"{expected.id}.png") as file:
+                assert file.mode == "L"
+                assert np.array_equal(np.asarray(file), pixels)
+    rejected = rows(tmp_path / "out" / "rejected.csv")
+    assert rejected[0] == {"id": "p004", "kind": "too young", "reason": "age is 4"}
+    assert summary.left_out == {"too young": 8, "image or mask unreadable": 4}
+    assert (summary.items, sum(summary.samples.values())) == (40, len(kept))
+    assert sum(summary.patients.values()) == len({i // 2 for i in kept})
+    assert (tmp_path / "out" / "summary.txt").read_text() == f"{summary}\n"
+    assert "      -8  too young\n" in str(summary)
+
+
+def test_an_interrupted_conversion_goes_on_and_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    run(tmp_path / "whole")
+    seen: list[int] = []
+
+    def interrupted(person: Person) -> Converted | Rejected:
+        if person.number == 23:
+            raise KeyboardInterrupt
+        return read(person)
+
+    def again(person: Person) -> Converted | Rejected:
+        seen.append(person.number)
+        return read(person)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", read=interrupted)
+    assert not (tmp_path / "cut" / "metadata.csv").exists()
+    with (tmp_path / "cut" / "journal.jsonl").open("a") as file:
+        file.write('{"row": {"id": "p0')  # what a process that is killed leaves
+    run(tmp_path / "cut", read=again)
+    assert content(tmp_path / "cut") == content(tmp_path / "whole")
+    done = {i for i in range(16) if i % 5 != 4 and i % 7 != 6}  # the threads had not got much farther
+    assert not done & set(seen)
+
+
+def test_only_what_was_left_out_or_lost_is_read_again(tmp_path: Path) -> None:
+    run(tmp_path / "out")
+    before = content(tmp_path / "out")
+    (tmp_path / "out" / "images" / "p000.png").unlink()
+    (tmp_path / "out" / "masks" / "p001.png").write_bytes(b"")
+    seen: list[int] = []
+
+    def again(person: Person) -> Converted:
+        seen.append(person.number)
+        return person.sample()  # all files are there now
+
+    summary = run(tmp_path / "out", read=again)
+    assert sorted(seen) == sorted({0, 1} | {i for i in range(40) if i % 5 == 4 or i % 7 == 6})
+    assert sum(summary.samples.values()) == 40
+    assert not summary.left_out
+    after = content(tmp_path / "out")
+    assert all(after[name] == before[name] for name in before if name.endswith(".png"))
+    assert sorted(row["id"] for row in rows(tmp_path / "out" / "metadata.csv")) == [f"p{i:03}" for i in range(40)]
+
+
+def test_who_is_not_listed_any_more_is_not_in_the_table(tmp_path: Path) -> None:
+    run(tmp_path / "out")
+    run(tmp_path / "out", people=10)
+    assert [row["id"] for row in rows(tmp_path / "out" / "metadata.csv")][-1] == "p008"
+
+
+def test_a_second_sample_of_an_id_and_an_id_outside_the_folder_are_left_out(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Named(Person):
+        name: str
+
+        @property
+        def id(self) -> str:
+            return self.name
+
+    items = [Named(1, "a"), Named(2, "a"), Named(3, "../b"), Named(5, "site/c")]
+    summary = run(tmp_path / "out", items=items)
+    assert summary.left_out == {"listed twice": 1, "image or mask unreadable": 1}
+    assert (tmp_path / "out" / "images" / "site" / "c.png").is_file()
+    assert not (tmp_path / "b.png").exists()
+
+
+def test_samples_are_completed_in_batches_and_may_be_rejected_there(tmp_path: Path) -> None:
+    sizes: list[int] = []
+
+    def finish(samples: Sequence[Converted]) -> list[Converted | Rejected]:
+        sizes.append(len(samples))
+        return [
+            Excluded("bad mask", "empty") if one.id == "p001" else replace(one, mask=np.zeros_like(one.image))
+            for one in samples
+        ]
+
+    def without_mask(person: Person) -> Converted | Rejected:
+        sample = read(person)
+        return replace(sample, mask=None) if isinstance(sample, Converted) else sample
+
+    summary = run(tmp_path / "out", read=without_mask, finish=finish, batch_size=6)
+    assert sizes == [6, 6, 6, 6, 4]
+    assert summary.left_out["bad mask"] == 1
+    with Image.open(tmp_path / "out" / "masks" / "p000.png") as file:
+        assert not np.asarray(file).any()
+
+
+def test_a_format_without_masks_writes_none_and_may_bring_its_own_split(tmp_path: Path) -> None:
+    summary = run(tmp_path / "out", read=lambda person: person.sample(mask=None, split="test"))
+    assert not (tmp_path / "out" / "masks").exists()
+    assert summary.samples == {"test": 40}
+
+
+@pytest.mark.parametrize("change", [{"settings": {"format": "test", "size": [8, 8]}}, {"splits": Splits(seed=1)}])
+def test_a_conversion_is_not_continued_with_other_settings(tmp_path: Path, change: dict[str, Any]) -> None:
+    run(tmp_path / "out")
+    before = content(tmp_path / "out")
+    with pytest.raises(DataError, match=r"converted with other settings: (size|splits) was"):
+        run(tmp_path / "out", **change)
+    assert content(tmp_path / "out") == before
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("all of it")
+    with pytest.raises(DataError, match="not a conversion that segcft began"):
+        run(tmp_path)
+    assert content(tmp_path) == {"thesis.tex": b"all of it"}
+
+
+def test_a_damaged_journal_is_an_error_and_one_that_was_just_begun_is_not(tmp_path: Path) -> None:
+    (tmp_path / "journal.jsonl").write_text('{"setti')
+    run(tmp_path, people=4)
+    lines = (tmp_path / "journal.jsonl").read_text().splitlines()
+    assert json.loads(lines[0])["settings"]["format"] == "test"
+    (tmp_path / "journal.jsonl").write_text("\n".join([lines[0], "garbage", *lines[1:], ""]))
+    with pytest.raises(DataError, match=r"journal.jsonl: damaged"):
+        run(tmp_path, people=4)
+
+
+def test_a_data_set_without_a_usable_image_is_an_error_with_the_reasons(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"(?s)no image could be converted.*-3  too young"):
+        run(tmp_path / "out", items=[Person(4), Person(9), Person(14)])
+    assert len(rows(tmp_path / "out" / "rejected.csv")) == 3
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    height=st.integers(2, 60),
+    width=st.integers(2, 60),
+    size=st.tuples(st.integers(1, 24), st.integers(1, 24)),
+    strip=st.integers(1, 70),
+    bits=st.sampled_from([8, 12, 16]),
+    seed=st.integers(0, 9),
+)
+def test_an_image_is_fitted_as_the_import_of_a_folder_does(
+    tmp_path_factory: pytest.TempPathFactory,
+    height: int,
+    width: int,
+    size: tuple[int, int],
+    strip: int,
+    bits: int,
+    seed: int,
+) -> None:
+    dtype = np.uint8 if bits == 8 else np.uint16
+    pixels = np.random.default_rng(seed).integers(0, 2**bits, (height, width)).astype(dtype)
+    path = tmp_path_factory.getbasetemp() / "any.png"
+    Image.fromarray(pixels).save(path)
+    expected = fit_image(read_image(path, 1, window=(2, 98)), Grid(size=size))[0]
+    large = (size[0] * 2, size[1] * 2)
+    small, _ = fit_window(pixels, (2, 98), size, large, strip=strip)
+    assert small.shape == size
+    # Values between two levels may be rounded either way, as may the median of an even number of border pixels.
+    assert np.abs(small.astype(int) - expected).max() <= 1 + (bits == 8) * 255 / np.ptp(np.percentile(pixels, (2, 98)))
+
+
+def test_a_constant_image_is_rejected() -> None:
+    with pytest.raises(Rejected, match="constant image"):
+        fit_window(np.full((5, 5), 700, dtype=np.uint16), (0.5, 99.5), (4, 4))
