@@ -9,16 +9,15 @@ import argparse
 import json
 import os
 import sys
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import segcft
+from segcft.cli_formats import FORMATS, add_formats
+from segcft.cli_options import count, hardware, quiet_libraries, seed
 from segcft.errors import SegcftError
 
 if TYPE_CHECKING:
-    from segcft.data.convert import Summary
-    from segcft.data.masks import Segmenter
     from segcft.data.shards import Shard
     from segcft.pipeline import Pipeline
 
@@ -68,14 +67,13 @@ STAGES = {
     "cft-segmentor": "fine-tune the image mechanism with the segmentor (Seg-CFT)",
 }
 
-FORMATS = ("causal-gen", "padchest", "jsrt", "dicom")
-"""What `import` takes besides a study, in two words, as one says it."""
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 1 for an error that the message explains, 130 for Ctrl-C."""
     words = sys.argv[1:] if arguments is None else arguments
-    if words[:1] == ["import"] and words[1:2] and words[1] in FORMATS:  # `import STUDY` is another command
+    if (
+        words[:1] == ["import"] and words[1:2] and words[1] in ("causal-gen", *FORMATS)
+    ):  # `import STUDY` is another command
         words = [f"import-{words[1]}", *words[2:]]
     options = _parser().parse_args(words)
     try:
@@ -114,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
         part.add_argument("study", metavar="STUDY", type=Path, help="study file, e.g. configs/quickstart.yaml")
         part.add_argument("--data", metavar="DIR", type=Path, help="folder of images, masks and table")
         part.add_argument("--out", metavar="DIR", type=Path, help="folder of the run (default: runs/STUDY's name)")
-        _hardware(part, several=True)
+        hardware(part, several=True)
     for part in (
         whole,
         *(part for name, part in commands.choices.items() if name == "hvae" or name.startswith("cft-")),
@@ -126,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
         )
     whole.add_argument(
         "--jobs",
-        type=_count,
+        type=count,
         metavar="N",
         help="parts trained at the same time, each in a process of its own with its share of the cores, or on the next "
         "of the machine's GPUs (default: 2 on a CPU with two cores or more, else 1)",
@@ -161,94 +159,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     adopted.add_argument("--data", metavar="DIR", type=Path, help="folder of images, masks and table")
     adopted.add_argument("--out", metavar="DIR", type=Path, help="folder of the run (default: runs/STUDY's name)")
-    _hardware(adopted)
+    hardware(adopted)
 
-    padchest = command("import-padchest", _import_padchest, "make a folder of PadChest (also: import padchest)")
-    padchest.add_argument("--csv", metavar="FILE", type=Path, required=True, help="PadChest's table, plain or gzip")
-    padchest.add_argument(
-        "--images", metavar="DIR", type=Path, required=True, help="folder of its PNG files or numbered folders"
-    )
-    _conversion(padchest)
-    masks = padchest.add_mutually_exclusive_group()
-    masks.add_argument(
-        "--masks",
-        metavar="DIR",
-        type=Path,
-        help="ready-made masks, ID.png with bit flags 1 left lung, 2 right lung, 4 heart (default: made by the PSPNet "
-        "of torchxrayvision: pip install 'segcft[padchest]')",
-    )
-    masks.add_argument("--segmentor", metavar="RUN", type=Path, help="masks as the judge of this run sees them")
-    padchest.add_argument(
-        "--projection",
-        metavar="NAME",
-        action="append",
-        dest="projections",
-        help="projection to keep, e.g. PA; may be repeated (default: PA)",
-    )
-    padchest.add_argument(
-        "--exclude-label",
-        metavar="LABEL",
-        action="append",
-        dest="labels",
-        help="leave out images with this label; may be repeated (default: 'exclude' and 'suboptimal study')",
-    )
-    padchest.add_argument(
-        "--ages",
-        type=float,
-        nargs=2,
-        metavar=("MIN", "MAX"),
-        default=(18, 110),
-        help="least age, and the largest that is believed (default: 18 110)",
-    )
-    padchest.add_argument("--limit", type=_count, metavar="N", help="use the first N rows of the table only")
-    padchest.add_argument(
-        "--batch-size", type=_count, metavar="N", default=16, help="images segmented at once (default: 16)"
-    )
-    _hardware(padchest)
-
-    jsrt = command("import-jsrt", _import_jsrt, "make a folder of JSRT with the masks of SCR (also: import jsrt)")
-    jsrt.add_argument("--images", metavar="DIR", type=Path, required=True, help="folder of the raw .IMG files")
-    jsrt.add_argument(
-        "--masks", metavar="DIR", type=Path, required=True, help="folder of SCR's fold1 and fold2 with GIF files"
-    )
-    jsrt.add_argument(
-        "--clinical",
-        metavar="FILE",
-        type=Path,
-        nargs="+",
-        required=True,
-        help="JSRT's text files on people with a nodule and without, CLNDAT_EN.txt and CNNDAT_EN.TXT",
-    )
-    _conversion(jsrt, size=(256, 256))
-
-    dicom = command("import-dicom", _import_dicom, "make a folder of DICOM files, without masks (also: import dicom)")
-    dicom.add_argument("folder", metavar="DIR", type=Path, help="folder with the files, at any depth")
-    _conversion(dicom, size=(256, 256), window=None)
-    dicom.add_argument(
-        "--view",
-        metavar="NAME",
-        nargs="+",
-        default=[],
-        dest="views",
-        help="projections to keep, e.g. PA AP (default: all, and files that do not say)",
-    )
-    dicom.add_argument(
-        "--id",
-        choices=("digest", "uid", "file"),
-        default="digest",
-        dest="naming",
-        help="images are called by a digest of their SOP Instance UID, by this uid, or by their file below DIR, which "
-        "may hold names or dates (default: digest)",
-    )
-    dicom.add_argument(
-        "--salt",
-        metavar="SECRET",
-        default="",
-        help="any text that you keep to yourself: without it nobody can tell by trial whose digest one is",
-    )
-    dicom.add_argument(
-        "--keep-patient-ids", action="store_true", help="keep the ids of patients, instead of a digest of them"
-    )
+    add_formats(command)
 
     judged = command("evaluate", _evaluate, "judge a run's counterfactuals and print the table")
     judged.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
@@ -261,12 +174,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     judged.add_argument(
         "--seed",
-        type=_seed,
+        type=seed,
         help="for a simulated study: new people of this seed, whom the run has never seen",
     )
     judged.add_argument("--out", metavar="DIR", type=Path, help="folder of table and figures")
     judged.add_argument("--json", action="store_true", help="print the rows of table.json instead of the table")
-    _hardware(judged)
+    hardware(judged)
 
     asked = command("counterfactual", _counterfactual, "answer a question about one image")
     asked.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
@@ -294,59 +207,8 @@ def _parser() -> argparse.ArgumentParser:
         help="No CFT, Reg-CFT or Seg-CFT; also none, regressor, segmentor (default: the last of these that is trained)",
     )
     asked.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder of the answer")
-    _hardware(asked)
+    hardware(asked)
     return parser
-
-
-def _conversion(
-    parser: argparse.ArgumentParser,
-    size: tuple[int, int] = (224, 224),
-    window: tuple[float, float] | None = (0.5, 99.5),
-) -> None:
-    """What every conversion to a folder takes; ``window`` is None where files may have one of their own."""
-    parser.add_argument("--out", metavar="FOLDER", type=Path, required=True, help="folder to write, or to go on with")
-    shown = "x".join(map(str, size))
-    parser.add_argument(
-        "--size", type=_size, metavar="HxW", default=size, help=f"of the images, in pixels (default: {shown})"
-    )
-    parser.add_argument(
-        "--window",
-        type=_percentile,
-        nargs=2,
-        metavar=("LOW", "HIGH"),
-        default=window,
-        help="percentiles of each image that become black and white (default: "
-        + ("0.5 99.5)" if window else "what the file says, else 0.5 99.5)"),
-    )
-    parser.add_argument("--seed", type=_seed, default=0, help="of the split by patient (default: 0)")
-    parser.add_argument("--workers", type=_count, metavar="N", help="threads (default: one a core, at most 16)")
-
-
-def _size(text: str) -> tuple[int, int]:
-    height, _, width = text.lower().partition("x")
-    return _count(height), _count(width or height)
-
-
-def _percentile(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 100:
-        raise argparse.ArgumentTypeError(f"a percentile is a number from 0 to 100, not {text!r}")
-    return value
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"a seed is a whole number, 0 or more, not {text!r}")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"a whole number, 1 or more, not {text!r}")
-    return int(text)
 
 
 def _shard(text: str) -> Shard:
@@ -358,18 +220,11 @@ def _shard(text: str) -> Shard:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _hardware(parser: argparse.ArgumentParser, several: bool = False) -> None:
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="(default: auto)")
-    if several:
-        parser.add_argument("--devices", type=int, default=1, metavar="N", help="devices on each node (default: 1)")
-        parser.add_argument("--nodes", type=int, default=1, metavar="N", help="nodes (default: 1)")
-
-
 def _pipeline(options: argparse.Namespace) -> Pipeline:
     from segcft.study import load_study
 
     study = load_study(options.study)  # a wrong study is told before anything heavy is imported
-    _quiet_libraries()
+    quiet_libraries()
     from segcft.pipeline import Pipeline
     from segcft.progress import ConsoleProgress
     from segcft.run import Run
@@ -434,94 +289,11 @@ def _import_causal_gen(options: argparse.Namespace) -> None:
     pipeline.adopt_image_mechanism(load)
 
 
-def _import_padchest(options: argparse.Namespace) -> None:
-    from segcft.data.padchest import Selection, check_source, convert_padchest
-    from segcft.progress import ConsoleProgress
-    from segcft.study import Splits
-
-    check_source(options.csv, options.images)  # a wrong path is told before anything heavy is imported
-    chosen = {"projections": options.projections, "labels": options.labels}
-    selection = Selection(ages=tuple(options.ages), **{name: tuple(v) for name, v in chosen.items() if v})
-    summary = convert_padchest(
-        options.csv,
-        options.images,
-        options.out,
-        _segmenter(options),
-        size=options.size,
-        window=tuple(options.window),
-        selection=selection,
-        splits=Splits(seed=options.seed),
-        limit=options.limit,
-        batch_size=options.batch_size,
-        workers=options.workers,
-        progress=ConsoleProgress(),
-    )
-    _tell(summary, options.out)
-
-
-def _import_jsrt(options: argparse.Namespace) -> None:
-    from segcft.data.jsrt import convert_jsrt
-    from segcft.progress import ConsoleProgress
-    from segcft.study import Splits
-
-    summary = convert_jsrt(
-        options.images,
-        options.masks,
-        options.clinical,
-        options.out,
-        size=options.size,
-        window=tuple(options.window),
-        splits=Splits(seed=options.seed),
-        workers=options.workers,
-        progress=ConsoleProgress(),
-    )
-    _tell(summary, options.out)
-
-
-def _import_dicom(options: argparse.Namespace) -> None:
-    _quiet_libraries()
-    from segcft.data.dicomset import Pseudonyms, convert_dicom
-    from segcft.progress import ConsoleProgress
-    from segcft.study import Splits
-
-    summary = convert_dicom(
-        options.folder,
-        options.out,
-        size=options.size,
-        window=tuple(options.window) if options.window else None,
-        views=options.views,
-        pseudonyms=Pseudonyms(options.salt, options.naming, options.keep_patient_ids),
-        splits=Splits(seed=options.seed),
-        workers=options.workers,
-        progress=ConsoleProgress(),
-    )
-    _tell(summary, options.out)
-
-
-def _tell(summary: Summary, out: Path) -> None:
-    """What a conversion has done."""
-    print(summary)
-    print(f"folder: {out} (rejected.csv says why images were left out)", file=sys.stderr)
-
-
-def _segmenter(options: argparse.Namespace) -> Segmenter:
-    """What gives the masks of a conversion."""
-    from segcft.data import masks
-
-    if options.masks is not None:
-        return masks.FolderMasks(options.masks, options.size)
-    _quiet_libraries()
-    from segcft.training import make_fabric
-
-    device = make_fabric(options.device).device
-    return masks.RunSegmenter(options.segmentor, device) if options.segmentor else masks.PSPNet(device)
-
-
 def _evaluate(options: argparse.Namespace) -> None:
     from segcft.run import Run
 
     run = Run(options.run)
-    _quiet_libraries()
+    quiet_libraries()
     from segcft.importing import check_unseen, new_people
     from segcft.pipeline import evaluate_people
     from segcft.progress import ConsoleProgress
@@ -547,7 +319,7 @@ def _counterfactual(options: argparse.Namespace) -> None:
     from segcft.run import Run
 
     run = Run(options.run)
-    _quiet_libraries()
+    quiet_libraries()
     from segcft.answer import answer
     from segcft.training import make_fabric
 
@@ -555,17 +327,6 @@ def _counterfactual(options: argparse.Namespace) -> None:
     found.save(options.out)
     print(found.summary())
     print(f"images and numbers: {options.out}", file=sys.stderr)
-
-
-def _quiet_libraries() -> None:
-    """Keep other libraries' start-up chatter off the screen."""
-    import logging
-
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.filterwarnings("ignore", category=DeprecationWarning)
-    warnings.filterwarnings("ignore", category=UserWarning, module=r"(monai|lightning|pydicom)")
-    logging.getLogger("lightning").setLevel(logging.ERROR)
-    logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
 
 
 if __name__ == "__main__":
