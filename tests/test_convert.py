@@ -136,6 +136,20 @@ def test_only_what_was_left_out_or_lost_is_read_again(tmp_path: Path) -> None:
     assert sorted(row["id"] for row in rows(tmp_path / "out" / "metadata.csv")) == [f"p{i:03}" for i in range(40)]
 
 
+def test_what_is_lost_and_cannot_be_read_again_is_not_in_the_table(tmp_path: Path) -> None:
+    run(tmp_path / "out")
+    (tmp_path / "out" / "images" / "p000.png").unlink()
+
+    def broken(person: Person) -> Converted | Rejected:
+        return Rejected("broken by now")
+
+    summary = run(tmp_path / "out", read=broken)
+    images = {path.stem for path in (tmp_path / "out" / "images").iterdir()}
+    assert {row["id"] for row in rows(tmp_path / "out" / "metadata.csv")} == images
+    assert sum(summary.samples.values()) == len(images)
+    assert "p000" not in images
+
+
 def test_who_is_not_listed_any_more_is_not_in_the_table(tmp_path: Path) -> None:
     run(tmp_path / "out")
     run(tmp_path / "out", people=10)

@@ -48,6 +48,7 @@ from segcft.data.dicom import (
     parse_age,
     person,
     read_dicom,
+    text_of,
     view,
 )
 from segcft.data.dicomset import Pseudonyms, convert_dicom
@@ -327,6 +328,21 @@ def test_a_damaged_file_is_left_out_and_breaks_nothing(
         shown = read_dicom(path)
         assert shown.ndim == 2
         assert np.isfinite(shown).all()
+    with contextlib.suppress(Excluded):
+        header = open_dicom(path, pixels=False)
+        found = (aspect(header), person(header), view(header), field_of_view(header), text_of(header, "Modality"))
+        json.dumps(found)  # as it is kept
+
+
+def test_several_values_are_one_text_and_a_line_is_no_image(tmp_path: Path) -> None:
+    header = make(RAMP)
+    header.BodyPartExamined = ["CHEST", "ABDOMEN"]
+    header.PixelSpacing = [0.00001, 0.2]
+    found = open_dicom(save(tmp_path / "odd.dcm", header), pixels=False)
+    assert text_of(found, "BodyPartExamined") == "CHEST\\ABDOMEN"
+    assert text_of(found, "StudyDescription") is None
+    with pytest.raises(Excluded, match=r"odd.dcm: pixels of 1e-05 x 0.2"):
+        aspect(found)
 
 
 @given(number=st.integers(0, 130), unit=st.sampled_from("YMWD"))

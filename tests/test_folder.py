@@ -930,3 +930,11 @@ def test_what_is_no_shard(text: str) -> None:
 
 def test_a_shard_as_text() -> None:
     assert Shard.parse("3/8") == Shard(3, 8)
+
+
+def test_a_dicom_file_beside_an_image_is_what_that_was_made_from(tmp_path: Path) -> None:
+    for name in ("a.png", "a.dcm", "1.2.dcm.png", "b.dcm"):
+        (tmp_path / name).touch()
+    assert find_file(tmp_path, "a").name == "a.png"
+    assert find_file(tmp_path, "1.2.dcm").name == "1.2.dcm.png"
+    assert find_file(tmp_path, "b").name == "b.dcm"

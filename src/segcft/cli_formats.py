@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segcft.cli_options import count, hardware, quiet_libraries, seed
+from segcft.errors import SegcftError
 
 if TYPE_CHECKING:
     from segcft.data.convert import Summary
@@ -152,6 +153,8 @@ def _import_padchest(options: argparse.Namespace) -> None:
     from segcft.progress import ConsoleProgress
     from segcft.study import Splits
 
+    _check_order("--window", options.window)
+    _check_order("--ages", options.ages)
     check_source(options.csv, options.images)  # a wrong path is told before anything heavy is imported
     chosen = {"projections": options.projections, "labels": options.labels}
     selection = Selection(ages=tuple(options.ages), **{name: tuple(v) for name, v in chosen.items() if v})
@@ -177,6 +180,7 @@ def _import_jsrt(options: argparse.Namespace) -> None:
     from segcft.progress import ConsoleProgress
     from segcft.study import Splits
 
+    _check_order("--window", options.window)
     summary = convert_jsrt(
         options.images,
         options.masks,
@@ -197,6 +201,7 @@ def _import_dicom(options: argparse.Namespace) -> None:
     from segcft.progress import ConsoleProgress
     from segcft.study import Splits
 
+    _check_order("--window", options.window)
     summary = convert_dicom(
         options.folder,
         options.out,
@@ -209,6 +214,12 @@ def _import_dicom(options: argparse.Namespace) -> None:
         progress=ConsoleProgress(),
     )
     _tell(summary, options.out)
+
+
+def _check_order(option: str, limits: Sequence[float] | None) -> None:
+    """Raise :class:`SegcftError` unless the first of two limits is the lower one."""
+    if limits is not None and not limits[0] < limits[1]:
+        raise SegcftError(f"{option}: {limits[0]:g} is not below {limits[1]:g}")
 
 
 def _tell(summary: Summary, out: Path) -> None:

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segcft.data.imagefile import LUMA, check_id
+from segcft.data.imagefile import LUMA, check_id, strip_suffix
 from segcft.data.loop import Progress, ahead, silent
 from segcft.data.reject import Rejected
 from segcft.data.resize import border_median, pad_to_aspect, smooth
@@ -163,6 +163,10 @@ def convert(
     def outcome(item: AnyItem) -> Outcome:
         try:
             check_id(item.id)
+            if strip_suffix(item.id) != item.id:
+                raise Excluded(
+                    "unusable name", f"id {item.id!r}: ends like an image file, whose other name it would be"
+                )
             return item.id, read(item)
         except Rejected as reason:
             return item.id, reason
@@ -189,8 +193,8 @@ def convert(
 
     try:
         with ExitStack() as stack:
+            stack.enter_context(journal)  # first, since a folder without one is not a conversion's
             rejected = stack.enter_context(_Table(out / "rejected.csv", ["id", "kind", "reason"]))
-            stack.enter_context(journal)
             read_ahead = stack.enter_context(closing(ahead(outcome, pending(rejected), workers, 2 * workers)))
             finished = stack.enter_context(closing(_batched(completed, read_ahead, batch_size if finish else 1)))
             for done in stack.enter_context(closing(ahead(written, finished, workers, 2 * workers))):
@@ -223,6 +227,8 @@ def fit_window(
         Rejected: the image has one single value between the percentiles.
     """
     grey = np.tensordot(pixels, LUMA, axes=1) if pixels.ndim == 3 else pixels
+    if grey.dtype == bool:  # of which there are no percentiles
+        grey = grey.astype(np.uint8)
     low, high = (float(limit) for limit in np.percentile(grey, window))
     if not low < high:  # values that are no numbers come here too
         raise Rejected(f"constant image: percentiles {window[0]:g} and {window[1]:g} are both {low:g}")
@@ -409,7 +415,7 @@ def _write_metadata(path: Path, journal: _Journal, ids: set[str]) -> tuple[Count
     people: dict[str, set[str]] = {part: set() for part in PARTS}
     with _Table(path, list(columns)) as table:
         for number, row in enumerate(journal.rows()):
-            if row["id"] in ids and last[row["id"]] == number:
+            if row["id"] in ids and last[row["id"]] == number and journal.has(row["id"]):
                 table.write([row.get(name) for name in columns])
                 samples[row["split"]] += 1
                 people[row["split"]].add(row["patient"])

@@ -29,6 +29,16 @@ _YEARS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 _VIEWS = {"POSTEROANTERIOR": "PA", "ANTEROPOSTERIOR": "AP", "LATERAL": "LATERAL", "LEFTLATERAL": "LL"}
 _VIEWS |= {"RIGHTLATERAL": "RL"}
 
+HEADER = (
+    *("SOPInstanceUID", "StudyInstanceUID", "PatientID", "PatientSex", "PatientAge", "PatientBirthDate", "StudyDate"),
+    *("SeriesDate", "AcquisitionDate", "Modality", "BodyPartExamined", "ViewPosition", "PixelSpacing"),
+    *("ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio", "Rows", "Columns"),
+)
+"""The elements that are read beside those of the pixels."""
+
+MOST_ASPECT = 10.0
+"""Pixels of a radiograph are about square; of a shape beyond this the header is wrong."""
+
 
 def read_dicom(
     path: Path, grey_range: tuple[float, float] | None = None, window: tuple[float, float] | None = None
@@ -55,7 +65,12 @@ def open_dicom(path: Path, pixels: bool = True) -> FileDataset:
         with path.open("rb") as file:
             if file.read(132)[128:] != b"DICM":
                 raise Excluded("not a DICOM file", f"{path}: not a DICOM file: no 'DICM' at byte 128")
-        return dcmread(path, stop_before_pixels=not pixels)
+        dataset = dcmread(path, stop_before_pixels=not pixels)
+        for name in HEADER:  # pydicom decodes an element when it is asked for first, which may fail
+            dataset.get(name)
+        for code in dataset.get("ViewCodeSequence") or ():
+            code.get("CodeMeaning")
+        return dataset
     except Excluded:
         raise
     except Exception as error:  # pydicom's readers raise almost anything over a broken file
@@ -112,13 +127,24 @@ def shown(
 
 
 def aspect(dataset: Dataset) -> float:
-    """Height of a pixel divided by its width; 1 where the header does not say."""
+    """Height of a pixel divided by its width; 1 where the header does not say.
+
+    Raises:
+        Excluded: it is more than :data:`MOST_ASPECT`, or less than 1 of that: such an image would be a line.
+    """
     spacing = _spacing(dataset) or dataset.get("PixelAspectRatio")
     try:
         height, width = (float(number) for number in spacing or ())
-        return height / width if height > 0 and width > 0 else 1.0
     except (TypeError, ValueError):
         return 1.0
+    if not height > 0 or not width > 0:
+        return 1.0
+    if not 1 / MOST_ASPECT <= height / width <= MOST_ASPECT:
+        raise Excluded(
+            "implausible pixel shape",
+            f"{getattr(dataset, 'filename', 'image')}: pixels of {height:g} x {width:g} (height x width) cannot be",
+        )
+    return height / width
 
 
 def field_of_view(dataset: Dataset) -> tuple[float, float] | None:
@@ -141,11 +167,22 @@ def person(dataset: Dataset) -> dict[str, float | str | None]:
 def view(dataset: Dataset) -> str | None:
     """Projection, e.g. ``PA`` or ``AP``, in capitals; spelt-out ones become their abbreviation."""
     codes = dataset.get("ViewCodeSequence") or [Dataset()]
-    for text in (dataset.get("ViewPosition"), codes[0].get("CodeMeaning")):
-        name = re.sub(r"[^A-Z0-9]", "", str(text or "").upper())
-        if name:
-            return _VIEWS.get(name, name)
-    return None
+    names = (view_name(str(text or "")) for text in (dataset.get("ViewPosition"), codes[0].get("CodeMeaning")))
+    return next((name for name in names if name), None)
+
+
+def view_name(text: str) -> str:
+    """A projection as :func:`view` gives it, e.g. ``PA`` for ``Postero-anterior``; "" for nothing."""
+    name = re.sub(r"[^A-Z0-9]", "", text.upper())
+    return _VIEWS.get(name, name)
+
+
+def text_of(dataset: Dataset, name: str) -> str | None:
+    """An element of a header as text; several values are parted by a backslash, as in the file."""
+    value = dataset.get(name)
+    if value is None or isinstance(value, str):
+        return value
+    return "\\".join(map(str, value)) if hasattr(value, "__iter__") else str(value)
 
 
 def parse_age(text: str) -> float | None:

@@ -81,7 +81,7 @@ def convert_dicom(
     if not paths:
         raise DataError(f"{folder}: holds no file")
     pseudonyms = pseudonyms or Pseudonyms()
-    reader = _Reader(size, window, tuple(name.upper() for name in views), pseudonyms)
+    reader = _Reader(size, window, tuple(map(dicom.view_name, views)), pseudonyms)
     return convert(
         _items(folder, paths, pseudonyms),
         len(paths),
@@ -158,8 +158,8 @@ class _Reader:
         return {
             **dicom.person(dataset),
             "view": dicom.view(dataset),
-            "modality": dataset.get("Modality"),
-            "body_part": dataset.get("BodyPartExamined"),
+            "modality": dicom.text_of(dataset, "Modality"),
+            "body_part": dicom.text_of(dataset, "BodyPartExamined"),
             "file_height": dataset.Rows,
             "file_width": dataset.Columns,
             "height_mm": extent[0],

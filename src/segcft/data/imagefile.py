@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -35,8 +36,11 @@ def find_file(folder: Path, id: str, suffixes: tuple[str, ...] = SUFFIXES) -> Pa
     if id.lower().endswith(suffixes) and (folder / id).is_file():
         return folder / id
     stem = strip_suffix(id)
-    names = [f"{stem}{cased}" for suffix in suffixes for cased in (suffix, suffix.upper())]
-    found = [folder / name for name in names if (folder / name).is_file()]
+    found: list[Path] = []
+    # A DICOM file beside an image of another kind is what that was made from.
+    for base, kinds in itertools.product((id, stem), (set(suffixes) - set(DICOM), set(suffixes) & set(DICOM))):
+        names = [f"{base}{cased}" for suffix in suffixes if suffix in kinds for cased in (suffix, suffix.upper())]
+        found = found or [folder / name for name in names if (folder / name).is_file()]
     if not found:
         raise Rejected(f"{folder / stem}: file missing (looked for {', '.join(suffixes)})")
     if not all(path.samefile(found[0]) for path in found):  # one file has two names where case is ignored
