@@ -236,7 +236,7 @@ class Pipeline:
                 "version": segcft.__version__,
                 "torch": torch.__version__,
                 "device": str(self.fabric.device),
-                "compile": self.compile,
+                "compile": self.compile and isinstance(network, ImageMechanism),
                 "data": self.store.fingerprint,
                 "seconds": round(time.monotonic() - start, 1),
                 "metrics": metrics,

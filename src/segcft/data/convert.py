@@ -55,6 +55,9 @@ class Excluded(Rejected):
         return self.reason
 
 
+PERCENTILES = (0.5, 99.5)
+"""What becomes black and white where nobody says otherwise."""
+
 UNREADABLE = "image or mask unreadable"
 DUPLICATE = "listed twice"
 

@@ -16,11 +16,8 @@ from numpy.typing import NDArray
 from pydicom import Dataset, FileDataset, dcmread
 from pydicom.pixels import apply_modality_lut, apply_voi, get_decoder
 
-from segcft.data.convert import Excluded
+from segcft.data.convert import PERCENTILES, Excluded
 from segcft.data.reject import Rejected
-
-PERCENTILES = (0.5, 99.5)
-"""What becomes black and white where a file has no window of its own."""
 
 OLDEST = 130
 """Ages above this, in years, are not believed."""

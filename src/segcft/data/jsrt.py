@@ -17,7 +17,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from segcft.data.convert import Converted, Excluded, Summary, Value, convert, fit_window
+from segcft.data.convert import PERCENTILES, Converted, Excluded, Summary, Value, convert, fit_window
 from segcft.data.imagefile import read_pixels
 from segcft.data.loop import Progress, ahead, silent
 from segcft.data.masks import BITS, Plausibility, areas, check_polarity, to_flags
@@ -53,7 +53,7 @@ def convert_jsrt(
     out: Path,
     *,
     size: tuple[int, int] = (256, 256),
-    window: tuple[float, float] = (0.5, 99.5),
+    window: tuple[float, float] = PERCENTILES,
     plausibility: Plausibility | None = None,
     splits: Splits | None = None,
     workers: int | None = None,

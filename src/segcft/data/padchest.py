@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcft.data.attributes import MISSING, nearest
-from segcft.data.convert import Converted, Excluded, Summary, convert, fit_window
+from segcft.data.convert import PERCENTILES, Converted, Excluded, Summary, convert, fit_window
 from segcft.data.imagefile import check_id, read_pixels, strip_suffix
 from segcft.data.loop import Progress
 from segcft.data.masks import Plausibility, Segmenter, areas, check_polarity, to_flags
@@ -116,7 +116,7 @@ def convert_padchest(
     segmenter: Segmenter,
     *,
     size: tuple[int, int] = (224, 224),
-    window: tuple[float, float] = (0.5, 99.5),
+    window: tuple[float, float] = PERCENTILES,
     selection: Selection | None = None,
     plausibility: Plausibility | None = None,
     splits: Splits | None = None,
