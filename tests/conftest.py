@@ -56,6 +56,7 @@ def small_mapping() -> dict[str, Any]:
             "checkpoint_steps": 10,
             "context": 8,
             "patch": 2,
+            "warp": 8,
             "levels": [
                 {"width": 8, "encoder": 0, "z": 0},
                 {"width": 12, "z": 2},

@@ -87,7 +87,7 @@ def test_the_guide_loss_alone_trains_what_draws_the_image(small_run: Run, object
     del loss
     figures["guide"].backward()
     reached = {k.split(".")[0] for k, p in made.network.named_parameters() if p.grad is not None and p.grad.any()}
-    assert reached == {"embed", "encoder", "decoder", "head"}
+    assert reached == {"embed", "encoder", "decoder", "head", "warp"}
     assert made.multiplier.grad is None
 
 
@@ -154,6 +154,20 @@ def test_the_guide_loss_weighs_structures_alike(small_run: Run, objective: Any) 
     values = torch.zeros(5, 5)
     values[:, 2:] = read + made.area_scale * torch.tensor([1.0, 2.0, 3.0])
     assert float(made.guide_loss(x, values)) == pytest.approx((1 + 4 + 9) / 3, rel=1e-4)
+
+
+def test_change_is_the_share_of_pixels_that_visibly_change(objective: Any) -> None:
+    made = objective(change_scale=0.01)
+    difference = torch.zeros(2, 1, 10, 10)
+    assert made.changed_share(difference) == 0
+    difference[:, :, :2] = 1.0
+    assert made.changed_share(difference) == pytest.approx(0.2, rel=0.02)
+    assert made.changed_share(0.5 * difference) == pytest.approx(0.2, rel=0.05)  # the contrast hardly matters
+
+
+def test_least_change_keeps_the_rest_of_the_image(small_run: Run, objective: Any) -> None:
+    free, held = (few_steps(objective(least_change=price), small_run, 30)[-1] for price in (0.0, 20.0))
+    assert held["change"] < 0.7 * free["change"]
 
 
 @pytest.mark.parametrize(("slack", "rises"), [(-5.0, True), (5.0, False)])

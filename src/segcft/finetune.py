@@ -116,6 +116,14 @@ class CounterfactualObjective(Objective):
         read = cast(Guide, self.guide).areas(image)
         return F.mse_loss(read / self.area_scale, values[:, self.areas] / self.area_scale)
 
+    def changed_share(self, difference: Tensor) -> Tensor:
+        """The share of pixels that ``difference`` (B, C, H, W) changes; a change counts whole if it is visible.
+
+        The count, and not the size: a price on grey levels would have outlines move where contrast is low.
+        """
+        size = difference.abs()
+        return (size / (size + self.spec.change_scale)).mean()
+
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         image, values = self.samples(batch)
         after = self.scm.counterfactual(values, self.draw_intervention(values))
@@ -125,7 +133,7 @@ class CounterfactualObjective(Objective):
         violation = bound.objective.mean() - self.bound
         counterfactual = changed.with_residual(factual.residual(image))
         guided = self.guide_loss(counterfactual, after)
-        change = (counterfactual - image).abs().mean()
+        change = self.changed_share(counterfactual - image)
         # Damping stiffens the multiplier where the constraint is violated, so that it does not oscillate.
         weight = (self.multiplier + self.spec.damping * violation.detach()).clamp(min=0)
         loss = guided + self.spec.least_change * change + weight.detach() * violation + self.multiplier * violation.detach()

@@ -58,7 +58,9 @@ def between(before: Tensor, after: Tensor) -> Tensor:
 
 
 def _at(maps: Tensor, places: Tensor) -> Tensor:
-    return F.grid_sample(maps, places.permute(0, 2, 3, 1), padding_mode="border", align_corners=False)
+    # A place that is not a number would be read outside the memory of the map (on a CPU, the backward pass).
+    places = places.nan_to_num().permute(0, 2, 3, 1)
+    return F.grid_sample(maps, places, padding_mode="border", align_corners=False)
 
 
 def _places(like: Tensor) -> Tensor:
