@@ -190,7 +190,8 @@ class FinetuneSpec(Training):
     """Counterfactual fine-tuning with each of the ``guides``, under a constraint on the ELBO.
 
     ``intervene`` lists the variables of which one, per sample, is set to a value from the training marginal
-    (default: all); each of the others is set as well with probability ``also``. The negative ELBO (nats per
+    (default: all); each of the others is set as well with probability ``also``. ``abduction`` takes a sample of the
+    posterior or its mean, for the counterfactual and for the ELBO alike. The negative ELBO (nats per
     pixel) may pass that of the pre-trained model, measured on ``bound_batches`` training batches, by ``slack``;
     ``multiplier`` starts at this value, rises with ``multiplier_learning_rate`` while it is passed and falls while it
     is not; ``damping`` acts at once. ``area_scale`` makes structures weigh alike: areas are divided by their standard
@@ -200,6 +201,7 @@ class FinetuneSpec(Training):
     guides: tuple[Literal["regressor", "segmentor"], ...] = ("regressor", "segmentor")
     intervene: tuple[str, ...] = ()
     also: Fraction = 0.0
+    abduction: Literal["sample", "mean"] = "sample"
     slack: NonNegativeFloat = 0.0
     bound_batches: PositiveInt = 16
     multiplier: NonNegativeFloat = 1.0
