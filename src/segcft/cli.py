@@ -177,6 +177,12 @@ def _parser() -> argparse.ArgumentParser:
         type=seed,
         help="for a simulated study: new people of this seed, whom the run has never seen",
     )
+    judged.add_argument(
+        "--split",
+        choices=("test", "validation"),
+        default="test",
+        help="which of the run's own people: validation people where settings are chosen (default: test)",
+    )
     judged.add_argument("--out", metavar="DIR", type=Path, help="folder of table and figures")
     judged.add_argument("--json", action="store_true", help="print the rows of table.json instead of the table")
     hardware(judged)
@@ -301,9 +307,11 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     device, progress = make_fabric(options.device).device, ConsoleProgress()
     if options.data is None and options.seed is None:
-        folder = options.out or run.evaluation
-        rows = evaluate_people(run, run.store(), folder, device, progress)
+        folder = options.out or run.evaluation_of(options.split)
+        rows = evaluate_people(run, run.store(), folder, device, progress, options.split)
     else:
+        if options.split != "test":
+            raise SegcftError("--split validation: is about the run's own people; leave out --data and --seed")
         folder = options.out or run.folder / "evaluation-new"
         store = new_people(run.study, options.data, options.seed, folder / "store", progress)
         check_unseen(run, store)
