@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
@@ -29,6 +29,8 @@ from segcft.images.spec import HVAESpec as HVAESpec
 from segcft.images.spec import ImageSpec
 from segcft.section import Augment as Augment
 from segcft.section import Fraction, Section, Training
+
+S = TypeVar("S", bound=Section)
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 
@@ -313,25 +315,41 @@ def load_study(path: str | Path) -> Study:
     Raises:
         StudyError: the file is missing, is not YAML or breaks a rule; the message lists every offending key.
     """
-    path = Path(path)
+    return parse_study(read_mapping(Path(path)), source=str(path))
+
+
+def parse_study(raw: dict[str, Any], source: str = "study") -> Study:
+    """Validate a study that is already a mapping; ``source`` is the name that errors carry."""
+    return validate(Study, raw, source)
+
+
+def read_mapping(path: Path, kind: str = "study file") -> dict[str, Any]:
+    """The YAML file at ``path``, of a ``kind`` that errors name, without top-level keys that begin with ``_``.
+
+    Raises:
+        StudyError: the file is missing, is not YAML or not a mapping, or gives a key twice.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise StudyError(f"{path}: cannot read this study file ({error})") from None
+        raise StudyError(f"{path}: cannot read this {kind} ({error})") from None
     try:
         raw = yaml.load(text, Loader=_UniqueKeyLoader)
     except yaml.YAMLError as error:
         raise StudyError(f"{path}: not valid YAML: {error}") from None
-    return parse_study(raw, source=str(path))
-
-
-def parse_study(raw: Any, source: str = "study") -> Study:
-    """Validate a study that is already a mapping; ``source`` is the name that errors carry."""
     if not isinstance(raw, dict):
-        raise StudyError(f"{source}: a study file is a mapping of keys to values, not {type(raw).__name__}")
-    raw = {key: value for key, value in raw.items() if not str(key).startswith("_")}  # places for YAML anchors
+        raise StudyError(f"{path}: this {kind} is a mapping of keys to values, not {type(raw).__name__}")
+    return {key: value for key, value in raw.items() if not str(key).startswith("_")}  # places for YAML anchors
+
+
+def validate(section: type[S], raw: dict[str, Any], source: str) -> S:
+    """``raw`` as a ``section``; ``source`` is the name that errors carry.
+
+    Raises:
+        StudyError: it breaks a rule; the message lists every offending key.
+    """
     try:
-        return Study.model_validate(raw)
+        return section.model_validate(raw)
     except ValidationError as error:
         lines = [_explain(item) for item in error.errors()]
         raise StudyError("\n".join(f"{source}: {line}" for line in lines)) from None
