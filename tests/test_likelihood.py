@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from segcft.images.likelihood import HALF_LEVEL, DiscretisedGaussian, to_grey_levels, to_unit
+from segcft.images.likelihood import HALF_LEVEL, DiscretisedGaussian, PixelNoise, to_grey_levels, to_unit
 
 GREYS = torch.arange(256, dtype=torch.uint8)
 LEVELS = to_unit(GREYS)
@@ -101,7 +101,7 @@ def test_pixel_noise_and_pixels_determine_each_other(loc: float, log_scale: floa
 
 def test_a_prediction_stays_in_the_range_of_images() -> None:
     likelihood = gaussian(0.5, 1.0)
-    predicted = likelihood.with_residual(torch.linspace(-5, 5, 256))
+    predicted = likelihood.with_residual(PixelNoise(torch.linspace(-5, 5, 256), None))
     assert (predicted.min(), predicted.max()) == (-1, 1)
 
 
@@ -110,3 +110,18 @@ def test_chunks_are_the_parts_of_the_batch() -> None:
     first, second = DiscretisedGaussian(loc, log_scale).chunk(2)
     assert torch.equal(first.loc, loc[:2])
     assert torch.equal(second.log_scale, log_scale[2:])
+    assert first.displacement is second.displacement is None
+    displacement = torch.rand(4, 2, 2, 3)
+    parts = DiscretisedGaussian(loc, log_scale, displacement).chunk(2)
+    assert torch.equal(torch.cat([part.displacement for part in parts]), displacement)
+
+
+def test_pixel_noise_rides_with_the_displacement() -> None:
+    noise, flat = torch.randn(1, 1, 8, 8), torch.zeros(1, 1, 8, 8)
+    nowhere = torch.zeros(1, 2, 8, 8)
+    two_pixels = torch.tensor([2 * 2 / 8, 0.0])[None, :, None, None].expand_as(nowhere)  # x, in halves of the frame
+    before = DiscretisedGaussian(flat, flat - 2, nowhere)
+    x = before.with_residual(PixelNoise(noise, nowhere))
+    moved = DiscretisedGaussian(flat, flat - 2, two_pixels).with_residual(before.residual(x))
+    torch.testing.assert_close(moved[..., :-2], x[..., 2:], rtol=0, atol=1e-5)
+    torch.testing.assert_close(before.with_residual(before.residual(x)), x, rtol=0, atol=1e-5)

@@ -197,7 +197,8 @@ class FinetuneSpec(Training):
     pixel) may pass that of the pre-trained model, measured on ``bound_batches`` training batches, by ``slack``;
     ``multiplier`` starts at this value, rises with ``multiplier_learning_rate`` while it is passed and falls while it
     is not; ``damping`` acts at once. ``area_scale`` makes structures weigh alike: areas are divided by their standard
-    deviation or their mean.
+    deviation or their mean. ``least_change`` is the price of changing pixels: it weighs the mean absolute difference
+    of counterfactual and image (in [-1, 1]).
     """
 
     guides: tuple[Literal["regressor", "segmentor"], ...] = ("regressor", "segmentor")
@@ -210,6 +211,7 @@ class FinetuneSpec(Training):
     multiplier_learning_rate: PositiveFloat = 1e-2
     damping: NonNegativeFloat = 10.0
     area_scale: Literal["std", "mean"] = "std"
+    least_change: NonNegativeFloat = 0.0
 
 
 class EvaluationSpec(Section):

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from segcft.images.likelihood import DiscretisedGaussian
 from segcft.images.mechanism import Exogenous, ImageMechanism, Recomputing
 from segcft.images.spec import HVAESpec, Level
+from segcft.images.warp import Displacement, displaced
 from segcft.study import Image, Variable
 
 LOG_SCALE_RANGE = (-8.0, 2.0)
@@ -201,6 +202,7 @@ class HVAE(ImageMechanism):
             nn.Conv2d(width, 2 * image.channels * spec.patch**2, 3, padding=1),
             nn.PixelShuffle(spec.patch),
         )
+        self.warp = Displacement(width, spec.warp, spec.warp_reach) if spec.warp else None
 
     def abduct(self, x: Tensor, values: Tensor, sample: bool = True) -> Exogenous:
         """q(z | x, pa): the exogenous noise of images ``x`` (B, C, H, W) in [-1, 1] with parents (B, V).
@@ -223,9 +225,14 @@ class HVAE(ImageMechanism):
             for block in cast(list[DecoderBlock], list(level.blocks)):
                 h = self.run_block(block.image, h, next(features) if block.z else None, context)
         with torch.autocast(values.device.type, enabled=False):  # grey levels are finer than bfloat16
-            loc, log_scale = self.head(cast(Tensor, h).float()).chunk(2, dim=1)
+            h = cast(Tensor, h).float()
+            pixels, displacement = self.head(h), None
+            if self.warp is not None:
+                displacement = self.warp(h, (pixels.shape[-2], pixels.shape[-1]))
+                pixels = displaced(pixels, displacement)
+            loc, log_scale = pixels.chunk(2, dim=1)
         lowest = self.spec.lowest_log_scale
-        return DiscretisedGaussian(loc, lowest + F.softplus(log_scale - 2 - lowest))
+        return DiscretisedGaussian(loc, lowest + F.softplus(log_scale - 2 - lowest), displacement)
 
     def factual_and_changed(
         self, noise: Exogenous, values: Tensor, after: Tensor

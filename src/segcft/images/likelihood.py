@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from segcft.images.warp import between, displaced
+
 HALF_LEVEL = 1 / 255
 """Half the distance of two neighbouring grey levels when 0..255 is mapped to [-1, 1]."""
 
@@ -28,15 +30,27 @@ def to_grey_levels(image: Tensor) -> Tensor:
     return image.clamp(-1, 1).add(1).mul(255 / 2).round().to(torch.uint8)
 
 
+class PixelNoise(NamedTuple):
+    """Abducted pixel noise u (B, C, H, W), and the displacement of the frame in which it was abducted, if any."""
+
+    noise: Tensor
+    displacement: Tensor | None
+
+
 class DiscretisedGaussian(NamedTuple):
     """p(x) of images in [-1, 1]: a Gaussian integrated over each grey level, the end levels taking the tails.
 
     ``loc`` and ``log_scale`` have the shape of the image, (B, C, H, W). Reference: Salimans et al. 2017
     (PixelCNN++) for the discretisation, De Sousa Ribeiro et al. 2023 for its use as an invertible mechanism.
+
+    With a ``displacement`` (B, 2, H, W) of the frame the noise belongs to places of the anatomy and not of the
+    frame: x(p) = loc(p) + scale(p) u(p + d(p)). Noise that is white in one frame is white in the other, so p(x)
+    is the same; but under other parents what the latents have not explained moves with the outlines.
     """
 
     loc: Tensor
     log_scale: Tensor
+    displacement: Tensor | None = None
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log probability of each pixel's grey level, in nats; same shape as ``x``."""
@@ -53,18 +67,21 @@ class DiscretisedGaussian(NamedTuple):
         inner = torch.where(mass > 1e-5, torch.log(mass.clamp(min=1e-5)), density)
         return torch.where(lowest | highest, _log_ndtr(tail), inner)
 
-    def residual(self, x: Tensor) -> Tensor:
+    def residual(self, x: Tensor) -> PixelNoise:
         """Abduction of the pixel noise: u = (x - loc) / scale."""
-        return (x - self.loc) * torch.exp(-self.log_scale)
+        return PixelNoise((x - self.loc) * torch.exp(-self.log_scale), self.displacement)
 
-    def with_residual(self, noise: Tensor) -> Tensor:
+    def with_residual(self, residual: PixelNoise) -> Tensor:
         """Prediction from pixel noise: clamp(loc + scale * u) to [-1, 1]."""
+        noise = residual.noise
+        if self.displacement is not None and residual.displacement is not None:
+            noise = displaced(noise, between(residual.displacement, self.displacement))
         return (self.loc + torch.exp(self.log_scale) * noise).clamp(-1, 1)
 
     def chunk(self, parts: int) -> list[DiscretisedGaussian]:
         """Split along the batch, e.g. into factual and counterfactual."""
-        pairs = zip(self.loc.chunk(parts), self.log_scale.chunk(parts), strict=True)
-        return [type(self)(loc, log_scale) for loc, log_scale in pairs]
+        chunks = [[None] * parts if field is None else field.chunk(parts) for field in self]
+        return [type(self)(*fields) for fields in zip(*chunks, strict=True)]  # type: ignore[arg-type]
 
 
 class TanhDiscretisedGaussian(DiscretisedGaussian):

@@ -51,7 +51,8 @@ class HVAESpec(MechanismSpec):
 
     ``patch`` > 1 works on patches of that many pixels a side (the stem strides, the head unshuffles).
     ``bottleneck`` divides the width inside a block, ``context`` is the width of the parents' embedding. Levels of
-    up to ``position_size`` pixels a side have a learnt map of the place in the frame.
+    up to ``position_size`` pixels a side have a learnt map of the place in the frame. ``warp`` > 0 lets the decoder
+    move outlines by a smooth displacement with a node every so many pixels, of at most ``warp_reach`` of the frame.
     """
 
     architecture: Literal["two-stream"] = "two-stream"
@@ -60,6 +61,8 @@ class HVAESpec(MechanismSpec):
     bottleneck: PositiveInt = 2
     context: PositiveInt = 64
     position_size: NonNegativeInt = 64
+    warp: NonNegativeInt = 0
+    warp_reach: Annotated[float, Field(gt=0, le=0.5)] = 0.2
 
     def check_image(self, size: tuple[int, int], channels: int) -> None:
         """Whether the levels fit images of this size.
