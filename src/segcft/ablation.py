@@ -192,7 +192,8 @@ def run_ablation(
         else:
             rows = _write_table(ablation, runs, folder, pipeline)
     if failures:
-        raise SegcftError(f"{len(failures)} of {len(chosen)} variants failed:\n" + "\n".join(failures))
+        head = f"{len(failures)} of {len(chosen)} variants failed ({folder / 'table.md'} has the rest):"
+        raise SegcftError("\n".join([head, *failures]))
     return rows
 
 
