@@ -232,6 +232,15 @@ def test_evaluate_on_new_people(segcft: Callable[..., Outcome], small_run: Run, 
     assert (copied / "evaluation" / "table.md").read_text() == (small_run.evaluation / "table.md").read_text()
 
 
+def test_evaluate_on_validation_people(segcft: Callable[..., Outcome], small_run: Run, tmp_path: Path) -> None:
+    judged = ("evaluate", small_run.folder, "--split", "validation", "--out", tmp_path / "o", "--device", "cpu")
+    status, out, _ = segcft(*judged)
+    assert status == 0
+    assert "counterfactuals of 19 simulated people" in out
+    assert "Validation people" in out
+    assert "--split validation: is about the run's own people" in one_line(segcft(*judged, "--seed", 77))
+
+
 def test_people_of_the_study_are_refused(segcft: Callable[..., Outcome], small_run: Run, tmp_path: Path) -> None:
     refused = segcft("evaluate", small_run.folder, "--seed", 3, "--out", tmp_path / "o", "--device", "cpu")
     assert "--seed 3: these are the people of the study itself" in one_line(refused)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -148,6 +149,11 @@ def rows(store: Store, models: dict[str, CounterfactualModel], judge: Segmentor,
     return evaluate(make_study(), store, store.indices("test"), models, judge, folder, device=CPU)
 
 
+def judged(cohort: Cohort, models: dict[str, CounterfactualModel], judge: Segmentor) -> list[Row]:
+    spec = cohort.study.evaluation
+    return judge_models(cohort, models, judge, Progress()).rows(cohort.named("patient"), spec.bootstrap, spec.seed)
+
+
 def only(rows: list[Row], **fields: Any) -> Row:
     (row,) = [row for row in rows if fields.items() <= row.items()]
     return row
@@ -212,14 +218,14 @@ def test_the_answer_is_the_same_every_time(
 ) -> None:
     torch.manual_seed(99)
     cohort = Cohort.choose(make_study(), store, store.indices("test"), CPU)
-    assert judge_models(cohort, models, judge, Progress()) == rows
+    assert judged(cohort, models, judge) == rows
 
 
 def test_batches_do_not_matter(
     store: Store, models: dict[str, CounterfactualModel], judge: Segmentor, rows: list[Row]
 ) -> None:
     cohort = Cohort.choose(make_study(batch_size=7), store, store.indices("test"), CPU)
-    for ours, theirs in zip(judge_models(cohort, models, judge, Progress()), rows, strict=True):
+    for ours, theirs in zip(judged(cohort, models, judge), rows, strict=True):
         # A pixel on the edge between two grey levels may go either way.
         assert ours["value"] == pytest.approx(theirs["value"], rel=1e-2, abs=1e-2)
 
@@ -290,6 +296,21 @@ def test_files_are_written(rows: list[Row], folder: Path) -> None:
         assert pixels.std() > 5
 
 
+def test_the_result_of_every_sample_is_kept(rows: list[Row], folder: Path, store: Store) -> None:
+    scores = pd.read_parquet(folder / "scores.parquet")
+    fields = ["method", "intervention", "structure", "metric", "intervened"]
+    assert list(scores.columns) == [*fields, "id", "patient", "value"]
+    by_key = {key: group for key, group in scores.groupby(fields)}
+    assert len(by_key) == len(rows)
+    people = store.table.iloc[store.indices("test")]
+    for row in rows:
+        group = by_key[tuple(row[field] for field in fields)]
+        assert group["id"].tolist() == people["id"].tolist()
+        assert group["patient"].tolist() == people["patient"].tolist()
+        if row["metric"] != names.COMPOSITION_MAX and row["value"] is not None:
+            assert group["value"].mean() == pytest.approx(row["value"])
+
+
 def test_table_says_what_matters(rows: list[Row]) -> None:
     text = render_table(rows, make_study())
     for expected in (
@@ -320,7 +341,7 @@ def test_attributes_may_be_intervened_on(
     study = make_study(interventions=["sex", "age"], metric="mae", people=12)
     cohort = Cohort.choose(study, store, store.indices("test"), CPU)
     assert len(cohort) == 12
-    rows = judge_models(cohort, models, judge, Progress())
+    rows = judged(cohort, models, judge)
     assert {row["intervention"] for row in rows} == {"", "sex", "age"}
     assert not any(row["intervened"] for row in rows)
     assert not any(row["metric"] == names.LOCALITY for row in rows)
@@ -335,7 +356,7 @@ def test_data_without_a_simulator(store: Store, models: dict[str, Counterfactual
     for bit, structure in enumerate(raw["structures"].values()):
         structure["bit"] = 1 << bit
     study = parse_study(raw)
-    rows = judge_models(Cohort.choose(study, store, store.indices("test"), CPU), models, judge, Progress())
+    rows = judged(Cohort.choose(study, store, store.indices("test"), CPU), models, judge)
     assert not any(row["method"] == "truth" or row["metric"].startswith("true") for row in rows)
     for variable in study.areas:
         locality = only(rows, method="none", metric=names.LOCALITY, intervention=variable)

@@ -180,6 +180,22 @@ def test_the_multiplier_follows_the_constraint(small_run: Run, objective: Any, s
     assert (path[0], path[-1]) == (1, pytest.approx(1.5 if rises else 0.5, abs=0.05))
 
 
+def test_abduction_by_the_mean_draws_nothing_in_the_bound_and_in_the_steps(small_run: Run, objective: Any) -> None:
+    made, batch = objective(abduction="mean"), batches_of(small_run).batch(0)
+    violations = []
+    for seed in range(2):
+        torch.manual_seed(seed)  # the interventions differ, and nothing else
+        violations.append(float(made(batch, 0)[1]["violation"].detach()))
+    assert violations[0] == violations[1]
+    spec = small_run.study.finetune.model_copy(update={"abduction": "mean"})
+    study = small_run.study.model_copy(update={"finetune": spec})
+    by_mean, by_sample = (
+        constraint_level(small_run.load("hvae"), s, batches_of(small_run), make_fabric("cpu"))
+        for s in (study, small_run.study)
+    )
+    assert by_mean < by_sample
+
+
 def test_the_multiplier_never_becomes_negative(small_run: Run, objective: Any) -> None:
     made = objective(slack=5.0, multiplier_learning_rate=0.5)
     path = [row["multiplier"] for row in few_steps(made, small_run, 5)]

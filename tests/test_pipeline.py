@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -176,7 +177,7 @@ def test_a_change_of_the_study_affects_just_what_depends_on_it(
             pipeline.run_stage(stage)
     assert set(notes.made) == affected - quick
     record = json.loads((copied / "evaluation" / "evaluation.json").read_text())
-    assert (record["key"] != pipeline._key("evaluate", study.evaluation)) == ("evaluate" in affected)
+    assert (record["key"] != pipeline.key("evaluate")) == ("evaluate" in affected)
     assert load_study(copied / "study.yaml") == study
 
 
@@ -242,6 +243,19 @@ def test_nobody_to_evaluate_is_told(small_run: Run, tmp_path: Path) -> None:
     store.table["split"] = "train"
     with pytest.raises(DataError, match="no test person has all attributes"):
         evaluate_people(small_run, store, tmp_path, torch.device("cpu"), Progress())
+
+
+def test_validation_people_may_be_judged_on_instead(small_study: Study, copied: Path) -> None:
+    test = times(copied / "evaluation")
+    for made in (["evaluate"], []):
+        notes = Notes()
+        Pipeline(Run(copied, small_study), make_fabric("cpu"), progress=notes, split="validation").run_all()
+        assert notes.made == made
+    assert times(copied / "evaluation") == test
+    scores = pd.read_parquet(copied / "evaluation-validation" / "scores.parquet")
+    people = Run(copied).store().table
+    assert set(scores["id"]) == set(people.loc[people["split"] == "validation", "id"])
+    assert "**Validation people: to choose settings by." in (copied / "evaluation-validation" / "table.md").read_text()
 
 
 # --- real radiographs ---

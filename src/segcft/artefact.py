@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,19 @@ def replace(partial: Path, path: Path) -> None:
     with open(partial, "rb") as file:
         os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+def link(source: str | Path, path: str | Path) -> None:
+    """Have ``path`` hold what the file ``source`` does, once on the disk where its file system can do that."""
+    partial = Path(f"{path}.partial")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    partial.unlink(missing_ok=True)
+    try:
+        os.link(source, partial)
+    except OSError:
+        shutil.copy2(source, partial)
+    os.replace(partial, path)
+    partial.unlink(missing_ok=True)  # which stays where both are one file already
 
 
 def write_text(path: Path, text: str) -> None:

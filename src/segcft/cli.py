@@ -42,6 +42,9 @@ a public data set in its own format, which becomes a folder as above:
   segcft run configs/padchest.yaml --data padchest
   segcft import jsrt --images All247images --masks scratch --clinical CLNDAT_EN.txt CNNDAT_EN.TXT --out jsrt
 
+which settings matter, judged on validation people:
+  segcft ablation configs/ablation/chest-sim.yaml
+
 images from a hospital's archive, without names and dates:
   segcft import dicom DIR --view PA AP --salt SECRET --out hospital
 
@@ -113,22 +116,33 @@ def _parser() -> argparse.ArgumentParser:
         part.add_argument("--data", metavar="DIR", type=Path, help="folder of images, masks and table")
         part.add_argument("--out", metavar="DIR", type=Path, help="folder of the run (default: runs/STUDY's name)")
         hardware(part, several=True)
-    for part in (
-        whole,
-        *(part for name, part in commands.choices.items() if name == "hvae" or name.startswith("cft-")),
-    ):
-        part.add_argument(
-            "--compile",
-            action="store_true",
-            help="have PyTorch compile the image mechanism for its trainings: minutes once, meant for GPUs",
-        )
-    whole.add_argument(
-        "--jobs",
-        type=count,
-        metavar="N",
-        help="parts trained at the same time, each in a process of its own with its share of the cores, or on the next "
-        "of the machine's GPUs (default: 2 on a CPU with two cores or more, else 1)",
+    compared = command("ablation", _ablation, "run variants of a study and compare them on its validation people")
+    compared.add_argument("file", metavar="FILE", type=Path, help="ablation file, e.g. configs/ablation/chest-sim.yaml")
+    compared.add_argument("--data", metavar="DIR", type=Path, help="folder of images, masks and table")
+    compared.add_argument(
+        "--out",
+        metavar="DIR",
+        type=Path,
+        help="folder of the table and of a run a variant (default: runs/ablation-FILE)",
     )
+    compared.add_argument("--only", metavar="NAME", nargs="+", default=[], help="variants to run (default: all)")
+    hardware(compared)
+
+    for part in (whole, compared):
+        part.add_argument(
+            "--jobs",
+            type=count,
+            metavar="N",
+            help="parts trained at the same time, each in a process of its own with its share of the cores, or on the "
+            "next of the machine's GPUs (default: 2 on a CPU with two cores or more, else 1)",
+        )
+    for name, part in commands.choices.items():
+        if name in ("run", "ablation", "hvae") or name.startswith("cft-"):
+            part.add_argument(
+                "--compile",
+                action="store_true",
+                help="have PyTorch compile the image mechanism for its trainings: minutes once, meant for GPUs",
+            )
 
     imported = commands.choices["import"]
     imported.add_argument(
@@ -176,6 +190,12 @@ def _parser() -> argparse.ArgumentParser:
         "--seed",
         type=seed,
         help="for a simulated study: new people of this seed, whom the run has never seen",
+    )
+    judged.add_argument(
+        "--split",
+        choices=("test", "validation"),
+        default="test",
+        help="which of the run's own people: validation people where settings are chosen (default: test)",
     )
     judged.add_argument("--out", metavar="DIR", type=Path, help="folder of table and figures")
     judged.add_argument("--json", action="store_true", help="print the rows of table.json instead of the table")
@@ -244,10 +264,7 @@ def _run(options: argparse.Namespace) -> None:
     from segcft.parallel import default_jobs, run_all
 
     jobs = options.jobs or (1 if spread else default_jobs(pipeline.fabric.device))
-    if jobs > 1:
-        run_all(pipeline, jobs)
-    else:
-        pipeline.run_all()
+    run_all(pipeline, jobs)
     if pipeline.fabric.is_global_zero:
         folder = pipeline.run.evaluation
         print((folder / "table.md").read_text(encoding="utf-8"))
@@ -266,6 +283,32 @@ def _stage(options: argparse.Namespace) -> None:
     if options.stage not in pipeline.stages:
         raise SegcftError(f"{options.study}: finetune.guides: this study has no stage {options.stage!r}")
     pipeline.run_stage(options.stage)
+
+
+def _ablation(options: argparse.Namespace) -> None:
+    from segcft.ablation import load_ablation, run_ablation
+
+    ablation = load_ablation(options.file)
+    ablation.choose(options.only)  # a wrong name, too, is told before anything heavy is imported
+    quiet_libraries()
+    from segcft.parallel import default_jobs
+    from segcft.progress import ConsoleProgress
+    from segcft.training import make_fabric
+
+    fabric = make_fabric(options.device)
+    folder = options.out or Path("runs") / f"ablation-{ablation.name}"
+    run_ablation(
+        ablation,
+        folder,
+        fabric,
+        data=options.data,
+        progress=ConsoleProgress(),
+        jobs=options.jobs or default_jobs(fabric.device),
+        compile=options.compile,
+        only=options.only,
+    )
+    print((folder / "table.md").read_text(encoding="utf-8"))
+    print(f"table: {folder / 'table.md'} (and table.json)", file=sys.stderr)
 
 
 def _import_causal_gen(options: argparse.Namespace) -> None:
@@ -301,9 +344,11 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     device, progress = make_fabric(options.device).device, ConsoleProgress()
     if options.data is None and options.seed is None:
-        folder = options.out or run.evaluation
-        rows = evaluate_people(run, run.store(), folder, device, progress)
+        folder = options.out or run.evaluation_of(options.split)
+        rows = evaluate_people(run, run.store(), folder, device, progress, options.split)
     else:
+        if options.split != "test":
+            raise SegcftError("--split validation: is about the run's own people; leave out --data and --seed")
         folder = options.out or run.folder / "evaluation-new"
         store = new_people(run.study, options.data, options.seed, folder / "store", progress)
         check_unseen(run, store)

@@ -127,7 +127,7 @@ class CounterfactualObjective(Objective):
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         image, values = self.samples(batch)
         after = self.scm.counterfactual(values, self.draw_intervention(values))
-        noise = self.network.abduct(image, values)
+        noise = self.network.abduct(image, values, sample=self.spec.abduction == "sample")
         factual, changed = self.network.factual_and_changed(noise, values, after)
         bound = self.network.elbo(image, noise, factual, self.network.spec.beta)
         violation = bound.objective.mean() - self.bound
@@ -151,6 +151,6 @@ def constraint_level(network: ImageMechanism, study: Study, batches: Batches, fa
     for step, batch in enumerate(batches.from_step(0, spec.bound_batches, fabric.device)):
         for part in parts(batch, step, spec, fabric.global_rank):
             with torch.autocast(fabric.device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
-                total += network(*samples(part)).objective.mean()
+                total += network(*samples(part), sample=spec.abduction == "sample").objective.mean()
     # Every device has measured its share of the batches; the constraint is one.
     return float(fabric.all_reduce(total / (spec.bound_batches * spec.accumulate), reduce_op="mean"))

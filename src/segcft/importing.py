@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,9 @@ def import_samples(run: Run, data: Path | None, progress: Progress) -> bool:
         DataError: shards are missing or were made from something else, or what :func:`import_data` raises.
     """
     source = _source(run.study, data)
-    record = run.folder / "import.json"
+    record = _record(run)
     run.write_study()
-    if _same(_read(record), source) and (run.folder / "store" / "store.json").is_file():
+    if _is_imported(run, source):
         return False
     shards = _complete_shards(run, source)
     if (run.folder / "store").is_dir():
@@ -66,6 +67,25 @@ def import_samples(run: Run, data: Path | None, progress: Progress) -> bool:
     if shards:  # the store holds it all now
         shutil.rmtree(shards[0].parent)
     progress.note(f"  {describe(store)}")
+    return True
+
+
+def take_samples(run: Run, data: Path | None, others: Iterable[Run]) -> bool:
+    """Have the run share the store of one of ``others`` that was made from the same, unless its own is up to date.
+
+    Returns:
+        whether it does now; if not, :func:`import_samples` imports or keeps its own.
+    """
+    source = _source(run.study, data)
+    other = next((other for other in others if _is_imported(other, source)), None)
+    if other is None or _is_imported(run, source):
+        return False
+    store, partial = run.folder / "store", run.folder / ".store.linked"
+    shutil.rmtree(partial, ignore_errors=True)  # what an interrupted run has left
+    shutil.copytree(other.folder / "store", partial, copy_function=artefact.link)
+    shutil.rmtree(store, ignore_errors=True)
+    partial.rename(store)
+    artefact.link(_record(other), _record(run))
     return True
 
 
@@ -127,6 +147,15 @@ def check_unseen(run: Run, store: Store) -> None:
             f"{len(shared)} of the people given were in this run's training or validation "
             f"({', '.join(shared[:3])}{', ...' if len(shared) > 3 else ''}); evaluate on people it has never seen"
         )
+
+
+def _record(run: Run) -> Path:
+    """Where it is written what the run's store was made from."""
+    return run.folder / "import.json"
+
+
+def _is_imported(run: Run, source: dict[str, Any]) -> bool:
+    return _same(_read(_record(run)), source) and (run.folder / "store" / "store.json").is_file()
 
 
 def _source(study: Study, data: Path | None) -> dict[str, Any]:

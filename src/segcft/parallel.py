@@ -34,11 +34,15 @@ def default_jobs(device: torch.device) -> int:
 def run_all(pipeline: Pipeline, jobs: int) -> None:
     """Every stage that is not up to date, up to ``jobs`` at once: they share the cores, and take the GPUs in turn.
 
-    A script that calls it needs ``if __name__ == "__main__":``, since the processes import it.
+    One job needs no process of its own. With more, a script that calls it needs ``if __name__ == "__main__":``, since
+    the processes import it.
 
     Raises:
         SegcftError: what a stage raised, after the others were stopped, or its process died.
     """
+    if jobs == 1:
+        pipeline.run_all()
+        return
     pipeline.run_stage("import")
     waiting = [stage for stage in pipeline.stages if stage not in ("import", "evaluate")]
     # What most of the others wait for goes first.

@@ -43,6 +43,7 @@ UNKNOWN_PEOPLE = (
     "the image mechanism was imported, and segcft does not know on whom it was trained: the people judged may be among "
     "them, unless the run has its original split (data.split)"
 )
+VALIDATION_PEOPLE = "Validation people: to choose settings by. What was chosen is reported on test people."
 
 
 class SCMObjective(Objective):
@@ -67,6 +68,7 @@ class Pipeline:
         data: folder of images, masks and table, for studies that read one.
         progress: what the user sees.
         compile: have PyTorch compile the image mechanism for its trainings.
+        split: whom the evaluation is on, "test" or "validation" people.
     """
 
     def __init__(
@@ -76,8 +78,10 @@ class Pipeline:
         data: Path | None = None,
         progress: Progress | None = None,
         compile: bool = False,
+        split: str = "test",
     ) -> None:
         self.run, self.study, self.fabric, self.data, self.compile = run, run.study, fabric, data, compile
+        self.split = split
         # Of several processes one speaks.
         self.progress = progress if progress and fabric.is_global_zero else Progress()
         self.keys: dict[str, str] = {}
@@ -133,21 +137,34 @@ class Pipeline:
         return fresh
 
     def is_current(self, stage: str) -> bool:
-        """Whether a stage that trains is up to date, in which case its key enters :attr:`keys`; what it needs must be.
+        """Whether a stage after the import is up to date; if so its key enters :attr:`keys`, where those of the
+        stages that it needs must be.
 
         Raises:
             RunError: it was adopted with other settings or samples than the run's.
         """
-        key, path = self._key(stage, self._spec(stage)), self.run.path(stage)
-        if not path.is_file():
-            return False
-        meta = artefact.read_meta(path)
+        key = self.key(stage)
+        meta = self._meta(stage)
         if "source" in meta:
-            key = self._adopted_key(path, meta, key)
+            key = self._adopted_key(self.run.path(stage), meta, key)
         if meta.get("key") != key:
             return False
         self.keys[stage] = key
         return True
+
+    def _meta(self, stage: str) -> dict[str, Any]:
+        """What is recorded of the outcome of ``stage``; {} where there is none."""
+        if stage != "evaluate":
+            path = self.run.path(stage)
+            return artefact.read_meta(path) if path.is_file() else {}
+        try:
+            return dict(json.loads(self._evaluation_record.read_text()))
+        except (OSError, ValueError, TypeError):
+            return {}
+
+    @property
+    def _evaluation_record(self) -> Path:
+        return self.run.evaluation_of(self.split) / "evaluation.json"
 
     def _train(self, stage: str) -> bool:
         if self.is_current(stage):
@@ -157,7 +174,7 @@ class Pipeline:
         start = time.monotonic()
         guide = stage.removeprefix("cft-") if stage.startswith("cft-") else None
         spec = self._spec(stage)
-        key = self._key(stage, spec)
+        key = self.key(stage)
         network = self.run.build(stage)
         # Readers of images need no attributes, and the mechanisms learn from those that are known.
         complete = stage not in ("segmentor", "judge", "regressor", "scm")
@@ -178,10 +195,10 @@ class Pipeline:
         self._keep(stage, network, key, figures | facts, start)
         return True
 
-    def _spec(self, stage: str) -> Training:
-        """The section of the study that a stage that trains is of."""
-        spec: Training = getattr(self.study, "finetune" if stage.startswith("cft-") else stage)
-        return spec
+    def _spec(self, stage: str) -> Any:
+        """The section of the study that a stage after the import is of."""
+        section = "finetune" if stage.startswith("cft-") else {"evaluate": "evaluation"}.get(stage, stage)
+        return getattr(self.study, section)
 
     def _adopted_key(self, path: Path, meta: Mapping[str, Any], settings_key: str) -> str:
         """The key of a part that was adopted; what was not made here is never made anew in its stead.
@@ -208,7 +225,7 @@ class Pipeline:
         rows = self.store.indices("train", complete=True)
         network.parents.set_statistics(torch.from_numpy(self.store.values()[rows]))
         source = load(network)
-        settings_key = self._key("hvae", self.study.hvae)
+        settings_key = self.key("hvae")
         network.to(self.fabric.device)
         # Other weights from the same settings: what was made from those before must be made anew. Not the path: a
         # checkpoint that was moved is the same.
@@ -249,12 +266,12 @@ class Pipeline:
         self.fabric.barrier()
         self.keys[stage] = key
 
-    def _key(self, stage: str, spec: Any) -> str:
-        """Of all that the outcome of ``stage`` depends on; it is the stage's once the stage is up to date."""
+    def key(self, stage: str) -> str:
+        """Of all that the outcome of ``stage`` depends on; the keys of what it needs must be in :attr:`keys`."""
         study = self.study.model_dump(mode="json")
         shared = [study[name] for name in ("image", "variables", "structures")]
         upstream = {before: self.keys[before] for before in self.needs(stage)}
-        return artefact.key_of(stage, segcft.__version__, self._settings(spec), shared, upstream)
+        return artefact.key_of(stage, segcft.__version__, self._settings(self._spec(stage)), shared, upstream)
 
     def _settings(self, spec: Any) -> dict[str, Any]:
         """What of a section decides the outcome: not which stages there are, nor how often they save or recompute.
@@ -336,34 +353,37 @@ class Pipeline:
         }
 
     def _evaluate(self) -> bool:
-        key = self._key("evaluate", self.study.evaluation)
-        record = self.run.evaluation / "evaluation.json"
-        try:
-            done = json.loads(record.read_text())["key"] == key
-        except (OSError, ValueError, KeyError, TypeError):
-            done = False
-        if not done and self.fabric.is_global_zero:
-            evaluate_people(self.run, self.store, self.run.evaluation, self.fabric.device, self.progress)
+        if self.is_current("evaluate"):
+            return False
+        key, record = self.key("evaluate"), self._evaluation_record
+        if self.fabric.is_global_zero:
+            evaluate_people(self.run, self.store, record.parent, self.fabric.device, self.progress, self.split)
             artefact.write_text(record, json.dumps({"key": key, "data": self.store.fingerprint}))
         self.fabric.barrier()
         self.keys["evaluate"] = key
-        return not done
+        return True
 
 
 def evaluate_people(
-    run: Run, store: Store, folder: Path, device: torch.device, progress: Progress
+    run: Run, store: Store, folder: Path, device: torch.device, progress: Progress, split: str = "test"
 ) -> list[dict[str, Any]]:
-    """Judge every method of ``run`` on the test people of ``store``; the table and figures go to ``folder``."""
+    """Judge every method of ``run`` on the people of one part of ``store``; the table and figures go to ``folder``.
+
+    Raises:
+        DataError: nobody is in that part, "test" or "validation", with all attributes.
+    """
     study = run.study
-    rows = store.indices("test", complete=True)
+    rows = store.indices(split, complete=True)
     if len(rows) == 0:
-        raise DataError(f"{store.folder}: no test person has all attributes, so there is nothing to evaluate")
+        raise DataError(f"{store.folder}: no {split} person has all attributes, so there is nothing to evaluate")
     methods = run.methods()
     own = run.samples_of(["scm", "judge", *methods.values()])
     models = {method: run.model(method, device) for method in methods}
     trained = torch.from_numpy(own.values()[own.indices("train", complete=True)])
     judge = run.load("judge", device)
-    adopted = "source" in artefact.read_meta(run.path("hvae"))
+    notes = [VALIDATION_PEOPLE] if split == "validation" else []
+    if "source" in artefact.read_meta(run.path("hvae")):
+        notes.append(f"Warning: {UNKNOWN_PEOPLE}.")
     return evaluate(
         study,
         store,
@@ -373,6 +393,6 @@ def evaluate_people(
         folder,
         device=device,
         training_values=trained,
-        notes=[f"Warning: {UNKNOWN_PEOPLE}."] if adopted else [],
+        notes=notes,
         progress=progress,
     )

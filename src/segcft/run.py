@@ -9,7 +9,7 @@ scm.safetensors           mechanisms of the attributes
 hvae.safetensors          mechanism of the image, pre-trained ("No CFT")
 cft-<guide>.safetensors   the same after fine-tuning with that guide
 training/                 checkpoints and figures of every step
-evaluation/               table.json, table.md, figures/
+evaluation/               table.json, table.md, scores.parquet, figures/; of validation people: evaluation-validation/
 """
 
 from __future__ import annotations
@@ -62,7 +62,11 @@ class Run:
 
     @property
     def evaluation(self) -> Path:
-        return self.folder / "evaluation"
+        return self.evaluation_of("test")
+
+    def evaluation_of(self, split: str) -> Path:
+        """Where the evaluation on the people of one part, "validation" or "test", is."""
+        return self.folder / ("evaluation" if split == "test" else f"evaluation-{split}")
 
     def write_study(self) -> None:
         """Keep the study in the folder, with every default spelled out."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
@@ -29,6 +29,8 @@ from segcft.images.spec import HVAESpec as HVAESpec
 from segcft.images.spec import ImageSpec
 from segcft.section import Augment as Augment
 from segcft.section import Fraction, Section, Training
+
+S = TypeVar("S", bound=Section)
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 
@@ -190,7 +192,8 @@ class FinetuneSpec(Training):
     """Counterfactual fine-tuning with each of the ``guides``, under a constraint on the ELBO.
 
     ``intervene`` lists the variables of which one, per sample, is set to a value from the training marginal
-    (default: all); each of the others is set as well with probability ``also``. The negative ELBO (nats per
+    (default: all); each of the others is set as well with probability ``also``. ``abduction`` takes a sample of the
+    posterior or its mean, for the counterfactual and for the ELBO alike. The negative ELBO (nats per
     pixel) may pass that of the pre-trained model, measured on ``bound_batches`` training batches, by ``slack``;
     ``multiplier`` starts at this value, rises with ``multiplier_learning_rate`` while it is passed and falls while it
     is not; ``damping`` acts at once. ``area_scale`` makes structures weigh alike: areas are divided by their standard
@@ -201,6 +204,7 @@ class FinetuneSpec(Training):
     guides: tuple[Literal["regressor", "segmentor"], ...] = ("regressor", "segmentor")
     intervene: tuple[str, ...] = ()
     also: Fraction = 0.0
+    abduction: Literal["sample", "mean"] = "sample"
     slack: NonNegativeFloat = 0.0
     bound_batches: PositiveInt = 16
     multiplier: NonNegativeFloat = 1.0
@@ -314,25 +318,41 @@ def load_study(path: str | Path) -> Study:
     Raises:
         StudyError: the file is missing, is not YAML or breaks a rule; the message lists every offending key.
     """
-    path = Path(path)
+    return parse_study(read_mapping(Path(path)), source=str(path))
+
+
+def parse_study(raw: dict[str, Any], source: str = "study") -> Study:
+    """Validate a study that is already a mapping; ``source`` is the name that errors carry."""
+    return validate(Study, raw, source)
+
+
+def read_mapping(path: Path, kind: str = "study file") -> dict[str, Any]:
+    """The YAML file at ``path``, of a ``kind`` that errors name, without top-level keys that begin with ``_``.
+
+    Raises:
+        StudyError: the file is missing, is not YAML or not a mapping, or gives a key twice.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise StudyError(f"{path}: cannot read this study file ({error})") from None
+        raise StudyError(f"{path}: cannot read this {kind} ({error})") from None
     try:
         raw = yaml.load(text, Loader=_UniqueKeyLoader)
     except yaml.YAMLError as error:
         raise StudyError(f"{path}: not valid YAML: {error}") from None
-    return parse_study(raw, source=str(path))
-
-
-def parse_study(raw: Any, source: str = "study") -> Study:
-    """Validate a study that is already a mapping; ``source`` is the name that errors carry."""
     if not isinstance(raw, dict):
-        raise StudyError(f"{source}: a study file is a mapping of keys to values, not {type(raw).__name__}")
-    raw = {key: value for key, value in raw.items() if not str(key).startswith("_")}  # places for YAML anchors
+        raise StudyError(f"{path}: this {kind} is a mapping of keys to values, not {type(raw).__name__}")
+    return {key: value for key, value in raw.items() if not str(key).startswith("_")}  # places for YAML anchors
+
+
+def validate(section: type[S], raw: dict[str, Any], source: str) -> S:
+    """``raw`` as a ``section``; ``source`` is the name that errors carry.
+
+    Raises:
+        StudyError: it breaks a rule; the message lists every offending key.
+    """
     try:
-        return Study.model_validate(raw)
+        return section.model_validate(raw)
     except ValidationError as error:
         lines = [_explain(item) for item in error.errors()]
         raise StudyError("\n".join(f"{source}: {line}" for line in lines)) from None

@@ -61,6 +61,10 @@ class Cohort:
         """Everybody's values, (N, V)."""
         return torch.from_numpy(self.store.values()[self.rows]).to(self.device)
 
+    def named(self, column: str) -> list[str]:
+        """Everybody's ``id`` or ``patient``, as text."""
+        return self.store.table[column].iloc[self.rows].astype(str).tolist()
+
     def column(self, variable: str) -> int:
         """Where a variable is among the values."""
         return list(self.study.variables).index(variable)

@@ -40,7 +40,8 @@ def evaluate(
     notes: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> list[Row]:
-    """Judge the counterfactuals of every model; write ``table.json``, ``table.md`` and ``figures/``.
+    """Judge the counterfactuals of every model; write ``table.json``, ``table.md``, ``figures/`` and
+    ``scores.parquet``, which has the result of every sample behind each row of the table.
 
     The answer is a function of its arguments: latents are posterior means and every draw is seeded by
     ``study.evaluation.seed``.
@@ -68,7 +69,10 @@ def evaluate(
     progress = progress or Progress()
     cohort = Cohort.choose(study, store, indices, device)
     models = {method: model.to(device).eval() for method, model in models.items()}
-    rows = judge_models(cohort, models, judge.to(device).eval(), progress)
+    scores = judge_models(cohort, models, judge.to(device).eval(), progress)
+    rows = scores.rows(cohort.named("patient"), study.evaluation.bootstrap, study.evaluation.seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    scores.by_sample(cohort.named("id"), cohort.named("patient")).to_parquet(folder / "scores.parquet", index=False)
     write_text(folder / "table.json", json.dumps(rows, indent=1, allow_nan=False) + "\n")
     write_text(folder / "table.md", render_table(rows, study, notes))
     write_figures(cohort, models, judge, folder / "figures", training_values, progress)
@@ -78,8 +82,8 @@ def evaluate(
 @torch.no_grad()
 def judge_models(
     cohort: Cohort, models: Mapping[str, CounterfactualModel], judge: Segmentor, progress: Progress
-) -> list[Row]:
-    """The rows of the table; see :func:`evaluate`."""
+) -> Scores:
+    """What is in the table, sample by sample; see :func:`evaluate`."""
     scores, spec = Scores(), cohort.study.evaluation
     interventions = spec.interventions or cohort.study.areas
     wanted = {v: from_marginal(cohort.values, spec.seed, cohort.column(v)) for v in interventions}
@@ -100,8 +104,7 @@ def judge_models(
                 question.score(scores, models, abductions, judge)
             task.advance(len(people.image))
     scores.add_difference(names.SEG_LESS_REG, "segmentor", "regressor", spec.metric)
-    patients = cohort.store.table["patient"].iloc[cohort.rows].astype(str).tolist()
-    return scores.rows(patients, spec.bootstrap, spec.seed)
+    return scores
 
 
 def score_factual(

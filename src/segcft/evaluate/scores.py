@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from torch import Tensor
 
 from segcft.evaluate.bootstrap import bootstrap_means
@@ -57,7 +58,7 @@ class Scores:
 
         ``composition max`` is the largest value instead, without an interval.
         """
-        values = np.stack([np.concatenate(parts) for parts in self._parts.values()], axis=1)
+        values = self._values()
         means = bootstrap_means(values, patients, draws, seed=seed)
         rows = []
         for column, key in enumerate(self._parts):
@@ -70,6 +71,19 @@ class Scores:
                 | {"n": int(means.n[column])}
             )
         return rows
+
+    def by_sample(self, ids: Sequence[str], patients: Sequence[str]) -> pd.DataFrame:
+        """A row a sample and key: ``id`` and ``patient``, the key's fields and the ``value``."""
+        values = self._values()
+        keys = pd.DataFrame(list(self._parts), columns=list(Key._fields))
+        table = keys.loc[np.repeat(keys.index, len(ids))].reset_index(drop=True)
+        table["id"], table["patient"] = list(ids) * len(keys), list(patients) * len(keys)
+        table["value"] = values.T.ravel()
+        return table
+
+    def _values(self) -> np.ndarray:
+        """(N, K): a row a sample, a column a key."""
+        return np.stack([np.concatenate(parts) for parts in self._parts.values()], axis=1)
 
 
 def _finite(number: float) -> float | None:

@@ -58,7 +58,7 @@ def _effectiveness(find: Find, study: Study, methods: list[str], interventions: 
     text = f"""\
 ## Effectiveness: {_metric_name(study)} of the area in {unit}, lower is better
 
-{_grid(["do", "method", *map(plain, study.structures)], body, labels=2)}
+{grid(["do", "method", *map(plain, study.structures)], body, labels=2)}
 
 Each person's variable is set to another person's value; an independent judge reads the areas of the
 counterfactual image and they are compared with those asked for. **Bold**: the structure intervened on.
@@ -91,7 +91,7 @@ def _judge(find: Find, study: Study) -> str:
     return f"""\
 ## The judge's reading error on the images as they are
 
-{_grid(["judge", *map(plain, study.structures)], body)}
+{grid(["judge", *map(plain, study.structures)], body)}
 
 Effectiveness cannot be measured more finely than the judge reads."""
 
@@ -116,7 +116,7 @@ def _soundness(find: Find, study: Study, methods: list[str], interventions: list
         if any(found):
             body.append([label, *(_cell(row, digits, factor) for row in found)])
     used = [0, *(i for i in range(1, len(models) + 1) if any(line[i] for line in body))]
-    table = _grid([["", *map(method_name, models)][i] for i in used], [[line[i] for i in used] for line in body])
+    table = grid([["", *map(method_name, models)][i] for i in used], [[line[i] for i in used] for line in body])
     text = f"""\
 ## Axioms and locality, in grey levels (0 to 255) where not in %
 
@@ -162,7 +162,7 @@ def _cell(row: Row | None, digits: int = 1, factor: float = 1.0) -> str:
     return f"{value} ±{factor * (row['ci_high'] - row['ci_low']) / 2:.{digits}f}"
 
 
-def _grid(head: Sequence[str], body: Sequence[Sequence[str]], labels: int = 1) -> str:
+def grid(head: Sequence[str], body: Sequence[Sequence[str]], labels: int = 1) -> str:
     """A Markdown table whose columns are padded to line up, the ``labels`` first ones to the left."""
     lines = [list(head), *map(list, body)]
     widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(head))]

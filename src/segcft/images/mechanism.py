@@ -124,7 +124,7 @@ class ImageMechanism(Recomputing, ABC):
             paid = (torch.stack(floors).sum() / self.pixels).expand_as(rate)
         return ELBO(distortion, rate, distortion + beta * paid)
 
-    def forward(self, x: Tensor, values: Tensor, beta: float | None = None) -> ELBO:
-        """The bound of images ``x`` (B, C, H, W) in [-1, 1] with parents (B, V)."""
-        noise = self.abduct(x, values)
+    def forward(self, x: Tensor, values: Tensor, beta: float | None = None, sample: bool = True) -> ELBO:
+        """The bound of images ``x`` (B, C, H, W) in [-1, 1] with parents (B, V), ``sample`` as in :meth:`abduct`."""
+        noise = self.abduct(x, values, sample)
         return self.elbo(x, noise, self.factual(noise, values), self.spec.beta if beta is None else beta)
