@@ -136,10 +136,20 @@ class CounterfactualObjective(Objective):
         change = self.changed_share(counterfactual - image)
         # Damping stiffens the multiplier where the constraint is violated, so that it does not oscillate.
         weight = (self.multiplier + self.spec.damping * violation.detach()).clamp(min=0)
-        loss = guided + self.spec.least_change * change + weight.detach() * violation + self.multiplier * violation.detach()
+        loss = (
+            guided
+            + self.spec.least_change * change
+            + weight.detach() * violation
+            + self.multiplier * violation.detach()
+        )
         # The last term is there for the multiplier's ascent only; its value is not part of what is minimised.
         loss = loss - (self.multiplier * violation).detach()
-        return loss, {"guide": guided, "change": change, "violation": violation, "multiplier": self.multiplier.detach().clone()}
+        return loss, {
+            "guide": guided,
+            "change": change,
+            "violation": violation,
+            "multiplier": self.multiplier.detach().clone(),
+        }
 
 
 @torch.no_grad()

@@ -81,7 +81,7 @@ class DiscretisedGaussian(NamedTuple):
     def chunk(self, parts: int) -> list[DiscretisedGaussian]:
         """Split along the batch, e.g. into factual and counterfactual."""
         chunks = [[None] * parts if field is None else field.chunk(parts) for field in self]
-        return [type(self)(*fields) for fields in zip(*chunks, strict=True)]  # type: ignore[arg-type]
+        return [type(self)(*fields) for fields in zip(*chunks, strict=True)]
 
 
 class TanhDiscretisedGaussian(DiscretisedGaussian):

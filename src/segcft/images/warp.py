@@ -33,7 +33,7 @@ class Displacement(nn.Module):
 
     def forward(self, features: Tensor, size: tuple[int, int]) -> Tensor:
         """The displacement of every pixel of ``size``, (B, 2, H, W)."""
-        nodes = [max(2, -(-side // self.spacing)) for side in size]
+        nodes = (max(2, -(-size[0] // self.spacing)), max(2, -(-size[1] // self.spacing)))
         pooled = F.adaptive_avg_pool2d(F.silu(features), nodes)
         at_nodes = 2 * self.reach * torch.tanh(self.displace(F.silu(self.narrow(pooled))))
         return F.interpolate(at_nodes, size=size, mode="bicubic")
