@@ -212,7 +212,7 @@ def test_a_violated_constraint_pulls_the_bound_back(small_run: Run, objective: A
 
 @pytest.mark.parametrize("guide", GUIDES)
 def test_a_few_steps_make_counterfactuals_more_effective(small_run: Run, objective: Any, guide: str) -> None:
-    made = objective(guide, slack=10.0)
+    made = objective(guide, slack=1.0)
     history = few_steps(made, small_run, 200)
     guided = [row["guide"] for row in history]
     # Every step asks other questions of other people, so the mean is over many of them.
