@@ -353,3 +353,17 @@ def test_it_learns_a_few_images_by_heart(precision: torch.dtype) -> None:
     assert all(map(math.isfinite, losses))
     assert sum(losses[-10:]) / 10 < losses[0] - 1
     assert sum(losses[-10:]) / 10 < 4.3  # a flat distribution over 256 levels has ln 256 = 5.5
+
+
+def test_a_displacement_moves_the_image_under_other_parents_and_not_under_its_own() -> None:
+    network = build(warp=4).eval()
+    assert network.warp is not None
+    torch.nn.init.normal_(network.warp.displace.weight, std=1.0)
+    x, values = some_images(network), some_values(3)
+    abduction = Abduction(network, x, values)
+    torch.testing.assert_close(abduction.counterfactual(values), x, rtol=0, atol=1e-4)
+    before, after = (network.decode(abduction.noise, v).displacement for v in (values, values.flip(0)))
+    assert before is not None
+    assert after is not None
+    assert (before - after).abs().max() > 1e-3
+    assert (abduction.counterfactual(values.flip(0)) - x).abs().mean() > 1e-3
