@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ from segcft.evaluate import names
 from segcft.evaluate.answers import Inquiry
 from segcft.evaluate.bootstrap import bootstrap_means
 from segcft.evaluate.cohort import Cohort
-from segcft.evaluate.effectiveness import area_error, from_marginal, saved
+from segcft.evaluate.effectiveness import area_error, from_marginal, saved, slope
 from segcft.evaluate.evaluation import evaluate, judge_models
 from segcft.evaluate.locality import changed_region, dilate, mean_inside, radius, share_inside
 from segcft.evaluate.scores import Row, Scores
@@ -170,8 +171,10 @@ def test_rows_have_the_schema_and_are_the_json_on_disk(rows: list[Row], folder: 
     assert json.loads((folder / "table.json").read_text()) == rows
     for row in rows:
         assert list(row) == FIELDS
-        assert 0 < row["n"] <= PEOPLE
-        assert math.isfinite(row["value"])
+        # The untrained attributes' mechanisms move no area.
+        nothing_asked = row["metric"] == names.SLOPE and row["intervention"] in ("sex", "age")
+        assert 0 < row["n"] <= PEOPLE or nothing_asked
+        assert math.isfinite(row["value"]) if row["n"] else row["value"] is None
         if row["ci_low"] is not None:
             assert row["ci_low"] <= row["value"] <= row["ci_high"]
     keys = [tuple(row[field] for field in FIELDS[:4]) for row in rows]
@@ -226,8 +229,9 @@ def test_batches_do_not_matter(
 ) -> None:
     cohort = Cohort.choose(make_study(batch_size=7), store, store.indices("test"), CPU)
     for ours, theirs in zip(judged(cohort, models, judge), rows, strict=True):
+        assert ours["n"] == theirs["n"]
         # A pixel on the edge between two grey levels may go either way.
-        assert ours["value"] == pytest.approx(theirs["value"], rel=1e-2, abs=1e-2)
+        assert not ours["n"] or ours["value"] == pytest.approx(theirs["value"], rel=1e-2, abs=1e-2)
 
 
 def test_no_change_and_judge_are_as_worked_out_by_hand(store: Store, judge: Segmentor, rows: list[Row]) -> None:
@@ -299,7 +303,7 @@ def test_files_are_written(rows: list[Row], folder: Path) -> None:
 def test_the_result_of_every_sample_is_kept(rows: list[Row], folder: Path, store: Store) -> None:
     scores = pd.read_parquet(folder / "scores.parquet")
     fields = ["method", "intervention", "structure", "metric", "intervened"]
-    assert list(scores.columns) == [*fields, "id", "patient", "value"]
+    assert list(scores.columns) == [*fields, "id", "patient", "value", "weight"]
     by_key = {key: group for key, group in scores.groupby(fields)}
     assert len(by_key) == len(rows)
     people = store.table.iloc[store.indices("test")]
@@ -308,7 +312,8 @@ def test_the_result_of_every_sample_is_kept(rows: list[Row], folder: Path, store
         assert group["id"].tolist() == people["id"].tolist()
         assert group["patient"].tolist() == people["patient"].tolist()
         if row["metric"] != names.COMPOSITION_MAX and row["value"] is not None:
-            assert group["value"].mean() == pytest.approx(row["value"])
+            counts = group[group["value"].notna()]
+            assert np.average(counts["value"], weights=counts["weight"]) == pytest.approx(row["value"])
 
 
 def test_table_says_what_matters(rows: list[Row]) -> None:
@@ -426,6 +431,41 @@ def test_figures_ask_within_the_range_of_training(
     )
     assert (answers.asked >= heart.min() * 0.8).all()
     assert set(answers.images) == {*models, names.TRUTH}
+
+
+def test_the_slope_is_that_of_least_squares() -> None:
+    generator = torch.Generator().manual_seed(0)
+    asked = torch.randn(200, generator=generator, dtype=torch.float64)
+    obtained = 0.7 * asked + 0.1 * torch.randn(200, generator=generator, dtype=torch.float64)
+    asked[0] = 0.0
+    values, weights = slope(obtained, asked)
+    assert values[0].isnan()
+    scores = Scores()
+    scores.add("none", names.SLOPE, values, weights=weights)
+    row = scores.rows([str(i) for i in range(200)], 500, 0)[0]
+    fitted = np.linalg.lstsq(asked.numpy()[1:, None], obtained.numpy()[1:], rcond=None)[0][0]
+    assert row["value"] == pytest.approx(fitted)
+    assert row["ci_low"] < 0.7 < row["ci_high"]
+    assert row["ci_high"] - row["ci_low"] < 0.1
+    assert row["n"] == 199
+
+
+def test_areas_move_as_they_should_or_not_at_all(
+    store: Store, models: dict[str, CounterfactualModel], judge: Segmentor
+) -> None:
+    """What ignores its parents has slopes of 0, under causes of the areas too; the truth moves areas even for a poor judge."""
+    deaf = copy.deepcopy(models["none"])
+    with torch.no_grad():
+        deaf.hvae.embed[-1].weight.zero_()  # type: ignore[union-attr, operator, index]
+    cohort = Cohort.choose(make_study(), store, store.indices("test", complete=True), CPU)
+    found = judged(cohort, {"none": deaf}, judge)
+    slopes = [row for row in found if row["metric"] == names.SLOPE]
+    areas = list(cohort.study.areas)
+    own = [(row["intervention"], row["structure"]) for row in slopes if row["intervened"] and row["method"] == "none"]
+    assert own == [(area, area.removesuffix("_area")) for area in areas]
+    assert {row["intervention"] for row in slopes} == {*areas, "sex", "age"}
+    assert all(row["value"] == pytest.approx(0, abs=1e-6) for row in slopes if row["method"] == "none" and row["n"])
+    assert all(row["ci_low"] > 0.05 for row in slopes if row["method"] == names.TRUTH)
 
 
 def test_area_error_guards_against_zero() -> None:

@@ -22,12 +22,17 @@ class Means(NamedTuple):
 
 
 def bootstrap_means(
-    values: Floats, patients: ArrayLike, draws: int = 1000, level: float = 0.95, seed: int = 0
+    values: Floats,
+    patients: ArrayLike,
+    draws: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    weights: Floats | None = None,
 ) -> Means:
     """Means of the columns of ``values`` (N, R), NaN ignored, with percentile intervals (Efron 1979).
 
     Patients are resampled, not samples: several images of one patient are not independent. All columns see
-    the same resamples. The mean of a resample is a ratio, of its sum to its count, so that a column may have
+    the same resamples. The mean of a resample is a ratio, of its sum to its weight, so that a column may have
     gaps. A column that fewer than two patients contribute to has no interval.
 
     Args:
@@ -36,13 +41,14 @@ def bootstrap_means(
         draws: resamples.
         level: coverage that the interval aims at.
         seed: of the resampling.
+        weights: (N, R), not negative, what each value counts; by default all count alike.
     """
     _, owner = np.unique(np.asarray(patients), return_inverse=True)
     people = int(owner.max()) + 1
-    seen = ~np.isnan(values)
+    counting = np.where(np.isnan(values), 0.0, 1.0 if weights is None else weights)
     sums, counts = np.zeros((people, values.shape[1])), np.zeros((people, values.shape[1]))
-    np.add.at(sums, owner, np.where(seen, values, 0.0))
-    np.add.at(counts, owner, seen)
+    np.add.at(sums, owner, np.where(counting > 0, values * counting, 0.0))
+    np.add.at(counts, owner, counting)
 
     random = np.random.default_rng(seed)
     block = max(1, _BLOCK // people)
@@ -53,12 +59,11 @@ def bootstrap_means(
         means.append(_ratio(times @ sums, times @ counts))
     low, high = _percentiles(np.concatenate(means), level)
     few = (counts > 0).sum(axis=0) < 2
-    n = seen.sum(axis=0)
-    value = _ratio(sums.sum(axis=0), n)
-    return Means(value, np.where(few, np.nan, low), np.where(few, np.nan, high), n)
+    value = _ratio(sums.sum(axis=0), counts.sum(axis=0))
+    return Means(value, np.where(few, np.nan, low), np.where(few, np.nan, high), (counting > 0).sum(axis=0))
 
 
-def _ratio(sums: Floats, counts: NDArray[np.int64] | Floats) -> Floats:
+def _ratio(sums: Floats, counts: Floats) -> Floats:
     return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
 
 

@@ -50,6 +50,16 @@ def area_error(read: Tensor, asked: Tensor, metric: Literal["mape", "mae"]) -> T
     return torch.where(asked > 0, 100 * error / asked, torch.nan)
 
 
+def slope(obtained: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:
+    """Of obtained on asked changes, both (B,): each sample's own slope (NaN if nothing was asked), and its weight.
+
+    Their weighted mean is the least-squares slope through the origin, sum(obtained * asked) / sum(asked ** 2). It has
+    no intercept: changes are between two readings of one judge, so its bias cancels, and where nothing is asked for
+    nothing changes. The judge's noise is in the obtained changes only, so it does not flatten the slope.
+    """
+    return torch.where(asked == 0, torch.nan, obtained / asked), asked.square()
+
+
 def overlap(judge: Judge, image: Tensor, mask: Tensor) -> Tensor:
     """Dice of the masks of ``image`` with the true ones (B, S, H, W), in 0..1, thresholded at 0.5."""
     return dice((judge.masks(image) > 0.5).float(), (mask > 0.5).float())

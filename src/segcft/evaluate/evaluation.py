@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from segcft.artefact import write_text
+from segcft.causal.graph import Graph
 from segcft.counterfactual import Abduction, CounterfactualModel
 from segcft.data.store import Store
 from segcft.evaluate import names
 from segcft.evaluate.axioms import GREY_LEVELS, grey_difference, null_intervention, undo
 from segcft.evaluate.cohort import Cohort, People
-from segcft.evaluate.effectiveness import area_error, from_marginal, overlap, saved
+from segcft.evaluate.effectiveness import area_error, from_marginal, overlap, saved, slope
 from segcft.evaluate.locality import changed_region, dilate, mean_inside, radius, share_inside
 from segcft.evaluate.scores import Row, Scores
 from segcft.evaluate.table import render_table
@@ -86,7 +87,10 @@ def judge_models(
     """What is in the table, sample by sample; see :func:`evaluate`."""
     scores, spec = Scores(), cohort.study.evaluation
     interventions = spec.interventions or cohort.study.areas
-    wanted = {v: from_marginal(cohort.values, spec.seed, cohort.column(v)) for v in interventions}
+    # Causes of areas are asked about as well: do the areas follow as the attributes' mechanisms say?
+    upstream = [v for v in causes_of_areas(cohort.study) if v not in interventions]
+    asked_of = [*interventions, *upstream]
+    wanted = {v: from_marginal(cohort.values, spec.seed, cohort.column(v)) for v in asked_of}
     truth = Truth.of(cohort.study, cohort.store)
     scm = next(iter(models.values())).scm
     # Categorical noise is abducted by sampling; the generator makes it the same every time.
@@ -96,15 +100,26 @@ def judge_models(
             # One abduction serves all interventions.
             abductions = {m: Abduction(model.hvae, people.image, people.values) for m, model in models.items()}
             score_factual(scores, cohort, people, models, abductions, judge)
-            for variable in interventions:
+            unchanged = judge.areas(people.image)
+            for variable in asked_of:
                 value = wanted[variable][people.places]
                 after = scm.counterfactual(people.values, scm.intervention(len(value), **{variable: value}), generator)
-                drawn = truth.counterfactuals(people.rows, variable, value) if truth else None
-                question = Question(cohort, people, variable, after, drawn)
-                question.score(scores, models, abductions, judge)
+                known = truth is not None and variable in interventions
+                drawn = truth.counterfactuals(people.rows, variable, value) if truth and known else None
+                question = Question(cohort, people, variable, after, drawn, unchanged)
+                if variable in interventions:
+                    question.score(scores, models, abductions, judge)
+                else:
+                    question.score_slopes(scores, abductions, judge)
             task.advance(len(people.image))
     scores.add_difference(names.SEG_LESS_REG, "segmentor", "regressor", spec.metric)
     return scores
+
+
+def causes_of_areas(study: Study) -> list[str]:
+    """The variables that are no area themselves and move one when they are set."""
+    graph = Graph({name: variable.parents for name, variable in study.variables.items()})
+    return [v for v in study.variables if v not in study.areas and graph.descendants([v]) & set(study.areas)]
 
 
 def score_factual(
@@ -135,7 +150,8 @@ def score_factual(
 class Question:
     """One intervention on a batch of B people, to be answered by every method.
 
-    ``variable`` is intervened on, which makes the people's values ``after`` (B, V). ``drawn`` is the truth.
+    ``variable`` is intervened on, which makes the people's values ``after`` (B, V). ``drawn`` is the truth and
+    ``unchanged`` (B, S) are the areas that the judge reads from the images as they are.
     """
 
     cohort: Cohort
@@ -143,6 +159,7 @@ class Question:
     variable: str
     after: Tensor
     drawn: Drawn | None
+    unchanged: Tensor
 
     def score(
         self,
@@ -162,6 +179,30 @@ class Question:
         if self.drawn:
             self._score_image(scores, names.TRUTH, self.drawn.image, judge)
 
+    def score_slopes(self, scores: Scores, abductions: Mapping[str, Abduction], judge: Segmentor) -> None:
+        """Add how far every method moves the areas that follow ``variable``."""
+        for method, abduction in abductions.items():
+            read = judge.areas(saved(abduction.counterfactual(self.after)))
+            for s in range(read.shape[1]):
+                self._score_slope(scores, method, read, s)
+
+    def _score_slope(self, scores: Scores, method: str, read: Tensor, s: int) -> None:
+        """Of structure ``s``: the change of its area, read (B, S) from the answer, on the change asked for."""
+        column = self.cohort.area_columns[s]
+        values, weights = slope(
+            read[:, s] - self.unchanged[:, s], self.after[:, column] - self.people.values[:, column]
+        )
+        structure = list(self.cohort.study.structures)[s]
+        scores.add(
+            method,
+            names.SLOPE,
+            values,
+            intervention=self.variable,
+            structure=structure,
+            intervened=self.cohort.study.areas[s] == self.variable,
+            weights=weights,
+        )
+
     def _score_image(self, scores: Scores, method: str, changed: Tensor, judge: Segmentor) -> None:
         """Results of one answer, the image ``changed`` (B, C, H, W), as it would be saved."""
         study = self.cohort.study
@@ -177,6 +218,8 @@ class Question:
                 structure=structure,
                 intervened=target == self.variable,
             )
+            if method != names.NO_CHANGE and (target == self.variable or self.variable not in study.areas):
+                self._score_slope(scores, method, read, s)
         if method != names.NO_CHANGE and self.variable in study.areas:
             inside = self._locality(changed, masks)
             scores.add(method, names.LOCALITY, inside, intervention=self.variable)

@@ -28,6 +28,7 @@ COMPOSITION_MAX = "composition max"
 RECONSTRUCTION = "reconstruction"
 REVERSIBILITY = "reversibility"
 LOCALITY = "locality"
+SLOPE = "slope"
 TRUE_ERROR = "true counterfactual error"
 TRUE_ERROR_WHOLE = "true counterfactual error, whole image"
 

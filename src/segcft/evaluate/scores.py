@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor
 
 from segcft.evaluate.bootstrap import bootstrap_means
@@ -30,6 +31,7 @@ class Scores:
 
     def __init__(self) -> None:
         self._parts: dict[Key, list[np.ndarray]] = {}
+        self._weights: dict[Key, list[np.ndarray]] = {}
 
     def add(
         self,
@@ -40,10 +42,13 @@ class Scores:
         intervention: str = "",
         structure: str = "",
         intervened: bool = False,
+        weights: Tensor | None = None,
     ) -> None:
-        """Results of one batch, (B,); NaN where a sample does not count."""
+        """Results of one batch, (B,); NaN where a sample does not count. ``weights`` (B,): what each counts (1)."""
         key = Key(method, intervention, structure, metric, intervened)
-        self._parts.setdefault(key, []).append(values.detach().cpu().double().numpy())
+        weights = torch.ones_like(values) if weights is None else weights
+        for kept, numbers in ((self._parts, values), (self._weights, weights)):
+            kept.setdefault(key, []).append(numbers.detach().cpu().double().numpy())
 
     def add_difference(self, name: str, method: str, other: str, metric: str) -> None:
         """Results of ``method`` less those of ``other``, sample by sample, as those of a method called ``name``."""
@@ -52,14 +57,15 @@ class Scores:
             if theirs is not None:
                 pairs = zip(self._parts[key], theirs, strict=True)
                 self._parts[key._replace(method=name)] = [mine - their for mine, their in pairs]
+                self._weights[key._replace(method=name)] = self._weights[key]
 
     def rows(self, patients: Sequence[str], draws: int, seed: int) -> list[Row]:
-        """A row a key: the mean over samples with its 95 % bootstrap interval over patients.
+        """A row a key: the (weighted) mean over samples with its 95 % bootstrap interval over patients.
 
         ``composition max`` is the largest value instead, without an interval.
         """
-        values = self._values()
-        means = bootstrap_means(values, patients, draws, seed=seed)
+        values = _columns(self._parts)
+        means = bootstrap_means(values, patients, draws, seed=seed, weights=_columns(self._weights))
         rows = []
         for column, key in enumerate(self._parts):
             value, low, high = (float(field[column]) for field in means[:3])
@@ -73,17 +79,18 @@ class Scores:
         return rows
 
     def by_sample(self, ids: Sequence[str], patients: Sequence[str]) -> pd.DataFrame:
-        """A row a sample and key: ``id`` and ``patient``, the key's fields and the ``value``."""
-        values = self._values()
+        """A row a sample and key: ``id`` and ``patient``, the key's fields, the ``value`` and what it counts."""
+        values = _columns(self._parts)
         keys = pd.DataFrame(list(self._parts), columns=list(Key._fields))
         table = keys.loc[np.repeat(keys.index, len(ids))].reset_index(drop=True)
         table["id"], table["patient"] = list(ids) * len(keys), list(patients) * len(keys)
-        table["value"] = values.T.ravel()
+        table["value"], table["weight"] = values.T.ravel(), _columns(self._weights).T.ravel()
         return table
 
-    def _values(self) -> np.ndarray:
-        """(N, K): a row a sample, a column a key."""
-        return np.stack([np.concatenate(parts) for parts in self._parts.values()], axis=1)
+
+def _columns(parts: Mapping[Key, list[np.ndarray]]) -> np.ndarray:
+    """(N, K): a row a sample, a column a key."""
+    return np.stack([np.concatenate(batches) for batches in parts.values()], axis=1)
 
 
 def _finite(number: float) -> float | None:

@@ -21,12 +21,16 @@ def render_table(rows: Sequence[Row], study: Study, notes: Sequence[str] = ()) -
     """
     find = _finder(rows)
     methods = [m for m in names.METHODS if any(row["method"] == m for row in rows)]
-    interventions = list(dict.fromkeys(row["intervention"] for row in rows if row["intervention"]))
+    asked_of = list(dict.fromkeys(row["intervention"] for row in rows if row["intervention"]))
+    interventions = [
+        v for v in asked_of if any(find(m, study.evaluation.metric, v, s) for m in methods for s in study.structures)
+    ]
     people = max((row["n"] for row in rows), default=0)
     parts = [
         _title(study, people, notes),
         _effectiveness(find, study, methods, interventions),
         _judge(find, study),
+        _slopes(find, study, methods, asked_of),
         _soundness(find, study, methods, interventions),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -94,6 +98,24 @@ def _judge(find: Find, study: Study) -> str:
 {grid(["judge", *map(plain, study.structures)], body)}
 
 Effectiveness cannot be measured more finely than the judge reads."""
+
+
+def _slopes(find: Find, study: Study, methods: list[str], asked_of: list[str]) -> str:
+    body = []
+    for variable in asked_of:
+        for method in methods:
+            found = [find(method, names.SLOPE, variable, structure) for structure in study.structures]
+            if any(found):
+                body.append([plain(variable), method_name(method), *(_cell(row, 2) for row in found)])
+    if not body:
+        return ""
+    return f"""\
+## Do areas move as far as they should? Slope of obtained on asked change; 1 is right
+
+{grid(["do", "method", *map(plain, study.structures)], body, labels=2)}
+
+The change that the judge reads, from the image to its counterfactual, on the change asked for: of the structure
+intervened on, or of all that follow a cause as the attributes' mechanisms say. Least squares through the origin."""
 
 
 def _soundness(find: Find, study: Study, methods: list[str], interventions: list[str]) -> str:
