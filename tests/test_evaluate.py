@@ -453,7 +453,7 @@ def test_the_slope_is_that_of_least_squares() -> None:
 def test_areas_move_as_they_should_or_not_at_all(
     store: Store, models: dict[str, CounterfactualModel], judge: Segmentor
 ) -> None:
-    """What ignores its parents has slopes of 0, under causes of the areas too; the truth moves areas even for a poor judge."""
+    """What ignores its parents has slopes of 0; the truth moves areas even for a poor judge."""
     deaf = copy.deepcopy(models["none"])
     with torch.no_grad():
         deaf.hvae.embed[-1].weight.zero_()  # type: ignore[union-attr, operator, index]

@@ -1,9 +1,9 @@
-"""One question about one image of a user, answered by a trained run."""
+"""The answer to a question about one image, and what is inferred and warned of on the way to it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-import segcft
 from segcft import artefact
-from segcft.causal.intervention import Intervention, parse_intervention, resolve
+from segcft.causal.intervention import Intervention
 from segcft.causal.scm import StructuralCausalModel
 from segcft.data.imagefile import is_dicom, pixel_aspect, read_image
 from segcft.data.reject import Rejected
 from segcft.data.resize import fit_image
-from segcft.errors import DataError, InterventionError, RunError
-from segcft.evaluate.names import METHODS, method_name
-from segcft.images.likelihood import to_grey_levels, to_unit
-from segcft.run import Run
+from segcft.errors import DataError
+from segcft.evaluate.names import method_name
 from segcft.study import FolderData, Study
 
 NOTABLE = 0.25
@@ -38,9 +35,34 @@ class Answer:
     """A counterfactual of one image. Images are uint8 (C, H, W); values are in each variable's unit."""
 
     image: NDArray[np.uint8]
-    counterfactual: NDArray[np.uint8]
+    """The counterfactual."""
+    original: NDArray[np.uint8]
+    """The image as the model sees it."""
     record: dict[str, Any]
     """What was asked, what is known, inferred and obtained: the content of ``counterfactual.json``."""
+
+    @property
+    def difference(self) -> NDArray[np.int16]:
+        """Counterfactual less image, in grey levels (C, H, W)."""
+        return self.image.astype(np.int16) - self.original
+
+    @property
+    def areas(self) -> dict[str, float]:
+        """Every structure's area as the judge reads it from the counterfactual."""
+        return {name: row["obtained"] for name, row in self.record["variables"].items() if "obtained" in row}
+
+    @property
+    def attributes(self) -> dict[str, float | str]:
+        """Every variable as it should be in the counterfactual, areas included."""
+        return {name: row["after"] for name, row in self.record["variables"].items()}
+
+    @property
+    def warnings(self) -> list[str]:
+        """Why the answer may be wrong."""
+        return list(self.record["warnings"])
+
+    def __repr__(self) -> str:
+        return f"Answer({', '.join(self.record['do'])})\n{self.summary()}"
 
     def summary(self) -> str:
         """A line a variable: before, asked, and read from the counterfactual image."""
@@ -52,109 +74,26 @@ class Answer:
         lines.append(f"{method_name(self.record['method'])}; areas as the judge reads them")
         return "\n".join([*lines, *(f"warning: {text}" for text in self.record["warnings"])])
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write ``image.png`` (as the model sees it), ``counterfactual.png``, ``difference.png`` and
         ``counterfactual.json``; the counterfactual says in its PNG text that it is synthetic."""
         from PIL import Image
         from PIL.PngImagePlugin import PngInfo
 
+        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         text = PngInfo()
         text.add_text("Description", "Synthetic image: a counterfactual made by segcft. Not for clinical use.")
         text.add_text("segcft", json.dumps(self.record, allow_nan=False))
-        difference = self.counterfactual.astype(np.int16) - self.image
-        shown = np.clip(difference // 2 + 128, 0, 255).astype(np.uint8)  # grey: unchanged
+        shown = np.clip(self.difference // 2 + 128, 0, 255).astype(np.uint8)  # grey: unchanged
         for name, pixels, info in (
-            ("image", self.image, None),
-            ("counterfactual", self.counterfactual, text),
+            ("image", self.original, None),
+            ("counterfactual", self.image, text),
             ("difference", shown, text),
         ):
             picture = Image.fromarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1))
             picture.save(folder / f"{name}.png", pnginfo=info)
         artefact.write_text(folder / "counterfactual.json", json.dumps(self.record, indent=1, allow_nan=False))
-
-
-def answer(
-    run: Run, path: Path, do: Sequence[str], known: Sequence[str], method: str | None, device: torch.device
-) -> Answer:
-    """What the image at ``path`` would have looked like under ``do``.
-
-    Areas, before and after, are read by the run's judge, which no fine-tuning has learnt to please. What ``known``
-    does not give of the other attributes is read from the header, if ``path`` is a DICOM file that says age or sex,
-    and else inferred from the areas by the SCM. ``method`` may also be given by the name that tables use, e.g.
-    "Seg-CFT".
-
-    Raises:
-        InterventionError: ``do`` or ``known`` is not understood.
-        DataError: the image cannot be read.
-        RunError: the run lacks a part.
-    """
-    study = run.study
-    names = list(study.variables)
-    interventions = [parse_intervention(text, study.variables) for text in do]
-    methods = run.methods()
-    if not methods:
-        raise RunError(f"{run.folder}: no image mechanism is trained here yet; see `segcft run --help`")
-    method = {shown: name for name, shown in METHODS.items()}.get(method or "", method) or list(methods)[-1]
-    model, judge = run.model(method, device), run.load("judge", device)
-    store = run.samples_of(["scm", "judge", methods[method]])
-
-    pixels = read_for(study, path)
-    x = to_unit(torch.from_numpy(pixels)[None].to(device))
-    values = torch.full((1, len(names)), torch.nan, device=device)
-    source = dict.fromkeys(names, "inferred")
-    with torch.no_grad():
-        read = judge.areas(x)
-    values[:, study.area_columns] = read
-    source |= dict.fromkeys(study.areas, "read from the image")
-    given = [parse_intervention(text, study.variables) for text in known]
-    for fact in given:
-        if fact.kind != "set":
-            raise InterventionError(f"--set {fact}: what is known is a value, not a change")
-        source[fact.variable] = "given"
-    from_header = [fact for fact in header_facts(study, path) if source[fact.variable] == "inferred"]
-    source |= {fact.variable: "read from the header" for fact in from_header}
-    facts = resolve([*given, *from_header], values, model.scm)
-    values = torch.where(facts.isnan(), values, facts)
-    people = torch.from_numpy(store.values()[store.indices("train", complete=True)]).to(device)
-    values = infer_missing(model.scm, values, people)
-
-    asked = resolve(interventions, values, model.scm)
-    for name, k in zip(study.areas, study.area_columns, strict=True):
-        if asked[0, k] < 0:
-            raise InterventionError(f"{name}: an area cannot be {float(asked[0, k]):g}, below 0")
-    generator = torch.Generator(device).manual_seed(study.evaluation.seed)
-    changed, after = model.counterfactual(x, values, asked, generator)
-    grey = to_grey_levels(changed)
-    with torch.no_grad():
-        obtained = judge.areas(to_unit(grey))[0]
-    areas = study.area_columns
-    gained, wanted = obtained - read[0], (after - values)[0, areas]
-    record: dict[str, Any] = {
-        "segcft": segcft.__version__,
-        "study": study.name,
-        "method": method,
-        "model": artefact.read_meta(run.path(methods[method]))["key"],
-        "image": path.name,
-        "do": [str(intervention) for intervention in interventions],
-        "variables": {},
-        "warnings": [
-            *_out_of_support(study, source, values[0], asked[0], people),
-            *_misses(study, gained, wanted, people[:, areas].std(dim=0)),
-        ],
-    }
-    for k, name in enumerate(names):
-        row = {
-            "before": _value(study, name, values[0, k]),
-            "after": _value(study, name, after[0, k]),
-            "intervened": not bool(asked[0, k].isnan()),
-            "source": source[name],
-            "unit": study.variables[name].unit,
-        }
-        if name in study.areas:
-            row["obtained"] = float(obtained[study.areas.index(name)])
-        record["variables"][name] = row
-    return Answer(pixels, grey[0].cpu().numpy(), record)
 
 
 def infer_missing(scm: StructuralCausalModel, values: Tensor, people: Tensor) -> Tensor:
@@ -227,9 +166,7 @@ def read_for(study: Study, path: Path) -> NDArray[np.uint8]:
     return fit_image(grey, study.image, aspect)
 
 
-def _out_of_support(
-    study: Study, source: Mapping[str, str], values: Tensor, asked: Tensor, people: Tensor
-) -> list[str]:
+def out_of_support(study: Study, source: Mapping[str, str], values: Tensor, asked: Tensor, people: Tensor) -> list[str]:
     """A warning for each value, known or asked for, outside the training people's range."""
     warnings = []
     for k, (name, variable) in enumerate(study.variables.items()):
@@ -244,7 +181,7 @@ def _out_of_support(
     return warnings
 
 
-def _misses(study: Study, gained: Tensor, wanted: Tensor, spread: Tensor) -> list[str]:
+def misses(study: Study, gained: Tensor, wanted: Tensor, spread: Tensor) -> list[str]:
     """A warning for each area that did not change as it should have; all (S,), in the study's unit.
 
     Changes are compared, not areas, so that what the judge misreads in both images does not count.
@@ -259,7 +196,7 @@ def _misses(study: Study, gained: Tensor, wanted: Tensor, spread: Tensor) -> lis
     return warnings
 
 
-def _value(study: Study, name: str, value: Tensor) -> float | str | None:
+def value_of(study: Study, name: str, value: Tensor) -> float | str | None:
     if value.isnan():
         return None
     categories = study.variables[name].categories

@@ -228,6 +228,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     asked.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder of the answer")
     hardware(asked)
+
+    published = command("publish", _publish, "make a model to give away of an evaluated run")
+    published.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
+    published.add_argument("folder", metavar="FOLDER", type=Path, help="folder of the published model")
+    published.add_argument(
+        "--method",
+        action="append",
+        default=[],
+        dest="methods",
+        choices=("none", "regressor", "segmentor"),
+        help="which image mechanism; may be repeated (default: the last of these that is trained)",
+    )
+    published.add_argument(
+        "--card", metavar="FILE", type=Path, help="Markdown on the data and their licence; needed for real data"
+    )
+    published.add_argument("--large", action="store_true", help="allow more than 20 MB of weights")
     return parser
 
 
@@ -365,13 +381,29 @@ def _counterfactual(options: argparse.Namespace) -> None:
 
     run = Run(options.run)
     quiet_libraries()
-    from segcft.answer import answer
+    from segcft.model import Model
     from segcft.training import make_fabric
 
-    found = answer(run, options.image, options.do, options.known, options.method, make_fabric(options.device).device)
+    model = Model(run, make_fabric(options.device).device)
+    found = model.counterfactual(options.image, options.known, options.do, options.method)
     found.save(options.out)
     print(found.summary())
     print(f"images and numbers: {options.out}", file=sys.stderr)
+
+
+def _publish(options: argparse.Namespace) -> None:
+    from segcft.run import Run
+
+    run = Run(options.run)
+    try:
+        card = options.card.read_text(encoding="utf-8") if options.card else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise SegcftError(f"--card {options.card}: cannot be read ({error})") from None
+    quiet_libraries()
+    from segcft.publish import publish
+
+    publish(run, options.folder, options.methods, card, options.large)
+    print(f"published model: {options.folder} (its card is README.md)", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ scm.safetensors           mechanisms of the attributes
 hvae.safetensors          mechanism of the image, pre-trained ("No CFT")
 cft-<guide>.safetensors   the same after fine-tuning with that guide
 training/                 checkpoints and figures of every step
+people.csv                of a published model only: made-up people instead of samples, see segcft.publish
 evaluation/               table.json, table.md, scores.parquet, figures/; of validation people: evaluation-validation/
 """
 
@@ -18,8 +19,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
 import yaml
+from numpy.typing import NDArray
 from torch import nn
 
 from segcft import artefact
@@ -77,8 +81,23 @@ class Run:
         """The file of a trained part."""
         return self.folder / f"{part}.safetensors"
 
+    @property
+    def published(self) -> bool:
+        """Whether this is a published model: trained parts without the samples."""
+        return self.people_file.is_file()
+
+    @property
+    def people_file(self) -> Path:
+        return self.folder / "people.csv"
+
     def store(self) -> Store:
-        """The run's samples."""
+        """The run's samples.
+
+        Raises:
+            RunError: it is a published model, which has none.
+        """
+        if self.published:
+            raise RunError(f"{self.folder}: a published model has no samples; what needs them works on a run's folder")
         store = Store(self.folder / "store")
         store.require(self.study)
         return store
@@ -127,6 +146,8 @@ class Run:
     def _is_current(self, part: str) -> bool:
         if not self.path(part).is_file():
             return False
+        if self.published:  # was checked then
+            return True
         before = artefact.read_meta(self.path(part)).get("made_from", {})
         return all(
             artefact.read_meta(self.path(name)).get("key") == key
@@ -150,6 +171,18 @@ class Run:
                 )
         return store
 
+    def people(self, parts: Iterable[str]) -> NDArray[np.float32]:
+        """Values (N, V) of the people that ``parts`` were trained on, or of those who stand for them in a published
+        model.
+
+        Raises:
+            RunError: see :meth:`samples_of`; or the published values are damaged.
+        """
+        if self.published:
+            return read_people(self.people_file, self.study)
+        store = self.samples_of(parts)
+        return store.values()[store.indices("train", complete=True)]
+
     def model(self, method: str, device: torch.device | str = "cpu") -> CounterfactualModel:
         """The whole model with the image mechanism of ``method``.
 
@@ -160,3 +193,32 @@ class Run:
         if method not in methods:
             raise RunError(f"{self.folder}: method {method!r} is not trained here, only {', '.join(methods)}")
         return CounterfactualModel(self.load("scm", device), self.load(methods[method], device))
+
+
+def read_people(path: Path, study: Study) -> NDArray[np.float32]:
+    """Values (N, V) from a table with a column for every variable, categories by name.
+
+    Raises:
+        RunError: it is not such a table.
+    """
+    try:
+        table = pd.read_csv(path, dtype={n: str for n, v in study.variables.items() if v.categories})
+        columns = [
+            table[name].map(variable.categories.index) if variable.categories else table[name].astype(float)
+            for name, variable in study.variables.items()
+        ]
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(f"{path}: not the people of study {study.name!r}: {error}") from None
+    values = np.stack([column.to_numpy(dtype=np.float32) for column in columns], axis=1)
+    if len(values) == 0 or not np.isfinite(values).all():
+        raise RunError(f"{path}: not the people of study {study.name!r}: there is nobody, or a value is missing")
+    return values
+
+
+def write_people(path: Path, study: Study, values: NDArray[np.float32]) -> None:
+    """Write values (N, V) as :func:`read_people` reads them."""
+    table = pd.DataFrame({name: values[:, k] for k, name in enumerate(study.variables)})
+    for name, variable in study.variables.items():
+        if variable.categories:
+            table[name] = [variable.categories[int(index)] for index in table[name]]
+    artefact.write_text(path, table.to_csv(index=False, float_format="%.6g"))

@@ -84,12 +84,25 @@ def read_image(
         from segcft.data.dicom import read_dicom
 
         return np.repeat(read_dicom(path, grey_range, window)[None].astype(np.float64), channels, axis=0)
-    pixels = read_pixels(path)
+    return grey_values(read_pixels(path), str(path), channels, grey_range, window)
+
+
+def grey_values(
+    pixels: NDArray[Any],
+    name: str,
+    channels: int,
+    grey_range: tuple[float, float] | None = None,
+    window: tuple[float, float] | None = None,
+) -> NDArray[np.float64]:
+    """Pixels (H, W) or (H, W, 3) of any number type as float (channels, H, W) in [0, 1]; ``name`` is for errors.
+
+    See :func:`read_image` for the rest.
+    """
     values = np.moveaxis(np.atleast_3d(pixels).astype(np.float64), -1, 0)
     if not np.isfinite(values).all():
-        raise Rejected(f"{path}: holds values that are not finite numbers")
+        raise Rejected(f"{name}: holds values that are not finite numbers")
     if values.min() == values.max():
-        raise Rejected(f"{path}: constant image (every pixel is {values.flat[0]:g})")
+        raise Rejected(f"{name}: constant image (every pixel is {values.flat[0]:g})")
     if channels == 1 and len(values) == 3:
         values = np.tensordot(LUMA, values, axes=1)[None]
     elif channels == 3 and len(values) == 1:
@@ -97,10 +110,10 @@ def read_image(
     if window is not None:
         low, high = (float(limit) for limit in np.percentile(values, window))
     else:
-        low, high = grey_range or (0.0, _full_value(path, pixels))
+        low, high = grey_range or (0.0, _full_value(name, pixels))
     shown = np.clip((values - low) / (high - low), 0, 1) if low < high else np.zeros_like(values)
     if shown.min() == shown.max():
-        raise Rejected(f"{path}: constant image between the grey values {low:g} and {high:g} that are shown")
+        raise Rejected(f"{name}: constant image between the grey values {low:g} and {high:g} that are shown")
     return shown
 
 
@@ -196,7 +209,7 @@ def read_pixels(path: Path, labels: bool = False) -> NDArray[Any]:
     return pixels
 
 
-def _full_value(path: Path, pixels: NDArray[Any]) -> float:
+def _full_value(name: str, pixels: NDArray[Any]) -> float:
     """The largest value of the type that ``pixels`` had in their file."""
     if pixels.dtype == bool:
         return 1
@@ -205,7 +218,7 @@ def _full_value(path: Path, pixels: NDArray[Any]) -> float:
     # Pillow reads some 16-bit files as int32.
     if np.issubdtype(pixels.dtype, np.integer) and pixels.min() >= 0 and pixels.max() <= 65535:
         return 65535
-    raise Rejected(f"{path}: {pixels.dtype} values have no range of their own; set data.grey_range or data.window")
+    raise Rejected(f"{name}: {pixels.dtype} values have no range of their own; set data.grey_range or data.window")
 
 
 def read_labels(path: Path) -> NDArray[Any]:
@@ -234,7 +247,7 @@ def _coverage(path: Path, name: str, pixels: NDArray[Any]) -> NDArray[np.float64
     levels = np.unique(pixels)
     if len(levels) <= 2:
         return (pixels != 0).astype(np.float64)
-    full = _full_value(path, pixels)
+    full = _full_value(str(path), pixels)
     if levels[-1] < full / 2:
         raise Rejected(
             f"{path}: {len(levels)} values up to {levels[-1]}; a mask of {name} alone has two values, "

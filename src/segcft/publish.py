@@ -1,0 +1,192 @@
+"""A published model: the trained parts of a run without its samples, with a card that says what they are.
+
+The folder opens like a run (:class:`segcft.run.Run`). What a question needs to know of the people, their ranges and
+how attributes go together, comes from made-up people whom the attributes' mechanisms drew (``people.csv``), so no
+person's values leave the run.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+
+from segcft import artefact
+from segcft.causal.scm import StructuralCausalModel
+from segcft.data.store import Store
+from segcft.errors import RunError
+from segcft.evaluate.names import method_name
+from segcft.run import Run, write_people
+from segcft.study import SimulatedData
+
+PEOPLE = 2000
+"""Made-up people in a published model."""
+
+EXAMPLES = 3
+"""Images of simulated test people to try a published model on."""
+
+LARGEST = 20_000_000
+"""Bytes of weights that fit a repository."""
+
+
+def publish(run: Run, folder: Path, methods: Sequence[str] = (), card: str = "", large: bool = False) -> None:
+    """Write the published model of an evaluated run to ``folder``, in place of an earlier one.
+
+    Args:
+        run: with a judge, attributes' mechanisms, an image mechanism and its evaluation on test people.
+        folder: new, empty or a published model.
+        methods: none, regressor, segmentor (default: the last of these that is trained).
+        card: Markdown on the data and their licence. Needed for real data, of which code knows neither.
+        large: allow more than 20 MB of weights.
+
+    Raises:
+        RunError: the run lacks a part or its evaluation, ``folder`` holds something else, or the above is not met.
+    """
+    trained = run.methods()
+    methods = list(methods) or list(trained)[-1:]
+    for method in methods:
+        if method not in trained:
+            raise RunError(f"{run.folder}: method {method!r} is not trained here, only {', '.join(trained) or 'none'}")
+    parts = ["judge", "scm", *(trained[method] for method in methods)]
+    store = run.samples_of(parts)
+    if not (run.evaluation / "table.json").is_file():
+        raise RunError(f"{run.folder}: not evaluated yet, and a model without figures helps nobody: segcft evaluate")
+    simulated = isinstance(run.study.data, SimulatedData)
+    if not simulated and not card.strip():
+        raise RunError(
+            "--card: a file in Markdown is needed that says of which people the data are and what their licence allows"
+        )
+    size = sum(run.path(part).stat().st_size for part in parts)
+    if size > LARGEST and not large:
+        raise RunError(f"{run.folder}: {size / 1e6:.0f} MB of weights are more than {LARGEST / 1e6:.0f} (--large)")
+    if folder.exists() and any(folder.iterdir()) and not Run(folder, run.study).published:
+        raise RunError(f"{folder}: is neither empty nor a published model")
+
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    model = Run(partial, run.study)
+    model.write_study()
+    for part in parts:
+        shutil.copyfile(run.path(part), model.path(part))
+    model.evaluation.mkdir()
+    for name in ("table.json", "table.md"):
+        shutil.copyfile(run.evaluation / name, model.evaluation / name)
+    known = store.values()[store.indices("train", complete=True)]
+    write_people(model.people_file, run.study, made_up_people(run.load("scm"), known, run.study.scm.seed))
+    if simulated:
+        _write_examples(run, store, partial / "examples")
+    artefact.write_text(partial / "README.md", model_card(run, store, parts, methods, card))
+    if folder.exists():
+        shutil.rmtree(folder)
+    partial.rename(folder)
+
+
+def made_up_people(scm: StructuralCausalModel, known: np.ndarray, seed: int) -> np.ndarray:
+    """Values (PEOPLE, V) drawn from the attributes' mechanisms, within the range of the ``known`` people (N, V)."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = scm.sample(4 * PEOPLE, generator).numpy()
+    within = ((drawn >= known.min(axis=0)) & (drawn <= known.max(axis=0))).all(axis=1)
+    return drawn[within][:PEOPLE]
+
+
+def _write_examples(run: Run, store: Store, folder: Path) -> None:
+    """Images of simulated test people and a table of their attributes."""
+    folder.mkdir()
+    rows = store.indices("test", complete=True)[:EXAMPLES]
+    table = []
+    for number, row in enumerate(rows, start=1):
+        pixels = store.images[row]
+        shown = pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1)
+        Image.fromarray(shown).save(folder / f"{number}.png")
+        person: dict[str, float | str] = {"image": f"{number}.png"}
+        for k, (name, variable) in enumerate(run.study.variables.items()):
+            value = float(store.values()[row][k])
+            person[name] = variable.categories[int(value)] if variable.categories else value
+        table.append(person)
+    artefact.write_text(folder / "attributes.csv", pd.DataFrame(table).to_csv(index=False, float_format="%.6g"))
+
+
+def model_card(run: Run, store: Store, parts: Sequence[str], methods: Sequence[str], card: str) -> str:
+    """The card, in Markdown."""
+    study = run.study
+    height, width = study.image.size
+    counts = {split: len(store.indices(split)) for split in ("train", "validation", "test")}
+    if isinstance(study.data, SimulatedData):
+        simulator = f"{study.data.source}, {study.data.people} people, seed {study.data.seed}"
+        card = f"Simulated ({simulator}): no person is in the data, and there is nothing to license.\n\n{card}"
+    area = study.areas[0]
+    example = "examples/1.png" if isinstance(study.data, SimulatedData) else "chest.png"
+    rows = []
+    for part in parts:
+        meta = artefact.read_meta(run.path(part))
+        module = run.build(part)
+        count = sum(parameter.numel() for parameter in module.parameters())
+        rows.append(
+            f"| {part} | {count:,} | {meta.get('seconds', float('nan')):.0f} | {meta['version']} | `{meta['key']}` |"
+        )
+    table = (run.evaluation / "table.md").read_text(encoding="utf-8")
+    figures = table.split("\n", 1)[1].replace("\n## ", "\n### ").strip()
+    interventions = "\n".join(
+        f"- `{name}`: " + (", ".join(v.categories) if v.categories else f"continuous, in {v.unit or 'its unit'}")
+        for name, v in study.variables.items()
+    )
+    return f"""\
+# {study.name}: a pretrained model of segcft
+
+{study.description}
+
+**For research only, not for clinical use. Every image that it makes is synthetic.**
+
+    segcft counterfactual FOLDER {example} --do {area}=+20% --out answer
+
+```python
+import segcft
+
+model = segcft.load("FOLDER")
+answer = model.counterfactual("{example}", do={{"{area}": "+20%"}})
+answer.image, answer.areas, answer.warnings
+```
+
+FOLDER is where this file is. Images are brought to {height} x {width} pixels; areas are in \
+{study.image.area_unit} of that grid.
+
+## What it knows
+
+{interventions}
+
+Methods: {", ".join(map(method_name, methods))}. `people.csv` are made-up people whom the attributes' mechanisms drew \
+within the range of the training people; they tell what is within the training range, and no person is among them.
+
+## Data
+
+{card.strip()}
+
+{counts["train"]} training, {counts["validation"]} validation and {counts["test"]} test samples, split by patient; \
+fingerprint `{store.fingerprint}`.
+
+## Training
+
+`study.yaml` has every setting; `segcft run study.yaml` trains it again.
+
+| part | parameters | seconds | segcft | key |
+| --- | ---: | ---: | --- | --- |
+{chr(10).join(rows)}
+
+## Intended use and limits
+
+Research on counterfactual image generation: methods, evaluation, teaching. It answers for images like its training \
+data, within the range of its training people, and says so where that is not the case. A counterfactual shows what the \
+model has learnt of an anatomy, not what would happen to a person; no diagnosis or decision may rest on one.
+
+## Figures
+
+On test people whom no stage has seen, by a judge that no stage was trained with.
+
+{figures}
+"""

@@ -1,0 +1,177 @@
+"""Models in three lines: opened from a run or published, asked, and what they refuse."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+import segcft
+from segcft.cli import main
+from segcft.errors import DataError, InterventionError, RunError
+from segcft.model import Model
+from segcft.publish import PEOPLE, publish
+from segcft.run import Run, read_people
+
+SHIPPED = sorted(path.parent for path in (Path(__file__).parents[1] / "models").glob("*/people.csv"))
+
+
+@pytest.fixture(scope="module")
+def published(small_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "small"
+    publish(small_run, folder, ["none", "segmentor"])
+    return folder
+
+
+@pytest.fixture
+def picture(small_run: Run) -> np.ndarray:
+    store = small_run.store()
+    return np.array(store.images[store.indices("test")[0], 0])
+
+
+def as_real(run: Run, folder: Path) -> Run:
+    """The run as if a folder of images had been its data."""
+    shutil.copytree(run.folder, folder)
+    raw = yaml.safe_load((folder / "study.yaml").read_text())
+    raw["data"] = {"source": "folder"}
+    raw["structures"] = {name: value | {"bit": 2**k} for k, (name, value) in enumerate(raw["structures"].items())}
+    (folder / "study.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
+    return Run(folder)
+
+
+def test_a_published_model_answers_as_its_run(small_run: Run, published: Path, picture: np.ndarray) -> None:
+    question: dict[str, Any] = {"attributes": {"age": 60, "sex": "F"}, "do": {"heart_area": "+20%"}}
+    ours, theirs = (segcft.load(folder).counterfactual(picture, **question) for folder in (published, small_run.folder))
+    assert np.array_equal(ours.image, theirs.image)
+    assert ours.record["variables"] == theirs.record["variables"]
+    assert np.array_equal(ours.original, picture[None])
+    assert np.array_equal(ours.difference, ours.image.astype(int) - ours.original)
+    assert ours.attributes["heart_area"] == pytest.approx(1.2 * ours.record["variables"]["heart_area"]["before"])
+    assert set(ours.areas) == set(small_run.study.areas)
+    assert "heart_area" in repr(ours)
+    assert "Seg-CFT" in repr(segcft.load(published))
+
+
+def test_an_image_may_be_a_file_an_array_or_a_picture(published: Path, picture: np.ndarray, tmp_path: Path) -> None:
+    Image.fromarray(picture).save(tmp_path / "chest.png")
+    model = segcft.load(published)
+    images = (tmp_path / "chest.png", str(tmp_path / "chest.png"), picture, picture / 255, Image.fromarray(picture))
+    answers = [model.counterfactual(image, do=["age=70"], method="none") for image in images]
+    for answer in answers[1:]:
+        assert np.array_equal(answer.image, answers[0].image)
+    answers[0].save(tmp_path / "answer")
+    with Image.open(tmp_path / "answer" / "counterfactual.png") as file:
+        assert np.array_equal(np.asarray(file), answers[0].image[0])
+
+
+@pytest.mark.parametrize(
+    ("image", "do", "error"),
+    [
+        (np.zeros((4, 4, 2)), {"age": 60}, DataError),
+        (np.full((8, 8), 0.5), {"age": 60}, DataError),
+        (np.linspace(0, 2, 64).reshape(8, 8), {"age": 60}, DataError),
+        (np.full((8, 8), np.nan), {"age": 60}, DataError),
+        (None, {}, InterventionError),
+        (None, {"height": 3}, InterventionError),
+        (None, {"sex": "X"}, InterventionError),
+    ],
+)
+def test_what_is_not_understood(
+    published: Path, picture: np.ndarray, image: Any, do: dict[str, Any], error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        segcft.load(published).counterfactual(picture if image is None else image, do=do)
+
+
+def test_a_published_model_has_what_it_needs_and_no_more(small_run: Run, published: Path) -> None:
+    files = {path.relative_to(published).as_posix() for path in published.rglob("*") if path.is_file()}
+    parts = {f"{part}.safetensors" for part in ("judge", "scm", "hvae", "cft-segmentor")}
+    examples = {f"examples/{name}" for name in ("1.png", "2.png", "3.png", "attributes.csv")}
+    table = {"evaluation/table.json", "evaluation/table.md"}
+    assert files == parts | examples | table | {"README.md", "study.yaml", "people.csv"}
+    card = (published / "README.md").read_text()
+    for text in ("not for clinical use", "Simulated", small_run.store().fingerprint, "Effectiveness", "Seg-CFT"):
+        assert text in card
+
+
+def test_made_up_people_are_within_the_range_of_the_real_ones(small_run: Run, published: Path) -> None:
+    store = small_run.store()
+    known = store.values()[store.indices("train", complete=True)]
+    people = read_people(published / "people.csv", small_run.study)
+    assert PEOPLE / 2 < len(people) <= PEOPLE
+    assert (people >= known.min(0) * (1 - 1e-5)).all()
+    assert (people <= known.max(0) * (1 + 1e-5)).all()
+    rows = {tuple(np.round(row[1:], 3)) for row in known}
+    assert not rows & {tuple(np.round(row[1:], 3)) for row in people}
+
+
+def test_real_data_need_a_card_and_leave_nobody_behind(small_run: Run, tmp_path: Path) -> None:
+    real = as_real(small_run, tmp_path / "real")
+    with pytest.raises(RunError, match="--card"):
+        publish(real, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    publish(real, tmp_path / "model", card="Of people who agreed.")
+    assert "Of people who agreed." in (tmp_path / "model" / "README.md").read_text()
+    assert not list((tmp_path / "model").rglob("*.png"))
+
+
+def test_publishing_refuses_what_it_should(small_run: Run, published: Path, tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "letter.txt").touch()
+    with pytest.raises(RunError, match="neither empty nor a published model"):
+        publish(small_run, taken)
+    assert (taken / "letter.txt").is_file()
+    shutil.copytree(small_run.folder, tmp_path / "run")
+    (tmp_path / "run" / "evaluation" / "table.json").unlink()
+    with pytest.raises(RunError, match="not evaluated"):
+        publish(Run(tmp_path / "run"), tmp_path / "model")
+    with pytest.raises(RunError, match="a published model has no samples"):
+        publish(Run(published), tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("name", ["judge.safetensors", "cft-segmentor.safetensors", "people.csv"])
+def test_a_damaged_file_is_named(published: Path, picture: np.ndarray, tmp_path: Path, name: str) -> None:
+    shutil.copytree(published, tmp_path / "model")
+    (tmp_path / "model" / name).write_bytes(b"nothing")
+    with pytest.raises(RunError, match=str(tmp_path / "model" / name)):
+        Model(tmp_path / "model").counterfactual(picture, do={"age": 60})
+
+
+def test_the_command_line_asks_and_publishes(
+    small_run: Run, published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = published / "examples" / "1.png"
+    ask = ["counterfactual", published, example, "--do", "heart_area=+10%", "--out", tmp_path / "answer"]
+    assert main([str(part) for part in [*ask, "--device", "cpu"]]) == 0
+    assert (tmp_path / "answer" / "counterfactual.png").is_file()
+    assert main(["publish", str(small_run.folder), str(tmp_path / "model"), "--method", "regressor"]) == 0
+    assert Model(tmp_path / "model").methods == {"regressor": "cft-regressor"}
+    assert main(["evaluate", str(published), "--device", "cpu"]) == 1
+    assert "a published model has no samples" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("folder", SHIPPED, ids=lambda path: path.name)
+def test_shipped_models_answer(folder: Path, picture: np.ndarray) -> None:
+    model = segcft.load(folder)
+    examples = folder / "examples"
+    image: Any = examples / "1.png" if examples.is_dir() else picture
+    known = {}
+    if examples.is_dir():
+        person = pd.read_csv(examples / "attributes.csv").iloc[0].to_dict()
+        known = {name: person[name] for name in ("sex", "age")}
+    answer = model.counterfactual(image, known, {"heart_area": "+20%"})
+    assert answer.image.shape == answer.original.shape == (1, *model.study.image.size)
+    if examples.is_dir():
+        row = answer.record["variables"]["heart_area"]
+        assert row["obtained"] == pytest.approx(row["after"], rel=0.15)
+        assert not answer.warnings
+    assert "not for clinical use" in (folder / "README.md").read_text()
+    assert not [path for path in folder.rglob("*") if path.suffix in (".pt", ".pkl", ".ckpt")]
