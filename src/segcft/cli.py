@@ -244,6 +244,10 @@ def _parser() -> argparse.ArgumentParser:
         "--card", metavar="FILE", type=Path, help="Markdown on the data and their licence; needed for real data"
     )
     published.add_argument("--large", action="store_true", help="allow more than 20 MB of weights")
+
+    results = command("results", _results, "write the page of results of evaluated runs and published models")
+    results.add_argument("folders", metavar="FOLDER", type=Path, nargs="+", help="runs or published models")
+    results.add_argument("--out", metavar="FILE", type=Path, required=True, help="the page, in Markdown")
     return parser
 
 
@@ -404,6 +408,14 @@ def _publish(options: argparse.Namespace) -> None:
 
     publish(run, options.folder, options.methods, card, options.large)
     print(f"published model: {options.folder} (its card is README.md)", file=sys.stderr)
+
+
+def _results(options: argparse.Namespace) -> None:
+    from segcft.artefact import write_text
+    from segcft.results import render_results
+
+    write_text(options.out, render_results(options.folders))
+    print(f"results: {options.out}", file=sys.stderr)
 
 
 if __name__ == "__main__":

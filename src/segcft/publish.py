@@ -7,6 +7,7 @@ person's values leave the run.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,6 +80,7 @@ def publish(run: Run, folder: Path, methods: Sequence[str] = (), card: str = "",
         shutil.copyfile(run.evaluation / name, model.evaluation / name)
     known = store.values()[store.indices("train", complete=True)]
     write_people(model.people_file, run.study, made_up_people(run.load("scm"), known, run.study.scm.seed))
+    artefact.write_text(model.folder / "samples.json", json.dumps(run.samples()) + "\n")
     if simulated:
         _write_examples(run, store, partial / "examples")
     artefact.write_text(partial / "README.md", model_card(run, store, parts, methods, card))
@@ -116,7 +118,7 @@ def model_card(run: Run, store: Store, parts: Sequence[str], methods: Sequence[s
     """The card, in Markdown."""
     study = run.study
     height, width = study.image.size
-    counts = {split: len(store.indices(split)) for split in ("train", "validation", "test")}
+    counts = run.samples()
     if isinstance(study.data, SimulatedData):
         simulator = f"{study.data.source}, {study.data.people} people, seed {study.data.seed}"
         card = f"Simulated ({simulator}): no person is in the data, and there is nothing to license.\n\n{card}"

@@ -9,12 +9,13 @@ scm.safetensors           mechanisms of the attributes
 hvae.safetensors          mechanism of the image, pre-trained ("No CFT")
 cft-<guide>.safetensors   the same after fine-tuning with that guide
 training/                 checkpoints and figures of every step
-people.csv                of a published model only: made-up people instead of samples, see segcft.publish
+people.csv, samples.json  of a published model only: made-up people instead of samples, see segcft.publish
 evaluation/               table.json, table.md, scores.parquet, figures/; of validation people: evaluation-validation/
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from torch import nn
 from segcft import artefact
 from segcft.causal.scm import StructuralCausalModel
 from segcft.counterfactual import CounterfactualModel
+from segcft.data.splits import PARTS
 from segcft.data.store import Store
 from segcft.errors import RunError
 from segcft.guides.regressor import Regressor
@@ -182,6 +184,22 @@ class Run:
             return read_people(self.people_file, self.study)
         store = self.samples_of(parts)
         return store.values()[store.indices("train", complete=True)]
+
+    def samples(self) -> dict[str, int]:
+        """How many samples each split has, or had when the model was published.
+
+        Raises:
+            RunError: there are no samples, or what a published model says of them is damaged.
+        """
+        if not self.published:
+            store = self.store()
+            return {split: len(store.indices(split)) for split in PARTS}
+        path = self.folder / "samples.json"
+        try:
+            said = json.loads(path.read_text(encoding="utf-8"))
+            return {split: int(said[split]) for split in PARTS}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{path}: does not say how many samples there were: {error!r}") from None
 
     def model(self, method: str, device: torch.device | str = "cpu") -> CounterfactualModel:
         """The whole model with the image mechanism of ``method``.

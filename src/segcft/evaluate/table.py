@@ -58,7 +58,7 @@ def _effectiveness(find: Find, study: Study, methods: list[str], interventions: 
         for method in methods:
             found = [find(method, metric, variable, structure) for structure in study.structures]
             if any(found):
-                body.append([plain(variable), method_name(method), *map(_cell, found)])
+                body.append([plain(variable), method_name(method), *map(cell, found)])
     text = f"""\
 ## Effectiveness: {_metric_name(study)} of the area in {unit}, lower is better
 
@@ -86,7 +86,7 @@ def _judge(find: Find, study: Study) -> str:
     metric = study.evaluation.metric
     unit = " in %" if metric == "mape" else f" in {study.image.area_unit}"
     body = [
-        [label, *(_cell(find(names.JUDGE, key, "", structure), digits) for structure in study.structures)]
+        [label, *(cell(find(names.JUDGE, key, "", structure), digits) for structure in study.structures)]
         for label, key, digits in (
             (f"{_metric_name(study)} of the area{unit}", metric, 1),
             ("Dice of the mask", names.DICE, 3),
@@ -106,7 +106,7 @@ def _slopes(find: Find, study: Study, methods: list[str], asked_of: list[str]) -
         for method in methods:
             found = [find(method, names.SLOPE, variable, structure) for structure in study.structures]
             if any(found):
-                body.append([plain(variable), method_name(method), *(_cell(row, 2) for row in found)])
+                body.append([plain(variable), method_name(method), *(cell(row, 2) for row in found)])
     if not body:
         return ""
     return f"""\
@@ -136,7 +136,7 @@ def _soundness(find: Find, study: Study, methods: list[str], interventions: list
     for label, metric, variable, digits, factor in lines:
         found = [find(method, metric, variable, "") for method in models]
         if any(found):
-            body.append([label, *(_cell(row, digits, factor) for row in found)])
+            body.append([label, *(cell(row, digits, factor) for row in found)])
     used = [0, *(i for i in range(1, len(models) + 1) if any(line[i] for line in body))]
     table = grid([["", *map(method_name, models)][i] for i in used], [[line[i] for i in used] for line in body])
     text = f"""\
@@ -169,7 +169,7 @@ def _finder(rows: Iterable[Row]) -> Find:
     return find
 
 
-def _cell(row: Row | None, digits: int = 1, factor: float = 1.0) -> str:
+def cell(row: Row | None, digits: int = 1, factor: float = 1.0) -> str:
     """Value and half-width of its interval; bold where the structure was intervened on."""
     if row is None:
         return ""

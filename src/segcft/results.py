@@ -1,0 +1,192 @@
+"""The page of results: evaluated runs and published models beside the table of the paper."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from segcft import artefact
+from segcft.errors import RunError
+from segcft.evaluate import names
+from segcft.evaluate.names import method_name, plain
+from segcft.evaluate.scores import Row
+from segcft.evaluate.table import cell, grid
+from segcft.run import Run
+from segcft.study import SimulatedData, Study
+
+SHOWN = (names.NO_CHANGE, "none", "regressor", "segmentor", names.SEG_LESS_REG, names.TRUTH)
+
+
+@dataclass(frozen=True)
+class Result:
+    """An evaluated run or published model."""
+
+    study: Study
+    rows: Sequence[Row]
+    samples: Mapping[str, int]
+    """How many of each split."""
+    version: str
+    """Of segcft, when the judge was trained."""
+
+    @classmethod
+    def read(cls, folder: Path) -> Result:
+        """Read what is in ``folder``.
+
+        Raises:
+            RunError: it is not a run or published model, or not evaluated.
+        """
+        run = Run(folder)
+        path = run.evaluation / "table.json"
+        try:
+            rows = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path}: not the table of an evaluation ({error}); see `segcft evaluate`") from None
+        return cls(run.study, rows, run.samples(), artefact.read_meta(run.path("judge"))["version"])
+
+    def row(self, method: str, metric: str, intervention: str = "", structure: str = "") -> Row | None:
+        """The one row of this, if there is one."""
+        wanted = (method, metric, intervention, structure)
+        found = (r for r in self.rows if (r["method"], r["metric"], r["intervention"], r["structure"]) == wanted)
+        return next(found, None)
+
+    def elsewhere(self, method: str) -> Row | None:
+        """The largest mean error of a structure under an intervention on another area."""
+        metric, areas = self.study.evaluation.metric, self.study.areas
+        rows = [r for r in self.rows if r["method"] == method and r["metric"] == metric and not r["intervened"]]
+        rows = [r for r in rows if r["intervention"] in areas and r["value"] is not None]
+        return max(rows, key=lambda r: float(r["value"]), default=None)
+
+
+def render_results(folders: Sequence[Path]) -> str:
+    """The page, in Markdown, of evaluated runs and published models.
+
+    Those of the same structures share their tables, so that one study under several settings stands side by side.
+
+    Raises:
+        RunError: a folder is not an evaluated run or published model.
+    """
+    groups: dict[tuple[Any, ...], list[Result]] = {}
+    for folder in folders:
+        result = Result.read(folder)
+        groups.setdefault((tuple(result.study.structures), result.study.evaluation.metric), []).append(result)
+    papers = yaml.safe_load((files("segcft.evaluate") / "paper.yaml").read_text(encoding="utf-8"))
+    command = f"segcft results {' '.join(folder.as_posix() for folder in folders)}"
+    parts = [
+        "# Results",
+        f"Written by `{command}` from the evaluation of each; not edited by hand. ± is half the width of the 95 % "
+        "bootstrap interval over people.",
+    ]
+    for (structures, metric), results in groups.items():
+        paper = next((p for p in papers if (tuple(p["structures"]), p["metric"]) == (structures, metric)), None)
+        parts += _group(results, paper)
+    return "\n\n".join(parts) + "\n"
+
+
+def _group(results: Sequence[Result], paper: Mapping[str, Any] | None) -> Iterator[str]:
+    study = results[0].study
+    structures = list(map(plain, study.structures))
+    unit = "%" if study.evaluation.metric == "mape" else study.image.area_unit
+    yield f"## {', '.join(structures)}"
+    yield "\n".join(_data(results, paper))
+    yield (
+        f"### Error of the area of the structure intervened on ({study.evaluation.metric.upper()}, {unit}), and at "
+        "worst of the others\n\n"
+        f"{grid(['data', 'method', *structures, 'elsewhere, worst'], list(_effectiveness(results, paper)), labels=2)}"
+    )
+    yield (
+        "The methods are compared within a study. Data, pixels and judges differ between studies, and so does what "
+        "leaving the image alone would score (No change)."
+        + ("" if paper is None else " The paper prints no interval and no such reference.")
+    )
+    yield (
+        "### How well the judges read the images as they are\n\n"
+        f"{grid(['data', 'measure', *structures], list(_judges(results)), labels=2)}"
+    )
+    yield (
+        "### Slope of the change obtained on the change asked for; 1 is right\n\n"
+        f"{grid(['data', 'do', 'method', *structures], list(_slopes(results)), labels=3)}"
+    )
+    yield (
+        "### Where the image changes, and how far from the truth\n\n"
+        f"{grid(['data', 'measure', 'method', *structures], list(_local(results)), labels=3)}\n\n"
+        "By the structure intervened on. Locality: share of the change near that structure; true error: distance in "
+        "grey levels from the simulator's true counterfactual, near what truly changed."
+    )
+
+
+def _data(results: Sequence[Result], paper: Mapping[str, Any] | None) -> Iterator[str]:
+    if paper is not None:
+        yield f"- {paper['data']} (paper): {paper['description']}."
+    for result in results:
+        study = result.study
+        height, width = study.image.size
+        source = f"simulated ({study.data.source})" if isinstance(study.data, SimulatedData) else "real"
+        counts = " / ".join(f"{result.samples[split]:,}" for split in ("train", "validation", "test"))
+        judged = max((row["n"] for row in result.rows), default=0)
+        yield (
+            f"- {study.name}: {study.description.rstrip('.')}. {source}, {counts} training, validation and test "
+            f"samples, {height} x {width} pixels; {judged} test samples judged; segcft {result.version}."
+        )
+
+
+def _effectiveness(results: Sequence[Result], paper: Mapping[str, Any] | None) -> Iterator[list[str]]:
+    if paper is not None:
+        for method, errors in paper["intervened"].items():
+            low_high = paper["elsewhere"].get(method)
+            elsewhere = f"{low_high[1]}" if low_high else ""
+            yield [f"{paper['data']} (paper)", method_name(method), *map(str, errors), elsewhere]
+    for result in results:
+        study = result.study
+        for method in SHOWN:
+            found = [
+                result.row(method, study.evaluation.metric, variable, structure)
+                for structure, variable in zip(study.structures, study.areas, strict=True)
+            ]
+            if any(found):
+                worst = None if method == names.SEG_LESS_REG else result.elsewhere(method)
+                yield [study.name, method_name(method), *map(cell, found), cell(worst)]
+
+
+def _judges(results: Sequence[Result]) -> Iterator[list[str]]:
+    for result in results:
+        study = result.study
+        metric = study.evaluation.metric
+        for label, key, digits in ((f"{metric.upper()} of the area", metric, 1), ("Dice", names.DICE, 3)):
+            found = [result.row(names.JUDGE, key, "", structure) for structure in study.structures]
+            yield [study.name, label, *(cell(row, digits) for row in found)]
+
+
+def _slopes(results: Sequence[Result]) -> Iterator[list[str]]:
+    for result in results:
+        study = result.study
+        causes = list(dict.fromkeys(r["intervention"] for r in result.rows if r["metric"] == names.SLOPE))
+        asked = {"its own area": study.areas} | {
+            plain(cause): [cause] * len(study.areas) for cause in causes if cause not in study.areas
+        }
+        for label, variables in asked.items():
+            for method in SHOWN:
+                found = [
+                    result.row(method, names.SLOPE, variable, structure)
+                    for structure, variable in zip(study.structures, variables, strict=True)
+                ]
+                if any(found):
+                    yield [study.name, label, method_name(method), *(cell(row, 2) for row in found)]
+
+
+def _local(results: Sequence[Result]) -> Iterator[list[str]]:
+    for result in results:
+        for label, metric, digits, factor in (
+            ("locality, %", names.LOCALITY, 0, 100.0),
+            ("true error", names.TRUE_ERROR, 2, 1.0),
+            ("reversibility", names.REVERSIBILITY, 2, 1.0),
+        ):
+            for method in SHOWN:
+                found = [result.row(method, metric, variable) for variable in result.study.areas]
+                if any(found):
+                    yield [result.study.name, label, method_name(method), *(cell(row, digits, factor) for row in found)]
