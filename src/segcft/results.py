@@ -126,7 +126,7 @@ def _data(results: Sequence[Result], paper: Mapping[str, Any] | None) -> Iterato
     for result in results:
         study = result.study
         height, width = study.image.size
-        source = f"simulated ({study.data.source})" if isinstance(study.data, SimulatedData) else "real"
+        source = f"Simulated ({study.data.source})" if isinstance(study.data, SimulatedData) else "Real"
         counts = " / ".join(f"{result.samples[split]:,}" for split in ("train", "validation", "test"))
         judged = max((row["n"] for row in result.rows), default=0)
         yield (
