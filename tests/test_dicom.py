@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -58,7 +59,7 @@ from segcft.data.resize import fit_image
 from segcft.errors import DataError
 from segcft.run import Run
 from segcft.study import Image as Grid
-from segcft.study import load_study
+from segcft.study import parse_study
 
 RAMP = np.arange(12, dtype=np.uint16).reshape(3, 4) * 300
 """Twelve grey values of 12 bits, 0 to 3300."""
@@ -510,9 +511,9 @@ def test_pixels_that_are_not_square_keep_their_shape(tmp_path: Path) -> None:
 
 def test_a_folder_study_reads_dicom_images_and_their_masks(tmp_path: Path) -> None:
     source = Path(__file__).parents[1] / "configs" / "jsrt.yaml"
-    path = tmp_path / "study.yaml"
-    path.write_text(source.read_text().replace("size: [96, 96]", "size: [48, 48]"))
-    study = load_study(path)
+    raw = yaml.safe_load(source.read_text())
+    raw["image"]["size"], raw["hvae"]["patch"] = [48, 48], 2
+    study = parse_study(raw)
     mask = np.zeros((24, 48), np.uint8)  # rows are twice as far apart as columns
     mask[4:20, 4:20], mask[4:20, 26:44] = 2, 1
     mask[10:18, 20:34] |= 4
