@@ -156,6 +156,18 @@ def test_the_guide_loss_weighs_structures_alike(small_run: Run, objective: Any) 
     assert float(made.guide_loss(x, values)) == pytest.approx((1 + 4 + 9) / 3, rel=1e-4)
 
 
+def test_an_absolute_guide_loss_is_as_steep_near_the_goal_as_far_from_it(small_run: Run, objective: Any) -> None:
+    made = objective(guide_loss="absolute", rounding=0.01)
+    x = to_unit(torch.from_numpy(small_run.store().images[:4].copy()))
+    read = made.guide.areas(x)
+    values = values_of(small_run, 4).clone()
+    losses = []
+    for miss in (0.0, 0.5, 1.0):
+        values[:, made.areas] = read + miss * made.area_scale
+        losses.append(float(made.guide_loss(x, values)))
+    assert losses == pytest.approx([0.0, 0.5, 1.0], abs=0.01)
+
+
 def test_change_is_the_share_of_pixels_that_visibly_change(objective: Any) -> None:
     made = objective(change_scale=0.01)
     difference = torch.zeros(2, 1, 10, 10)

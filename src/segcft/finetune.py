@@ -112,9 +112,13 @@ class CounterfactualObjective(Objective):
         return do
 
     def guide_loss(self, image: Tensor, values: Tensor) -> Tensor:
-        """Squared error of the areas that the guide reads, in units of ``area_scale``, mean of all structures."""
-        read = cast(Guide, self.guide).areas(image)
-        return F.mse_loss(read / self.area_scale, values[:, self.areas] / self.area_scale)
+        """Error of the areas that the guide reads, in units of ``area_scale``, mean of all structures."""
+        read = cast(Guide, self.guide).areas(image) / self.area_scale
+        asked = values[:, self.areas] / self.area_scale
+        if self.spec.guide_loss == "absolute":
+            # Its slope does not vanish at the end, so the last bit of a change is worth the price of its pixels.
+            return F.smooth_l1_loss(read, asked, beta=self.spec.rounding)
+        return F.mse_loss(read, asked)
 
     def changed_share(self, difference: Tensor) -> Tensor:
         """The share of pixels that ``difference`` (B, C, H, W) changes; a change counts whole if it is visible.

@@ -197,7 +197,8 @@ class FinetuneSpec(Training):
     pixel) may pass that of the pre-trained model, measured on ``bound_batches`` training batches, by ``slack``;
     ``multiplier`` starts at this value, rises with ``multiplier_learning_rate`` while it is passed and falls while it
     is not; ``damping`` acts at once. ``area_scale`` makes structures weigh alike: areas are divided by their standard
-    deviation or their mean. ``least_change`` weighs the share of pixels that change, where a change d (image in
+    deviation or their mean; ``guide_loss`` is of the difference that remains, ``absolute`` being rounded at the bottom
+    (below ``rounding``). ``least_change`` weighs the share of pixels that change, where a change d (image in
     [-1, 1]) counts as |d| / (|d| + ``change_scale``).
     """
 
@@ -211,6 +212,8 @@ class FinetuneSpec(Training):
     multiplier_learning_rate: PositiveFloat = 1e-2
     damping: NonNegativeFloat = 10.0
     area_scale: Literal["std", "mean"] = "std"
+    guide_loss: Literal["squared", "absolute"] = "squared"
+    rounding: PositiveFloat = 0.1
     least_change: NonNegativeFloat = 0.0
     change_scale: PositiveFloat = 0.03
 
