@@ -1,0 +1,1 @@
+"""Coronary CT angiography: centrelines, vessel surfaces and the straightened images in which both are studied."""
