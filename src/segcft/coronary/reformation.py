@@ -63,14 +63,14 @@ class Reformation:
                 f"the centreline is {centreline.length:.1f} mm long, and the image needs {wanted:g} mm "
                 f"({size[1]} pixels of {spacing:g} mm from {start:g} mm on)",
             )
-        frames = centreline.frames(start + (np.arange(size[1]) + 0.5) * spacing)
+        frames = centreline.frames(np.asarray(start + (np.arange(size[1]) + 0.5) * spacing))
         across = np.cos(angle) * frames.normal + np.sin(angle) * frames.binormal
         return cls(size, spacing, frames.position, frames.tangent, across)
 
     @property
     def offsets(self) -> NDArray[np.float64]:
         """Distances of the rows' centres from the centreline, signed, in mm, (H,)."""
-        return (np.arange(self.size[0]) - (self.size[0] - 1) / 2) * self.spacing
+        return np.asarray((np.arange(self.size[0]) - (self.size[0] - 1) / 2) * self.spacing)
 
     @property
     def points(self) -> NDArray[np.float64]:

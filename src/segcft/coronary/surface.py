@@ -28,7 +28,7 @@ class Surface:
             branch), or neighbouring faces are turned different ways.
     """
 
-    def __init__(self, vertices: NDArray[np.float64], faces: NDArray[np.integer]) -> None:
+    def __init__(self, vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> None:
         vertices, faces = np.asarray(vertices, dtype=np.float64), np.asarray(faces, dtype=np.int64)
         if vertices.ndim != 2 or vertices.shape[1] != 3 or faces.ndim != 2 or faces.shape[1] != 3:
             raise ValueError(f"vertices and faces must be (V, 3) and (F, 3), not {vertices.shape} and {faces.shape}")
@@ -131,5 +131,6 @@ def _check_simple(
     wrong = ((winding[:-1] < 0) | (winding[:-1] > 1)) & (length > _CROSSED)
     if wrong.any():
         raise Excluded(
-            CROSSED, f"the mesh crosses itself: {int(wrong.sum())} stretches of the image are enclosed twice or not at all"
+            CROSSED,
+            f"the mesh crosses itself: {int(wrong.sum())} stretches of the image are enclosed twice or not at all",
         )
