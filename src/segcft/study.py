@@ -34,7 +34,7 @@ S = TypeVar("S", bound=Section)
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 
-UNION_TAGS = ("folder", "chest-simulator", "two-stream", "causal-gen")
+UNION_TAGS = ("folder", "chest-simulator", "coronary-simulator", "two-stream", "causal-gen")
 """Which variant of a section an error is about, in pydantic's path to it: no key of the file."""
 
 
@@ -143,7 +143,7 @@ class FolderData(Section):
 class SimulatedData(Section):
     """People drawn from a simulator that ships with the package."""
 
-    source: Literal["chest-simulator"]
+    source: Literal["chest-simulator", "coronary-simulator"]
     people: PositiveInt
     seed: NonNegativeInt = 0
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter, gaussian_filter1d
+from scipy.ndimage import gaussian_filter
 
 from segcft.coronary.centreline import Centreline
 from segcft.coronary.reformation import Reformation
@@ -21,7 +22,7 @@ from segcft.simulate.heart import Course, Heart, Texture, Tissues
 from segcft.simulate.noise import Stream, UndrawableError, check_number, cut_normal
 from segcft.simulate.vessel import Radii, Vessel, VesselNoise, stations
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating]
 Bytes = NDArray[np.uint8]
 Attributes = dict[str, float | str]
 
@@ -84,7 +85,7 @@ MECHANISMS: Mapping[str, PlaqueMechanism | LumenMechanism] = {
 
 @dataclass(frozen=True)
 class Scanner:
-    """``blur``: standard deviation of the point spread in mm. ``noise`` in Hounsfield units, ``grain`` its size in mm."""
+    """``blur``: standard deviation of the point spread in mm. ``noise`` in Hounsfield units, of ``grain`` mm."""
 
     blur: float
     noise: float
@@ -112,7 +113,7 @@ class Scene:
         """
         tissues = self.heart.tissues
         lumen = tissues.lumen - tissues.drop * s / self.vessel.length
-        levels = (lumen, tissues.noncalcified, tissues.calcified, tissues.noncalcified)
+        levels: tuple[Any, ...] = (lumen, tissues.noncalcified, tissues.calcified, tissues.noncalcified)
         value, taken = np.zeros_like(distance), np.zeros_like(distance)
         radii = self.vessel.radii(s, angle)
         for level, radius in zip(levels, (radii.lumen, radii.inner, radii.calcified, radii.wall), strict=True):

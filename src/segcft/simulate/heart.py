@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from segcft.coronary.centreline import Centreline
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating]
 
 WALL = 10.0
 """Thickness of the heart's muscle in mm."""

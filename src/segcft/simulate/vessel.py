@@ -17,7 +17,7 @@ from scipy.optimize import brentq
 
 from segcft.simulate.noise import UndrawableError
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating]
 
 STEP = 0.0625
 """Distance in mm of the stations at which areas are measured, at most."""
@@ -85,7 +85,9 @@ class Plaque:
 
         least, most = -20.0, 40.0
         if missing(most) < 0:
-            raise UndrawableError(f"{name}: {area:.6g} mm\N{SUPERSCRIPT TWO} is more than this vessel's plaque can grow to")
+            raise UndrawableError(
+                f"{name}: {area:.6g} mm\N{SUPERSCRIPT TWO} is more than this vessel's plaque can grow to"
+            )
         if missing(least) > 0:  # less than can be told from none
             return float(np.exp(least)) * area / (area + missing(least))
         return float(np.exp(brentq(missing, least, most, xtol=1e-13, rtol=1e-14)))
@@ -135,7 +137,9 @@ class VesselNoise:
             plaque.uniform(0.5, 0.98, spots),
             3.0,
         )
-        return cls(taper, ovality, turn, waves, narrow, Plaque(soft, 1.5), Plaque(hard, 1.1), plaque.uniform(0.25, 0.75))
+        return cls(
+            taper, ovality, turn, waves, narrow, Plaque(soft, 1.5), Plaque(hard, 1.1), plaque.uniform(0.25, 0.75)
+        )
 
     def lumen_profile(self, s: Array, angle: Array | float, length: float) -> Array:
         """Radius of the lumen but for its scale."""
