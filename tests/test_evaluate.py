@@ -397,13 +397,13 @@ def test_truth_is_the_simulators_own(store: Store) -> None:
     _, values = everybody(store)
     rows = torch.tensor([3, 5])
     heart = values[rows, 4] * torch.tensor([1.1, 100.0])  # the second one would leave the thorax
-    drawn = truth.counterfactuals(rows, "heart_area", heart)
+    drawn = truth.counterfactuals(rows, {"heart_area": heart})
     image, masks = _simulate(study, store, 3, {"heart_area": float(heart[0])})
     assert torch.equal(saved(drawn.image[0]), to_unit(image)[None])
     assert torch.equal(drawn.mask[0], masks[[2, 0, 1]] / 255)  # heart, left, right
     assert drawn.image[1].isnan().all()
     assert drawn.mask[1].isnan().all()
-    drawn = truth.counterfactuals(rows[:1], "sex", torch.tensor([1.0]))  # the study's second category: F
+    drawn = truth.counterfactuals(rows[:1], {"sex": torch.tensor([1.0])})  # the study's second category: F
     assert torch.equal(saved(drawn.image[0, 0]), to_unit(_simulate(study, store, 3, {"sex": "F"})[0]))
 
 
