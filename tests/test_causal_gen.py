@@ -435,6 +435,16 @@ def test_the_parents_must_be_known(parents: list[str], what: str, tmp_path: Path
         load_causal_gen(path, build(settings_of("even", "gelu")), [TrainedParent.parse(text) for text in parents])
 
 
+def test_a_parent_that_may_be_zero_has_two_features_and_is_in_no_checkpoint(tmp_path: Path) -> None:
+    variables = VARIABLES | {"volume": Variable(kind="continuous", scale="log", zero_inflated=True)}
+    settings = settings_of("even", "gelu")
+    network = CausalGenHVAE(build(settings).spec, Image(size=(16, 16)), variables)
+    assert len(network.parent_features("volume")) == 2
+    assert len(network.read_features) == CONTEXT + 1
+    with pytest.raises(DataError, match="'volume' is 'zero_inflated'"):
+        load_causal_gen(spoilt(lambda content: None, tmp_path), network, PARENTS)
+
+
 @pytest.mark.parametrize("norm", ["0:1", "-1..1"])
 def test_a_parent_may_have_been_normalised_before(norm: str, tmp_path: Path) -> None:
     """A norm that changes nothing is a norm."""

@@ -30,7 +30,7 @@ from segcft.evaluate.cohort import Cohort
 from segcft.evaluate.effectiveness import area_error, from_marginal, saved, slope
 from segcft.evaluate.evaluation import evaluate, judge_models
 from segcft.evaluate.figures import draw_progression
-from segcft.evaluate.locality import changed_region, dilate, mean_inside, radius, share_inside
+from segcft.evaluate.locality import changed_region, dilate, mean_inside, radius, share_inside, share_near
 from segcft.evaluate.page import Page
 from segcft.evaluate.scores import Row, Scores
 from segcft.evaluate.table import render_table
@@ -39,6 +39,7 @@ from segcft.guides.segmentor import Segmentor, SegmentorObjective
 from segcft.images.hvae import HVAE
 from segcft.images.likelihood import to_unit
 from segcft.progress import Progress
+from segcft.run import Run
 from segcft.study import Study, parse_study
 
 CPU = torch.device("cpu")
@@ -465,6 +466,26 @@ def test_wide_images_are_stacked() -> None:
     assert place == {"tall": (True, False), "wide": (False, True)}
 
 
+def test_pictures_ask_for_shares_of_what_is_there(plaque_run: Run) -> None:
+    store, study = plaque_run.store(), plaque_run.study
+    cohort = Cohort.choose(study, store, store.indices("test"), CPU)
+    plaque = cohort.values[:, study.area_columns[1]]
+    have = int((plaque > 0).sum())
+    assert 3 <= have < len(cohort) - 1
+    models = {"none": plaque_run.model("none")}
+    inquiry = Inquiry(cohort, models, plaque_run.load("judge"), torch.from_numpy(store.values()))
+    changes = (-0.2, 0.2)
+    answers = inquiry.answers("plaque", 3, changes)
+    assert (answers.asked > 0).all()
+    everybody = inquiry.answers("plaque", have + 1, changes)  # one of whom a share is nothing
+    assert (everybody.asked == 0).any(dim=1).tolist() == [False] * have + [True]
+    obtained = inquiry.obtained("plaque", have, (-0.2, 0.01))["none"]
+    assert (~obtained[..., 1].isnan()).any(dim=1).sum() > have / 2
+    others = inquiry.obtained("vessel", len(cohort), (0.01,))["none"]
+    assert int(others[..., 1].isnan().sum()) >= len(cohort) - have  # nor does what is absent change by a share
+    assert others[..., 0].isfinite().any()
+
+
 def test_the_slope_is_that_of_least_squares() -> None:
     generator = torch.Generator().manual_seed(0)
     asked = torch.randn(200, generator=generator, dtype=torch.float64)
@@ -557,6 +578,17 @@ def test_locality_of_constructed_changes() -> None:
     assert share_inside(inside + beside, mask).item() == pytest.approx(0.5)
     assert share_inside(nothing, mask).isnan().all()  # whoever did not change has no locality
     assert mean_inside(inside, mask).item() == pytest.approx(0.3 / 16)
+
+
+def test_locality_of_a_structure_that_comes_or_goes_and_of_none() -> None:
+    there, none = torch.zeros(1, 20, 20, dtype=torch.bool), torch.zeros(1, 20, 20, dtype=torch.bool)
+    there[0, 8:12, 8:12] = True
+    difference = torch.zeros(1, 1, 20, 20)
+    difference[0, 0, 9, [9, 19]] = 0.2
+    for before, after in ((there, none), (none, there), (there, there)):
+        assert share_near(difference, before, after, 1).tolist() == [0.5]
+    assert share_near(difference, none, none, 1).isnan().all()  # nothing is near what is not there
+    assert share_near(0 * difference, there, there, 1).isnan().all()
 
 
 def test_changed_region_holds_what_changed_alone() -> None:

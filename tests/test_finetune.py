@@ -168,6 +168,33 @@ def test_an_absolute_guide_loss_is_as_steep_near_the_goal_as_far_from_it(small_r
     assert losses == pytest.approx([0.0, 0.5, 1.0], abs=0.01)
 
 
+@pytest.mark.parametrize("guide", GUIDES)
+@pytest.mark.parametrize("changes", [{"area_scale": "mean"}, {"guide_loss": "absolute"}, {}])
+def test_an_absent_structure_can_be_asked_for(plaque_run: Run, guide: str, changes: dict[str, Any]) -> None:
+    """Gone or where there was none, the guide's error pulls at the image, and by a finite amount."""
+    study = plaque_run.study
+    spec = study.finetune.model_copy(update=changes)
+    store = plaque_run.store()
+    marginal = torch.from_numpy(store.values()[store.indices("train", complete=True)])
+    hvae, scm, reader = (plaque_run.load(part) for part in ("hvae", "scm", guide))
+    made = CounterfactualObjective(hvae.requires_grad_(True), scm, reader, spec, study, marginal, 10.0).train()
+    values = values_of(plaque_run, 60)
+    torch.manual_seed(0)
+    do = torch.cat([made.draw_intervention(values) for _ in range(5)])[:, study.area_columns[1]]
+    assert (do == 0).sum() > 10  # of about 100
+    x = to_unit(torch.from_numpy(store.images[:60].copy())).requires_grad_()
+    gone = values.clone()
+    gone[:, study.area_columns[1]] = 0
+    made.guide_loss(x, gone).backward()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+    assert x.grad.flatten(1).any(dim=1).all()
+    loss, figures = made(batches_of(plaque_run).batch(0), 0)
+    loss.backward()
+    assert all(figure.isfinite() for figure in figures.values())
+    assert all(p.grad.isfinite().all() for p in hvae.parameters() if p.grad is not None)
+
+
 def test_change_is_the_share_of_pixels_that_visibly_change(objective: Any) -> None:
     made = objective(change_scale=0.01)
     difference = torch.zeros(2, 1, 10, 10)

@@ -409,6 +409,33 @@ def test_a_wrong_patient_or_part_is_left_out(folder: Folder) -> None:
     assert "line 4: column 'part': 'trian' is not one of train, validation, test" in rejected["reason"][1]
 
 
+def with_zeros() -> Study:
+    return make_study(
+        variables={
+            "sex": {"kind": "categorical", "categories": ["F", "M"]},
+            "age": {"kind": "continuous", "scale": "log", "zero_inflated": True},
+            "lung_area": {"kind": "continuous", "scale": "log", "zero_inflated": True},
+            "heart_area": {"kind": "continuous"},
+        }
+    )
+
+
+def test_a_structure_whose_area_may_be_zero_may_be_absent(folder: Folder) -> None:
+    folder.save("masks/p3.png", folder.sample(3)[1] & 4)
+    folder.rows[4][1] = "0"
+    store = folder.read(with_zeros())
+    assert len(store.rejected) == 0
+    assert store.table["lung_area"].tolist() == [0.0 if i == 3 else 18.0 for i in range(12)]
+    assert store.table["age"][4] == 0
+    folder.save("masks/p3.png", folder.sample(3)[1] & 1)
+    assert "the mask of heart is empty (data.may_be_absent)" in folder.reason(with_zeros())
+
+
+def test_an_attribute_that_may_be_zero_is_not_negative(folder: Folder) -> None:
+    folder.rows[4][1] = "-1"
+    assert "-1 must not be negative" in folder.reason(with_zeros())
+
+
 def test_a_log_scaled_attribute_must_be_positive(folder: Folder) -> None:
     variables = {
         "age": {"kind": "continuous", "scale": "log"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from segcft import artefact
 from segcft.guides.regressor import Regressor, RegressorObjective
 from segcft.guides.segmentor import Segmentor, SegmentorObjective, dice
+from segcft.images.likelihood import to_unit
 from segcft.run import Run
 from segcft.study import Augment, Image, RegressorSpec, SegmentorSpec
 from segcft.training import freeze
@@ -86,7 +88,9 @@ def test_dice() -> None:
     half[:2] = 1
     prediction = torch.stack([full, full, none, full, half])[None]
     target = torch.stack([full, half, none, none, half])[None]
-    assert dice(prediction, target).tolist() == [[1, pytest.approx(2 / 3), 1, 0, 1]]
+    assert dice(prediction, target).tolist() == [
+        [1, pytest.approx(2 / 3), pytest.approx(math.nan, nan_ok=True), pytest.approx(math.nan, nan_ok=True), 1]
+    ]
 
 
 def test_the_segmentors_loss_falls_as_masks_agree() -> None:
@@ -105,6 +109,38 @@ def test_the_segmentors_loss_falls_as_masks_agree() -> None:
         losses.append(float(loss.detach()))
         assert float(loss.detach()) == pytest.approx(sum(float(f.detach()) for f in figures.values()))
     assert losses[-1] < 0.6 * losses[0]
+
+
+@pytest.mark.parametrize("logit", [-30.0, -8.0, 0.0, 30.0])
+def test_an_absent_structure_pulls_its_logits_down(logit: float) -> None:
+    """The Dice loss of an empty mask is flat, but the cross-entropy is not; and neither divides by nothing."""
+
+    class Constant(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.logits = nn.Parameter(torch.full((2, 2, 16, 16), logit))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.logits
+
+    network: Any = Constant()
+    batch = {"image": torch.zeros(2, 1, 16, 16), "mask": torch.zeros(2, 2, 16, 16, dtype=torch.uint8)}
+    loss, _ = SegmentorObjective(network, SegmentorSpec(steps=1))(batch, 0)
+    loss.backward()
+    gradient = network.logits.grad
+    assert loss.isfinite()
+    assert gradient.isfinite().all()
+    assert (gradient > 0).all()
+    assert logit < -20 or float(gradient.sum()) > 1e-5
+
+
+def test_a_segmentor_learns_who_lacks_a_structure(plaque_run: Run) -> None:
+    store = plaque_run.store()
+    x = to_unit(torch.from_numpy(store.images[:60].copy()))
+    truly = torch.from_numpy(store.values()[:60, plaque_run.study.area_columns[1]] > 0)
+    with torch.no_grad():
+        seen = (plaque_run.load("segmentor").masks(x)[:, 1] > 0.5).flatten(1).any(dim=1)
+    assert (seen == truly).float().mean() > 0.9
 
 
 def test_a_short_training_finds_the_organs(small_run: Run) -> None:

@@ -177,6 +177,26 @@ def test_resolve_says_what_is_wrong(
         resolve(interventions, VALUES, scm)
 
 
+def test_a_variable_that_may_be_zero_can_be_set_to_it_but_not_changed_by_a_share_of_it() -> None:
+    variables = VARIABLES | {"heart_area": Variable(kind="continuous", scale="log", zero_inflated=True)}
+    values = torch.cat([VALUES, VALUES[:1]])
+    values[2, 2] = 0
+    model = StructuralCausalModel(variables, SCMSpec(steps=1))
+    model.set_statistics(values)
+    for intervention, expected in (
+        (Intervention("heart_area", 0.0), [0, 0, 0]),
+        (Intervention("heart_area", 500.0, "add"), [8500, 10500, 500]),
+    ):
+        assert column(resolve([intervention], values, model), "heart_area") == expected
+    assert column(resolve([Intervention("heart_area", -100.0, "percent")], VALUES, model), "heart_area") == [0, 0]
+    for intervention, message in (
+        (Intervention("heart_area", 20.0, "percent"), "'heart_area' is 0, of which a percentage is nothing"),
+        (Intervention("heart_area", -500.0, "add"), "'heart_area' is not negative"),
+    ):
+        with pytest.raises(InterventionError, match=message):
+            resolve([intervention], values, model)
+
+
 def test_relative_change_of_a_missing_value(scm: StructuralCausalModel) -> None:
     values = VALUES.clone()
     values[0, 1] = math.nan

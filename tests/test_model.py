@@ -174,3 +174,40 @@ def test_shipped_models_answer(folder: Path, picture: np.ndarray) -> None:
         assert row["obtained"] == pytest.approx(row["after"], rel=0.15)
     assert "not for clinical use" in (folder / "README.md").read_text()
     assert not [path for path in folder.rglob("*") if path.suffix in (".pt", ".pkl", ".ckpt")]
+
+
+# --- structures that may be absent ---
+
+
+def person_with(run: Run, plaque: bool) -> np.ndarray:
+    """The image of a test person with or without plaque."""
+    store = run.store()
+    areas = store.values()[:, run.study.area_columns[1]]
+    row = next(row for row in store.indices("test") if (areas[row] > 0) == plaque)
+    return np.array(store.images[row, 0])
+
+
+def test_what_is_absent_in_an_image_is_exactly_zero(plaque_run: Run, tmp_path: Path) -> None:
+    publish(plaque_run, tmp_path / "model", ["segmentor"], card="Drawn.")
+    model = segcft.load(tmp_path / "model")
+    people = read_people(tmp_path / "model" / "people.csv", plaque_run.study)
+    assert 0.2 < (people[:, 2] == 0).mean() < 0.6
+    answer = model.counterfactual(person_with(plaque_run, False), {"age": 60}, {"vessel_area": "+10%"})
+    assert answer.record["variables"]["plaque_area"]["before"] == 0
+    assert answer.attributes["plaque_area"] == 0
+    with pytest.raises(InterventionError, match="'plaque_area' is 0, of which a percentage is nothing"):
+        model.counterfactual(person_with(plaque_run, False), do={"plaque_area": "+20%"})
+    with pytest.raises(InterventionError, match="'plaque_area' is not negative"):
+        model.counterfactual(person_with(plaque_run, False), do=["plaque_area=-20"])
+    grown = model.counterfactual(person_with(plaque_run, False), do=["plaque_area=+30"])
+    assert grown.attributes["plaque_area"] == 30
+    gone = model.counterfactual(person_with(plaque_run, True), do={"plaque_area": 0})
+    assert gone.record["variables"]["plaque_area"]["before"] > 0
+    assert gone.attributes["plaque_area"] == 0
+    assert not [text for text in gone.warnings if "asked for" in text]  # 0 is within the training range
+
+
+def test_an_unknown_age_is_inferred_from_an_absent_structure_too(plaque_run: Run) -> None:
+    answer = Model(plaque_run).counterfactual(person_with(plaque_run, False), do={"vessel_area": "+5%"})
+    assert answer.record["variables"]["age"]["source"] == "inferred"
+    assert 40 <= answer.attributes["age"] <= 80

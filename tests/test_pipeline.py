@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -256,6 +257,34 @@ def test_validation_people_may_be_judged_on_instead(small_study: Study, copied: 
     people = Run(copied).store().table
     assert set(scores["id"]) == set(people.loc[people["split"] == "validation", "id"])
     assert "**Validation people: to choose settings by." in (copied / "evaluation-validation" / "table.md").read_text()
+
+
+# --- structures that may be absent ---
+
+
+def test_a_structure_that_many_lack_goes_through_every_stage(plaque_run: Run) -> None:
+    store, study = plaque_run.store(), plaque_run.study
+    plaque = store.values()[:, study.area_columns[1]]
+    assert 0.2 < (plaque == 0).mean() < 0.6
+    assert len(store.rejected) == 0
+    for part in PARTS:
+        assert all(np.isfinite(value) for value in artefact.read_meta(plaque_run.path(part))["metrics"].values())
+        assert all(tensor.isfinite().all() for tensor in plaque_run.load(part).state_dict().values())
+    test = store.indices("test", complete=True)
+    rows = json.loads((plaque_run.evaluation / "table.json").read_text())
+    for row in rows:
+        if row["metric"] == "mae":  # an absent structure has an error like any other
+            assert row["n"] == len(test)
+            assert np.isfinite([row["value"], row["ci_low"], row["ci_high"]]).all()
+        if row["metric"] == "dice":
+            assert row["n"] == (len(test) if row["structure"] == "vessel" else (plaque[test] > 0).sum())
+            assert row["value"] > 0.5
+    slopes = [row for row in rows if row["metric"] == "slope" and row["intervention"] == "plaque_area"]
+    assert slopes
+    assert all(np.isfinite(row["value"]) for row in slopes)
+    assert {row["metric"] for row in rows} >= {"locality", "reversibility", "composition"}
+    pictures = {path.name for path in (plaque_run.evaluation / "figures").iterdir()}
+    assert pictures >= {"counterfactuals-plaque.png", "differences-plaque.png", "asked-obtained.png"}
 
 
 # --- real radiographs ---

@@ -20,6 +20,7 @@ from segcft.data.imagefile import is_dicom, pixel_aspect, read_image
 from segcft.data.reject import Rejected
 from segcft.data.resize import fit_image
 from segcft.errors import DataError
+from segcft.evaluate.effectiveness import Judge
 from segcft.evaluate.names import method_name
 from segcft.study import FolderData, Study
 
@@ -96,6 +97,18 @@ class Answer:
         artefact.write_text(folder / "counterfactual.json", json.dumps(self.record, indent=1, allow_nan=False))
 
 
+def read_areas(study: Study, judge: Judge, x: Tensor) -> Tensor:
+    """The areas that ``judge`` reads from images (B, C, H, W), (B, S).
+
+    The area of a structure that may be absent is 0 where no pixel is likelier inside than not: a sum of probabilities
+    never is, and nobody in training had a structure of which there is nothing to see.
+    """
+    masks = judge.masks(x)
+    may_be_absent = torch.tensor([study.variables[name].zero_inflated for name in study.areas], device=x.device)
+    absent = may_be_absent & ~(masks > 0.5).any(dim=3).any(dim=2)
+    return torch.where(absent, 0.0, masks.sum(dim=(2, 3)) * study.image.pixel_area)
+
+
 def infer_missing(scm: StructuralCausalModel, values: Tensor, people: Tensor) -> Tensor:
     """Fill the missing values (NaN) of one person (1, V) by what is likely given the others.
 
@@ -142,7 +155,7 @@ def header_facts(study: Study, path: Path) -> list[Intervention]:
             spelt = {"F": ("f", "female"), "M": ("m", "male")}[value]
             facts += [Intervention(name, one) for one in variable.categories if one.lower() in spelt]
         elif value is not None and variable.kind == "continuous" and variable.unit.lower() in _YEARS:
-            facts += [Intervention(name, value)] if variable.scale == "linear" or value > 0 else []
+            facts += [Intervention(name, value)] if variable.allows(value) else []
     return facts
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 import segcft
 from segcft import artefact
-from segcft.answer import Answer, header_facts, infer_missing, misses, out_of_support, read_for, value_of
+from segcft.answer import Answer, header_facts, infer_missing, misses, out_of_support, read_areas, read_for, value_of
 from segcft.causal.intervention import Intervention, parse_intervention, resolve
 from segcft.counterfactual import CounterfactualModel
 from segcft.data.imagefile import grey_values
@@ -99,7 +99,7 @@ class Model:
         values = torch.full((1, len(names)), torch.nan, device=self.device)
         source = dict.fromkeys(names, "inferred")
         with torch.no_grad():
-            read = self.judge.areas(x)
+            read = read_areas(study, self.judge, x)
         values[:, areas] = read
         source |= dict.fromkeys(study.areas, "read from the image")
         given = self._parse(attributes)
@@ -121,7 +121,7 @@ class Model:
         changed, after = model.counterfactual(x, values, asked, generator)
         grey = to_grey_levels(changed)
         with torch.no_grad():
-            obtained = self.judge.areas(to_unit(grey))[0]
+            obtained = read_areas(study, self.judge, to_unit(grey))[0]
         gained, wanted = obtained - read[0], (after - values)[0, areas]
         record: dict[str, Any] = {
             "segcft": segcft.__version__,

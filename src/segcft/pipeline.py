@@ -321,7 +321,8 @@ class Pipeline:
         found = []
         for batch in sequential(self.store, rows, self.study.evaluation.batch_size):
             found.append(measure(network, {k: v.to(self.fabric.device) for k, v in batch.items()}))
-        return {name: float(torch.cat([f[name] for f in found]).mean()) for name in found[0]}
+        # Who lacks a structure has no overlap with it, which is NaN.
+        return {name: float(torch.cat([f[name] for f in found]).nanmean()) for name in found[0]}
 
     def _measures(self) -> dict[str, Callable[[Any, dict[str, Tensor]], dict[str, Tensor]]]:
         areas = self.study.area_columns

@@ -134,7 +134,7 @@ class FolderData(Section):
 
     Grey values are scaled by the whole range of the file's type, or from ``grey_range`` (e.g. [0, 4095] for 12
     bits in a 16-bit file), or between two percentiles of each image (``window``, e.g. [0.5, 99.5]). A sample
-    with an empty mask is left out, unless ``may_be_absent`` lists the structure.
+    with an empty mask is left out, unless ``may_be_absent`` lists the structure or its area is ``zero_inflated``.
     """
 
     source: Literal["folder"]

@@ -86,7 +86,8 @@ def resolve(interventions: Iterable[Intervention], values: Tensor, scm: Structur
 
     Raises:
         InterventionError: a variable is unknown or given twice, a category is unknown, an amount does not fit
-            the variable, the value to change is missing, or the result is infinite, or <= 0 on a log scale.
+            the variable, the value to change is missing, or is 0 and would change by per cent, or the result is
+            infinite or none that the variable allows.
     """
     do = torch.full_like(values, math.nan)
     seen: set[str] = set()
@@ -115,13 +116,19 @@ def resolve(interventions: Iterable[Intervention], values: Tensor, scm: Structur
             case "add":
                 do[:, k] = values[:, k] + change
             case "percent":
+                if (values[:, k] == 0).any():
+                    raise InterventionError(
+                        f"{intervention}: {name!r} is 0, of which a percentage is nothing; set it, or add an amount"
+                    )
                 do[:, k] = values[:, k] * (1 + change / 100)
             case "sd":
                 do[:, k] = values[:, k] + change * scm.natural_std[k].to(values)
         if not do[:, k].isfinite().all():
             raise InterventionError(f"{intervention}: the result is not a finite number")
-        if variable.scale == "log" and (do[:, k] <= 0).any():
-            raise InterventionError(f"{intervention}: {name!r} is positive ('scale: log'), {do[:, k].min():g} is not")
+        least = float(do[:, k].min())
+        if not variable.allows(least):
+            rule = "not negative ('zero_inflated')" if variable.zero_inflated else "positive ('scale: log')"
+            raise InterventionError(f"{intervention}: {name!r} is {rule}, {least:g} is not")
     return do
 
 

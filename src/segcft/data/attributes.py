@@ -82,8 +82,9 @@ def parse(text: str, name: str, column: str, variable: Variable) -> float | str 
         raise Rejected(f"{where}: unknown category {text!r}; the study has {', '.join(variable.categories)}")
     if number is None or not math.isfinite(number):
         raise Rejected(f"{where}: {text!r} is not a number")
-    if variable.scale == "log" and number <= 0:
-        raise Rejected(f"{where}: {text} must be positive, the variable is on a log scale")
+    if not variable.allows(number):
+        needs = "not be negative" if variable.zero_inflated else "be positive"
+        raise Rejected(f"{where}: {text} must {needs}, the variable is on a log scale")
     return number
 
 

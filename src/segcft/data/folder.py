@@ -188,10 +188,10 @@ class _Folder:
         for (name, structure), mask in zip(self.study.structures.items(), coverage, strict=True):
             if mask.any():
                 continue
-            path = find_mask(self.masks, id, name, structure)
-            if self.study.variables[structure.variable].scale == "log":
+            path, variable = find_mask(self.masks, id, name, structure), self.study.variables[structure.variable]
+            if not variable.allows(0):
                 raise Rejected(f"{path}: the mask of {name} is empty, and {structure.variable} is on a log scale")
-            if name not in self.spec.may_be_absent:
+            if name not in self.spec.may_be_absent and not variable.zero_inflated:
                 raise Rejected(f"{path}: the mask of {name} is empty (data.may_be_absent)")
 
     def _patient(self, row: Row) -> str:

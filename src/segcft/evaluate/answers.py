@@ -69,7 +69,10 @@ class Inquiry:
         self.order = torch.from_numpy(order).to(cohort.device)
 
     def answers(self, structure: str, people: int, changes: Sequence[float]) -> Answers:
-        """Every method's answers about as many people, preferably such that all changes are within range."""
+        """Every method's answers about as many people, preferably such that all changes are within range.
+
+        Those who lack the structure come last: a share of nothing is nothing.
+        """
         within = self._within(self.cohort.values[self.order], structure, changes)
         best = torch.argsort(within.sum(dim=1), descending=True, stable=True)[:people]
         chosen = self.cohort.people(self.order[best])
@@ -82,12 +85,16 @@ class Inquiry:
         return Answers(structure, chosen, asked, images)
 
     def obtained(self, structure: str, people: int, changes: Sequence[float]) -> dict[str, Tensor]:
-        """Method -> relative change of every structure's area, (people, changes, S), NaN beyond the range.
+        """Method -> relative change of every structure's area, (people, changes, S), NaN beyond the range and where
+        the structure is absent.
 
         Relative to what the judge reads from the image as it is, so that its bias does not count.
         """
-        chosen = self.cohort.people(self.order[:people])
+        areas = self.cohort.values[self.order, self.cohort.column(self._variable(structure))]
+        has_it_first = torch.argsort((areas > 0).long(), descending=True, stable=True)
+        chosen = self.cohort.people(self.order[has_it_first[:people]])
         within = self._within(chosen.values, structure, changes)[..., None]
+        within = within & (chosen.values[:, None, self.cohort.area_columns] > 0)
         unchanged = self._read(chosen.image)
         obtained = {}
         for method in self.models:
@@ -135,9 +142,9 @@ class Inquiry:
         return area[:, None] * (1 + torch.tensor(changes, device=area.device))
 
     def _within(self, values: Tensor, structure: str, changes: Sequence[float]) -> Tensor:
-        """Whether the areas asked for are such as were seen in training, (K, M)."""
+        """Whether the areas asked for are such as were seen in training, and not the share of nothing, (K, M)."""
         k, asked = self.cohort.column(self._variable(structure)), self._asked(values, structure, changes)
-        return (asked >= float(self.low[k])) & (asked <= float(self.high[k]))
+        return (asked >= float(self.low[k])) & (asked <= float(self.high[k])) & (values[:, k, None] > 0)
 
     def _variable(self, structure: str) -> str:
         return self.cohort.study.structures[structure].variable

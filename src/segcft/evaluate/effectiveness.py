@@ -61,5 +61,6 @@ def slope(obtained: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def overlap(judge: Judge, image: Tensor, mask: Tensor) -> Tensor:
-    """Dice of the masks of ``image`` with the true ones (B, S, H, W), in 0..1, thresholded at 0.5."""
+    """Dice of the masks of ``image`` with the true ones (B, S, H, W), in 0..1, thresholded at 0.5; NaN for whoever
+    lacks the structure."""
     return dice((judge.masks(image) > 0.5).float(), (mask > 0.5).float())

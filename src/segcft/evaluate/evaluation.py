@@ -19,7 +19,7 @@ from segcft.evaluate import names
 from segcft.evaluate.axioms import GREY_LEVELS, grey_difference, null_intervention, undo
 from segcft.evaluate.cohort import Cohort, People
 from segcft.evaluate.effectiveness import area_error, from_marginal, overlap, saved, slope
-from segcft.evaluate.locality import changed_region, dilate, mean_inside, radius, share_inside
+from segcft.evaluate.locality import changed_region, mean_inside, radius, share_near
 from segcft.evaluate.scores import Row, Scores
 from segcft.evaluate.table import render_table
 from segcft.evaluate.truth import Drawn, Truth
@@ -234,8 +234,8 @@ class Question:
         """Share of the change within the target, where it was or is now, and its surroundings, (B,)."""
         target = self.cohort.study.areas.index(self.variable)
         now = self.drawn.mask if self.drawn else masks
-        region = (self.people.mask[:, target] > 0.5) | (now[:, target] > 0.5)
-        return share_inside(changed - self.people.image, dilate(region, self._radius))
+        before, after = self.people.mask[:, target] > 0.5, now[:, target] > 0.5
+        return share_near(changed - self.people.image, before, after, self._radius)
 
     @property
     def _radius(self) -> int:

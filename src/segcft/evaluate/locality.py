@@ -25,6 +25,14 @@ def share_inside(difference: Tensor, region: Tensor) -> Tensor:
     return (size * region).sum(dim=(1, 2)) / size.sum(dim=(1, 2))  # 0 / 0 is NaN
 
 
+def share_near(difference: Tensor, before: Tensor, after: Tensor, radius: int) -> Tensor:
+    """Share of the absolute difference (B, C, H, W) within ``radius`` of a structure where it was or is, (B, H, W) bool
+    each, (B,); NaN without a difference, and where there was and is no structure, as nothing is near that."""
+    region = before | after
+    share = share_inside(difference, dilate(region, radius))
+    return torch.where(region.any(dim=2).any(dim=1), share, torch.nan)
+
+
 def mean_inside(difference: Tensor, region: Tensor) -> Tensor:
     """Mean of the absolute difference (B, C, H, W) inside the region (B, H, W), (B,); NaN if empty."""
     size = difference.abs().mean(dim=1)

@@ -57,10 +57,14 @@ class Segmentor(nn.Module):
 
 
 def dice(prediction: Tensor, target: Tensor) -> Tensor:
-    """Dice overlap of binary masks (B, S, H, W), (B, S); two empty masks agree wholly."""
+    """Dice overlap of binary masks (B, S, H, W), (B, S); NaN where the target is empty, as MONAI has it.
+
+    The mean over those who have the structure is then of the same people whatever is predicted; what is seen where
+    there is nothing is an error of the area.
+    """
     shared = (prediction * target).sum(dim=(2, 3))
     total = prediction.sum(dim=(2, 3)) + target.sum(dim=(2, 3))
-    return torch.where(total > 0, 2 * shared / total.clamp(min=1e-6), 1.0)
+    return torch.where(target.any(dim=3).any(dim=2), 2 * shared / total, torch.nan)
 
 
 class SegmentorObjective(Objective):
