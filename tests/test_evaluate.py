@@ -450,7 +450,7 @@ def test_a_progression_raises_its_variables_together_and_holds_the_others(
         expected = torch.from_numpy(np.quantile(training[:, column].numpy(), (0.1, 0.5, 0.9))).float()
         torch.testing.assert_close(areas, expected.expand(2, 3))
     assert set(progression.images) == {*models, names.TRUTH}
-    assert all(images.shape == (2, 3, 1, 32, 32) for images in progression.images.values())
+    assert all(images.shape == (2, 3, 1, SIZE, SIZE) for images in progression.images.values())
     assert not torch.equal(progression.images["none"][:, 0], progression.images["none"][:, 2])
     figure = draw_progression(progression, study, judge)
     labels = [axes.get_xlabel() for axes in figure.axes]
