@@ -1,0 +1,1 @@
+"""Coronary CT angiography: volumes, centrelines and meshes, and the straightened images that are made of them."""
