@@ -1,1 +1,1 @@
-"""Coronary CT angiography: volumes, centrelines and meshes, and the straightened images that are made of them."""
+"""Coronary CT angiography: centrelines, vessel surfaces and the straightened images in which both are studied."""

@@ -1,0 +1,113 @@
+"""The centreline of a vessel and frames that travel along it without turning about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.interpolate import CubicSpline, make_splprep
+
+from segcft.data.convert import Excluded
+
+Points = NDArray[np.float64]
+
+UNUSABLE = "centreline unusable"
+_STEPS = 4  # stations to find the arc length, for each interval between two points and each of the spacing
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Right-handed orthonormal frames at N stations along a curve, (N, 3) each; positions in mm."""
+
+    position: Points
+    tangent: Points
+    normal: Points
+    binormal: Points
+
+
+class Centreline:
+    """A smooth curve through points, by its arc length.
+
+    Args:
+        points: (N, 3) in mm, in order from the ostium on.
+        tolerance: how far the curve may pass by the points, root mean square in mm; 0: it goes through all of them.
+
+    Raises:
+        Excluded: there are fewer than four different points, or some are not finite.
+    """
+
+    def __init__(self, points: Points, tolerance: float = 0.0) -> None:
+        points = np.asarray(points, dtype=np.float64)
+        if points.ndim != 2 or points.shape[1] != 3:
+            raise ValueError(f"points: must be (N, 3), not {points.shape}")
+        if not np.isfinite(points).all():
+            raise Excluded(UNUSABLE, "the centreline has coordinates that are not finite numbers")
+        apart = np.linalg.norm(np.diff(points, axis=0), axis=1) > 1e-6
+        points = points[np.concatenate([[True], apart])]
+        if len(points) < 4:
+            raise Excluded(UNUSABLE, f"the centreline has {len(points)} different points; four are needed")
+        chords = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
+        if tolerance > 0:
+            curve = make_splprep(points.T, u=chords, s=len(points) * tolerance**2)[0]
+            self._curve = lambda u: curve(u).T
+        else:
+            self._curve = CubicSpline(chords, points)
+        # The chord length is near the arc length, and this table turns one into the other.
+        inner = np.linspace(0, 1, _STEPS * 8, endpoint=False)
+        self._u = np.append((chords[:-1, None] + np.diff(chords)[:, None] * inner).ravel(), chords[-1])
+        pieces = np.linalg.norm(np.diff(self._curve(self._u), axis=0), axis=1)
+        self._s = np.concatenate([[0.0], np.cumsum(pieces)])
+
+    @property
+    def length(self) -> float:
+        """Arc length in mm."""
+        return float(self._s[-1])
+
+    def at(self, arc: Points) -> Points:
+        """Positions (N, 3) at arc lengths (N,), 0 to :attr:`length`."""
+        return np.asarray(self._curve(np.interp(arc, self._s, self._u)))
+
+    def frames(self, arc: Points) -> Frames:
+        """Rotation-minimising frames at the ascending arc lengths (N,).
+
+        The first normal points to where the curve goes: to the centre of its stations, across the first tangent. So
+        the frames move with the curve, wherever it lies. Along a straight line, where no direction is preferred, the
+        normal is across the coordinate axis that is the least along the line.
+
+        Reference: Wang et al., *Computation of rotation minimizing frames*, ACM Transactions on Graphics 27 (2008): the
+        double reflection method, whose error is of fourth order.
+        """
+        position = self.at(arc)
+        tangent = self._tangents(arc)
+        normal = np.empty_like(position)
+        normal[0] = _first_normal(position, tangent[0])
+        for i in range(len(arc) - 1):
+            chord = position[i + 1] - position[i]
+            reflected_normal = _reflect(normal[i], chord)
+            reflected_tangent = _reflect(tangent[i], chord)
+            turned = _reflect(reflected_normal, tangent[i + 1] - reflected_tangent)
+            turned = turned - tangent[i + 1] * (turned @ tangent[i + 1])  # rounding must not add up
+            normal[i + 1] = turned / np.linalg.norm(turned)
+        return Frames(position, tangent, normal, np.cross(tangent, normal))
+
+    def _tangents(self, arc: Points) -> Points:
+        step = 1e-3 * min(1.0, self.length)
+        before, after = np.maximum(arc - step, 0), np.minimum(arc + step, self.length)
+        difference = self.at(after) - self.at(before)
+        return difference / np.linalg.norm(difference, axis=1, keepdims=True)
+
+
+def _first_normal(position: Points, tangent: Points) -> Points:
+    ahead = position.mean(axis=0) - position[0]
+    across = ahead - tangent * (ahead @ tangent)
+    if np.linalg.norm(across) < 1e-4 * np.linalg.norm(ahead):
+        axis = np.eye(3)[np.argmin(np.abs(tangent))]
+        across = axis - tangent * (axis @ tangent)
+    return across / np.linalg.norm(across)
+
+
+def _reflect(vector: Points, across: Points) -> Points:
+    """Mirror a vector in the plane that ``across`` is perpendicular to."""
+    square = across @ across
+    return vector if square == 0 else vector - across * (2 * (across @ vector) / square)

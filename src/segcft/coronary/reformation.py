@@ -1,0 +1,78 @@
+"""Straightened curvilinear planar reformation (sCPR): a vessel's longitudinal cross-section, straightened.
+
+Reference: Kanitsar et al., *CPR - curved planar reformation*, IEEE Visualization 2002.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segcft.coronary.centreline import Centreline
+from segcft.data.convert import Excluded
+
+TOO_SHORT = "vessel shorter than the crop"
+
+
+@dataclass(frozen=True)
+class Reformation:
+    """A ruled surface through a centreline, as an image of (H, W) pixels: rows across the vessel, columns along it.
+
+    Attributes:
+        size: (H, W) in pixels.
+        spacing: of pixels, in mm.
+        centre: where each column crosses the centreline, (W, 3), in mm.
+        along: unit tangents of the centreline there, (W, 3).
+        across: unit directions of the columns, from the first row to the last, (W, 3).
+    """
+
+    size: tuple[int, int]
+    spacing: float
+    centre: NDArray[np.float64]
+    along: NDArray[np.float64]
+    across: NDArray[np.float64]
+
+    @classmethod
+    def of(
+        cls,
+        centreline: Centreline,
+        size: tuple[int, int] = (64, 384),
+        spacing: float = 0.25,
+        angle: float = 0.0,
+        start: float = 0.0,
+    ) -> Reformation:
+        """The cross-section of ``centreline`` at ``angle``, from ``start`` on.
+
+        Args:
+            centreline: of the vessel.
+            size: (H, W) in pixels.
+            spacing: of pixels, in mm.
+            angle: by which the cross-section is turned about the centreline, in radians. 0 lies in the direction
+                that the vessel bends to, see :meth:`Centreline.frames`; half a turn is the mirror image.
+            start: where on the centreline the image begins, in mm.
+
+        Raises:
+            Excluded: the centreline ends before the image does.
+        """
+        wanted = start + size[1] * spacing
+        if wanted > centreline.length * (1 + 1e-9):
+            raise Excluded(
+                TOO_SHORT,
+                f"the centreline is {centreline.length:.1f} mm long, and the image needs {wanted:g} mm "
+                f"({size[1]} pixels of {spacing:g} mm from {start:g} mm on)",
+            )
+        frames = centreline.frames(np.asarray(start + (np.arange(size[1]) + 0.5) * spacing))
+        across = np.cos(angle) * frames.normal + np.sin(angle) * frames.binormal
+        return cls(size, spacing, frames.position, frames.tangent, across)
+
+    @property
+    def offsets(self) -> NDArray[np.float64]:
+        """Distances of the rows' centres from the centreline, signed, in mm, (H,)."""
+        return np.asarray((np.arange(self.size[0]) - (self.size[0] - 1) / 2) * self.spacing)
+
+    @property
+    def points(self) -> NDArray[np.float64]:
+        """Positions of the pixels' centres in mm, (H, W, 3)."""
+        return self.centre + self.offsets[:, None, None] * self.across
