@@ -5,16 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segcft.coronary.volume import FLIP, missing_extra
+from segcft.coronary.meshfile import read_mesh
+from segcft.coronary.volume import FLIP
 from segcft.data.reject import Rejected
-
-if TYPE_CHECKING:
-    import pyvista
 
 CENTRELINES = (".vtp", ".vtk", ".csv", ".txt")
 SURFACES = (".stl", ".ply", ".vtp", ".vtk")
@@ -59,11 +57,11 @@ def read_surface(path: Path, ras: bool = False) -> tuple[NDArray[np.float64], ND
     """
     if path.suffix.lower() not in SURFACES:
         raise Rejected(f"{path}: expected a mesh in a file that ends in {', '.join(SURFACES)}")
-    mesh = _read_mesh(path)
-    faces = np.asarray(mesh.triangulate().faces, dtype=np.int64).reshape(-1, 4)[:, 1:]
+    mesh = read_mesh(path)
+    faces = mesh.triangles()
     if not len(faces):
-        raise Rejected(f"{path}: the mesh is empty: {mesh.n_points} points and no polygon")
-    points = _checked(path, np.asarray(mesh.points), ras)
+        raise Rejected(f"{path}: the mesh is empty: {len(mesh.points)} points and no polygon")
+    points = _checked(path, mesh.points, ras)
     vertices, place = np.unique(points[faces].reshape(-1, 3), axis=0, return_inverse=True)
     faces = place.reshape(-1, 3)
     collapsed = (faces == np.roll(faces, 1, axis=1)).any(axis=1)
@@ -166,27 +164,11 @@ def chain(lines: Sequence[NDArray[np.int64]], points: NDArray[np.float64], name:
 
 def _read_line(path: Path) -> NDArray[np.float64]:
     """The points of the one line in a VTK file."""
-    mesh = _read_mesh(path)
-    cells, lines = np.asarray(mesh.lines, dtype=np.int64), []
-    while len(cells):
-        lines.append(cells[1 : 1 + cells[0]])
-        cells = cells[1 + cells[0] :]
-    points = np.asarray(mesh.points, dtype=np.float64)
-    lines = [line for line in lines if len(line) > 1]
+    mesh = read_mesh(path)
+    lines = [line for line in map(mesh.lines.__getitem__, range(len(mesh.lines))) if len(line) > 1]
     if not lines:
-        raise Rejected(f"{path}: holds no line: {mesh.n_points} points, {mesh.n_cells} cells")
-    if any(line.min() < 0 or line.max() >= len(points) for line in lines):
-        raise Rejected(f"{path}: a line has points that the file does not hold")
-    return points[lines[0]] if len(lines) == 1 else chain(lines, points, str(path))
-
-
-def _read_mesh(path: Path) -> pyvista.PolyData:
-    """What a file of VTK, STL or PLY holds."""
-    try:
-        import pyvista
-    except ImportError:
-        raise missing_extra(path, f"{path.suffix} files", "pyvista") from None
-    raise NotImplementedError(pyvista)
+        raise Rejected(f"{path}: holds no line: {len(mesh.points)} points, {len(mesh.polygons)} polygons")
+    return mesh.points[lines[0]] if len(lines) == 1 else chain(lines, mesh.points, str(path))
 
 
 def _read_text(path: Path) -> str:

@@ -148,7 +148,7 @@ def read_nifti(path: Path) -> Volume:
     try:
         import nibabel
     except ImportError:
-        raise missing_extra(path, "NIfTI files", "nibabel") from None
+        raise missing_extra(path, "nibabel") from None
     try:
         kind = type(nibabel.load(path))
         if not issubclass(kind, nibabel.Nifti1Image):
@@ -171,9 +171,9 @@ def read_nifti(path: Path) -> Volume:
     return Volume(values, np.diag([*FLIP, 1]) @ affine, float(stored.slope), float(stored.inter))
 
 
-def missing_extra(path: Path, what: str, package: str) -> DataError:
-    """What to raise where an optional package is needed, which ends the whole import: no file could be read."""
-    return DataError(f"{path}: reading {what} needs {package}: pip install 'segcft[coronary]'")
+def missing_extra(what: object, package: str) -> DataError:
+    """What to raise where an optional package is needed, which ends the whole import: no such file could be read."""
+    return DataError(f"{what}: reading this needs {package}: pip install 'segcft[coronary]'")
 
 
 def _three_dimensional(path: Path, values: NDArray[Any]) -> NDArray[Any]:
