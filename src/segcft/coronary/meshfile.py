@@ -42,7 +42,8 @@ class Cells:
         Raises:
             Rejected: there are not ``count`` cells.
         """
-        starts, at = [], 0
+        starts: list[int] = []
+        at = 0
         while at < len(packed) and len(starts) < count:
             starts.append(at)
             at += 1 + max(int(packed[at]), 0)
@@ -93,10 +94,8 @@ def read_mesh(path: Path) -> MeshFile:
     """
     parsers = {".stl": parse_stl, ".ply": parse_ply, ".vtk": parse_vtk}
     try:
-        if parser := parsers.get(path.suffix.lower()):
-            mesh = parser(path.read_bytes())
-        else:
-            mesh = _read_vtp(path)
+        parser = parsers.get(path.suffix.lower())
+        mesh = parser(path.read_bytes()) if parser else _read_vtp(path)
         for cells in (mesh.lines, mesh.polygons, mesh.strips):
             if len(cells.points) and not 0 <= cells.points.min() <= cells.points.max() < len(mesh.points):
                 raise Rejected(f"lines or polygons have points that are not among the {len(mesh.points)} of the file")
@@ -124,7 +123,9 @@ def parse_stl(content: bytes) -> MeshFile:
     elif content[:5].lower() == b"solid":
         text = content.decode("ascii", errors="replace").lower()
         numbers = re.findall(r"\bvertex\s+(\S+)\s+(\S+)\s+(\S+)", text)
-        facets, ends, solids = (len(re.findall(rf"^\s*{word}\b", text, re.M)) for word in ("facet", "endfacet", "endsolid"))
+        facets, ends, solids = (
+            len(re.findall(rf"^\s*{word}\b", text, re.M)) for word in ("facet", "endfacet", "endsolid")
+        )
         if not solids or facets != ends or len(numbers) != 3 * facets:
             raise Rejected(f"cut off or damaged: {facets} facets begin, {ends} end, with {len(numbers)} corners")
         points = np.array(numbers, dtype=np.float64).reshape(-1, 3)

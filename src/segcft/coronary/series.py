@@ -118,7 +118,10 @@ def _read_header(path: Path, header: Dataset) -> Slice:
         raise Rejected(f"{path}: Modality is {modality}, expected CT")
     if int(header.get("NumberOfFrames") or 1) > 1:
         raise Rejected(f"{path}: NumberOfFrames is {header.NumberOfFrames}, expected one slice a file; use NIfTI")
-    (position,), (spacing,) = _numbers(path, header, "ImagePositionPatient", 3), _numbers(path, header, "PixelSpacing", 2)
+    (position,), (spacing,) = (
+        _numbers(path, header, "ImagePositionPatient", 3),
+        _numbers(path, header, "PixelSpacing", 2),
+    )
     across, down = _numbers(path, header, "ImageOrientationPatient", 3, 3)
     if not np.allclose([across @ across, down @ down, across @ down], [1, 1, 0], atol=1e-3):
         raise Rejected(f"{path}: ImageOrientationPatient is no pair of unit vectors at a right angle")
@@ -188,7 +191,7 @@ def _step(folder: Path, slices: Sequence[Slice]) -> NDArray[np.float64]:
     worst = int(off.argmax())
     if off[worst] > max(TOLERANCE * np.linalg.norm(step), ROUNDING):
         raise Rejected(
-            f"{folder}: slices are not evenly spaced along a line: {slices[worst].path.name} is {off[worst]:.3g} mm off, "
-            f"at a distance of {np.linalg.norm(step):.3g} mm between slices"
+            f"{folder}: slices are not evenly spaced along a line: {slices[worst].path.name} is {off[worst]:.3g} mm "
+            f"off, at a distance of {np.linalg.norm(step):.3g} mm between slices"
         )
     return step

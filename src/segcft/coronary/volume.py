@@ -6,7 +6,7 @@ import gzip
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,7 +22,7 @@ VOXEL = (0.05, 10.0)
 """Edges of a voxel in mm that are believed; beyond, the header is wrong, or in metres."""
 
 LEAST_RANGE = 200.0
-"""Air and blood are some 1000 HU apart, and so are the least and the largest value of any chest; never less than this."""
+"""HU between the least and the largest value: air and blood, which any chest holds, are some 1000 apart."""
 
 FLIP = np.array([-1.0, -1.0, 1.0])
 """From RAS coordinates (right, anterior, superior) to LPS (left, posterior, superior), and back."""
@@ -60,10 +60,13 @@ class Volume:
             spacing = np.linalg.norm(self.affine[:3, :3], axis=0)
             farthest = float((beyond * spacing).max())
             other = self._beyond(self._voxels(points * FLIP))
-            hint = "" if (other > 0).any() else "; with x and y negated all are inside: LPS and RAS are confused (--ras)"
+            hint = (
+                "" if (other > 0).any() else "; with x and y negated all are inside: LPS and RAS are confused (--ras)"
+            )
             raise Excluded(
                 "outside the volume",
-                f"{outside.mean():.1%} of the image is outside the volume, by up to {farthest:.1f} mm{hint}",
+                f"{outside.mean():.1%} of the image is outside the volume, by up to {farthest:.1f} mm"
+                f"{'' if (other > 0).any() else hint}",
             )
         values = map_coordinates(
             self.values, np.moveaxis(voxels, -1, 0), order=1, mode="nearest", output=np.float64, prefilter=False
@@ -154,8 +157,9 @@ def read_nifti(path: Path) -> Volume:
         if not issubclass(kind, nibabel.Nifti1Image):
             raise Rejected(f"{path}: not a single NIfTI file")
         with ExitStack() as stack:
-            plain = path.suffix.lower() == ".nii"
-            file = stack.enter_context(cast(IO[bytes], path.open("rb") if plain else gzip.open(path)))
+            file: Any = stack.enter_context(path.open("rb"))
+            if path.suffix.lower() == ".gz":
+                file = stack.enter_context(gzip.GzipFile(fileobj=file))
             image = kind.from_stream(file)
             stored = image.dataobj
             values = np.asanyarray(stored.get_unscaled())
