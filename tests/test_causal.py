@@ -7,12 +7,12 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from segcft.causal.graph import CycleError, Graph
-from segcft.causal.mechanisms import CategoricalMechanism, ConditionalSplineFlow, ParentEncoder
+from segcft.causal.mechanisms import CategoricalMechanism, ConditionalSplineFlow, HurdleFlow, ParentEncoder
 from segcft.causal.scm import StructuralCausalModel
 from segcft.errors import DataError, InterventionError
 from segcft.study import SCMSpec, Variable
@@ -490,3 +490,204 @@ def test_a_known_truth_is_recovered() -> None:
     do_95 = scm.counterfactual(factual, scm.intervention(1000, age=95.0))  # 3 sd from the mean
     expected = truth(sex, torch.full_like(age, 95), e)
     assert ((do_95 - expected).abs() / expected.abs().clamp(min=1)).mean(0)[2:].max() < 0.06
+
+
+# --- variables that may be exactly 0 --------------------------------------------------------------------------
+
+# age -> plaque -> grade: the plaque is absent in some.
+WITH_ZEROS = {
+    "age": Variable(kind="continuous"),
+    "plaque": Variable(kind="continuous", parents=("age",), scale="log", zero_inflated=True),
+    "grade": Variable(kind="continuous", parents=("plaque",)),
+}
+
+
+def people_with_zeros(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Values (n, 3) and the uniform noise of the plaque (n,). Its true quantile function is :func:`true_plaque`."""
+    generator = torch.Generator().manual_seed(seed)
+    age = 60 + 10 * torch.randn(n, generator=generator)
+    uniform = torch.rand(n, generator=generator)
+    plaque = true_plaque(age, uniform)
+    return torch.stack([age, plaque, plaque + torch.randn(n, generator=generator)], dim=1), uniform
+
+
+def true_absence(age: Tensor) -> Tensor:
+    return torch.sigmoid(-(age - 57) / 8)
+
+
+def true_plaque(age: Tensor, uniform: Tensor) -> Tensor:
+    absence = true_absence(age)
+    u = torch.special.ndtri(((uniform - absence) / (1 - absence)).clamp(1e-6, 1 - 1e-6))
+    return torch.where(uniform <= absence, 0.0, torch.exp(2.5 + 0.02 * (age - 60) + 0.5 * u))
+
+
+def scm_with_zeros() -> StructuralCausalModel:
+    """Not trained, but far from trivial."""
+    torch.manual_seed(0)
+    scm = StructuralCausalModel(WITH_ZEROS, SCMSpec(steps=1, hidden=(16, 16)))
+    scm.set_statistics(people_with_zeros(512)[0])
+    for parameter in scm.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return scm
+
+
+def hurdle(absence: float) -> HurdleFlow:
+    """Without parents, with this probability of absence, and a flow that bends."""
+    torch.manual_seed(0)
+    mechanism = HurdleFlow(0, (), bins=8, transforms=1)
+    for parameter in mechanism.flow.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    with torch.no_grad():
+        mechanism.logit.fill_(math.log(absence / (1 - absence)))
+    return mechanism
+
+
+@given(absence=st.floats(1e-6, 0.999), z=st.lists(st.floats(-9, 9), min_size=1), absent=st.integers(0, 3))
+def test_hurdle_is_inverted_exactly(absence: float, z: list[float], absent: int) -> None:
+    """Also far below and above the middle, where what is left beyond the hurdle is no digit of the noise."""
+    mechanism = hurdle(absence)
+    value = torch.tensor(z + [-math.inf] * absent)
+    context = torch.zeros(len(value), 0)
+    restored = mechanism.predict(mechanism.abduct(value, context), context)
+    torch.testing.assert_close(restored, value, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("absence", [0.01, 0.5, 0.99])
+def test_hurdle_samples_follow_its_probabilities(absence: float) -> None:
+    mechanism, context = hurdle(absence), torch.zeros(40_000, 0)
+    value = mechanism.predict(mechanism.sample_noise(len(context), context), context)
+    absent = value.isneginf()
+    assert absent.float().mean().item() == pytest.approx(absence, abs=0.01)
+    assert mechanism.log_prob(value, context)[absent].exp().mean().item() == pytest.approx(absence, abs=1e-4)
+    normal = mechanism.flow.abduct(value[~absent], context[~absent])
+    assert (normal.mean().item(), normal.std().item()) == pytest.approx((0, 1), abs=4 / math.sqrt(len(normal)))
+    # Averaged over values from the model, the posterior of the noise is its prior.
+    noise = mechanism.abduct(value, context).sum(dim=1)
+    levels = torch.linspace(0.05, 0.95, 10)
+    shares = (noise[:, None] <= -torch.log1p(-levels)).float().mean(0)
+    torch.testing.assert_close(shares, levels, atol=0.015, rtol=0)
+
+
+def test_mass_and_density_of_a_hurdle_make_one() -> None:
+    scm = scm_with_zeros()
+    grid = torch.cat([torch.zeros(1), scm.encoder.restore("plaque", torch.linspace(-12, 12, 40_001))])
+    values = torch.stack([torch.full_like(grid, 65.0), grid, torch.zeros_like(grid)], dim=1)
+    with torch.no_grad():
+        probability = scm.log_prob(values)[:, 1].double().exp()
+    assert 0.05 < probability[0] < 0.95
+    density = torch.trapezoid(probability[1:], grid[1:].double())
+    assert (probability[0] + density).item() == pytest.approx(1, abs=2e-3)
+
+
+@settings(max_examples=50)
+@given(ages=st.tuples(st.floats(20, 100), st.floats(20, 100)), seed=st.integers(0, 1000))
+def test_more_noise_never_gives_less(ages: tuple[float, float], seed: int) -> None:
+    """The order of people of one age is the same at any other age."""
+    scm = scm_with_zeros()
+    generator = torch.Generator().manual_seed(seed)
+    values = scm.predict(_noise(scm, 64, generator), scm.intervention(64, age=ages[0]))
+    noise = scm.abduct(values, generator)
+    order = noise[:, 1:3].sum(dim=1).argsort()
+    for age in ages:
+        plaque = scm.predict(noise, scm.intervention(64, age=age))[order, 1]
+        assert (plaque.diff() >= -1e-4 * plaque[1:]).all()
+
+
+def test_zeros_in_counterfactuals() -> None:
+    scm, (values, _) = scm_with_zeros(), people_with_zeros(512)
+    absent = values[:, 1] == 0
+    assert 0.1 < absent.float().mean() < 0.9
+    assert torch.equal(scm.counterfactual(values, scm.intervention(512)), values)
+    restored = scm.predict(scm.abduct(values))
+    assert torch.equal(restored[:, 1] == 0, absent)
+    torch.testing.assert_close(restored, values, rtol=1e-4, atol=1e-3)
+    gone = scm.counterfactual(values, scm.intervention(512, plaque=0.0))
+    assert (gone[:, 1] == 0).all()
+    assert torch.equal(gone[absent], values[absent])
+    assert gone[~absent, 2].isfinite().all()
+    assert not torch.equal(gone[~absent, 2], values[~absent, 2])  # what plaque causes follows
+    assert (scm.counterfactual(values, scm.intervention(512, age=80.0))[:, 1] >= 0).all()
+
+
+def test_a_variable_with_zeros_is_conditioned_on_by_presence_and_amount() -> None:
+    scm, (values, _) = scm_with_zeros(), people_with_zeros(512)
+    assert scm.encoder.features == 1 + 2 + 1
+    presence, amount = scm.encoder(values)[:, scm.encoder.columns(["plaque"])].T
+    assert torch.equal(presence, torch.where(values[:, 1] > 0, 1.0, -1.0))
+    assert amount.std(correction=0).item() == pytest.approx(1, abs=1e-4)
+    slope = amount.diff() / values[:, 1].diff()
+    assert slope[slope.isfinite()].std() < 1e-3 * slope[slope.isfinite()].mean()  # linear, through 0
+    positive = values[values[:, 1] > 0, 1].double().log()
+    assert scm.encoder.mean[1].item() == pytest.approx(positive.mean().item(), rel=1e-5)
+    assert scm.encoder.std[1].item() == pytest.approx(positive.std(correction=0).item(), rel=1e-5)
+    missing, negative = values[:2].clone(), values[:2].clone()
+    missing[:, 1], negative[:, 1] = math.nan, -1.0
+    assert (scm.encoder(missing)[:, 1:3] == 0).all()
+    assert scm.encoder(negative)[:, 1:3].isnan().any(dim=1).all()
+
+
+@pytest.mark.parametrize(
+    ("plaque", "message"),
+    [
+        ([-1.0, 0.0, 3.0], "'scale: log' needs values that are not negative, the least is -1"),
+        ([0.0, 0.0, 0.0], "every training value is 0; it has no variance"),
+        ([0.0, 3.0, 3.0], "every training value that is not 0 is 3; it has no variance"),
+    ],
+)
+def test_statistics_refuse_zeros_and_nothing_else(plaque: list[float], message: str) -> None:
+    values = torch.stack([torch.tensor([40.0, 50.0, 60.0]), torch.tensor(plaque), torch.tensor([1.0, 2.0, 3.0])], dim=1)
+    with pytest.raises(DataError, match=f"plaque: {message}"):
+        scm_with_zeros().set_statistics(values)
+
+
+def test_a_missing_value_with_zeros_stays_missing() -> None:
+    scm, (values, _) = scm_with_zeros(), people_with_zeros(8)
+    values[0, 1], values[1, 0] = math.nan, math.nan
+    log_prob = scm.log_prob(values)
+    assert log_prob.isfinite().all()
+    log_prob.sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in scm.parameters())
+    result = scm.counterfactual(values, scm.intervention(8, age=70.0))
+    assert result.isnan().tolist()[:2] == [[False, True, False], [False, True, True]]
+    assert not result[2:].isnan().any()
+
+
+def test_a_known_truth_with_zeros_is_recovered() -> None:
+    """Probability of absence, quantiles of what is there, and the counterfactuals of both, as functions of age."""
+    values, uniform = people_with_zeros(6000)
+    torch.manual_seed(0)
+    scm = StructuralCausalModel(WITH_ZEROS, SCMSpec(steps=1))
+    scm.set_statistics(values)
+    optimiser = torch.optim.AdamW(scm.parameters(), lr=1e-2)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 300)
+    for _ in range(300):
+        loss = -scm.log_prob(values[torch.randint(len(values), (256,))]).sum(1).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+
+    levels = torch.tensor([0.1, 0.5, 0.9])
+    for age in (45.0, 60.0, 75.0):
+        absence = true_absence(torch.tensor(age))
+        drawn = scm.predict(_noise(scm, 20_000, None), scm.intervention(20_000, age=age))[:, 1]
+        assert (drawn == 0).float().mean().item() == pytest.approx(absence.item(), abs=0.05)
+        quantiles = drawn[drawn > 0].quantile(levels)
+        torch.testing.assert_close(
+            quantiles, true_plaque(torch.tensor(age), absence + (1 - absence) * levels), rtol=0.15, atol=0
+        )
+
+    older = scm.counterfactual(values, scm.intervention(len(values), age=values[:, 0] + 10))[:, 1]
+    expected, before = true_plaque(values[:, 0] + 10, uniform), values[:, 1]
+    assert (older[before > 0] > 0).all()  # nobody loses it by what makes it likelier
+    appeared, truly = (older > 0)[before == 0], (expected > 0)[before == 0]
+    assert appeared.float().mean().item() == pytest.approx(truly.float().mean().item(), abs=0.05)
+    assert older[(before == 0) & (older > 0)].median() < older[before > 0].median()  # who just gets it has little
+    there = before > 0
+    assert ((older - expected).abs() / expected)[there].mean() < 0.25 * ((before - expected).abs() / expected)[
+        there
+    ].mean()
+
+
+def _noise(scm: StructuralCausalModel, n: int, generator: torch.Generator | None) -> Tensor:
+    return torch.cat([scm._mechanism(k).sample_noise(n, scm.encoder.mean, generator) for k in range(3)], dim=1)

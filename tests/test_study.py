@@ -79,6 +79,28 @@ def test_a_study_is_written_and_read_back() -> None:
     assert Study.model_validate(study.model_dump(mode="json")) == study
 
 
+def test_a_variable_that_may_be_zero_is_written_and_read_back() -> None:
+    study = parse_study(spoil(valid(), "variables.lung_area.zero_inflated", True))
+    assert study.variables["lung_area"].zero_inflated
+    assert Study.model_validate(study.model_dump(mode="json")) == study
+
+
+def test_a_field_that_is_not_used_does_not_change_what_older_parts_were_made_from() -> None:
+    raw = spoil(valid(), "variables.lung_area.zero_inflated", False)
+    for variable in parse_study(raw).model_dump(mode="json")["variables"].values():
+        assert set(variable) == {"kind", "parents", "categories", "scale", "unit"}
+
+
+def test_numbers_that_a_variable_allows() -> None:
+    study = parse_study(spoil(valid(), "variables.lung_area.zero_inflated", True))
+    allowed = {name: [study.variables[name].allows(x) for x in (-1.0, 0.0, 1.0)] for name in list(study.variables)[1:]}
+    assert allowed == {
+        "age": [True, True, True],
+        "lung_area": [False, True, True],
+        "heart_area": [False, False, True],
+    }
+
+
 def test_underscore_keys_hold_yaml_anchors(tmp_path: Path) -> None:
     raw = "_shared: &shared {steps: 7, learning_rate: 0.001}\n" + yaml.safe_dump(
         spoil(valid(), "scm", ...), sort_keys=False
@@ -127,6 +149,9 @@ def test_underscore_keys_hold_yaml_anchors(tmp_path: Path) -> None:
         ("variables.sex.categories", ["F"], "variables.sex", "two different 'categories'"),
         ("variables.sex.categories", ["F", "F"], "variables.sex", "two different 'categories'"),
         ("variables.age.categories", ["a", "b"], "variables.age", "only a categorical variable"),
+        ("variables.age.zero_inflated", True, "variables.age", "of a continuous variable with 'scale: log'"),
+        ("variables.sex.zero_inflated", True, "variables.sex", "of a continuous variable with 'scale: log'"),
+        ("variables.lung_area.zero_inflated", "some", "variables.lung_area.zero_inflated", "got 'some'"),
         # structures
         ("structures.lung.variable", "sex", "structures.lung.variable", "'sex' is not a continuous variable"),
         ("structures.lung.variable", "liver", "structures.lung.variable", "'liver' is not a continuous"),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import segcft
 from segcft.cli_formats import FORMATS, add_formats
 from segcft.cli_options import count, hardware, quiet_libraries, seed
+from segcft.cli_simulate import add_simulate
 from segcft.errors import SegcftError
 
 if TYPE_CHECKING:
@@ -179,6 +180,7 @@ def _parser() -> argparse.ArgumentParser:
     hardware(adopted)
 
     add_formats(command)
+    add_simulate(command)
 
     judged = command("evaluate", _evaluate, "judge a run's counterfactuals and print the table")
     judged.add_argument("run", metavar="RUN", type=Path, help="folder of a run")

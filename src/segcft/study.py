@@ -19,7 +19,9 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    SerializerFunctionWrapHandler,
     ValidationError,
+    model_serializer,
     model_validator,
 )
 
@@ -34,20 +36,22 @@ S = TypeVar("S", bound=Section)
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 
-UNION_TAGS = ("folder", "chest-simulator", "two-stream", "causal-gen")
+UNION_TAGS = ("folder", "chest-simulator", "coronary-simulator", "two-stream", "causal-gen")
 """Which variant of a section an error is about, in pydantic's path to it: no key of the file."""
 
 
 class Variable(Section):
     """A scalar of the causal graph.
 
-    ``scale: log`` models a positive variable through its logarithm. ``parents`` are direct causes.
+    ``scale: log`` models a positive variable through its logarithm. With ``zero_inflated`` it may also be exactly 0,
+    as the area of an absent structure is, and the scale is that of its positive values. ``parents`` are direct causes.
     """
 
     kind: Literal["continuous", "categorical"]
     parents: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
     scale: Literal["linear", "log"] = "linear"
+    zero_inflated: bool = False
     unit: str = ""
 
     @model_validator(mode="after")
@@ -56,7 +60,22 @@ class Variable(Section):
             raise ValueError("a categorical variable needs at least two different 'categories'")
         if self.kind == "continuous" and self.categories:
             raise ValueError("only a categorical variable has 'categories'")
+        if self.zero_inflated and (self.kind != "continuous" or self.scale != "log"):
+            # On a linear scale nothing would keep the values that are not 0 above it.
+            raise ValueError("'zero_inflated' is of a continuous variable with 'scale: log'")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_used(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What was trained before ``zero_inflated`` was known keeps the key that its variables give it."""
+        said: dict[str, Any] = serialise(self)
+        if not self.zero_inflated:
+            said.pop("zero_inflated", None)
+        return said
+
+    def allows(self, number: float) -> bool:
+        """Whether a continuous variable can be this number."""
+        return self.scale == "linear" or number > 0 or (self.zero_inflated and number == 0)
 
 
 class Structure(Section):
@@ -143,7 +162,7 @@ class FolderData(Section):
 class SimulatedData(Section):
     """People drawn from a simulator that ships with the package."""
 
-    source: Literal["chest-simulator"]
+    source: Literal["chest-simulator", "coronary-simulator"]
     people: PositiveInt
     seed: NonNegativeInt = 0
 

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from segcft.causal.graph import Graph
-from segcft.causal.mechanisms import CategoricalMechanism, ConditionalSplineFlow, Mechanism, ParentEncoder
+from segcft.causal.mechanisms import CategoricalMechanism, ConditionalSplineFlow, HurdleFlow, Mechanism, ParentEncoder
 from segcft.errors import InterventionError
 from segcft.study import SCMSpec, Variable
 
@@ -25,7 +25,8 @@ class StructuralCausalModel(nn.Module):
     Train with the loss ``-scm.log_prob(values).sum(1).mean()``; everything else answers questions and records
     no gradients.
 
-    Continuous variables are flows, categorical ones Gumbel-max models; see :mod:`segcft.causal.mechanisms`.
+    Continuous variables are flows, behind a hurdle if they are ``zero_inflated``, and categorical ones Gumbel-max
+    models; see :mod:`segcft.causal.mechanisms`.
 
     References:
         | Deep Structural Causal Models for Tractable Counterfactual Inference (Pawlowski et al., 2020),
@@ -54,7 +55,8 @@ class StructuralCausalModel(nn.Module):
             if variable.kind == "categorical":
                 mechanism = CategoricalMechanism(len(context), len(variable.categories), spec.hidden)
             else:
-                mechanism = ConditionalSplineFlow(len(context), spec.hidden, spec.bins, spec.transforms)
+                flow = HurdleFlow if variable.zero_inflated else ConditionalSplineFlow
+                mechanism = flow(len(context), spec.hidden, spec.bins, spec.transforms)
             self.mechanisms.append(mechanism)
             self._contexts.append(context)
             self._noises.append(slice(start, start + mechanism.noise_features))
@@ -78,7 +80,8 @@ class StructuralCausalModel(nn.Module):
         r"""Each variable's :math:`\log p(a_k \mid pa_k)`, in nats per unit of the variable, (B, V) -> (B, V).
 
         Terms whose variable or one of whose parents is missing are 0 and carry no gradient: the likelihood is
-        that of the mechanisms which were seen whole.
+        that of the mechanisms which were seen whole. The term of a ``zero_inflated`` variable that is 0 is the log
+        probability of that, in nats.
         """
         missing = values.isnan()
         # 1 is a value of every scale (and an index of every categorical), to be discarded below.
@@ -91,9 +94,7 @@ class StructuralCausalModel(nn.Module):
                 term = self._mechanism(k).log_prob(value, context)
             else:
                 term = self._mechanism(k).log_prob(self.encoder.standardise(name, value), context)
-                term = term - self.encoder.std[k].log()
-                if variable.scale == "log":
-                    term = term - value.log()
+                term = term + self.encoder.log_slope(name, value)
             terms.append(torch.where(missing[:, [k, *self._parents[k]]].any(dim=1), 0.0, term))
         return torch.stack(terms, dim=1)
 
@@ -106,7 +107,7 @@ class StructuralCausalModel(nn.Module):
 
     @torch.no_grad()
     def abduct(self, values: Tensor, generator: Generator | None = None) -> Tensor:
-        """The exogenous noise (B, N) of values (B, V): exact for flows, a posterior sample for categoricals.
+        """The exogenous noise (B, N) of values (B, V): exact for flows, a posterior sample for categoricals and zeros.
 
         It is NaN (unknown) where the variable or one of its parents is missing.
         """

@@ -13,7 +13,8 @@ from segcft.data.convert import Excluded
 Points = NDArray[np.float64]
 
 UNUSABLE = "centreline unusable"
-_STEPS = 4  # stations to find the arc length, for each interval between two points and each of the spacing
+_STEPS = 32  # between two points, to find the arc length
+_LEAD = 0.25  # mm between stations from the curve's begin to the part that is asked for
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Centreline:
         else:
             self._curve = CubicSpline(chords, points)
         # The chord length is near the arc length, and this table turns one into the other.
-        inner = np.linspace(0, 1, _STEPS * 8, endpoint=False)
+        inner = np.linspace(0, 1, _STEPS, endpoint=False)
         self._u = np.append((chords[:-1, None] + np.diff(chords)[:, None] * inner).ravel(), chords[-1])
         pieces = np.linalg.norm(np.diff(self._curve(self._u), axis=0), axis=1)
         self._s = np.concatenate([[0.0], np.cumsum(pieces)])
@@ -71,17 +72,20 @@ class Centreline:
     def frames(self, arc: Points) -> Frames:
         """Rotation-minimising frames at the ascending arc lengths (N,).
 
-        The first normal points to where the curve goes: to the centre of its stations, across the first tangent. So
-        the frames move with the curve, wherever it lies. Along a straight line, where no direction is preferred, the
-        normal is across the coordinate axis that is the least along the line.
+        The normal at the curve's begin points to where the curve goes: to its centre, across its tangent. So the frames
+        are the curve's own, wherever it lies and whichever part of it is asked for. Along a straight line, where no
+        direction is preferred, the normal is across the coordinate axis that is the least along the line.
 
         Reference: Wang et al., *Computation of rotation minimizing frames*, ACM Transactions on Graphics 27 (2008): the
         double reflection method, whose error is of fourth order.
         """
+        lead = np.arange(0, arc[0], _LEAD)
+        wanted = slice(len(lead), None)
+        arc = np.concatenate([lead, arc])
         position = self.at(arc)
         tangent = self._tangents(arc)
         normal = np.empty_like(position)
-        normal[0] = _first_normal(position, tangent[0])
+        normal[0] = self._first_normal()
         for i in range(len(arc) - 1):
             chord = position[i + 1] - position[i]
             reflected_normal = _reflect(normal[i], chord)
@@ -89,6 +93,7 @@ class Centreline:
             turned = _reflect(reflected_normal, tangent[i + 1] - reflected_tangent)
             turned = turned - tangent[i + 1] * (turned @ tangent[i + 1])  # rounding must not add up
             normal[i + 1] = turned / np.linalg.norm(turned)
+        position, tangent, normal = position[wanted], tangent[wanted], normal[wanted]
         return Frames(position, tangent, normal, np.cross(tangent, normal))
 
     def _tangents(self, arc: Points) -> Points:
@@ -97,14 +102,14 @@ class Centreline:
         difference = self.at(after) - self.at(before)
         return difference / np.linalg.norm(difference, axis=1, keepdims=True)
 
-
-def _first_normal(position: Points, tangent: Points) -> Points:
-    ahead = position.mean(axis=0) - position[0]
-    across = ahead - tangent * (ahead @ tangent)
-    if np.linalg.norm(across) < 1e-4 * np.linalg.norm(ahead):
-        axis = np.eye(3)[np.argmin(np.abs(tangent))]
-        across = axis - tangent * (axis @ tangent)
-    return across / np.linalg.norm(across)
+    def _first_normal(self) -> Points:
+        begin, tangent = self.at(np.zeros(1))[0], self._tangents(np.zeros(1))[0]
+        ahead = self.at(np.arange(0, self.length, _LEAD)).mean(axis=0) - begin
+        across = ahead - tangent * (ahead @ tangent)
+        if np.linalg.norm(across) < 1e-4 * np.linalg.norm(ahead):
+            axis = np.eye(3)[np.argmin(np.abs(tangent))]
+            across = axis - tangent * (axis @ tangent)
+        return np.asarray(across / np.linalg.norm(across))
 
 
 def _reflect(vector: Points, across: Points) -> Points:

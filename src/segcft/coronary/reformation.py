@@ -49,8 +49,8 @@ class Reformation:
             centreline: of the vessel.
             size: (H, W) in pixels.
             spacing: of pixels, in mm.
-            angle: by which the cross-section is turned about the centreline, in radians. 0 lies in the direction
-                that the vessel bends to, see :meth:`Centreline.frames`; half a turn is the mirror image.
+            angle: by which the cross-section is turned about the centreline, in radians. 0 is the direction that the
+                whole vessel bends to, see :meth:`Centreline.frames`; half a turn is the mirror image.
             start: where on the centreline the image begins, in mm.
 
         Raises:

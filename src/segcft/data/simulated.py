@@ -36,14 +36,24 @@ class Simulator(Protocol):
 
 # What a study file calls a simulator -> its class, made with (size, pixel_area). Named, not imported, so that
 # opening a data set does not load every simulator.
-SIMULATORS = {"chest-simulator": "segcft.simulate.chest:ChestSimulator"}
+SIMULATORS = {
+    "chest-simulator": "segcft.simulate.chest:ChestSimulator",
+    "coronary-simulator": "segcft.simulate.coronary:CoronarySimulator",
+}
 
 
 def make_simulator(study: Study) -> Simulator:
-    """The simulator of ``study.data``, on the study's grid."""
+    """The simulator of ``study.data``, on the study's grid.
+
+    Raises:
+        DataError: it does not draw on such a grid.
+    """
     module, _, name = SIMULATORS[study.data.source].partition(":")
     make = getattr(importlib.import_module(module), name)
-    simulator: Simulator = make(study.image.size, study.image.pixel_area)
+    try:
+        simulator: Simulator = make(study.image.size, study.image.pixel_area)
+    except ValueError as error:
+        raise DataError(f"{study.data.source}: {error}") from None
     return simulator
 
 
@@ -82,7 +92,7 @@ def import_simulated(
     people = study.data.people if people is None else people
     seed = study.data.seed if seed is None else seed
     simulator = make_simulator(study)
-    order = _mask_order(study, simulator)
+    order = mask_order(study, simulator)
     indices = range(people) if shard is None else shard.of(range(people))
     with StoreWriter(out, study, partial=shard is not None) as writer:
         for index in (progress or silent)(indices, len(indices), "Simulating people"):
@@ -100,7 +110,7 @@ def import_simulated(
     return Store(out)
 
 
-def _mask_order(study: Study, simulator: Simulator) -> list[int]:
+def mask_order(study: Study, simulator: Simulator) -> list[int]:
     """For each structure of the study, its place among the simulator's masks.
 
     Raises:

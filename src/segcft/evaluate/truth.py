@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segcft.data.simulated import make_simulator
+from segcft.data.simulated import make_simulator, mask_order
 from segcft.data.store import Store
 from segcft.images.likelihood import to_unit
 from segcft.study import SimulatedData, Study
@@ -27,8 +27,7 @@ class Truth:
     def __init__(self, study: Study, store: Store) -> None:
         self.study = study
         self.simulator = make_simulator(study)
-        areas = [f"{structure}_area" for structure in self.simulator.structures]
-        self.order = [areas.index(variable) for variable in study.areas]
+        self.order = mask_order(study, self.simulator)
         self.people = store.table["person"].to_numpy(dtype=np.int64)
 
     @classmethod

@@ -298,7 +298,7 @@ class CausalGenHVAE(ImageMechanism):
     def parent_features(self, name: str) -> list[int]:
         """Which of the encoded features of the variable the network reads: of two categories only the second."""
         columns = self.parents.columns([name])
-        return columns[1:] if len(columns) == 2 else columns
+        return columns[1:] if len(self.parents.definitions[name].categories) == 2 else columns
 
     def abduct(self, x: Tensor, values: Tensor, sample: bool = True) -> Exogenous:
         parents = self._read_parents(values)

@@ -141,6 +141,10 @@ def _parents_order(path: Path, network: CausalGenHVAE, parents: Sequence[Trained
     place: dict[str, list[int]] = {}
     start = 0
     for parent in parents:
+        if variables[parent.name].zero_inflated:
+            raise DataError(
+                f"{path}: parent {parent.name!r} is 'zero_inflated', which the checkpoint's network is not of"
+            )
         count = len(network.parent_features(parent.name))
         place[parent.name] = list(range(start, start + count))
         start += count

@@ -10,14 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betaincinv, ndtr, ndtri
+from scipy.special import betaincinv
 
-from segcft.errors import InterventionError
 from segcft.simulate.anatomy import MIDLINE, UsualAreas, draw_anatomy
+from segcft.simulate.noise import Stream, UndrawableError, check_number, cut_normal
 from segcft.simulate.radiograph import (
     Body,
     Bones,
@@ -37,12 +36,8 @@ Attributes = dict[str, float | str]
 Bytes = NDArray[np.uint8]
 
 
-class UndrawableError(InterventionError, ValueError):
-    """An attribute that the simulator cannot draw; the message names the variable."""
-
-
-class Noise(IntEnum):
-    """One random stream a purpose. Append only: a person's noise must not change when another is added."""
+class Noise(Stream):
+    """One random stream a purpose."""
 
     SEX = 0
     AGE = 1
@@ -62,19 +57,13 @@ class Noise(IntEnum):
     FRAMING = 15
     GRAIN = 16
 
-    def stream(self, person: int) -> np.random.Generator:
-        """The person's generator: Philox, whose streams are independent for different keys."""
-        if not 0 <= person < 2**64:
-            raise ValueError(f"person: must be an integer of 64 bits, 0 or more, not {person}")
-        return np.random.Generator(np.random.Philox(key=int(person) + (int(self) << 64)))
-
 
 @dataclass(frozen=True)
 class AreaMechanism:
     """area = mean * (1 + spread * (male * m + ageing * a + residual * u)), a share of the unit frame.
 
     m is +1 for men and -1 for women. a = tanh((age - 55) / 20) / 0.59 has about unit variance and levels off
-    at both ends of adult life. u is a standard normal cut off at +-``CUT`` and scaled back to unit variance.
+    at both ends of adult life. u is a standard normal cut off as by :func:`cut_normal`.
     Monotone in u, hence invertible.
     """
 
@@ -88,17 +77,8 @@ class AreaMechanism:
         m = 1.0 if sex == "M" else -1.0
         a = math.tanh((age - 55) / 20) / 0.59
         residual = math.sqrt(1 - self.male**2 - self.ageing**2)
-        deviation = self.male * m + self.ageing * a + residual * _cut_normal(self.noise.stream(person).random())
+        deviation = self.male * m + self.ageing * a + residual * cut_normal(self.noise.stream(person).random())
         return self.mean * (1 + self.spread * deviation)
-
-
-CUT = 1.1
-_CUT_SPREAD = math.sqrt(1 - 2 * CUT * math.exp(-(CUT**2) / 2) / math.sqrt(2 * math.pi) / (2 * ndtr(CUT) - 1))
-
-
-def _cut_normal(uniform: float) -> float:
-    low = ndtr(-CUT)
-    return float(ndtri(low + uniform * (1 - 2 * low))) / _CUT_SPREAD
 
 
 _USUAL = UsualAreas()
@@ -142,7 +122,7 @@ class ChestSimulator:
         values: Attributes = {"sex": sex, "age": age}
         for name, mechanism in MECHANISMS.items():
             if name in do:
-                values[name] = _check_number(name, do[name])
+                values[name] = check_number(name, do[name])
             else:
                 values[name] = mechanism.area(sex, age, person) * self.frame_area
         return values
@@ -165,7 +145,7 @@ class ChestSimulator:
         covers = []
         for structure in self.structures:
             name = f"{structure}_area"
-            area = _check_number(name, attributes[name])
+            area = check_number(name, attributes[name])
             if area <= 0:
                 raise UndrawableError(f"{name}: an area must be positive, not {area:g}")
             try:
@@ -228,13 +208,7 @@ def _check_sex(value: float | str) -> str:
 
 
 def _check_age(value: float | str) -> float:
-    age = _check_number("age", value)
+    age = check_number("age", value)
     if not AGES[0] <= age <= AGES[1]:
         raise UndrawableError(f"age: must be {AGES[0]:g} to {AGES[1]:g} years, not {age:g}")
     return age
-
-
-def _check_number(name: str, value: float | str) -> float:
-    if isinstance(value, str) or not math.isfinite(value):
-        raise UndrawableError(f"{name}: must be a finite number, not {value!r}")
-    return float(value)

@@ -1,0 +1,195 @@
+"""A coronary artery around its centreline: lumen, non-calcified and calcified plaque, in layers.
+
+In a cross-section, from the inside out: lumen, non-calcified plaque, calcified plaque in its midst, non-calcified
+plaque again. Layers are given by their radii, functions of the arc length s (mm) and of the angle about the centreline.
+The plane of the image meets each cross-section at the angles 0 and pi, so an area in the image is the integral over s
+of the thickness at 0 plus that at pi, and every layer is scaled until that is what was asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+
+from segcft.simulate.noise import UndrawableError
+
+Array = NDArray[np.floating]
+
+STEP = 0.0625
+"""Distance in mm of the stations at which areas are measured, at most."""
+
+
+class Radii(NamedTuple):
+    """Of the layers' outer borders in mm: lumen, inner non-calcified, calcified plaque, outer wall."""
+
+    lumen: Array
+    inner: Array
+    calcified: Array
+    wall: Array
+
+
+@dataclass(frozen=True)
+class Bumps:
+    """Places along the vessel, in mm, each with a half-length in mm, a weight, and where about it it is thickest.
+
+    ``eccentricity`` is 0 for a ring of even thickness and 1 for one that vanishes opposite of ``angle`` (radians).
+    ``power`` 2 makes a Gaussian bell, more a plateau with steep ends.
+    """
+
+    place: Array
+    length: Array
+    weight: Array
+    angle: Array
+    eccentricity: Array
+    power: float
+
+    def profile(self, s: Array) -> Array:
+        """Terms a, b, c (3, N) of the height a + b cos(angle) + c sin(angle), which is never negative."""
+        away = np.abs(s[:, None] - self.place) / self.length
+        height = self.weight * np.exp(-(away**self.power))
+        cosine, sine = self.eccentricity * np.cos(self.angle), self.eccentricity * np.sin(self.angle)
+        return np.stack([height.sum(1), (height * cosine).sum(1), (height * sine).sum(1)])
+
+
+@dataclass(frozen=True)
+class Plaque:
+    """Plaque that grows: thickness = limit * (1 - exp(-growth * height / limit)), thicker first and then longer."""
+
+    bumps: Bumps
+    limit: float  # mm on either side
+
+    def thickness(self, s: Array, angle: Array | float, growth: float) -> Array:
+        """In mm, at arc lengths ``s`` (N,) and angles of a shape that broadcasts with it."""
+        even, cosine, sine = self.bumps.profile(s)
+        height = even + cosine * np.cos(angle) + sine * np.sin(angle)
+        return self.limit * -np.expm1(-growth * np.maximum(height, 0) / self.limit)
+
+    def growth(self, name: str, area: float, s: Array, step: float) -> float:
+        """The growth at which the image, whose stations are ``s``, shows ``area`` mm^2 of it.
+
+        Raises:
+            UndrawableError: so much would not fit; the message names the variable.
+        """
+        if area == 0:
+            return 0.0
+        even, cosine, _ = self.bumps.profile(s)
+        sides = np.maximum(np.stack([even + cosine, even - cosine]), 0)
+
+        def missing(log_growth: float) -> float:
+            thickness = self.limit * -np.expm1(-np.exp(log_growth) * sides / self.limit)
+            return float(thickness.sum()) * step - area
+
+        least, most = -20.0, 40.0
+        if missing(most) < 0:
+            raise UndrawableError(
+                f"{name}: {area:.6g} mm\N{SUPERSCRIPT TWO} is more than this vessel's plaque can grow to"
+            )
+        if missing(least) > 0:  # less than can be told from none
+            return float(np.exp(least)) * area / (area + missing(least))
+        return float(np.exp(brentq(missing, least, most, xtol=1e-13, rtol=1e-14)))
+
+
+@dataclass(frozen=True)
+class VesselNoise:
+    """What a person's vessel is like, whatever its areas.
+
+    ``taper``: lumen radius at the end of the image over that at its begin. ``ovality`` (relative) and ``oval_angle``
+    of the lumen's cross-section. ``waves``: amplitude (relative), wavelength in mm and phase of its ups and downs.
+    ``narrowings`` of the lumen, relative. ``depth``: share of the non-calcified plaque that is inside of the calcified.
+    """
+
+    taper: float
+    ovality: float
+    oval_angle: float
+    waves: tuple[tuple[float, float, float], ...]
+    narrowings: Bumps
+    noncalcified: Plaque
+    calcified: Plaque
+    depth: float
+
+    @classmethod
+    def draw(cls, random: np.random.Generator, plaque: np.random.Generator, length: float) -> VesselNoise:
+        """From random streams for the lumen and the plaque, of an image ``length`` mm long."""
+        waves = tuple(
+            (random.uniform(0.01, 0.04), random.uniform(8, 40), random.uniform(0, 2 * np.pi)) for _ in range(3)
+        )
+        taper, ovality, turn = random.uniform(0.6, 0.85), random.uniform(0, 0.06), random.uniform(0, np.pi)
+        count = 2 + int(plaque.integers(0, 4))
+        place = plaque.uniform(0.06, 0.94, count) * length
+        extent = plaque.uniform(0.04, 0.13, count) * length
+        angle, eccentricity = plaque.uniform(0, 2 * np.pi, count), plaque.uniform(0.1, 0.9, count)
+        weight = plaque.uniform(0.3, 1.0, count)
+        soft = Bumps(place, extent, weight, angle, eccentricity, 2.0)
+        # A lesion narrows the lumen somewhat less than it thickens the wall: the rest is remodelling.
+        narrow = Bumps(place, extent, plaque.uniform(0.0, 0.6, count) * weight, angle, 0 * angle, 2.0)
+        # Calcium lies within lesions and is shorter, steeper and more to one side.
+        spots = 3 + int(plaque.integers(0, 4))
+        host = plaque.integers(0, count, spots)
+        hard = Bumps(
+            np.clip(place[host] + plaque.normal(0, 0.5, spots) * extent[host], 0.03 * length, 0.97 * length),
+            plaque.uniform(0.016, 0.04, spots) * length,
+            plaque.uniform(0.3, 1.0, spots),
+            angle[host] + plaque.normal(0, 0.8, spots),
+            plaque.uniform(0.5, 0.98, spots),
+            3.0,
+        )
+        return cls(
+            taper, ovality, turn, waves, narrow, Plaque(soft, 1.5), Plaque(hard, 1.1), plaque.uniform(0.25, 0.75)
+        )
+
+    def lumen_profile(self, s: Array, angle: Array | float, length: float) -> Array:
+        """Radius of the lumen but for its scale."""
+        along = 1 + (self.taper - 1) * s / length
+        along = along * (1 + sum(a * np.sin(2 * np.pi * s / wavelength + phase) for a, wavelength, phase in self.waves))
+        along = along * np.exp(-self.narrowings.profile(s)[0])
+        return along * (1 + self.ovality * np.cos(2 * (angle - self.oval_angle)))
+
+
+@dataclass(frozen=True)
+class Vessel:
+    """A vessel with given areas in an image ``length`` mm long, of pixels ``spacing`` mm wide."""
+
+    noise: VesselNoise
+    length: float
+    scale: float
+    noncalcified: float
+    calcified: float
+
+    @classmethod
+    def with_areas(
+        cls, noise: VesselNoise, length: float, spacing: float, lumen: float, noncalcified: float, calcified: float
+    ) -> Vessel:
+        """The vessel whose areas in the image are these, in mm^2, as its stations measure them.
+
+        Raises:
+            UndrawableError: an area does not fit.
+        """
+        s, step = stations(length, spacing)
+        profile = noise.lumen_profile(s, 0.0, length) + noise.lumen_profile(s, np.pi, length)
+        return cls(
+            noise,
+            length,
+            lumen / (float(profile.sum()) * step),
+            noise.noncalcified.growth("noncalcified_plaque_area", noncalcified, s, step),
+            noise.calcified.growth("calcified_plaque_area", calcified, s, step),
+        )
+
+    def radii(self, s: Array, angle: Array | float) -> Radii:
+        """Of the layers at arc lengths ``s`` (N,) from the image's begin, and angles that broadcast with it."""
+        lumen = self.scale * self.noise.lumen_profile(s, angle, self.length)
+        soft = self.noise.noncalcified.thickness(s, angle, self.noncalcified)
+        hard = self.noise.calcified.thickness(s, angle, self.calcified)
+        inner = lumen + self.noise.depth * soft
+        return Radii(lumen, inner, inner + hard, lumen + soft + hard)
+
+
+def stations(length: float, spacing: float) -> tuple[Array, float]:
+    """Arc lengths (N,) in the middles of equal steps that pixels of ``spacing`` mm are whole numbers of; the step."""
+    fine = int(np.ceil(spacing / STEP - 1e-9))
+    count = round(length / spacing) * fine
+    step = length / count
+    return (np.arange(count) + 0.5) * step, step
