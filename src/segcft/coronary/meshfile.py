@@ -345,8 +345,8 @@ def _read_vtp(path: Path) -> MeshFile:
     reader.SetFileName(str(path))
     with _vtk_errors() as errors:
         reader.Update()
-    if errors.GetOutput() or reader.GetErrorCode():
-        told = re.search(r"\): (.*)", errors.GetOutput())
+    told = re.search(r"^ERROR:.*\n.*\): (.*)", errors.GetOutput(), re.MULTILINE)  # there may be mere warnings
+    if told or reader.GetErrorCode():
         raise Rejected(f"damaged, or no VTK file of poly data{f' ({told[1].strip()})' if told else ''}")
     mesh = reader.GetOutput()
     if mesh.GetPoints() is None:

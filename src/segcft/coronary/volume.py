@@ -68,9 +68,9 @@ class Volume:
                 f"{outside.mean():.1%} of the image is outside the volume, by up to {farthest:.1f} mm"
                 f"{'' if (other > 0).any() else hint}",
             )
-        values = map_coordinates(
-            self.values, np.moveaxis(voxels, -1, 0), order=1, mode="nearest", output=np.float64, prefilter=False
-        )
+        voxels = voxels.reshape(-1, 3).T
+        values = map_coordinates(self.values, voxels, np.float64, order=1, mode="nearest", prefilter=False)
+        values = values.reshape(points.shape[:-1])
         return (values * self.slope + self.intercept).astype(np.float32)
 
     def check(self) -> None:
