@@ -88,7 +88,7 @@ def write_series(folder: Path, values: NDArray[np.int16], affine: Array, **eleme
 
 def name_of(k: int) -> str:
     """The file of slice ``k``: by name they are in another order."""
-    return f"IM{k * 5 % 7:04}.dcm"
+    return f"IM{k * 5 % 7 + k // 7 * 7:04}.dcm"
 
 
 Write = Callable[[Path, NDArray[np.int16], Array], Path]
