@@ -106,6 +106,7 @@ def test_the_left_lung_is_on_the_right_of_the_image_and_the_heart_between(simula
         assert right < 0.42 < 0.5 < heart < 0.65 < left
 
 
+@settings(deadline=None)
 @given(person=PEOPLE)
 def test_null_do_is_the_factual(person: int) -> None:
     simulator = ChestSimulator((48, 48))
@@ -118,6 +119,7 @@ def test_null_do_is_the_factual(person: int) -> None:
         np.testing.assert_array_equal(masks, masks_cf)
 
 
+@settings(deadline=None)
 @given(person=PEOPLE)
 def test_do_moves_descendants_only(person: int) -> None:
     simulator = ChestSimulator((64, 64))

@@ -29,7 +29,9 @@ from segcft.evaluate.bootstrap import bootstrap_means
 from segcft.evaluate.cohort import Cohort
 from segcft.evaluate.effectiveness import area_error, from_marginal, saved, slope
 from segcft.evaluate.evaluation import evaluate, judge_models
+from segcft.evaluate.figures import draw_progression
 from segcft.evaluate.locality import changed_region, dilate, mean_inside, radius, share_inside
+from segcft.evaluate.page import Page
 from segcft.evaluate.scores import Row, Scores
 from segcft.evaluate.table import render_table
 from segcft.evaluate.truth import Truth
@@ -397,13 +399,13 @@ def test_truth_is_the_simulators_own(store: Store) -> None:
     _, values = everybody(store)
     rows = torch.tensor([3, 5])
     heart = values[rows, 4] * torch.tensor([1.1, 100.0])  # the second one would leave the thorax
-    drawn = truth.counterfactuals(rows, "heart_area", heart)
+    drawn = truth.counterfactuals(rows, {"heart_area": heart})
     image, masks = _simulate(study, store, 3, {"heart_area": float(heart[0])})
     assert torch.equal(saved(drawn.image[0]), to_unit(image)[None])
     assert torch.equal(drawn.mask[0], masks[[2, 0, 1]] / 255)  # heart, left, right
     assert drawn.image[1].isnan().all()
     assert drawn.mask[1].isnan().all()
-    drawn = truth.counterfactuals(rows[:1], "sex", torch.tensor([1.0]))  # the study's second category: F
+    drawn = truth.counterfactuals(rows[:1], {"sex": torch.tensor([1.0])})  # the study's second category: F
     assert torch.equal(saved(drawn.image[0, 0]), to_unit(_simulate(study, store, 3, {"sex": "F"})[0]))
 
 
@@ -431,6 +433,36 @@ def test_figures_ask_within_the_range_of_training(
     )
     assert (answers.asked >= heart.min() * 0.8).all()
     assert set(answers.images) == {*models, names.TRUTH}
+
+
+def test_a_progression_raises_its_variables_together_and_holds_the_others(
+    store: Store, models: dict[str, CounterfactualModel], judge: Segmentor
+) -> None:
+    rising = ("left_lung_area", "right_lung_area")
+    study = make_study(progression=list(rising), progression_quantiles=[0.1, 0.5, 0.9])
+    cohort = Cohort.choose(study, store, store.indices("test"), CPU)
+    training = torch.from_numpy(store.values())
+    progression = Inquiry(cohort, models, judge, training).progression(rising, 2, (0.1, 0.5, 0.9))
+    heart, left, right = progression.areas.unbind(dim=2)
+    torch.testing.assert_close(heart, progression.people.values[:, [4]].expand(2, 3))
+    for areas, column in ((left, 2), (right, 3)):
+        expected = torch.from_numpy(np.quantile(training[:, column].numpy(), (0.1, 0.5, 0.9))).float()
+        torch.testing.assert_close(areas, expected.expand(2, 3))
+    assert set(progression.images) == {*models, names.TRUTH}
+    assert all(images.shape == (2, 3, 1, 32, 32) for images in progression.images.values())
+    assert not torch.equal(progression.images["none"][:, 0], progression.images["none"][:, 2])
+    figure = draw_progression(progression, study, judge)
+    labels = [axes.get_xlabel() for axes in figure.axes]
+    assert sum(label.count(" / ") == 3 for label in labels) >= 2 * (1 + 3 * len(models))
+
+
+def test_wide_images_are_stacked() -> None:
+    tall, wide = (Page(2, ["none", "segmentor"], ["a", "b", "c"], size, "") for size in ((32, 32), (16, 96)))
+    place = {}
+    for name, page in (("tall", tall), ("wide", wide)):
+        first, right = (page.panel(0, "none", change).get_position() for change in (0, 2))
+        place[name] = (right.x0 > first.x0, right.y0 < first.y0)
+    assert place == {"tall": (True, False), "wide": (False, True)}
 
 
 def test_the_slope_is_that_of_least_squares() -> None:

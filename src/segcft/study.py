@@ -242,7 +242,9 @@ class EvaluationSpec(Section):
 
     ``metric`` of effectiveness: ``mape`` in %, or ``mae`` in the study's area unit (where areas may be zero).
     ``interventions`` lists the variables to intervene on, one at a time (default: the structures' areas).
-    ``dilation`` of the structures for locality and ``figure_changes`` (relative) are shares of 1.
+    ``dilation`` of the structures for locality and ``figure_changes`` (relative) are shares of 1. ``progression``
+    lists variables that rise together in a figure of their own, through ``progression_quantiles`` of the training
+    people's.
     """
 
     metric: Literal["mape", "mae"] = "mape"
@@ -253,6 +255,8 @@ class EvaluationSpec(Section):
     dilation: Fraction = 0.04
     figure_people: PositiveInt = 3
     figure_changes: tuple[float, ...] = (-0.3, -0.15, 0.15, 0.3)
+    progression: tuple[str, ...] = ()
+    progression_quantiles: tuple[Fraction, ...] = (0.05, 0.5, 0.75, 0.9, 0.98)
     seed: NonNegativeInt = 0
 
 
@@ -284,6 +288,7 @@ class Study(Section):
         for key, names in (
             ("finetune.intervene", self.finetune.intervene),
             ("evaluation.interventions", self.evaluation.interventions),
+            ("evaluation.progression", self.evaluation.progression),
         ):
             for name in names:
                 if name not in self.variables:

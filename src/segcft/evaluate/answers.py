@@ -30,6 +30,18 @@ class Answers:
     images: dict[str, Tensor]
 
 
+@dataclass(frozen=True)
+class Progression:
+    """Counterfactuals of K people through M stages in which variables rise together; the others are held.
+
+    ``areas`` (K, M, S) are those asked for; the rest as in :class:`Answers`.
+    """
+
+    people: People
+    areas: Tensor
+    images: dict[str, Tensor]
+
+
 class Inquiry:
     """Asks every model for relative changes of a structure's area.
 
@@ -49,8 +61,8 @@ class Inquiry:
     ) -> None:
         self.cohort, self.models, self.judge = cohort, models, judge
         # Missing values, NaN, are no limit.
-        known = training_values.cpu().numpy()
-        self.low, self.high = np.nanmin(known, axis=0), np.nanmax(known, axis=0)
+        self.known = training_values.cpu().numpy()
+        self.low, self.high = np.nanmin(self.known, axis=0), np.nanmax(self.known, axis=0)
         self.truth = Truth.of(cohort.study, cohort.store)
         # Random people: the store may be sorted.
         order = np.random.default_rng(cohort.study.evaluation.seed).permutation(len(cohort))
@@ -62,10 +74,10 @@ class Inquiry:
         best = torch.argsort(within.sum(dim=1), descending=True, stable=True)[:people]
         chosen = self.cohort.people(self.order[best])
         asked = self._asked(chosen.values, structure, changes)
-        images = {m: saved(self._ask(m, chosen, structure, changes)) for m in self.models}
+        images = {m: saved(self._change(m, chosen, structure, changes)) for m in self.models}
         if self.truth:
             rows = chosen.rows.repeat_interleave(len(changes))
-            drawn = self.truth.counterfactuals(rows, self._variable(structure), asked.flatten())
+            drawn = self.truth.counterfactuals(rows, {self._variable(structure): asked.flatten()})
             images[names.TRUTH] = drawn.image.unflatten(0, tuple(asked.shape))
         return Answers(structure, chosen, asked, images)
 
@@ -79,24 +91,43 @@ class Inquiry:
         unchanged = self._read(chosen.image)
         obtained = {}
         for method in self.models:
-            images = saved(self._ask(method, chosen, structure, changes))
+            images = saved(self._change(method, chosen, structure, changes))
             read = self._read(images.flatten(0, 1)).unflatten(0, images.shape[:2])
             obtained[method] = torch.where(within, read / unchanged[:, None] - 1, torch.nan).cpu()
         return obtained
 
+    def progression(self, variables: Sequence[str], people: int, quantiles: Sequence[float]) -> Progression:
+        """Every method's answers about as many people, when ``variables`` rise together through ``quantiles``."""
+        chosen = self.cohort.people(self.order[:people])
+        levels = {v: np.nanquantile(self.known[:, self.cohort.column(v)], quantiles) for v in variables}
+        do = chosen.values.new_full((len(chosen.values), len(quantiles), chosen.values.shape[1]), torch.nan)
+        for variable, values in levels.items():
+            do[..., self.cohort.column(variable)] = torch.from_numpy(values).to(do)
+        after, images = chosen.values[:, None], {}
+        for method in self.models:
+            answers, after = self._ask(method, chosen, do)
+            images[method] = saved(answers)
+        if self.truth:
+            rows = chosen.rows.repeat_interleave(len(quantiles))
+            drawn = self.truth.counterfactuals(rows, {v: do[..., self.cohort.column(v)].flatten() for v in variables})
+            images[names.TRUTH] = drawn.image.unflatten(0, do.shape[:2])
+        return Progression(chosen, after[..., self.cohort.area_columns], images)
+
+    def _change(self, method: str, people: People, structure: str, changes: Sequence[float]) -> Tensor:
+        """The images (K, M, C, H, W) of the people under every change of the structure's area."""
+        asked = self._asked(people.values, structure, changes)
+        do = people.values.new_full((*asked.shape, people.values.shape[1]), torch.nan)
+        do[..., self.cohort.column(self._variable(structure))] = asked
+        return self._ask(method, people, do)[0]
+
     @torch.no_grad()
-    def _ask(self, method: str, people: People, structure: str, changes: Sequence[float]) -> Tensor:
-        """The images (K, M, C, H, W) of the people under every change."""
-        model, target = self.models[method], self.cohort.column(self._variable(structure))
+    def _ask(self, method: str, people: People, do: Tensor) -> tuple[Tensor, Tensor]:
+        """The images (K, M, C, H, W) and values (K, M, V) of the people under interventions ``do`` (K, M, V)."""
+        model = self.models[method]
         abduction = Abduction(model.hvae, people.image, people.values)
         generator = torch.Generator(self.cohort.device).manual_seed(self.cohort.study.evaluation.seed)
-        answers = []
-        for asked in self._asked(people.values, structure, changes).T:
-            do = torch.full_like(people.values, torch.nan)
-            do[:, target] = asked
-            after = model.scm.counterfactual(people.values, do, generator)
-            answers.append(abduction.counterfactual(after))
-        return torch.stack(answers, dim=1)
+        after = [model.scm.counterfactual(people.values, one, generator) for one in do.unbind(1)]
+        return torch.stack([abduction.counterfactual(one) for one in after], dim=1), torch.stack(after, dim=1)
 
     def _asked(self, values: Tensor, structure: str, changes: Sequence[float]) -> Tensor:
         """The areas asked for, (K, M)."""

@@ -105,7 +105,7 @@ def judge_models(
                 value = wanted[variable][people.places]
                 after = scm.counterfactual(people.values, scm.intervention(len(value), **{variable: value}), generator)
                 known = truth is not None and variable in interventions
-                drawn = truth.counterfactuals(people.rows, variable, value) if truth and known else None
+                drawn = truth.counterfactuals(people.rows, {variable: value}) if truth and known else None
                 question = Question(cohort, people, variable, after, drawn, unchanged)
                 if variable in interventions:
                     question.score(scores, models, abductions, judge)

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from segcft.artefact import replace
 from segcft.counterfactual import CounterfactualModel
-from segcft.evaluate.answers import Answers, Inquiry
+from segcft.evaluate.answers import Answers, Inquiry, Progression
 from segcft.evaluate.axioms import GREY_LEVELS
 from segcft.evaluate.cohort import Cohort
 from segcft.evaluate.effectiveness import Judge
 from segcft.evaluate.names import method_name, plain
-from segcft.evaluate.page import Page, blank, frame, outline, show
+from segcft.evaluate.page import Page, blank, frame, outline, percent, show
 from segcft.progress import Progress
 from segcft.study import Study
 
@@ -38,7 +38,8 @@ def write_figures(
     training_values: Tensor | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Write ``counterfactuals-<structure>.png``, ``differences-<structure>.png`` and ``asked-obtained.png``.
+    """Write ``counterfactuals-<structure>.png``, ``differences-<structure>.png`` and ``asked-obtained.png``, and
+    ``progression.png`` where the study has one.
 
     Areas beyond the range of ``training_values`` (N, V), by default that of the cohort's, are avoided: a
     model has seen nobody there.
@@ -55,6 +56,9 @@ def write_figures(
             curves[structure] = inquiry.obtained(structure, CURVE_PEOPLE, GRID)
             task.advance()
         _save(draw_curves(curves), folder / "asked-obtained.png")
+        if spec.progression:
+            stages = inquiry.progression(spec.progression, spec.figure_people, spec.progression_quantiles)
+            _save(draw_progression(stages, study, judge), folder / "progression.png")
 
 
 def draw_counterfactuals(answers: Answers, study: Study, judge: Judge) -> Any:
@@ -64,11 +68,7 @@ def draw_counterfactuals(answers: Answers, study: Study, judge: Judge) -> Any:
     page = _page(answers, study, f"{name} changed: area asked for / read by the judge, in {unit}")
 
     def panel(axes: Any, image: Tensor, area: float, label: str = "") -> None:
-        masks = read_masks(judge, image)
-        show(axes, image)
-        for mask, colour in zip(masks, STRUCTURE_COLOURS, strict=False):
-            outline(axes, mask, colour)
-        obtained = float(masks[target].sum()) * study.image.pixel_area
+        obtained = _show_outlined(axes, image, study, judge)[target]
         axes.set_xlabel(f"{label}{_number(area)} / {_number(obtained)}")
 
     areas = answers.people.values[:, list(study.variables).index(study.areas[target])]
@@ -80,6 +80,37 @@ def draw_counterfactuals(answers: Answers, study: Study, judge: Judge) -> Any:
             blank(axes)
         else:
             panel(axes, image, float(answers.asked[person, change]))
+    page.legend([(plain(s), c, "-") for s, c in zip(study.structures, STRUCTURE_COLOURS, strict=False)])
+    return page.figure
+
+
+def draw_progression(progression: Progression, study: Study, judge: Judge) -> Any:
+    """Variables that rise together, a stage after the other, with the judge's outlines and all areas."""
+    spec, unit = study.evaluation, study.image.area_unit
+    rising = " and ".join(plain(variable) for variable in spec.progression)
+    stages = [f"{100 * quantile:.0f} %" for quantile in spec.progression_quantiles]
+    page = Page(
+        len(progression.areas),
+        list(progression.images),
+        stages,
+        study.image.size,
+        f"{rising.capitalize()} through quantiles of the training people, all else held: "
+        f"areas asked for / read by the judge, in {unit}",
+    )
+    columns = study.area_columns
+
+    def panel(axes: Any, image: Tensor, areas: Tensor) -> None:
+        pairs = zip(areas.tolist(), _show_outlined(axes, image, study, judge), strict=True)
+        axes.set_xlabel("   ".join(f"{_number(asked)} / {_number(read)}" for asked, read in pairs))
+
+    for person, image in enumerate(progression.people.image):
+        panel(page.factual(person), image, progression.people.values[person, columns])
+    for person, method, stage, image in page.places(progression.images):
+        axes = page.panel(person, method, stage)
+        if image.isnan().any():
+            blank(axes)
+        else:
+            panel(axes, image, progression.areas[person, stage])
     page.legend([(plain(s), c, "-") for s, c in zip(study.structures, STRUCTURE_COLOURS, strict=False)])
     return page.figure
 
@@ -159,8 +190,18 @@ def read_masks(judge: Judge, image: Tensor) -> np.ndarray:
     return masks
 
 
+def _show_outlined(axes: Any, image: Tensor, study: Study, judge: Judge) -> list[float]:
+    """Show an image (C, H, W) with the outlines that the judge sees; the areas of the structures that it reads."""
+    masks = read_masks(judge, image)
+    show(axes, image)
+    for mask, colour in zip(masks, STRUCTURE_COLOURS, strict=False):
+        outline(axes, mask, colour)
+    areas: list[float] = (masks.sum(axis=(1, 2)) * study.image.pixel_area).tolist()
+    return areas
+
+
 def _page(answers: Answers, study: Study, title: str, **style: float) -> Page:
-    changes = study.evaluation.figure_changes
+    changes = [percent(change) for change in study.evaluation.figure_changes]
     return Page(len(answers.asked), list(answers.images), changes, study.image.size, title, **style)
 
 

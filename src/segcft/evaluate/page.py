@@ -11,18 +11,22 @@ from torch import Tensor
 
 from segcft.evaluate.names import method_name
 
+WIDE = 2.0
+"""Width over height from which images are stacked: a column a method and a row a change."""
+
 
 class Page:
     """A grid of panels: a block of rows a person, a row a method, a column a change; the image on the left.
 
-    ``size`` (height, width) is that of the images in pixels, ``margin`` the space on the right in inches.
+    Of wide images, the other way round: a column a method, a row a change. ``changes`` are their labels, ``size``
+    (height, width) is that of the images in pixels, ``margin`` the space on the right in inches.
     """
 
     def __init__(
         self,
         people: int,
         methods: Sequence[str],
-        changes: Sequence[float],
+        changes: Sequence[str],
         size: tuple[int, int],
         title: str,
         margin: float = 0.15,
@@ -30,10 +34,13 @@ class Page:
         from matplotlib.figure import Figure
 
         self.methods = list(methods)
-        rows = len(self.methods)
-        panel_width = 1.5 * min(2.5, max(0.6, math.sqrt(size[1] / size[0])))
+        self.wide = size[1] >= WIDE * size[0]
+        names = [method_name(method) for method in methods]
+        down, right = (list(changes), names) if self.wide else (names, list(changes))
+        rows, columns = len(down), len(right)
+        panel_width = 1.5 * min(2.0 if self.wide else 2.5, max(0.6, math.sqrt(size[1] / size[0])))
         panel_height = panel_width * size[0] / size[1]
-        width = 0.15 + panel_width * (1.25 + 1.06 * len(changes)) + margin
+        width = 0.15 + panel_width * (1.25 + 1.06 * columns) + margin
         height = 0.7 + people * (rows * (panel_height + 0.3) + 0.3) + 0.4
         self.figure = Figure(figsize=(width, height))
         left, self.right = 0.15 / width, 1 - margin / width
@@ -41,13 +48,13 @@ class Page:
         # A narrow column between the image and its counterfactuals, a low row after every person.
         grid = self.figure.add_gridspec(
             people * (rows + 1),
-            len(changes) + 2,
+            columns + 2,
             left=left,
             right=self.right,
             top=top,
             bottom=bottom,
             height_ratios=([1.0] * rows + [0.1]) * people,
-            width_ratios=[1.0, 0.2] + [1.0] * len(changes),
+            width_ratios=[1.0, 0.2] + [1.0] * columns,
             hspace=0.3 / panel_height,
             wspace=0.05,
         )
@@ -56,15 +63,15 @@ class Page:
             first = person * (rows + 1)
             self._factual.append(self.figure.add_subplot(grid[first, 0]))
             panels = [
-                [self.figure.add_subplot(grid[first + row, 2 + column]) for column in range(len(changes))]
+                [self.figure.add_subplot(grid[first + row, 2 + column]) for column in range(columns)]
                 for row in range(rows)
             ]
-            for row, method in enumerate(self.methods):
-                panels[row][0].set_ylabel(method_name(method), fontsize=9)
+            for row, label in zip(panels, down, strict=True):
+                row[0].set_ylabel(label, fontsize=9)
             self._panels.append(panels)
         self._factual[0].set_title("image", fontsize=9)
-        for axes, change in zip(self._panels[0][0], changes, strict=True):
-            axes.set_title(f"{100 * change:+.0f} %".replace("-", "\N{MINUS SIGN}"), fontsize=9)
+        for axes, label in zip(self._panels[0][0], right, strict=True):
+            axes.set_title(label, fontsize=9)
         self.figure.suptitle(title, fontsize=11, y=1 - 0.12 / height, va="top")
 
     def factual(self, person: int) -> Any:
@@ -80,7 +87,10 @@ class Page:
 
     def panel(self, person: int, method: str, change: int) -> Any:
         """The panel of a method's answer."""
-        return self._panels[person][self.methods.index(method)][change]
+        row, column = self.methods.index(method), change
+        if self.wide:
+            row, column = column, row
+        return self._panels[person][row][column]
 
     def legend(self, lines: Sequence[tuple[str, str, str]]) -> None:
         """Label, colour and style of the outlines, at the bottom."""
@@ -99,6 +109,11 @@ class Page:
         bar = self.figure.colorbar(scale, cax=axes, extend="both")
         bar.set_label(label, fontsize=8, labelpad=1)
         bar.ax.tick_params(labelsize=7)
+
+
+def percent(change: float) -> str:
+    """A relative change as a label."""
+    return f"{100 * change:+.0f} %".replace("-", "\N{MINUS SIGN}")
 
 
 def show(axes: Any, image: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,17 +37,18 @@ class Truth:
         simulated = isinstance(study.data, SimulatedData) and "person" in store.table
         return cls(study, store) if simulated else None
 
-    def counterfactuals(self, rows: Tensor, variable: str, wanted: Tensor) -> Drawn:
-        """The people in ``rows`` (B,) of the store under do(variable := wanted), (B,), in the study's terms.
+    def counterfactuals(self, rows: Tensor, do: Mapping[str, Tensor]) -> Drawn:
+        """The people in ``rows`` (B,) of the store under ``do``: variables and their values (B,) in the study's terms.
 
         The simulator refuses what it cannot draw, e.g. a heart that would leave the thorax: NaN.
         """
         size = self.study.image.size
         image = torch.full((len(rows), 1, *size), torch.nan)
         mask = torch.full((len(rows), len(self.order), *size), torch.nan)
-        for i, (row, value) in enumerate(zip(rows.tolist(), wanted.tolist(), strict=True)):
+        for i, row in enumerate(rows.tolist()):
+            wanted = {variable: self._outside(variable, float(values[i])) for variable, values in do.items()}
             try:
-                grey, cover = self._draw(int(self.people[row]), {variable: self._outside(variable, value)})
+                grey, cover = self._draw(int(self.people[row]), wanted)
             except ValueError:
                 continue
             image[i, 0], mask[i] = to_unit(torch.from_numpy(grey)), torch.from_numpy(cover) / 255

@@ -83,7 +83,7 @@ class Plaque:
             thickness = self.limit * -np.expm1(-np.exp(log_growth) * sides / self.limit)
             return float(thickness.sum()) * step - area
 
-        least, most = -20.0, 40.0
+        least, most = -20.0, 700.0  # of the logarithm: as far as floating point goes
         if missing(most) < 0:
             raise UndrawableError(
                 f"{name}: {area:.6g} mm\N{SUPERSCRIPT TWO} is more than this vessel's plaque can grow to"
@@ -135,7 +135,7 @@ class VesselNoise:
             plaque.uniform(0.3, 1.0, spots),
             angle[host] + plaque.normal(0, 0.8, spots),
             plaque.uniform(0.5, 0.98, spots),
-            3.0,
+            2.5,
         )
         return cls(
             taper, ovality, turn, waves, narrow, Plaque(soft, 1.5), Plaque(hard, 1.1), plaque.uniform(0.25, 0.75)
