@@ -43,6 +43,9 @@ a public data set in its own format, which becomes a folder as above:
   segcft run configs/padchest.yaml --data padchest
   segcft import jsrt --images All247images --masks scratch --clinical CLNDAT_EN.txt CNNDAT_EN.TXT --out jsrt
 
+coronary arteries of your own CT angiographies, straightened:
+  segcft import ccta --table cases.csv --sweep 4 --out straightened
+
 which settings matter, judged on validation people:
   segcft ablation configs/ablation/chest-sim.yaml
 

@@ -1,8 +1,9 @@
-"""`segcft import padchest`, `jsrt` and `dicom`: a data set in its own format, made a folder that a study reads."""
+"""`segcft import padchest`, `jsrt`, `dicom` and `ccta`: data in their own format, made a folder that a study reads."""
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from segcft.data.convert import Summary
     from segcft.data.masks import Segmenter
 
-FORMATS = ("padchest", "jsrt", "dicom")
+FORMATS = ("padchest", "jsrt", "dicom", "ccta")
 """What `import` takes besides a study, in two words, as one says it."""
 
 
@@ -108,18 +109,68 @@ def add_formats(command: Callable[[str, object, str], argparse.ArgumentParser]) 
         "--keep-patient-ids", action="store_true", help="keep the ids of patients, instead of a digest of them"
     )
 
+    _add_ccta(
+        command("import-ccta", _import_ccta, "make a folder of straightened coronary arteries (also: import ccta)")
+    )
+
+
+def _add_ccta(ccta: argparse.ArgumentParser) -> None:
+    ccta.add_argument(
+        "--table",
+        metavar="FILE",
+        type=Path,
+        required=True,
+        help="CSV with a row a vessel: id, volume, centreline, lumen, wall (files), perhaps patient, split and others",
+    )
+    _folder(ccta, (64, 384), threads="2; each holds a volume or two")
+    ccta.add_argument("--spacing", type=_number, metavar="MM", default=0.25, help="of pixels (default: 0.25)")
+    ccta.add_argument(
+        "--start", type=_number, metavar="MM", default=0.0, help="where along the centreline images begin (default: 0)"
+    )
+    turned = ccta.add_mutually_exclusive_group()
+    turned.add_argument(
+        "--angles",
+        type=_number,
+        nargs="+",
+        metavar="DEG",
+        default=[0.0],
+        help="an image of each vessel at each angle about its centreline (default: 0)",
+    )
+    turned.add_argument("--sweep", type=count, metavar="N", help="N angles, evenly over half a turn")
+    ccta.add_argument(
+        "--window",
+        type=_number,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        default=(-200, 800),
+        help="HU that become black and white (default: -200 800)",
+    )
+    ccta.add_argument(
+        "--calcium-floor",
+        type=_number,
+        metavar="HU",
+        default=350.0,
+        help="calcified is what is brighter, and brighter than the lumen (default: 350)",
+    )
+    ccta.add_argument(
+        "--calcium-deviations",
+        type=_number,
+        metavar="X",
+        default=3.0,
+        help="by this many of the lumen's standard deviations (default: 3)",
+    )
+    ccta.add_argument(
+        "--ras", action="store_true", help="coordinates of centrelines and meshes are RAS (default: LPS, as in DICOM)"
+    )
+
 
 def _conversion(
     parser: argparse.ArgumentParser,
     size: tuple[int, int] = (224, 224),
     window: tuple[float, float] | None = (0.5, 99.5),
 ) -> None:
-    """What every conversion to a folder takes; ``window`` is None where files may have one of their own."""
-    parser.add_argument("--out", metavar="FOLDER", type=Path, required=True, help="folder to write, or to go on with")
-    shown = "x".join(map(str, size))
-    parser.add_argument(
-        "--size", type=_size, metavar="HxW", default=size, help=f"of the images, in pixels (default: {shown})"
-    )
+    """What conversions of radiographs take; ``window`` is None where files may have one of their own."""
+    _folder(parser, size)
     parser.add_argument(
         "--window",
         type=_percentile,
@@ -129,8 +180,17 @@ def _conversion(
         help="percentiles of each image that become black and white (default: "
         + ("0.5 99.5)" if window else "what the file says, else 0.5 99.5)"),
     )
+
+
+def _folder(parser: argparse.ArgumentParser, size: tuple[int, int], threads: str = "one a core, at most 16") -> None:
+    """What every conversion to a folder takes."""
+    parser.add_argument("--out", metavar="FOLDER", type=Path, required=True, help="folder to write, or to go on with")
+    shown = "x".join(map(str, size))
+    parser.add_argument(
+        "--size", type=_size, metavar="HxW", default=size, help=f"of the images, in pixels (default: {shown})"
+    )
     parser.add_argument("--seed", type=seed, default=0, help="of the split by patient (default: 0)")
-    parser.add_argument("--workers", type=count, metavar="N", help="threads (default: one a core, at most 16)")
+    parser.add_argument("--workers", type=count, metavar="N", help=f"threads (default: {threads})")
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -145,6 +205,16 @@ def _percentile(text: str) -> float:
         value = -1.0
     if not 0 <= value <= 100:
         raise argparse.ArgumentTypeError(f"a percentile is a number from 0 to 100, not {text!r}")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"expected a number, not {text!r}")
     return value
 
 
@@ -211,6 +281,32 @@ def _import_dicom(options: argparse.Namespace) -> None:
         pseudonyms=Pseudonyms(options.salt, options.naming, options.keep_patient_ids),
         splits=Splits(seed=options.seed),
         workers=options.workers,
+        progress=ConsoleProgress(),
+    )
+    _tell(summary, options.out)
+
+
+def _import_ccta(options: argparse.Namespace) -> None:
+    quiet_libraries()
+    from segcft.coronary.plaque import Threshold
+    from segcft.data.ccta import convert_ccta
+    from segcft.progress import ConsoleProgress
+    from segcft.study import Splits
+
+    _check_order("--window", options.window)
+    sweep = options.sweep and [180 * step / options.sweep for step in range(options.sweep)]
+    summary = convert_ccta(
+        options.table,
+        options.out,
+        size=options.size,
+        spacing=options.spacing,
+        start=options.start,
+        angles=sweep or options.angles,
+        window=tuple(options.window),
+        threshold=Threshold(options.calcium_floor, options.calcium_deviations),
+        ras=options.ras,
+        splits=Splits(seed=options.seed),
+        workers=options.workers or 2,
         progress=ConsoleProgress(),
     )
     _tell(summary, options.out)

@@ -16,21 +16,20 @@ parallel reading, writing whole files only, going on after an interruption, the 
 from __future__ import annotations
 
 import csv
-import itertools
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TextIO, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from segcft.data.imagefile import LUMA, check_id, strip_suffix
+from segcft.data.journal import Journal, Table
 from segcft.data.loop import Progress, ahead, silent
 from segcft.data.reject import Rejected
 from segcft.data.resize import border_median, pad_to_aspect, smooth
@@ -86,7 +85,10 @@ class Converted:
 
 
 class Item(Protocol):
-    """What a format lists: anything with an ``id``, that of the sample that it becomes."""
+    """What a format lists: anything with an ``id``, that of the sample that it becomes.
+
+    It may have a ``stamp``, a text: a sample that was made of an item with another one is made again.
+    """
 
     @property
     def id(self) -> str: ...
@@ -160,8 +162,9 @@ def convert(
     """
     workers = workers or min(16, os.cpu_count() or 1)
     splits = splits or Splits()
-    journal = _Journal(out, {**settings, "splits": splits.model_dump(mode="json")})
+    journal = Journal(out, {**settings, "splits": splits.model_dump(mode="json")})
     seen: set[str] = set()
+    stamps: dict[str, str] = {}
 
     def outcome(item: AnyItem) -> Outcome:
         try:
@@ -183,21 +186,25 @@ def convert(
         id, sample = one
         if isinstance(sample, Rejected):
             return _rejection(id, sample)
-        return _write(out, id, sample, sample.split or assign(sample.patient, splits))
+        entry = _write(out, id, sample, sample.split or assign(sample.patient, splits))
+        return entry | ({"stamp": stamps[id]} if id in stamps else {})
 
-    def pending(rejected: _Table) -> Iterator[AnyItem]:
+    def pending(rejected: Table) -> Iterator[AnyItem]:
         for item in (progress or silent)(items, total, "Converting images"):
             if item.id in seen:
                 rejected.write(_rejection(item.id, Excluded(DUPLICATE, f"id {item.id!r} is listed before")))
                 continue
             seen.add(item.id)
+            if (stamp := getattr(item, "stamp", None)) is not None:
+                stamps[item.id] = stamp
+                journal.forget_unless(item.id, stamp)
             if not journal.has(item.id):
                 yield item
 
     try:
         with ExitStack() as stack:
             stack.enter_context(journal)  # first, since a folder without one is not a conversion's
-            rejected = stack.enter_context(_Table(out / "rejected.csv", ["id", "kind", "reason"]))
+            rejected = stack.enter_context(Table(out / "rejected.csv", ["id", "kind", "reason"]))
             read_ahead = stack.enter_context(closing(ahead(outcome, pending(rejected), workers, 2 * workers)))
             finished = stack.enter_context(closing(_batched(completed, read_ahead, batch_size if finish else 1)))
             for done in stack.enter_context(closing(ahead(written, finished, workers, 2 * workers))):
@@ -302,112 +309,7 @@ def _rejection(id: str, reason: Rejected) -> list[str]:
     return [id, reason.kind if isinstance(reason, Excluded) else UNREADABLE, str(reason)]
 
 
-class _Journal:
-    """The rows of the samples that are done, a line each, after a first line with the settings."""
-
-    def __init__(self, out: Path, settings: Mapping[str, Any]) -> None:
-        self.out, self.path = out, out / "journal.jsonl"
-        self.settings = json.loads(json.dumps(settings))  # in the types that it has when it is read back
-        self._file: TextIO | None = None
-        self._done: dict[str, bool] = {}  # id -> whether it has a mask
-        if self.path.is_file():
-            self._resume()
-        elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise DataError(f"{out}: exists and is not a conversion that segcft began; choose another folder")
-
-    def __enter__(self) -> _Journal:
-        self.out.mkdir(parents=True, exist_ok=True)
-        new = not self.path.is_file()
-        self._file = self.path.open("a", encoding="utf-8")
-        if new:
-            self._append({"settings": self.settings})
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self._file is not None
-        self._file.close()
-
-    def has(self, id: str) -> bool:
-        """Whether ``id`` is done and its files are there, whole as far as their size tells."""
-        if id not in self._done:
-            return False
-        names = ("images", "masks") if self._done[id] else ("images",)
-        files = [self.out / name / f"{id}.png" for name in names]
-        return all(file.is_file() and file.stat().st_size > 0 for file in files)
-
-    def add(self, entry: dict[str, Any]) -> None:
-        self._append(entry)
-        self._done[entry["row"]["id"]] = entry["mask"]
-
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """Rows in the order in which they were done."""
-        with self.path.open(encoding="utf-8") as file:
-            for line in itertools.islice(file, 1, None):
-                yield json.loads(line)["row"]
-
-    def _append(self, entry: Mapping[str, Any]) -> None:
-        assert self._file is not None
-        self._file.write(json.dumps(entry) + "\n")
-        self._file.flush()  # what is killed has lost nothing that it has written
-
-    def _resume(self) -> None:
-        end = 0
-        try:
-            with self.path.open("rb") as file:
-                for number, line in enumerate(file):
-                    if not line.endswith(b"\n"):  # cut off while it was written
-                        break
-                    entry = json.loads(line)
-                    if number == 0:
-                        self._check(entry["settings"])
-                    else:
-                        self._done[entry["row"]["id"]] = entry["mask"]
-                    end += len(line)
-            os.truncate(self.path, end)
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{self.path}: damaged ({error}); remove {self.out} and convert again") from None
-        if end == 0:
-            self.path.unlink()
-
-    def _check(self, settings: Mapping[str, Any]) -> None:
-        changed = [
-            f"{name} was {json.dumps(settings.get(name))} and is {json.dumps(self.settings.get(name))}"
-            for name in {**settings, **self.settings}
-            if settings.get(name) != self.settings.get(name)
-        ]
-        if changed:
-            raise DataError(
-                f"{self.out}: was converted with other settings: {'; '.join(changed)}. "
-                "Remove it, or choose another folder"
-            )
-
-
-class _Table:
-    """A CSV file that takes its place once it is complete. Used as a context manager."""
-
-    def __init__(self, path: Path, columns: Sequence[str]) -> None:
-        self.path, self.columns = path, columns
-        self.partial = path.with_name(path.name + ".partial")
-
-    def __enter__(self) -> _Table:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.partial.open("w", encoding="utf-8", newline="")
-        self._writer = csv.writer(self._file)
-        self._writer.writerow(self.columns)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        with self._file:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        if kind is None:
-            os.replace(self.partial, self.path)
-
-    def write(self, cells: Sequence[Any]) -> None:
-        self._writer.writerow(cells)
-
-
-def _write_metadata(path: Path, journal: _Journal, ids: set[str]) -> tuple[Counter[str], Counter[str]]:
+def _write_metadata(path: Path, journal: Journal, ids: set[str]) -> tuple[Counter[str], Counter[str]]:
     """Write the rows of ``ids``; returns images and people by part."""
     columns: dict[str, None] = {}
     last: dict[str, int] = {}  # of each id, the number of its latest row: files that were lost are made again
@@ -416,7 +318,7 @@ def _write_metadata(path: Path, journal: _Journal, ids: set[str]) -> tuple[Count
         last[row["id"]] = number
     samples: Counter[str] = Counter()
     people: dict[str, set[str]] = {part: set() for part in PARTS}
-    with _Table(path, list(columns)) as table:
+    with Table(path, list(columns)) as table:
         for number, row in enumerate(journal.rows()):
             if row["id"] in ids and last[row["id"]] == number and journal.has(row["id"]):
                 table.write([row.get(name) for name in columns])

@@ -71,7 +71,7 @@ def open_dicom(path: Path, pixels: bool = True) -> FileDataset:
     except Excluded:
         raise
     except Exception as error:  # pydicom's readers raise almost anything over a broken file
-        raise _broken(path, error) from None
+        raise broken(path, error) from None
 
 
 def shown(
@@ -96,8 +96,8 @@ def shown(
         Excluded: it is not one grey image of 8 to 16 bits, cannot be decoded, is cut off, or shows one single value.
     """
     try:
-        inverted = _check_object(path, dataset)
-        stored = _decode(path, dataset)
+        inverted = check_object(path, dataset)
+        stored = decode(path, dataset)
         padding = _padding(dataset, stored)
         values = apply_modality_lut(stored, dataset).astype(np.float32)
         inside = values if padding is None else values[~padding]
@@ -111,7 +111,7 @@ def shown(
     except Rejected:
         raise
     except Exception as error:
-        raise _broken(path, error) from None
+        raise broken(path, error) from None
     grey = np.clip(1 - grey if inverted else grey, 0, 1).astype(np.float32)
     if padding is not None:
         grey[padding] = 0
@@ -204,7 +204,7 @@ def age_between(birth: str, day: str) -> float | None:
     return float(age) if 0 <= age <= OLDEST else None
 
 
-def _check_object(path: Path, dataset: Dataset) -> bool:
+def check_object(path: Path, dataset: Dataset) -> bool:
     """Whether black and white are exchanged.
 
     Raises:
@@ -225,7 +225,7 @@ def _check_object(path: Path, dataset: Dataset) -> bool:
     return photometric == "MONOCHROME1"
 
 
-def _decode(path: Path, dataset: Dataset) -> NDArray[np.integer[Any]]:
+def decode(path: Path, dataset: Dataset) -> NDArray[np.integer[Any]]:
     """Stored values (H, W).
 
     Raises:
@@ -313,7 +313,7 @@ def _spacing(dataset: Dataset) -> tuple[float, float] | None:
     return None
 
 
-def _broken(path: Path, error: Exception) -> Excluded:
+def broken(path: Path, error: Exception) -> Excluded:
     return Excluded("damaged file", f"{path}: cannot read this DICOM file ({_line(error)})")
 
 

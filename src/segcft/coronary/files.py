@@ -1,0 +1,211 @@
+"""Files with a centreline or a mesh: what other programs write, as arrays in LPS coordinates."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segcft.coronary.meshfile import read_mesh
+from segcft.coronary.volume import FLIP
+from segcft.data.reject import Rejected
+
+CENTRELINES = (".vtp", ".vtk", ".csv", ".txt")
+SURFACES = (".stl", ".ply", ".vtp", ".vtk")
+
+
+def read_centreline(path: Path, ras: bool = False) -> NDArray[np.float64]:
+    """Points (N, 3) of a centreline in mm, in LPS coordinates and in the order in which they follow each other.
+
+    Args:
+        path: ``.vtp`` or ``.vtk`` with one line; ``.csv`` with columns x, y, z, or with these three and no header;
+            ``.txt`` as in the Rotterdam Coronary Artery Algorithm Evaluation: x, y, z and whatever follows (radius,
+            variability between observers), a point a line.
+        ras: the file's coordinates are RAS.
+
+    Raises:
+        Rejected: it cannot be read, or does not hold one line.
+    """
+    match path.suffix.lower():
+        case ".vtp" | ".vtk":
+            points = _read_line(path)
+        case ".csv":
+            points = parse_csv(_read_text(path), str(path))
+        case ".txt":
+            points = parse_rotterdam(_read_text(path), str(path))
+        case _:
+            raise Rejected(f"{path}: expected a centreline in a file that ends in {', '.join(CENTRELINES)}")
+    return _checked(path, points, ras)
+
+
+def read_surface(path: Path, ras: bool = False) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Vertices (V, 3) of a mesh in mm, in LPS coordinates, and its triangles (F, 3), as numbers of vertices.
+
+    Polygons and strips become triangles. Vertices at exactly the same place are one, since STL repeats them in every
+    triangle; triangles that have two of their corners there are dropped.
+
+    Args:
+        path: ``.stl``, ``.ply``, ``.vtp`` or ``.vtk``.
+        ras: the file's coordinates are RAS.
+
+    Raises:
+        Rejected: it cannot be read, or holds no triangle.
+    """
+    if path.suffix.lower() not in SURFACES:
+        raise Rejected(f"{path}: expected a mesh in a file that ends in {', '.join(SURFACES)}")
+    mesh = read_mesh(path)
+    faces = mesh.triangles()
+    if not len(faces):
+        raise Rejected(f"{path}: the mesh is empty: {len(mesh.points)} points and no polygon")
+    points = _checked(path, mesh.points, ras)
+    vertices, place = np.unique(points[faces].reshape(-1, 3), axis=0, return_inverse=True)
+    faces = place.reshape(-1, 3)
+    collapsed = (faces == np.roll(faces, 1, axis=1)).any(axis=1)
+    if collapsed.all():
+        raise Rejected(f"{path}: the mesh is empty: all of its {len(faces)} triangles are collapsed")
+    return vertices, faces[~collapsed]
+
+
+def parse_csv(text: str, name: str) -> NDArray[np.float64]:
+    """Points (N, 3) from a table, with a header that has x, y and z, in any order among others, or without one.
+
+    Cells are parted by commas, semicolons, tabs or blanks; between semicolons, numbers may have decimal commas. Empty
+    lines and those that begin with ``#`` are skipped.
+
+    Args:
+        text: the table.
+        name: of the file, for messages.
+
+    Raises:
+        Rejected: a line is not understood.
+    """
+    lines = _lines(text, name)
+    first = lines[0][1]
+    separator = next((mark for mark in ";,\t" if mark in first), None)
+
+    def cells(line: str) -> list[str]:
+        found = [cell.strip().strip('"') for cell in line.split(separator)]
+        return [cell.replace(",", ".") for cell in found] if separator == ";" else found
+
+    header = [re.sub(r"\W*mm\W*$|_mm$", "", cell.lower()) for cell in cells(first)]
+    if not any(_is_number(cell) for cell in header):
+        if not {"x", "y", "z"} <= {*header}:
+            raise Rejected(f"{name}: line {lines[0][0]}: the header is {first!r}, expected columns x, y and z")
+        places, lines, width = [header.index(axis) for axis in "xyz"], lines[1:], len(header)
+        if not lines:
+            raise Rejected(f"{name}: holds a header and no points")
+    else:
+        places, width = [0, 1, 2], 3
+    points = []
+    for number, line in lines:
+        found = cells(line)
+        if len(found) != width:
+            raise Rejected(f"{name}: line {number}: {len(found)} cells, expected {width}")
+        points.append(_numbers([found[place] for place in places], number, name))
+    return np.array(points)
+
+
+def parse_rotterdam(text: str, name: str) -> NDArray[np.float64]:
+    """Points (N, 3) from lines of x, y, z and perhaps more numbers, parted by blanks.
+
+    Args:
+        text: the lines.
+        name: of the file, for messages.
+
+    Raises:
+        Rejected: a line is not understood, or has not as many numbers as the first.
+    """
+    rows = [(number, line.split()) for number, line in _lines(text, name)]
+    width = len(rows[0][1])
+    for number, cells in rows:
+        if len(cells) < 3 or len(cells) != width:
+            expected = f"{width}, as before" if width >= 3 else "x, y, z and perhaps more"
+            raise Rejected(f"{name}: line {number}: {len(cells)} numbers, expected {expected}")
+    return np.array([_numbers(cells, number, name)[:3] for number, cells in rows])
+
+
+def chain(lines: Sequence[NDArray[np.int64]], points: NDArray[np.float64], name: str) -> NDArray[np.float64]:
+    """The one line that many short ones are pieces of: points (N, 3) in order.
+
+    Pieces are joined where their ends are at exactly the same place. The line begins where, along its first piece,
+    the file begins.
+
+    Args:
+        lines: the numbers of each piece's points.
+        points: (P, 3).
+        name: of the file, for messages.
+
+    Raises:
+        Rejected: they make several lines, a branch or a ring.
+    """
+    places, index = np.unique(points, axis=0, return_inverse=True)
+    steps = np.concatenate([np.column_stack([index[line[:-1]], index[line[1:]]]) for line in lines])
+    steps = steps[steps[:, 0] != steps[:, 1]]
+    neighbours: dict[int, list[int]] = {}
+    for one, other in steps.tolist():
+        neighbours.setdefault(one, []).append(other)
+        neighbours.setdefault(other, []).append(one)
+    ends = [place for place, beside in neighbours.items() if len(beside) == 1]
+    starts = {*steps[:, 0].tolist()} & {*ends}
+    order: list[int] = []
+    at = next(iter(sorted(starts) or ends), None) if len(ends) == 2 else None
+    while at is not None:
+        before = order[-1] if order else None
+        order.append(at)
+        at = next((place for place in neighbours[at] if place != before), None) if len(order) <= len(places) else None
+    if len(order) != len(neighbours) or any(len(beside) > 2 for beside in neighbours.values()):
+        raise Rejected(f"{name}: {len(lines)} lines with {len(ends)} loose ends, expected one line")
+    return places[order]
+
+
+def _read_line(path: Path) -> NDArray[np.float64]:
+    """The points of the one line in a VTK file."""
+    mesh = read_mesh(path)
+    lines = [line for line in map(mesh.lines.__getitem__, range(len(mesh.lines))) if len(line) > 1]
+    if not lines:
+        raise Rejected(f"{path}: holds no line: {len(mesh.points)} points, {len(mesh.polygons)} polygons")
+    return mesh.points[lines[0]] if len(lines) == 1 else chain(lines, mesh.points, str(path))
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise Rejected(f"{path}: cannot read this file ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise Rejected(f"{path}: is no text file") from None
+
+
+def _lines(text: str, name: str) -> list[tuple[int, str]]:
+    """Lines that say something, with their numbers from 1."""
+    stripped = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1)]
+    found = [(number, line) for number, line in stripped if line and not line.startswith("#")]
+    if not found:
+        raise Rejected(f"{name}: holds no points")
+    return found
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _numbers(cells: Sequence[str], line: int, name: str) -> list[float]:
+    for cell in cells:
+        if not _is_number(cell):
+            raise Rejected(f"{name}: line {line}: {cell!r} is no number")
+    return [float(cell) for cell in cells]
+
+
+def _checked(path: Path, points: NDArray[Any], ras: bool) -> NDArray[np.float64]:
+    points = np.asarray(points, dtype=np.float64)
+    if not np.isfinite(points).all():
+        raise Rejected(f"{path}: holds coordinates that are not finite numbers")
+    return points * FLIP if ras else points + 0.0  # + 0.0: -0.0 becomes 0.0, so that both are one place

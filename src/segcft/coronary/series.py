@@ -1,0 +1,197 @@
+"""A folder with a CT series in DICOM, one file a slice, as a volume."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segcft.coronary.volume import Volume
+from segcft.data.dicom import Dataset, broken, check_object, decode, open_dicom, text_of
+from segcft.data.reject import Rejected
+
+TOLERANCE = 0.1
+"""How far a slice may be from where its number puts it, as a share of the distance between slices."""
+
+ROUNDING = 0.01
+"""Headers may round positions to this many mm, which is no reason to refuse thin slices."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """What the header of a slice says of its place.
+
+    Attributes:
+        path: its file.
+        position: (3,) centre of the first pixel in mm.
+        along: (3, 2) steps in mm from one column to the next and from one row to the next.
+        shape: rows and columns.
+        scale: slope and intercept of Hounsfield units.
+    """
+
+    path: Path
+    position: NDArray[np.float64]
+    along: NDArray[np.float64]
+    shape: tuple[int, int]
+    scale: tuple[float, float]
+
+    @property
+    def normal(self) -> NDArray[np.float64]:
+        """(3,) unit vector across the slice."""
+        across = np.cross(self.along[:, 0], self.along[:, 1])
+        return across / np.linalg.norm(across)
+
+
+def read_series(folder: Path) -> Volume:
+    """The volume of the one CT series in ``folder``, whatever the order and the names of its files.
+
+    Slices of a tilted gantry are each moved sideways; the affine says so, and nothing is resampled.
+
+    Raises:
+        Rejected: there is no series or several, a slice is missing, damaged or there twice, or slices do not make a
+            regular grid.
+    """
+    slices = []
+    for path, header in _one_series(folder):
+        try:
+            slices.append(_read_header(path, header))
+        except Rejected:
+            raise
+        except Exception as error:  # pydicom decodes an element when it is asked for, which may fail in any way
+            raise broken(path, error) from None
+    slices = _in_order(folder, slices)
+    first, step = slices[0], _step(folder, slices)
+    values: NDArray[Any] | None = None
+    for number, one in enumerate(slices):
+        dataset = open_dicom(one.path)
+        check_object(one.path, dataset)
+        stored = decode(one.path, dataset)
+        if values is None:
+            values = np.empty((len(slices), *first.shape), stored.dtype)
+        if stored.dtype != values.dtype or stored.shape != first.shape:
+            raise Rejected(f"{one.path}: {stored.dtype} {stored.shape}, expected {values.dtype} {first.shape}")
+        values[number] = stored
+    assert values is not None
+    affine = np.eye(4)
+    affine[:3] = np.column_stack([first.along, step, first.position])
+    return Volume(values.transpose(2, 1, 0), affine, *first.scale)
+
+
+def _one_series(folder: Path) -> list[tuple[Path, Dataset]]:
+    """Files and headers of the series in ``folder``."""
+    found: dict[str, list[tuple[Path, Dataset]]] = {}
+    for path in sorted(folder.iterdir()):
+        if not path.is_file() or path.name.startswith(".") or not _may_be_slice(path):
+            continue
+        header = open_dicom(path, pixels=False)
+        found.setdefault(str(header.get("SeriesInstanceUID") or ""), []).append((path, header))
+    if not found:
+        raise Rejected(f"{folder}: holds no DICOM file")
+    if len(found) > 1:
+        each = "; ".join(
+            f"{len(files)} files {text_of(files[0][1], 'SeriesDescription') or uid or 'without SeriesInstanceUID'!r} "
+            f"({files[0][0].name}, ...)"
+            for uid, files in found.items()
+        )
+        raise Rejected(f"{folder}: holds {len(found)} series, expected one: {each}")
+    return next(iter(found.values()))
+
+
+def _may_be_slice(path: Path) -> bool:
+    """Whether a file is DICOM, or is called as if it were: the name alone then makes it an error that it is none."""
+    if path.name == "DICOMDIR":  # a table of contents
+        return False
+    if re.fullmatch(r"|\.(dcm|dicom|ima|\d+)", path.suffix.lower()):
+        return True
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def _read_header(path: Path, header: Dataset) -> Slice:
+    """The place of a slice."""
+    if (modality := text_of(header, "Modality")) != "CT":
+        raise Rejected(f"{path}: Modality is {modality}, expected CT")
+    if int(header.get("NumberOfFrames") or 1) > 1:
+        raise Rejected(f"{path}: NumberOfFrames is {header.NumberOfFrames}, expected one slice a file; use NIfTI")
+    (position,), (spacing,) = (
+        _numbers(path, header, "ImagePositionPatient", 3),
+        _numbers(path, header, "PixelSpacing", 2),
+    )
+    across, down = _numbers(path, header, "ImageOrientationPatient", 3, 3)
+    if not np.allclose([across @ across, down @ down, across @ down], [1, 1, 0], atol=1e-3):
+        raise Rejected(f"{path}: ImageOrientationPatient is no pair of unit vectors at a right angle")
+    slope, intercept = (float(_numbers(path, header, name, 1)[0][0]) for name in ("RescaleSlope", "RescaleIntercept"))
+    if (unit := text_of(header, "RescaleType") or "HU") not in ("HU", "US"):  # US: unspecified
+        raise Rejected(f"{path}: RescaleType is {unit}, expected HU")
+    # From one column to the next one goes across, by the second of the spacings.
+    along = np.column_stack([across * spacing[1], down * spacing[0]])
+    return Slice(path, position, along, (int(header.Rows), int(header.Columns)), (slope, intercept))
+
+
+def _numbers(path: Path, header: Dataset, name: str, *lengths: int) -> list[NDArray[np.float64]]:
+    """The numbers of an element, in parts of ``lengths``."""
+    try:
+        numbers = np.atleast_1d(np.asarray(header.get(name), dtype=np.float64))
+    except (TypeError, ValueError):
+        numbers = np.empty(0)
+    if len(numbers) != sum(lengths) or not np.isfinite(numbers).all():
+        raise Rejected(f"{path}: {name} is {text_of(header, name)}, expected {sum(lengths)} numbers")
+    return np.split(numbers, np.cumsum(lengths)[:-1])
+
+
+def _in_order(folder: Path, slices: Sequence[Slice]) -> list[Slice]:
+    """Slices that fit together, along their normal.
+
+    Raises:
+        Rejected: they are too few, differ in what must be the same, lie at the same place, or one is missing.
+    """
+    first = slices[0]
+    if len(slices) < 2:
+        raise Rejected(f"{folder}: holds a single slice")
+    for other in slices:
+        for name, one, two, tolerance in (
+            ("rows and columns", first.shape, other.shape, 0.0),
+            ("slope and intercept", first.scale, other.scale, 0.0),
+            ("ImageOrientationPatient and PixelSpacing", first.along, other.along, 1e-4),
+        ):
+            if not np.allclose(one, two, rtol=0, atol=tolerance):
+                raise Rejected(f"{folder}: {first.path.name} and {other.path.name} differ in {name}")
+    heights = np.array([one.position @ first.normal for one in slices])
+    order = np.argsort(heights, kind="stable")
+    ordered, gaps = [slices[number] for number in order], np.diff(heights[order])
+    usual = float(np.median(gaps))
+    for lower, upper, gap in zip(ordered, ordered[1:], gaps, strict=False):
+        if gap < max(TOLERANCE * usual, 1e-3):
+            raise Rejected(
+                f"{folder}: {lower.path.name} and {upper.path.name} are at the same place: a copy, or several phases "
+                "of the heart in one series"
+            )
+        if gap > 1.5 * usual:
+            raise Rejected(
+                f"{folder}: {max(1, round(gap / usual) - 1)} slices are missing between {lower.path.name} and "
+                f"{upper.path.name}, which are {gap:.4g} mm apart; most are {usual:.4g} mm"
+            )
+    return ordered
+
+
+def _step(folder: Path, slices: Sequence[Slice]) -> NDArray[np.float64]:
+    """(3,) mm from one slice to the next.
+
+    Raises:
+        Rejected: slices are not evenly spaced along a line.
+    """
+    positions = np.stack([one.position for one in slices])
+    step = (positions[-1] - positions[0]) / (len(positions) - 1)
+    off = np.linalg.norm(positions - positions[0] - np.arange(len(positions))[:, None] * step, axis=1)
+    worst = int(off.argmax())
+    if off[worst] > max(TOLERANCE * np.linalg.norm(step), ROUNDING):
+        raise Rejected(
+            f"{folder}: slices are not evenly spaced along a line: {slices[worst].path.name} is {off[worst]:.3g} mm "
+            f"off, at a distance of {np.linalg.norm(step):.3g} mm between slices"
+        )
+    return step

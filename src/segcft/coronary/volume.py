@@ -1,0 +1,212 @@
+"""A CT volume: Hounsfield units on a grid of voxels, anywhere and at any angle in the patient."""
+
+from __future__ import annotations
+
+import gzip
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.ndimage import map_coordinates
+
+from segcft.data.convert import Excluded
+from segcft.data.reject import Rejected
+from segcft.errors import DataError
+
+NIFTI = (".nii", ".nii.gz")
+
+VOXEL = (0.05, 10.0)
+"""Edges of a voxel in mm that are believed; beyond, the header is wrong, or in metres."""
+
+LEAST_RANGE = 200.0
+"""HU between the least and the largest value: air and blood, which any chest holds, are some 1000 apart."""
+
+FLIP = np.array([-1.0, -1.0, 1.0])
+"""From RAS coordinates (right, anterior, superior) to LPS (left, posterior, superior), and back."""
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A CT volume; values stay in the type that they are stored in, which takes 100 MB for 512 x 512 x 200 voxels.
+
+    Attributes:
+        values: stored values (I, J, K).
+        affine: (4, 4), from a voxel's index, whole numbers at its centre, to mm in LPS, DICOM's patient coordinates.
+        slope: Hounsfield units are ``slope * value + intercept``.
+        intercept: see ``slope``.
+    """
+
+    values: NDArray[Any]
+    affine: NDArray[np.float64]
+    slope: float = 1.0
+    intercept: float = 0.0
+
+    def sample(self, points: ArrayLike) -> NDArray[np.float32]:
+        """Hounsfield units (...) at ``points`` (..., 3) in mm, by linear interpolation between voxels.
+
+        The volume ends where its outermost voxels do, half a voxel beyond their centres.
+
+        Raises:
+            Excluded: some points are outside; how many and how far, since a crop that the volume cuts off cannot be
+                told from one that is dark there.
+        """
+        points = np.asarray(points, dtype=np.float64)
+        voxels = self._voxels(points)
+        beyond = self._beyond(voxels)
+        if (outside := beyond.max(axis=-1) > 0).any():
+            spacing = np.linalg.norm(self.affine[:3, :3], axis=0)
+            farthest = float((beyond * spacing).max())
+            other = self._beyond(self._voxels(points * FLIP))
+            hint = (
+                "" if (other > 0).any() else "; with x and y negated all are inside: LPS and RAS are confused (--ras)"
+            )
+            raise Excluded(
+                "outside the volume",
+                f"{outside.mean():.1%} of the image is outside the volume, by up to {farthest:.1f} mm"
+                f"{'' if (other > 0).any() else hint}",
+            )
+        voxels = voxels.reshape(-1, 3).T
+        values = map_coordinates(self.values, voxels, np.float64, order=1, mode="nearest", prefilter=False)
+        values = values.reshape(points.shape[:-1])
+        return (values * self.slope + self.intercept).astype(np.float32)
+
+    def check(self) -> None:
+        """Check that these can be Hounsfield units.
+
+        Raises:
+            Excluded: they span too little, or lack air.
+        """
+        low, high = (float(limit) * self.slope + self.intercept for limit in (self.values.min(), self.values.max()))
+        if not np.isfinite([low, high]).all():
+            raise Rejected("holds values that are not finite numbers")
+        if high - low < LEAST_RANGE:
+            raise Excluded("not Hounsfield units", f"values span {low:g} to {high:g}, less than a CT of the chest does")
+        some = self.values[tuple(slice(None, None, max(1, length // 64)) for length in self.values.shape)]
+        negative = np.mean(some * self.slope + self.intercept < 0)
+        if negative < 0.001:
+            raise Excluded(
+                "not Hounsfield units",
+                f"values span {low:g} to {high:g} and {negative:.2%} are below 0, where air, lung and fat are: "
+                "the intercept (often -1024) is missing, or values are scaled",
+            )
+
+    def _voxels(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        return (points - self.affine[:3, 3]) @ np.linalg.inv(self.affine[:3, :3]).T
+
+    def _beyond(self, voxels: NDArray[np.float64]) -> NDArray[np.float64]:
+        """How many voxels a point lies outside along each axis: (..., 3), at most 0 inside."""
+        # Rounding may put a point on the very edge a hair outside of it.
+        return np.maximum(-0.5 - voxels, voxels - np.array(self.values.shape) + 0.5) - 1e-6
+
+
+def read_volume(path: Path) -> Volume:
+    """A CT volume: a NIfTI file, or a folder that holds the DICOM files of one series.
+
+    Raises:
+        Rejected: it cannot be read, lacks what places it in space, or is not in Hounsfield units.
+    """
+    from segcft.coronary.series import read_series  # which needs Volume
+
+    if path.is_dir():
+        volume = read_series(path)
+    elif path.name.lower().endswith(NIFTI):
+        volume = read_nifti(path)
+    else:
+        raise Rejected(f"{path}: expected a NIfTI file ({' or '.join(NIFTI)}) or a folder with a DICOM series")
+    check_affine(path, volume.affine)
+    try:
+        volume.check()
+    except Excluded as reason:
+        raise Excluded(reason.kind, f"{path}: {reason}") from None
+    except Rejected as reason:
+        raise Rejected(f"{path}: {reason}") from None
+    return volume
+
+
+def check_affine(path: Path, affine: NDArray[np.float64]) -> None:
+    """Check that voxels have a size and a shape.
+
+    Raises:
+        Rejected: they have none that can be.
+    """
+    if not np.isfinite(affine).all():
+        raise Rejected(f"{path}: the affine holds values that are not finite numbers")
+    edges = np.linalg.norm(affine[:3, :3], axis=0)
+    if not ((edges >= VOXEL[0]) & (edges <= VOXEL[1])).all():
+        size = " x ".join(f"{edge:g}" for edge in edges)
+        raise Rejected(f"{path}: voxels of {size} mm, expected edges of {VOXEL[0]:g} to {VOXEL[1]:g} mm")
+    if abs(np.linalg.det(affine[:3, :3])) < 0.1 * edges.prod():  # a tilted gantry shears voxels, by 30 degrees at most
+        raise Rejected(f"{path}: the affine is (nearly) singular: axes of the volume lie in a plane")
+
+
+def read_nifti(path: Path) -> Volume:
+    """A volume from a NIfTI-1 or NIfTI-2 file, plain or gzip; what is on disk is RAS.
+
+    Raises:
+        Rejected: it cannot be read, is not three-dimensional, or says nowhere, or in two ways, where it lies.
+    """
+    try:
+        import nibabel
+    except ImportError:
+        raise missing_extra(path, "nibabel") from None
+    try:
+        kind = type(nibabel.load(path))
+        if not issubclass(kind, nibabel.Nifti1Image):
+            raise Rejected(f"{path}: not a single NIfTI file")
+        with ExitStack() as stack:
+            file: Any = stack.enter_context(path.open("rb"))
+            if path.suffix.lower() == ".gz":
+                file = stack.enter_context(gzip.GzipFile(fileobj=file))
+            image = kind.from_stream(file)
+            stored = image.dataobj
+            values = np.asanyarray(stored.get_unscaled())
+            while file.read(2**20):  # to the end, where gzip checks that nothing was damaged
+                pass
+        values = _three_dimensional(path, values)
+        affine = _nifti_affine(path, image)
+    except Rejected:
+        raise
+    except Exception as error:  # nibabel raises almost anything over a broken file
+        line = " ".join(str(error).split()) or type(error).__name__
+        raise Rejected(f"{path}: cannot read this NIfTI file ({line})") from None
+    return Volume(values, np.diag([*FLIP, 1]) @ affine, float(stored.slope), float(stored.inter))
+
+
+def missing_extra(what: object, package: str) -> DataError:
+    """What to raise where an optional package is needed, which ends the whole import: no such file could be read."""
+    return DataError(f"{what}: reading this needs {package}: pip install 'segcft[coronary]'")
+
+
+def _three_dimensional(path: Path, values: NDArray[Any]) -> NDArray[Any]:
+    shape = values.shape
+    while values.ndim > 3 and values.shape[-1] == 1:
+        values = values[..., 0]
+    if values.ndim != 3 or min(values.shape) < 2:
+        found = " x ".join(map(str, shape))
+        raise Rejected(f"{path}: dim is {found}, expected a volume of three dimensions, each of 2 voxels or more")
+    if values.dtype.kind not in "iuf":
+        raise Rejected(f"{path}: datatype is {values.dtype}, expected whole or real numbers")
+    smaller = np.float32 if values.dtype.kind == "f" else values.dtype.newbyteorder("=")
+    return values.astype(smaller, copy=False)
+
+
+def _nifti_affine(path: Path, image: Any) -> NDArray[np.float64]:
+    """From indices to mm in RAS."""
+    unit = image.header.get_xyzt_units()[0]
+    if unit not in ("mm", "unknown"):
+        raise Rejected(f"{path}: xyzt_units is {unit}, expected mm")
+    (sform, has_sform), (qform, has_qform) = image.get_sform(coded=True), image.get_qform(coded=True)
+    if not has_sform and not has_qform:
+        raise Rejected(f"{path}: sform_code and qform_code are 0: it does not say where the volume lies")
+    if has_sform and has_qform:
+        corners = np.array(np.meshgrid(*([0, length - 1] for length in image.shape[:3]))).reshape(3, -1)
+        apart = np.linalg.norm((sform - qform)[:3] @ np.vstack([corners, np.ones(8)]), axis=0).max()
+        if not apart <= 0.1:
+            raise Rejected(
+                f"{path}: sform and qform place the volume differently, by up to {apart:.3g} mm; "
+                "remove the one that is wrong"
+            )
+    return np.asarray(sform if has_sform else qform, dtype=np.float64)

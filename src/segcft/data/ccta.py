@@ -1,0 +1,358 @@
+"""Coronary CT angiographies as a folder of straightened vessels with masks of lumen and plaque.
+
+A table names, for each vessel, the volume and what was traced in it: a centreline and meshes of the lumen and of the
+outer wall. Each becomes one image or several, longitudinal cross-sections at different angles about the centreline.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segcft.coronary.centreline import Centreline
+from segcft.coronary.files import read_centreline, read_surface
+from segcft.coronary.plaque import STRUCTURES, Threshold, split
+from segcft.coronary.reformation import Reformation
+from segcft.coronary.surface import Surface
+from segcft.coronary.volume import Volume, read_volume
+from segcft.data import attributes
+from segcft.data.convert import Converted, Excluded, Summary, Value, convert
+from segcft.data.loop import Progress
+from segcft.data.reject import Rejected
+from segcft.data.shared import Shared
+from segcft.data.splits import PARTS
+from segcft.errors import DataError
+from segcft.study import Splits
+
+BITS = {"lumen": 1, "noncalcified": 2, "calcified": 4}
+"""Flags of the masks; no pixel has two of them."""
+
+FILES = {"volume": "CT volume", "centreline": "centreline", "lumen": "mesh of the lumen", "wall": "mesh of the wall"}
+"""Columns of the table that name files."""
+
+WRITTEN = ("vessel_id", "angle_deg", "lumen_hu", "calcium_hu")
+"""Columns of the result beside the table's own."""
+
+WINDOW = (-200.0, 800.0)
+"""HU that become black and white. Fat around the vessel (-100), its wall (50) and the lumen with contrast agent (300 to
+500, rarely more than 700) are all within, at 4 HU a grey level, far below the noise. Lung is black, and calcium, which
+masks tell apart, mostly white."""
+
+LEAST_LENGTH = 0.95
+"""Share of the image's columns in which the mesh of the wall must be: without it plaque would be missing there."""
+
+MOST_OUTSIDE = 0.1
+"""Share of the lumen that may be outside of the wall, as surfaces drawn one by one cross a little."""
+
+LEAST_LUMEN = 100.0
+"""HU: blood without contrast agent has 40, so that a darker lumen than this is none, or the meshes lie elsewhere."""
+
+
+@dataclass(frozen=True)
+class Vessel:
+    """A row of the table.
+
+    Attributes:
+        id: of the vessel, unique.
+        patient: whose it is.
+        split: its part, or None.
+        files: place of each of :data:`FILES`, or why there is none.
+        attributes: further columns; None is an empty cell.
+        stamp: changes when the row or one of its files does.
+    """
+
+    id: str
+    patient: str
+    split: str | None
+    files: Mapping[str, Path | Excluded]
+    attributes: Mapping[str, str | None]
+    stamp: str
+
+
+def convert_ccta(
+    table: Path,
+    out: Path,
+    *,
+    size: tuple[int, int] = (64, 384),
+    spacing: float = 0.25,
+    start: float = 0.0,
+    angles: Sequence[float] = (0.0,),
+    window: tuple[float, float] = WINDOW,
+    threshold: Threshold | None = None,
+    ras: bool = False,
+    splits: Splits | None = None,
+    workers: int = 2,
+    progress: Progress | None = None,
+) -> Summary:
+    """Convert vessels to the folder ``out``, which ``configs/ccta.yaml`` reads.
+
+    An image is named ``ID_aNNN``, of the angle in degrees. What is done is not done again by the same call, unless its
+    row or one of its files has changed; ``angles`` may differ, to add some.
+
+    Args:
+        table: CSV with a row a vessel: id, volume, centreline, lumen, wall; patient (default: the id) and split
+            (default: drawn by patient) may follow, and any other columns, which are kept. Relative paths are below
+            the table's folder.
+        out: folder to write; an interrupted conversion goes on.
+        size: (H, W) of the images in pixels: across the vessel and along it.
+        spacing: of pixels, in mm.
+        start: where along the centreline images begin, in mm.
+        angles: about the centreline, in degrees, of each vessel's images.
+        window: HU that become black and white.
+        threshold: above how many HU the wall is calcified.
+        ras: coordinates of centrelines and meshes are RAS, not LPS. Volumes say themselves.
+        splits: shares of the parts, by patient.
+        workers: threads; each may hold a volume, and as many more are kept.
+        progress: wraps the loop over images.
+
+    Raises:
+        DataError: the table cannot be read or contradicts itself, an option cannot be, a package is missing, ``out``
+            holds something else, or no vessel is usable.
+    """
+    threshold = threshold or Threshold()
+    if not spacing > 0 or not start >= 0 or not window[0] < window[1]:
+        raise DataError(
+            f"spacing {spacing:g} mm, start {start:g} mm, window {window[0]:g} to {window[1]:g} HU cannot be"
+        )
+    vessels, labels = read_vessels(table), label_angles(angles)
+    # Vessels of one volume come one after another, wherever they are in the table, so that it is read once.
+    place = {vessel.files["volume"]: number for number, vessel in reversed([*enumerate(vessels)])}
+    vessels.sort(key=lambda vessel: place[vessel.files["volume"]])
+    items = [_Item(vessel, label, angle) for vessel in vessels for label, angle in labels.items()]
+    return convert(
+        items,
+        len(items),
+        _Reader(size, spacing, start, window, threshold, ras, keep=workers).read,
+        out,
+        settings={
+            "format": "ccta",
+            "size": size,
+            "spacing": spacing,
+            "start": start,
+            "window": window,
+            "threshold": asdict(threshold),
+            "ras": ras,
+        },
+        splits=splits,
+        workers=workers,
+        progress=progress,
+    )
+
+
+def read_vessels(table: Path) -> list[Vessel]:
+    """The rows of a table of vessels.
+
+    Raises:
+        DataError: it cannot be read, lacks a column, has one that the result needs, has a row without an id or two of
+            one, or puts a patient into two parts.
+    """
+    if not table.is_file():
+        raise DataError(f"{table}: no such table (--table)")
+    rows, ragged = attributes.read_table(table, {"id": "name of the vessel"} | FILES)
+    if ragged:
+        raise DataError(f"{table}: line {ragged[0][0]}: {ragged[0][1]}")
+    if taken := [name for name in WRITTEN if name in rows[0].cells]:
+        raise DataError(f"{table}: a column is called {taken[0]!r}, which the result has already; call it otherwise")
+    vessels: dict[str, Vessel] = {}
+    parts: dict[str, str | None] = {}
+    for row in rows:
+        cells = dict(row.cells)
+        id, part = cells.pop("id"), cells.pop("split", "") or None
+        where = f"{table}: line {row.line}"
+        if not id or id in vessels:
+            raise DataError(f"{where}: id {id!r} is {'there before' if id else 'empty'}")
+        if part is not None and part not in PARTS:
+            raise DataError(f"{where}: split is {part!r}, expected one of {', '.join(PARTS)}, or nothing to draw it")
+        patient = cells.pop("patient", "") or id
+        if parts.setdefault(patient, part) != part:
+            one, other = (name or "to be drawn" for name in (parts[patient], part))
+            raise DataError(f"{where}: patient {patient!r} is in two parts: {one}, and here {other}")
+        files = {column: _place(table.parent, column, cells.pop(column)) for column in FILES}
+        further = {name: text or None for name, text in cells.items()}
+        vessels[id] = Vessel(id, patient, part, files, further, _stamp(row.cells, files))
+    return list(vessels.values())
+
+
+def label_angles(angles: Sequence[float]) -> dict[str, float]:
+    """Names of images, ``a000``, and the angle in [0, 360) degrees of each.
+
+    Raises:
+        DataError: there is none, or two of the same name.
+    """
+    labels: dict[str, float] = {}
+    for angle in angles:
+        turned = float(angle) % 360
+        if not np.isfinite(turned):
+            raise DataError(f"an angle is {angle:g} degrees")
+        label = f"a{turned:03.0f}" if abs(turned - round(turned)) < 0.05 else f"a{turned:05.1f}"
+        if label in labels:
+            raise DataError(f"two angles are {labels[label]:g} degrees, to a tenth")
+        labels[label] = turned
+    if not labels:
+        raise DataError("no angle is given")
+    return labels
+
+
+def to_bits(coverage: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Coverage (3, H, W) of :data:`~segcft.coronary.plaque.STRUCTURES` as flags (H, W): a pixel is what covers most of
+    it, and nothing where the background does.
+    """
+    classes = np.concatenate([coverage, 1 - coverage.sum(axis=0, keepdims=True)])
+    flags = np.array([*(BITS[name] for name in STRUCTURES), 0], dtype=np.uint8)
+    return flags[classes.argmax(axis=0)]
+
+
+@dataclass(frozen=True)
+class _Item:
+    vessel: Vessel
+    label: str
+    angle: float
+
+    @property
+    def id(self) -> str:
+        return f"{self.vessel.id}_{self.label}"
+
+    @property
+    def stamp(self) -> str:
+        return self.vessel.stamp
+
+
+@dataclass(frozen=True)
+class _Traced:
+    """What was traced of a vessel."""
+
+    centreline: Centreline
+    lumen: Surface
+    wall: Surface
+
+
+class _Reader:
+    """Makes a sample of a vessel and an angle."""
+
+    def __init__(
+        self,
+        size: tuple[int, int],
+        spacing: float,
+        start: float,
+        window: tuple[float, float],
+        threshold: Threshold,
+        ras: bool,
+        keep: int,
+    ) -> None:
+        self.size, self.spacing, self.start, self.window = size, spacing, start, window
+        self.threshold, self.ras = threshold, ras
+        self._volumes = Shared(_read_volume, keep)
+        self._traced = Shared(self._trace, keep)
+
+    def read(self, item: _Item) -> Converted:
+        vessel = item.vessel
+        paths = {column: _there(column, place) for column, place in vessel.files.items()}
+        traced = self._traced(tuple(paths.values())[1:])
+        with _about(paths["centreline"]):
+            angle = float(np.radians(item.angle))
+            reformation = Reformation.of(traced.centreline, self.size, self.spacing, angle, self.start)
+        with _about(paths["lumen"]):
+            lumen = traced.lumen.coverage(reformation)
+        with _about(paths["wall"]):
+            wall = traced.wall.coverage(reformation)
+            _check_wall(lumen, wall)
+        volume = self._volumes(paths["volume"])
+        with _about(paths["volume"]):
+            hu = volume.sample(reformation.points)
+        with _about(paths["lumen"]):
+            coverage = split(hu, lumen, wall, self.threshold)
+            mean = float((hu * lumen).sum() / lumen.sum())
+            if mean < LEAST_LUMEN:
+                raise Excluded(
+                    "lumen without contrast agent",
+                    f"the lumen has {mean:.0f} HU on average, expected {LEAST_LUMEN:g} or more: does the mesh lie "
+                    "where the vessel is in the volume, and are coordinates LPS (or RAS: --ras)?",
+                )
+        low, high = self.window
+        image = np.rint(np.clip((hu - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+        calcium = self.threshold.of(hu, lumen)
+        found = (vessel.id, item.angle, round(mean, 1), round(calcium, 1))
+        about: dict[str, Value] = {**vessel.attributes, **dict(zip(WRITTEN, found, strict=True))}
+        return Converted(item.id, vessel.patient, image, to_bits(coverage), about, vessel.split)
+
+    def _trace(self, paths: tuple[Path, ...]) -> _Traced:
+        centreline, lumen, wall = paths
+        with _about(centreline, "centreline unreadable"):
+            curve = Centreline(read_centreline(centreline, self.ras))
+        surfaces = []
+        for path in (lumen, wall):
+            with _about(path, "mesh unreadable"):
+                surfaces.append(Surface(*read_surface(path, self.ras)))
+        return _Traced(curve, *surfaces)
+
+
+def _read_volume(path: Path) -> Volume:
+    with _about(path, "volume unreadable"):
+        return read_volume(path)
+
+
+def _check_wall(lumen: NDArray[np.float64], wall: NDArray[np.float64]) -> None:
+    """Check that the wall's mesh is as long as the image and holds the lumen.
+
+    Raises:
+        Excluded: it does not.
+    """
+    seen = float((wall.max(axis=0) > 0).mean())
+    if seen < LEAST_LENGTH:
+        raise Excluded(
+            "mesh shorter than the crop",
+            f"the mesh is in {seen:.0%} of the image's columns, expected {LEAST_LENGTH:.0%} (--start, --size)",
+        )
+    outside = float(np.maximum(lumen - wall, 0).sum() / max(lumen.sum(), 1e-9))
+    if outside > MOST_OUTSIDE:
+        raise Excluded(
+            "lumen outside the wall", f"{outside:.0%} of the lumen is outside of this mesh; are they exchanged?"
+        )
+
+
+def _place(folder: Path, column: str, text: str) -> Path | Excluded:
+    """The file that a cell names; a relative path stays below the folder, so that this can be moved as a whole."""
+    if not text:
+        return Excluded("file missing", f"no file in column {column!r}")
+    path = Path(text)
+    if ".." in path.parts:
+        return Excluded(
+            "unusable path", f"{column} is {text!r}, which leads out of the table's folder: make it absolute"
+        )
+    return folder / path
+
+
+def _there(column: str, place: Path | Excluded) -> Path:
+    if isinstance(place, Excluded):
+        raise place
+    if not place.exists():
+        raise Excluded("file missing", f"{place}: no such file ({column})")
+    return place
+
+
+def _stamp(cells: Mapping[str, str], files: Mapping[str, Path | Excluded]) -> str:
+    """A digest of a row and of the sizes and times of its files."""
+    digest = hashlib.sha256(repr(sorted(cells.items())).encode())
+    for place in files.values():
+        if isinstance(place, Path) and place.exists():
+            for path in sorted(place.iterdir()) if place.is_dir() else [place]:
+                about = path.stat()
+                digest.update(f"{path.name}\0{about.st_size}\0{about.st_mtime_ns}\0".encode())
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def _about(path: Path, kind: str = "") -> Iterator[None]:
+    """Name ``path`` in what is raised, unless it is named there, and the ``kind`` of reason."""
+    try:
+        yield
+    except Rejected as reason:
+        text = str(reason)
+        text = text if text.startswith(str(path)) else f"{path}: {text}"
+        raise Excluded(reason.kind if isinstance(reason, Excluded) else kind, text) from None

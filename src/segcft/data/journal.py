@@ -1,0 +1,128 @@
+"""What a conversion writes beside images: a journal to go on with, and tables that are whole or not there."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from segcft.errors import DataError
+
+
+class Journal:
+    """The rows of the samples that are done, a line each, after a first line with the settings."""
+
+    def __init__(self, out: Path, settings: Mapping[str, Any]) -> None:
+        self.out, self.path = out, out / "journal.jsonl"
+        self.settings = json.loads(json.dumps(settings))  # in the types that it has when it is read back
+        self._file: TextIO | None = None
+        self._done: dict[str, bool] = {}  # id -> whether it has a mask
+        self._stamps: dict[str, str | None] = {}
+        if self.path.is_file():
+            self._resume()
+        elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise DataError(f"{out}: exists and is not a conversion that segcft began; choose another folder")
+
+    def __enter__(self) -> Journal:
+        self.out.mkdir(parents=True, exist_ok=True)
+        new = not self.path.is_file()
+        self._file = self.path.open("a", encoding="utf-8")
+        if new:
+            self._append({"settings": self.settings})
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._file is not None
+        self._file.close()
+
+    def has(self, id: str) -> bool:
+        """Whether ``id`` is done and its files are there, whole as far as their size tells."""
+        if id not in self._done:
+            return False
+        names = ("images", "masks") if self._done[id] else ("images",)
+        files = [self.out / name / f"{id}.png" for name in names]
+        return all(file.is_file() and file.stat().st_size > 0 for file in files)
+
+    def add(self, entry: dict[str, Any]) -> None:
+        self._append(entry)
+        self._note(entry)
+
+    def forget_unless(self, id: str, stamp: str) -> None:
+        """Take ``id`` as not done if it was done of something with another stamp."""
+        if self._stamps.get(id) != stamp:
+            self._done.pop(id, None)
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Rows in the order in which they were done."""
+        with self.path.open(encoding="utf-8") as file:
+            for line in itertools.islice(file, 1, None):
+                yield json.loads(line)["row"]
+
+    def _note(self, entry: Mapping[str, Any]) -> None:
+        id = entry["row"]["id"]
+        self._done[id], self._stamps[id] = entry["mask"], entry.get("stamp")
+
+    def _append(self, entry: Mapping[str, Any]) -> None:
+        assert self._file is not None
+        self._file.write(json.dumps(entry) + "\n")
+        self._file.flush()  # what is killed has lost nothing that it has written
+
+    def _resume(self) -> None:
+        end = 0
+        try:
+            with self.path.open("rb") as file:
+                for number, line in enumerate(file):
+                    if not line.endswith(b"\n"):  # cut off while it was written
+                        break
+                    entry = json.loads(line)
+                    if number == 0:
+                        self._check(entry["settings"])
+                    else:
+                        self._note(entry)
+                    end += len(line)
+            os.truncate(self.path, end)
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{self.path}: damaged ({error}); remove {self.out} and convert again") from None
+        if end == 0:
+            self.path.unlink()
+
+    def _check(self, settings: Mapping[str, Any]) -> None:
+        changed = [
+            f"{name} was {json.dumps(settings.get(name))} and is {json.dumps(self.settings.get(name))}"
+            for name in {**settings, **self.settings}
+            if settings.get(name) != self.settings.get(name)
+        ]
+        if changed:
+            raise DataError(
+                f"{self.out}: was converted with other settings: {'; '.join(changed)}. "
+                "Remove it, or choose another folder"
+            )
+
+
+class Table:
+    """A CSV file that takes its place once it is complete. Used as a context manager."""
+
+    def __init__(self, path: Path, columns: Sequence[str]) -> None:
+        self.path, self.columns = path, columns
+        self.partial = path.with_name(path.name + ".partial")
+
+    def __enter__(self) -> Table:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self.partial.open("w", encoding="utf-8", newline="")
+        self._writer = csv.writer(self._file)
+        self._writer.writerow(self.columns)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with self._file:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        if kind is None:
+            os.replace(self.partial, self.path)
+
+    def write(self, cells: Sequence[Any]) -> None:
+        self._writer.writerow(cells)
