@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
+import segcft
 from segcft.coronary.plaque import Threshold, split
 from segcft.coronary.reformation import Reformation
 from segcft.coronary.surface import Surface
 from segcft.data.simulated import make_simulator
 from segcft.errors import DataError, InterventionError
+from segcft.pipeline import Pipeline
+from segcft.run import Run
 from segcft.simulate import CoronarySimulator
 from segcft.simulate.ccta import Grid, vessel_mesh, volume
 from segcft.simulate.coronary import WINDOW
-from segcft.study import load_study
+from segcft.study import load_study, parse_study
+from segcft.training import make_fabric
 
 PEOPLE = st.integers(0, 2**63 - 1)
 NONCALCIFIED, CALCIFIED, LUMEN = CoronarySimulator.variables
@@ -169,3 +176,24 @@ def test_meshes_and_volume_show_what_the_straightened_image_shows() -> None:
         # Partial volume hides thin calcium, as in real scans.
         assert 5 < calcified.sum() * 0.0625 < 16
         assert (calcified + noncalcified).sum() * 0.0625 == pytest.approx(47, rel=0.02)
+
+
+def test_a_study_runs_through_every_stage_and_answers(tmp_path: Path) -> None:
+    mapping = yaml.safe_load((CONFIGS / "coronary-quickstart.yaml").read_text())
+    mapping["image"] |= {"size": [48, 96], "field_of_view": [12, 24]}
+    mapping["data"]["people"] = 60
+    for stage in ("segmentor", "judge", "regressor", "scm", "hvae", "finetune"):
+        mapping[stage] |= {"steps": 4, "batch_size": 8}
+    mapping["finetune"]["bound_batches"] = 2
+    mapping["evaluation"] |= {"people": 8, "bootstrap": 50, "figure_people": 1, "figure_changes": [0.3]}
+    run = Run(tmp_path / "run", parse_study(mapping))
+    Pipeline(run, make_fabric("cpu")).run_all()
+    rows = pd.DataFrame(json.loads((run.evaluation / "table.json").read_text()))
+    areas = rows[(rows["metric"] == "mae") & rows["intervened"]]
+    assert set(areas["method"]) == {"no change", "none", "regressor", "segmentor", "segmentor - regressor", "truth"}
+    assert np.isfinite(areas["value"].astype(float)).all()
+    assert "in mm²" in (run.evaluation / "table.md").read_text()
+    assert (run.evaluation / "figures" / "progression.png").is_file()
+    grown = segcft.load(run.folder).counterfactual(run.store().images[0, 0], do={NONCALCIFIED: "+20"})
+    record = grown.record["variables"][NONCALCIFIED]
+    assert record["after"] == pytest.approx(record["before"] + 20, abs=1e-3)
