@@ -154,6 +154,13 @@ def test_a_study_without_millimetres_is_refused() -> None:
         make_simulator(study.model_copy(update={"image": image}))
 
 
+def test_pixels_that_are_not_square_are_refused() -> None:
+    study = load_study(CONFIGS / "coronary-quickstart.yaml")
+    image = study.image.model_copy(update={"field_of_view": (12, 96)})
+    with pytest.raises(DataError, match=r"image\.field_of_view: .* draws square pixels, not 0\.25 x 0\.5 mm"):
+        make_simulator(study.model_copy(update={"image": image}))
+
+
 def test_meshes_and_volume_show_what_the_straightened_image_shows() -> None:
     simulator = CoronarySimulator((48, 192), 0.0625)
     for person in (2, 5):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -50,6 +51,12 @@ def make_simulator(study: Study) -> Simulator:
     """
     module, _, name = SIMULATORS[study.data.source].partition(":")
     make = getattr(importlib.import_module(module), name)
+    size, field = study.image.size, study.image.field_of_view
+    if field and not math.isclose(field[0] * size[1], field[1] * size[0], rel_tol=1e-6):
+        raise DataError(
+            f"image.field_of_view: {study.data.source} draws square pixels, not {field[0] / size[0]:g} x "
+            f"{field[1] / size[1]:g} {study.image.length_unit}"
+        )
     try:
         simulator: Simulator = make(study.image.size, study.image.pixel_area)
     except ValueError as error:
