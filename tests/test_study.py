@@ -167,6 +167,8 @@ def test_underscore_keys_hold_yaml_anchors(tmp_path: Path) -> None:
         ("hvae.patch", 5, "hvae.levels", "shrink the height 20 times"),
         ("finetune.intervene", ["liver"], "finetune.intervene", "'liver' is not a variable"),
         ("evaluation.interventions", ["liver"], "evaluation.interventions", "'liver' is not a variable"),
+        ("evaluation.progression", ["liver"], "evaluation.progression", "'liver' is not a variable"),
+        ("evaluation.progression", ["sex"], "evaluation.progression", "'sex' is categorical, so nothing rises"),
     ],
 )
 def test_errors_name_file_and_key(tmp_path: Path, key: str, value: Any, where: str, what: str) -> None:

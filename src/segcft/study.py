@@ -293,6 +293,9 @@ class Study(Section):
             for name in names:
                 if name not in self.variables:
                     raise ValueError(f"{key}: {name!r} is not a variable ({', '.join(self.variables)})")
+        for name in self.evaluation.progression:
+            if self.variables[name].kind != "continuous":
+                raise ValueError(f"evaluation.progression: {name!r} is categorical, so nothing rises")
         return self
 
     def _check_graph(self) -> None:

@@ -18,23 +18,10 @@ from segcft.evaluate.truth import Truth
 
 @dataclass(frozen=True)
 class Answers:
-    """Counterfactuals of K people under M changes of one structure's area, by every method in turn.
+    """Counterfactuals of K people under M interventions each, by every method in turn.
 
-    ``people`` are as they are; ``images[method]`` (K, M, C, H, W) are in [-1, 1]; ``asked`` (K, M) are the
-    areas asked for. A true counterfactual that cannot be drawn is NaN.
-    """
-
-    structure: str
-    people: People
-    asked: Tensor
-    images: dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Progression:
-    """Counterfactuals of K people through M stages in which variables rise together; the others are held.
-
-    ``areas`` (K, M, S) are those asked for; the rest as in :class:`Answers`.
+    ``people`` are as they are; ``areas`` (K, M, S) of all structures are those asked for; ``images[method]``
+    (K, M, C, H, W) are in [-1, 1]. A true counterfactual that cannot be drawn is NaN.
     """
 
     people: People
@@ -43,7 +30,7 @@ class Progression:
 
 
 class Inquiry:
-    """Asks every model for relative changes of a structure's area.
+    """Asks every model for relative changes of a structure's area, or for a progression of several variables.
 
     Args:
         cohort: who may be asked about.
@@ -76,65 +63,61 @@ class Inquiry:
         within = self._within(self.cohort.values[self.order], structure, changes)
         best = torch.argsort(within.sum(dim=1), descending=True, stable=True)[:people]
         chosen = self.cohort.people(self.order[best])
-        asked = self._asked(chosen.values, structure, changes)
-        images = {m: saved(self._change(m, chosen, structure, changes)) for m in self.models}
-        if self.truth:
-            rows = chosen.rows.repeat_interleave(len(changes))
-            drawn = self.truth.counterfactuals(rows, {self._variable(structure): asked.flatten()})
-            images[names.TRUTH] = drawn.image.unflatten(0, tuple(asked.shape))
-        return Answers(structure, chosen, asked, images)
+        return self._answers(chosen, {self._variable(structure): self._asked(chosen.values, structure, changes)})
 
     def obtained(self, structure: str, people: int, changes: Sequence[float]) -> dict[str, Tensor]:
         """Method -> relative change of every structure's area, (people, changes, S), NaN beyond the range and where
         the structure is absent.
 
-        Relative to what the judge reads from the image as it is, so that its bias does not count.
+        What the judge reads of the answer less what it reads of the image, so that its bias does not count, over the
+        known area, as it may read next to nothing of a small structure.
         """
         areas = self.cohort.values[self.order, self.cohort.column(self._variable(structure))]
         has_it_first = torch.argsort((areas > 0).long(), descending=True, stable=True)
         chosen = self.cohort.people(self.order[has_it_first[:people]])
-        within = self._within(chosen.values, structure, changes)[..., None]
-        within = within & (chosen.values[:, None, self.cohort.area_columns] > 0)
-        unchanged = self._read(chosen.image)
+        known = chosen.values[:, None, self.cohort.area_columns]
+        within = self._within(chosen.values, structure, changes)[..., None] & (known > 0)
+        unchanged = self._read(chosen.image)[:, None]
+        do = {self._variable(structure): self._asked(chosen.values, structure, changes)}
         obtained = {}
         for method in self.models:
-            images = saved(self._change(method, chosen, structure, changes))
+            images = saved(self._ask(method, chosen, do)[0])
             read = self._read(images.flatten(0, 1)).unflatten(0, images.shape[:2])
-            obtained[method] = torch.where(within, read / unchanged[:, None] - 1, torch.nan).cpu()
+            obtained[method] = torch.where(within, (read - unchanged) / known, torch.nan).cpu()
         return obtained
 
-    def progression(self, variables: Sequence[str], people: int, quantiles: Sequence[float]) -> Progression:
+    def progression(self, variables: Sequence[str], people: int, quantiles: Sequence[float]) -> Answers:
         """Every method's answers about as many people, when ``variables`` rise together through ``quantiles``."""
         chosen = self.cohort.people(self.order[:people])
+        shape = (len(chosen.values), len(quantiles))
         levels = {v: np.nanquantile(self.known[:, self.cohort.column(v)], quantiles) for v in variables}
-        do = chosen.values.new_full((len(chosen.values), len(quantiles), chosen.values.shape[1]), torch.nan)
-        for variable, values in levels.items():
-            do[..., self.cohort.column(variable)] = torch.from_numpy(values).to(do)
-        after, images = chosen.values[:, None], {}
+        do = {v: torch.from_numpy(level).to(chosen.values).expand(shape) for v, level in levels.items()}
+        return self._answers(chosen, do)
+
+    def _answers(self, people: People, do: Mapping[str, Tensor]) -> Answers:
+        """Every method's answers, and the truth, about K people under interventions: variables and values (K, M)."""
+        images = {}
         for method in self.models:
-            answers, after = self._ask(method, chosen, do)
+            answers, values = self._ask(method, people, do)
             images[method] = saved(answers)
         if self.truth:
-            rows = chosen.rows.repeat_interleave(len(quantiles))
-            drawn = self.truth.counterfactuals(rows, {v: do[..., self.cohort.column(v)].flatten() for v in variables})
-            images[names.TRUTH] = drawn.image.unflatten(0, do.shape[:2])
-        return Progression(chosen, after[..., self.cohort.area_columns], images)
-
-    def _change(self, method: str, people: People, structure: str, changes: Sequence[float]) -> Tensor:
-        """The images (K, M, C, H, W) of the people under every change of the structure's area."""
-        asked = self._asked(people.values, structure, changes)
-        do = people.values.new_full((*asked.shape, people.values.shape[1]), torch.nan)
-        do[..., self.cohort.column(self._variable(structure))] = asked
-        return self._ask(method, people, do)[0]
+            rows = people.rows.repeat_interleave(values.shape[1])
+            drawn = self.truth.counterfactuals(rows, {variable: wanted.flatten() for variable, wanted in do.items()})
+            images[names.TRUTH] = drawn.image.unflatten(0, values.shape[:2])
+        return Answers(people, values[..., self.cohort.area_columns], images)
 
     @torch.no_grad()
-    def _ask(self, method: str, people: People, do: Tensor) -> tuple[Tensor, Tensor]:
-        """The images (K, M, C, H, W) and values (K, M, V) of the people under interventions ``do`` (K, M, V)."""
+    def _ask(self, method: str, people: People, do: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The images (K, M, C, H, W) and values (K, M, V) of the people under interventions, as above."""
         model = self.models[method]
         abduction = Abduction(model.hvae, people.image, people.values)
         generator = torch.Generator(self.cohort.device).manual_seed(self.cohort.study.evaluation.seed)
-        after = [model.scm.counterfactual(people.values, one, generator) for one in do.unbind(1)]
-        return torch.stack([abduction.counterfactual(one) for one in after], dim=1), torch.stack(after, dim=1)
+        images, values = [], []
+        for m in range(next(iter(do.values())).shape[1]):
+            asked = model.scm.intervention(len(people.values), **{name: wanted[:, m] for name, wanted in do.items()})
+            values.append(model.scm.counterfactual(people.values, asked, generator))
+            images.append(abduction.counterfactual(values[-1]))
+        return torch.stack(images, dim=1), torch.stack(values, dim=1)
 
     def _asked(self, values: Tensor, structure: str, changes: Sequence[float]) -> Tensor:
         """The areas asked for, (K, M)."""

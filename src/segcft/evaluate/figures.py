@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from segcft.artefact import replace
 from segcft.counterfactual import CounterfactualModel
-from segcft.evaluate.answers import Answers, Inquiry, Progression
+from segcft.evaluate.answers import Answers, Inquiry
 from segcft.evaluate.axioms import GREY_LEVELS
 from segcft.evaluate.cohort import Cohort
 from segcft.evaluate.effectiveness import Judge
@@ -51,77 +51,71 @@ def write_figures(
         curves = {}
         for structure in study.structures:
             answers = inquiry.answers(structure, spec.figure_people, spec.figure_changes)
-            _save(draw_counterfactuals(answers, study, judge), folder / f"counterfactuals-{structure}.png")
-            _save(draw_differences(answers, study, judge), folder / f"differences-{structure}.png")
+            _save(draw_counterfactuals(answers, structure, study, judge), folder / f"counterfactuals-{structure}.png")
+            _save(draw_differences(answers, structure, study, judge), folder / f"differences-{structure}.png")
             curves[structure] = inquiry.obtained(structure, CURVE_PEOPLE, GRID)
             task.advance()
         _save(draw_curves(curves), folder / "asked-obtained.png")
         if spec.progression:
-            stages = inquiry.progression(spec.progression, spec.figure_people, spec.progression_quantiles)
-            _save(draw_progression(stages, study, judge), folder / "progression.png")
+            answers = inquiry.progression(spec.progression, spec.figure_people, spec.progression_quantiles)
+            _save(draw_progression(answers, study, judge), folder / "progression.png")
 
 
-def draw_counterfactuals(answers: Answers, study: Study, judge: Judge) -> Any:
+def draw_counterfactuals(answers: Answers, structure: str, study: Study, judge: Judge) -> Any:
     """The images themselves, with the judge's outlines, and the target's area asked for and obtained."""
-    unit, target = study.image.area_unit, list(study.structures).index(answers.structure)
-    name = plain(answers.structure).capitalize()
-    page = _page(answers, study, f"{name} changed: area asked for / read by the judge, in {unit}")
+    target = list(study.structures).index(structure)
+    title = f"{plain(structure).capitalize()} changed: area asked for / read by the judge, in {study.image.area_unit}"
+    changes = [percent(change) for change in study.evaluation.figure_changes]
+    return _draw_outlined(answers, changes, title, [target], study, judge)
 
-    def panel(axes: Any, image: Tensor, area: float, label: str = "") -> None:
-        obtained = _show_outlined(axes, image, study, judge)[target]
-        axes.set_xlabel(f"{label}{_number(area)} / {_number(obtained)}")
 
-    areas = answers.people.values[:, list(study.variables).index(study.areas[target])]
+def draw_progression(answers: Answers, study: Study, judge: Judge) -> Any:
+    """Variables that rise together, a stage after the other, with the judge's outlines and all areas."""
+    spec = study.evaluation
+    rising = " and ".join(plain(variable) for variable in spec.progression)
+    title = (
+        f"{rising.capitalize()} through quantiles of the training people, all else held:\n"
+        f"areas asked for / read by the judge of {', '.join(map(plain, study.structures))}, in {study.image.area_unit}"
+    )
+    stages = [f"{100 * quantile:.0f} %" for quantile in spec.progression_quantiles]
+    return _draw_outlined(answers, stages, title, range(len(study.structures)), study, judge)
+
+
+def _draw_outlined(
+    answers: Answers, labels: Sequence[str], title: str, told: Sequence[int], study: Study, judge: Judge
+) -> Any:
+    """A page of ``answers`` with the judge's outlines; of the structures ``told`` the areas asked for and obtained."""
+    page = Page(len(answers.areas), list(answers.images), labels, study.image.size, title)
+
+    def panel(axes: Any, image: Tensor, asked: Tensor) -> None:
+        masks = read_masks(judge, image)
+        show(axes, image)
+        for mask, colour in zip(masks, STRUCTURE_COLOURS, strict=False):
+            outline(axes, mask, colour)
+        read = masks.sum(axis=(1, 2)) * study.image.pixel_area
+        axes.set_xlabel("    ".join(f"{_number(float(asked[s]))} / {_number(float(read[s]))}" for s in told))
+
     for person, image in enumerate(answers.people.image):
-        panel(page.factual(person), image, float(areas[person]), "true ")
+        panel(page.factual(person), image, answers.people.values[person, study.area_columns])
     for person, method, change, image in page.places(answers.images):
         axes = page.panel(person, method, change)
         if image.isnan().any():
             blank(axes)
         else:
-            panel(axes, image, float(answers.asked[person, change]))
+            panel(axes, image, answers.areas[person, change])
     page.legend([(plain(s), c, "-") for s, c in zip(study.structures, STRUCTURE_COLOURS, strict=False)])
     return page.figure
 
 
-def draw_progression(progression: Progression, study: Study, judge: Judge) -> Any:
-    """Variables that rise together, a stage after the other, with the judge's outlines and all areas."""
-    spec, unit = study.evaluation, study.image.area_unit
-    rising = " and ".join(plain(variable) for variable in spec.progression)
-    stages = [f"{100 * quantile:.0f} %" for quantile in spec.progression_quantiles]
-    page = Page(
-        len(progression.areas),
-        list(progression.images),
-        stages,
-        study.image.size,
-        f"{rising.capitalize()} through quantiles of the training people, all else held: "
-        f"areas asked for / read by the judge, in {unit}",
-    )
-    columns = study.area_columns
-
-    def panel(axes: Any, image: Tensor, areas: Tensor) -> None:
-        pairs = zip(areas.tolist(), _show_outlined(axes, image, study, judge), strict=True)
-        axes.set_xlabel("   ".join(f"{_number(asked)} / {_number(read)}" for asked, read in pairs))
-
-    for person, image in enumerate(progression.people.image):
-        panel(page.factual(person), image, progression.people.values[person, columns])
-    for person, method, stage, image in page.places(progression.images):
-        axes = page.panel(person, method, stage)
-        if image.isnan().any():
-            blank(axes)
-        else:
-            panel(axes, image, progression.areas[person, stage])
-    page.legend([(plain(s), c, "-") for s, c in zip(study.structures, STRUCTURE_COLOURS, strict=False)])
-    return page.figure
-
-
-def draw_differences(answers: Answers, study: Study, judge: Judge) -> Any:
+def draw_differences(answers: Answers, structure: str, study: Study, judge: Judge) -> Any:
     """Counterfactual minus image on one scale, with the target's outline before and after."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    name, target = plain(answers.structure), list(study.structures).index(answers.structure)
-    page = _page(answers, study, f"{name.capitalize()} changed: counterfactual minus image", margin=0.75)
+    name, target = plain(structure), list(study.structures).index(structure)
+    changes = [percent(change) for change in study.evaluation.figure_changes]
+    title = f"{name.capitalize()} changed: counterfactual minus image"
+    page = Page(len(answers.areas), list(answers.images), changes, study.image.size, title, margin=0.75)
     differences = {
         method: (images - answers.people.image[:, None]).mean(dim=2) * GREY_LEVELS
         for method, images in answers.images.items()
@@ -188,21 +182,6 @@ def read_masks(judge: Judge, image: Tensor) -> np.ndarray:
     """The judge's masks (S, H, W) of one image (C, H, W)."""
     masks: np.ndarray = judge.masks(image[None])[0].cpu().numpy()
     return masks
-
-
-def _show_outlined(axes: Any, image: Tensor, study: Study, judge: Judge) -> list[float]:
-    """Show an image (C, H, W) with the outlines that the judge sees; the areas of the structures that it reads."""
-    masks = read_masks(judge, image)
-    show(axes, image)
-    for mask, colour in zip(masks, STRUCTURE_COLOURS, strict=False):
-        outline(axes, mask, colour)
-    areas: list[float] = (masks.sum(axis=(1, 2)) * study.image.pixel_area).tolist()
-    return areas
-
-
-def _page(answers: Answers, study: Study, title: str, **style: float) -> Page:
-    changes = [percent(change) for change in study.evaluation.figure_changes]
-    return Page(len(answers.asked), list(answers.images), changes, study.image.size, title, **style)
 
 
 def _mean_and_spread(values: Tensor) -> tuple[np.ndarray, np.ndarray]:
