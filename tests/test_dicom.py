@@ -453,6 +453,17 @@ def test_an_archive_becomes_a_folder_without_names_and_dates(tmp_path: Path) -> 
     assert (tmp_path / "out" / "metadata.csv").read_bytes() == before
 
 
+def test_of_two_copies_of_an_image_the_one_that_is_not_damaged_is_taken(tmp_path: Path) -> None:
+    write_archive(tmp_path / "archive")
+    first = tmp_path / "archive" / "a" / "1.dcm"
+    first.write_bytes(first.read_bytes()[:-40])
+    summary = convert_archive(tmp_path)
+    assert sum(summary.samples.values()) == 5
+    assert summary.left_out == {"not a DICOM file": 1, "damaged file": 2}
+    reasons = [row["reason"] for row in rows(tmp_path / "out" / "rejected.csv")]
+    assert any(reason.startswith(f"{first}: cannot decode") for reason in reasons)
+
+
 def test_images_are_as_a_study_of_the_files_sees_them(tmp_path: Path) -> None:
     convert_archive(tmp_path, pseudonyms=Pseudonyms(naming="file"))
     for id, path in (("a/1", "a/1.dcm"), ("a/IM0002", "a/IM0002"), ("copy", "copy.dcm")):

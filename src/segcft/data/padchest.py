@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcft.data.attributes import MISSING, nearest
-from segcft.data.convert import PERCENTILES, Converted, Excluded, Summary, convert, fit_window
+from segcft.data.convert import PERCENTILES, Converted, Excluded, Summary, Unreadable, convert, fit_window
 from segcft.data.imagefile import check_id, read_pixels, strip_suffix
 from segcft.data.loop import Progress
 from segcft.data.masks import Plausibility, Segmenter, areas, check_polarity, to_flags
@@ -305,7 +305,7 @@ class _Reader:
         for path in (self.images / row.ImageDir / row.ImageID, self.images / row.ImageID):
             if path.is_file():
                 return path
-        raise Excluded("image file missing", f"{self.images}: neither {row.ImageDir}/{row.ImageID} nor {row.ImageID}")
+        raise Unreadable("image file missing", f"{self.images}: neither {row.ImageDir}/{row.ImageID} nor {row.ImageID}")
 
 
 def _open(table: Path) -> TextIO:
