@@ -464,6 +464,36 @@ def test_of_two_copies_of_an_image_the_one_that_is_not_damaged_is_taken(tmp_path
     assert any(reason.startswith(f"{first}: cannot decode") for reason in reasons)
 
 
+def test_files_of_one_name_are_told_and_a_name_stands_for_the_image_that_has_it(tmp_path: Path) -> None:
+    folder, naming = tmp_path / "archive", Pseudonyms(naming="file")
+    noise = np.random.default_rng(0).integers(0, 4096, (2, 20, 16), dtype=np.uint16)
+
+    def shown() -> NDArray[np.uint8]:
+        with Image.open(tmp_path / "out" / "images" / "IM1.png") as file:
+            return np.asarray(file)
+
+    with_suffix = save(folder / "IM1.dcm", make(noise[0]))
+    assert not convert_archive(tmp_path, pseudonyms=naming).left_out
+    before = shown()
+    save(folder / "IM1", make(noise[1]))
+    (folder / "IM2").write_text("no image")
+    save(folder / "IM2.dcm", make(noise[1]))
+    summary = convert_archive(tmp_path, pseudonyms=naming)
+    assert summary.left_out == {"name taken": 1, "not a DICOM file": 1}
+    assert (shown() != before).any()
+    assert {row["id"] for row in rows(tmp_path / "out" / "metadata.csv")} == {"IM1", "IM2"}
+    reasons = {row["id"]: row["reason"] for row in rows(tmp_path / "out" / "rejected.csv")}
+    assert reasons["IM1.dcm"] == f"{with_suffix}: would be called 'IM1', as {folder / 'IM1'} is; rename one of them"
+
+
+def test_a_damaged_file_with_the_suffix_of_an_image_is_listed_as_damaged(tmp_path: Path) -> None:
+    write_archive(tmp_path / "archive")
+    path = tmp_path / "archive" / "b" / "2.dcm"
+    path.write_bytes(path.read_bytes()[:100])
+    (tmp_path / "archive" / "photo.png").write_bytes(b"not an image")
+    assert convert_archive(tmp_path).left_out["not a DICOM file"] == 3
+
+
 def test_images_are_as_a_study_of_the_files_sees_them(tmp_path: Path) -> None:
     convert_archive(tmp_path, pseudonyms=Pseudonyms(naming="file"))
     for id, path in (("a/1", "a/1.dcm"), ("a/IM0002", "a/IM0002"), ("copy", "copy.dcm")):

@@ -106,20 +106,26 @@ def convert_dicom(
 class _File:
     id: str
     path: Path
+    stamp: str | None = None
     problem: Rejected | None = None
 
 
 def _items(folder: Path, paths: Sequence[Path], pseudonyms: Pseudonyms) -> Iterator[_File]:
+    """The files of ``paths``; one that cannot be named is listed by its path, with the reason."""
+    named: dict[str, Path] = {}  # ids that are names of files, which several may have: IM1 and IM1.dcm
     for path in paths:
         place = path.relative_to(folder).as_posix()
         try:
             uid = str(dicom.open_dicom(path, pixels=False).get("SOPInstanceUID") or "")
             if not uid and pseudonyms.naming != "file":
                 raise Excluded("no SOP Instance UID", f"{path}: has no SOP Instance UID to be named after (--id file)")
-            names = {"digest": pseudonyms.of(uid), "uid": uid, "file": strip_suffix(place)}
-            yield _File(names[pseudonyms.naming], path)
+            id = {"digest": pseudonyms.of(uid), "uid": uid, "file": strip_suffix(place)}[pseudonyms.naming]
+            if pseudonyms.naming == "file" and named.setdefault(id, path) != path:
+                raise Excluded("name taken", f"{path}: would be called {id!r}, as {named[id]} is; rename one of them")
+            # A name may come to stand for another image: the file is replaced, or one that comes before it arrives.
+            yield _File(id, path, pseudonyms.of(uid) if pseudonyms.naming == "file" else None)
         except Rejected as problem:
-            yield _File(place, path, problem)
+            yield _File(place, path, problem=problem)
 
 
 @dataclass(frozen=True)
