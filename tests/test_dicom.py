@@ -503,6 +503,22 @@ def test_images_are_as_a_study_of_the_files_sees_them(tmp_path: Path) -> None:
         assert np.abs(converted - expected).max() <= 1
 
 
+@pytest.mark.parametrize(("shared", "others", "warned"), [(11, 9, True), (10, 10, False), (19, 0, False)])
+def test_a_patient_id_that_most_images_share_is_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], shared: int, others: int, warned: bool
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 4096, (8, 8), dtype=np.uint16)
+    for i in range(shared + others):
+        save(tmp_path / "archive" / f"{i}.dcm", make(noise, PatientID="ANON" if i < shared else f"P{i}"))
+    words = ["import", "dicom", str(tmp_path / "archive"), "--size", "8", "--out", str(tmp_path / "out")]
+    assert main([*words, "--keep-patient-ids"]) == 0
+    shown, summary = capsys.readouterr(), (tmp_path / "out" / "summary.txt").read_text()
+    part = {row["split"] for row in rows(tmp_path / "out" / "metadata.csv") if row["patient"] == "ANON"}.pop()
+    expected = f"warning: {shared} of {shared + others} images are of one patient, 'ANON', and so in one part ({part})."
+    assert (expected in shown.err) == (expected in summary) == warned
+    assert summary.startswith(shown.out)
+
+
 def test_views_names_and_salts(tmp_path: Path) -> None:
     write_archive(tmp_path / "archive")
     words = ["import", "dicom", str(tmp_path / "archive"), "--size", "8", "--view", "pa", "AP"]

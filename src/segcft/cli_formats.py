@@ -321,6 +321,8 @@ def _check_order(option: str, limits: Sequence[float] | None) -> None:
 def _tell(summary: Summary, out: Path) -> None:
     """What a conversion has done."""
     print(summary)
+    if summary.warning:
+        print(f"segcft: {summary.warning}", file=sys.stderr)
     print(f"folder: {out} (rejected.csv says why images were left out)", file=sys.stderr)
 
 

@@ -65,6 +65,9 @@ PERCENTILES = (0.5, 99.5)
 UNREADABLE = "image or mask unreadable"
 DUPLICATE = "listed twice"
 
+FEW = 20
+"""Below this number of images one patient may well have most of them."""
+
 
 @dataclass(frozen=True)
 class Converted:
@@ -121,12 +124,14 @@ class Summary:
         samples: how many images were converted, by part.
         patients: of how many people they are, by part.
         left_out: how many were not, by kind of reason.
+        warning: what is odd about the result and what to do about it, or "".
     """
 
     items: int
     samples: Mapping[str, int]
     patients: Mapping[str, int]
     left_out: Mapping[str, int]
+    warning: str = ""
 
     def __str__(self) -> str:
         total = sum(self.samples.values())
@@ -248,9 +253,9 @@ def convert(
             convert_all(first_of_each(progress(items, total, "Converting images")), 1, rejected)
             if repeated:  # only now it is known which of the first are readable
                 convert_all(progress(repeated.values(), len(repeated), "Looking at further copies"), 2, rejected)
-        samples, patients = _write_metadata(out / "metadata.csv", journal, kept)
-        summary = Summary(total, samples, patients, _count(out / "rejected.csv"))
-        _replace_text(out / "summary.txt", f"{summary}\n")
+        images = _write_metadata(out / "metadata.csv", journal, kept)
+        summary = _summarize(total, images, _count(out / "rejected.csv"))
+        _replace_text(out / "summary.txt", f"{summary}\n" + (f"\n{summary.warning}\n" if summary.warning else ""))
     except OSError as error:
         raise DataError(f"{out}: the conversion stopped ({error})") from None
     if not sum(summary.samples.values()):
@@ -350,22 +355,37 @@ def _rejection(id: str, reason: Rejected) -> list[str]:
     return [id, reason.kind if isinstance(reason, Excluded) else UNREADABLE, str(reason)]
 
 
-def _write_metadata(path: Path, journal: Journal, ids: set[str]) -> tuple[Counter[str], Counter[str]]:
-    """Write the rows of ``ids``; returns images and people by part."""
+def _write_metadata(path: Path, journal: Journal, ids: set[str]) -> Counter[tuple[str, str]]:
+    """Write the rows of ``ids``; returns the number of images by part and patient."""
     columns: dict[str, None] = {}
     last: dict[str, int] = {}  # of each id, the number of its latest row: files that were lost are made again
     for number, row in enumerate(journal.rows()):
         columns |= dict.fromkeys(row)
         last[row["id"]] = number
-    samples: Counter[str] = Counter()
-    people: dict[str, set[str]] = {part: set() for part in PARTS}
+    images: Counter[tuple[str, str]] = Counter()
     with Table(path, list(columns)) as table:
         for number, row in enumerate(journal.rows()):
             if row["id"] in ids and last[row["id"]] == number:
                 table.write([row.get(name) for name in columns])
-                samples[row["split"]] += 1
-                people[row["split"]].add(row["patient"])
-    return samples, Counter({part: len(found) for part, found in people.items()})
+                images[row["split"], row["patient"]] += 1
+    return images
+
+
+def _summarize(items: int, images: Counter[tuple[str, str]], left_out: Mapping[str, int]) -> Summary:
+    """What was taken, of which ``images`` counts by part and patient, with a warning where one patient has most."""
+    samples: Counter[str] = Counter()
+    for (part, _), count in images.items():
+        samples[part] += count
+    patients = Counter(part for part, _ in images)
+    total, warning = images.total(), ""
+    for (part, patient), most in images.most_common(1):
+        if total >= FEW and most > total / 2:
+            warning = (
+                f"warning: {most} of {total} images are of one patient, {patient!r}, and so in one part ({part}). If "
+                "they are of several people, give each an id of their own in the source and convert it to another "
+                "folder, or correct 'patient' and 'split' in metadata.csv"
+            )
+    return Summary(items, samples, patients, left_out, warning)
 
 
 def _count(rejected: Path) -> Counter[str]:
