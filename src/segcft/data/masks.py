@@ -6,6 +6,7 @@ A :class:`Segmenter` reads images and answers coverage; :func:`to_flags` makes i
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,10 @@ class Segmenter(Protocol):
         """
         ...
 
+    def stamp(self, id: str) -> str | None:
+        """Changes when the mask of ``id`` does, beyond what ``settings`` say; None: it does not."""
+        ...
+
 
 class FolderMasks:
     """Ready-made masks: ``ID.png`` (or another lossless format) in ``folder``, with the flags of :data:`BITS`.
@@ -76,10 +81,17 @@ class FolderMasks:
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder (--masks)")
         self.folder, self.size = folder, size
-        self.settings = {"masks": str(folder.resolve())}
+        self.settings = {"masks": "ready-made"}  # wherever they are; which ones, stamps say
 
     def __call__(self, ids: Sequence[str], images: NDArray[np.uint8]) -> list[Coverage | Rejected]:
         return [self._read(id) for id in ids]
+
+    def stamp(self, id: str) -> str:
+        """A digest of the mask's file, since copying a folder may change times; "" where there is none to be read."""
+        try:
+            return hashlib.sha256(find_file(self.folder, id, LOSSLESS).read_bytes()).hexdigest()[:16]
+        except (Rejected, OSError):
+            return ""
 
     def _read(self, id: str) -> Coverage | Rejected:
         try:
@@ -132,6 +144,9 @@ class RunSegmenter:
             probabilities = self.network.masks(to_unit(torch.from_numpy(images)[:, None].to(self.device)))
         return [largest_parts(one) for one in probabilities[:, self.order].cpu().numpy()]
 
+    def stamp(self, id: str) -> None:
+        return None
+
 
 class PSPNet:
     """The PSPNet of torchxrayvision, trained on ChestX-Det (Lian et al. 2021); its weights are downloaded once.
@@ -175,6 +190,9 @@ class PSPNet:
             logits = self.network(torch.from_numpy(scaled).to(self.device))[:, self.order]
             probabilities = torch.sigmoid(logits.float()).cpu().numpy()
         return [largest_parts(one) for one in probabilities]
+
+    def stamp(self, id: str) -> None:
+        return None
 
 
 def largest_parts(probabilities: NDArray[np.floating]) -> Coverage:

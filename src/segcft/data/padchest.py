@@ -158,7 +158,7 @@ def convert_padchest(
     total, digest = _survey(table)
     reader = _Reader(images, size, window, selection, plausibility, segmenter)
     return convert(
-        islice(read_rows(table), limit),
+        (_Item(row, segmenter) for row in islice(read_rows(table), limit)),
         min(total, limit or total),
         reader.read,
         out,
@@ -252,6 +252,20 @@ def parse_age(birth: str, date: str) -> float | None:
 
 
 @dataclass(frozen=True)
+class _Item:
+    row: Row
+    segmenter: Segmenter
+
+    @property
+    def id(self) -> str:
+        return self.row.id
+
+    @property
+    def stamp(self) -> str | None:
+        return self.segmenter.stamp(self.id)
+
+
+@dataclass(frozen=True)
 class _Reader:
     """Makes a sample of a row."""
 
@@ -262,7 +276,8 @@ class _Reader:
     plausibility: Plausibility
     segmenter: Segmenter
 
-    def read(self, row: Row) -> Converted | Rejected:
+    def read(self, item: _Item) -> Converted | Rejected:
+        row = item.row
         attributes = self.selection.attributes(row)
         if row.PatientID.lower() in MISSING:
             raise Excluded("patient unknown", "PatientID is empty")
