@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -55,6 +56,7 @@ from segcft.data.dicom import (
 from segcft.data.dicomset import Pseudonyms, convert_dicom
 from segcft.data.folder import import_folder
 from segcft.data.imagefile import pixel_aspect, read_image
+from segcft.data.masks import BITS, Plausibility, RunSegmenter
 from segcft.data.resize import fit_image
 from segcft.errors import DataError
 from segcft.run import Run
@@ -564,6 +566,73 @@ def test_pixels_that_are_not_square_keep_their_shape(tmp_path: Path) -> None:
         inside = np.argwhere(np.asarray(file) > 127)
     height, width = np.ptp(inside, axis=0)
     assert height == pytest.approx(width, abs=2)
+
+
+def drawn_chest(height: int = 60, width: int = 50) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
+    """A radiograph of 12 bits, dark lungs left and right of a bright heart, and its mask of bit flags."""
+    y, x = np.mgrid[:height, :width] / [[[height]], [[width]]]
+    left, right = (((x - middle) / 0.17) ** 2 + ((y - 0.45) / 0.3) ** 2 < 1 for middle in (0.74, 0.26))
+    heart = ((x - 0.55) / 0.12) ** 2 + ((y - 0.62) / 0.12) ** 2 < 1
+    flags = np.where(heart, 4, np.where(left, 1, np.where(right, 2, 0))).astype(np.uint8)
+    return np.array([2000, 500, 600, 0, 3500], np.uint16)[flags], flags
+
+
+def test_ready_made_masks_are_padded_like_their_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pixels, flags = drawn_chest()
+    (tmp_path / "drawn").mkdir()
+    elements: dict[str, Any] = {"no_mask": {}, "negative": {}, "flat": {"PixelSpacing": ["0.4", "0.2"]}, "good": {}}
+    for name, more in elements.items():
+        save(tmp_path / "archive" / f"{name}.dcm", make(4000 - pixels if name == "negative" else pixels, **more))
+        if name != "no_mask":
+            Image.fromarray(flags).save(tmp_path / "drawn" / f"{name}.png")
+    words = ["import", "dicom", str(tmp_path / "archive"), "--id", "file", "--out", str(tmp_path / "out")]
+    words += ["--size", "40", "--masks"]
+    assert main([*words, str(tmp_path / "drawn")]) == 0
+    (row,) = rows(tmp_path / "out" / "metadata.csv")
+    kinds = {row["id"]: row["kind"] for row in rows(tmp_path / "out" / "rejected.csv")}
+    assert kinds == {
+        "no_mask": "image or mask unreadable",
+        "negative": "inverted grey values",
+        "flat": "pixels not square",
+    }
+    with Image.open(tmp_path / "out" / "masks" / "good.png") as file:
+        mask = np.asarray(file)
+    with Image.open(tmp_path / "out" / "images" / "good.png") as file:
+        image = np.asarray(file)
+    assert mask.shape == image.shape == (40, 40)
+    for bit, name in ((1, "left_lung"), (2, "right_lung"), (4, "heart")):
+        area = np.count_nonzero(mask & bit)
+        assert int(row[f"{name}_area"]) == area
+        assert area == pytest.approx(np.count_nonzero(flags & bit) * (40 / 60) ** 2, rel=0.1)
+    assert np.median(image[mask == 4]) > 200 > 50 > np.median(image[mask == 1])  # of the same frame
+    shutil.move(tmp_path / "drawn", tmp_path / "moved")
+    assert main([*words, str(tmp_path / "moved")]) == 0
+    Image.fromarray(flags * (np.arange(60)[:, None] > 15)).save(tmp_path / "moved" / "good.png")
+    assert main([*words, str(tmp_path / "moved")]) == 0
+    assert int(rows(tmp_path / "out" / "metadata.csv")[0]["left_lung_area"]) < int(row["left_lung_area"])
+    capsys.readouterr()
+    assert main(words[:-1]) == 1
+    assert 'masks was {"masks": "ready-made"} and is null' in capsys.readouterr().err
+
+
+def test_masks_as_the_judge_of_a_run_sees_them(small_run: Run, tmp_path: Path) -> None:
+    store = small_run.store()
+    people = [int(i) for i in store.indices("test")[:5]]
+    for i in people:
+        window = {"WindowCenter": 2040.5, "WindowWidth": 4081}
+        save(tmp_path / "archive" / f"{i}.dcm", make(store.images[i, 0].astype(np.uint16) * 16, **window))
+    convert_dicom(
+        tmp_path / "archive", tmp_path / "out", size=store.images.shape[2:], pseudonyms=Pseudonyms(naming="file"),
+        segmenter=RunSegmenter(small_run.folder, torch.device("cpu")), batch_size=2,
+        plausibility=Plausibility(lung=(0, 1), heart=(0, 1)),
+    )  # fmt: skip
+    table = rows(tmp_path / "out" / "metadata.csv")
+    assert len(table) >= 3
+    for row in table:
+        areas = [float(row[f"{name}_area"]) for name in BITS]
+        assert np.allclose(areas, store.masks[int(row["id"])].sum(axis=(1, 2)) / 255, rtol=0.6)
+    words = ["import", "dicom", str(tmp_path / "archive"), "--out", str(tmp_path / "other"), "--size", "8x9"]
+    assert main([*words, "--segmentor", str(small_run.folder), "--device", "cpu"]) == 1
 
 
 def test_a_folder_study_reads_dicom_images_and_their_masks(tmp_path: Path) -> None:
