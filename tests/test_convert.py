@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from segcft.data.convert import Converted, Excluded, Summary, convert, fit_window
+from segcft.data.convert import Converted, Excluded, Summary, Unreadable, convert, fit_window
 from segcft.data.imagefile import read_image
 from segcft.data.reject import Rejected
 from segcft.data.resize import fit_image
@@ -170,6 +170,62 @@ def test_a_second_sample_of_an_id_and_an_id_outside_the_folder_are_left_out(tmp_
     assert summary.left_out == {"listed twice": 1, "image or mask unreadable": 1}
     assert (tmp_path / "out" / "images" / "site" / "c.png").is_file()
     assert not (tmp_path / "b.png").exists()
+
+
+@dataclass(frozen=True)
+class Copy(Person):
+    """One of several files of an id; ``state`` says what it is found to be."""
+
+    state: str = "good"
+
+    @property
+    def id(self) -> str:
+        return f"p{self.number % 100:03}"
+
+    def read(self) -> Converted:
+        if self.state == "lateral":
+            raise Excluded("view", "lateral")
+        if self.state != "good":
+            raise (Unreadable("damaged", "cut off") if self.state == "cut" else Rejected("no image"))
+        return self.sample()
+
+
+@pytest.mark.parametrize("workers", [1, 5])
+def test_of_several_copies_the_first_that_can_be_read_is_taken(tmp_path: Path, workers: int) -> None:
+    first = [Copy(0, "cut"), Copy(1), Copy(2, "lateral"), Copy(3, "bad"), Copy(4, "cut")]
+    second = [Copy(100), Copy(101), Copy(102), Copy(103, "cut"), Copy(104, "lateral")]
+    third = [Copy(200), Copy(201, "cut"), Copy(202), Copy(203), Copy(204)]
+    people = [Copy(number) for number in range(5, 30)]
+    items = [*first, *second, *people, *third]
+
+    def taken() -> set[int]:
+        return {int(row["age"]) for row in rows(tmp_path / "out" / "metadata.csv")}
+
+    summary = run(tmp_path / "out", items=items, read=Copy.read, workers=workers)
+    assert taken() == {100, 1, 203, *range(5, 30)}
+    assert [(row["id"], row["kind"]) for row in rows(tmp_path / "out" / "rejected.csv")] == [
+        *[("p000", "damaged"), ("p002", "view"), ("p003", "image or mask unreadable"), ("p004", "damaged")],
+        ("p000", "listed twice"),
+        *[("p001", "listed twice")] * 2,
+        *[("p002", "listed twice")] * 2,
+        ("p003", "damaged"),
+        *[("p004", "view"), ("p004", "listed twice")],
+    ]
+    assert summary.items == sum(summary.samples.values()) + sum(summary.left_out.values())
+    before = content(tmp_path / "out")
+    read: list[int] = []
+
+    def again(item: Copy) -> Converted:
+        read.append(item.number)
+        return item.read()
+
+    run(tmp_path / "out", items=items, read=again, workers=workers)
+    assert content(tmp_path / "out") == before  # the same copies are named for the same reasons
+    assert sorted(read) == [0, 2, 3, 4, 103, 104]
+    run(tmp_path / "out", items=[Copy(0), *items[1:]], read=again, workers=workers)
+    assert taken() == {0, 1, 203, *range(5, 30)}
+    with Image.open(tmp_path / "out" / "images" / "p000.png") as file:
+        assert np.array_equal(np.asarray(file), Copy(0).sample().image)
 
 
 def test_samples_are_completed_in_batches_and_may_be_rejected_there(tmp_path: Path) -> None:

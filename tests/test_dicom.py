@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -55,6 +56,7 @@ from segcft.data.dicom import (
 from segcft.data.dicomset import Pseudonyms, convert_dicom
 from segcft.data.folder import import_folder
 from segcft.data.imagefile import pixel_aspect, read_image
+from segcft.data.masks import BITS, Plausibility, RunSegmenter
 from segcft.data.resize import fit_image
 from segcft.errors import DataError
 from segcft.run import Run
@@ -453,6 +455,47 @@ def test_an_archive_becomes_a_folder_without_names_and_dates(tmp_path: Path) -> 
     assert (tmp_path / "out" / "metadata.csv").read_bytes() == before
 
 
+def test_of_two_copies_of_an_image_the_one_that_is_not_damaged_is_taken(tmp_path: Path) -> None:
+    write_archive(tmp_path / "archive")
+    first = tmp_path / "archive" / "a" / "1.dcm"
+    first.write_bytes(first.read_bytes()[:-40])
+    summary = convert_archive(tmp_path)
+    assert sum(summary.samples.values()) == 5
+    assert summary.left_out == {"not a DICOM file": 1, "damaged file": 2}
+    reasons = [row["reason"] for row in rows(tmp_path / "out" / "rejected.csv")]
+    assert any(reason.startswith(f"{first}: cannot decode") for reason in reasons)
+
+
+def test_files_of_one_name_are_told_and_a_name_stands_for_the_image_that_has_it(tmp_path: Path) -> None:
+    folder, naming = tmp_path / "archive", Pseudonyms(naming="file")
+    noise = np.random.default_rng(0).integers(0, 4096, (2, 20, 16), dtype=np.uint16)
+
+    def shown() -> NDArray[np.uint8]:
+        with Image.open(tmp_path / "out" / "images" / "IM1.png") as file:
+            return np.asarray(file)
+
+    with_suffix = save(folder / "IM1.dcm", make(noise[0]))
+    assert not convert_archive(tmp_path, pseudonyms=naming).left_out
+    before = shown()
+    save(folder / "IM1", make(noise[1]))
+    (folder / "IM2").write_text("no image")
+    save(folder / "IM2.dcm", make(noise[1]))
+    summary = convert_archive(tmp_path, pseudonyms=naming)
+    assert summary.left_out == {"name taken": 1, "not a DICOM file": 1}
+    assert (shown() != before).any()
+    assert {row["id"] for row in rows(tmp_path / "out" / "metadata.csv")} == {"IM1", "IM2"}
+    reasons = {row["id"]: row["reason"] for row in rows(tmp_path / "out" / "rejected.csv")}
+    assert reasons["IM1.dcm"] == f"{with_suffix}: would be called 'IM1', as {folder / 'IM1'} is; rename one of them"
+
+
+def test_a_damaged_file_with_the_suffix_of_an_image_is_listed_as_damaged(tmp_path: Path) -> None:
+    write_archive(tmp_path / "archive")
+    path = tmp_path / "archive" / "b" / "2.dcm"
+    path.write_bytes(path.read_bytes()[:100])
+    (tmp_path / "archive" / "photo.png").write_bytes(b"not an image")
+    assert convert_archive(tmp_path).left_out["not a DICOM file"] == 3
+
+
 def test_images_are_as_a_study_of_the_files_sees_them(tmp_path: Path) -> None:
     convert_archive(tmp_path, pseudonyms=Pseudonyms(naming="file"))
     for id, path in (("a/1", "a/1.dcm"), ("a/IM0002", "a/IM0002"), ("copy", "copy.dcm")):
@@ -460,6 +503,22 @@ def test_images_are_as_a_study_of_the_files_sees_them(tmp_path: Path) -> None:
             converted = np.asarray(file).astype(int)
         expected = fit_image(read_image(tmp_path / "archive" / path, 1), Grid(size=(20, 16)))[0]
         assert np.abs(converted - expected).max() <= 1
+
+
+@pytest.mark.parametrize(("shared", "others", "warned"), [(11, 9, True), (10, 10, False), (19, 0, False)])
+def test_a_patient_id_that_most_images_share_is_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], shared: int, others: int, warned: bool
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 4096, (8, 8), dtype=np.uint16)
+    for i in range(shared + others):
+        save(tmp_path / "archive" / f"{i}.dcm", make(noise, PatientID="ANON" if i < shared else f"P{i}"))
+    words = ["import", "dicom", str(tmp_path / "archive"), "--size", "8", "--out", str(tmp_path / "out")]
+    assert main([*words, "--keep-patient-ids"]) == 0
+    shown, summary = capsys.readouterr(), (tmp_path / "out" / "summary.txt").read_text()
+    part = {row["split"] for row in rows(tmp_path / "out" / "metadata.csv") if row["patient"] == "ANON"}.pop()
+    expected = f"warning: {shared} of {shared + others} images are of one patient, 'ANON', and so in one part ({part})."
+    assert (expected in shown.err) == (expected in summary) == warned
+    assert summary.startswith(shown.out)
 
 
 def test_views_names_and_salts(tmp_path: Path) -> None:
@@ -507,6 +566,73 @@ def test_pixels_that_are_not_square_keep_their_shape(tmp_path: Path) -> None:
         inside = np.argwhere(np.asarray(file) > 127)
     height, width = np.ptp(inside, axis=0)
     assert height == pytest.approx(width, abs=2)
+
+
+def drawn_chest(height: int = 60, width: int = 50) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
+    """A radiograph of 12 bits, dark lungs left and right of a bright heart, and its mask of bit flags."""
+    y, x = np.mgrid[:height, :width] / [[[height]], [[width]]]
+    left, right = (((x - middle) / 0.17) ** 2 + ((y - 0.45) / 0.3) ** 2 < 1 for middle in (0.74, 0.26))
+    heart = ((x - 0.55) / 0.12) ** 2 + ((y - 0.62) / 0.12) ** 2 < 1
+    flags = np.where(heart, 4, np.where(left, 1, np.where(right, 2, 0))).astype(np.uint8)
+    return np.array([2000, 500, 600, 0, 3500], np.uint16)[flags], flags
+
+
+def test_ready_made_masks_are_padded_like_their_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pixels, flags = drawn_chest()
+    (tmp_path / "drawn").mkdir()
+    elements: dict[str, Any] = {"no_mask": {}, "negative": {}, "flat": {"PixelSpacing": ["0.4", "0.2"]}, "good": {}}
+    for name, more in elements.items():
+        save(tmp_path / "archive" / f"{name}.dcm", make(4000 - pixels if name == "negative" else pixels, **more))
+        if name != "no_mask":
+            Image.fromarray(flags).save(tmp_path / "drawn" / f"{name}.png")
+    words = ["import", "dicom", str(tmp_path / "archive"), "--id", "file", "--out", str(tmp_path / "out")]
+    words += ["--size", "40", "--masks"]
+    assert main([*words, str(tmp_path / "drawn")]) == 0
+    (row,) = rows(tmp_path / "out" / "metadata.csv")
+    kinds = {row["id"]: row["kind"] for row in rows(tmp_path / "out" / "rejected.csv")}
+    assert kinds == {
+        "no_mask": "image or mask unreadable",
+        "negative": "inverted grey values",
+        "flat": "pixels not square",
+    }
+    with Image.open(tmp_path / "out" / "masks" / "good.png") as file:
+        mask = np.asarray(file)
+    with Image.open(tmp_path / "out" / "images" / "good.png") as file:
+        image = np.asarray(file)
+    assert mask.shape == image.shape == (40, 40)
+    for bit, name in ((1, "left_lung"), (2, "right_lung"), (4, "heart")):
+        area = np.count_nonzero(mask & bit)
+        assert int(row[f"{name}_area"]) == area
+        assert area == pytest.approx(np.count_nonzero(flags & bit) * (40 / 60) ** 2, rel=0.1)
+    assert np.median(image[mask == 4]) > 200 > 50 > np.median(image[mask == 1])  # of the same frame
+    shutil.move(tmp_path / "drawn", tmp_path / "moved")
+    assert main([*words, str(tmp_path / "moved")]) == 0
+    Image.fromarray(flags * (np.arange(60)[:, None] > 15)).save(tmp_path / "moved" / "good.png")
+    assert main([*words, str(tmp_path / "moved")]) == 0
+    assert int(rows(tmp_path / "out" / "metadata.csv")[0]["left_lung_area"]) < int(row["left_lung_area"])
+    capsys.readouterr()
+    assert main(words[:-1]) == 1
+    assert 'masks was {"masks": "ready-made"} and is null' in capsys.readouterr().err
+
+
+def test_masks_as_the_judge_of_a_run_sees_them(small_run: Run, tmp_path: Path) -> None:
+    store = small_run.store()
+    people = [int(i) for i in store.indices("test")[:5]]
+    for i in people:
+        window = {"WindowCenter": 2040.5, "WindowWidth": 4081}
+        save(tmp_path / "archive" / f"{i}.dcm", make(store.images[i, 0].astype(np.uint16) * 16, **window))
+    convert_dicom(
+        tmp_path / "archive", tmp_path / "out", size=store.images.shape[2:], pseudonyms=Pseudonyms(naming="file"),
+        segmenter=RunSegmenter(small_run.folder, torch.device("cpu")), batch_size=2,
+        plausibility=Plausibility(lung=(0, 1), heart=(0, 1)),
+    )  # fmt: skip
+    table = rows(tmp_path / "out" / "metadata.csv")
+    assert len(table) >= 3
+    for row in table:
+        areas = [float(row[f"{name}_area"]) for name in BITS]
+        assert np.allclose(areas, store.masks[int(row["id"])].sum(axis=(1, 2)) / 255, rtol=0.6)
+    words = ["import", "dicom", str(tmp_path / "archive"), "--out", str(tmp_path / "other"), "--size", "8x9"]
+    assert main([*words, "--segmentor", str(small_run.folder), "--device", "cpu"]) == 1
 
 
 def test_a_folder_study_reads_dicom_images_and_their_masks(tmp_path: Path) -> None:

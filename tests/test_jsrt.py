@@ -19,7 +19,7 @@ from PIL import Image
 from segcft.cli import main
 from segcft.data.convert import Excluded, Summary
 from segcft.data.folder import import_folder
-from segcft.data.jsrt import convert_jsrt, parse_clinical, read_clinical, read_outline, read_raw
+from segcft.data.jsrt import convert_jsrt, parse_clinical, read_clinical, read_outline, read_raw, split_place
 from segcft.data.reject import Rejected
 from segcft.data.splits import assign
 from segcft.errors import DataError
@@ -187,6 +187,42 @@ def test_records_are_read_with_the_quirks_of_the_files() -> None:
     ).items()
     assert {"nodule_mm": None, "nodule_x": None}.items() <= dict(found["JPCLN003"]).items()  # type: ignore[arg-type]
     assert found["JPCNN002"] == {"age": 62, "sex": "M", "diagnosis": "non-nodule", "nodule": "none", "location": None}
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "finding"),
+    [
+        ("\tl.upper lobe\tlung cancer", "l.upper lobe", "lung cancer"),  # a column each
+        ("\tl.upper lobe\tlung cancer\t", "l.upper lobe", "lung cancer"),
+        ("\tl.upper lobe\t", "l.upper lobe", None),
+        ("\tl.upper lobe\t?", "l.upper lobe", None),
+        ("\t\tlung cancer", None, "lung cancer"),
+        ("\t?\tlung cancer", None, "lung cancer"),
+        (" l.upper lobe\tlung cancer", "l.upper lobe", "lung cancer"),  # a blank, then a tab
+        ("\tl.upper\tlobe(S5)\tinflammatory\tmass", "l.upper lobe(S5)", "inflammatory mass"),  # two columns each
+        ("\tr.middl\te lobe\ttuberculoma\t", "r.middle lobe", "tuberculoma"),
+        ("\tleft lu\tng\ttuberculoma", "left lung", "tuberculoma"),
+        ("\tl.upper lobe\t\tlung cancer\t", "l.upper lobe", "lung cancer"),
+        ("\t\t\tlung cancer\t", None, "lung cancer"),
+        ("\tl.upper lobe\t\t\t\t\t", "l.upper lobe", None),
+        ("  l.upper lobe    lung cancer ", "l.upper lobe", "lung cancer"),  # blanks
+        (" l.upper lobe lung cancer", None, None),
+        ("   lung cancer", None, None),  # or a place?
+        ("\tlung cancer", None, None),
+        ("\tl.upper lobe\tlung cancer\t\t", None, None),  # two of one, or one each?
+        ("\ta\tb\tc\td\te", None, None),
+        ("\t\t\t", None, None),
+        ("", None, None),
+    ],
+)
+def test_location_and_diagnosis_are_told_apart_by_their_columns(
+    text: str, place: str | None, finding: str | None
+) -> None:
+    assert split_place(text) == (place, finding)
+    for end in ("", "\n", "\r\n\r\n", "\r\n\t\t\t\r\n", "JPCLN002.IMG\t5"):
+        _, found = parse_clinical(f"JPCLN001.IMG\t5\t15\t53\tmale\t1634\t692\tmalignant{text}{end}")[0]
+        assert isinstance(found, dict)
+        assert (found["location"], found["diagnosis"], found["nodule"]) == (place, finding, "malignant")
 
 
 @given(

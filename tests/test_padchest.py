@@ -7,6 +7,7 @@ import csv
 import gzip
 import importlib.util
 import itertools
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -256,6 +257,24 @@ def test_files_that_arrive_later_join_what_is_done(padchest: PadChest) -> None:
     (padchest.root / "13").rename(padchest.images / "13")
     assert not padchest.convert().left_out
     assert list(padchest.table_of("metadata.csv")) == [first, late]
+
+
+def test_ready_made_masks_may_be_moved_and_are_not_mixed_with_others(padchest: PadChest) -> None:
+    ids = [padchest.add() for _ in range(4)]
+    padchest.convert()
+    before = {path.name: path.stat().st_mtime_ns for path in (padchest.root / "out" / "masks").iterdir()}
+    padchest.masks = shutil.copytree(padchest.masks, padchest.root / "moved", copy_function=shutil.copyfile)
+    shutil.rmtree(padchest.root / "masks")
+    assert not padchest.convert().left_out
+    masks = padchest.root / "out" / "masks"
+    assert {path.name: path.stat().st_mtime_ns for path in masks.iterdir()} == before  # none is made again
+    smaller = chest()[1] * (np.arange(110)[:, None] > 30)
+    Image.fromarray(smaller.astype(np.uint8)).save(padchest.masks / f"{ids[1]}.png")
+    (padchest.masks / f"{ids[2]}.png").unlink()
+    assert padchest.convert().left_out == {"image or mask unreadable": 1}
+    table = padchest.table_of("metadata.csv")
+    assert set(table) == {ids[0], ids[1], ids[3]}
+    assert float(table[ids[1]]["left_lung_area"]) < 0.95 * float(table[ids[0]]["left_lung_area"])
 
 
 def test_selection_and_limit_are_options(padchest: PadChest) -> None:

@@ -13,6 +13,8 @@ from segcft.cli_options import count, hardware, quiet_libraries, seed
 from segcft.errors import SegcftError
 
 if TYPE_CHECKING:
+    import torch
+
     from segcft.data.convert import Summary
     from segcft.data.masks import Segmenter
 
@@ -28,15 +30,7 @@ def add_formats(command: Callable[[str, object, str], argparse.ArgumentParser]) 
         "--images", metavar="DIR", type=Path, required=True, help="folder of its PNG files or numbered folders"
     )
     _conversion(padchest)
-    masks = padchest.add_mutually_exclusive_group()
-    masks.add_argument(
-        "--masks",
-        metavar="DIR",
-        type=Path,
-        help="ready-made masks, ID.png with bit flags 1 left lung, 2 right lung, 4 heart (default: made by the PSPNet "
-        "of torchxrayvision: pip install 'segcft[padchest]')",
-    )
-    masks.add_argument("--segmentor", metavar="RUN", type=Path, help="masks as the judge of this run sees them")
+    _masks(padchest, "made by the PSPNet of torchxrayvision: pip install 'segcft[padchest]'")
     padchest.add_argument(
         "--projection",
         metavar="NAME",
@@ -60,10 +54,6 @@ def add_formats(command: Callable[[str, object, str], argparse.ArgumentParser]) 
         help="least age, and the largest that is believed (default: 18 110)",
     )
     padchest.add_argument("--limit", type=count, metavar="N", help="use the first N rows of the table only")
-    padchest.add_argument(
-        "--batch-size", type=count, metavar="N", default=16, help="images segmented at once (default: 16)"
-    )
-    hardware(padchest)
 
     jsrt = command("import-jsrt", _import_jsrt, "make a folder of JSRT with the masks of SCR (also: import jsrt)")
     jsrt.add_argument("--images", metavar="DIR", type=Path, required=True, help="folder of the raw .IMG files")
@@ -80,9 +70,10 @@ def add_formats(command: Callable[[str, object, str], argparse.ArgumentParser]) 
     )
     _conversion(jsrt, size=(256, 256))
 
-    dicom = command("import-dicom", _import_dicom, "make a folder of DICOM files, without masks (also: import dicom)")
+    dicom = command("import-dicom", _import_dicom, "make a folder of DICOM files (also: import dicom)")
     dicom.add_argument("folder", metavar="DIR", type=Path, help="folder with the files, at any depth")
     _conversion(dicom, size=(256, 256), window=None)
+    _masks(dicom, "none")
     dicom.add_argument(
         "--view",
         metavar="NAME",
@@ -182,6 +173,22 @@ def _conversion(
     )
 
 
+def _masks(parser: argparse.ArgumentParser, default: str) -> None:
+    """Where the masks of radiographs come from; see :func:`_segmenter`."""
+    masks = parser.add_mutually_exclusive_group()
+    masks.add_argument(
+        "--masks",
+        metavar="DIR",
+        type=Path,
+        help=f"ready-made masks, ID.png with bit flags 1 left lung, 2 right lung, 4 heart (default: {default})",
+    )
+    masks.add_argument("--segmentor", metavar="RUN", type=Path, help="masks as the judge of this run sees them")
+    parser.add_argument(
+        "--batch-size", type=count, metavar="N", default=16, help="images segmented at once (default: 16)"
+    )
+    hardware(parser)
+
+
 def _folder(parser: argparse.ArgumentParser, size: tuple[int, int], threads: str = "one a core, at most 16") -> None:
     """What every conversion to a folder takes."""
     parser.add_argument("--out", metavar="FOLDER", type=Path, required=True, help="folder to write, or to go on with")
@@ -219,6 +226,7 @@ def _number(text: str) -> float:
 
 
 def _import_padchest(options: argparse.Namespace) -> None:
+    from segcft.data.masks import PSPNet
     from segcft.data.padchest import Selection, check_source, convert_padchest
     from segcft.progress import ConsoleProgress
     from segcft.study import Splits
@@ -232,7 +240,7 @@ def _import_padchest(options: argparse.Namespace) -> None:
         options.csv,
         options.images,
         options.out,
-        _segmenter(options),
+        _segmenter(options) or PSPNet(_device(options)),
         size=options.size,
         window=tuple(options.window),
         selection=selection,
@@ -279,6 +287,8 @@ def _import_dicom(options: argparse.Namespace) -> None:
         window=tuple(options.window) if options.window else None,
         views=options.views,
         pseudonyms=Pseudonyms(options.salt, options.naming, options.keep_patient_ids),
+        segmenter=_segmenter(options),
+        batch_size=options.batch_size,
         splits=Splits(seed=options.seed),
         workers=options.workers,
         progress=ConsoleProgress(),
@@ -321,17 +331,22 @@ def _check_order(option: str, limits: Sequence[float] | None) -> None:
 def _tell(summary: Summary, out: Path) -> None:
     """What a conversion has done."""
     print(summary)
+    if summary.warning:
+        print(f"segcft: {summary.warning}", file=sys.stderr)
     print(f"folder: {out} (rejected.csv says why images were left out)", file=sys.stderr)
 
 
-def _segmenter(options: argparse.Namespace) -> Segmenter:
-    """What gives the masks of a conversion."""
+def _segmenter(options: argparse.Namespace) -> Segmenter | None:
+    """What gives the masks of a conversion, where the options say so."""
     from segcft.data import masks
 
     if options.masks is not None:
         return masks.FolderMasks(options.masks, options.size)
+    return masks.RunSegmenter(options.segmentor, _device(options)) if options.segmentor is not None else None
+
+
+def _device(options: argparse.Namespace) -> torch.device:
     quiet_libraries()
     from segcft.training import make_fabric
 
-    device = make_fabric(options.device).device
-    return masks.RunSegmenter(options.segmentor, device) if options.segmentor else masks.PSPNet(device)
+    return make_fabric(options.device).device

@@ -21,8 +21,9 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,11 +55,18 @@ class Excluded(Rejected):
         return self.reason
 
 
+class Unreadable(Excluded):
+    """The file is at fault, not what it shows: of two copies the other one may be fine."""
+
+
 PERCENTILES = (0.5, 99.5)
 """What becomes black and white where nobody says otherwise."""
 
 UNREADABLE = "image or mask unreadable"
 DUPLICATE = "listed twice"
+
+FEW = 20
+"""Below this number of images one patient may well have most of them."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,14 @@ class Item(Protocol):
 AnyItem = TypeVar("AnyItem", bound=Item)
 Read = Callable[[AnyItem], "Converted | Rejected"]
 Finish = Callable[[Sequence[Converted]], Sequence["Converted | Rejected"]]
-Outcome = tuple[str, "Converted | Rejected"]
+
+
+class Outcome(NamedTuple):
+    """What became of an item: its sample, why there is none, or None where it is done already."""
+
+    id: str
+    stamp: str | None
+    sample: Converted | Rejected | None
 
 
 @dataclass(frozen=True)
@@ -109,12 +124,14 @@ class Summary:
         samples: how many images were converted, by part.
         patients: of how many people they are, by part.
         left_out: how many were not, by kind of reason.
+        warning: what is odd about the result and what to do about it, or "".
     """
 
     items: int
     samples: Mapping[str, int]
     patients: Mapping[str, int]
     left_out: Mapping[str, int]
+    warning: str = ""
 
     def __str__(self) -> str:
         total = sum(self.samples.values())
@@ -141,10 +158,10 @@ def convert(
     """Convert a data set to the folder ``out``; the same call goes on where an interrupted one was.
 
     Samples that are done are not read again; those that were left out are, since their files may have arrived
-    meanwhile. Memory holds the ids and a few images per worker.
+    meanwhile. Memory holds the ids, the items whose id was there before, and a few images per worker.
 
     Args:
-        items: the data set's samples in a fixed order; a second one of the same id is left out.
+        items: the data set's samples in a fixed order. Of several with one id the first that can be read is taken.
         total: how many there are.
         read: makes the sample of an item, or says why there is none; raising :class:`Rejected` is as good. It is
             called from several threads at once.
@@ -163,58 +180,82 @@ def convert(
     workers = workers or min(16, os.cpu_count() or 1)
     splits = splits or Splits()
     journal = Journal(out, {**settings, "splits": splits.model_dump(mode="json")})
-    seen: set[str] = set()
-    stamps: dict[str, str] = {}
+    repeated: dict[str, list[AnyItem]] = {}  # id -> its second item and those after it
+    unreadable: set[str] = set()
+    kept: set[str] = set()
 
-    def outcome(item: AnyItem) -> Outcome:
+    def first_of_each(listed: Iterable[AnyItem]) -> Iterator[list[AnyItem]]:
+        seen: set[str] = set()
+        for item in listed:
+            if item.id in seen:
+                repeated.setdefault(item.id, []).append(item)
+            else:
+                seen.add(item.id)
+                yield [item]
+
+    def outcome(item: AnyItem, number: int) -> Outcome:
+        stamp = getattr(item, "stamp", None)
+        if number > 1:  # so that a sample is known for that of another item of its id
+            stamp = f"{stamp or ''}#{number}"
         try:
             check_id(item.id)
-            if strip_suffix(item.id) != item.id:
+            if journal.has(item.id, stamp):
+                return Outcome(item.id, stamp, None)
+            sample = read(item)
+            if isinstance(sample, Converted) and strip_suffix(item.id) != item.id:
                 raise Excluded(
                     "unusable name", f"id {item.id!r}: ends like an image file, whose other name it would be"
                 )
-            return item.id, read(item)
+            return Outcome(item.id, stamp, sample)
         except Rejected as reason:
-            return item.id, reason
+            return Outcome(item.id, stamp, reason)
+
+    def outcomes(copies: Sequence[AnyItem], first: int) -> list[Outcome]:
+        """Of the items of one id, the ``first`` and those after it: up to the first that can be read."""
+        found: list[Outcome] = []
+        wanted = first == 1 or copies[0].id in unreadable
+        for number, item in enumerate(copies, first):
+            listed = Outcome(item.id, None, Excluded(DUPLICATE, f"id {item.id!r} is listed before"))
+            found.append(outcome(item, number) if wanted else listed)
+            wanted = wanted and _is_unreadable(found[-1].sample)
+        return found
 
     def completed(batch: Sequence[Outcome]) -> list[Outcome]:
-        samples = [sample for _, sample in batch if isinstance(sample, Converted)]
+        samples = [one.sample for one in batch if isinstance(one.sample, Converted)]
         answers = iter(finish(samples) if finish and samples else samples)
-        return [(id, next(answers) if isinstance(sample, Converted) else sample) for id, sample in batch]
+        return [one._replace(sample=next(answers)) if isinstance(one.sample, Converted) else one for one in batch]
 
-    def written(one: Outcome) -> dict[str, Any] | list[str]:
-        id, sample = one
-        if isinstance(sample, Rejected):
-            return _rejection(id, sample)
-        entry = _write(out, id, sample, sample.split or assign(sample.patient, splits))
-        return entry | ({"stamp": stamps[id]} if id in stamps else {})
+    def written(one: Outcome) -> tuple[Outcome, dict[str, Any] | None]:
+        if not isinstance(one.sample, Converted):
+            return one, None
+        entry = _write(out, one.id, one.sample, one.sample.split or assign(one.sample.patient, splits))
+        return one, entry | ({} if one.stamp is None else {"stamp": one.stamp})
 
-    def pending(rejected: Table) -> Iterator[AnyItem]:
-        for item in (progress or silent)(items, total, "Converting images"):
-            if item.id in seen:
-                rejected.write(_rejection(item.id, Excluded(DUPLICATE, f"id {item.id!r} is listed before")))
-                continue
-            seen.add(item.id)
-            if (stamp := getattr(item, "stamp", None)) is not None:
-                stamps[item.id] = stamp
-                journal.forget_unless(item.id, stamp)
-            if not journal.has(item.id):
-                yield item
-
-    try:
+    def convert_all(groups: Iterable[list[AnyItem]], first: int, rejected: Table) -> None:
         with ExitStack() as stack:
-            stack.enter_context(journal)  # first, since a folder without one is not a conversion's
-            rejected = stack.enter_context(Table(out / "rejected.csv", ["id", "kind", "reason"]))
-            read_ahead = stack.enter_context(closing(ahead(outcome, pending(rejected), workers, 2 * workers)))
+            reading = ahead(lambda copies: outcomes(copies, first), groups, workers, 2 * workers)
+            read_ahead = chain.from_iterable(stack.enter_context(closing(reading)))
             finished = stack.enter_context(closing(_batched(completed, read_ahead, batch_size if finish else 1)))
-            for done in stack.enter_context(closing(ahead(written, finished, workers, 2 * workers))):
-                if isinstance(done, dict):
-                    journal.add(done)
-                else:
-                    rejected.write(done)
-        samples, patients = _write_metadata(out / "metadata.csv", journal, seen)
-        summary = Summary(total, samples, patients, _count(out / "rejected.csv"))
-        _replace_text(out / "summary.txt", f"{summary}\n")
+            for one, entry in stack.enter_context(closing(ahead(written, finished, workers, 2 * workers))):
+                if isinstance(one.sample, Rejected):
+                    rejected.write(_rejection(one.id, one.sample))
+                    if _is_unreadable(one.sample):
+                        unreadable.add(one.id)
+                    continue
+                if entry is not None:
+                    journal.add(entry)
+                kept.add(one.id)
+
+    progress = progress or silent
+    try:
+        # The journal comes first, since a folder without one is not a conversion's.
+        with journal, Table(out / "rejected.csv", ["id", "kind", "reason"]) as rejected:
+            convert_all(first_of_each(progress(items, total, "Converting images")), 1, rejected)
+            if repeated:  # only now it is known which of the first are readable
+                convert_all(progress(repeated.values(), len(repeated), "Looking at further copies"), 2, rejected)
+        images = _write_metadata(out / "metadata.csv", journal, kept)
+        summary = _summarize(total, images, _count(out / "rejected.csv"))
+        _replace_text(out / "summary.txt", f"{summary}\n" + (f"\n{summary.warning}\n" if summary.warning else ""))
     except OSError as error:
         raise DataError(f"{out}: the conversion stopped ({error})") from None
     if not sum(summary.samples.values()):
@@ -273,7 +314,7 @@ def _batched(
     held = 0
     for one in outcomes:
         batch.append(one)
-        held += isinstance(one[1], Converted)
+        held += isinstance(one.sample, Converted)
         if held == size or held == 0:
             yield from function(batch)
             batch, held = [], 0
@@ -305,26 +346,46 @@ def _plain(value: Value) -> Value:
     return plain
 
 
+def _is_unreadable(sample: Converted | Rejected | None) -> bool:
+    """Whether a file was at fault, so that another one of the same id may give the sample."""
+    return isinstance(sample, Unreadable) or (isinstance(sample, Rejected) and not isinstance(sample, Excluded))
+
+
 def _rejection(id: str, reason: Rejected) -> list[str]:
     return [id, reason.kind if isinstance(reason, Excluded) else UNREADABLE, str(reason)]
 
 
-def _write_metadata(path: Path, journal: Journal, ids: set[str]) -> tuple[Counter[str], Counter[str]]:
-    """Write the rows of ``ids``; returns images and people by part."""
+def _write_metadata(path: Path, journal: Journal, ids: set[str]) -> Counter[tuple[str, str]]:
+    """Write the rows of ``ids``; returns the number of images by part and patient."""
     columns: dict[str, None] = {}
     last: dict[str, int] = {}  # of each id, the number of its latest row: files that were lost are made again
     for number, row in enumerate(journal.rows()):
         columns |= dict.fromkeys(row)
         last[row["id"]] = number
-    samples: Counter[str] = Counter()
-    people: dict[str, set[str]] = {part: set() for part in PARTS}
+    images: Counter[tuple[str, str]] = Counter()
     with Table(path, list(columns)) as table:
         for number, row in enumerate(journal.rows()):
-            if row["id"] in ids and last[row["id"]] == number and journal.has(row["id"]):
+            if row["id"] in ids and last[row["id"]] == number:
                 table.write([row.get(name) for name in columns])
-                samples[row["split"]] += 1
-                people[row["split"]].add(row["patient"])
-    return samples, Counter({part: len(found) for part, found in people.items()})
+                images[row["split"], row["patient"]] += 1
+    return images
+
+
+def _summarize(items: int, images: Counter[tuple[str, str]], left_out: Mapping[str, int]) -> Summary:
+    """What was taken, of which ``images`` counts by part and patient, with a warning where one patient has most."""
+    samples: Counter[str] = Counter()
+    for (part, _), count in images.items():
+        samples[part] += count
+    patients = Counter(part for part, _ in images)
+    total, warning = images.total(), ""
+    for (part, patient), most in images.most_common(1):
+        if total >= FEW and most > total / 2:
+            warning = (
+                f"warning: {most} of {total} images are of one patient, {patient!r}, and so in one part ({part}). If "
+                "they are of several people, give each an id of their own in the source and convert it to another "
+                "folder, or correct 'patient' and 'split' in metadata.csv"
+            )
+    return Summary(items, samples, patients, left_out, warning)
 
 
 def _count(rejected: Path) -> Counter[str]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset, FileDataset, dcmread
 from pydicom.pixels import apply_modality_lut, apply_voi, get_decoder
 
-from segcft.data.convert import PERCENTILES, Excluded
+from segcft.data.convert import PERCENTILES, Excluded, Unreadable
 from segcft.data.reject import Rejected
 
 OLDEST = 130
@@ -61,7 +61,7 @@ def open_dicom(path: Path, pixels: bool = True) -> FileDataset:
     try:
         with path.open("rb") as file:
             if file.read(132)[128:] != b"DICM":
-                raise Excluded("not a DICOM file", f"{path}: not a DICOM file: no 'DICM' at byte 128")
+                raise Unreadable("not a DICOM file", f"{path}: not a DICOM file: no 'DICM' at byte 128")
         dataset = dcmread(path, stop_before_pixels=not pixels)
         for name in HEADER:  # pydicom decodes an element when it is asked for first, which may fail
             dataset.get(name)
@@ -237,17 +237,17 @@ def decode(path: Path, dataset: Dataset) -> NDArray[np.integer[Any]]:
         try:
             decoder = get_decoder(syntax)
         except NotImplementedError:
-            raise Excluded("no decoder", f"{path}: {syntax.name} cannot be decoded") from None
+            raise Unreadable("no decoder", f"{path}: {syntax.name} cannot be decoded") from None
         # Not its GDCM: the package of that name on PyPI is another one.
         other = [text.partition(" - requires ")[2] for text in decoder.missing_dependencies if "gdcm" not in text]
         needs = f": to decode it, pip install 'segcft[dicom]' (or {'; or '.join(other)})" if other else ""
         if not decoder.is_available:
-            raise Excluded("no decoder", f"{path}: {syntax.name}{needs}")
+            raise Unreadable("no decoder", f"{path}: {syntax.name}{needs}")
     try:
         pixels = dataset.pixel_array
     except Exception as error:
         kind = "no decoder" if needs else "damaged file"
-        raise Excluded(kind, f"{path}: cannot decode {syntax.name} ({_line(error)}){needs}") from None
+        raise Unreadable(kind, f"{path}: cannot decode {syntax.name} ({_line(error)}){needs}") from None
     if pixels.ndim != 2:
         raise Excluded("no image", f"{path}: pixels of shape {pixels.shape}, expected one grey image")
     return pixels
@@ -313,8 +313,8 @@ def _spacing(dataset: Dataset) -> tuple[float, float] | None:
     return None
 
 
-def broken(path: Path, error: Exception) -> Excluded:
-    return Excluded("damaged file", f"{path}: cannot read this DICOM file ({_line(error)})")
+def broken(path: Path, error: Exception) -> Unreadable:
+    return Unreadable("damaged file", f"{path}: cannot read this DICOM file ({_line(error)})")
 
 
 def _line(error: Exception) -> str:

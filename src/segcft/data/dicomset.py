@@ -5,22 +5,27 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segcft.data import dicom
 from segcft.data.convert import Converted, Excluded, Summary, Value, convert, fit_values
 from segcft.data.imagefile import strip_suffix
 from segcft.data.loop import Progress
+from segcft.data.masks import FolderMasks, Masking, Plausibility, Segmenter
 from segcft.data.reject import Rejected
 from segcft.data.resize import border_median, pad_to_aspect
 from segcft.errors import DataError
 from segcft.study import Splits
 
 Naming = Literal["digest", "uid", "file"]
+
+SQUARE = 0.01
+"""How far the ratio of a pixel's sides may be from 1 for masks of the file's pixels to fit: headers are rounded."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,9 @@ def convert_dicom(
     window: tuple[float, float] | None = None,
     views: Sequence[str] = (),
     pseudonyms: Pseudonyms | None = None,
+    segmenter: Segmenter | None = None,
+    plausibility: Plausibility | None = None,
+    batch_size: int = 16,
     splits: Splits | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
@@ -58,7 +66,7 @@ def convert_dicom(
     """Convert all DICOM images below ``folder`` to the folder ``out``, which a study with ``source: folder`` reads.
 
     Images are padded to the aspect ratio of ``size``, that of their pixels respected. There are no masks in DICOM
-    images: bring your own, of the converted size, into ``out/masks``.
+    images: without a ``segmenter`` bring your own, of the converted size, into ``out/masks``.
 
     Args:
         folder: every file below it is looked at; the rest of them is listed as left out.
@@ -67,12 +75,16 @@ def convert_dicom(
         window: percentiles of each image that become black and white; default: what the file says.
         views: projections to keep, e.g. ``("PA", "AP")``; default: all.
         pseudonyms: how images and patients are called.
+        segmenter: gives the masks, with the flags of :data:`segcft.data.masks.BITS`; default: there are none.
+        plausibility: which masks to believe.
+        batch_size: images that go through a network at once.
         splits: shares of the parts, by patient.
         workers: threads that read images.
         progress: wraps the loop over files.
 
     Raises:
-        DataError: ``folder`` is none or is empty, ``out`` holds something else, or no image is usable.
+        DataError: ``folder`` is none or is empty, ``size`` has another shape than the segmenter's, ``out`` holds
+            something else, or no image is usable.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
@@ -81,9 +93,10 @@ def convert_dicom(
     if not paths:
         raise DataError(f"{folder}: holds no file")
     pseudonyms = pseudonyms or Pseudonyms()
-    reader = _Reader(size, window, tuple(map(dicom.view_name, views)), pseudonyms)
+    masking = Masking(segmenter, size, plausibility or Plausibility()) if segmenter else None
+    reader = _Reader(size, window, tuple(map(dicom.view_name, views)), pseudonyms, masking)
     return convert(
-        _items(folder, paths, pseudonyms),
+        _items(folder, paths, pseudonyms, segmenter),
         len(paths),
         reader.read,
         out,
@@ -95,7 +108,10 @@ def convert_dicom(
             "naming": pseudonyms.naming,
             "keep_patients": pseudonyms.keep_patients,
             "salt": pseudonyms.of("settings"),
+            **(masking.settings if masking else {}),
         },
+        finish=masking.finish if masking else None,
+        batch_size=batch_size,
         splits=splits,
         workers=workers,
         progress=progress,
@@ -106,20 +122,33 @@ def convert_dicom(
 class _File:
     id: str
     path: Path
+    shows: str | None = None
+    segmenter: Segmenter | None = None
     problem: Rejected | None = None
 
+    @property
+    def stamp(self) -> str | None:
+        """What it shows, where its id does not say so, and the stamp of its mask."""
+        mask = self.segmenter.stamp(self.id) if self.segmenter else None
+        return " ".join(part for part in (self.shows, mask) if part) or None
 
-def _items(folder: Path, paths: Sequence[Path], pseudonyms: Pseudonyms) -> Iterator[_File]:
+
+def _items(folder: Path, paths: Sequence[Path], pseudonyms: Pseudonyms, segmenter: Segmenter | None) -> Iterator[_File]:
+    """The files of ``paths``; one that cannot be named is listed by its path, with the reason."""
+    named: dict[str, Path] = {}  # ids that are names of files, which several may have: IM1 and IM1.dcm
     for path in paths:
         place = path.relative_to(folder).as_posix()
         try:
             uid = str(dicom.open_dicom(path, pixels=False).get("SOPInstanceUID") or "")
             if not uid and pseudonyms.naming != "file":
                 raise Excluded("no SOP Instance UID", f"{path}: has no SOP Instance UID to be named after (--id file)")
-            names = {"digest": pseudonyms.of(uid), "uid": uid, "file": strip_suffix(place)}
-            yield _File(names[pseudonyms.naming], path)
+            id = {"digest": pseudonyms.of(uid), "uid": uid, "file": strip_suffix(place)}[pseudonyms.naming]
+            if pseudonyms.naming == "file" and named.setdefault(id, path) != path:
+                raise Excluded("name taken", f"{path}: would be called {id!r}, as {named[id]} is; rename one of them")
+            # A name may come to stand for another image: the file is replaced, or one that comes before it arrives.
+            yield _File(id, path, pseudonyms.of(uid) if pseudonyms.naming == "file" else None, segmenter)
         except Rejected as problem:
-            yield _File(place, path, problem)
+            yield _File(place, path, problem=problem)
 
 
 @dataclass(frozen=True)
@@ -130,6 +159,7 @@ class _Reader:
     window: tuple[float, float] | None
     views: tuple[str, ...]
     pseudonyms: Pseudonyms
+    masking: Masking | None
 
     def read(self, item: _File) -> Converted | Rejected:
         if item.problem is not None:
@@ -139,11 +169,24 @@ class _Reader:
         if self.views and view not in self.views:
             kind = f"view is not {' or '.join(self.views)}"
             return Excluded(kind, f"{item.path}: view is {view or 'not in the header'}")
+        aspect = dicom.aspect(dataset)
+        if self.masking and isinstance(self.masking.segmenter, FolderMasks) and abs(aspect - 1) > SQUARE:
+            # A mask of the file's pixels would have to be stretched, and one of the padded frame not.
+            reason = f"pixels are {aspect:.3g} times as high as wide, for which ready-made masks are not read"
+            return Excluded("pixels not square", f"{item.path}: {reason}")
         grey = dicom.shown(item.path, dataset, window=self.window)
-        ratio = self.size[1] / self.size[0] * dicom.aspect(dataset)  # in pixels of the file
+        ratio = self.size[1] / self.size[0] * aspect  # in pixels of the file
         canvas = pad_to_aspect(grey[None], ratio, border_median(grey[None]))[0]
-        image = np.rint(fit_values(canvas, self.size, lambda part: part) * 255).astype(np.uint8)
-        return Converted(item.id, self._patient(item, dataset), image, attributes=self._attributes(dataset))
+
+        def fitted(size: tuple[int, int]) -> NDArray[np.uint8]:
+            return np.rint(fit_values(canvas, size, lambda part: part) * 255).astype(np.uint8)
+
+        sample = Converted(
+            item.id, self._patient(item, dataset), fitted(self.size), attributes=self._attributes(dataset)
+        )
+        if self.masking is None:
+            return sample
+        return self.masking.begin(replace(sample, large=fitted(self.masking.segmenter.size)))
 
     def _patient(self, item: _File, dataset: dicom.Dataset) -> str:
         patient = str(dataset.get("PatientID") or "").strip()

@@ -39,9 +39,10 @@ class Journal:
         assert self._file is not None
         self._file.close()
 
-    def has(self, id: str) -> bool:
-        """Whether ``id`` is done and its files are there, whole as far as their size tells."""
-        if id not in self._done:
+    def has(self, id: str, stamp: str | None) -> bool:
+        """Whether ``id`` is done, of something with this stamp, and its files are there, whole as far as their size
+        tells."""
+        if id not in self._done or self._stamps[id] != stamp:
             return False
         names = ("images", "masks") if self._done[id] else ("images",)
         files = [self.out / name / f"{id}.png" for name in names]
@@ -50,11 +51,6 @@ class Journal:
     def add(self, entry: dict[str, Any]) -> None:
         self._append(entry)
         self._note(entry)
-
-    def forget_unless(self, id: str, stamp: str) -> None:
-        """Take ``id`` as not done if it was done of something with another stamp."""
-        if self._stamps.get(id) != stamp:
-            self._done.pop(id, None)
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Rows in the order in which they were done."""

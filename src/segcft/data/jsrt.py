@@ -41,7 +41,7 @@ _MISSING = "?"
 _NORMAL = re.compile(r"(?P<age>\S+)\s+(?P<sex>[a-z]+)\b\s*(?P<rest>.*)", re.IGNORECASE)
 _NODULE = re.compile(
     r"(?P<subtlety>[1-5])\s+(?P<nodule_mm>\d+(?:\.\d+)?|\?)\s+(?P<age>\S+)\s+(?P<sex>[a-z]+)\s+"
-    r"(?P<nodule_x>\d+|\?)\s+(?P<nodule_y>\d+|\?)\s+(?P<nodule>malignant|benign)\b\s*(?P<rest>.*)",
+    r"(?P<nodule_x>\d+|\?)\s+(?P<nodule_y>\d+|\?)\s+(?P<nodule>malignant|benign)\b(?P<rest>.*)",
     re.IGNORECASE,
 )
 
@@ -176,23 +176,57 @@ def parse_clinical(text: str) -> list[tuple[str, Mapping[str, Value] | Excluded]
 
     - of ``JPCNN``: age, sex, ``non-nodule``;
     - of ``JPCLN``: subtlety 1 to 5, size in mm, age, sex, x and y in pixels of the raw image, ``malignant`` or
-      ``benign``, location, diagnosis
+      ``benign``, location, diagnosis (see :func:`split_place`)
 
     with a ``?`` for what is not known. Ages are in years; sex becomes F or M.
     """
     _, *parts = re.split(rf"({_ID})(?:\.IMG)?\b", text, flags=re.IGNORECASE)
     names, records = parts[::2], parts[1::2]
-    return [
-        (name.upper(), _parse_record(name.upper(), record.strip())) for name, record in zip(names, records, strict=True)
-    ]
+    return [(name.upper(), _parse_record(name.upper(), record)) for name, record in zip(names, records, strict=True)]
+
+
+def split_place(text: str) -> tuple[str | None, str | None]:
+    """Location and diagnosis of a nodule, from the last columns of its record.
+
+    Tabs part either the two, or two pieces of each as in the file that JSRT hands out, where ``r.middle lobe`` is
+    ``r.middl`` and ``e lobe``. Without tabs several blanks part the two.
+
+    Args:
+        text: what follows ``malignant`` or ``benign``, with all of its tabs.
+
+    Returns:
+        None for what is empty or ``?``; twice None where the two cannot be told apart.
+    """
+    cells = [cell.strip() for cell in text.strip(" ").split("\t")]
+    if not cells[0]:  # else a blank, not a tab, is before the first one
+        del cells[0]
+    if len(cells) == 1:
+        cells = re.split(r" {2,}", cells[0])
+    while len(cells) > 4 and not cells[-1]:  # empty columns, as spreadsheets add
+        del cells[-1]
+    match cells:
+        case [place, finding] | [place, finding, ""]:
+            pass
+        case [start, end, *pieces] if len(pieces) <= 2 and (any(pieces) or not end):
+            # Locations are cut after seven letters. A blank at the cut is lost, which only `lobe` has before it.
+            gap = "" if len(start) == 7 and not end.startswith("lobe") else " "
+            place, finding = f"{start}{gap}{end}".strip(), " ".join(pieces).strip()
+        case _:
+            return None, None
+    return _known(place), _known(finding)
+
+
+def _known(cell: str) -> str | None:
+    return None if cell in ("", _MISSING) else cell
 
 
 def _parse_record(id: str, record: str) -> Mapping[str, Value] | Excluded:
     nodule = id.startswith("JPCLN")
-    match = (_NODULE if nodule else _NORMAL).fullmatch(re.sub(r"[\r\n]+", " ", record))
+    line = re.sub(r"[\r\n]+", " ", re.sub(r"[\r\n]\s*$", "", record.lstrip()))  # tabs at its end are columns
+    match = (_NODULE if nodule else _NORMAL).fullmatch(line)
     if match is None:
         wanted = "subtlety, size, age, sex, x, y, malignant or benign, ..." if nodule else "age, sex, ..."
-        return Excluded("clinical data unclear", f"{id}: expected {wanted}, found {record!r}")
+        return Excluded("clinical data unclear", f"{id}: expected {wanted}, found {record.strip()!r}")
     cells = match.groupdict()
     sex = cells["sex"][0].upper()
     if cells["sex"].lower() not in ("f", "m", "female", "male"):
@@ -200,7 +234,7 @@ def _parse_record(id: str, record: str) -> Mapping[str, Value] | Excluded:
     age = cells["age"]
     if age != _MISSING and not (age.isascii() and age.isdigit() and int(age) <= 120):
         return Excluded("clinical data unclear", f"{id}: {age!r} is no age in years")
-    *place, finding = [cell for cell in re.split(r"\s*\t\s*", cells["rest"].strip()) if cell] or [None]
+    place, finding = split_place(cells["rest"]) if nodule else (None, " ".join(cells["rest"].split()) or None)
     about: dict[str, Value] = {
         name: None if cells[name] == _MISSING else float(cells[name])
         for name in ("subtlety", "nodule_mm", "nodule_x", "nodule_y")
@@ -211,7 +245,7 @@ def _parse_record(id: str, record: str) -> Mapping[str, Value] | Excluded:
         "sex": sex,
         "diagnosis": finding,
         "nodule": cells["nodule"].lower() if nodule else "none",
-        "location": " ".join(place) or None,
+        "location": place,
         **about,
     }
 

@@ -1,20 +1,21 @@
 """Masks of lungs and heart for radiographs that come without: from a folder, a trained run, or a public network.
 
 A :class:`Segmenter` reads images and answers coverage; :func:`to_flags` makes it the bit flags of a mask file, and
-:class:`Plausibility` says which masks cannot be right.
+:class:`Plausibility` says which masks cannot be right. :class:`Masking` does all of it to the samples of a conversion.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segcft.data.convert import Excluded, fit_values
+from segcft.data.convert import Converted, Excluded, Finish, fit_values
 from segcft.data.imagefile import LOSSLESS, find_file, read_labels
 from segcft.data.reject import Rejected
 from segcft.data.resize import pad_to_aspect, smooth
@@ -56,6 +57,10 @@ class Segmenter(Protocol):
         """
         ...
 
+    def stamp(self, id: str) -> str | None:
+        """Changes when the mask of ``id`` does, beyond what ``settings`` say; None: it does not."""
+        ...
+
 
 class FolderMasks:
     """Ready-made masks: ``ID.png`` (or another lossless format) in ``folder``, with the flags of :data:`BITS`.
@@ -76,10 +81,17 @@ class FolderMasks:
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder (--masks)")
         self.folder, self.size = folder, size
-        self.settings = {"masks": str(folder.resolve())}
+        self.settings = {"masks": "ready-made"}  # wherever they are; which ones, stamps say
 
     def __call__(self, ids: Sequence[str], images: NDArray[np.uint8]) -> list[Coverage | Rejected]:
         return [self._read(id) for id in ids]
+
+    def stamp(self, id: str) -> str:
+        """A digest of the mask's file, since copying a folder may change times; "" where there is none to be read."""
+        try:
+            return hashlib.sha256(find_file(self.folder, id, LOSSLESS).read_bytes()).hexdigest()[:16]
+        except (Rejected, OSError):
+            return ""
 
     def _read(self, id: str) -> Coverage | Rejected:
         try:
@@ -132,6 +144,9 @@ class RunSegmenter:
             probabilities = self.network.masks(to_unit(torch.from_numpy(images)[:, None].to(self.device)))
         return [largest_parts(one) for one in probabilities[:, self.order].cpu().numpy()]
 
+    def stamp(self, id: str) -> None:
+        return None
+
 
 class PSPNet:
     """The PSPNet of torchxrayvision, trained on ChestX-Det (Lian et al. 2021); its weights are downloaded once.
@@ -175,6 +190,9 @@ class PSPNet:
             logits = self.network(torch.from_numpy(scaled).to(self.device))[:, self.order]
             probabilities = torch.sigmoid(logits.float()).cpu().numpy()
         return [largest_parts(one) for one in probabilities]
+
+    def stamp(self, id: str) -> None:
+        return None
 
 
 def largest_parts(probabilities: NDArray[np.floating]) -> Coverage:
@@ -292,3 +310,61 @@ def check_polarity(image: NDArray[np.uint8], flags: NDArray[np.uint8] | None = N
         what = "the heart is darker than the lungs"
     if bright < dark:
         raise Excluded("inverted grey values", f"{what}: a negative")
+
+
+@dataclass(frozen=True)
+class Masking:
+    """Gives the samples of a conversion their masks and areas, or leaves them out.
+
+    Attributes:
+        segmenter: gives the masks.
+        size: (H, W) of the converted images, in pixels.
+        plausibility: which masks to believe.
+
+    Raises:
+        DataError: images of ``size`` have another shape than the segmenter's.
+    """
+
+    segmenter: Segmenter
+    size: tuple[int, int]
+    plausibility: Plausibility
+
+    def __post_init__(self) -> None:
+        (height, width), wanted = self.size, self.segmenter.size
+        if abs(width / height - wanted[1] / wanted[0]) > 1e-6:
+            raise DataError(
+                f"images of {height}x{width} (height x width) have another shape than the segmenter's "
+                f"{wanted[0]}x{wanted[1]}"
+            )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the masks depend on, in JSON's types."""
+        return {"plausibility": asdict(self.plausibility), "masks": self.segmenter.settings}
+
+    @property
+    def finish(self) -> Finish | None:
+        """What :func:`~segcft.data.convert.convert` has to do with what :meth:`begin` answers."""
+        return None if self.segmenter.parallel else self
+
+    def begin(self, sample: Converted) -> Converted | Rejected:
+        """A sample that was just read, with its mask, or to be finished in a batch where that is faster."""
+        return self([sample])[0] if self.segmenter.parallel else sample
+
+    def __call__(self, samples: Sequence[Converted]) -> list[Converted | Rejected]:
+        """Samples, which have a ``large`` image of the segmenter's size, with their masks; or why not, one for one."""
+        images = np.stack([sample.large for sample in samples if sample.large is not None])
+        found = self.segmenter([sample.id for sample in samples], images)
+        return [self._with_mask(sample, coverage) for sample, coverage in zip(samples, found, strict=True)]
+
+    def _with_mask(self, sample: Converted, coverage: Coverage | Rejected) -> Converted | Rejected:
+        if isinstance(coverage, Rejected):
+            return coverage
+        try:
+            mask = to_flags(coverage, self.size)
+            self.plausibility.check(mask)
+            check_polarity(sample.image, mask)
+        except Rejected as reason:
+            return reason
+        measured = {f"{name}_area": area for name, area in areas(mask).items()}
+        return replace(sample, mask=mask, attributes={**sample.attributes, **measured}, large=None)

@@ -12,20 +12,17 @@ import gzip
 import hashlib
 import math
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import NamedTuple, TextIO
 
 from segcft.data.attributes import MISSING, nearest
-from segcft.data.convert import PERCENTILES, Converted, Excluded, Summary, convert, fit_window
+from segcft.data.convert import PERCENTILES, Converted, Excluded, Summary, Unreadable, convert, fit_window
 from segcft.data.imagefile import check_id, read_pixels, strip_suffix
 from segcft.data.loop import Progress
-from segcft.data.masks import Plausibility, Segmenter, areas, check_polarity, to_flags
+from segcft.data.masks import Masking, Plausibility, Segmenter, check_polarity
 from segcft.data.reject import Rejected
 from segcft.errors import DataError
 from segcft.study import Splits
@@ -148,17 +145,13 @@ def convert_padchest(
     Raises:
         DataError: the table or the folder cannot be read, ``out`` holds something else, or no image is usable.
     """
-    selection, plausibility = selection or Selection(), plausibility or Plausibility()
+    selection = selection or Selection()
     check_source(table, images)
-    if abs(size[1] / size[0] - segmenter.size[1] / segmenter.size[0]) > 1e-6:
-        wants = "x".join(map(str, segmenter.size))
-        raise DataError(
-            f"images of {size[0]}x{size[1]} (height x width) have another shape than the segmenter's {wants}"
-        )
+    masking = Masking(segmenter, size, plausibility or Plausibility())
     total, digest = _survey(table)
-    reader = _Reader(images, size, window, selection, plausibility, segmenter)
+    reader = _Reader(images, window, selection, masking)
     return convert(
-        islice(read_rows(table), limit),
+        (_Item(row, segmenter) for row in islice(read_rows(table), limit)),
         min(total, limit or total),
         reader.read,
         out,
@@ -168,10 +161,9 @@ def convert_padchest(
             "size": size,
             "window": window,
             "selection": asdict(selection),
-            "plausibility": asdict(plausibility),
-            "masks": segmenter.settings,
+            **masking.settings,
         },
-        finish=None if segmenter.parallel else reader.segment,
+        finish=masking.finish,
         batch_size=batch_size,
         splits=splits,
         workers=workers,
@@ -252,48 +244,42 @@ def parse_age(birth: str, date: str) -> float | None:
 
 
 @dataclass(frozen=True)
+class _Item:
+    row: Row
+    segmenter: Segmenter
+
+    @property
+    def id(self) -> str:
+        return self.row.id
+
+    @property
+    def stamp(self) -> str | None:
+        return self.segmenter.stamp(self.id)
+
+
+@dataclass(frozen=True)
 class _Reader:
     """Makes a sample of a row."""
 
     images: Path
-    size: tuple[int, int]
     window: tuple[float, float]
     selection: Selection
-    plausibility: Plausibility
-    segmenter: Segmenter
+    masking: Masking
 
-    def read(self, row: Row) -> Converted | Rejected:
+    def read(self, item: _Item) -> Converted | Rejected:
+        row = item.row
         attributes = self.selection.attributes(row)
         if row.PatientID.lower() in MISSING:
             raise Excluded("patient unknown", "PatientID is empty")
         path = self._find(row)
         pixels = read_pixels(path)
         try:
-            image, large = fit_window(pixels, self.window, self.size, self.segmenter.size)
+            image, large = fit_window(pixels, self.window, self.masking.size, self.masking.segmenter.size)
         except Rejected as reason:
             raise Rejected(f"{path}: {reason}") from None
         check_polarity(image)
         shape = {"file_height": pixels.shape[0], "file_width": pixels.shape[1]}
-        sample = Converted(row.id, row.PatientID, image, attributes=attributes | shape, large=large)
-        return self.segment([sample])[0] if self.segmenter.parallel else sample
-
-    def segment(self, samples: Sequence[Converted]) -> list[Converted | Rejected]:
-        """Samples with their masks."""
-        images = np.stack([sample.large for sample in samples if sample.large is not None])
-        found = self.segmenter([sample.id for sample in samples], images)
-        return [self._with_mask(sample, coverage) for sample, coverage in zip(samples, found, strict=True)]
-
-    def _with_mask(self, sample: Converted, coverage: NDArray[np.float64] | Rejected) -> Converted | Rejected:
-        if isinstance(coverage, Rejected):
-            return coverage
-        try:
-            mask = to_flags(coverage, self.size)
-            self.plausibility.check(mask)
-            check_polarity(sample.image, mask)
-        except Rejected as reason:
-            return reason
-        measured: Mapping[str, Any] = {f"{name}_area": area for name, area in areas(mask).items()}
-        return replace(sample, mask=mask, attributes={**sample.attributes, **measured}, large=None)
+        return self.masking.begin(Converted(row.id, row.PatientID, image, attributes=attributes | shape, large=large))
 
     def _find(self, row: Row) -> Path:
         """The file of a row, in the numbered folder that the table names or in none.
@@ -305,7 +291,7 @@ class _Reader:
         for path in (self.images / row.ImageDir / row.ImageID, self.images / row.ImageID):
             if path.is_file():
                 return path
-        raise Excluded("image file missing", f"{self.images}: neither {row.ImageDir}/{row.ImageID} nor {row.ImageID}")
+        raise Unreadable("image file missing", f"{self.images}: neither {row.ImageDir}/{row.ImageID} nor {row.ImageID}")
 
 
 def _open(table: Path) -> TextIO:
