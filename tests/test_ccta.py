@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import gc
 import shutil
 import sys
+import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,9 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from segcft.cli import main
+from segcft.coronary import volume
 from segcft.coronary.plaque import Threshold
+from segcft.coronary.volume import Volume
 from segcft.data import ccta
 from segcft.data.ccta import BITS, convert_ccta, label_angles, read_vessels, to_bits
 from segcft.data.convert import Summary
@@ -265,6 +269,40 @@ def test_angles_are_added_and_only_what_has_changed_is_made_again(cases: Cases, 
     assert {row["vessel_id"] for row in cases.read("metadata.csv")} == {"a", "b"}
     with pytest.raises(DataError, match=r"converted with other settings: window was \[-200.0, 800.0\]"):
         cases.convert(window=(-100, 600))
+
+
+@pytest.mark.parametrize(
+    ("rescaled", "kind"),
+    [(lambda hu: np.abs(hu), "not Hounsfield units"), (lambda hu: hu - 340, "lumen without contrast agent")],
+)
+def test_volumes_that_are_rejected_do_not_stay_in_memory(
+    cases: Cases, monkeypatch: pytest.MonkeyPatch, rescaled: Callable[[Any], Any], kind: str
+) -> None:
+    names = [f"{number}.nii.gz" for number in range(8)]
+    for name in names:
+        cases.file(name).symlink_to(cases.file("one/ct.nii.gz"))
+    cases.rows += [cases.rows[0] | {"id": name[0], "volume": name} for name in names]
+    cases.save()
+    real = volume.read_nifti
+    read: list[weakref.ref[Volume]] = []
+    held = []
+
+    def noted(path: Path) -> Volume:
+        held.append(sum(one() is not None for one in read))
+        found = real(path)
+        if path.name in names:
+            found = Volume(rescaled(found.values), found.affine)
+        read.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(volume, "read_nifti", noted)
+    gc.disable()
+    try:
+        summary = cases.convert(workers=1)
+    finally:
+        gc.enable()
+    assert summary.left_out == {kind: 8}
+    assert max(held) <= 2  # the one that is kept, and one that was not looked at yet
 
 
 def shorten(cases: Cases) -> None:

@@ -31,7 +31,7 @@ from PIL import Image
 from segcft.data.imagefile import LUMA, check_id, strip_suffix
 from segcft.data.journal import Journal, Table
 from segcft.data.loop import Progress, ahead, silent
-from segcft.data.reject import Rejected
+from segcft.data.reject import Rejected, bare
 from segcft.data.resize import border_median, pad_to_aspect, smooth
 from segcft.data.splits import PARTS, assign
 from segcft.errors import DataError
@@ -175,7 +175,7 @@ def convert(
                 )
             return item.id, read(item)
         except Rejected as reason:
-            return item.id, reason
+            return item.id, bare(reason)
 
     def completed(batch: Sequence[Outcome]) -> list[Outcome]:
         samples = [sample for _, sample in batch if isinstance(sample, Converted)]
