@@ -243,9 +243,9 @@ def test_the_wall_is_split_where_it_is_brighter_than_the_lumen() -> None:
         hu[12:15, 20:30] = 1100
         threshold = Threshold()
         assert threshold.of(hu, lumen) == pytest.approx(expected, abs=15)
-        seen, calcified, noncalcified = split(hu, lumen, wall, threshold)
+        seen, calcified, noncalcified = split(hu, lumen, wall, threshold.of(hu, lumen))
         assert calcified.sum() == 30
         assert noncalcified.sum() == 6 * 50 - 30
         np.testing.assert_array_equal(seen + calcified + noncalcified, wall)
     with pytest.raises(Excluded, match="no pixel"):
-        split(hu, np.zeros_like(lumen), wall, Threshold())
+        Threshold().of(hu, np.zeros_like(lumen))

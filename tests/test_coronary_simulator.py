@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 import segcft
+from segcft.coronary.defaults import WINDOW
 from segcft.coronary.plaque import Threshold, split
 from segcft.coronary.reformation import Reformation
 from segcft.coronary.surface import Surface
@@ -25,7 +26,6 @@ from segcft.pipeline import Pipeline
 from segcft.run import Run
 from segcft.simulate import CoronarySimulator
 from segcft.simulate.ccta import Grid, vessel_mesh, volume
-from segcft.simulate.coronary import WINDOW
 from segcft.study import load_study, parse_study
 from segcft.training import make_fabric
 
@@ -179,7 +179,7 @@ def test_meshes_and_volume_show_what_the_straightened_image_shows() -> None:
         low, high = WINDOW
         grey = 255 * np.clip((seen - low) / (high - low), 0, 1)
         assert np.corrcoef(grey.ravel(), image.ravel())[0, 1] > 0.97
-        _, calcified, noncalcified = split(seen, lumen, wall, Threshold())
+        _, calcified, noncalcified = split(seen, lumen, wall, Threshold().of(seen, lumen))
         # Partial volume hides thin calcium, as in real scans.
         assert 5 < calcified.sum() * 0.0625 < 16
         assert (calcified + noncalcified).sum() * 0.0625 == pytest.approx(47, rel=0.02)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcft.coronary.centreline import Centreline
+from segcft.coronary.defaults import SIZE, SPACING
 from segcft.data.convert import Excluded
 
 TOO_SHORT = "vessel shorter than the crop"
@@ -38,8 +39,8 @@ class Reformation:
     def of(
         cls,
         centreline: Centreline,
-        size: tuple[int, int] = (64, 384),
-        spacing: float = 0.25,
+        size: tuple[int, int] = SIZE,
+        spacing: float = SPACING,
         angle: float = 0.0,
         start: float = 0.0,
     ) -> Reformation:

@@ -59,14 +59,12 @@ class Volume:
         if (outside := beyond.max(axis=-1) > 0).any():
             spacing = np.linalg.norm(self.affine[:3, :3], axis=0)
             farthest = float((beyond * spacing).max())
-            other = self._beyond(self._voxels(points * FLIP))
-            hint = (
-                "" if (other > 0).any() else "; with x and y negated all are inside: LPS and RAS are confused (--ras)"
-            )
+            hint = "; with x and y negated all are inside: LPS and RAS are confused (--ras)"
+            flipped = self._beyond(self._voxels(points * FLIP))
             raise Excluded(
                 "outside the volume",
                 f"{outside.mean():.1%} of the image is outside the volume, by up to {farthest:.1f} mm"
-                f"{'' if (other > 0).any() else hint}",
+                f"{'' if (flipped > 0).any() else hint}",
             )
         voxels = voxels.reshape(-1, 3).T
         values = map_coordinates(self.values, voxels, np.float64, order=1, mode="nearest", prefilter=False)

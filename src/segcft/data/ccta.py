@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcft.coronary.centreline import Centreline
+from segcft.coronary.defaults import SIZE, SPACING, WINDOW
 from segcft.coronary.files import read_centreline, read_surface
 from segcft.coronary.plaque import STRUCTURES, Threshold, split
 from segcft.coronary.reformation import Reformation
@@ -38,11 +39,6 @@ FILES = {"volume": "CT volume", "centreline": "centreline", "lumen": "mesh of th
 
 WRITTEN = ("vessel_id", "angle_deg", "lumen_hu", "calcium_hu")
 """Columns of the result beside the table's own."""
-
-WINDOW = (-200.0, 800.0)
-"""HU that become black and white. Fat around the vessel (-100), its wall (50) and the lumen with contrast agent (300 to
-500, rarely more than 700) are all within, at 4 HU a grey level, far below the noise. Lung is black, and calcium, which
-masks tell apart, mostly white."""
 
 LEAST_LENGTH = 0.95
 """Share of the image's columns in which the mesh of the wall must be: without it plaque would be missing there."""
@@ -79,8 +75,8 @@ def convert_ccta(
     table: Path,
     out: Path,
     *,
-    size: tuple[int, int] = (64, 384),
-    spacing: float = 0.25,
+    size: tuple[int, int] = SIZE,
+    spacing: float = SPACING,
     start: float = 0.0,
     angles: Sequence[float] = (0.0,),
     window: tuple[float, float] = WINDOW,
@@ -266,7 +262,7 @@ class _Reader:
         with _about(paths["volume"]):
             hu = volume.sample(reformation.points)
         with _about(paths["lumen"]):
-            coverage = split(hu, lumen, wall, self.threshold)
+            calcium = self.threshold.of(hu, lumen)
             mean = float((hu * lumen).sum() / lumen.sum())
             if mean < LEAST_LUMEN:
                 raise Excluded(
@@ -276,7 +272,7 @@ class _Reader:
                 )
         low, high = self.window
         image = np.rint(np.clip((hu - low) / (high - low), 0, 1) * 255).astype(np.uint8)
-        calcium = self.threshold.of(hu, lumen)
+        coverage = split(hu, lumen, wall, calcium)
         found = (vessel.id, item.angle, round(mean, 1), round(calcium, 1))
         about: dict[str, Value] = {**vessel.attributes, **dict(zip(WRITTEN, found, strict=True))}
         return Converted(item.id, vessel.patient, image, to_bits(coverage), about, vessel.split)

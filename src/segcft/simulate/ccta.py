@@ -18,6 +18,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
 from segcft.coronary.centreline import Frames
+from segcft.coronary.defaults import SIZE, SPACING
 from segcft.data.loop import Progress, silent
 from segcft.data.simulated import person_number
 from segcft.simulate.coronary import CoronarySimulator, Noise, Scene
@@ -50,8 +51,8 @@ def write_ccta(
     vessels: int,
     *,
     seed: int = 0,
-    size: tuple[int, int] = (64, 384),
-    spacing: float = 0.25,
+    size: tuple[int, int] = SIZE,
+    spacing: float = SPACING,
     grid: Grid | None = None,
     progress: Progress | None = None,
 ) -> Path:
