@@ -464,10 +464,24 @@ def test_thresholds_are_settings(cases: Cases) -> None:
         cases.convert(threshold=Threshold(300, 2))
 
 
-@pytest.mark.parametrize(("package", "file"), [("nibabel", "ct.nii.gz"), ("vtkmodules.vtkIOXML", "line.vtp")])
+@pytest.mark.parametrize(
+    ("package", "file"), [("nibabel", "one/ct.nii.gz"), ("pyvista", "one/line.vtp"), ("pyvista", "two/lumen.ply")]
+)
 def test_a_package_that_is_not_installed_is_named(
     cases: Cases, monkeypatch: pytest.MonkeyPatch, package: str, file: str
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(DataError, match=rf"one/{file}: reading this needs .*: pip install 'segcft\[coronary\]'"):
+    cases.rows = [row for row in cases.rows if file in row.values()]
+    cases.save()
+    with pytest.raises(DataError, match=rf"{file}: this needs {package} .*: pip install 'segcft\[coronary\]'"):
         cases.convert()
+    assert not cases.out.exists()
+
+
+def test_a_series_with_points_and_stl_meshes_needs_no_package(cases: Cases, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_series(cases.file("two/series"), *phantom())
+    cases.rows = [cases.rows[1] | {"volume": "two/series", "lumen": "one/lumen.stl", "wall": "one/wall.stl"}]
+    cases.save()
+    for package in ("nibabel", "pyvista", "vtkmodules"):
+        monkeypatch.setitem(sys.modules, package, None)
+    assert sum(cases.convert().samples.values()) == 1

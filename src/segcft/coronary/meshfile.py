@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segcft.coronary.volume import missing_extra
+from segcft.coronary.extra import extra
 from segcft.data.reject import Rejected
 
 
@@ -84,10 +84,7 @@ class MeshFile:
         polygons, strips = self.polygons.at_least(3), self.strips.at_least(3)
         if len(polygons.points) == 3 * len(polygons) and not len(strips):
             return polygons.points.reshape(-1, 3)
-        try:
-            import pyvista
-        except ImportError:
-            raise missing_extra("polygons of more than three corners", "pyvista") from None
+        pyvista = extra("pyvista", "a mesh with polygons of more than three corners")
         mesh = pyvista.PolyData(self.points, faces=polygons.packed(), strips=strips.packed())
         return np.asarray(mesh.triangulate().faces, dtype=np.int64).reshape(-1, 4)[:, 1:]
 
@@ -348,13 +345,9 @@ _VTK_LOCK = threading.Lock()
 
 def _read_vtp(path: Path) -> MeshFile:
     """An XML file of poly data, by VTK."""
-    try:
-        from vtkmodules.util.numpy_support import vtk_to_numpy
-        from vtkmodules.vtkIOXML import vtkXMLPolyDataReader
-    except ImportError:
-        raise missing_extra(path, "pyvista") from None
+    vtk_to_numpy = extra("vtkmodules.util.numpy_support", path).vtk_to_numpy
+    reader = extra("vtkmodules.vtkIOXML", path).vtkXMLPolyDataReader()
     path.open("rb").close()  # says what is wrong, if it cannot be read
-    reader = vtkXMLPolyDataReader()
     reader.SetFileName(str(path))
     with _vtk_errors() as errors:
         reader.Update()

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import map_coordinates
 
+from segcft.coronary.extra import extra
 from segcft.data.convert import Excluded
 from segcft.data.reject import Rejected
-from segcft.errors import DataError
 
 NIFTI = (".nii", ".nii.gz")
 
@@ -146,10 +146,7 @@ def read_nifti(path: Path) -> Volume:
     Raises:
         Rejected: it cannot be read, is not three-dimensional, or says nowhere, or in two ways, where it lies.
     """
-    try:
-        import nibabel
-    except ImportError:
-        raise missing_extra(path, "nibabel") from None
+    nibabel = extra("nibabel", path)
     try:
         kind = type(nibabel.load(path))
         if not issubclass(kind, nibabel.Nifti1Image):
@@ -171,11 +168,6 @@ def read_nifti(path: Path) -> Volume:
         line = " ".join(str(error).split()) or type(error).__name__
         raise Rejected(f"{path}: cannot read this NIfTI file ({line})") from None
     return Volume(values, np.diag([*FLIP, 1]) @ affine, float(stored.slope), float(stored.inter))
-
-
-def missing_extra(what: object, package: str) -> DataError:
-    """What to raise where an optional package is needed, which ends the whole import: no such file could be read."""
-    return DataError(f"{what}: reading this needs {package}: pip install 'segcft[coronary]'")
 
 
 def _three_dimensional(path: Path, values: NDArray[Any]) -> NDArray[Any]:

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from segcft.coronary.centreline import Centreline
 from segcft.coronary.defaults import SIZE, SPACING, WINDOW
+from segcft.coronary.extra import extra
 from segcft.coronary.files import read_centreline, read_surface
 from segcft.coronary.plaque import STRUCTURES, Threshold, split
 from segcft.coronary.reformation import Reformation
 from segcft.coronary.surface import Surface
-from segcft.coronary.volume import Volume, read_volume
+from segcft.coronary.volume import NIFTI, Volume, read_volume
 from segcft.data import attributes
 from segcft.data.convert import Converted, Excluded, Summary, Value, convert
 from segcft.data.loop import Progress
@@ -117,6 +118,7 @@ def convert_ccta(
             f"spacing {spacing:g} mm, start {start:g} mm, window {window[0]:g} to {window[1]:g} HU cannot be"
         )
     vessels, labels = read_vessels(table), label_angles(angles)
+    _check_packages(vessels)
     # Vessels of one volume come one after another, wherever they are in the table, so that it is read once.
     place = {vessel.files["volume"]: number for number, vessel in reversed([*enumerate(vessels)])}
     vessels.sort(key=lambda vessel: place[vessel.files["volume"]])
@@ -291,6 +293,21 @@ class _Reader:
 def _read_volume(path: Path) -> Volume:
     with _about(path, "volume unreadable"):
         return read_volume(path)
+
+
+def _check_packages(vessels: Sequence[Vessel]) -> None:
+    """Check that what files need is installed, as far as their names tell: a mesh may hold polygons.
+
+    Raises:
+        DataError: it is not.
+    """
+    for vessel in vessels:
+        for column, place in vessel.files.items():
+            name = place.name.lower() if isinstance(place, Path) else ""
+            if column == "volume" and name.endswith(NIFTI):
+                extra("nibabel", place)
+            elif name.endswith(".vtp") or (column in ("lumen", "wall") and name.endswith((".ply", ".vtk"))):
+                extra("pyvista", place)
 
 
 def _check_wall(lumen: NDArray[np.float64], wall: NDArray[np.float64]) -> None:
