@@ -322,6 +322,13 @@ def move_all(cases: Cases) -> None:
     cases.write_line("two/line.csv", CENTRE + [6, 0, 0] + np.linspace(-15, 15, 20)[:, None] * [0, 0, 1])
 
 
+def zigzag(cases: Cases) -> None:
+    """As if along voxels of 0.4 mm, beside the vessel's middle by half of one."""
+    points = CENTRE + np.linspace(-15, 15, 76)[:, None] * [0, 0, 1]
+    points[::2, 0] += 0.4
+    cases.write_line("two/line.csv", points)
+
+
 def cut_volume(cases: Cases) -> None:
     path = cases.file("two/ct.nii.gz")
     path.write_bytes(path.read_bytes()[:-1000])
@@ -360,6 +367,12 @@ FAULTS: dict[str, tuple[Callable[[Cases], object], str, str]] = {
         "centreline unusable",
         "two/line.csv: the centreline has 2 different points",
     ),
+    "far away": (
+        lambda c: c.write_line("two/line.csv", 1e12 * np.arange(12.0).reshape(4, 3) ** 2),
+        "centreline unusable",
+        "two/line.csv: the centreline has coordinates of up to 1.21e+14 mm",
+    ),
+    "zigzag": (zigzag, "centreline too jagged", "two/line.csv: the centreline turns by up to"),
     "short": (shorten, "vessel shorter than the crop", "two/line.csv: the centreline is 18.0 mm long"),
     "open mesh": (
         lambda c: tube(c.file("two/lumen.ply"), LUMEN, capping=False),
@@ -387,6 +400,18 @@ def test_what_is_wrong_with_one_vessel_leaves_it_out(cases: Cases, fault: str) -
     (row,) = cases.read("rejected.csv")
     assert (row["id"], row["kind"]) == ("c_a000", kind)
     assert reason in row["reason"]
+
+
+def test_a_zigzag_is_smoothed(cases: Cases, original: Cases, capsys: pytest.CaptureFixture[str]) -> None:
+    zigzag(cases)
+    words = ["--table", str(cases.table), "--out", str(cases.out), "--size", "32x96", "--start", "2"]
+    assert main(["import", "ccta", *words, "--smooth", "0.2"]) == 0
+    assert "3  images converted" in capsys.readouterr().out
+    for name in BITS:
+        before = mm2(original.pixels("masks/c_a000"), name)
+        assert mm2(cases.pixels("masks/c_a000"), name) == pytest.approx(before, rel=0.1)
+    assert main(["import", "ccta", *words, "--smooth", "0.3"]) == 1
+    assert "other settings: smooth was 0.2" in capsys.readouterr().err
 
 
 def test_coordinates_that_are_confused_throughout_are_told_and_read_with_ras(cases: Cases) -> None:
@@ -433,8 +458,10 @@ def test_other_things_that_cannot_be(cases: Cases, tmp_path: Path) -> None:
         read_vessels(tmp_path / "none.csv")
     with pytest.raises(DataError, match="two angles are 30 degrees, to a tenth"):
         cases.convert(angles=[30, 390.01])
-    with pytest.raises(DataError, match=r"spacing 0 mm, start 2 mm, window -200 to 800 HU cannot be"):
+    with pytest.raises(DataError, match=r"spacing 0 mm, start 2 mm, smooth 0 mm, window -200 to 800 HU cannot be"):
         cases.convert(spacing=0)
+    with pytest.raises(DataError, match=r"smooth -1 mm"):
+        cases.convert(smooth=-1)
 
 
 def test_angles_have_names() -> None:

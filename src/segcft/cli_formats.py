@@ -128,6 +128,14 @@ def _add_ccta(ccta: argparse.ArgumentParser) -> None:
     ccta.add_argument(
         "--start", type=_number, metavar="MM", default=0.0, help="where along the centreline images begin (default: 0)"
     )
+    ccta.add_argument(
+        "--smooth",
+        type=_number,
+        metavar="MM",
+        default=0.0,
+        help="how far, root mean square, the course may pass by the centreline's points; half a voxel where these are "
+        "centres of voxels (default: 0, through all)",
+    )
     turned = ccta.add_mutually_exclusive_group()
     turned.add_argument(
         "--angles",
@@ -302,6 +310,7 @@ def _import_ccta(options: argparse.Namespace) -> None:
         size=options.size,
         spacing=options.spacing,
         start=options.start,
+        smooth=options.smooth,
         angles=sweep or options.angles,
         window=tuple(options.window),
         threshold=Threshold(options.calcium_floor, options.calcium_deviations),

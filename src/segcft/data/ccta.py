@@ -79,6 +79,7 @@ def convert_ccta(
     size: tuple[int, int] = SIZE,
     spacing: float = SPACING,
     start: float = 0.0,
+    smooth: float = 0.0,
     angles: Sequence[float] = (0.0,),
     window: tuple[float, float] = WINDOW,
     threshold: Threshold | None = None,
@@ -100,6 +101,7 @@ def convert_ccta(
         size: (H, W) of the images in pixels: across the vessel and along it.
         spacing: of pixels, in mm.
         start: where along the centreline images begin, in mm.
+        smooth: how far the course may pass by the centreline's points, root mean square in mm; 0: through all of them.
         angles: about the centreline, in degrees, of each vessel's images.
         window: HU that become black and white.
         threshold: above how many HU the wall is calcified.
@@ -113,9 +115,10 @@ def convert_ccta(
             holds something else, or no vessel is usable.
     """
     threshold = threshold or Threshold()
-    if not spacing > 0 or not start >= 0 or not window[0] < window[1]:
+    if not spacing > 0 or not start >= 0 or not smooth >= 0 or not window[0] < window[1]:
         raise DataError(
-            f"spacing {spacing:g} mm, start {start:g} mm, window {window[0]:g} to {window[1]:g} HU cannot be"
+            f"spacing {spacing:g} mm, start {start:g} mm, smooth {smooth:g} mm, window {window[0]:g} to {window[1]:g} "
+            "HU cannot be"
         )
     vessels, labels = read_vessels(table), label_angles(angles)
     _check_packages(vessels)
@@ -126,13 +129,14 @@ def convert_ccta(
     return convert(
         items,
         len(items),
-        _Reader(size, spacing, start, window, threshold, ras, keep=workers).read,
+        _Reader(size, spacing, start, smooth, window, threshold, ras, keep=workers).read,
         out,
         settings={
             "format": "ccta",
             "size": size,
             "spacing": spacing,
             "start": start,
+            "smooth": smooth,
             "window": window,
             "threshold": asdict(threshold),
             "ras": ras,
@@ -238,13 +242,14 @@ class _Reader:
         size: tuple[int, int],
         spacing: float,
         start: float,
+        smooth: float,
         window: tuple[float, float],
         threshold: Threshold,
         ras: bool,
         keep: int,
     ) -> None:
-        self.size, self.spacing, self.start, self.window = size, spacing, start, window
-        self.threshold, self.ras = threshold, ras
+        self.size, self.spacing, self.start, self.smooth = size, spacing, start, smooth
+        self.window, self.threshold, self.ras = window, threshold, ras
         self._volumes = Shared(_read_volume, keep)
         self._traced = Shared(self._trace, keep)
 
@@ -282,7 +287,7 @@ class _Reader:
     def _trace(self, paths: tuple[Path, ...]) -> _Traced:
         centreline, lumen, wall = paths
         with _about(centreline, "centreline unreadable"):
-            curve = Centreline(read_centreline(centreline, self.ras))
+            curve = Centreline(read_centreline(centreline, self.ras), self.smooth)
         surfaces = []
         for path in (lumen, wall):
             with _about(path, "mesh unreadable"):
