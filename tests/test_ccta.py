@@ -351,6 +351,7 @@ FAULTS: dict[str, tuple[Callable[[Cases], object], str, str]] = {
     "no volume": (lambda c: c.file("two/ct.nii.gz").unlink(), "file missing", "two/ct.nii.gz: no such file (volume)"),
     "no cell": (cell("wall", ""), "file missing", "no file in column 'wall'"),
     "outside": (cell("lumen", "../lumen.ply"), "unusable path", "lumen is '../lumen.ply', which leads out"),
+    "long name": (cell("lumen", f"{300 * 'x'}.ply"), "file missing", "xx.ply: no such file (lumen)"),
     "cut volume": (cut_volume, "volume unreadable", "two/ct.nii.gz: cannot read this NIfTI file"),
     "cut mesh": (
         lambda c: c.file("two/wall.ply").write_bytes(c.file("two/wall.ply").read_bytes()[:-60]),
@@ -384,6 +385,11 @@ FAULTS: dict[str, tuple[Callable[[Cases], object], str, str]] = {
         "mesh shorter than the crop",
         "two/wall.ply: the mesh is in 75% of the image's columns, expected 95%",
     ),
+    "short lumen": (
+        lambda c: tube(c.file("two/lumen.ply"), LUMEN, 18),
+        "mesh shorter than the crop",
+        "two/lumen.ply: from the first to the last that the mesh is in are 75% of the image's columns, expected 95%",
+    ),
     "exchanged": (swap, "lumen outside the wall", "two/lumen.ply: 40% of the lumen is outside"),
     "other coordinates": (move, "mesh shorter than the crop", "two/wall.ply: the mesh is in 0% of"),
     "in fat": (move_all, "lumen without contrast agent", "two/lumen.ply: the lumen has"),
@@ -400,6 +406,22 @@ def test_what_is_wrong_with_one_vessel_leaves_it_out(cases: Cases, fault: str) -
     (row,) = cases.read("rejected.csv")
     assert (row["id"], row["kind"]) == ("c_a000", kind)
     assert reason in row["reason"]
+
+
+def test_a_vessel_may_be_occluded_in_between(cases: Cases, original: Cases) -> None:
+    whole = pyvista.read(cases.file("two/lumen.ply"))
+    parts = []
+    for side in (-1, 1):
+        part = whole.copy()
+        part.points = (part.points - CENTRE) * [1, 1, 0.4] + CENTRE + [0, 0, side * 0.3 * (LENGTH + 4)]
+        parts.append(part)
+    parts[0].append_polydata(parts[1]).save(cases.file("two/lumen.ply"))
+    assert not cases.convert().left_out
+    occluded = (cases.pixels("masks/c_a000") & BITS["lumen"]).max(axis=0) == 0
+    assert occluded.mean() == pytest.approx(0.2 * (LENGTH + 4) / (SIZE[1] * SPACING), abs=0.03)
+    ours, before = cases.pixels("masks/c_a000"), original.pixels("masks/c_a000")
+    assert np.array_equal(ours[:, ~occluded], before[:, ~occluded])
+    assert np.array_equal(ours != 0, before != 0)
 
 
 def test_a_zigzag_is_smoothed(cases: Cases, original: Cases, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,8 +7,9 @@ outer wall. Each becomes one image or several, longitudinal cross-sections at di
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -41,8 +42,11 @@ FILES = {"volume": "CT volume", "centreline": "centreline", "lumen": "mesh of th
 WRITTEN = ("vessel_id", "angle_deg", "lumen_hu", "calcium_hu")
 """Columns of the result beside the table's own."""
 
+SHORT_MESH = "mesh shorter than the crop"
+
 LEAST_LENGTH = 0.95
-"""Share of the image's columns in which the mesh of the wall must be: without it plaque would be missing there."""
+"""Share of the image's columns that the mesh of the wall must be in, and that must lie between the ends of the lumen's:
+without a wall plaque is missing, and beyond the lumen all of it is plaque. In between the vessel may be occluded."""
 
 MOST_OUTSIDE = 0.1
 """Share of the lumen that may be outside of the wall, as surfaces drawn one by one cross a little."""
@@ -262,6 +266,7 @@ class _Reader:
             reformation = Reformation.of(traced.centreline, self.size, self.spacing, angle, self.start)
         with _about(paths["lumen"]):
             lumen = traced.lumen.coverage(reformation)
+            _check_lumen(lumen)
         with _about(paths["wall"]):
             wall = traced.wall.coverage(reformation)
             _check_wall(lumen, wall)
@@ -315,6 +320,21 @@ def _check_packages(vessels: Sequence[Vessel]) -> None:
                 extra("pyvista", place)
 
 
+def _check_lumen(lumen: NDArray[np.float64]) -> None:
+    """Check that the lumen's mesh is as long as the image; whether there is one at all is for others to tell.
+
+    Raises:
+        Excluded: it is not.
+    """
+    columns = np.nonzero(lumen.max(axis=0) > 0)[0]
+    if len(columns) and (length := (columns[-1] - columns[0] + 1) / lumen.shape[1]) < LEAST_LENGTH:
+        raise Excluded(
+            SHORT_MESH,
+            f"from the first to the last that the mesh is in are {length:.0%} of the image's columns, expected "
+            f"{LEAST_LENGTH:.0%} (--start, --size)",
+        )
+
+
 def _check_wall(lumen: NDArray[np.float64], wall: NDArray[np.float64]) -> None:
     """Check that the wall's mesh is as long as the image and holds the lumen.
 
@@ -324,7 +344,7 @@ def _check_wall(lumen: NDArray[np.float64], wall: NDArray[np.float64]) -> None:
     seen = float((wall.max(axis=0) > 0).mean())
     if seen < LEAST_LENGTH:
         raise Excluded(
-            "mesh shorter than the crop",
+            SHORT_MESH,
             f"the mesh is in {seen:.0%} of the image's columns, expected {LEAST_LENGTH:.0%} (--start, --size)",
         )
     outside = float(np.maximum(lumen - wall, 0).sum() / max(lumen.sum(), 1e-9))
@@ -349,7 +369,7 @@ def _place(folder: Path, column: str, text: str) -> Path | Excluded:
 def _there(column: str, place: Path | Excluded) -> Path:
     if isinstance(place, Excluded):
         raise place
-    if not place.exists():
+    if not os.path.exists(place):  # which, unlike Path.exists, is False if the name is too long
         raise Excluded("file missing", f"{place}: no such file ({column})")
     return place
 
@@ -358,7 +378,9 @@ def _stamp(cells: Mapping[str, str], files: Mapping[str, Path | Excluded]) -> st
     """A digest of a row and of the sizes and times of its files."""
     digest = hashlib.sha256(repr(sorted(cells.items())).encode())
     for place in files.values():
-        if isinstance(place, Path) and place.exists():
+        if isinstance(place, Excluded):
+            continue
+        with suppress(OSError, ValueError):  # whoever reads the file says what is wrong
             for path in sorted(place.iterdir()) if place.is_dir() else [place]:
                 about = path.stat()
                 digest.update(f"{path.name}\0{about.st_size}\0{about.st_mtime_ns}\0".encode())
