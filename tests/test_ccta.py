@@ -487,7 +487,11 @@ def test_other_things_that_cannot_be(cases: Cases, tmp_path: Path) -> None:
 
 
 def test_angles_have_names() -> None:
-    assert list(label_angles([0, 22.5, -45, 120])) == ["a000", "a022.5", "a315", "a120"]
+    assert label_angles([0, 22.5, -45, 120]) == {"a000": 0, "a022.5": 22.5, "a315": 315, "a120": 120}
+    assert label_angles([359.97, 180 / 7, -0.12]) == {"a000": 0, "a025.7": 25.7, "a359.9": 359.9}
+    assert label_angles([-1e-12]) == {"a000": 0}
+    with pytest.raises(DataError, match="two angles are 0 degrees, to a tenth"):
+        label_angles([0, 359.97])
 
 
 def test_a_pixel_is_what_covers_most_of_it() -> None:

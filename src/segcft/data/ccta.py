@@ -106,7 +106,7 @@ def convert_ccta(
         spacing: of pixels, in mm.
         start: where along the centreline images begin, in mm.
         smooth: how far the course may pass by the centreline's points, root mean square in mm; 0: through all of them.
-        angles: about the centreline, in degrees, of each vessel's images.
+        angles: about the centreline, in degrees to a tenth, of each vessel's images.
         window: HU that become black and white.
         threshold: above how many HU the wall is calcified.
         ras: coordinates of centrelines and meshes are RAS, not LPS. Volumes say themselves.
@@ -186,17 +186,17 @@ def read_vessels(table: Path) -> list[Vessel]:
 
 
 def label_angles(angles: Sequence[float]) -> dict[str, float]:
-    """Names of images, ``a000``, and the angle in [0, 360) degrees of each.
+    """Names of images, ``a000``, and the angle in [0, 360) degrees, to a tenth, of each.
 
     Raises:
         DataError: there is none, or two of the same name.
     """
     labels: dict[str, float] = {}
     for angle in angles:
-        turned = float(angle) % 360
-        if not np.isfinite(turned):
+        if not np.isfinite(angle):
             raise DataError(f"an angle is {angle:g} degrees")
-        label = f"a{turned:03.0f}" if abs(turned - round(turned)) < 0.05 else f"a{turned:05.1f}"
+        turned = round(float(angle) % 360, 1) % 360  # again, since 359.97 is rounded to 360
+        label = f"a{turned:03.0f}" if turned.is_integer() else f"a{turned:05.1f}"
         if label in labels:
             raise DataError(f"two angles are {labels[label]:g} degrees, to a tenth")
         labels[label] = turned
