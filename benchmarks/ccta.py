@@ -20,9 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from segcft.simulate.ccta import Grid, write_ccta
-
-START = 4.0
-"""mm before the image on simulated centrelines."""
+from segcft.simulate.coronary import MARGIN
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -44,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
         base = _run("benchmarks.ccta", "--script", folder / "cases.csv", "--angles", angles)
         ours = _run(
             *("segcft.cli", "import", "ccta", "--table", folder / "cases.csv", "--out", folder / "straightened"),
-            *("--start", START, "--sweep", angles),
+            *("--start", MARGIN, "--sweep", angles),
         )
         images = len(list((folder / "straightened" / "images").glob("*.png")))
     print("| what | images | seconds | GB | times as fast |\n| --- | ---: | ---: | ---: | ---: |")
@@ -97,7 +95,7 @@ def _script(table: Path, angles: int) -> None:
         to_index = np.linalg.inv(image.affine) @ np.diag([-1.0, -1.0, 1.0, 1.0])
         centreline = Centreline(read_centreline(table.parent / row["centreline"]))
         for angle in np.arange(angles) * np.pi / angles:
-            points = Reformation.of(centreline, angle=float(angle), start=START).points
+            points = Reformation.of(centreline, angle=float(angle), start=MARGIN).points
             index = points @ to_index[:3, :3].T + to_index[:3, 3]
             map_coordinates(values, np.moveaxis(index, -1, 0), order=1)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import gc
 import shutil
 import sys
+import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,9 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from segcft.cli import main
+from segcft.coronary import volume
 from segcft.coronary.plaque import Threshold
+from segcft.coronary.volume import Volume
 from segcft.data import ccta
 from segcft.data.ccta import BITS, convert_ccta, label_angles, read_vessels, to_bits
 from segcft.data.convert import Summary
@@ -267,6 +271,40 @@ def test_angles_are_added_and_only_what_has_changed_is_made_again(cases: Cases, 
         cases.convert(window=(-100, 600))
 
 
+@pytest.mark.parametrize(
+    ("rescaled", "kind"),
+    [(lambda hu: np.abs(hu), "not Hounsfield units"), (lambda hu: hu - 340, "lumen without contrast agent")],
+)
+def test_volumes_that_are_rejected_do_not_stay_in_memory(
+    cases: Cases, monkeypatch: pytest.MonkeyPatch, rescaled: Callable[[Any], Any], kind: str
+) -> None:
+    names = [f"{number}.nii.gz" for number in range(8)]
+    for name in names:
+        cases.file(name).symlink_to(cases.file("one/ct.nii.gz"))
+    cases.rows += [cases.rows[0] | {"id": name[0], "volume": name} for name in names]
+    cases.save()
+    real = volume.read_nifti
+    read: list[weakref.ref[Volume]] = []
+    held = []
+
+    def noted(path: Path) -> Volume:
+        held.append(sum(one() is not None for one in read))
+        found = real(path)
+        if path.name in names:
+            found = Volume(rescaled(found.values), found.affine)
+        read.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(volume, "read_nifti", noted)
+    gc.disable()
+    try:
+        summary = cases.convert(workers=1)
+    finally:
+        gc.enable()
+    assert summary.left_out == {kind: 8}
+    assert max(held) <= 2  # the one that is kept, and one that was not looked at yet
+
+
 def shorten(cases: Cases) -> None:
     cases.write_line("two/line.csv", CENTRE + np.linspace(-9, 9, 20)[:, None] * [0, 0, 1])
 
@@ -282,6 +320,13 @@ def move_all(cases: Cases) -> None:
         mesh = pyvista.read(cases.file(f"two/{name}.ply"))
         mesh.translate((6, 0, 0)).save(cases.file(f"two/{name}.ply"))
     cases.write_line("two/line.csv", CENTRE + [6, 0, 0] + np.linspace(-15, 15, 20)[:, None] * [0, 0, 1])
+
+
+def zigzag(cases: Cases) -> None:
+    """As if along voxels of 0.4 mm, beside the vessel's middle by half of one."""
+    points = CENTRE + np.linspace(-15, 15, 76)[:, None] * [0, 0, 1]
+    points[::2, 0] += 0.4
+    cases.write_line("two/line.csv", points)
 
 
 def cut_volume(cases: Cases) -> None:
@@ -306,6 +351,7 @@ FAULTS: dict[str, tuple[Callable[[Cases], object], str, str]] = {
     "no volume": (lambda c: c.file("two/ct.nii.gz").unlink(), "file missing", "two/ct.nii.gz: no such file (volume)"),
     "no cell": (cell("wall", ""), "file missing", "no file in column 'wall'"),
     "outside": (cell("lumen", "../lumen.ply"), "unusable path", "lumen is '../lumen.ply', which leads out"),
+    "long name": (cell("lumen", f"{300 * 'x'}.ply"), "file missing", "xx.ply: no such file (lumen)"),
     "cut volume": (cut_volume, "volume unreadable", "two/ct.nii.gz: cannot read this NIfTI file"),
     "cut mesh": (
         lambda c: c.file("two/wall.ply").write_bytes(c.file("two/wall.ply").read_bytes()[:-60]),
@@ -322,6 +368,12 @@ FAULTS: dict[str, tuple[Callable[[Cases], object], str, str]] = {
         "centreline unusable",
         "two/line.csv: the centreline has 2 different points",
     ),
+    "far away": (
+        lambda c: c.write_line("two/line.csv", 1e12 * np.arange(12.0).reshape(4, 3) ** 2),
+        "centreline unusable",
+        "two/line.csv: the centreline has coordinates of up to 1.21e+14 mm",
+    ),
+    "zigzag": (zigzag, "centreline too jagged", "two/line.csv: the centreline turns by up to"),
     "short": (shorten, "vessel shorter than the crop", "two/line.csv: the centreline is 18.0 mm long"),
     "open mesh": (
         lambda c: tube(c.file("two/lumen.ply"), LUMEN, capping=False),
@@ -332,6 +384,11 @@ FAULTS: dict[str, tuple[Callable[[Cases], object], str, str]] = {
         lambda c: tube(c.file("two/wall.ply"), WALL, 18),
         "mesh shorter than the crop",
         "two/wall.ply: the mesh is in 75% of the image's columns, expected 95%",
+    ),
+    "short lumen": (
+        lambda c: tube(c.file("two/lumen.ply"), LUMEN, 18),
+        "mesh shorter than the crop",
+        "two/lumen.ply: from the first to the last that the mesh is in are 75% of the image's columns, expected 95%",
     ),
     "exchanged": (swap, "lumen outside the wall", "two/lumen.ply: 40% of the lumen is outside"),
     "other coordinates": (move, "mesh shorter than the crop", "two/wall.ply: the mesh is in 0% of"),
@@ -349,6 +406,34 @@ def test_what_is_wrong_with_one_vessel_leaves_it_out(cases: Cases, fault: str) -
     (row,) = cases.read("rejected.csv")
     assert (row["id"], row["kind"]) == ("c_a000", kind)
     assert reason in row["reason"]
+
+
+def test_a_vessel_may_be_occluded_in_between(cases: Cases, original: Cases) -> None:
+    whole = pyvista.read(cases.file("two/lumen.ply"))
+    parts = []
+    for side in (-1, 1):
+        part = whole.copy()
+        part.points = (part.points - CENTRE) * [1, 1, 0.4] + CENTRE + [0, 0, side * 0.3 * (LENGTH + 4)]
+        parts.append(part)
+    parts[0].append_polydata(parts[1]).save(cases.file("two/lumen.ply"))
+    assert not cases.convert().left_out
+    occluded = (cases.pixels("masks/c_a000") & BITS["lumen"]).max(axis=0) == 0
+    assert occluded.mean() == pytest.approx(0.2 * (LENGTH + 4) / (SIZE[1] * SPACING), abs=0.03)
+    ours, before = cases.pixels("masks/c_a000"), original.pixels("masks/c_a000")
+    assert np.array_equal(ours[:, ~occluded], before[:, ~occluded])
+    assert np.array_equal(ours != 0, before != 0)
+
+
+def test_a_zigzag_is_smoothed(cases: Cases, original: Cases, capsys: pytest.CaptureFixture[str]) -> None:
+    zigzag(cases)
+    words = ["--table", str(cases.table), "--out", str(cases.out), "--size", "32x96", "--start", "2"]
+    assert main(["import", "ccta", *words, "--smooth", "0.2"]) == 0
+    assert "3  images converted" in capsys.readouterr().out
+    for name in BITS:
+        before = mm2(original.pixels("masks/c_a000"), name)
+        assert mm2(cases.pixels("masks/c_a000"), name) == pytest.approx(before, rel=0.1)
+    assert main(["import", "ccta", *words, "--smooth", "0.3"]) == 1
+    assert "other settings: smooth was 0.2" in capsys.readouterr().err
 
 
 def test_coordinates_that_are_confused_throughout_are_told_and_read_with_ras(cases: Cases) -> None:
@@ -395,12 +480,18 @@ def test_other_things_that_cannot_be(cases: Cases, tmp_path: Path) -> None:
         read_vessels(tmp_path / "none.csv")
     with pytest.raises(DataError, match="two angles are 30 degrees, to a tenth"):
         cases.convert(angles=[30, 390.01])
-    with pytest.raises(DataError, match=r"spacing 0 mm, start 2 mm, window -200 to 800 HU cannot be"):
+    with pytest.raises(DataError, match=r"spacing 0 mm, start 2 mm, smooth 0 mm, window -200 to 800 HU cannot be"):
         cases.convert(spacing=0)
+    with pytest.raises(DataError, match=r"smooth -1 mm"):
+        cases.convert(smooth=-1)
 
 
 def test_angles_have_names() -> None:
-    assert list(label_angles([0, 22.5, -45, 120])) == ["a000", "a022.5", "a315", "a120"]
+    assert label_angles([0, 22.5, -45, 120]) == {"a000": 0, "a022.5": 22.5, "a315": 315, "a120": 120}
+    assert label_angles([359.97, 180 / 7, -0.12]) == {"a000": 0, "a025.7": 25.7, "a359.9": 359.9}
+    assert label_angles([-1e-12]) == {"a000": 0}
+    with pytest.raises(DataError, match="two angles are 0 degrees, to a tenth"):
+        label_angles([0, 359.97])
 
 
 def test_a_pixel_is_what_covers_most_of_it() -> None:
@@ -426,10 +517,24 @@ def test_thresholds_are_settings(cases: Cases) -> None:
         cases.convert(threshold=Threshold(300, 2))
 
 
-@pytest.mark.parametrize(("package", "file"), [("nibabel", "ct.nii.gz"), ("vtkmodules.vtkIOXML", "line.vtp")])
+@pytest.mark.parametrize(
+    ("package", "file"), [("nibabel", "one/ct.nii.gz"), ("pyvista", "one/line.vtp"), ("pyvista", "two/lumen.ply")]
+)
 def test_a_package_that_is_not_installed_is_named(
     cases: Cases, monkeypatch: pytest.MonkeyPatch, package: str, file: str
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(DataError, match=rf"one/{file}: reading this needs .*: pip install 'segcft\[coronary\]'"):
+    cases.rows = [row for row in cases.rows if file in row.values()]
+    cases.save()
+    with pytest.raises(DataError, match=rf"{file}: this needs {package} .*: pip install 'segcft\[coronary\]'"):
         cases.convert()
+    assert not cases.out.exists()
+
+
+def test_a_series_with_points_and_stl_meshes_needs_no_package(cases: Cases, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_series(cases.file("two/series"), *phantom())
+    cases.rows = [cases.rows[1] | {"volume": "two/series", "lumen": "one/lumen.stl", "wall": "one/wall.stl"}]
+    cases.save()
+    for package in ("nibabel", "pyvista", "vtkmodules"):
+        monkeypatch.setitem(sys.modules, package, None)
+    assert sum(cases.convert().samples.values()) == 1

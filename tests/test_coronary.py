@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from segcft.coronary.centreline import Centreline
 from segcft.coronary.plaque import Threshold, split
-from segcft.coronary.reformation import TOO_SHORT, Reformation
+from segcft.coronary.reformation import JAGGED, TOO_SHORT, Reformation
 from segcft.coronary.surface import CROSSED, OPEN, Surface
 from segcft.data.convert import Excluded
 
@@ -107,6 +107,26 @@ def test_a_smoothed_curve_is_calmer_than_its_points() -> None:
     rough, smooth = Centreline(points), Centreline(points, tolerance=0.25)
     assert rough.length > 62
     assert smooth.length == pytest.approx(60, rel=0.02)
+
+
+@pytest.mark.parametrize("voxel", [0.25, 0.5, 1.0])
+def test_a_curve_through_centres_of_voxels_is_refused_until_it_is_smoothed(voxel: float) -> None:
+    along = Rotation.from_rotvec([0.4, 0.5, 0.6]).apply(planar_arc(25, 70, int(70 / voxel)))
+    points = np.rint(along / voxel) * voxel
+    with pytest.raises(Excluded, match=r"turns by up to \d+ degrees .* smooth it \(--smooth") as caught:
+        Reformation.of(Centreline(points), SIZE, SPACING)
+    assert caught.value.kind == JAGGED
+    curve = Centreline(points, tolerance=voxel / 2)
+    assert curve.length == pytest.approx(70, rel=0.02)
+    centre = Reformation.of(curve, SIZE, SPACING).centre
+    away = np.linalg.norm(centre[:, None] - Centreline(along).at(np.arange(0, 70, 0.1)), axis=-1).min(axis=1)
+    assert away.max() < voxel
+
+
+def test_a_curve_that_turns_back_is_refused() -> None:
+    there = np.linspace(0, 36, 19)[:, None] * [0, 0, 1.0]
+    with pytest.raises(Excluded, match="degrees from one column"):
+        Reformation.of(Centreline(np.concatenate([there, there[-2::-1]])), SIZE, SPACING)
 
 
 @pytest.mark.parametrize("points", [line(60), planar_arc(25, 60), helix(8, 6, 60)])
@@ -234,6 +254,12 @@ def test_short_or_empty_centrelines_are_refused() -> None:
         Centreline(np.full((10, 3), np.nan))
 
 
+@pytest.mark.parametrize("unit", [1e3, 1e12, 1e200])
+def test_a_centreline_beyond_any_patient_is_refused(unit: float) -> None:
+    with pytest.raises(Excluded, match=r"coordinates of up to 6e\+\d+ mm, expected 10000 at most: are they in mm\?"):
+        Centreline(line(60) * unit)
+
+
 def test_the_wall_is_split_where_it_is_brighter_than_the_lumen() -> None:
     rng = np.random.default_rng(0)
     lumen, wall = np.zeros((40, 50)), np.zeros((40, 50))
@@ -243,9 +269,9 @@ def test_the_wall_is_split_where_it_is_brighter_than_the_lumen() -> None:
         hu[12:15, 20:30] = 1100
         threshold = Threshold()
         assert threshold.of(hu, lumen) == pytest.approx(expected, abs=15)
-        seen, calcified, noncalcified = split(hu, lumen, wall, threshold)
+        seen, calcified, noncalcified = split(hu, lumen, wall, threshold.of(hu, lumen))
         assert calcified.sum() == 30
         assert noncalcified.sum() == 6 * 50 - 30
         np.testing.assert_array_equal(seen + calcified + noncalcified, wall)
     with pytest.raises(Excluded, match="no pixel"):
-        split(hu, np.zeros_like(lumen), wall, Threshold())
+        Threshold().of(hu, np.zeros_like(lumen))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from segcft.coronary.files import parse_csv, parse_rotterdam, read_centreline, read_surface
+from segcft.coronary.files import chain, parse_csv, parse_rotterdam, read_centreline, read_surface
+from segcft.coronary.meshfile import parse_stl
 from segcft.coronary.surface import Surface
 from segcft.data.reject import Rejected
 
@@ -66,6 +68,20 @@ def test_a_line_is_followed_whatever_the_order_of_its_points(
     assert read_centreline(path, ras=True) == pytest.approx(points * [-1, -1, 1], abs=0 if binary else 1e-3)
 
 
+@pytest.mark.parametrize(
+    ("lines", "x"),
+    [
+        ([[0, 1], [2, 1]], [10, 5, 0]),
+        ([[2, 1], [0, 1]], [0, 5, 10]),
+        ([[1, 0], [1, 2]], [0, 5, 10]),
+        ([[1, 1], [1, 2], [0, 1]], [10, 5, 0]),
+    ],
+)
+def test_a_line_in_pieces_goes_the_way_of_the_first(lines: list[list[int]], x: list[float]) -> None:
+    points = np.array([[10.0, 0, 0], [5, 0, 0], [0, 0, 0]])
+    assert chain([np.array(line) for line in lines], points, "a.vtp")[:, 0].tolist() == x
+
+
 def test_what_is_not_one_line_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "lines.vtp"
 
@@ -84,6 +100,7 @@ def test_what_is_not_one_line_is_refused(tmp_path: Path) -> None:
     assert "2 lines with 0 loose ends" in refused(ring)
     ring_and_line = pyvista.PolyData(points, lines=[2, 0, 1, 4, 4, 5, 6, 4])
     assert "2 lines with 2 loose ends" in refused(ring_and_line)
+    assert "2 lines with 0 loose ends" in refused(pyvista.PolyData(points, lines=[2, 0, 0, 2, 1, 1]))
     assert "holds no line: 12 points, 0 polygons" in refused(pyvista.PolyData(points))
     assert "holds no line" in refused(pyvista.Sphere())
     path = tmp_path / "lines.vtk"
@@ -197,6 +214,17 @@ def test_polygons_and_strips_become_triangles(tmp_path: Path, suffix: str) -> No
         assert volume_of(*read_surface(tmp_path / f"ball{suffix}")) == pytest.approx(ball.volume, rel=1e-4)
 
 
+@pytest.mark.parametrize("suffix", [".ply", ".vtk", ".vtp"])
+@pytest.mark.parametrize("squares", [False, True])
+def test_polygons_of_two_corners_are_passed_over(tmp_path: Path, suffix: str, squares: bool) -> None:
+    cube = pyvista.Cube().clean()
+    cube = cube if squares else cube.triangulate()
+    pyvista.PolyData(cube.points, np.concatenate([[2, 0, 1], cube.faces, [2, 5, 4]])).save(tmp_path / f"cube{suffix}")
+    vertices, faces = read_surface(tmp_path / f"cube{suffix}")
+    assert (vertices.shape, faces.shape) == ((8, 3), (12, 3))
+    assert abs(volume_of(vertices, faces)) == pytest.approx(1)
+
+
 def test_older_vtk_files_and_ply_files_with_more_in_them_are_read(tmp_path: Path) -> None:
     (tmp_path / "old.vtk").write_text(
         "# vtk DataFile Version 3.0\nby hand\nASCII\nDATASET POLYDATA\n"
@@ -213,6 +241,28 @@ def test_older_vtk_files_and_ply_files_with_more_in_them_are_read(tmp_path: Path
         vertices, faces = read_surface(tmp_path / name)
         assert (len(vertices), len(faces)) == (4, 4), name  # the fifth triangle has two corners at one place
         assert volume_of(vertices, faces) == pytest.approx(1 / 6)
+
+
+def test_blanks_and_blank_lines_in_texts_are_free(tmp_path: Path) -> None:
+    header = "ply\nformat ascii 1.0\nelement vertex 4\nproperty float x\nproperty float y\nproperty float z\n"
+    header += "element face 4\nproperty list uchar int vertex_indices\nend_header\n"
+    points, faces = "0 0 0\n1 0 0\n0 1 0\n0 0 1\n", "3 0 2 1\n3 0 1 3\n3 1 2 3\n3 2 0 3\n"
+    for name, text in {
+        "tabs": (points + faces).replace(" ", "\t"),
+        "gaps": (points + faces).replace(" ", "  \t "),
+        "lines": f"\n{points}\n{faces}".replace("3 1 2 3\n", "\n \t\n3 1 2 3 \n"),
+        "windows": (points + faces).replace("\n", "\r\n"),
+    }.items():
+        (tmp_path / f"{name}.ply").write_text(header + text, newline="")
+        assert volume_of(*read_surface(tmp_path / f"{name}.ply")) == pytest.approx(1 / 6), name
+
+
+def test_blank_lines_of_an_stl_file_take_no_time() -> None:
+    facet = b"facet normal 0 0 1\n outer loop\n\tvertex 0 0 0\nvertex 1 0 0\nvertex 0 1 0\nendloop\n\t endfacet\n"
+    begin = time.process_time()
+    mesh = parse_stl(b"solid a\n" + b"\n" * 100_000 + facet + b"endsolid\n")
+    assert time.process_time() - begin < 2
+    assert len(mesh.polygons) == 1
 
 
 def test_empty_and_impossible_meshes_are_refused(tmp_path: Path) -> None:

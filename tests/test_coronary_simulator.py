@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +15,23 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image
 from scipy import ndimage
 
 import segcft
+from segcft.cli import main
+from segcft.coronary.defaults import WINDOW
 from segcft.coronary.plaque import Threshold, split
 from segcft.coronary.reformation import Reformation
 from segcft.coronary.surface import Surface
+from segcft.data.ccta import BITS, convert_ccta
 from segcft.data.simulated import make_simulator
 from segcft.errors import DataError, InterventionError
 from segcft.pipeline import Pipeline
 from segcft.run import Run
 from segcft.simulate import CoronarySimulator
-from segcft.simulate.ccta import Grid, vessel_mesh, volume
-from segcft.simulate.coronary import WINDOW
+from segcft.simulate.ccta import Grid, vessel_mesh, volume, write_ccta
+from segcft.simulate.coronary import MARGIN
 from segcft.study import load_study, parse_study
 from segcft.training import make_fabric
 
@@ -179,10 +185,55 @@ def test_meshes_and_volume_show_what_the_straightened_image_shows() -> None:
         low, high = WINDOW
         grey = 255 * np.clip((seen - low) / (high - low), 0, 1)
         assert np.corrcoef(grey.ravel(), image.ravel())[0, 1] > 0.97
-        _, calcified, noncalcified = split(seen, lumen, wall, Threshold())
+        _, calcified, noncalcified = split(seen, lumen, wall, Threshold().of(seen, lumen))
         # Partial volume hides thin calcium, as in real scans.
         assert 5 < calcified.sum() * 0.0625 < 16
         assert (calcified + noncalcified).sum() * 0.0625 == pytest.approx(47, rel=0.02)
+
+
+def test_people_that_are_written_are_imported_with_their_areas(tmp_path: Path) -> None:
+    size = (48, 128)
+    table = write_ccta(tmp_path / "cases", 4, size=size, grid=Grid.of((96, 96, 96), (60, 60, 60)))
+    assert not convert_ccta(table, tmp_path / "out", size=size, start=MARGIN).left_out
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4
+    for row in rows:
+        with Image.open(tmp_path / "out" / "masks" / f"{row['id']}_a000.png") as image:
+            mask = np.asarray(image)
+        seen = {name: float((mask == bit).sum()) * 0.0625 for name, bit in BITS.items()}
+        lumen, soft, hard = (float(row[f"true_{name}"]) for name in (LUMEN, NONCALCIFIED, CALCIFIED))
+        # Pixels are of what covers most of them: 2 mm^2 are a quarter of a pixel in each of the 128 columns.
+        assert seen["lumen"] == pytest.approx(lumen, abs=2)
+        assert seen["noncalcified"] + seen["calcified"] == pytest.approx(soft + hard, abs=2)
+        # Which plaque is calcified is seen in the volume, where thin calcium is dimmed: much is lost, little is added.
+        assert 0.5 * hard <= seen["calcified"] <= 1.1 * hard
+
+
+def test_simulated_files_are_written_by_a_command_and_never_over_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["simulate", "ccta", str(tmp_path / "cases"), "--vessels", "1", "--voxels", "48", "48", "45"]
+    assert main(words) == 0
+    table = tmp_path / "cases" / "cases.csv"
+    assert capsys.readouterr().out.strip() == str(table)
+    with table.open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert all((table.parent / row[column]).is_file() for column in ("volume", "centreline", "lumen", "wall"))
+    table.write_text("my own")
+    assert main(words) == 1
+    assert "cases: is there already, and not an empty folder" in capsys.readouterr().err
+    assert table.read_text() == "my own"
+
+
+@pytest.mark.parametrize("package", ["nibabel", "pyvista"])
+def test_nothing_is_simulated_without_the_packages_that_write_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(DataError, match=rf"cases: this needs {package} .*: pip install 'segcft\[coronary\]'"):
+        write_ccta(tmp_path / "cases", 1)
+    assert not (tmp_path / "cases").exists()
 
 
 def test_a_study_runs_through_every_stage_and_answers(tmp_path: Path) -> None:

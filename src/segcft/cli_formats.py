@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segcft.cli_options import count, hardware, quiet_libraries, seed
+from segcft.coronary.defaults import CALCIUM_DEVIATIONS, CALCIUM_FLOOR, SIZE, SPACING, WINDOW
 from segcft.errors import SegcftError
 
 if TYPE_CHECKING:
@@ -113,10 +114,18 @@ def _add_ccta(ccta: argparse.ArgumentParser) -> None:
         required=True,
         help="CSV with a row a vessel: id, volume, centreline, lumen, wall (files), perhaps patient, split and others",
     )
-    _folder(ccta, (64, 384), threads="2; each holds a volume or two")
-    ccta.add_argument("--spacing", type=_number, metavar="MM", default=0.25, help="of pixels (default: 0.25)")
+    _folder(ccta, SIZE, threads="2; each holds a volume or two")
+    ccta.add_argument("--spacing", type=_number, metavar="MM", default=SPACING, help="of pixels (default: %(default)g)")
     ccta.add_argument(
         "--start", type=_number, metavar="MM", default=0.0, help="where along the centreline images begin (default: 0)"
+    )
+    ccta.add_argument(
+        "--smooth",
+        type=_number,
+        metavar="MM",
+        default=0.0,
+        help="how far, root mean square, the course may pass by the centreline's points; half a voxel where these are "
+        "centres of voxels (default: 0, through all)",
     )
     turned = ccta.add_mutually_exclusive_group()
     turned.add_argument(
@@ -133,22 +142,22 @@ def _add_ccta(ccta: argparse.ArgumentParser) -> None:
         type=_number,
         nargs=2,
         metavar=("LOW", "HIGH"),
-        default=(-200, 800),
-        help="HU that become black and white (default: -200 800)",
+        default=WINDOW,
+        help=f"HU that become black and white (default: {WINDOW[0]:g} {WINDOW[1]:g})",
     )
     ccta.add_argument(
         "--calcium-floor",
         type=_number,
         metavar="HU",
-        default=350.0,
-        help="calcified is what is brighter, and brighter than the lumen (default: 350)",
+        default=CALCIUM_FLOOR,
+        help="calcified is what is brighter, and brighter than the lumen (default: %(default)g)",
     )
     ccta.add_argument(
         "--calcium-deviations",
         type=_number,
         metavar="X",
-        default=3.0,
-        help="by this many of the lumen's standard deviations (default: 3)",
+        default=CALCIUM_DEVIATIONS,
+        help="by this many of the lumen's standard deviations (default: %(default)g)",
     )
     ccta.add_argument(
         "--ras", action="store_true", help="coordinates of centrelines and meshes are RAS (default: LPS, as in DICOM)"
@@ -311,6 +320,7 @@ def _import_ccta(options: argparse.Namespace) -> None:
         size=options.size,
         spacing=options.spacing,
         start=options.start,
+        smooth=options.smooth,
         angles=sweep or options.angles,
         window=tuple(options.window),
         threshold=Threshold(options.calcium_floor, options.calcium_deviations),

@@ -6,13 +6,17 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import CubicSpline, make_splprep
+from scipy.interpolate import BSpline, CubicSpline, splprep
 
 from segcft.data.convert import Excluded
 
 Points = NDArray[np.float64]
 
 UNUSABLE = "centreline unusable"
+
+FARTHEST = 1e4
+"""mm from the origin, 10 m, within which any patient is."""
+
 _STEPS = 32  # between two points, to find the arc length
 _LEAD = 0.25  # mm between stations from the curve's begin to the part that is asked for
 
@@ -35,7 +39,7 @@ class Centreline:
         tolerance: how far the curve may pass by the points, root mean square in mm; 0: it goes through all of them.
 
     Raises:
-        Excluded: there are fewer than four different points, or some are not finite.
+        Excluded: there are fewer than four different points, or some are not finite or beyond :data:`FARTHEST`.
     """
 
     def __init__(self, points: Points, tolerance: float = 0.0) -> None:
@@ -44,21 +48,30 @@ class Centreline:
             raise ValueError(f"points: must be (N, 3), not {points.shape}")
         if not np.isfinite(points).all():
             raise Excluded(UNUSABLE, "the centreline has coordinates that are not finite numbers")
+        if (farthest := float(np.abs(points).max(initial=0))) > FARTHEST:
+            raise Excluded(
+                UNUSABLE,
+                f"the centreline has coordinates of up to {farthest:.3g} mm, expected {FARTHEST:g} at most: are they "
+                "in mm?",
+            )
         apart = np.linalg.norm(np.diff(points, axis=0), axis=1) > 1e-6
         points = points[np.concatenate([[True], apart])]
         if len(points) < 4:
             raise Excluded(UNUSABLE, f"the centreline has {len(points)} different points; four are needed")
         chords = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
         if tolerance > 0:
-            curve = make_splprep(points.T, u=chords, s=len(points) * tolerance**2)[0]
-            self._curve = lambda u: curve(u).T
+            # Not make_splprep, which takes minutes for thousands of points. With full_output it keeps quiet.
+            spline = splprep(points.T, u=chords, s=len(points) * tolerance**2, full_output=True, quiet=True)[0][0]
+            self._curve = BSpline(spline[0], np.transpose(spline[1]), spline[2])
         else:
             self._curve = CubicSpline(chords, points)
         # The chord length is near the arc length, and this table turns one into the other.
         inner = np.linspace(0, 1, _STEPS, endpoint=False)
         self._u = np.append((chords[:-1, None] + np.diff(chords)[:, None] * inner).ravel(), chords[-1])
-        pieces = np.linalg.norm(np.diff(self._curve(self._u), axis=0), axis=1)
+        path = self._curve(self._u)
+        pieces = np.linalg.norm(np.diff(path, axis=0), axis=1)
         self._s = np.concatenate([[0.0], np.cumsum(pieces)])
+        self._centre = np.average((path[1:] + path[:-1]) / 2, axis=0, weights=pieces)
 
     @property
     def length(self) -> float:
@@ -104,7 +117,7 @@ class Centreline:
 
     def _first_normal(self) -> Points:
         begin, tangent = self.at(np.zeros(1))[0], self._tangents(np.zeros(1))[0]
-        ahead = self.at(np.arange(0, self.length, _LEAD)).mean(axis=0) - begin
+        ahead = self._centre - begin
         across = ahead - tangent * (ahead @ tangent)
         if np.linalg.norm(across) < 1e-4 * np.linalg.norm(ahead):
             axis = np.eye(3)[np.argmin(np.abs(tangent))]

@@ -131,8 +131,7 @@ def parse_rotterdam(text: str, name: str) -> NDArray[np.float64]:
 def chain(lines: Sequence[NDArray[np.int64]], points: NDArray[np.float64], name: str) -> NDArray[np.float64]:
     """The one line that many short ones are pieces of: points (N, 3) in order.
 
-    Pieces are joined where their ends are at exactly the same place. The line begins where, along its first piece,
-    the file begins.
+    Pieces are joined where their ends are at exactly the same place. The line goes the way of the file's first piece.
 
     Args:
         lines: the numbers of each piece's points.
@@ -150,15 +149,16 @@ def chain(lines: Sequence[NDArray[np.int64]], points: NDArray[np.float64], name:
         neighbours.setdefault(one, []).append(other)
         neighbours.setdefault(other, []).append(one)
     ends = [place for place, beside in neighbours.items() if len(beside) == 1]
-    starts = {*steps[:, 0].tolist()} & {*ends}
     order: list[int] = []
-    at = next(iter(sorted(starts) or ends), None) if len(ends) == 2 else None
+    at = ends[0] if len(ends) == 2 else None
     while at is not None:
         before = order[-1] if order else None
         order.append(at)
         at = next((place for place in neighbours[at] if place != before), None) if len(order) <= len(places) else None
-    if len(order) != len(neighbours) or any(len(beside) > 2 for beside in neighbours.values()):
+    if not order or len(order) != len(neighbours) or any(len(beside) > 2 for beside in neighbours.values()):
         raise Rejected(f"{name}: {len(lines)} lines with {len(ends)} loose ends, expected one line")
+    if order.index(steps[0, 0]) > order.index(steps[0, 1]):
+        order.reverse()
     return places[order]
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segcft.coronary.volume import missing_extra
+from segcft.coronary.extra import extra
 from segcft.data.reject import Rejected
 
 
@@ -52,6 +52,12 @@ class Cells:
         lengths = packed[starts]
         return cls(np.delete(packed, starts), np.concatenate([[0], np.cumsum(lengths)]))
 
+    def at_least(self, size: int) -> Cells:
+        """The cells that have so many points."""
+        sizes = np.diff(self.offsets)
+        kept = sizes >= size
+        return Cells(self.points[np.repeat(kept, sizes)], np.concatenate([[0], np.cumsum(sizes[kept])]))
+
     def packed(self) -> NDArray[np.int64]:
         """VTK's old layout."""
         return np.insert(self.points, self.offsets[:-1], np.diff(self.offsets))
@@ -74,15 +80,12 @@ class MeshFile:
     strips: Cells = field(default_factory=Cells)
 
     def triangles(self) -> NDArray[np.int64]:
-        """Polygons and strips as triangles (F, 3)."""
-        sizes = np.diff(self.polygons.offsets)
-        if (sizes == 3).all() and not len(self.strips):
-            return self.polygons.points.reshape(-1, 3)
-        try:
-            import pyvista
-        except ImportError:
-            raise missing_extra("polygons of more than three corners", "pyvista") from None
-        mesh = pyvista.PolyData(self.points, faces=self.polygons.packed(), strips=self.strips.packed())
+        """Polygons and strips as triangles (F, 3); those of one or two corners, which enclose nothing, are none."""
+        polygons, strips = self.polygons.at_least(3), self.strips.at_least(3)
+        if len(polygons.points) == 3 * len(polygons) and not len(strips):
+            return polygons.points.reshape(-1, 3)
+        pyvista = extra("pyvista", "a mesh with polygons of more than three corners")
+        mesh = pyvista.PolyData(self.points, faces=polygons.packed(), strips=strips.packed())
         return np.asarray(mesh.triangulate().faces, dtype=np.int64).reshape(-1, 4)[:, 1:]
 
 
@@ -124,7 +127,7 @@ def parse_stl(content: bytes) -> MeshFile:
         text = content.decode("ascii", errors="replace").lower()
         numbers = re.findall(r"\bvertex\s+(\S+)\s+(\S+)\s+(\S+)", text)
         facets, ends, solids = (
-            len(re.findall(rf"^\s*{word}\b", text, re.M)) for word in ("facet", "endfacet", "endsolid")
+            len(re.findall(rf"^[ \t]*{word}\b", text, re.M)) for word in ("facet", "endfacet", "endsolid")
         )
         if not solids or facets != ends or len(numbers) != 3 * facets:
             raise Rejected(f"cut off or damaged: {facets} facets begin, {ends} end, with {len(numbers)} corners")
@@ -154,6 +157,13 @@ class _Cursor:
         end = len(self.content) if end < 0 else end
         line, self.at = self.content[self.at : end], end + 1
         return line.decode("ascii", errors="replace").strip()
+
+    def words(self) -> list[str]:
+        """Those of the next line that is not blank; none at the end of the file."""
+        while (line := self.line()) is not None:
+            if line:
+                return line.split()
+        return []
 
     def numbers(self, kind: str, count: int) -> NDArray[Any]:
         """The next ``count`` numbers of a NumPy type, e.g. ``f4``.
@@ -252,7 +262,7 @@ def _ply_rows(cursor: _Cursor, element: _Element) -> Mapping[str, Any]:
         return {name: table[name] for name in columns}
     found: dict[str, list[Any]] = {name: [] for name in columns}
     for _ in range(element.count):
-        words = _Cursor((cursor.line() or "").replace(" ", "\n").encode()) if not cursor.order else cursor
+        words = cursor if cursor.order else _Cursor("\n".join(cursor.words()).encode())
         for name, kinds in columns.items():
             (number,) = words.numbers(kinds[0], 1)
             found[name].append(words.numbers(kinds[1], int(number)) if len(kinds) == 2 else number)
@@ -335,13 +345,9 @@ _VTK_LOCK = threading.Lock()
 
 def _read_vtp(path: Path) -> MeshFile:
     """An XML file of poly data, by VTK."""
-    try:
-        from vtkmodules.util.numpy_support import vtk_to_numpy
-        from vtkmodules.vtkIOXML import vtkXMLPolyDataReader
-    except ImportError:
-        raise missing_extra(path, "pyvista") from None
+    vtk_to_numpy = extra("vtkmodules.util.numpy_support", path).vtk_to_numpy
+    reader = extra("vtkmodules.vtkIOXML", path).vtkXMLPolyDataReader()
     path.open("rb").close()  # says what is wrong, if it cannot be read
-    reader = vtkXMLPolyDataReader()
     reader.SetFileName(str(path))
     with _vtk_errors() as errors:
         reader.Update()

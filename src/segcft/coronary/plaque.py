@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
 
+from segcft.coronary.defaults import CALCIUM_DEVIATIONS, CALCIUM_FLOOR
 from segcft.data.convert import Excluded
 
 STRUCTURES = ("lumen", "calcified", "noncalcified")
@@ -24,8 +25,8 @@ class Threshold:
     the lumen hardly moves.
     """
 
-    floor: float = 350.0
-    deviations: float = 3.0
+    floor: float = CALCIUM_FLOOR
+    deviations: float = CALCIUM_DEVIATIONS
 
     def of(self, hu: NDArray[np.floating], lumen: NDArray[np.floating]) -> float:
         """The threshold in HU for an image (H, W) with this ``lumen`` (coverage, (H, W)).
@@ -44,7 +45,7 @@ class Threshold:
 
 
 def split(
-    hu: NDArray[np.floating], lumen: NDArray[np.floating], wall: NDArray[np.floating], threshold: Threshold
+    hu: NDArray[np.floating], lumen: NDArray[np.floating], wall: NDArray[np.floating], threshold: float
 ) -> NDArray[np.float64]:
     """Coverage (3, H, W) of lumen, calcified and non-calcified plaque, in the order of :data:`STRUCTURES`.
 
@@ -52,11 +53,8 @@ def split(
         hu: the image, (H, W), in HU.
         lumen: coverage by the lumen, (H, W), in 0 to 1.
         wall: coverage by what the outer wall encloses, lumen included, (H, W).
-        threshold: where calcium begins.
-
-    Raises:
-        Excluded: there is no lumen.
+        threshold: HU above which plaque is calcified, see :class:`Threshold`.
     """
     plaque = np.clip(wall - lumen, 0, 1)
-    calcified = plaque * (hu > threshold.of(hu, lumen))
+    calcified = plaque * (hu > threshold)
     return np.stack([lumen, calcified, plaque - calcified])

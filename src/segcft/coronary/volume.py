@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import map_coordinates
 
+from segcft.coronary.extra import extra
 from segcft.data.convert import Excluded
 from segcft.data.reject import Rejected
-from segcft.errors import DataError
 
 NIFTI = (".nii", ".nii.gz")
 
@@ -59,14 +59,12 @@ class Volume:
         if (outside := beyond.max(axis=-1) > 0).any():
             spacing = np.linalg.norm(self.affine[:3, :3], axis=0)
             farthest = float((beyond * spacing).max())
-            other = self._beyond(self._voxels(points * FLIP))
-            hint = (
-                "" if (other > 0).any() else "; with x and y negated all are inside: LPS and RAS are confused (--ras)"
-            )
+            hint = "; with x and y negated all are inside: LPS and RAS are confused (--ras)"
+            flipped = self._beyond(self._voxels(points * FLIP))
             raise Excluded(
                 "outside the volume",
                 f"{outside.mean():.1%} of the image is outside the volume, by up to {farthest:.1f} mm"
-                f"{'' if (other > 0).any() else hint}",
+                f"{'' if (flipped > 0).any() else hint}",
             )
         voxels = voxels.reshape(-1, 3).T
         values = map_coordinates(self.values, voxels, np.float64, order=1, mode="nearest", prefilter=False)
@@ -148,10 +146,7 @@ def read_nifti(path: Path) -> Volume:
     Raises:
         Rejected: it cannot be read, is not three-dimensional, or says nowhere, or in two ways, where it lies.
     """
-    try:
-        import nibabel
-    except ImportError:
-        raise missing_extra(path, "nibabel") from None
+    nibabel = extra("nibabel", path)
     try:
         kind = type(nibabel.load(path))
         if not issubclass(kind, nibabel.Nifti1Image):
@@ -173,11 +168,6 @@ def read_nifti(path: Path) -> Volume:
         line = " ".join(str(error).split()) or type(error).__name__
         raise Rejected(f"{path}: cannot read this NIfTI file ({line})") from None
     return Volume(values, np.diag([*FLIP, 1]) @ affine, float(stored.slope), float(stored.inter))
-
-
-def missing_extra(what: object, package: str) -> DataError:
-    """What to raise where an optional package is needed, which ends the whole import: no such file could be read."""
-    return DataError(f"{what}: reading this needs {package}: pip install 'segcft[coronary]'")
 
 
 def _three_dimensional(path: Path, values: NDArray[Any]) -> NDArray[Any]:

@@ -7,8 +7,9 @@ outer wall. Each becomes one image or several, longitudinal cross-sections at di
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,11 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcft.coronary.centreline import Centreline
+from segcft.coronary.defaults import SIZE, SPACING, WINDOW
+from segcft.coronary.extra import extra
 from segcft.coronary.files import read_centreline, read_surface
 from segcft.coronary.plaque import STRUCTURES, Threshold, split
 from segcft.coronary.reformation import Reformation
 from segcft.coronary.surface import Surface
-from segcft.coronary.volume import Volume, read_volume
+from segcft.coronary.volume import NIFTI, Volume, read_volume
 from segcft.data import attributes
 from segcft.data.convert import Converted, Excluded, Summary, Value, convert
 from segcft.data.loop import Progress
@@ -39,13 +42,11 @@ FILES = {"volume": "CT volume", "centreline": "centreline", "lumen": "mesh of th
 WRITTEN = ("vessel_id", "angle_deg", "lumen_hu", "calcium_hu")
 """Columns of the result beside the table's own."""
 
-WINDOW = (-200.0, 800.0)
-"""HU that become black and white. Fat around the vessel (-100), its wall (50) and the lumen with contrast agent (300 to
-500, rarely more than 700) are all within, at 4 HU a grey level, far below the noise. Lung is black, and calcium, which
-masks tell apart, mostly white."""
+SHORT_MESH = "mesh shorter than the crop"
 
 LEAST_LENGTH = 0.95
-"""Share of the image's columns in which the mesh of the wall must be: without it plaque would be missing there."""
+"""Share of the image's columns that the mesh of the wall must be in, and that must lie between the ends of the lumen's:
+without a wall plaque is missing, and beyond the lumen all of it is plaque. In between the vessel may be occluded."""
 
 MOST_OUTSIDE = 0.1
 """Share of the lumen that may be outside of the wall, as surfaces drawn one by one cross a little."""
@@ -79,9 +80,10 @@ def convert_ccta(
     table: Path,
     out: Path,
     *,
-    size: tuple[int, int] = (64, 384),
-    spacing: float = 0.25,
+    size: tuple[int, int] = SIZE,
+    spacing: float = SPACING,
     start: float = 0.0,
+    smooth: float = 0.0,
     angles: Sequence[float] = (0.0,),
     window: tuple[float, float] = WINDOW,
     threshold: Threshold | None = None,
@@ -103,7 +105,8 @@ def convert_ccta(
         size: (H, W) of the images in pixels: across the vessel and along it.
         spacing: of pixels, in mm.
         start: where along the centreline images begin, in mm.
-        angles: about the centreline, in degrees, of each vessel's images.
+        smooth: how far the course may pass by the centreline's points, root mean square in mm; 0: through all of them.
+        angles: about the centreline, in degrees to a tenth, of each vessel's images.
         window: HU that become black and white.
         threshold: above how many HU the wall is calcified.
         ras: coordinates of centrelines and meshes are RAS, not LPS. Volumes say themselves.
@@ -116,11 +119,13 @@ def convert_ccta(
             holds something else, or no vessel is usable.
     """
     threshold = threshold or Threshold()
-    if not spacing > 0 or not start >= 0 or not window[0] < window[1]:
+    if not spacing > 0 or not start >= 0 or not smooth >= 0 or not window[0] < window[1]:
         raise DataError(
-            f"spacing {spacing:g} mm, start {start:g} mm, window {window[0]:g} to {window[1]:g} HU cannot be"
+            f"spacing {spacing:g} mm, start {start:g} mm, smooth {smooth:g} mm, window {window[0]:g} to {window[1]:g} "
+            "HU cannot be"
         )
     vessels, labels = read_vessels(table), label_angles(angles)
+    _check_packages(vessels)
     # Vessels of one volume come one after another, wherever they are in the table, so that it is read once.
     place = {vessel.files["volume"]: number for number, vessel in reversed([*enumerate(vessels)])}
     vessels.sort(key=lambda vessel: place[vessel.files["volume"]])
@@ -128,13 +133,14 @@ def convert_ccta(
     return convert(
         items,
         len(items),
-        _Reader(size, spacing, start, window, threshold, ras, keep=workers).read,
+        _Reader(size, spacing, start, smooth, window, threshold, ras, keep=workers).read,
         out,
         settings={
             "format": "ccta",
             "size": size,
             "spacing": spacing,
             "start": start,
+            "smooth": smooth,
             "window": window,
             "threshold": asdict(threshold),
             "ras": ras,
@@ -180,17 +186,17 @@ def read_vessels(table: Path) -> list[Vessel]:
 
 
 def label_angles(angles: Sequence[float]) -> dict[str, float]:
-    """Names of images, ``a000``, and the angle in [0, 360) degrees of each.
+    """Names of images, ``a000``, and the angle in [0, 360) degrees, to a tenth, of each.
 
     Raises:
         DataError: there is none, or two of the same name.
     """
     labels: dict[str, float] = {}
     for angle in angles:
-        turned = float(angle) % 360
-        if not np.isfinite(turned):
+        if not np.isfinite(angle):
             raise DataError(f"an angle is {angle:g} degrees")
-        label = f"a{turned:03.0f}" if abs(turned - round(turned)) < 0.05 else f"a{turned:05.1f}"
+        turned = round(float(angle) % 360, 1) % 360  # again, since 359.97 is rounded to 360
+        label = f"a{turned:03.0f}" if turned.is_integer() else f"a{turned:05.1f}"
         if label in labels:
             raise DataError(f"two angles are {labels[label]:g} degrees, to a tenth")
         labels[label] = turned
@@ -240,13 +246,14 @@ class _Reader:
         size: tuple[int, int],
         spacing: float,
         start: float,
+        smooth: float,
         window: tuple[float, float],
         threshold: Threshold,
         ras: bool,
         keep: int,
     ) -> None:
-        self.size, self.spacing, self.start, self.window = size, spacing, start, window
-        self.threshold, self.ras = threshold, ras
+        self.size, self.spacing, self.start, self.smooth = size, spacing, start, smooth
+        self.window, self.threshold, self.ras = window, threshold, ras
         self._volumes = Shared(_read_volume, keep)
         self._traced = Shared(self._trace, keep)
 
@@ -259,6 +266,7 @@ class _Reader:
             reformation = Reformation.of(traced.centreline, self.size, self.spacing, angle, self.start)
         with _about(paths["lumen"]):
             lumen = traced.lumen.coverage(reformation)
+            _check_lumen(lumen)
         with _about(paths["wall"]):
             wall = traced.wall.coverage(reformation)
             _check_wall(lumen, wall)
@@ -266,7 +274,7 @@ class _Reader:
         with _about(paths["volume"]):
             hu = volume.sample(reformation.points)
         with _about(paths["lumen"]):
-            coverage = split(hu, lumen, wall, self.threshold)
+            calcium = self.threshold.of(hu, lumen)
             mean = float((hu * lumen).sum() / lumen.sum())
             if mean < LEAST_LUMEN:
                 raise Excluded(
@@ -276,7 +284,7 @@ class _Reader:
                 )
         low, high = self.window
         image = np.rint(np.clip((hu - low) / (high - low), 0, 1) * 255).astype(np.uint8)
-        calcium = self.threshold.of(hu, lumen)
+        coverage = split(hu, lumen, wall, calcium)
         found = (vessel.id, item.angle, round(mean, 1), round(calcium, 1))
         about: dict[str, Value] = {**vessel.attributes, **dict(zip(WRITTEN, found, strict=True))}
         return Converted(item.id, vessel.patient, image, to_bits(coverage), about, vessel.split)
@@ -284,7 +292,7 @@ class _Reader:
     def _trace(self, paths: tuple[Path, ...]) -> _Traced:
         centreline, lumen, wall = paths
         with _about(centreline, "centreline unreadable"):
-            curve = Centreline(read_centreline(centreline, self.ras))
+            curve = Centreline(read_centreline(centreline, self.ras), self.smooth)
         surfaces = []
         for path in (lumen, wall):
             with _about(path, "mesh unreadable"):
@@ -297,6 +305,36 @@ def _read_volume(path: Path) -> Volume:
         return read_volume(path)
 
 
+def _check_packages(vessels: Sequence[Vessel]) -> None:
+    """Check that what files need is installed, as far as their names tell: a mesh may hold polygons.
+
+    Raises:
+        DataError: it is not.
+    """
+    for vessel in vessels:
+        for column, place in vessel.files.items():
+            name = place.name.lower() if isinstance(place, Path) else ""
+            if column == "volume" and name.endswith(NIFTI):
+                extra("nibabel", place)
+            elif name.endswith(".vtp") or (column in ("lumen", "wall") and name.endswith((".ply", ".vtk"))):
+                extra("pyvista", place)
+
+
+def _check_lumen(lumen: NDArray[np.float64]) -> None:
+    """Check that the lumen's mesh is as long as the image; whether there is one at all is for others to tell.
+
+    Raises:
+        Excluded: it is not.
+    """
+    columns = np.nonzero(lumen.max(axis=0) > 0)[0]
+    if len(columns) and (length := (columns[-1] - columns[0] + 1) / lumen.shape[1]) < LEAST_LENGTH:
+        raise Excluded(
+            SHORT_MESH,
+            f"from the first to the last that the mesh is in are {length:.0%} of the image's columns, expected "
+            f"{LEAST_LENGTH:.0%} (--start, --size)",
+        )
+
+
 def _check_wall(lumen: NDArray[np.float64], wall: NDArray[np.float64]) -> None:
     """Check that the wall's mesh is as long as the image and holds the lumen.
 
@@ -306,7 +344,7 @@ def _check_wall(lumen: NDArray[np.float64], wall: NDArray[np.float64]) -> None:
     seen = float((wall.max(axis=0) > 0).mean())
     if seen < LEAST_LENGTH:
         raise Excluded(
-            "mesh shorter than the crop",
+            SHORT_MESH,
             f"the mesh is in {seen:.0%} of the image's columns, expected {LEAST_LENGTH:.0%} (--start, --size)",
         )
     outside = float(np.maximum(lumen - wall, 0).sum() / max(lumen.sum(), 1e-9))
@@ -331,7 +369,7 @@ def _place(folder: Path, column: str, text: str) -> Path | Excluded:
 def _there(column: str, place: Path | Excluded) -> Path:
     if isinstance(place, Excluded):
         raise place
-    if not place.exists():
+    if not os.path.exists(place):  # which, unlike Path.exists, is False if the name is too long
         raise Excluded("file missing", f"{place}: no such file ({column})")
     return place
 
@@ -340,7 +378,9 @@ def _stamp(cells: Mapping[str, str], files: Mapping[str, Path | Excluded]) -> st
     """A digest of a row and of the sizes and times of its files."""
     digest = hashlib.sha256(repr(sorted(cells.items())).encode())
     for place in files.values():
-        if isinstance(place, Path) and place.exists():
+        if isinstance(place, Excluded):
+            continue
+        with suppress(OSError, ValueError):  # whoever reads the file says what is wrong
             for path in sorted(place.iterdir()) if place.is_dir() else [place]:
                 about = path.stat()
                 digest.update(f"{path.name}\0{about.st_size}\0{about.st_mtime_ns}\0".encode())

@@ -32,7 +32,7 @@ from PIL import Image
 from segcft.data.imagefile import LUMA, check_id, strip_suffix
 from segcft.data.journal import Journal, Table
 from segcft.data.loop import Progress, ahead, silent
-from segcft.data.reject import Rejected
+from segcft.data.reject import Rejected, bare
 from segcft.data.resize import border_median, pad_to_aspect, smooth
 from segcft.data.splits import PARTS, assign
 from segcft.errors import DataError
@@ -208,7 +208,7 @@ def convert(
                 )
             return Outcome(item.id, stamp, sample)
         except Rejected as reason:
-            return Outcome(item.id, stamp, reason)
+            return Outcome(item.id, stamp, bare(reason))
 
     def outcomes(copies: Sequence[AnyItem], first: int) -> list[Outcome]:
         """Of the items of one id, the ``first`` and those after it: up to the first that can be read."""

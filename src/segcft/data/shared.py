@@ -7,6 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
+from segcft.data.reject import Rejected, bare
+
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 
@@ -32,5 +34,5 @@ class Shared(Generic[Key, Value]):
             try:
                 result.set_result(self._read(key))
             except BaseException as error:
-                result.set_exception(error)
+                result.set_exception(bare(error) if isinstance(error, Rejected) else error)
         return result.result()

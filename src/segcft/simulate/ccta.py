@@ -18,8 +18,11 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
 from segcft.coronary.centreline import Frames
+from segcft.coronary.defaults import SIZE, SPACING
+from segcft.coronary.extra import extra
 from segcft.data.loop import Progress, silent
 from segcft.data.simulated import person_number
+from segcft.errors import DataError
 from segcft.simulate.coronary import CoronarySimulator, Noise, Scene
 
 Array = NDArray[np.floating]
@@ -50,30 +53,37 @@ def write_ccta(
     vessels: int,
     *,
     seed: int = 0,
-    size: tuple[int, int] = (64, 384),
-    spacing: float = 0.25,
+    size: tuple[int, int] = SIZE,
+    spacing: float = SPACING,
     grid: Grid | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Write people's volumes, centrelines and meshes; returns the table ``out/cases.csv``.
 
     Args:
-        out: folder to write.
+        out: folder to write, which is made or empty.
         vessels: how many people.
         seed: of the population, as in a study's ``data.seed``.
         size: (H, W) in pixels of the straightened image whose areas are in the table.
         spacing: of its pixels, in mm.
         grid: of the volumes.
         progress: wraps the loop over people.
+
+    Raises:
+        DataError: ``out`` holds something, or a package is missing.
     """
+    for package in ("nibabel", "pyvista"):
+        extra(package, out)
     simulator, grid = CoronarySimulator(size, spacing**2), grid or Grid.of()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out}: is there already, and not an empty folder; nothing in it is overwritten")
     out.mkdir(parents=True, exist_ok=True)
     rows = []
     for index in (progress or silent)(range(vessels), vessels, "Simulating CT angiographies"):
         person, id = person_number(seed, index), f"{seed}-{index:04d}"
         attributes = simulator.attributes(person)
         scene = simulator.scene(person, attributes)
-        (out / id).mkdir(exist_ok=True)
+        (out / id).mkdir()
         _write_volume(out / id / "ct.nii.gz", scene, grid, Noise.GRAIN.stream(person))
         _write_line(out / id / "centreline.vtp", scene.centreline.at(np.arange(0, scene.centreline.length, 0.5)))
         for name in ("lumen", "wall"):

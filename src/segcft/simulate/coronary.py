@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from segcft.coronary.centreline import Centreline
+from segcft.coronary.defaults import WINDOW
 from segcft.coronary.reformation import Reformation
 from segcft.simulate.heart import Course, Heart, Texture, Tissues
 from segcft.simulate.noise import Stream, UndrawableError, check_number, cut_normal
@@ -26,8 +27,6 @@ Array = NDArray[np.floating]
 Bytes = NDArray[np.uint8]
 Attributes = dict[str, float | str]
 
-WINDOW = (-200.0, 800.0)
-"""Hounsfield units that are black and white."""
 VOXEL = 0.25
 """Largest distance in mm of the points at which a scene is looked at; it is averaged to the image's pixels."""
 MARGIN = 4.0
