@@ -38,7 +38,7 @@ from segcft.training import make_fabric
 PEOPLE = st.integers(0, 2**63 - 1)
 NONCALCIFIED, CALCIFIED, LUMEN = CoronarySimulator.variables
 # Ends of the marginals of many thousand people, in mm^2 per mm of the image.
-RANGES = {NONCALCIFIED: (0.0, 1.9), CALCIFIED: (0.0, 0.66), LUMEN: (1.75, 3.65)}
+RANGES = {NONCALCIFIED: (0.0, 2.15), CALCIFIED: (0.0, 0.66), LUMEN: (1.75, 3.65)}
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 

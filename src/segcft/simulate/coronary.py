@@ -76,7 +76,7 @@ class LumenMechanism:
 
 
 MECHANISMS: Mapping[str, PlaqueMechanism | LumenMechanism] = {
-    "noncalcified_plaque_area": PlaqueMechanism(0.62, 0.55, 0.08, Noise.NONCALCIFIED),
+    "noncalcified_plaque_area": PlaqueMechanism(0.8, 0.5, 0.08, Noise.NONCALCIFIED),
     "calcified_plaque_area": PlaqueMechanism(0.18, 0.65, 0.35, Noise.CALCIFIED),
     "lumen_area": LumenMechanism(2.7, 0.17, Noise.LUMEN),
 }

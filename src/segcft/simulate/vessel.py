@@ -122,8 +122,9 @@ class VesselNoise:
         place = plaque.uniform(0.06, 0.94, count) * length
         extent = plaque.uniform(0.04, 0.13, count) * length
         angle, eccentricity = plaque.uniform(0, 2 * np.pi, count), plaque.uniform(0.1, 0.9, count)
-        weight = plaque.uniform(0.3, 1.0, count)
-        soft = Bumps(place, extent, weight, angle, eccentricity, 2.0)
+        weight = plaque.uniform(0.6, 1.0, count)
+        # With shoulders: what tapers off slowly is thinner than any scanner sees.
+        soft = Bumps(place, extent, weight, angle, eccentricity, 4.0)
         # A lesion narrows the lumen somewhat less than it thickens the wall: the rest is remodelling.
         narrow = Bumps(place, extent, plaque.uniform(0.0, 0.6, count) * weight, angle, 0 * angle, 2.0)
         # Calcium lies within lesions and is shorter, steeper and more to one side.
