@@ -51,7 +51,7 @@ def drawn_areas(masks: NDArray[np.uint8], pixel_area: float = 0.0625) -> NDArray
     return masks.sum(axis=(1, 2), dtype=float) / 255 * pixel_area
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     person=PEOPLE,
     grid=st.sampled_from([((48, 192), 0.0625), ((64, 384), 0.0625), ((24, 96), 0.25), ((64, 160), 0.04)]),

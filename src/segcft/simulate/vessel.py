@@ -19,6 +19,8 @@ from segcft.simulate.noise import UndrawableError
 
 Array = NDArray[np.floating]
 
+TRACE = 1e-4
+"""Of plaque where there is no lesion, over that in the largest one: seen only when lesions have grown together."""
 STEP = 0.0625
 """Distance in mm of the stations at which areas are measured, at most."""
 
@@ -46,6 +48,17 @@ class Bumps:
     angle: Array
     eccentricity: Array
     power: float
+
+    def with_trace(self, length: float) -> Bumps:
+        """With a trace of the same all along a vessel ``length`` mm long, so that it can grow to any size."""
+        return Bumps(
+            np.append(self.place, length / 2),
+            np.append(self.length, length),
+            np.append(self.weight, TRACE),
+            np.append(self.angle, 0.0),
+            np.append(self.eccentricity, 0.0),
+            self.power,
+        )
 
     def profile(self, s: Array) -> Array:
         """Terms a, b, c (3, N) of the height a + b cos(angle) + c sin(angle), which is never negative."""
@@ -83,7 +96,7 @@ class Plaque:
             thickness = self.limit * -np.expm1(-np.exp(log_growth) * sides / self.limit)
             return float(thickness.sum()) * step - area
 
-        least, most = -20.0, 700.0  # of the logarithm: as far as floating point goes
+        least, most = -20.0, 30.0  # of the logarithm: from nothing to the limit everywhere
         if missing(most) < 0:
             raise UndrawableError(
                 f"{name}: {area:.6g} mm\N{SUPERSCRIPT TWO} is more than this vessel's plaque can grow to"
@@ -138,9 +151,8 @@ class VesselNoise:
             plaque.uniform(0.5, 0.98, spots),
             2.5,
         )
-        return cls(
-            taper, ovality, turn, waves, narrow, Plaque(soft, 1.5), Plaque(hard, 1.1), plaque.uniform(0.25, 0.75)
-        )
+        growing = Plaque(soft.with_trace(length), 1.5), Plaque(hard.with_trace(length), 1.1)
+        return cls(taper, ovality, turn, waves, narrow, *growing, depth=plaque.uniform(0.25, 0.75))
 
     def lumen_profile(self, s: Array, angle: Array | float, length: float) -> Array:
         """Radius of the lumen but for its scale."""
