@@ -350,7 +350,7 @@ def test_weights_of_other_samples_are_refused(
         ("--do", "left_lung_area=-200%", "left_lung_area: an area cannot be -"),
         ("--set", "age=+3", "what is known is a value, not a change"),
         ("--set", "colour=3", "'colour' is not a variable"),
-        ("--method", "oracle", "method 'oracle' is not trained here"),
+        ("--method", "oracle", "method 'oracle' is not here"),
     ],
 )
 def test_a_question_that_makes_no_sense_is_told(

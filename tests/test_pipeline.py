@@ -112,7 +112,7 @@ def test_methods_are_what_is_trained(small_run: Run, copied: Path) -> None:
     assert small_run.methods() == {"none": "hvae", "regressor": "cft-regressor", "segmentor": "cft-segmentor"}
     (copied / "cft-regressor.safetensors").unlink()
     assert list(Run(copied).methods()) == ["none", "segmentor"]
-    with pytest.raises(RunError, match="method 'regressor' is not trained here, only none, segmentor"):
+    with pytest.raises(RunError, match=r"method 'regressor' is not here, only none \(No CFT\), segmentor"):
         Run(copied).model("regressor")
 
 
@@ -130,6 +130,8 @@ def test_fine_tuning_starts_from_the_pretrained_model_and_changes_it(small_run: 
 def test_a_folder_that_is_no_run_is_told(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"not a run: it has no study\.yaml"):
         Run(tmp_path)
+    with pytest.raises(RunError, match="nowhere: no such folder"):
+        Run(tmp_path / "nowhere")
 
 
 # --- what is skipped, and what is made again ---

@@ -57,7 +57,7 @@ an image mechanism that causal-gen has trained (STUDY: hvae has 'architecture: c
   segcft run STUDY --out RUN
 
 one image, one question:
-  segcft counterfactual runs/jsrt chest.png --do left_lung_area=+20% --set age=63 --set sex=F --out answer
+  segcft counterfactual models/jsrt chest.png --do left_lung_area=-20% --set age=63 --set sex=F --out answer
 
 Every stage that is up to date is skipped, and an interrupted one goes on where it was: run the same command
 again. Results are in RUN/evaluation: table.md, table.json and figures/.
@@ -207,15 +207,15 @@ def _parser() -> argparse.ArgumentParser:
     hardware(judged)
 
     asked = command("counterfactual", _counterfactual, "answer a question about one image")
-    asked.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
+    asked.add_argument("run", metavar="RUN", type=Path, help="folder of a run or of a published model")
     asked.add_argument("image", metavar="IMAGE", type=Path, help="image file (PNG, TIFF, JPEG, DICOM)")
     asked.add_argument(
         "--do",
         metavar="VARIABLE=AMOUNT",
         action="append",
         required=True,
-        help="intervention: age=63 sets, +20%% and +500 change, +1.5sd changes by standard deviations, sex=F; may be "
-        "repeated",
+        help="intervention: age=63 sets; a sign makes it a change, +20%%, -500 (by the unit) or +1.5sd (by standard "
+        "deviations); sex=F; may be repeated",
     )
     asked.add_argument(
         "--set",
@@ -374,6 +374,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     else:
         if options.split != "test":
             raise SegcftError("--split validation: is about the run's own people; leave out --data and --seed")
+        run.store()  # told before people are simulated, if there is none
         folder = options.out or run.folder / "evaluation-new"
         store = new_people(run.study, options.data, options.seed, folder / "store", progress)
         check_unseen(run, store)

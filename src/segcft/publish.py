@@ -52,7 +52,7 @@ def publish(run: Run, folder: Path, methods: Sequence[str] = (), card: str = "",
     methods = list(methods) or list(trained)[-1:]
     for method in methods:
         if method not in trained:
-            raise RunError(f"{run.folder}: method {method!r} is not trained here, only {', '.join(trained) or 'none'}")
+            raise RunError(f"{run.folder}: method {method!r} is not here, only {', '.join(trained) or 'none'}")
     parts = ["judge", "scm", *(trained[method] for method in methods)]
     store = run.samples_of(parts)
     if not (run.evaluation / "table.json").is_file():
@@ -124,7 +124,8 @@ def model_card(run: Run, store: Store, parts: Sequence[str], methods: Sequence[s
         card = f"Simulated ({simulator}): no person is in the data, and there is nothing to license.\n\n{card}"
     # An example that works for everybody: 20 % more of what may be absent is an error.
     area = min(study.areas, key=lambda name: study.variables[name].zero_inflated)
-    example = "examples/1.png" if isinstance(study.data, SimulatedData) else "image.png"
+    simulated = isinstance(study.data, SimulatedData)
+    example, again = ("FOLDER/examples/1.png", "") if simulated else ("image.png", " --data DIR")
     rows = []
     for part in parts:
         meta = artefact.read_meta(run.path(part))
@@ -146,13 +147,13 @@ def model_card(run: Run, store: Store, parts: Sequence[str], methods: Sequence[s
 
 **For research only, not for clinical use. Every image that it makes is synthetic.**
 
-    segcft counterfactual FOLDER {example} --do {area}=+20% --out answer
+    segcft counterfactual FOLDER {example} --do {area}=-20% --out answer
 
 ```python
 import segcft
 
 model = segcft.load("FOLDER")
-answer = model.counterfactual("{example}", do={{"{area}": "+20%"}})
+answer = model.counterfactual("{example}", do={{"{area}": "-20%"}})
 answer.image, answer.areas, answer.warnings
 ```
 
@@ -175,7 +176,7 @@ fingerprint `{store.fingerprint}`.
 
 ## Training
 
-`study.yaml` has every setting; `segcft run study.yaml` trains it again.
+`study.yaml` has every setting; `segcft run FOLDER/study.yaml{again} --out RUN` trains it again.
 
 | part | parameters | seconds | segcft | key |
 | --- | ---: | ---: | --- | --- |

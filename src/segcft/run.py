@@ -33,6 +33,7 @@ from segcft.counterfactual import CounterfactualModel
 from segcft.data.splits import PARTS
 from segcft.data.store import Store
 from segcft.errors import RunError
+from segcft.evaluate.names import method_name
 from segcft.guides.regressor import Regressor
 from segcft.guides.segmentor import Segmentor
 from segcft.images.causal_gen import CausalGenHVAE
@@ -57,6 +58,10 @@ class Run:
         self.folder = Path(folder)
         if study is None:
             path = self.folder / "study.yaml"
+            if not self.folder.exists():
+                raise RunError(
+                    f"{self.folder}: no such folder; give a run, as `segcft run` makes it, or a published model"
+                )
             if not path.is_file():
                 raise RunError(f"{self.folder}: not a run: it has no study.yaml (see `segcft run --help`)")
             study = load_study(path)
@@ -99,7 +104,10 @@ class Run:
             RunError: it is a published model, which has none.
         """
         if self.published:
-            raise RunError(f"{self.folder}: a published model has no samples; what needs them works on a run's folder")
+            raise RunError(
+                f"{self.folder}: a published model has no samples, so it answers questions and nothing else; "
+                f"`segcft run {self.folder}/study.yaml --out RUN` trains it again, as a run"
+            )
         store = Store(self.folder / "store")
         store.require(self.study)
         return store
@@ -209,7 +217,8 @@ class Run:
         """
         methods = self.methods()
         if method not in methods:
-            raise RunError(f"{self.folder}: method {method!r} is not trained here, only {', '.join(methods)}")
+            known = ", ".join(f"{name} ({method_name(name)})" for name in methods)
+            raise RunError(f"{self.folder}: method {method!r} is not here, only {known}")
         return CounterfactualModel(self.load("scm", device), self.load(methods[method], device))
 
 

@@ -84,6 +84,8 @@ def make_fabric(device: str = "auto", devices: int | list[int] = 1, nodes: int =
         fabric = Fabric(accelerator=device, devices=devices, num_nodes=nodes)
         fabric.launch()
     except Exception as error:  # Lightning raises several kinds for hardware that is not there
+        if device in ("cuda", "mps") and not getattr(torch, device).is_available():
+            raise SegcftError(f"--device {device}: PyTorch finds none here; leave it out, or take cpu") from error
         raise SegcftError(f"--device {device} --devices {devices}: {error}") from error
     return fabric
 

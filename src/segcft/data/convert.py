@@ -372,7 +372,7 @@ def _write_metadata(path: Path, journal: Journal, ids: set[str]) -> Counter[tupl
 
 
 def _summarize(items: int, images: Counter[tuple[str, str]], left_out: Mapping[str, int]) -> Summary:
-    """What was taken, of which ``images`` counts by part and patient, with a warning where one patient has most."""
+    """What was taken; ``images`` counts by part and patient. It warns of one patient with most and of an empty part."""
     samples: Counter[str] = Counter()
     for (part, _), count in images.items():
         samples[part] += count
@@ -385,6 +385,10 @@ def _summarize(items: int, images: Counter[tuple[str, str]], left_out: Mapping[s
                 "they are of several people, give each an id of their own in the source and convert it to another "
                 "folder, or correct 'patient' and 'split' in metadata.csv"
             )
+    if empty := [part for part in PARTS if not samples[part]]:
+        warning = warning or (
+            f"warning: no image is in {' and '.join(empty)}: bring more people, or another --seed of the split"
+        )
     return Summary(items, samples, patients, left_out, warning)
 
 

@@ -148,7 +148,10 @@ class _Folder:
             return (self.forced_split,), str(self.table), ""
         parts = expected_parts(self.study.splits)
         if self.split_column is not None:
-            remedy = f"column {self.split_column!r} decides"
+            remedy = (
+                f"column {self.split_column!r} decides: name that part there, or set its share in 'splits' to 0 "
+                "(test people are needed)"
+            )
         else:
             remedy = "change the seed or the shares in 'splits', or bring more people"
         return parts, str(self.table), remedy
