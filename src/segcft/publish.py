@@ -119,13 +119,13 @@ def model_card(run: Run, store: Store, parts: Sequence[str], methods: Sequence[s
     study = run.study
     height, width = study.image.size
     counts = run.samples()
+    example, again = "image.png", " --data DIR"
     if isinstance(study.data, SimulatedData):
+        example, again = "FOLDER/examples/1.png", ""
         simulator = f"{study.data.source}, {study.data.people} people, seed {study.data.seed}"
         card = f"Simulated ({simulator}): no person is in the data, and there is nothing to license.\n\n{card}"
     # An example that works for everybody: 20 % more of what may be absent is an error.
     area = min(study.areas, key=lambda name: study.variables[name].zero_inflated)
-    simulated = isinstance(study.data, SimulatedData)
-    example, again = ("FOLDER/examples/1.png", "") if simulated else ("image.png", " --data DIR")
     rows = []
     for part in parts:
         meta = artefact.read_meta(run.path(part))

@@ -20,6 +20,7 @@ from scipy.spatial import cKDTree
 from segcft.coronary.centreline import Frames
 from segcft.coronary.defaults import SIZE, SPACING
 from segcft.coronary.extra import extra
+from segcft.coronary.volume import FLIP
 from segcft.data.loop import Progress, silent
 from segcft.data.simulated import person_number
 from segcft.errors import DataError
@@ -108,7 +109,8 @@ def volume(scene: Scene, grid: Grid, random: np.random.Generator) -> tuple[NDArr
     path = scene.centreline.at(np.arange(0, scene.centreline.length, 1.0))
     first = (path.min(axis=0) + path.max(axis=0)) / 2 - spacing * (np.array(grid.shape) - 1) / 2
     arc = np.arange(0, scene.centreline.length, _FINE)
-    frames, tree = scene.centreline.frames(arc), cKDTree(path)
+    frames, coarse = scene.centreline.frames(arc), cKDTree(path)
+    fine = cKDTree(frames.position)
     x, y = (first[i] + spacing[i] * np.arange(grid.shape[i]) for i in (0, 1))
     soft = float(spacing.mean())
     seen = np.empty(grid.shape, dtype=np.float32)
@@ -116,8 +118,8 @@ def volume(scene: Scene, grid: Grid, random: np.random.Generator) -> tuple[NDArr
         z = first[2] + spacing[2] * np.arange(low, min(low + _SLICES, grid.shape[2]))
         points = np.stack(np.meshgrid(x, y, z, indexing="ij"), axis=-1).astype(np.float32)
         part = scene.heart.hounsfield(points, soft)
-        near = tree.query(points.reshape(-1, 3), distance_upper_bound=REACH)[0].reshape(part.shape) < REACH
-        part[near] = _vessel(scene, points[near].astype(np.float64), arc, frames, soft)
+        near = coarse.query(points.reshape(-1, 3), distance_upper_bound=REACH)[0].reshape(part.shape) < REACH
+        part[near] = _vessel(scene, points[near].astype(np.float64), arc, frames, fine, soft)
         seen[:, :, low : low + _SLICES] = part
     blurred = gaussian_filter(seen, scene.scanner.blur / spacing, mode="nearest", truncate=3.0)
     for low in range(0, grid.shape[2], _SLICES):
@@ -150,9 +152,9 @@ def vessel_mesh(scene: Scene, layer: str) -> tuple[Array, NDArray[np.int64]]:
     return vertices, np.concatenate([np.stack(corners, axis=1) for corners in faces])
 
 
-def _vessel(scene: Scene, points: Array, arc: Array, frames: Frames, soft: float) -> Array:
+def _vessel(scene: Scene, points: Array, arc: Array, frames: Frames, stations: cKDTree, soft: float) -> Array:
     """Hounsfield units (N,) of positions (N, 3) near the centreline."""
-    station = cKDTree(frames.position).query(points)[1]
+    station = stations.query(points)[1]
     away = points - frames.position[station]
     s = arc[station] + np.einsum("ni,ni->n", away, frames.tangent[station]) - scene.start
     across = np.einsum("ni,ni->n", away, frames.normal[station])
@@ -164,7 +166,7 @@ def _write_volume(path: Path, scene: Scene, grid: Grid, random: np.random.Genera
     import nibabel
 
     values, affine = volume(scene, grid, random)
-    nibabel.save(nibabel.Nifti1Image(values, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine), path)  # NIfTI's world is RAS
+    nibabel.save(nibabel.Nifti1Image(values, np.diag([*FLIP, 1]) @ affine), path)  # NIfTI's world is RAS
 
 
 def _write_line(path: Path, points: Array) -> None:
