@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import segcft
+from segcft.cli_augment import add_augment
 from segcft.cli_formats import FORMATS, add_formats
 from segcft.cli_options import count, hardware, quiet_libraries, seed
 from segcft.cli_simulate import add_simulate
@@ -181,6 +182,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add_formats(command)
     add_simulate(command)
+    add_augment(command)
 
     judged = command("evaluate", _evaluate, "judge a run's counterfactuals and print the table")
     judged.add_argument("run", metavar="RUN", type=Path, help="folder of a run")

@@ -12,11 +12,18 @@ from segcft.cli_options import count, seed
 def add_simulate(command: Callable[[str, object, str], argparse.ArgumentParser]) -> None:
     """Add the command; ``command`` adds one of a name, a function and a summary."""
     parser = command("simulate", _simulate, "write simulated people as files, to try an import on")
-    parser.add_argument("kind", choices=("ccta",), help="ccta: CT volumes with centrelines and meshes of the vessel")
-    parser.add_argument("folder", metavar="FOLDER", type=Path, help="folder to write; its table is cases.csv")
-    parser.add_argument("--vessels", type=count, metavar="N", default=5, help="how many people (default: 5)")
-    parser.add_argument("--seed", type=seed, default=0, help="of the people (default: 0)")
     parser.add_argument(
+        "kind",
+        choices=("ccta", "chest"),
+        help="ccta: CT volumes with centrelines and meshes of the vessel; chest: radiographs with masks",
+    )
+    parser.add_argument(
+        "folder", metavar="FOLDER", type=Path, help="folder to write; its table is cases.csv (ccta) or metadata.csv"
+    )
+    parser.add_argument("--seed", type=seed, default=0, help="of the people (default: 0)")
+    ccta = parser.add_argument_group("ccta")
+    ccta.add_argument("--vessels", type=count, metavar="N", default=5, help="how many people (default: 5)")
+    ccta.add_argument(
         "--voxels",
         type=count,
         nargs=3,
@@ -24,17 +31,62 @@ def add_simulate(command: Callable[[str, object, str], argparse.ArgumentParser])
         default=(256, 256, 200),
         help="of a volume, whose field of view stays 128 x 128 x 120 mm (default: 256 256 200)",
     )
+    chest = parser.add_argument_group("chest")
+    chest.add_argument("--people", type=count, metavar="N", default=200, help="how many people (default: 200)")
+    chest.add_argument("--size", type=_side, metavar="PX", default=256, help="pixels a side (default: 256)")
+    chest.add_argument(
+        "--confound",
+        type=_confounding,
+        metavar="VARIABLE=SHARE",
+        help="make VARIABLE and sex go together by selection: of men below and women above its median only SHARE, 0 to "
+        "1, are kept; e.g. heart_area=0.05",
+    )
+    chest.add_argument(
+        "--randomise",
+        metavar="VARIABLE",
+        help="set VARIABLE to that of somebody else, so that it depends on neither sex nor age",
+    )
+
+
+def _side(text: str) -> int:
+    if not text.isdecimal() or int(text) < 16:
+        raise argparse.ArgumentTypeError(f"a whole number of pixels, 16 or more, not {text!r}")
+    return int(text)
+
+
+def _confounding(text: str) -> tuple[str, float]:
+    variable, _, share = text.partition("=")
+    try:
+        if variable and 0 <= float(share) <= 1:
+            return variable, float(share)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"VARIABLE=SHARE with a share of 0 to 1, not {text!r}")
 
 
 def _simulate(options: argparse.Namespace) -> None:
     from segcft.progress import ConsoleProgress
-    from segcft.simulate.ccta import Grid, write_ccta
 
-    table = write_ccta(
-        options.folder,
-        options.vessels,
-        seed=options.seed,
-        grid=Grid.of(options.voxels),
-        progress=ConsoleProgress(),
-    )
+    if options.kind == "chest":
+        from segcft.simulate.chestset import Confounding, write_chest
+
+        table = write_chest(
+            options.folder,
+            options.people,
+            seed=options.seed,
+            size=(options.size, options.size),
+            confounding=Confounding(*options.confound) if options.confound else None,
+            randomise=options.randomise,
+            progress=ConsoleProgress(),
+        )
+    else:
+        from segcft.simulate.ccta import Grid, write_ccta
+
+        table = write_ccta(
+            options.folder,
+            options.vessels,
+            seed=options.seed,
+            grid=Grid.of(options.voxels),
+            progress=ConsoleProgress(),
+        )
     print(table)

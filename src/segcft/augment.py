@@ -1,0 +1,306 @@
+"""Counterfactual data augmentation: a balanced set of images, in which a variable tells nothing about a label.
+
+Where a hospital's men have large hearts and its women small ones, a model that is to learn one learns the other. Here
+training people are asked for the hearts of others, do(variable := value), such that every label gets every training
+person's value (:mod:`segcft.balance`); whatever else an image shows stays with its label.
+
+The folder::
+
+    images/ID.png       originals and counterfactuals; the latter say in their PNG text that they are synthetic
+    metadata.csv        a row an image: id, patient, source (the sample's id), kind (original, counterfactual), do,
+                        every variable as it is in the image, and read_AREA, the area that was read from it
+    rejected.csv        what was asked and is not there: patient, source, do, reason
+    augmentation.json   settings, model, counts and the association before and after
+
+People who are not in the training part are never asked about, and no value that no training person has is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import deque
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+import segcft
+from segcft import artefact
+from segcft.answer import NOTABLE, read_areas, value_of
+from segcft.balance import Request, Turns, correlation_ratio, requests
+from segcft.causal.graph import Graph
+from segcft.causal.intervention import Intervention
+from segcft.data.store import Store
+from segcft.errors import DataError, InterventionError
+from segcft.images.likelihood import to_grey_levels, to_unit
+from segcft.importing import import_data
+from segcft.progress import Progress
+from segcft.run import Run
+from segcft.study import FolderData, Study
+
+STORE = ".store"
+"""Where samples that are given as a folder are while they are augmented."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is to be independent of what, and how."""
+
+    variable: str
+    """Continuous; what is set, e.g. ``heart_area``."""
+    label: str
+    """Categorical; what a model is to learn without the help of ``variable``, e.g. ``sex``."""
+    method: str = ""
+    """none, regressor or segmentor (default: the last of these that is trained)."""
+    draws: int = 1
+    """How often every label gets every training person's value."""
+    originals: bool = True
+    """Whether the original images are in the set, too."""
+    threshold: float = NOTABLE
+    """Answers are rejected if an area's change misses by more than this share of its standard deviation over people."""
+    tries: int = 5
+    """How many people are asked for one value before it is given up."""
+    seed: int = 0
+
+
+def augment(
+    run: Run,
+    out: Path,
+    recipe: Recipe,
+    *,
+    data: Path | None = None,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Write the balanced set of a run's training people to ``out``: whole, or not at all.
+
+    Areas are read by the guide segmentor, so that the judge may still judge. A published model has the judge alone.
+
+    Args:
+        run: a run, or a published model.
+        out: folder to write, which is made or empty.
+        recipe: what to balance.
+        data: for a published model, whose samples are not there: a folder like its study's data, or a store, of
+            whose people those in the training part are taken.
+        device: where to compute.
+        progress: shows how many counterfactuals are done.
+
+    Returns:
+        the content of ``augmentation.json``.
+
+    Raises:
+        InterventionError: the variable or label is not of the study, of the wrong kind, or the label is caused by the
+            variable.
+        RunError: a part is not trained, or was trained on other samples.
+        DataError: ``out`` holds something, the data are missing, or there is only one label.
+    """
+    progress = progress or Progress()
+    check(run.study, recipe)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out}: is there already, and not an empty folder; nothing in it is overwritten")
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # what an interrupted call has left
+    (partial / "images").mkdir(parents=True)
+    try:
+        report = _Augmentation(run, partial, recipe, data, torch.device(device), progress).write()
+        shutil.rmtree(partial / STORE, ignore_errors=True)
+        if out.exists():
+            out.rmdir()
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return report
+
+
+def check(study: Study, recipe: Recipe) -> None:
+    """Raise the :class:`InterventionError` that :func:`augment` would, if there is reason to."""
+    for key, name, kind in (("variable", recipe.variable, "continuous"), ("label", recipe.label, "categorical")):
+        if name not in study.variables:
+            raise InterventionError(f"{key}: {name!r} is not a variable of the study ({', '.join(study.variables)})")
+        if study.variables[name].kind != kind:
+            raise InterventionError(f"{key}: {name} is {study.variables[name].kind}; it has to be {kind}")
+    graph = Graph({name: variable.parents for name, variable in study.variables.items()})
+    if recipe.label in graph.descendants([recipe.variable]):
+        raise InterventionError(
+            f"label: {recipe.variable} causes {recipe.label} in this study, so do({recipe.variable}) would change it"
+        )
+
+
+class _Augmentation:
+    """One call of :func:`augment`, which writes to the folder ``out``."""
+
+    def __init__(
+        self, run: Run, out: Path, recipe: Recipe, data: Path | None, device: torch.device, progress: Progress
+    ) -> None:
+        self.run, self.study, self.out, self.recipe = run, run.study, out, recipe
+        self.device, self.progress = device, progress
+        methods = run.methods()
+        self.method = recipe.method or next(reversed(methods), "segmentor")
+        self.model = run.model(self.method, device)
+        self.reader_name = "judge" if run.published else "segmentor"
+        self.reader = run.load(self.reader_name, device)
+        parts = [self.reader_name, "scm", methods[self.method]]
+        self.store = self._samples(parts, data)
+        names = list(self.study.variables)
+        self.column, self.label_column = names.index(recipe.variable), names.index(recipe.label)
+
+        known = run.people(parts)
+        self.low, self.high = (torch.from_numpy(limit).to(device) for limit in (known.min(axis=0), known.max(axis=0)))
+        self.spread = torch.from_numpy(known[:, self.study.area_columns].std(axis=0)).to(device)
+        rows, values = self.store.indices("train", complete=True), self.store.values()
+        inside = (values >= known.min(axis=0)) & (values <= known.max(axis=0))
+        self.outside = rows[~inside[rows].all(axis=1)]  # nobody, where the people are the run's own
+        self.rows = rows[inside[rows].all(axis=1)]
+        self.values = values[self.rows]
+        self.labels = self.values[:, self.label_column].astype(np.int64)
+        if len(np.unique(self.labels)) < 2:
+            raise DataError(f"{self.store.folder}: {recipe.label} has fewer than two categories among training people")
+        self.table: list[dict[str, Any]] = []
+        self.rejected: list[dict[str, str]] = []
+
+    def write(self) -> dict[str, Any]:
+        recipe = self.recipe
+        for row in self.outside:
+            self._reject(int(row), "", "a value is outside the range of the people that the model was trained on")
+        if recipe.originals:
+            self._originals()
+        asked = requests(self.labels, recipe.draws, recipe.originals)
+        given_up = self._counterfactuals(asked)
+        table = pd.DataFrame(self.table)
+        table.to_csv(self.out / "metadata.csv", index=False, float_format="%.6g")
+        columns = ["patient", "source", "do", "reason"]
+        pd.DataFrame(self.rejected, columns=columns).to_csv(self.out / "rejected.csv", index=False)
+        report = {
+            "segcft": segcft.__version__,
+            "study": self.study.name,
+            "model": self._key(self.method),
+            "read by": self.reader_name,
+            **asdict(recipe),
+            "method": self.method,
+            "people": len(self.rows),
+            "originals": int((table["kind"] == "original").sum()),
+            "counterfactuals": int((table["kind"] == "counterfactual").sum()),
+            "rejected": len(self.rejected),
+            "values given up": given_up,
+            "correlation ratio before": correlation_ratio(self.labels, self.values[:, self.column]),
+            "correlation ratio after": correlation_ratio(table[recipe.label], table[recipe.variable]),
+        }
+        artefact.write_text(self.out / "augmentation.json", json.dumps(report, indent=1) + "\n")
+        return report
+
+    def _samples(self, parts: list[str], data: Path | None) -> Store:
+        """The samples among which the training people are."""
+        if not self.run.published:
+            if data is not None:
+                raise DataError(f"{self.run.folder}: a run augments its own training people; leave out --data")
+            return self.run.samples_of(parts)
+        if data is None:
+            raise DataError(f"{self.run.folder}: a published model has no samples; say where yours are with --data DIR")
+        if (data / "store.json").is_file():
+            store = Store(data)
+            store.require(self.study)
+            return store
+        if not isinstance(self.study.data, FolderData):
+            raise DataError(f"{data}: no store (store.json), and study {self.study.name!r} reads no folder")
+        return import_data(self.study, data, self.out / STORE, self.progress)
+
+    def _originals(self) -> None:
+        for first in range(0, len(self.rows), self._batch):
+            places = np.arange(first, min(first + self._batch, len(self.rows)))
+            pixels = self._pixels(places)
+            read = self._read(to_unit(pixels))
+            values = torch.from_numpy(self.values[places])
+            for place, image, after, areas in zip(places, pixels, values, read, strict=True):
+                self._keep(int(place), image, after, areas, "")
+
+    def _counterfactuals(self, asked: list[Request]) -> int:
+        """Ask until every request is answered or was tried often enough; returns how many were not."""
+        generator = torch.Generator(self.device).manual_seed(self.recipe.seed)
+        turns, waiting, given_up = Turns(self.labels, self.recipe.seed), deque(asked), 0
+        with self.progress.task("Counterfactuals", len(asked)) as task:
+            while waiting:
+                batch = [waiting.popleft() for _ in range(min(self._batch, len(waiting)))]
+                places = np.array([turns.next(request.label) for request in batch])
+                donors = np.array([request.donor for request in batch])
+                pixels, values = self._pixels(places), torch.from_numpy(self.values[places]).to(self.device)
+                wanted = torch.from_numpy(self.values[donors, self.column]).to(self.device)
+                do = self.model.scm.intervention(len(batch), **{self.recipe.variable: wanted})
+                x = to_unit(pixels)
+                answer = self.model.counterfactual(x, values, do, generator)
+                grey = to_grey_levels(answer.image)
+                before, read = self._read(x), self._read(to_unit(grey))
+                reasons = self._reasons(values, answer.values, read - before)
+                for k, (request, place, reason) in enumerate(zip(batch, places, reasons, strict=True)):
+                    text = str(Intervention(self.recipe.variable, round(float(wanted[k]), 3)))
+                    if not reason:
+                        self._keep(int(place), grey[k], answer.values[k], read[k], text)
+                        task.advance()
+                        continue
+                    self._reject(int(self.rows[place]), text, reason)
+                    if request.tries + 1 < self.recipe.tries:
+                        waiting.append(request._replace(tries=request.tries + 1))
+                    else:
+                        given_up += 1
+                        task.advance()
+        return given_up
+
+    def _reasons(self, before: Tensor, after: Tensor, gained: Tensor) -> list[str]:
+        """Why each answer is not good enough, "" if it is; values (B, V) before and after, areas' changes (B, S)."""
+        areas = self.study.area_columns
+        wanted = (after - before)[:, areas]
+        missed = (gained - wanted).abs() > self.recipe.threshold * self.spread
+        outside = (after < self.low) | (after > self.high)
+        reasons: list[list[str]] = [[] for _ in after]
+        for i, k in outside.nonzero().tolist():
+            reasons[i].append(f"{list(self.study.variables)[k]}: {float(after[i, k]):g} is outside the training range")
+        for i, s in missed.nonzero().tolist():
+            reasons[i].append(
+                f"{self.study.areas[s]}: should have changed by {float(wanted[i, s]):+.1f}; "
+                f"the {self.reader_name} reads a change of {float(gained[i, s]):+.1f}"
+            )
+        return ["; ".join(found) for found in reasons]
+
+    def _keep(self, place: int, image: Tensor, after: Tensor, read: Tensor, do: str) -> None:
+        source = self.store.table.iloc[self.rows[place]]
+        kind = "counterfactual" if do else "original"
+        row = {"id": f"{len(self.table):06d}", "patient": source["patient"], "source": source["id"]}
+        row |= {"kind": kind, "do": do}
+        row |= {name: value_of(self.study, name, after[k]) for k, name in enumerate(self.study.variables)}
+        row |= {f"read_{name}": float(area) for name, area in zip(self.study.areas, read, strict=True)}
+        pixels = image.cpu().numpy()
+        picture = Image.fromarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1))
+        picture.save(self.out / "images" / f"{row['id']}.png", pnginfo=self._mark(row) if do else None)
+        self.table.append(row)
+
+    def _mark(self, row: dict[str, Any]) -> PngInfo:
+        text = PngInfo()
+        text.add_text("Description", "Synthetic image: a counterfactual made by segcft. Not for clinical use.")
+        about = {"segcft": segcft.__version__, "study": self.study.name, "method": self.method}
+        text.add_text("segcft", json.dumps(about | {"model": self._key(self.method)} | row))
+        return text
+
+    def _reject(self, row: int, do: str, reason: str) -> None:
+        source = self.store.table.iloc[row]
+        self.rejected.append({"patient": source["patient"], "source": source["id"], "do": do, "reason": reason})
+
+    def _key(self, method: str) -> str:
+        return str(artefact.read_meta(self.run.path(self.run.methods()[method]))["key"])
+
+    @property
+    def _batch(self) -> int:
+        return self.study.evaluation.batch_size
+
+    def _pixels(self, places: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(np.asarray(self.store.images[self.rows[places]])).to(self.device)
+
+    @torch.no_grad()
+    def _read(self, x: Tensor) -> Tensor:
+        return read_areas(self.study, self.reader, x)

@@ -1,0 +1,86 @@
+"""`segcft augment`: counterfactual data augmentation."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from segcft.cli_options import count, hardware, quiet_libraries, seed
+
+
+def add_augment(command: Callable[[str, object, str], argparse.ArgumentParser]) -> None:
+    """Add the command; ``command`` adds one of a name, a function and a summary."""
+    parser = command("augment", _augment, "write a balanced set of a run's training images and their counterfactuals")
+    parser.add_argument("run", metavar="RUN", type=Path, help="folder of a run or of a published model")
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="folder to write; its table is metadata.csv")
+    parser.add_argument(
+        "--variable", metavar="NAME", required=True, help="what is to tell nothing about the label, e.g. heart_area"
+    )
+    parser.add_argument("--label", metavar="NAME", required=True, help="a categorical variable, e.g. sex")
+    parser.add_argument(
+        "--method", default="", help="none, regressor or segmentor (default: the last of these that is trained)"
+    )
+    parser.add_argument(
+        "--draws",
+        type=count,
+        metavar="N",
+        default=1,
+        help="how often every label gets the value of every training person (default: 1)",
+    )
+    parser.add_argument(
+        "--counterfactuals-only", action="store_true", help="leave out the original images (default: they count)"
+    )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        metavar="SD",
+        help="reject answers an area of which misses its change by more than this share of its standard deviation "
+        "over people (default: 0.25)",
+    )
+    parser.add_argument(
+        "--tries", type=count, metavar="N", default=5, help="people asked for one value before it is left out"
+    )
+    parser.add_argument("--seed", type=seed, default=0, help="of who is asked for whose value (default: 0)")
+    parser.add_argument(
+        "--data",
+        metavar="DIR",
+        type=Path,
+        help="for a published model: images, masks and table as its study has them, or a store; its training people "
+        "are augmented",
+    )
+    hardware(parser)
+
+
+def _augment(options: argparse.Namespace) -> None:
+    from segcft.run import Run
+
+    run = Run(options.run)
+    quiet_libraries()
+    from segcft.augment import NOTABLE, Recipe, augment
+    from segcft.progress import ConsoleProgress
+    from segcft.training import make_fabric
+
+    recipe = Recipe(
+        options.variable,
+        options.label,
+        options.method,
+        options.draws,
+        not options.counterfactuals_only,
+        NOTABLE if options.threshold is None else options.threshold,
+        options.tries,
+        options.seed,
+    )
+    device = make_fabric(options.device).device
+    report = augment(run, options.folder, recipe, data=options.data, device=device, progress=ConsoleProgress())
+    print(
+        f"{report['originals']} originals and {report['counterfactuals']} counterfactuals of {report['people']} training "
+        f"people; {report['rejected']} answers rejected, {report['values given up']} values given up\n"
+        f"of the variance of {recipe.variable}, {recipe.label} explains {report['correlation ratio after']:.1%} "
+        f"(before: {report['correlation ratio before']:.1%})\n"
+        f"areas were read by the {report['read by']}"
+    )
+    if run.published:
+        print("a published model has no guide: do not judge models of these images by its judge", file=sys.stderr)
+    print(f"images and table: {options.folder}", file=sys.stderr)

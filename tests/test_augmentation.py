@@ -1,0 +1,269 @@
+"""Counterfactual data augmentation: the set is balanced, honest about what was left out, and the same every time."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from segcft import artefact
+from segcft.answer import NOTABLE
+from segcft.augment import Recipe, augment
+from segcft.balance import Turns, correlation_ratio, requests
+from segcft.cli import main
+from segcft.data.store import Store
+from segcft.errors import DataError, InterventionError
+from segcft.run import Run, write_people
+from tests.conftest import MakeStudy
+
+LENIENT = 100.0
+"""A threshold that tiny networks meet."""
+RECIPE = Recipe("heart_area", "sex", threshold=LENIENT)
+
+Labels = st.lists(st.integers(0, 3), min_size=2, max_size=40).filter(lambda labels: len(set(labels)) > 1)
+
+
+@given(Labels, st.integers(1, 3), st.booleans(), st.integers(0, 9))
+def test_every_label_gets_every_value_equally_often(
+    labels: list[int], draws: int, originals: bool, seed: int
+) -> None:
+    label = np.array(labels)
+    values = np.random.default_rng(seed).normal(size=len(label)) + 10 * label
+    got = Counter((request.label, request.donor) for request in requests(label, draws, originals))
+    if originals:
+        got.update((own, person) for person, own in enumerate(labels))
+    assert set(got) == {(own, donor) for own in set(labels) for donor in range(len(labels))}
+    assert set(got.values()) == {draws}
+    pairs = list(got)
+    assert correlation_ratio([own for own, _ in pairs], values[[donor for _, donor in pairs]]) == pytest.approx(0)
+
+
+@given(Labels, st.integers(0, 9))
+def test_people_take_turns_within_their_label(labels: list[int], seed: int) -> None:
+    turns = Turns(np.array(labels), seed)
+    for label in set(labels):
+        own = [person for person, one in enumerate(labels) if one == label]
+        for _ in range(2):
+            assert sorted(turns.next(label) for _ in own) == own
+
+
+def test_the_correlation_ratio_is_the_share_of_variance_explained() -> None:
+    assert correlation_ratio(["F", "F", "M", "M"], [1, 1, 3, 3]) == pytest.approx(1)
+    assert correlation_ratio(["F", "F", "M", "M"], [1, 3, 1, 3]) == pytest.approx(0)
+    assert correlation_ratio(["F", "F", "M", "M"], [0, 2, 2, 4]) == pytest.approx(1 / 2)
+    assert np.isnan(correlation_ratio(["F", "M"], [1, 1]))
+
+
+@pytest.fixture(scope="module")
+def balanced(small_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("augment") / "balanced"
+    augment(small_run, folder, RECIPE)
+    return folder
+
+
+def read(folder: Path, name: str = "metadata.csv") -> pd.DataFrame:
+    return pd.read_csv(folder / name, dtype={"id": str, "source": str, "patient": str}, keep_default_na=False)
+
+
+def test_the_set_is_balanced_and_only_the_variable_has_changed(balanced: Path, small_run: Run) -> None:
+    store, table = small_run.store(), read(balanced)
+    people = store.table.iloc[store.indices("train", complete=True)].set_index("id")
+    assert set(table["source"]) == set(people.index)  # training people, and all of them
+    by_label = [np.sort(part["heart_area"]) for _, part in table.groupby("sex")]
+    for areas in by_label:
+        assert areas == pytest.approx(np.sort(people["heart_area"]), abs=1e-3)
+    report = json.loads((balanced / "augmentation.json").read_text())
+    assert report["correlation ratio after"] == pytest.approx(0, abs=1e-6)
+    assert report["correlation ratio before"] > 0.01
+    assert report["originals"] == len(people) == report["counterfactuals"]
+    before = people.loc[table["source"]]
+    for name in ("sex", "patient"):
+        assert (table[name].to_numpy() == before[name].to_numpy()).all()
+    for name in ("age", "left_lung_area", "right_lung_area"):
+        assert table[name].to_numpy() == pytest.approx(before[name].to_numpy(), rel=1e-4)
+    original = (table["kind"] == "original").to_numpy()
+    assert table["heart_area"][original].to_numpy() == pytest.approx(before["heart_area"][original], rel=1e-4)
+    asked = table["do"][~original].str.removeprefix("heart_area=").astype(float)
+    assert asked.to_numpy() == pytest.approx(table["heart_area"][~original], abs=2e-3)
+    assert table["heart_area"].between(people["heart_area"].min() - 1e-3, people["heart_area"].max() + 1e-3).all()
+
+
+def test_images_are_the_people_or_say_that_they_are_synthetic(balanced: Path, small_run: Run) -> None:
+    store = small_run.store()
+    rows = {id: row for row, id in enumerate(store.table["id"])}
+    table = read(balanced)
+    assert sorted(path.stem for path in (balanced / "images").iterdir()) == sorted(table["id"])
+    for row in table.to_dict("records"):
+        with Image.open(balanced / "images" / f"{row['id']}.png") as picture:
+            if row["kind"] == "original":
+                assert np.array_equal(np.asarray(picture), store.images[rows[row["source"]]][0])
+                continue
+            assert "ynthetic" in picture.text["Description"]
+            assert json.loads(picture.text["segcft"])["do"] == row["do"]
+
+
+def test_the_same_seed_gives_the_same_files(balanced: Path, small_run: Run, tmp_path: Path) -> None:
+    augment(small_run, tmp_path / "again", RECIPE)
+    augment(small_run, tmp_path / "other", Recipe("heart_area", "sex", threshold=LENIENT, seed=1))
+    files = sorted(path.relative_to(balanced) for path in balanced.rglob("*") if path.is_file())
+    assert all((balanced / file).read_bytes() == (tmp_path / "again" / file).read_bytes() for file in files)
+    assert not read(tmp_path / "other").equals(read(balanced))
+
+
+def test_what_misses_is_rejected_and_listed_and_somebody_else_is_asked(small_run: Run, tmp_path: Path) -> None:
+    report = augment(small_run, tmp_path / "set", Recipe("heart_area", "sex", threshold=0.5, tries=2, originals=False))
+    table, rejected = read(tmp_path / "set"), read(tmp_path / "set", "rejected.csv")
+    assert report["rejected"] == len(rejected) > 0
+    assert report["values given up"] > 0
+    people = report["people"]
+    assert len(table) == report["counterfactuals"] == 2 * people - report["values given up"]
+    assert rejected["reason"].str.contains("the segmentor reads a change of").all()
+    assert rejected["do"].str.startswith("heart_area=").all()
+    # What was kept is within the threshold.
+    store = small_run.store()
+    known = store.values()[store.indices("train", complete=True)][:, small_run.study.area_columns]
+    original = augment(small_run, tmp_path / "all", RECIPE) and read(tmp_path / "all").query("kind == 'original'")
+    before = original.set_index("source").loc[table["source"]]
+    people_before = store.table.set_index("id").loc[table["source"]]
+    for name, spread in zip(small_run.study.areas, known.std(axis=0), strict=True):
+        gained = table[f"read_{name}"].to_numpy() - before[f"read_{name}"].to_numpy()
+        wanted = table[name].to_numpy() - people_before[name].to_numpy()
+        assert (np.abs(gained - wanted) <= 0.5 * spread + 0.01).all()
+
+
+def test_a_published_model_augments_training_people_of_given_data(small_run: Run, tmp_path: Path) -> None:
+    # The parts of a published model; its card and figures are another test's.
+    model = Run(tmp_path / "model", small_run.study)
+    model.write_study()
+    for part in ("judge", "scm", "hvae", "cft-segmentor"):
+        artefact.link(small_run.path(part), model.path(part))
+    store = small_run.store()
+    known = store.values()[store.indices("train", complete=True)]
+    narrow = known[known[:, 1] < np.quantile(known[:, 1], 0.8)]  # without the old
+    write_people(model.people_file, small_run.study, narrow)
+    with pytest.raises(DataError, match="--data"):
+        augment(Run(model.folder), tmp_path / "set", RECIPE)
+    report = augment(Run(model.folder), tmp_path / "set", RECIPE, data=store.folder)
+    assert report["read by"] == "judge"
+    table, rejected = read(tmp_path / "set"), read(tmp_path / "set", "rejected.csv")
+    assert table["age"].max() <= narrow[:, 1].max() + 1e-3
+    assert rejected["reason"].str.contains("outside the range").any()
+    train = set(store.table["id"][store.indices("train")])
+    assert set(table["source"]) | set(rejected["source"]) <= train
+    with pytest.raises(DataError, match="leave out --data"):
+        augment(small_run, tmp_path / "other", RECIPE, data=store.folder)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (Recipe("heart", "sex"), "variable: 'heart' is not a variable of the study"),
+        (Recipe("sex", "sex"), "variable: sex is categorical; it has to be continuous"),
+        (Recipe("heart_area", "age"), "label: age is continuous; it has to be categorical"),
+    ],
+)
+def test_wrong_variables_are_told(small_run: Run, tmp_path: Path, recipe: Recipe, message: str) -> None:
+    with pytest.raises(InterventionError, match=message.replace("(", r"\(")):
+        augment(small_run, tmp_path / "set", recipe)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_label_that_the_variable_causes_is_refused(make_small_study: MakeStudy, tmp_path: Path) -> None:
+    sex = {"kind": "categorical", "categories": ["F", "M"], "parents": ["age"]}
+    with pytest.raises(InterventionError, match=r"age causes sex in this study, so do\(age\) would change it"):
+        augment(Run(tmp_path, make_small_study({"variables.sex": sex})), tmp_path / "set", Recipe("age", "sex"))
+
+
+def test_nothing_is_overwritten_and_a_failure_leaves_nothing(
+    small_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "set"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(DataError, match="nothing in it is overwritten"):
+        augment(small_run, out, RECIPE)
+    shutil.rmtree(out)
+
+    def interrupt(*_: object) -> float:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("segcft.augment.correlation_ratio", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        augment(small_run, out, RECIPE)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_writes_the_set_and_says_what_it_did(
+    small_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["augment", str(small_run.folder), str(tmp_path / "set"), "--variable", "heart_area", "--label", "sex"]
+    assert main([*words, "--threshold", str(LENIENT), "--method", "none", "--draws", "2", "--device", "cpu"]) == 0
+    out = capsys.readouterr().out
+    people = len(small_run.store().indices("train", complete=True))
+    assert f"{people} originals and {3 * people} counterfactuals of {people} training people" in out
+    assert "sex explains 0.0%" in out
+    assert "read by the segmentor" in out
+    assert json.loads((tmp_path / "set" / "augmentation.json").read_text())["method"] == "none"
+    assert main([*words[:2], str(tmp_path / "x"), "--variable", "hart", "--label", "sex"]) == 1
+    assert "'hart' is not a variable" in capsys.readouterr().err
+
+
+def test_the_usual_threshold_is_that_of_answers() -> None:
+    assert Recipe("heart_area", "sex").threshold == NOTABLE
+
+
+def simulate(folder: Path, *options: str) -> pd.DataFrame:
+    assert main(["simulate", "chest", str(folder), "--size", "32", "--people", "60", "--seed", "4", *options]) == 0
+    return pd.read_csv(folder / "metadata.csv")
+
+
+def test_simulated_files_are_confounded_or_randomised_as_asked(tmp_path: Path) -> None:
+    natural = simulate(tmp_path / "natural")
+    confounded = simulate(tmp_path / "confounded", "--confound", "heart_area=0")
+    randomised = simulate(tmp_path / "randomised", "--randomise", "heart_area")
+    men = confounded["sex"] == "M"
+    assert confounded["heart_area"][men].min() > confounded["heart_area"][~men].max()
+    # The same people; only the heart is another's, and its areas are the natural ones.
+    assert randomised.drop(columns="heart_area").equals(natural.drop(columns="heart_area"))
+    assert not np.allclose(randomised["heart_area"], natural["heart_area"])
+    assert randomised["heart_area"].std() == pytest.approx(natural["heart_area"].std(), rel=0.4)
+    assert abs(correlation_ratio(randomised["sex"], randomised["heart_area"])) < 0.1
+    with (tmp_path / "natural" / "metadata.csv").open() as file:
+        first = next(csv.DictReader(file))
+    mask = np.asarray(Image.open(tmp_path / "natural" / "masks" / f"{first['id']}_heart.png"))
+    assert mask.sum() / 255 == pytest.approx(float(first["heart_area"]), rel=0.01)
+
+
+def test_simulated_files_are_a_folder_data_set(tmp_path: Path, make_small_study: MakeStudy) -> None:
+    from segcft.data.folder import import_folder
+
+    table = simulate(tmp_path / "people").set_index("id")
+    structures = {f"structures.{name}.file": f"{{id}}_{name}.png" for name in ("left_lung", "right_lung", "heart")}
+    study = make_small_study({"data": {"source": "folder"}} | structures)
+    store: Store = import_folder(study, tmp_path / "people", tmp_path / "store")
+    assert len(store) == len(table)
+    for name in ("sex", "age"):
+        assert (store.table.set_index("id").loc[table.index, name] == table[name]).all()
+    assert store.table["heart_area"].to_numpy() == pytest.approx(table["heart_area"].to_numpy(), rel=0.01)
+
+
+@pytest.mark.parametrize("option", ["heart_area", "heart_area=2", "heart_area=x", "=0.5"])
+def test_a_share_is_one(tmp_path: Path, option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["simulate", "chest", str(tmp_path / "people"), "--confound", option])
+    assert "VARIABLE=SHARE" in capsys.readouterr().err
+
+
+def test_only_numbers_are_confounded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["simulate", "chest", str(tmp_path / "people"), "--randomise", "sex"]) == 1
+    assert "sex: not a number of the chest simulator" in capsys.readouterr().err
+    assert not (tmp_path / "people").exists()
