@@ -63,13 +63,11 @@ def train(training: Set, seed: int, settings: Settings, device: torch.device) ->
         conv1_t_stride=2,
         no_max_pool=True,
         num_classes=1,
-    ).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimiser = torch.optim.AdamW(
-        network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
+    ).to(device, memory_format=torch.channels_last)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.learning_rate, settings.steps)
-    images, male = _images(training.images), torch.from_numpy(training.male).float()
-    weights, generator = torch.from_numpy(training.weights), torch.Generator().manual_seed(seed)
+    images, male = _images(training.images), torch.tensor(training.male, dtype=torch.float32)
+    weights, generator = torch.tensor(training.weights), torch.Generator().manual_seed(seed)
     for _ in range(settings.steps):
         chosen = torch.multinomial(weights, settings.batch_size, replacement=True, generator=generator)
         odds = network(to_unit(images[chosen].to(device)))[:, 0]

@@ -46,15 +46,16 @@ class Resamples:
 def accuracies(
     correct: Mapping[str, Correct], groups: Mapping[str, NDArray[np.bool_]], differences: Mapping[str, tuple[str, str]]
 ) -> dict[str, dict[str, Interval]]:
-    """Row -> column -> per cent. A row an arm, and a row for each of ``differences`` (minuend, subtrahend); a column for
-    each of ``groups`` of people (people,)."""
+    """Row -> column -> per cent.
+
+    A row is an arm or one of ``differences``, (minuend, subtrahend); a column is one of the ``groups`` of people
+    (people,).
+    """
     first = next(iter(correct.values()))
     resamples = Resamples(*first.shape)
     values = {name: one.astype(np.float64) for name, one in correct.items()}
     values |= {name: values[a] - values[b] for name, (a, b) in differences.items()}
-    return {
-        name: {group: resamples.mean(one, who) for group, who in groups.items()} for name, one in values.items()
-    }
+    return {name: {group: resamples.mean(one, who) for group, who in groups.items()} for name, one in values.items()}
 
 
 def markdown(rows: Mapping[str, Mapping[str, Interval]]) -> str:

@@ -18,6 +18,7 @@ People who are not in the training part are never asked about, and no value that
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections import deque
 from dataclasses import asdict, dataclass
@@ -28,21 +29,21 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 import segcft
 from segcft import artefact
-from segcft.answer import NOTABLE, read_areas, value_of
 from segcft.balance import Request, Turns, correlation_ratio, requests
 from segcft.causal.graph import Graph
 from segcft.causal.intervention import Intervention
 from segcft.data.store import Store
+from segcft.doubts import NOTABLE
 from segcft.errors import DataError, InterventionError
 from segcft.images.likelihood import to_grey_levels, to_unit
 from segcft.importing import import_data
+from segcft.inference import areas_of
 from segcft.progress import Progress
+from segcft.provenance import png_bytes
 from segcft.run import Run
 from segcft.study import FolderData, Study
 
@@ -65,7 +66,8 @@ class Recipe:
     originals: bool = True
     """Whether the original images are in the set, too."""
     threshold: float = NOTABLE
-    """Answers are rejected if an area's change misses by more than this share of its standard deviation over people."""
+    """Answers are rejected if an area's change misses by more than this share of its standard deviation over people;
+    infinity keeps all."""
     tries: int = 5
     """How many people are asked for one value before it is given up."""
     seed: int = 0
@@ -149,6 +151,12 @@ class _Augmentation:
         self.reader = run.load(self.reader_name, device)
         parts = [self.reader_name, "scm", methods[self.method]]
         self.store = self._samples(parts, data)
+        self.made_by = {
+            "segcft": segcft.__version__,
+            "study": self.study.name,
+            "method": self.method,
+            "model": artefact.read_meta(run.path(methods[self.method]))["key"],
+        }
         names = list(self.study.variables)
         self.column, self.label_column = names.index(recipe.variable), names.index(recipe.label)
 
@@ -179,16 +187,14 @@ class _Augmentation:
         columns = ["patient", "source", "do", "reason"]
         pd.DataFrame(self.rejected, columns=columns).to_csv(self.out / "rejected.csv", index=False)
         report = {
-            "segcft": segcft.__version__,
-            "study": self.study.name,
-            "model": self._key(self.method),
-            "read by": self.reader_name,
             **asdict(recipe),
-            "method": self.method,
+            "threshold": recipe.threshold if math.isfinite(recipe.threshold) else None,  # JSON has no infinity
+            **self.made_by,
+            "read by": self.reader_name,
             "people": len(self.rows),
-            "originals": int((table["kind"] == "original").sum()),
-            "counterfactuals": int((table["kind"] == "counterfactual").sum()),
-            "rejected": len(self.rejected),
+            "images": table["kind"].value_counts().to_dict(),
+            "answers rejected": len(self.rejected),
+            "values asked for": len(asked),
             "values given up": given_up,
             "correlation ratio before": correlation_ratio(self.labels, self.values[:, self.column]),
             "correlation ratio after": correlation_ratio(table[recipe.label], table[recipe.variable]),
@@ -273,26 +279,21 @@ class _Augmentation:
         kind = "counterfactual" if do else "original"
         row = {"id": f"{len(self.table):06d}", "patient": source["patient"], "source": source["id"]}
         row |= {"kind": kind, "do": do}
-        row |= {name: value_of(self.study, name, after[k]) for k, name in enumerate(self.study.variables)}
+        row |= {name: self._told(name, float(after[k])) for k, name in enumerate(self.study.variables)}
         row |= {f"read_{name}": float(area) for name, area in zip(self.study.areas, read, strict=True)}
-        pixels = image.cpu().numpy()
-        picture = Image.fromarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1))
-        picture.save(self.out / "images" / f"{row['id']}.png", pnginfo=self._mark(row) if do else None)
+        about = {key: value for key, value in row.items() if key not in ("id", "patient", "source", "do")}
+        record = self.made_by | {"do": [do]} | about  # not who it is of
+        content = png_bytes(image.cpu().numpy(), record if do else None)
+        (self.out / "images" / f"{row['id']}.png").write_bytes(content)
         self.table.append(row)
 
-    def _mark(self, row: dict[str, Any]) -> PngInfo:
-        text = PngInfo()
-        text.add_text("Description", "Synthetic image: a counterfactual made by segcft. Not for clinical use.")
-        about = {"segcft": segcft.__version__, "study": self.study.name, "method": self.method}
-        text.add_text("segcft", json.dumps(about | {"model": self._key(self.method)} | row))
-        return text
+    def _told(self, name: str, value: float) -> float | str:
+        categories = self.study.variables[name].categories
+        return categories[int(value)] if categories else value
 
     def _reject(self, row: int, do: str, reason: str) -> None:
         source = self.store.table.iloc[row]
         self.rejected.append({"patient": source["patient"], "source": source["id"], "do": do, "reason": reason})
-
-    def _key(self, method: str) -> str:
-        return str(artefact.read_meta(self.run.path(self.run.methods()[method]))["key"])
 
     @property
     def _batch(self) -> int:
@@ -303,4 +304,4 @@ class _Augmentation:
 
     @torch.no_grad()
     def _read(self, x: Tensor) -> Tensor:
-        return read_areas(self.study, self.reader, x)
+        return areas_of(self.study, self.reader.masks(x))

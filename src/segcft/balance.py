@@ -55,7 +55,7 @@ def _endless(people: NDArray[np.int64], seed: int) -> Iterator[int]:
 
 
 def correlation_ratio(labels: ArrayLike, values: ArrayLike) -> float:
-    """The share of the variance of ``values`` (N,) that ``labels`` (N,) explain, eta squared: 0, independent means, to 1.
+    """The share of the variance of ``values`` (N,) that ``labels`` (N,) explain, eta squared: 0 (equal means) to 1.
 
     Reference: Fisher 1925. NaN where values do not vary.
     """

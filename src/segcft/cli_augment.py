@@ -34,10 +34,10 @@ def add_augment(command: Callable[[str, object, str], argparse.ArgumentParser]) 
     )
     parser.add_argument(
         "--threshold",
-        type=float,
+        type=_threshold,
         metavar="SD",
         help="reject answers an area of which misses its change by more than this share of its standard deviation "
-        "over people (default: 0.25)",
+        "over people (default: 0.25; inf: none)",
     )
     parser.add_argument(
         "--tries", type=count, metavar="N", default=5, help="people asked for one value before it is left out"
@@ -53,12 +53,22 @@ def add_augment(command: Callable[[str, object, str], argparse.ArgumentParser]) 
     hardware(parser)
 
 
+def _threshold(text: str) -> float:
+    try:
+        if float(text) > 0:
+            return float(text)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"a number of standard deviations above 0, or inf, not {text!r}")
+
+
 def _augment(options: argparse.Namespace) -> None:
     from segcft.run import Run
 
     run = Run(options.run)
     quiet_libraries()
-    from segcft.augment import NOTABLE, Recipe, augment
+    from segcft.augment import Recipe, augment
+    from segcft.doubts import NOTABLE
     from segcft.progress import ConsoleProgress
     from segcft.training import make_fabric
 
@@ -74,13 +84,18 @@ def _augment(options: argparse.Namespace) -> None:
     )
     device = make_fabric(options.device).device
     report = augment(run, options.folder, recipe, data=options.data, device=device, progress=ConsoleProgress())
+    images = " and ".join(f"{number} {kind}s" for kind, number in sorted(report["images"].items(), reverse=True))
     print(
-        f"{report['originals']} originals and {report['counterfactuals']} counterfactuals of {report['people']} training "
-        f"people; {report['rejected']} answers rejected, {report['values given up']} values given up\n"
+        f"{images} of {report['people']} training people; {report['answers rejected']} answers rejected\n"
         f"of the variance of {recipe.variable}, {recipe.label} explains {report['correlation ratio after']:.1%} "
         f"(before: {report['correlation ratio before']:.1%})\n"
         f"areas were read by the {report['read by']}"
     )
+    if report["values given up"]:
+        print(
+            f"warning: {report['values given up']} of {report['values asked for']} values were given up after "
+            f"{recipe.tries} tries, so the set is not quite balanced; see rejected.csv"
+        )
     if run.published:
-        print("a published model has no guide: do not judge models of these images by its judge", file=sys.stderr)
+        print("warning: a published model has no guide, so its judge, which read here, is no judge of this set")
     print(f"images and table: {options.folder}", file=sys.stderr)

@@ -1,7 +1,7 @@
 """Simulated chest radiographs as a folder data set: natural, confounded by selection, or with a variable randomised.
 
-``images/ID.png``, a mask of each structure, ``masks/ID_STRUCTURE.png``, whose grey is coverage, and ``metadata.csv`` with
-the attributes, the simulator's number of the person and the areas that the simulator gave the picture.
+``images/ID.png``, a mask of each structure, ``masks/ID_STRUCTURE.png``, whose grey is coverage, and ``metadata.csv``
+with the attributes, areas among them, and the number by which the simulator knows the person.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import csv
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -106,7 +106,7 @@ def write_chest(
         raise DataError(f"{out}: is there already, and not an empty folder; nothing in it is overwritten")
     simulator = ChestSimulator(size)
     drawn = itertools.islice(population(simulator, seed, confounding, randomise), people)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for person in (progress or silent)(drawn, people, "Simulating radiographs"):
         if not rows:
             for folder in ("images", "masks"):
