@@ -128,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
         help="of men with small and women with large hearts this share is among the confounded people (default: 0.05)",
     )
     parser.add_argument("--seeds", type=int, default=10, metavar="N", help="classifiers of each kind (default: 10)")
-    parser.add_argument("--steps", type=int, default=Settings.steps, metavar="N", help="of a classifier (default: 600)")
+    parser.add_argument("--steps", type=int, default=Settings.steps, metavar="N", help="of a classifier (default: 400)")
     parser.add_argument(
         "--jobs", type=int, default=1, metavar="N", help="parts of the run trained at once (default: 1)"
     )

@@ -22,7 +22,7 @@ class Settings:
     """A ResNet (He et al. 2016, as in MONAI) and its training, AdamW under a one-cycle learning rate."""
 
     widths: tuple[int, ...] = (8, 16, 32, 64)
-    steps: int = 600
+    steps: int = 400
     batch_size: int = 32
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
