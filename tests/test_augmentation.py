@@ -184,6 +184,11 @@ def test_wrong_variables_are_told(small_run: Run, tmp_path: Path, recipe: Recipe
     assert not list(tmp_path.iterdir())
 
 
+def test_a_set_without_images_is_an_error(small_run: Run, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no answer was good enough; the first: \w+_area: should have changed by"):
+        augment(small_run, tmp_path / "set", Recipe("heart_area", "sex", threshold=1e-6, tries=1, originals=False))
+
+
 def test_a_label_that_the_variable_causes_is_refused(make_small_study: MakeStudy, tmp_path: Path) -> None:
     sex = {"kind": "categorical", "categories": ["F", "M"], "parents": ["age"]}
     with pytest.raises(InterventionError, match=r"age causes sex in this study, so do\(age\) would change it"):
@@ -213,7 +218,7 @@ def test_the_command_writes_the_set_and_says_what_it_did(
     small_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["augment", str(small_run.folder), str(tmp_path / "set"), "--variable", "heart_area", "--label", "sex"]
-    assert main([*words, "--threshold", "inf", "--method", "none", "--draws", "2", "--device", "cpu"]) == 0
+    assert main([*words, "--threshold", "inf", "--method", "No CFT", "--draws", "2", "--device", "cpu"]) == 0
     out = capsys.readouterr().out
     people = len(small_run.store().indices("train", complete=True))
     assert f"{people} originals and {3 * people} counterfactuals of {people} training people" in out

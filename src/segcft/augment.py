@@ -39,6 +39,7 @@ from segcft.causal.intervention import Intervention
 from segcft.data.store import Store
 from segcft.doubts import NOTABLE
 from segcft.errors import DataError, InterventionError
+from segcft.evaluate.names import METHODS
 from segcft.images.likelihood import to_grey_levels, to_unit
 from segcft.importing import import_data
 from segcft.inference import areas_of
@@ -60,7 +61,7 @@ class Recipe:
     label: str
     """Categorical; what a model is to learn without the help of ``variable``, e.g. ``sex``."""
     method: str = ""
-    """none, regressor or segmentor (default: the last of these that is trained)."""
+    """none, regressor or segmentor, or as tables call them (default: the last of these that is trained)."""
     draws: int = 1
     """How often every label gets every training person's value."""
     originals: bool = True
@@ -102,7 +103,7 @@ def augment(
         InterventionError: the variable or label is not of the study, of the wrong kind, or the label is caused by the
             variable.
         RunError: a part is not trained, or was trained on other samples.
-        DataError: ``out`` holds something, the data are missing, or there is only one label.
+        DataError: ``out`` holds something, the data are missing, there is only one label, or no answer was good enough.
     """
     progress = progress or Progress()
     check(run.study, recipe)
@@ -145,7 +146,8 @@ class _Augmentation:
         self.run, self.study, self.out, self.recipe = run, run.study, out, recipe
         self.device, self.progress = device, progress
         methods = run.methods()
-        self.method = recipe.method or next(reversed(methods), "segmentor")
+        shown = {title: name for name, title in METHODS.items()}
+        self.method = shown.get(recipe.method, recipe.method) or next(reversed(methods), "segmentor")
         self.model = run.model(self.method, device)
         self.reader_name = "judge" if run.published else "segmentor"
         self.reader = run.load(self.reader_name, device)
@@ -182,6 +184,8 @@ class _Augmentation:
             self._originals()
         asked = requests(self.labels, recipe.draws, recipe.originals)
         given_up = self._counterfactuals(asked)
+        if not self.table:
+            raise DataError(f"{self.run.folder}: no answer was good enough; the first: {self.rejected[0]['reason']}")
         table = pd.DataFrame(self.table)
         table.to_csv(self.out / "metadata.csv", index=False, float_format="%.6g")
         columns = ["patient", "source", "do", "reason"]

@@ -20,7 +20,9 @@ def add_augment(command: Callable[[str, object, str], argparse.ArgumentParser]) 
     )
     parser.add_argument("--label", metavar="NAME", required=True, help="a categorical variable, e.g. sex")
     parser.add_argument(
-        "--method", default="", help="none, regressor or segmentor (default: the last of these that is trained)"
+        "--method",
+        default="",
+        help="No CFT, Reg-CFT or Seg-CFT; also none, regressor, segmentor (default: the last of these that is trained)",
     )
     parser.add_argument(
         "--draws",
