@@ -194,18 +194,31 @@ def read_pixels(path: Path, labels: bool = False) -> NDArray[Any]:
         Rejected: the file cannot be read or holds several images.
     """
     try:
-        with Image.open(path) as file:
-            frames = getattr(file, "n_frames", 1)
-            if labels and file.mode in ("P", "PA"):
-                pixels = np.asarray(file.getchannel(0) if file.mode == "PA" else file)
-            elif file.mode in _NATIVE:
-                pixels = np.asarray(file)
-            else:
-                pixels = np.asarray(file.convert("L" if file.mode in ("LA", "La") else "RGB"))
+        file = Image.open(path)
     except Exception as error:  # Pillow's readers raise almost anything over a broken file
         raise Rejected(f"{path}: cannot read this image ({error})") from None
+    with file:
+        return pixels_of(file, str(path), labels)
+
+
+def pixels_of(file: Image.Image, name: str, labels: bool = False) -> NDArray[Any]:
+    """Pixels of an open image file, as :func:`read_pixels` gives them; ``name`` is for errors.
+
+    Raises:
+        Rejected: it cannot be read or holds several images.
+    """
+    try:
+        frames = getattr(file, "n_frames", 1)
+        if labels and file.mode in ("P", "PA"):
+            pixels = np.asarray(file.getchannel(0) if file.mode == "PA" else file)
+        elif file.mode in _NATIVE:
+            pixels = np.asarray(file)
+        else:
+            pixels = np.asarray(file.convert("L" if file.mode in ("LA", "La") else "RGB"))
+    except Exception as error:  # as above
+        raise Rejected(f"{name}: cannot read this image ({error})") from None
     if frames > 1:
-        raise Rejected(f"{path}: holds {frames} images, not one")
+        raise Rejected(f"{name}: holds {frames} images, not one")
     return pixels
 
 

@@ -1,0 +1,197 @@
+// The page: one model, one image, what is known of it and what is asked.
+
+import * as api from "./api.js";
+import { $, make } from "./dom.js";
+import { DRAWS, showDraws } from "./draws.js";
+import { Graph } from "./graph.js";
+import { fromBase64, picture } from "./pixels.js";
+import { Variables } from "./variables.js";
+import { spoken, Viewer } from "./viewer.js";
+
+const SETTLED = 350; // ms without a move, after which draws are made and numbers are said aloud
+const EXAMPLE = "example";
+const GIVEN = "given";
+const HEADER = "from the header";
+
+const viewer = new Viewer();
+const asker = new api.Asker(received, failed);
+let spec, graph, variables, answer, settling;
+let image = null; // { pixels: base64, bytes, known: { name: value }, sources: { name: where from } }
+let asked = {}; // what is set, by name
+
+function question(draws = 0) {
+  return { model: spec.name, pixels: image.pixels, known: image.known, do: asked, method: $("method").value, draws };
+}
+
+function ask() {
+  complain();
+  clearTimeout(settling);
+  $("draws").classList.add("old");
+  asker.ask(question());
+}
+
+function received(told, question) {
+  answer = told;
+  const { record } = told;
+  viewer.show(image.bytes, told);
+  graph.update(record);
+  variables.update(record, asked, image.sources);
+  const nothing = Object.keys(asked).length === 0;
+  $("reset").disabled = nothing;
+  for (const button of document.querySelectorAll("[data-format]")) button.disabled = nothing;
+  $("warnings").replaceChildren(...record.warnings.map((text) => make("p", {}, text.replaceAll("_", " "))));
+  $("page").setAttribute("aria-busy", "false");
+  if (question.draws) {
+    showDraws(spec, told);
+    $("draws").classList.remove("old");
+  }
+  clearTimeout(settling);
+  settling = setTimeout(() => settled(question), SETTLED);
+}
+
+function settled(question) {
+  if ($("said").textContent !== spoken(spec, answer.record)) $("said").textContent = spoken(spec, answer.record);
+  if ($("with-draws").checked && !question.draws) asker.ask({ ...question, draws: DRAWS });
+}
+
+function complain(text = "") {
+  $("problem").textContent = text;
+  $("problem").hidden = text === "";
+}
+
+function failed(error) {
+  complain(error.message);
+  $("page").setAttribute("aria-busy", "false");
+}
+
+function open({ pixels, known }, source) {
+  asker.forget();
+  asked = {};
+  image = { pixels, bytes: fromBase64(pixels), known: { ...known }, sources: Object.fromEntries(Object.keys(known).map((name) => [name, source])) };
+  $("viewer").hidden = $("question").hidden = false;
+  $("invitation").hidden = true;
+  $("draws").replaceChildren();
+  ask();
+}
+
+async function choose(name) {
+  asker.forget();
+  complain();
+  $("page").setAttribute("aria-busy", "true");
+  try {
+    spec = await api.describe(name);
+  } catch (error) {
+    failed(error);
+    return;
+  }
+  image = answer = null;
+  viewer.setModel(spec);
+  graph = new Graph($("graph"), spec);
+  variables = new Variables($("variables"), spec, {
+    set: (name, value) => change(() => (asked[name] = value)),
+    release: (name) => change(() => delete asked[name]),
+    know(name, value) {
+      if (value === null) delete image.known[name], delete image.sources[name];
+      else (image.known[name] = value), (image.sources[name] = GIVEN);
+      change(() => {});
+    },
+  });
+  $("method").replaceChildren(...spec.methods.map(({ name, label }) => make("option", { value: name }, label)));
+  $("method").value = spec.methods.at(-1).name;
+  $("method-pick").hidden = spec.methods.length < 2;
+  const tiles = spec.examples.map((example, k) => {
+    const canvas = picture(spec, fromBase64(example.pixels));
+    canvas.style.aspectRatio = spec.aspect;
+    const open = () => select(example, k);
+    return make("button", { type: "button", class: "example", "aria-label": example.label, title: example.label, onclick: open }, canvas);
+  });
+  $("examples").replaceChildren(...tiles);
+  if (spec.examples.length) select(spec.examples[0], 0);
+  else {
+    $("viewer").hidden = $("question").hidden = true;
+    $("invitation").hidden = false;
+    $("page").setAttribute("aria-busy", "false");
+  }
+}
+
+function select(example, k) {
+  mark(k);
+  open(example, EXAMPLE);
+}
+
+function mark(chosen) {
+  [...$("examples").children].forEach((tile, k) => tile.setAttribute("aria-pressed", k === chosen));
+}
+
+function change(make) {
+  make();
+  if (answer) variables.update(answer.record, asked, image.sources);
+  ask();
+}
+
+async function openFile(file) {
+  if (!file || !spec) return;
+  complain();
+  $("page").setAttribute("aria-busy", "true");
+  try {
+    const read = await api.upload(spec.name, file);
+    mark(-1);
+    open(read, HEADER);
+  } catch (error) {
+    failed(error);
+  }
+}
+
+async function save(format) {
+  complain();
+  try {
+    const url = URL.createObjectURL(await api.fileOf(question(), format));
+    make("a", { href: url, download: `counterfactual.${format}` }).click();
+    setTimeout(() => URL.revokeObjectURL(url), 10_000);
+  } catch (error) {
+    failed(error);
+  }
+}
+
+function setTheme(name) {
+  document.documentElement.dataset.theme = name;
+  const other = name === "dark" ? "Light" : "Dark";
+  $("theme").textContent = other;
+  $("theme").setAttribute("aria-label", `${other} theme`);
+  localStorage.setItem("theme", name);
+  viewer.paint();
+  if (answer?.draws.length) showDraws(spec, answer);
+}
+
+$("model").addEventListener("change", ({ target }) => choose(target.value));
+$("method").addEventListener("change", ask);
+$("reset").addEventListener("click", () => change(() => (asked = {})));
+$("theme").addEventListener("click", () => setTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"));
+$("variables").addEventListener("submit", (event) => event.preventDefault());
+$("with-draws").addEventListener("change", ({ target }) => {
+  if (!target.checked) $("draws").replaceChildren();
+  else if (answer) asker.ask(question(DRAWS));
+});
+$("file").addEventListener("change", ({ target }) => {
+  openFile(target.files[0]);
+  target.value = ""; // the same file can be opened again
+});
+for (const button of document.querySelectorAll("[data-format]")) button.addEventListener("click", () => save(button.dataset.format));
+for (const kind of ["dragover", "drop"]) {
+  document.addEventListener(kind, (event) => {
+    event.preventDefault();
+    document.body.classList.toggle("dropping", kind === "dragover");
+    if (kind === "drop") openFile(event.dataTransfer.files[0]);
+  });
+}
+document.addEventListener("dragleave", (event) => event.relatedTarget || document.body.classList.remove("dropping"));
+
+setTheme(localStorage.getItem("theme") === "light" ? "light" : "dark");
+try {
+  const known = await api.models();
+  $("model").replaceChildren(...known.map(({ name, description }) => make("option", { value: name, title: description }, name)));
+  $("model").parentElement.hidden = known.length < 2;
+  await choose(known[0].name);
+} catch (error) {
+  failed(error);
+}

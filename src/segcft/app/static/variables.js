@@ -1,0 +1,179 @@
+// A row a variable: a slider or buttons to set it, what was observed, asked for and obtained.
+
+import { capital, change, digits, make, show, withUnit } from "./dom.js";
+import { followers } from "./graph.js";
+
+const BEYOND = 0.08; // a slider goes this share of the training range further, so that its end can be felt
+const THUMB = 16; // px, as in question.css
+
+export class Variables {
+  // `on.set(name, value)`, `on.release(name)`, `on.know(name, value or null)`.
+  constructor(root, spec, on) {
+    this.spec = spec;
+    this.on = on;
+    this.rows = new Map(spec.variables.map((variable) => [variable.name, variable.categories.length ? new Category(variable, on) : new Slider(variable, on)]));
+    root.replaceChildren(...[...this.rows.values()].map(({ element }) => element));
+  }
+
+  update(record, set, sources) {
+    const moved = followers(this.spec.variables, record.variables);
+    for (const [name, row] of this.rows) row.update(record.variables[name], set[name], moved.has(name), sources[name]);
+  }
+}
+
+class Row {
+  constructor(variable, on) {
+    this.variable = variable;
+    this.state = make("span", { class: "state" });
+    this.release = make("button", { type: "button", class: "release", hidden: true, "aria-label": `Release ${variable.label}`, title: "Let its causes decide again", onclick: () => on.release(variable.name) }, "release");
+    this.observed = make("dd", {});
+    this.asked = make("dd", {});
+    this.obtained = make("dd", { class: "obtained" });
+    this.labelled = `label-${variable.name}`;
+    this.element = make("section", { class: "variable", "data-variable": variable.name, "aria-labelledby": this.labelled },
+      make("div", { class: "top" }, make("h3", { id: this.labelled }, capital(variable.label)), this.state, this.release));
+  }
+
+  update(row, set, moved, source) {
+    const isSet = set !== undefined;
+    this.element.classList.toggle("set", isSet);
+    this.element.classList.toggle("follows", moved && !isSet);
+    this.release.hidden = !isSet;
+    const by = change(this.variable, row.before, isSet ? set : row.after);
+    this.state.textContent = isSet ? `set${by && `, ${by}`}` : moved ? `follows${by && `, ${by}`}` : "";
+    this.known.update(row, source);
+    if (this.variable.isArea) {
+      const gained = change(this.variable, row.before, row.obtained);
+      this.obtained.textContent = `${withUnit(this.variable, row.obtained)}${gained && ` (${gained})`}`;
+    }
+  }
+}
+
+// What was observed: read from the image, or editable.
+class Known {
+  constructor(variable, on) {
+    this.variable = variable;
+    this.source = make("small", { class: "source" });
+    if (variable.isArea) {
+      this.value = make("span");
+      this.element = make("span", {}, this.value);
+      return;
+    }
+    const label = `Observed ${variable.label}`;
+    this.input = variable.categories.length
+      ? make("select", { "aria-label": label }, ...variable.categories.map((name) => make("option", { value: name }, name)))
+      : make("input", { type: "number", step: "any", "aria-label": label });
+    this.input.addEventListener("change", () => {
+      const text = this.input.value;
+      on.know(variable.name, text === "" ? null : variable.categories.length ? text : Number(text));
+    });
+    this.element = make("span", {}, this.input, this.source);
+  }
+
+  update(row, source) {
+    if (!this.input) {
+      this.value.textContent = withUnit(this.variable, row.before);
+      return;
+    }
+    if (document.activeElement !== this.input) {
+      this.input.value = typeof row.before === "number" ? row.before.toFixed(digits(this.variable)) : row.before;
+    }
+    this.source.textContent = source ?? row.source;
+  }
+}
+
+const term = (name, value) => make("div", {}, make("dt", {}, name), value);
+
+class Slider extends Row {
+  constructor(variable, on) {
+    super(variable, on);
+    const { low, high, least, mayBeZero, central } = variable;
+    const beyond = BEYOND * (high - low);
+    this.step = nice((high - low) / 100);
+    const floor = least === null ? -Infinity : mayBeZero ? least : this.step;
+    this.min = Math.max(Math.floor((low - beyond) / this.step) * this.step, floor);
+    this.max = Math.ceil((high + beyond) / this.step) * this.step;
+    const hint = `range-${variable.name}`;
+    this.slider = make("input", { type: "range", step: "any", "aria-labelledby": this.labelled, "aria-describedby": hint });
+    this.number = make("input", { type: "number", step: "any", "aria-label": `${variable.label} asked for${variable.unit && `, in ${variable.unit}`}` });
+    this.slider.addEventListener("input", () => on.set(variable.name, this.rounded(Number(this.slider.value))));
+    // Arrow keys go by round steps; "any" lets the thumb show what was observed exactly.
+    this.slider.addEventListener("keydown", (event) => {
+      const by = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -10, PageUp: 10 }[event.key];
+      if (by === undefined) return;
+      event.preventDefault();
+      const value = Math.min(Math.max(Number(this.slider.value) + by * this.step, this.min), this.max);
+      on.set(variable.name, this.rounded(value));
+    });
+    this.number.addEventListener("change", () => {
+      if (this.number.value !== "") on.set(variable.name, Number(this.number.value));
+    });
+    this.marks = {
+      full: make("i", { class: "full" }),
+      central: make("i", { class: "central" }),
+      before: make("i", { class: "mark before", title: "observed" }),
+      obtained: make("i", { class: "mark got", title: "obtained", hidden: !variable.isArea }),
+    };
+    this.known = new Known(variable, on);
+    this.observed.append(this.known.element);
+    this.asked.append(this.number);
+    this.element.append(
+      make("div", { class: "slide" }, make("div", { class: "track", "aria-hidden": "true" }, ...Object.values(this.marks)), this.slider),
+      make("p", { class: "range", id: hint }, `trained on ${show(variable, low)} to ${withUnit(variable, high)}, mostly ${show(variable, central[0])} to ${show(variable, central[1])}`),
+      make("dl", {}, term("observed", this.observed), term("asked", this.asked), ...(variable.isArea ? [term("obtained", this.obtained)] : [])));
+  }
+
+  rounded(value) {
+    const round = Math.round(value / this.step) * this.step;
+    return Number(Math.min(Math.max(round, this.min), this.max).toPrecision(10));
+  }
+
+  update(row, set, moved, source) {
+    super.update(row, set, moved, source);
+    const value = set ?? row.after;
+    // What was observed, or typed, may be beyond.
+    const values = [this.min, this.max, row.before, value].filter((one) => Number.isFinite(one));
+    const [min, max] = [Math.min(...values), Math.max(...values)];
+    Object.assign(this.slider, { min, max, value });
+    this.slider.setAttribute("aria-valuetext", withUnit(this.variable, value));
+    if (document.activeElement !== this.number || set === undefined) this.number.value = value.toFixed(digits(this.variable));
+    const at = (number) => {
+      const share = (number - min) / (max - min);
+      return `calc(${100 * share}% + ${(0.5 - share) * THUMB}px)`;
+    };
+    const between = (mark, [from, to]) => {
+      mark.style.left = at(from);
+      mark.style.right = `calc(100% - ${at(to)})`;
+    };
+    between(this.marks.full, [this.variable.low, this.variable.high]);
+    between(this.marks.central, this.variable.central);
+    this.marks.before.style.left = at(row.before);
+    if (row.obtained !== undefined) this.marks.obtained.style.left = at(Math.min(Math.max(row.obtained, min), max));
+    this.element.classList.toggle("beyond", value < this.variable.low || value > this.variable.high);
+  }
+}
+
+class Category extends Row {
+  constructor(variable, on) {
+    super(variable, on);
+    const radio = (name) => make("input", { type: "radio", name: `set-${variable.name}`, value: name });
+    this.radios = variable.categories.map(radio);
+    const choice = make("div", { class: "choice", role: "radiogroup", "aria-labelledby": this.labelled }, ...this.radios.map((input) => make("label", {}, input, make("span", {}, input.value))));
+    choice.addEventListener("change", ({ target }) => on.set(variable.name, target.value));
+    this.known = new Known(variable, on);
+    this.observed.append(this.known.element);
+    this.asked.append(choice);
+    this.element.append(make("dl", {}, term("observed", this.observed), term("asked", this.asked)));
+  }
+
+  update(row, set, moved, source) {
+    super.update(row, set, moved, source);
+    for (const input of this.radios) input.checked = input.value === (set ?? row.after);
+  }
+}
+
+// The nearest of 1, 2, 5, 10, ... from below.
+function nice(step) {
+  const power = 10 ** Math.floor(Math.log10(step));
+  return power * [5, 2, 1].find((digit) => digit * power <= step);
+}
