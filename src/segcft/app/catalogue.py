@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 
-import segcft.app._shim
-from segcft.answer import read_for
 from segcft.app.payload import encode
 from segcft.app.refusal import Refusal
 from segcft.errors import SegcftError
@@ -19,6 +17,7 @@ from segcft.evaluate.figures import STRUCTURE_COLOURS
 from segcft.evaluate.names import method_name, plain
 from segcft.evaluate.page import WIDE
 from segcft.model import Model
+from segcft.question import read_pixels
 from segcft.run import Run
 from segcft.study import Study
 
@@ -138,6 +137,6 @@ def _examples(run: Run) -> list[dict[str, Any]]:
             for name, variable in run.study.variables.items()
             if name not in run.study.areas and row.get(name)
         }
-        pixels = read_for(run.study, folder / Path(row["image"]).name)
+        pixels = read_pixels(run.study, folder / Path(row["image"]).name)
         examples.append({"label": f"Example {number}", "pixels": encode(pixels), "known": known})
     return examples

@@ -15,8 +15,8 @@ FORMATS = {"png": "image/png", "dcm": "application/dicom", "json": "application/
 def as_file(answer: Answer, format: str) -> bytes:
     """The counterfactual, marked as synthetic, or its record."""
     write: dict[str, Callable[[], bytes]] = {
-        "png": lambda: png_bytes(answer.image, answer.record),
-        "dcm": lambda: dicom_bytes(answer.image, answer.record),
-        "json": lambda: json.dumps(answer.record, indent=1, allow_nan=False).encode(),
+        "png": lambda: png_bytes(answer.image, answer.provenance),
+        "dcm": lambda: dicom_bytes(answer.image, answer.provenance, answer.spacing),
+        "json": lambda: json.dumps(answer.provenance, indent=1, allow_nan=False, ensure_ascii=False).encode(),
     }
     return write[format]()

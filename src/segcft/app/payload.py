@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from segcft.answer import Answer
 from segcft.app.refusal import Refusal
+from segcft.causal.intervention import Intervention, parse_intervention
 from segcft.model import Model
 from segcft.study import Study
 
@@ -82,9 +83,19 @@ def ask(model: Model, asked: Asked) -> Answer:
         Refusal: its pixels are not on the model's grid.
         SegcftError: its variables or values are wrong.
     """
-    question = model.question(decode(asked.pixels, model.study), asked.known, asked.do)
+    # In text of Python's and the command line's, "match:PATH" reads a file: the page has no business with those here.
+    known, do = (_interventions(values, model.study) for values in (asked.known, asked.do))
+    question = model.question(decode(asked.pixels, model.study), known, do)
     (answer,) = model.answer([question], asked.method, asked.draws)
     return answer
+
+
+def _interventions(values: dict[str, float | str], study: Study) -> list[Intervention]:
+    """Values as the page sends them, ``{"age": 63, "sex": "F"}``."""
+    return [
+        parse_intervention(f"{name}={value}" if isinstance(value, str) else str(Intervention(name, value)), study.variables)
+        for name, value in values.items()
+    ]
 
 
 def told(answer: Answer, study: Study) -> dict[str, Any]:

@@ -39,7 +39,7 @@ from segcft.app.catalogue import Catalogue
 from segcft.app.files import FORMATS, as_file
 from segcft.app.guard import Guard, RateLimit
 from segcft.app.refusal import Refusal
-from segcft.app.upload import read_upload
+from segcft.app.upload import received
 from segcft.app.worker import Worker
 from segcft.errors import SegcftError
 
@@ -130,8 +130,9 @@ class _Site:
         data = await self._body(request, "application/octet-stream", MOST_UPLOADED)
 
         def read() -> dict[str, Any]:
-            upload = read_upload(self.catalogue[name].study, data)
-            return {"pixels": payload.encode(upload.pixels), "known": upload.said}
+            question = self.catalogue[name].question(received(data))
+            known = {fact.variable: fact.amount for fact in question.known}  # from a DICOM header
+            return {"pixels": payload.encode(question.pixels), "known": known}
 
         return JSONResponse(await self._compute(request, read))
 

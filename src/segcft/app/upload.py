@@ -1,150 +1,91 @@
 """An uploaded file, read in memory alone: nothing of it is written or kept, its name is never asked for.
 
-The bytes are a stranger's. Their size is bounded before anything is unpacked: pixels by what the header says, and
-what is compressed as a whole (``.nii.gz``) by how much of it is read.
+The bytes are a stranger's: a small file can unpack to a huge image. So how large it will be is looked up before
+anything is unpacked.
 """
 
 from __future__ import annotations
 
 import gzip
 import io
+import math
 import warnings
-import zlib
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Iterable
 
-import numpy as np
-from numpy.typing import NDArray
-
-from segcft.data.convert import PERCENTILES
-from segcft.data.imagefile import grey_values, pixels_of
-from segcft.data.reject import Rejected
-from segcft.data.resize import fit_image
+from segcft.data.source import MemoryFile
 from segcft.errors import DataError
-from segcft.study import FolderData, Study
 
 MOST_PIXELS = 32_000_000
 """The largest mammograms have 28 million."""
 
-NAME = "the upload"
-_DEFLATED = "1.2.840.10008.1.2.1.99"  # DICOM whose header, too, is compressed: it would be unpacked unseen
 _GZIP = b"\x1f\x8b"
+_NIFTI_HEADER = 352  # bytes
+_NIFTI_MAGIC = slice(344, 348)
+_DEFLATED = "1.2.840.10008.1.2.1.99"  # DICOM that is compressed as a whole, so that nothing can be looked up before
 
 
-class Upload(NamedTuple):
-    """Pixels on the model's grid, uint8 (C, H, W), and what a DICOM header says: ``{"age": 63.0, "sex": "F"}``."""
-
-    pixels: NDArray[np.uint8]
-    said: dict[str, float | str]
-
-
-class _Grey(NamedTuple):
-    values: NDArray[np.float64]  # (C, H, W) in [0, 1]
-    aspect: float  # height of a pixel over its width
-    said: dict[str, float | str]
-
-
-def read_upload(study: Study, data: bytes) -> Upload:
-    """A PNG, JPEG, TIFF, BMP, DICOM or NIfTI file on the study's grid, treated like the study's own images.
+def received(data: bytes) -> MemoryFile:
+    """The bytes of an image file, called ``upload``.
 
     Raises:
-        DataError: it is none of these, damaged, too large, not one single image, or shows nothing.
+        DataError: it is none of the kinds that are read, damaged, or has too many pixels.
     """
     if not data:
-        raise DataError(f"{NAME}: the file is empty")
-    try:
-        if data[128:132] == b"DICM":
-            grey = _read_dicom(study, data)
-        elif data[:2] == _GZIP or data[344:348] in (b"n+1\0", b"ni1\0") or data[4:7] == b"n+2":
-            grey = _read_nifti(study, data)
-        else:
-            grey = _read_picture(study, data)
-        return Upload(fit_image(grey.values, study.image, grey.aspect), grey.said)
-    except Rejected as error:
-        raise DataError(str(error)) from None
+        raise DataError("upload: the file is empty")
+    if data[128:132] == b"DICM":
+        file = MemoryFile("upload.dcm", data)
+        shape = _dicom_shape(file)
+    elif data[:2] == _GZIP or data[_NIFTI_MAGIC] == b"n+1\0":
+        file = MemoryFile("upload.nii", data)
+        shape = _nifti_shape(file)
+    else:
+        file = MemoryFile("upload", data)
+        shape = _picture_shape(file)
+    if math.prod(max(length, 1) for length in shape) > MOST_PIXELS:
+        size = "x".join(map(str, shape))
+        raise DataError(f"{file}: {size} pixels are more than the {MOST_PIXELS // 10**6} million that are read")
+    return file
 
 
-def _read_picture(study: Study, data: bytes) -> _Grey:
+def _picture_shape(file: MemoryFile) -> Iterable[int]:
     from PIL import Image
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is a stricter one
-            file = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "TIFF", "BMP"))
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is a stricter one
+            with file.open() as opened, Image.open(opened, formats=("PNG", "JPEG", "TIFF", "BMP")) as picture:
+                return picture.size
     except Exception:  # Pillow's readers raise almost anything over a broken file
-        raise Rejected(f"{NAME}: not an image that can be read; expected PNG, JPEG, TIFF, DICOM or NIfTI") from None
-    with file:
-        _check_pixels(*file.size)
-        return _Grey(grey_values(pixels_of(file, NAME), NAME, study.image.channels, *_scale(study)), 1.0, {})
+        raise DataError(f"{file}: no image that can be read; expected PNG, JPEG, TIFF, BMP, DICOM or NIfTI") from None
 
 
-def _read_dicom(study: Study, data: bytes) -> _Grey:
+def _dicom_shape(file: MemoryFile) -> Iterable[int]:
     from pydicom import dcmread
     from pydicom.filereader import read_dataset
 
-    from segcft.data import dicom
-
-    path = Path(NAME)  # for messages
     try:
-        stream = io.BytesIO(data)
-        stream.seek(132)
-        meta = read_dataset(stream, is_implicit_VR=False, is_little_endian=True, stop_when=lambda tag, *_: tag.group > 2)
-        if meta.get("TransferSyntaxUID") == _DEFLATED:
-            raise Rejected(f"{NAME}: a DICOM file with a compressed header is not read")
-        dataset = dcmread(io.BytesIO(data))
-        _check_pixels(int(dataset.get("Columns") or 0), int(dataset.get("Rows") or 0))
-    except Rejected:
+        with file.open() as opened:
+            opened.seek(132)
+            meta = read_dataset(opened, False, True, stop_when=lambda tag, vr, length: tag.group > 2)
+            if str(meta.get("TransferSyntaxUID")) == _DEFLATED:
+                raise DataError(f"{file}: DICOM that is compressed as a whole ('deflated') is not read")
+            opened.seek(0)
+            header = dcmread(opened, specific_tags=["Rows", "Columns", "NumberOfFrames"], stop_before_pixels=True)
+            return [int(header.get(name) or 1) for name in ("Columns", "Rows", "NumberOfFrames")]
+    except DataError:
         raise
     except Exception as error:  # pydicom's readers raise almost anything over a broken file
-        raise dicom.broken(path, error) from None
-    grey = np.repeat(dicom.shown(path, dataset, *_scale(study))[None].astype(np.float64), study.image.channels, axis=0)
-    said = {name: value for name, value in dicom.person(dataset).items() if value is not None}
-    return _Grey(grey, dicom.aspect(dataset), said)
+        raise DataError(f"{file}: cannot read this DICOM file ({type(error).__name__})") from None
 
 
-def _read_nifti(study: Study, data: bytes) -> _Grey:
-    from segcft.coronary.extra import extra
-
-    nibabel = extra("nibabel", NAME)
+def _nifti_shape(file: MemoryFile) -> Iterable[int]:
     try:
-        if data[:2] == _GZIP:
-            most = MOST_PIXELS * 8
-            with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
-                data = file.read(most + 1)
-            if len(data) > most:
-                raise Rejected(f"{NAME}: unpacked it is larger than {most // 10**6} MB")
-        kind = nibabel.Nifti2Image if data[4:7] == b"n+2" else nibabel.Nifti1Image
-        volume = nibabel.as_closest_canonical(kind.from_bytes(data))
-        _check_pixels(*volume.shape)
-        plane = [axis for axis, length in enumerate(volume.shape) if length > 1]
-        if len(plane) != 2 or max(plane) > 2:
-            shape = " x ".join(map(str, volume.shape))
-            raise Rejected(f"{NAME}: one single slice is expected, this is a volume of {shape}")
-        values = np.squeeze(np.asarray(volume.dataobj, dtype=np.float64))
-        zooms = volume.header.get_zooms()
-    except Rejected:
-        raise
-    except (Exception, zlib.error) as error:  # nibabel's readers raise almost anything over a broken file
-        raise Rejected(f"{NAME}: not a NIfTI file that can be read ({type(error).__name__})") from None
-    # Canonical axes grow to the patient's right, front and top. A reader wants the first two to grow to the picture's
-    # left, the last upwards.
-    pixels = values[::-1, ::-1].T
-    grey_range, window = _scale(study)
-    if grey_range is None and window is None:
-        window = PERCENTILES  # as of a DICOM file that says no window
-    across, down = (float(zooms[axis]) for axis in plane)
-    aspect = down / across if across > 0 and down > 0 else 1.0
-    return _Grey(grey_values(pixels, NAME, study.image.channels, grey_range, window), aspect, {})
-
-
-def _scale(study: Study) -> tuple[Any, Any]:
-    """``grey_range`` and ``window`` of the study's own files."""
-    return (study.data.grey_range, study.data.window) if isinstance(study.data, FolderData) else (None, None)
-
-
-def _check_pixels(*shape: int) -> None:
-    pixels = int(np.prod([max(int(length), 1) for length in shape], dtype=object))
-    if pixels > MOST_PIXELS:
-        raise Rejected(
-            f"{NAME}: {' x '.join(map(str, shape))} pixels are more than the {MOST_PIXELS // 10**6} million that are read"
-        )
+        from nibabel import Nifti1Header
+    except ImportError as error:
+        raise DataError(f"{file}: this needs nibabel ({error}): pip install 'segcft[nifti]'") from None
+    try:
+        with file.open() as opened:
+            head = gzip.GzipFile(fileobj=opened) if file.content[:2] == _GZIP else opened
+            return Nifti1Header.from_fileobj(io.BytesIO(head.read(_NIFTI_HEADER))).get_data_shape()
+    except Exception as error:  # a damaged header may raise anything
+        raise DataError(f"{file}: cannot read this NIfTI file ({type(error).__name__})") from None
