@@ -10,7 +10,9 @@ import gzip
 import io
 import math
 import warnings
-from collections.abc import Iterable
+import zlib
+from collections.abc import Callable, Iterable
+from typing import IO, Any
 
 from segcft.data.source import MemoryFile
 from segcft.errors import DataError
@@ -21,6 +23,7 @@ MOST_PIXELS = 32_000_000
 _GZIP = b"\x1f\x8b"
 _NIFTI_HEADER = 352  # bytes
 _NIFTI_MAGIC = slice(344, 348)
+_FARTHEST = 1_000_000  # bytes from the header to the pixels that are believed
 _DEFLATED = "1.2.840.10008.1.2.1.99"  # DICOM that is compressed as a whole, so that nothing can be looked up before
 
 
@@ -33,14 +36,14 @@ def received(data: bytes) -> MemoryFile:
     if not data:
         raise DataError("upload: the file is empty")
     if data[128:132] == b"DICM":
-        file = MemoryFile("upload.dcm", data)
-        shape = _dicom_shape(file)
-    elif data[:2] == _GZIP or data[_NIFTI_MAGIC] == b"n+1\0":
-        file = MemoryFile("upload.nii", data)
-        shape = _nifti_shape(file)
-    else:
-        file = MemoryFile("upload", data)
-        shape = _picture_shape(file)
+        return _small(MemoryFile("upload.dcm", data), _dicom_shape)
+    if data[:2] == _GZIP or data[_NIFTI_MAGIC] == b"n+1\0":
+        return _unpacked(_small(MemoryFile("upload.nii", data), lambda file: _nifti_header(file).get_data_shape()))
+    return _small(MemoryFile("upload", data), _picture_shape)
+
+
+def _small(file: MemoryFile, shape_of: Callable[[MemoryFile], Iterable[int]]) -> MemoryFile:
+    shape = tuple(shape_of(file))
     if math.prod(max(length, 1) for length in shape) > MOST_PIXELS:
         size = "x".join(map(str, shape))
         raise DataError(f"{file}: {size} pixels are more than the {MOST_PIXELS // 10**6} million that are read")
@@ -78,14 +81,28 @@ def _dicom_shape(file: MemoryFile) -> Iterable[int]:
         raise DataError(f"{file}: cannot read this DICOM file ({type(error).__name__})") from None
 
 
-def _nifti_shape(file: MemoryFile) -> Iterable[int]:
+def _nifti_header(file: MemoryFile) -> Any:
     try:
         from nibabel import Nifti1Header
     except ImportError as error:
         raise DataError(f"{file}: this needs nibabel ({error}): pip install 'segcft[nifti]'") from None
     try:
-        with file.open() as opened:
-            head = gzip.GzipFile(fileobj=opened) if file.content[:2] == _GZIP else opened
-            return Nifti1Header.from_fileobj(io.BytesIO(head.read(_NIFTI_HEADER))).get_data_shape()
+        with _opened(file) as opened:
+            return Nifti1Header.from_fileobj(io.BytesIO(opened.read(_NIFTI_HEADER)))
     except Exception as error:  # a damaged header may raise anything
         raise DataError(f"{file}: cannot read this NIfTI file ({type(error).__name__})") from None
+
+
+def _unpacked(file: MemoryFile) -> MemoryFile:
+    """A NIfTI file without compression, and without what follows the pixels."""
+    header = _nifti_header(file)
+    length = int(min(header.get_data_offset(), _FARTHEST)) + math.prod(header.get_data_shape()) * header["bitpix"] // 8
+    try:
+        with _opened(file) as opened:
+            return MemoryFile(file.name, opened.read(int(length)))
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{file}: cannot unpack this file ({error})") from None
+
+
+def _opened(file: MemoryFile) -> IO[bytes]:
+    return gzip.GzipFile(fileobj=file.open()) if file.content[:2] == _GZIP else file.open()

@@ -41,6 +41,7 @@ export class Asker {
     Object.assign(this, { show, fail, waiting: null, busy: false, abort: new AbortController() });
   }
 
+  // What a question is `of` is the asker's own: it is not sent.
   ask(question) {
     this.waiting = question;
     if (!this.busy) this.run();
@@ -60,7 +61,7 @@ export class Asker {
       const { signal } = this.abort;
       this.waiting = null;
       try {
-        const answer = await (await call("/api/question", { ...asJson(question), signal })).json();
+        const answer = await (await call("/api/question", { ...asJson({ ...question, of: undefined }), signal })).json();
         if (!signal.aborted) this.show(answer, question);
       } catch (error) {
         if (!signal.aborted) this.fail(error);

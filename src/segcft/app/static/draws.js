@@ -17,9 +17,8 @@ export function showDraws(spec, answer) {
   const [height, width] = spec.size;
   const bar = make("i", { class: "colour-bar" });
   bar.style.backgroundImage = gradient((value) => doubtColour(value, 1), 0, 1);
-  $("draws").classList.toggle("wide", spec.wide);
   $("draws").replaceChildren(
     ...answer.draws.map((draw, k) => tile(picture(spec, fromBase64(draw)), `Draw ${k + 1}`)),
-    tile(toCanvas(width, height, (i) => doubtColour(spread[i], limit)), "Standard deviation", make("span", { class: "scale" }, "0", bar, `${limit} grey levels`)),
+    tile(toCanvas(width, height, (i) => doubtColour(spread[i], limit)), "Spread (SD)", make("span", { class: "scale" }, "0", bar, `${limit}`)),
   );
 }

@@ -4,7 +4,7 @@ import { capital, draw, withUnit } from "./dom.js";
 
 const WIDTH = 124;
 const HEIGHT = 46;
-const APART = 40;
+const APART = 46;
 const GAP = 12;
 const IMAGE = "image";
 
@@ -50,15 +50,18 @@ export class Graph {
   edge(from, to, place) {
     const [a, b] = [place.get(from), place.get(to)];
     const down = b.image ? 14 : HEIGHT / 2;
-    const [x1, y1, x2, y2] = [a.x, a.y + HEIGHT / 2, b.x, b.y - down - 7];
-    const bend = Math.min(60, (y2 - y1) / 2);
+    // Arrows arrive a little apart, on the side that they come from.
+    const apart = Math.max(-22, Math.min(22, (a.x - b.x) * 0.12));
+    const [x1, y1, x2, y2] = [a.x - apart, a.y + HEIGHT / 2, b.x + apart, b.y - down - 7];
+    const long = y2 - y1 > HEIGHT + APART;
     // A long arrow falls straight first, between the nodes that it passes.
-    const path = `M${x1},${y1} C${x1},${y2 - y1 > 2 * APART ? y2 - 10 : y1 + bend} ${x2},${y2 - bend} ${x2},${y2}`;
-    const [middleX, middleY] = [(x1 + x2) / 2, (y1 + y2) / 2];
+    const path = long ? `M${a.x},${y1} V${y2 - APART + 10} C${a.x},${y2 - 12} ${x2},${y2 - 22} ${x2},${y2}` : `M${x1},${y1} L${x2},${y2}`;
+    const [middleX, middleY] = [x1 + 0.62 * (x2 - x1), y1 + 0.62 * (y2 - y1)];
     const angle = (Math.atan2(y2 - y1, x2 - x1) * 180) / Math.PI;
+    const heading = long ? 90 : angle;
     const group = draw("g", { class: "edge", "data-edge": `${from}>${to}` },
       draw("path", { class: "line", d: path }),
-      draw("path", { class: "head", d: `M${x2 - 4},${y2 - 1} L${x2 + 4},${y2 - 1} L${x2},${y2 + 6} Z` }),
+      draw("path", { class: "head", transform: `translate(${x2},${y2}) rotate(${heading})`, d: "M-1,-4 L-1,4 L6,0 Z" }),
       // Two strokes across: the arrow is severed here.
       draw("path", { class: "cut", transform: `translate(${middleX},${middleY}) rotate(${angle})`, d: "M-4,-6 L-1,6 M1,-6 L4,6" }));
     this.edges.push({ from, to, group });

@@ -15,19 +15,20 @@ const HEADER = "from the header";
 
 const viewer = new Viewer();
 const asker = new api.Asker(received, failed);
-let spec, graph, variables, answer, settling;
+let spec, graph, variables, answer, newest, settling;
 let image = null; // { pixels: base64, bytes, known: { name: value }, sources: { name: where from } }
 let asked = {}; // what is set, by name
 
-function question(draws = 0) {
-  return { model: spec.name, pixels: image.pixels, known: image.known, do: asked, method: $("method").value, draws };
+function question() {
+  return { model: spec.name, pixels: image.pixels, known: { ...image.known }, do: { ...asked }, method: $("method").value };
 }
 
 function ask() {
   complain();
   clearTimeout(settling);
   $("draws").classList.add("old");
-  asker.ask(question());
+  newest = question();
+  asker.ask(newest);
 }
 
 function received(told, question) {
@@ -43,7 +44,7 @@ function received(told, question) {
   $("page").setAttribute("aria-busy", "false");
   if (question.draws) {
     showDraws(spec, told);
-    $("draws").classList.remove("old");
+    $("draws").classList.toggle("old", question.of !== newest);
   }
   clearTimeout(settling);
   settling = setTimeout(() => settled(question), SETTLED);
@@ -51,7 +52,11 @@ function received(told, question) {
 
 function settled(question) {
   if ($("said").textContent !== spoken(spec, answer.record)) $("said").textContent = spoken(spec, answer.record);
-  if ($("with-draws").checked && !question.draws) asker.ask({ ...question, draws: DRAWS });
+  if ($("with-draws").checked && !question.draws) drawMore();
+}
+
+function drawMore() {
+  asker.ask({ ...newest, draws: DRAWS, of: newest });
 }
 
 function complain(text = "") {
@@ -170,7 +175,7 @@ $("theme").addEventListener("click", () => setTheme(document.documentElement.dat
 $("variables").addEventListener("submit", (event) => event.preventDefault());
 $("with-draws").addEventListener("change", ({ target }) => {
   if (!target.checked) $("draws").replaceChildren();
-  else if (answer) asker.ask(question(DRAWS));
+  else if (answer) drawMore();
 });
 $("file").addEventListener("change", ({ target }) => {
   openFile(target.files[0]);

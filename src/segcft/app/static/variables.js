@@ -4,7 +4,6 @@ import { capital, change, digits, make, show, withUnit } from "./dom.js";
 import { followers } from "./graph.js";
 
 const BEYOND = 0.08; // a slider goes this share of the training range further, so that its end can be felt
-const THUMB = 16; // px, as in question.css
 
 export class Variables {
   // `on.set(name, value)`, `on.release(name)`, `on.know(name, value or null)`.
@@ -28,6 +27,7 @@ class Row {
     this.release = make("button", { type: "button", class: "release", hidden: true, "aria-label": `Release ${variable.label}`, title: "Let its causes decide again", onclick: () => on.release(variable.name) }, "release");
     this.observed = make("dd", {});
     this.asked = make("dd", {});
+    this.askedTerm = make("dt");
     this.obtained = make("dd", { class: "obtained" });
     this.labelled = `label-${variable.name}`;
     this.element = make("section", { class: "variable", "data-variable": variable.name, "aria-labelledby": this.labelled },
@@ -39,12 +39,14 @@ class Row {
     this.element.classList.toggle("set", isSet);
     this.element.classList.toggle("follows", moved && !isSet);
     this.release.hidden = !isSet;
+    this.askedTerm.textContent = isSet ? "asked" : "expected";
     const by = change(this.variable, row.before, isSet ? set : row.after);
     this.state.textContent = isSet ? `set${by && `, ${by}`}` : moved ? `follows${by && `, ${by}`}` : "";
     this.known.update(row, source);
     if (this.variable.isArea) {
       const gained = change(this.variable, row.before, row.obtained);
-      this.obtained.textContent = `${withUnit(this.variable, row.obtained)}${gained && ` (${gained})`}`;
+      const spread = row.obtained_sd === undefined ? "" : ` \u00b1 ${show(this.variable, row.obtained_sd)}`;
+      this.obtained.textContent = `${show(this.variable, row.obtained)}${spread} ${this.variable.unit}${gained && `, ${gained}`}`;
     }
   }
 }
@@ -61,7 +63,7 @@ class Known {
     }
     const label = `Observed ${variable.label}`;
     this.input = variable.categories.length
-      ? make("select", { "aria-label": label }, ...variable.categories.map((name) => make("option", { value: name }, name)))
+      ? make("select", { "aria-label": label }, ...variable.categories.map((name) => make("option", { value: name }, name)), make("option", { value: "" }, "infer"))
       : make("input", { type: "number", step: "any", "aria-label": label });
     this.input.addEventListener("change", () => {
       const text = this.input.value;
@@ -78,7 +80,8 @@ class Known {
     if (document.activeElement !== this.input) {
       this.input.value = typeof row.before === "number" ? row.before.toFixed(digits(this.variable)) : row.before;
     }
-    this.source.textContent = source ?? row.source;
+    const sure = row.sd !== undefined ? ` \u00b1 ${show(this.variable, row.sd)}` : row.probability !== undefined ? `, ${Math.round(100 * row.probability)} %` : "";
+    this.source.textContent = `${source ?? row.source}${sure}`;
   }
 }
 
@@ -120,7 +123,7 @@ class Slider extends Row {
     this.element.append(
       make("div", { class: "slide" }, make("div", { class: "track", "aria-hidden": "true" }, ...Object.values(this.marks)), this.slider),
       make("p", { class: "range", id: hint }, `trained on ${show(variable, low)} to ${withUnit(variable, high)}, mostly ${show(variable, central[0])} to ${show(variable, central[1])}`),
-      make("dl", {}, term("observed", this.observed), term("asked", this.asked), ...(variable.isArea ? [term("obtained", this.obtained)] : [])));
+      make("dl", {}, term("observed", this.observed), make("div", {}, this.askedTerm, this.asked), ...(variable.isArea ? [term("obtained", this.obtained)] : [])));
   }
 
   rounded(value) {
@@ -137,13 +140,10 @@ class Slider extends Row {
     Object.assign(this.slider, { min, max, value });
     this.slider.setAttribute("aria-valuetext", withUnit(this.variable, value));
     if (document.activeElement !== this.number || set === undefined) this.number.value = value.toFixed(digits(this.variable));
-    const at = (number) => {
-      const share = (number - min) / (max - min);
-      return `calc(${100 * share}% + ${(0.5 - share) * THUMB}px)`;
-    };
+    const at = (number) => `${(100 * (number - min)) / (max - min)}%`;
     const between = (mark, [from, to]) => {
       mark.style.left = at(from);
-      mark.style.right = `calc(100% - ${at(to)})`;
+      mark.style.right = at(max + min - to);
     };
     between(this.marks.full, [this.variable.low, this.variable.high]);
     between(this.marks.central, this.variable.central);
@@ -163,7 +163,7 @@ class Category extends Row {
     this.known = new Known(variable, on);
     this.observed.append(this.known.element);
     this.asked.append(choice);
-    this.element.append(make("dl", {}, term("observed", this.observed), term("asked", this.asked)));
+    this.element.append(make("dl", {}, term("observed", this.observed), make("div", {}, this.askedTerm, this.asked)));
   }
 
   update(row, set, moved, source) {

@@ -33,7 +33,7 @@ export class Viewer {
     this.spec = spec;
     this.answer = null;
     this.hidden.clear();
-    this.stage.classList.toggle("wide", spec.wide);
+    for (const place of [this.stage, $("viewer"), $("sources")]) place.classList.toggle("wide", spec.wide);
     this.stage.style.setProperty("--aspect", spec.aspect);
     $("structures").replaceChildren(
       ...spec.structures.map(({ name, label, colour }) => {
@@ -55,6 +55,7 @@ export class Viewer {
     this.mode = mode;
     document.querySelector(`[name=mode][value=${mode}]`).checked = true;
     this.stage.dataset.mode = mode;
+    $("viewer").classList.toggle("beside", this.spec.wide === (mode === "side"));
     this.panes = PANES[mode].map((kind) => this.pane(kind));
     this.stage.replaceChildren(...this.panes.map(({ figure }) => figure));
     $("play").hidden = mode !== "flicker";
@@ -68,6 +69,7 @@ export class Viewer {
     if (kind === "swipe") frame.append(this.handle(frame));
     if (kind === "flicker") frame.addEventListener("click", () => this.turn());
     if (kind === "difference") caption.append(make("span", { class: "scale" }));
+    if (kind === "swipe") caption.append(make("span", {}, LABELS.after));
     return { kind, canvas, caption, figure: make("figure", {}, frame, caption) };
   }
 
@@ -148,7 +150,7 @@ export class Viewer {
       context.clip();
       layer(this.before, ["before"]);
       context.restore();
-      caption.firstChild.textContent = `left of the divider: ${LABELS.before}; right: ${LABELS.after}`;
+      caption.firstChild.textContent = LABELS.before;
     } else if (shown === "difference") {
       const [rows, columns] = this.spec.size;
       layer(toCanvas(columns, rows, (i) => signedColour(this.values[i], this.limit)), ["before", "after"]);
@@ -180,16 +182,15 @@ export class Viewer {
       for (const time of which) {
         if (!this.lines[time]) continue;
         trace(context, this.answer.outlines[name][time], [width / columns, height / rows]);
-        const both = which.length > 1 && time === "before";
-        context.setLineDash(both ? [4 * ratio, 3 * ratio] : []);
+        const faint = which.length > 1 && time === "before";
+        const thin = kind === "difference"; // the colours below are what is to be seen
+        context.setLineDash(faint ? [4 * ratio, 3 * ratio] : []);
         context.lineJoin = "round";
-        context.globalAlpha = 0.45;
-        context.strokeStyle = "#000";
-        context.lineWidth = 2.6 * ratio;
-        if (!both && kind !== "difference") context.stroke();
-        context.globalAlpha = both ? 0.85 : 1;
-        context.strokeStyle = colour;
-        context.lineWidth = (both ? 1 : 1.4) * ratio;
+        if (!faint && !thin) {
+          Object.assign(context, { globalAlpha: 0.45, strokeStyle: "#000", lineWidth: 2.6 * ratio });
+          context.stroke();
+        }
+        Object.assign(context, { globalAlpha: thin ? 0.7 : 1, strokeStyle: colour, lineWidth: (faint || thin ? 1 : 1.4) * ratio });
         context.stroke();
       }
     }
