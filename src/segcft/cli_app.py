@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+import logging
 import os
 import socket
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,6 +49,7 @@ def _app(options: argparse.Namespace) -> None:
         raise SegcftError(f"segcft app needs {error.name}: pip install 'segcft[app]'") from None
     bound = _listen(options.host, options.port)
     quiet_libraries()
+    _say_nothing_of_files()
     from segcft.app.catalogue import Catalogue
     from segcft.app.server import make_app, serve
     from segcft.training import make_fabric
@@ -78,6 +81,13 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         hint = "; choose another --port" if port else ""
         raise SegcftError(f"cannot listen on {host}, port {port}: {error.strerror or error}{hint}") from None
+
+
+def _say_nothing_of_files() -> None:
+    """Keep readers' remarks off the terminal: they quote headers, which may name a person."""
+    warnings.simplefilter("ignore")
+    for reader in ("pydicom", "nibabel.global", "PIL"):
+        logging.getLogger(reader).setLevel(logging.CRITICAL)
 
 
 def _has_screen() -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from segcft.app.payload import encode
-from segcft.app.refusal import Refusal
+from segcft.app.refused import RefusedError
 from segcft.errors import SegcftError
 from segcft.evaluate.figures import STRUCTURE_COLOURS
 from segcft.evaluate.names import method_name, plain
@@ -48,11 +48,11 @@ class Catalogue:
         """The model, loaded.
 
         Raises:
-            Refusal: there is none of that name.
+            RefusedError: there is none of that name.
             RunError: a part of it is missing or damaged.
         """
         if name not in self.runs:
-            raise Refusal(404, f"there is no model {name!r}, only {', '.join(self.runs)}")
+            raise RefusedError(404, f"there is no model {name!r}, only {', '.join(self.runs)}")
         with self._loading:
             if name not in self._models:
                 self._models[name] = Model(self.runs[name], self.device)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from segcft.answer import Answer
-from segcft.app.refusal import Refusal
+from segcft.app.refused import RefusedError
 from segcft.causal.intervention import Intervention, parse_intervention
 from segcft.model import Model
 from segcft.study import Study
@@ -43,14 +43,14 @@ def parse_question(data: bytes) -> Asked:
     """The question in a request's body.
 
     Raises:
-        Refusal: the body is not a question; the message names the field.
+        RefusedError: the body is not a question; the message names the field.
     """
     try:
         return Asked.model_validate_json(data)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"])) or "the question"
-        raise Refusal(422, f"{place}: {first['msg']}") from None
+        raise RefusedError(422, f"{place}: {first['msg']}") from None
 
 
 def encode(pixels: NDArray[np.uint8]) -> str:
@@ -62,16 +62,16 @@ def decode(text: str, study: Study) -> NDArray[np.uint8]:
     """Pixels (H, W) or (H, W, 3) on the study's grid, from :func:`encode`.
 
     Raises:
-        Refusal: these are not the pixels of such an image.
+        RefusedError: these are not the pixels of such an image.
     """
     height, width = study.image.size
     channels = study.image.channels
     try:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise Refusal(422, "pixels: not base64") from None
+        raise RefusedError(422, "pixels: not base64") from None
     if len(data) != height * width * channels:
-        raise Refusal(422, f"pixels: expected {height} x {width} x {channels} bytes, not {len(data)}")
+        raise RefusedError(422, f"pixels: expected {height} x {width} x {channels} bytes, not {len(data)}")
     pixels = np.frombuffer(data, np.uint8).reshape(height, width, channels)
     return pixels[..., 0] if channels == 1 else pixels
 
@@ -80,7 +80,7 @@ def ask(model: Model, asked: Asked) -> Answer:
     """The answer to a question.
 
     Raises:
-        Refusal: its pixels are not on the model's grid.
+        RefusedError: its pixels are not on the model's grid.
         SegcftError: its variables or values are wrong.
     """
     # In text of Python's and the command line's, "match:PATH" reads a file: the page has no business with those here.
@@ -93,7 +93,9 @@ def ask(model: Model, asked: Asked) -> Answer:
 def _interventions(values: dict[str, float | str], study: Study) -> list[Intervention]:
     """Values as the page sends them, ``{"age": 63, "sex": "F"}``."""
     return [
-        parse_intervention(f"{name}={value}" if isinstance(value, str) else str(Intervention(name, value)), study.variables)
+        parse_intervention(
+            f"{name}={value}" if isinstance(value, str) else str(Intervention(name, value)), study.variables
+        )
         for name, value in values.items()
     ]
 

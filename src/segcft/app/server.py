@@ -23,7 +23,6 @@ import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from functools import wraps
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -38,7 +37,7 @@ from segcft.app import payload
 from segcft.app.catalogue import Catalogue
 from segcft.app.files import FORMATS, as_file
 from segcft.app.guard import Guard, RateLimit
-from segcft.app.refusal import Refusal
+from segcft.app.refused import RefusedError
 from segcft.app.upload import received
 from segcft.app.worker import Worker
 from segcft.errors import SegcftError
@@ -115,7 +114,7 @@ class _Site:
 
     def _file(self, name: str) -> Response:
         if name not in self.files:
-            raise Refusal(404, "there is no such file")
+            raise RefusedError(404, "there is no such file")
         return Response(self.files[name], media_type=mimetypes.guess_type(name)[0] or "application/octet-stream")
 
     async def models(self, request: Request) -> Response:
@@ -148,7 +147,7 @@ class _Site:
     async def file(self, request: Request) -> Response:
         format = request.path_params["format"]
         if format not in FORMATS:
-            raise Refusal(404, f"answers are written as {', '.join(FORMATS)}, not {format!r}")
+            raise RefusedError(404, f"answers are written as {', '.join(FORMATS)}, not {format!r}")
         asked = payload.parse_question(await self._body(request, "application/json", self.most_asked))
         content = await self._compute(request, lambda: as_file(payload.ask(self.catalogue[asked.model], asked), format))
         disposition = {"Content-Disposition": f'attachment; filename="counterfactual.{format}"'}
@@ -156,34 +155,34 @@ class _Site:
 
     async def _compute(self, request: Request, compute: Callable[[], Any]) -> Any:
         if not self.limit.take():
-            raise Refusal(429, "too many questions a second; try again in a moment")
+            raise RefusedError(429, "too many questions a second; try again in a moment")
         return await self.worker.run(compute, request.is_disconnected)
 
     async def _body(self, request: Request, kind: str, most: int) -> bytes:
         """The body of a request, which is of the type ``kind`` and at most ``most`` bytes."""
         # No form of another site can send these types, so the browser would have to ask us first.
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != kind:
-            raise Refusal(415, f"expected a body of type {kind}")
+            raise RefusedError(415, f"expected a body of type {kind}")
         said = request.headers.get("content-length", "0")
         body = bytearray()
         try:
             if not said.isdecimal() or int(said) > most:
-                raise _TooLarge
+                raise _TooLargeError
             with anyio.fail_after(SECONDS_TO_SEND):
                 async for chunk in request.stream():
                     body += chunk
                     if len(body) > most:
-                        raise _TooLarge
-        except _TooLarge:
-            raise Refusal(413, f"too large: at most {most / 1e6:.3g} MB") from None
+                        raise _TooLargeError
+        except _TooLargeError:
+            raise RefusedError(413, f"too large: at most {most / 1e6:.3g} MB") from None
         except TimeoutError:
-            raise Refusal(408, f"did not arrive within {SECONDS_TO_SEND:g} s") from None
+            raise RefusedError(408, f"did not arrive within {SECONDS_TO_SEND:g} s") from None
         except ClientDisconnect:
-            raise Refusal(499, "the question was taken back") from None
+            raise RefusedError(499, "the question was taken back") from None
         return bytes(body)
 
 
-class _TooLarge(Exception):
+class _TooLargeError(Exception):
     pass
 
 
@@ -194,7 +193,7 @@ def _safely(endpoint: Endpoint) -> Endpoint:
     async def answer(request: Request) -> Response:
         try:
             return await endpoint(request)
-        except Refusal as error:
+        except RefusedError as error:
             return JSONResponse({"error": str(error)}, error.status)
         except SegcftError as error:
             return JSONResponse({"error": str(error)}, 400)

@@ -12,7 +12,7 @@ import math
 import warnings
 import zlib
 from collections.abc import Callable, Iterable
-from typing import IO, Any
+from typing import Any
 
 from segcft.data.source import MemoryFile
 from segcft.errors import DataError
@@ -20,6 +20,7 @@ from segcft.errors import DataError
 MOST_PIXELS = 32_000_000
 """The largest mammograms have 28 million."""
 
+_TOO_MANY = f"has more than the {MOST_PIXELS // 10**6} million pixels that are read"
 _GZIP = b"\x1f\x8b"
 _NIFTI_HEADER = 352  # bytes
 _NIFTI_MAGIC = slice(344, 348)
@@ -45,8 +46,7 @@ def received(data: bytes) -> MemoryFile:
 def _small(file: MemoryFile, shape_of: Callable[[MemoryFile], Iterable[int]]) -> MemoryFile:
     shape = tuple(shape_of(file))
     if math.prod(max(length, 1) for length in shape) > MOST_PIXELS:
-        size = "x".join(map(str, shape))
-        raise DataError(f"{file}: {size} pixels are more than the {MOST_PIXELS // 10**6} million that are read")
+        raise DataError(f"{file}: {_TOO_MANY}")
     return file
 
 
@@ -58,6 +58,8 @@ def _picture_shape(file: MemoryFile) -> Iterable[int]:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is a stricter one
             with file.open() as opened, Image.open(opened, formats=("PNG", "JPEG", "TIFF", "BMP")) as picture:
                 return picture.size
+    except Image.DecompressionBombError:
+        raise DataError(f"{file}: {_TOO_MANY}") from None
     except Exception:  # Pillow's readers raise almost anything over a broken file
         raise DataError(f"{file}: no image that can be read; expected PNG, JPEG, TIFF, BMP, DICOM or NIfTI") from None
 
@@ -67,7 +69,7 @@ def _dicom_shape(file: MemoryFile) -> Iterable[int]:
     from pydicom.filereader import read_dataset
 
     try:
-        with file.open() as opened:
+        with io.BytesIO(file.content) as opened:
             opened.seek(132)
             meta = read_dataset(opened, False, True, stop_when=lambda tag, vr, length: tag.group > 2)
             if str(meta.get("TransferSyntaxUID")) == _DEFLATED:
@@ -96,13 +98,14 @@ def _nifti_header(file: MemoryFile) -> Any:
 def _unpacked(file: MemoryFile) -> MemoryFile:
     """A NIfTI file without compression, and without what follows the pixels."""
     header = _nifti_header(file)
-    length = int(min(header.get_data_offset(), _FARTHEST)) + math.prod(header.get_data_shape()) * header["bitpix"] // 8
+    offset = max(_NIFTI_HEADER, min(int(header.get_data_offset()), _FARTHEST))
+    length = offset + math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
     try:
         with _opened(file) as opened:
-            return MemoryFile(file.name, opened.read(int(length)))
+            return MemoryFile(file.name, opened.read(length))
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{file}: cannot unpack this file ({error})") from None
 
 
-def _opened(file: MemoryFile) -> IO[bytes]:
+def _opened(file: MemoryFile) -> Any:
     return gzip.GzipFile(fileobj=file.open()) if file.content[:2] == _GZIP else file.open()

@@ -8,7 +8,7 @@ from typing import TypeVar
 import anyio
 import anyio.to_thread
 
-from segcft.app.refusal import Refusal
+from segcft.app.refused import RefusedError
 
 T = TypeVar("T")
 
@@ -25,15 +25,15 @@ class Worker:
         """``compute()`` when it is its turn, unless who asked is ``gone`` by then.
 
         Raises:
-            Refusal: too many are waiting, or nobody waits for this one any more.
+            RefusedError: too many are waiting, or nobody waits for this one any more.
         """
         if self._inside >= self.most:
-            raise Refusal(503, "too many questions at once; try again in a moment")
+            raise RefusedError(503, "too many questions at once; try again in a moment")
         self._inside += 1
         try:
             async with self._turn:
                 if await gone():
-                    raise Refusal(499, "the question was taken back")
+                    raise RefusedError(499, "the question was taken back")
                 return await anyio.to_thread.run_sync(compute)
         finally:
             self._inside -= 1

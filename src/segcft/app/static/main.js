@@ -40,7 +40,7 @@ function received(told, question) {
   const nothing = Object.keys(asked).length === 0;
   $("reset").disabled = nothing;
   for (const button of document.querySelectorAll("[data-format]")) button.disabled = nothing;
-  $("warnings").replaceChildren(...record.warnings.map((text) => make("p", {}, text.replaceAll("_", " "))));
+  showWarnings(record.warnings);
   $("page").setAttribute("aria-busy", "false");
   if (question.draws) {
     showDraws(spec, told);
@@ -50,13 +50,24 @@ function received(told, question) {
   settling = setTimeout(() => settled(question), SETTLED);
 }
 
+// At the variable that a warning begins with; others on top.
+function showWarnings(texts) {
+  const about = (name) => texts.filter((text) => text.startsWith(`${name}: `));
+  const others = texts.filter((text) => !spec.variables.some(({ name }) => text.startsWith(`${name}: `)));
+  $("count").textContent = texts.length ? `${texts.length} ${texts.length === 1 ? "warning" : "warnings"}` : "";
+  $("warnings").replaceChildren(...others.map((text) => make("p", { class: "warning" }, text)));
+  for (const { name } of spec.variables) variables.warn(name, about(name).map((text) => text.slice(name.length + 2).replace(/ -(?=\d)/g, " \u2212")));
+}
+
 function settled(question) {
   if ($("said").textContent !== spoken(spec, answer.record)) $("said").textContent = spoken(spec, answer.record);
   if ($("with-draws").checked && !question.draws) drawMore();
 }
 
 function drawMore() {
-  asker.ask({ ...newest, draws: DRAWS, of: newest });
+  // Where nothing is asked every draw is the image itself.
+  if (Object.keys(asked).length === 0) $("draws").replaceChildren();
+  else asker.ask({ ...newest, draws: DRAWS, of: newest });
 }
 
 function complain(text = "") {

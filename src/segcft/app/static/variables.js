@@ -14,6 +14,10 @@ export class Variables {
     root.replaceChildren(...[...this.rows.values()].map(({ element }) => element));
   }
 
+  warn(name, texts) {
+    this.rows.get(name).warn(texts);
+  }
+
   update(record, set, sources) {
     const moved = followers(this.spec.variables, record.variables);
     for (const [name, row] of this.rows) row.update(record.variables[name], set[name], moved.has(name), sources[name]);
@@ -28,10 +32,15 @@ class Row {
     this.observed = make("dd", {});
     this.asked = make("dd", {});
     this.askedTerm = make("dt");
+    this.warnings = make("div");
     this.obtained = make("dd", { class: "obtained" });
     this.labelled = `label-${variable.name}`;
     this.element = make("section", { class: "variable", "data-variable": variable.name, "aria-labelledby": this.labelled },
       make("div", { class: "top" }, make("h3", { id: this.labelled }, capital(variable.label)), this.state, this.release));
+  }
+
+  warn(texts) {
+    this.warnings.replaceChildren(...texts.map((text) => make("p", { class: "warning" }, text)));
   }
 
   update(row, set, moved, source) {
@@ -123,7 +132,7 @@ class Slider extends Row {
     this.element.append(
       make("div", { class: "slide" }, make("div", { class: "track", "aria-hidden": "true" }, ...Object.values(this.marks)), this.slider),
       make("p", { class: "range", id: hint }, `trained on ${show(variable, low)} to ${withUnit(variable, high)}, mostly ${show(variable, central[0])} to ${show(variable, central[1])}`),
-      make("dl", {}, term("observed", this.observed), make("div", {}, this.askedTerm, this.asked), ...(variable.isArea ? [term("obtained", this.obtained)] : [])));
+      make("dl", {}, term("observed", this.observed), make("div", {}, this.askedTerm, this.asked), ...(variable.isArea ? [term("obtained", this.obtained)] : [])), this.warnings);
   }
 
   rounded(value) {
@@ -163,7 +172,7 @@ class Category extends Row {
     this.known = new Known(variable, on);
     this.observed.append(this.known.element);
     this.asked.append(choice);
-    this.element.append(make("dl", {}, term("observed", this.observed), make("div", {}, this.askedTerm, this.asked)));
+    this.element.append(make("dl", {}, term("observed", this.observed), make("div", {}, this.askedTerm, this.asked)), this.warnings);
   }
 
   update(row, set, moved, source) {

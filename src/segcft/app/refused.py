@@ -5,7 +5,7 @@ from __future__ import annotations
 from segcft.errors import SegcftError
 
 
-class Refusal(SegcftError):
+class RefusedError(SegcftError):
     """A request that is not answered, with its HTTP status."""
 
     def __init__(self, status: int, reason: str) -> None:
