@@ -27,10 +27,15 @@ def add_app(command: Callable[[str, object, str], argparse.ArgumentParser]) -> N
         default=[Path("models/chest-sim")],
         help="folder of a run or of a published model; several to choose from (default: models/chest-sim)",
     )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, nobody else's)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine alone)"
+    )
     parser.add_argument("--port", type=_port, default=8000, help="port to listen on; 0: any (default: 8000)")
     parser.add_argument(
-        "--open", action=argparse.BooleanOptionalAction, default=True, help="open the page in the browser (default: do)"
+        "--open",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="open the page in the browser (default: --open)",
     )
     hardware(parser)
 

@@ -46,6 +46,8 @@ LOG = logging.getLogger(__name__)
 
 MOST_UPLOADED = 64_000_000
 """Bytes of an uploaded file."""
+MOST_UPLOADS = 2
+"""Uploads that are received or read at a time, as each is held in memory."""
 MOST_ASIDE = 100_000
 """Bytes of a question beside its pixels."""
 MOST_WAITING = 8
@@ -101,6 +103,7 @@ class _Site:
         self.catalogue = catalogue
         self.worker = Worker(MOST_WAITING)
         self.limit = RateLimit(RATE, BURST)
+        self.uploads = 0
         self.most_asked = MOST_ASIDE + 4 * catalogue.most_pixels // 3
         folder = resources.files("segcft.app") / "static"
         # Read once: what is not in this table does not exist, whatever path is asked for.
@@ -125,6 +128,15 @@ class _Site:
         return JSONResponse(await self._compute(request, lambda: self.catalogue.describe(name)))
 
     async def upload(self, request: Request) -> Response:
+        if self.uploads >= MOST_UPLOADS:
+            raise RefusedError(503, "other files are being uploaded; try again in a moment")
+        self.uploads += 1
+        try:
+            return await self._upload(request)
+        finally:
+            self.uploads -= 1
+
+    async def _upload(self, request: Request) -> Response:
         name = request.query_params.get("model", "")
         data = await self._body(request, "application/octet-stream", MOST_UPLOADED)
 

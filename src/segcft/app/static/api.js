@@ -61,7 +61,8 @@ export class Asker {
       const { signal } = this.abort;
       this.waiting = null;
       try {
-        const answer = await (await call("/api/question", { ...asJson({ ...question, of: undefined }), signal })).json();
+        const response = await call("/api/question", { ...asJson({ ...question, of: undefined }), signal });
+        const answer = await response.json();
         if (!signal.aborted) this.show(answer, question);
       } catch (error) {
         if (!signal.aborted) this.fail(error);

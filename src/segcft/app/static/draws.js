@@ -19,6 +19,10 @@ export function showDraws(spec, answer) {
   bar.style.backgroundImage = gradient((value) => doubtColour(value, 1), 0, 1);
   $("draws").replaceChildren(
     ...answer.draws.map((draw, k) => tile(picture(spec, fromBase64(draw)), `Draw ${k + 1}`)),
-    tile(toCanvas(width, height, (i) => doubtColour(spread[i], limit)), "Spread (SD)", make("span", { class: "scale" }, "0", bar, `${limit}`)),
+    tile(
+      toCanvas(width, height, (i) => doubtColour(spread[i], limit)),
+      "Spread (SD)",
+      make("span", { class: "scale", title: "standard deviation in grey levels" }, "0", bar, `${limit}`),
+    ),
   );
 }

@@ -41,7 +41,8 @@ export class Graph {
         draw("rect", { x: -40, y: -14, width: 80, height: 28, rx: 4 }),
         draw("text", { y: 4 }, "image")),
     );
-    const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-labelledby": "graph-title" }, this.title, lines, boxes);
+    const named = { role: "img", "aria-labelledby": "graph-title" };
+    const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, ...named }, this.title, lines, boxes);
     this.title.id = "graph-title";
     svg.style.maxWidth = `${width * 1.1}px`;
     root.replaceChildren(svg);
@@ -55,15 +56,18 @@ export class Graph {
     const [x1, y1, x2, y2] = [a.x - apart, a.y + HEIGHT / 2, b.x + apart, b.y - down - 7];
     const long = y2 - y1 > HEIGHT + APART;
     // A long arrow falls straight first, between the nodes that it passes.
-    const path = long ? `M${a.x},${y1} V${y2 - APART + 10} C${a.x},${y2 - 12} ${x2},${y2 - 22} ${x2},${y2}` : `M${x1},${y1} L${x2},${y2}`;
-    const [middleX, middleY] = [x1 + 0.62 * (x2 - x1), y1 + 0.62 * (y2 - y1)];
+    const path = long
+      ? `M${a.x},${y1} V${y2 - APART + 10} C${a.x},${y2 - 12} ${x2},${y2 - 22} ${x2},${y2}`
+      : `M${x1},${y1} L${x2},${y2}`;
+    const [cutX, cutY] = [x1 + 0.62 * (x2 - x1), y1 + 0.62 * (y2 - y1)];
     const angle = (Math.atan2(y2 - y1, x2 - x1) * 180) / Math.PI;
+    const cut = `translate(${cutX},${cutY}) rotate(${angle})`;
     const heading = long ? 90 : angle;
     const group = draw("g", { class: "edge", "data-edge": `${from}>${to}` },
       draw("path", { class: "line", d: path }),
       draw("path", { class: "head", transform: `translate(${x2},${y2}) rotate(${heading})`, d: "M-1,-4 L-1,4 L6,0 Z" }),
       // Two strokes across: the arrow is severed here.
-      draw("path", { class: "cut", transform: `translate(${middleX},${middleY}) rotate(${angle})`, d: "M-4,-6 L-1,6 M1,-6 L4,6" }));
+      draw("path", { class: "cut", transform: cut, d: "M-4,-6 L-1,6 M1,-6 L4,6" }));
     this.edges.push({ from, to, group });
     return group;
   }
@@ -71,7 +75,8 @@ export class Graph {
   node(variable, { x, y }) {
     const value = draw("text", { class: "value", y: 14 });
     const words = lines(variable.label.replace(/ area$/, ""));
-    const name = words.map((line, k) => draw("text", { class: "name", y: (words.length === 1 ? -5 : -10) + 12 * k }, line));
+    const top = words.length === 1 ? -5 : -10;
+    const name = words.map((line, k) => draw("text", { class: "name", y: top + 12 * k }, line));
     if (words.length > 1) value.setAttribute("y", 17);
     const group = draw("g", { class: "node", "data-node": variable.name, transform: `translate(${x},${y})` },
       draw("rect", { x: -WIDTH / 2, y: -HEIGHT / 2, width: WIDTH, height: HEIGHT, rx: 6 }), ...name, value);
@@ -95,8 +100,12 @@ export class Graph {
       group.classList.toggle("active", active);
       if (severed) cut.push(`${from} to ${to}`);
     }
-    const said = this.spec.variables.flatMap(({ label, parents }) => (parents.length ? [`${label} is caused by ${parents.join(" and ").replaceAll("_", " ")}`] : []));
-    this.title.textContent = `Causal graph. ${[...said, "all cause the image"].map(capital).join(". ")}. ` + (cut.length ? `Cut: ${cut.join(", ").replaceAll("_", " ")}.` : "Nothing is cut.");
+    const plain = (text) => text.replaceAll("_", " ");
+    const said = this.spec.variables
+      .filter(({ parents }) => parents.length)
+      .map(({ label, parents }) => capital(`${label} is caused by ${plain(parents.join(" and "))}.`));
+    const severed = cut.length ? `Cut: ${plain(cut.join(", "))}.` : "Nothing is cut.";
+    this.title.textContent = ["Causal graph.", ...said, "All cause the image.", severed].join(" ");
   }
 }
 
@@ -107,7 +116,8 @@ export function followers(variables, rows) {
   while (before !== below.size) {
     before = below.size;
     for (const { name, parents } of variables) {
-      if (!rows[name].intervened && parents.some((parent) => rows[parent].intervened || below.has(parent))) below.add(name);
+      const moved = parents.some((parent) => rows[parent].intervened || below.has(parent));
+      if (moved && !rows[name].intervened) below.add(name);
     }
   }
   return below;

@@ -4,7 +4,7 @@ import * as api from "./api.js";
 import { $, make } from "./dom.js";
 import { DRAWS, showDraws } from "./draws.js";
 import { Graph } from "./graph.js";
-import { fromBase64, picture } from "./pixels.js";
+import { fromBase64, picture, theme } from "./pixels.js";
 import { Variables } from "./variables.js";
 import { spoken, Viewer } from "./viewer.js";
 
@@ -20,7 +20,8 @@ let image = null; // { pixels: base64, bytes, known: { name: value }, sources: {
 let asked = {}; // what is set, by name
 
 function question() {
-  return { model: spec.name, pixels: image.pixels, known: { ...image.known }, do: { ...asked }, method: $("method").value };
+  const { pixels, known } = image;
+  return { model: spec.name, pixels, known: { ...known }, do: { ...asked }, method: $("method").value };
 }
 
 function ask() {
@@ -56,7 +57,8 @@ function showWarnings(texts) {
   const others = texts.filter((text) => !spec.variables.some(({ name }) => text.startsWith(`${name}: `)));
   $("count").textContent = texts.length ? `${texts.length} ${texts.length === 1 ? "warning" : "warnings"}` : "";
   $("warnings").replaceChildren(...others.map((text) => make("p", { class: "warning" }, text)));
-  for (const { name } of spec.variables) variables.warn(name, about(name).map((text) => text.slice(name.length + 2).replace(/ -(?=\d)/g, " \u2212")));
+  const told = (name, text) => text.slice(name.length + 2).replace(/ -(?=\d)/g, " \u2212");
+  for (const { name } of spec.variables) variables.warn(name, about(name).map((text) => told(name, text)));
 }
 
 function settled(question) {
@@ -83,7 +85,8 @@ function failed(error) {
 function open({ pixels, known }, source) {
   asker.forget();
   asked = {};
-  image = { pixels, bytes: fromBase64(pixels), known: { ...known }, sources: Object.fromEntries(Object.keys(known).map((name) => [name, source])) };
+  const sources = Object.fromEntries(Object.keys(known).map((name) => [name, source]));
+  image = { pixels, bytes: fromBase64(pixels), known: { ...known }, sources };
   $("viewer").hidden = $("question").hidden = false;
   $("invitation").hidden = true;
   $("draws").replaceChildren();
@@ -119,7 +122,8 @@ async function choose(name) {
     const canvas = picture(spec, fromBase64(example.pixels));
     canvas.style.aspectRatio = spec.aspect;
     const open = () => select(example, k);
-    return make("button", { type: "button", class: "example", "aria-label": example.label, title: example.label, onclick: open }, canvas);
+    const named = { "aria-label": example.label, title: example.label };
+    return make("button", { type: "button", class: "example", ...named, onclick: open }, canvas);
   });
   $("examples").replaceChildren(...tiles);
   if (spec.examples.length) select(spec.examples[0], 0);
@@ -169,12 +173,22 @@ async function save(format) {
   }
 }
 
+// The theme is all that this page keeps, where the browser lets it.
+function remember(name) {
+  try {
+    if (name) localStorage.setItem("theme", name);
+    return localStorage.getItem("theme");
+  } catch {
+    return null;
+  }
+}
+
 function setTheme(name) {
   document.documentElement.dataset.theme = name;
   const other = name === "dark" ? "Light" : "Dark";
   $("theme").textContent = other;
   $("theme").setAttribute("aria-label", `${other} theme`);
-  localStorage.setItem("theme", name);
+  remember(name);
   viewer.paint();
   if (answer?.draws.length) showDraws(spec, answer);
 }
@@ -182,7 +196,7 @@ function setTheme(name) {
 $("model").addEventListener("change", ({ target }) => choose(target.value));
 $("method").addEventListener("change", ask);
 $("reset").addEventListener("click", () => change(() => (asked = {})));
-$("theme").addEventListener("click", () => setTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"));
+$("theme").addEventListener("click", () => setTheme(theme() === "dark" ? "light" : "dark"));
 $("variables").addEventListener("submit", (event) => event.preventDefault());
 $("with-draws").addEventListener("change", ({ target }) => {
   if (!target.checked) $("draws").replaceChildren();
@@ -192,7 +206,9 @@ $("file").addEventListener("change", ({ target }) => {
   openFile(target.files[0]);
   target.value = ""; // the same file can be opened again
 });
-for (const button of document.querySelectorAll("[data-format]")) button.addEventListener("click", () => save(button.dataset.format));
+for (const button of document.querySelectorAll("[data-format]")) {
+  button.addEventListener("click", () => save(button.dataset.format));
+}
 for (const kind of ["dragover", "drop"]) {
   document.addEventListener(kind, (event) => {
     event.preventDefault();
@@ -202,10 +218,11 @@ for (const kind of ["dragover", "drop"]) {
 }
 document.addEventListener("dragleave", (event) => event.relatedTarget || document.body.classList.remove("dropping"));
 
-setTheme(localStorage.getItem("theme") === "light" ? "light" : "dark");
+setTheme(remember() === "light" ? "light" : "dark");
 try {
   const known = await api.models();
-  $("model").replaceChildren(...known.map(({ name, description }) => make("option", { value: name, title: description }, name)));
+  const option = ({ name, description }) => make("option", { value: name, title: description }, name);
+  $("model").replaceChildren(...known.map(option));
   $("model").parentElement.hidden = known.length < 2;
   await choose(known[0].name);
 } catch (error) {

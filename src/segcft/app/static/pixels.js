@@ -26,7 +26,9 @@ export function picture(spec, bytes) {
 export function difference(spec, before, after) {
   const count = before.length / spec.channels;
   const result = new Float32Array(count);
-  for (let i = 0; i < before.length; i++) result[Math.floor(i / spec.channels)] += (after[i] - before[i]) / spec.channels;
+  for (let i = 0; i < before.length; i++) {
+    result[Math.floor(i / spec.channels)] += (after[i] - before[i]) / spec.channels;
+  }
   return result;
 }
 

@@ -10,7 +10,8 @@ export class Variables {
   constructor(root, spec, on) {
     this.spec = spec;
     this.on = on;
-    this.rows = new Map(spec.variables.map((variable) => [variable.name, variable.categories.length ? new Category(variable, on) : new Slider(variable, on)]));
+    const row = (variable) => (variable.categories.length ? new Category(variable, on) : new Slider(variable, on));
+    this.rows = new Map(spec.variables.map((variable) => [variable.name, row(variable)]));
     root.replaceChildren(...[...this.rows.values()].map(({ element }) => element));
   }
 
@@ -20,7 +21,9 @@ export class Variables {
 
   update(record, set, sources) {
     const moved = followers(this.spec.variables, record.variables);
-    for (const [name, row] of this.rows) row.update(record.variables[name], set[name], moved.has(name), sources[name]);
+    for (const [name, row] of this.rows) {
+      row.update(record.variables[name], set[name], moved.has(name), sources[name]);
+    }
   }
 }
 
@@ -28,15 +31,27 @@ class Row {
   constructor(variable, on) {
     this.variable = variable;
     this.state = make("span", { class: "state" });
-    this.release = make("button", { type: "button", class: "release", hidden: true, "aria-label": `Release ${variable.label}`, title: "Let its causes decide again", onclick: () => on.release(variable.name) }, "release");
+    const named = { "aria-label": `Release ${variable.label}`, title: "Let its causes decide again" };
+    this.release = make("button", { type: "button", class: "release", hidden: true, ...named }, "release");
+    this.release.addEventListener("click", () => on.release(variable.name));
     this.observed = make("dd", {});
     this.asked = make("dd", {});
     this.askedTerm = make("dt");
     this.warnings = make("div");
     this.obtained = make("dd", { class: "obtained" });
     this.labelled = `label-${variable.name}`;
-    this.element = make("section", { class: "variable", "data-variable": variable.name, "aria-labelledby": this.labelled },
-      make("div", { class: "top" }, make("h3", { id: this.labelled }, capital(variable.label)), this.state, this.release));
+    const title = make("h3", { id: this.labelled }, capital(variable.label));
+    this.element = make(
+      "section",
+      { class: "variable", "data-variable": variable.name, "aria-labelledby": this.labelled },
+      make("div", { class: "top" }, title, this.state, this.release),
+    );
+  }
+
+  terms() {
+    const list = make("dl", {}, term("observed", this.observed), make("div", {}, this.askedTerm, this.asked));
+    if (this.variable.isArea) list.append(term("obtained", this.obtained));
+    return list;
   }
 
   warn(texts) {
@@ -55,7 +70,8 @@ class Row {
     if (this.variable.isArea) {
       const gained = change(this.variable, row.before, row.obtained);
       const spread = row.obtained_sd === undefined ? "" : ` \u00b1 ${show(this.variable, row.obtained_sd)}`;
-      this.obtained.textContent = `${show(this.variable, row.obtained)}${spread} ${this.variable.unit}${gained && `, ${gained}`}`;
+      const value = `${show(this.variable, row.obtained)}${spread} ${this.variable.unit}`;
+      this.obtained.textContent = gained ? `${value}, ${gained}` : value;
     }
   }
 }
@@ -71,8 +87,9 @@ class Known {
       return;
     }
     const label = `Observed ${variable.label}`;
+    const options = variable.categories.map((name) => make("option", { value: name }, name));
     this.input = variable.categories.length
-      ? make("select", { "aria-label": label }, ...variable.categories.map((name) => make("option", { value: name }, name)), make("option", { value: "" }, "infer"))
+      ? make("select", { "aria-label": label }, ...options, make("option", { value: "" }, "infer"))
       : make("input", { type: "number", step: "any", "aria-label": label });
     this.input.addEventListener("change", () => {
       const text = this.input.value;
@@ -89,8 +106,13 @@ class Known {
     if (document.activeElement !== this.input) {
       this.input.value = typeof row.before === "number" ? row.before.toFixed(digits(this.variable)) : row.before;
     }
-    const sure = row.sd !== undefined ? ` \u00b1 ${show(this.variable, row.sd)}` : row.probability !== undefined ? `, ${Math.round(100 * row.probability)} %` : "";
-    this.source.textContent = `${source ?? row.source}${sure}`;
+    this.source.textContent = `${source ?? row.source}${this.sure(row)}`;
+  }
+
+  // How sure an inferred value is.
+  sure({ sd, probability }) {
+    if (sd !== undefined) return ` \u00b1 ${show(this.variable, sd)}`;
+    return probability === undefined ? "" : `, ${Math.round(100 * probability)} %`;
   }
 }
 
@@ -106,8 +128,10 @@ class Slider extends Row {
     this.min = Math.max(Math.floor((low - beyond) / this.step) * this.step, floor);
     this.max = Math.ceil((high + beyond) / this.step) * this.step;
     const hint = `range-${variable.name}`;
-    this.slider = make("input", { type: "range", step: "any", "aria-labelledby": this.labelled, "aria-describedby": hint });
-    this.number = make("input", { type: "number", step: "any", "aria-label": `${variable.label} asked for${variable.unit && `, in ${variable.unit}`}` });
+    const label = `${variable.label} asked for${variable.unit && `, in ${variable.unit}`}`;
+    const named = { "aria-labelledby": this.labelled, "aria-describedby": hint };
+    this.slider = make("input", { type: "range", step: "any", ...named });
+    this.number = make("input", { type: "number", step: "any", "aria-label": label });
     this.slider.addEventListener("input", () => on.set(variable.name, this.rounded(Number(this.slider.value))));
     // Arrow keys go by round steps; "any" lets the thumb show what was observed exactly.
     this.slider.addEventListener("keydown", (event) => {
@@ -129,10 +153,15 @@ class Slider extends Row {
     this.known = new Known(variable, on);
     this.observed.append(this.known.element);
     this.asked.append(this.number);
+    const track = make("div", { class: "track", "aria-hidden": "true" }, ...Object.values(this.marks));
+    const mostly = central.map((value) => show(variable, value)).join(" to ");
+    const range = `trained on ${show(variable, low)} to ${withUnit(variable, high)}, mostly ${mostly}`;
     this.element.append(
-      make("div", { class: "slide" }, make("div", { class: "track", "aria-hidden": "true" }, ...Object.values(this.marks)), this.slider),
-      make("p", { class: "range", id: hint }, `trained on ${show(variable, low)} to ${withUnit(variable, high)}, mostly ${show(variable, central[0])} to ${show(variable, central[1])}`),
-      make("dl", {}, term("observed", this.observed), make("div", {}, this.askedTerm, this.asked), ...(variable.isArea ? [term("obtained", this.obtained)] : [])), this.warnings);
+      make("div", { class: "slide" }, track, this.slider),
+      make("p", { class: "range", id: hint }, range),
+      this.terms(),
+      this.warnings,
+    );
   }
 
   rounded(value) {
@@ -148,7 +177,9 @@ class Slider extends Row {
     const [min, max] = [Math.min(...values), Math.max(...values)];
     Object.assign(this.slider, { min, max, value });
     this.slider.setAttribute("aria-valuetext", withUnit(this.variable, value));
-    if (document.activeElement !== this.number || set === undefined) this.number.value = value.toFixed(digits(this.variable));
+    if (document.activeElement !== this.number || set === undefined) {
+      this.number.value = value.toFixed(digits(this.variable));
+    }
     const at = (number) => `${(100 * (number - min)) / (max - min)}%`;
     const between = (mark, [from, to]) => {
       mark.style.left = at(from);
@@ -167,12 +198,13 @@ class Category extends Row {
     super(variable, on);
     const radio = (name) => make("input", { type: "radio", name: `set-${variable.name}`, value: name });
     this.radios = variable.categories.map(radio);
-    const choice = make("div", { class: "choice", role: "radiogroup", "aria-labelledby": this.labelled }, ...this.radios.map((input) => make("label", {}, input, make("span", {}, input.value))));
+    const labels = this.radios.map((input) => make("label", {}, input, make("span", {}, input.value)));
+    const choice = make("div", { class: "choice", role: "radiogroup", "aria-labelledby": this.labelled }, ...labels);
     choice.addEventListener("change", ({ target }) => on.set(variable.name, target.value));
     this.known = new Known(variable, on);
     this.observed.append(this.known.element);
     this.asked.append(choice);
-    this.element.append(make("dl", {}, term("observed", this.observed), make("div", {}, this.askedTerm, this.asked)), this.warnings);
+    this.element.append(this.terms(), this.warnings);
   }
 
   update(row, set, moved, source) {

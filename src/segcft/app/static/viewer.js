@@ -5,7 +5,14 @@ import { difference, fromBase64, gradient, limitOf, picture, signedColour, toCan
 
 const FLICKER = 700; // ms: well below three flashes a second
 const LABELS = { before: "Image", after: "Counterfactual, synthetic", difference: "Counterfactual less image" };
-const PANES = { side: ["before", "after", "difference"], swipe: ["swipe"], flicker: ["flicker"], difference: ["difference"] };
+const PANES = {
+  side: ["before", "after", "difference"],
+  swipe: ["swipe"],
+  flicker: ["flicker"],
+  difference: ["difference"],
+};
+const KEYS = { ArrowLeft: -0.02, ArrowDown: -0.02, ArrowRight: 0.02, ArrowUp: 0.02 };
+Object.assign(KEYS, { PageDown: -0.1, PageUp: 0.1, Home: -1, End: 1 });
 
 export class Viewer {
   constructor() {
@@ -75,7 +82,9 @@ export class Viewer {
 
   // The divider is a slider: to drag anywhere on the image, or to move with the arrow keys.
   handle(frame) {
-    const handle = make("div", { class: "divider", role: "slider", tabindex: 0, "aria-label": "Divider between image and counterfactual", "aria-valuemin": 0, "aria-valuemax": 100 }, make("b", { "aria-hidden": "true" }));
+    const range = { role: "slider", tabindex: 0, "aria-valuemin": 0, "aria-valuemax": 100 };
+    const named = { "aria-label": "Divider between image and counterfactual" };
+    const handle = make("div", { class: "divider", ...range, ...named }, make("b", { "aria-hidden": "true" }));
     const put = (share) => {
       this.divider = Math.min(Math.max(share, 0), 1);
       handle.style.left = `${100 * this.divider}%`;
@@ -92,7 +101,7 @@ export class Viewer {
     });
     frame.addEventListener("pointermove", (event) => frame.hasPointerCapture(event.pointerId) && follow(event));
     handle.addEventListener("keydown", (event) => {
-      const by = { ArrowLeft: -0.02, ArrowDown: -0.02, ArrowRight: 0.02, ArrowUp: 0.02, PageDown: -0.1, PageUp: 0.1, Home: -1, End: 1 }[event.key];
+      const by = KEYS[event.key];
       if (by === undefined) return;
       event.preventDefault();
       put(this.divider + by);
@@ -172,7 +181,12 @@ export class Viewer {
 
   described(shown) {
     const asked = this.answer.record.do.join(", ") || "nothing asked yet";
-    return { before: "The image", after: `Synthetic counterfactual: ${asked}`, swipe: `Image and synthetic counterfactual: ${asked}`, difference: `Difference, counterfactual less image: ${asked}` }[shown];
+    return {
+      before: "The image",
+      after: `Synthetic counterfactual: ${asked}`,
+      swipe: `Image and synthetic counterfactual: ${asked}`,
+      difference: `Difference, counterfactual less image: ${asked}`,
+    }[shown];
   }
 
   outline(context, which, width, height, ratio, kind) {
@@ -190,7 +204,8 @@ export class Viewer {
           Object.assign(context, { globalAlpha: 0.45, strokeStyle: "#000", lineWidth: 2.6 * ratio });
           context.stroke();
         }
-        Object.assign(context, { globalAlpha: thin ? 0.7 : 1, strokeStyle: colour, lineWidth: (faint || thin ? 1 : 1.4) * ratio });
+        const lineWidth = (faint || thin ? 1 : 1.4) * ratio;
+        Object.assign(context, { globalAlpha: thin ? 0.7 : 1, strokeStyle: colour, lineWidth });
         context.stroke();
       }
     }
@@ -204,7 +219,8 @@ export function spoken(spec, record) {
   const asked = spec.variables.filter(({ name, isArea }) => isArea && record.variables[name].intervened);
   const parts = asked.map((variable) => {
     const row = record.variables[variable.name];
-    return `${variable.label}: asked ${show(variable, row.after)}, obtained ${show(variable, row.obtained)} ${variable.unit}.`;
+    const [asked, obtained] = [row.after, row.obtained].map((value) => show(variable, value));
+    return `${variable.label}: asked ${asked}, obtained ${obtained} ${variable.unit}.`;
   });
   const count = record.warnings.length;
   if (count) parts.push(`${count} ${count === 1 ? "warning" : "warnings"}.`);
