@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ CENTRAL = (0.05, 0.95)
 
 
 class Catalogue:
-    """Models by the names of their folders; each is loaded when it is first asked for.
+    """Models by the names of their folders; each is loaded when it is first asked for, by one thread at a time.
 
     Raises:
         RunError: a folder is neither a run nor a published model.
@@ -42,7 +41,6 @@ class Catalogue:
                 raise SegcftError(f"{folder}: another model is called {name!r}, too; rename one of the folders")
             self.runs[name] = Run(folder)
         self._models: dict[str, Model] = {}
-        self._loading = threading.Lock()
 
     def __getitem__(self, name: str) -> Model:
         """The model, loaded.
@@ -53,10 +51,9 @@ class Catalogue:
         """
         if name not in self.runs:
             raise RefusedError(404, f"there is no model {name!r}, only {', '.join(self.runs)}")
-        with self._loading:
-            if name not in self._models:
-                self._models[name] = Model(self.runs[name], self.device)
-            return self._models[name]
+        if name not in self._models:
+            self._models[name] = Model(self.runs[name], self.device)
+        return self._models[name]
 
     @property
     def most_pixels(self) -> int:

@@ -10,6 +10,7 @@ import { spoken, Viewer } from "./viewer.js";
 
 const SETTLED = 350; // ms without a move, after which draws are made and numbers are said aloud
 const EXAMPLE = "example";
+const HINT = "Set something, and other answers appear that fit the image as well.";
 const GIVEN = "given";
 const HEADER = "from the header";
 
@@ -68,7 +69,7 @@ function settled(question) {
 
 function drawMore() {
   // Where nothing is asked every draw is the image itself.
-  if (Object.keys(asked).length === 0) $("draws").replaceChildren();
+  if (Object.keys(asked).length === 0) $("draws").replaceChildren(make("p", {}, HINT));
   else asker.ask({ ...newest, draws: DRAWS, of: newest });
 }
 
