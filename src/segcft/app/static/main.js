@@ -39,8 +39,7 @@ function received(told, question) {
   viewer.show(image.bytes, told);
   graph.update(record);
   variables.update(record, asked, image.sources);
-  const nothing = Object.keys(asked).length === 0;
-  $("reset").disabled = nothing;
+  const nothing = record.do.length === 0;
   for (const button of document.querySelectorAll("[data-format]")) button.disabled = nothing;
   showWarnings(record.warnings);
   $("page").setAttribute("aria-busy", "false");
@@ -68,9 +67,13 @@ function settled(question) {
 }
 
 function drawMore() {
+  if (Object.keys(asked).length) {
+    asker.ask({ ...newest, draws: DRAWS, of: newest });
+    return;
+  }
   // Where nothing is asked every draw is the image itself.
-  if (Object.keys(asked).length === 0) $("draws").replaceChildren(make("p", {}, HINT));
-  else asker.ask({ ...newest, draws: DRAWS, of: newest });
+  $("draws").replaceChildren(make("p", {}, HINT));
+  $("draws").classList.remove("old");
 }
 
 function complain(text = "") {
@@ -86,6 +89,7 @@ function failed(error) {
 function open({ pixels, known }, source) {
   asker.forget();
   asked = {};
+  $("reset").disabled = true;
   const sources = Object.fromEntries(Object.keys(known).map((name) => [name, source]));
   image = { pixels, bytes: fromBase64(pixels), known: { ...known }, sources };
   $("viewer").hidden = $("question").hidden = false;
@@ -144,8 +148,9 @@ function mark(chosen) {
   [...$("examples").children].forEach((tile, k) => tile.setAttribute("aria-pressed", k === chosen));
 }
 
-function change(make) {
-  make();
+function change(step) {
+  step();
+  $("reset").disabled = Object.keys(asked).length === 0;
   if (answer) variables.update(answer.record, asked, image.sources);
   ask();
 }
