@@ -324,6 +324,16 @@ def test_other_models(page: Page) -> None:
     expect(page.locator("[data-node=heart_area] .value")).to_contain_text("px")
 
 
+def test_models_changed_in_a_hurry(page: Page) -> None:
+    set_value(page, "heart_area", "1900")
+    for name in ("coronary-quickstart", "chest-sim", "coronary-quickstart"):
+        page.select_option("#model", name)
+    expect(page.locator("[data-node=lumen_area] .value")).to_contain_text("mm")
+    page.wait_for_timeout(1000)  # for late answers of the first model, which would complain
+    expect(page.locator("[data-pane=after]")).to_be_visible()
+    assert page.locator("[data-node]").count() == 3
+
+
 def test_on_a_telephone(page: Page) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
     assert page.evaluate("document.documentElement.scrollWidth") <= 390

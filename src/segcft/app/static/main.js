@@ -99,15 +99,19 @@ function open({ pixels, known }, source) {
 }
 
 async function choose(name) {
-  asker.forget();
   complain();
   $("page").setAttribute("aria-busy", "true");
+  let told;
   try {
-    spec = await api.describe(name);
+    told = await api.describe(name);
   } catch (error) {
     failed(error);
     return;
   }
+  if ($("model").value !== name) return; // another was chosen meanwhile
+  asker.forget();
+  clearTimeout(settling);
+  spec = told;
   image = answer = null;
   viewer.setModel(spec);
   graph = new Graph($("graph"), spec);
@@ -159,8 +163,10 @@ async function openFile(file) {
   if (!file || !spec) return;
   complain();
   $("page").setAttribute("aria-busy", "true");
+  const model = spec;
   try {
-    const read = await api.upload(spec.name, file);
+    const read = await api.upload(model.name, file);
+    if (spec !== model) return; // its pixels are on another grid
     mark(-1);
     open(read, HEADER);
   } catch (error) {
