@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import segcft
+from segcft.cli_app import add_app
 from segcft.cli_ask import add_ask
 from segcft.cli_augment import add_augment
 from segcft.cli_formats import FORMATS, add_formats
@@ -63,6 +64,9 @@ training people balanced by counterfactuals, so that heart area tells nothing ab
 
 one image, one question:
   segcft counterfactual models/jsrt chest.png --do left_lung_area=-20% --set age=63 --set sex=F --out answer
+
+sliders in the browser:
+  segcft app models/chest-sim models/jsrt
 
 Every stage that is up to date is skipped, and an interrupted one goes on where it was: run the same command
 again. Results are in RUN/evaluation: table.md, table.json and figures/.
@@ -213,6 +217,7 @@ def _parser() -> argparse.ArgumentParser:
     hardware(judged)
 
     add_ask(command)
+    add_app(command)
 
     published = command("publish", _publish, "make a model to give away of an evaluated run")
     published.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
