@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,14 @@ class Set:
         """The same images, drawn such that the four cells are equally frequent."""
         cells = self.cells(median)
         return Set(self.images, self.male, self.heart, 1 / np.bincount(cells, minlength=4)[cells])
+
+
+def joined(first: Set, second: Set) -> Set:
+    """Both, one after the other."""
+    arrays = [
+        np.concatenate([getattr(first, field.name), getattr(second, field.name)]) for field in dataclasses.fields(Set)
+    ]
+    return Set(*arrays)
 
 
 def simulate(folder: Path, kind: str, people: int, share: float, progress: Progress) -> Path:
