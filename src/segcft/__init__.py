@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from segcft.model import Model
+    from segcft.question import Match
 
-__all__ = ["load"]
+__all__ = ["Match", "inspect", "load"]
 __version__ = "0.1.0"
 
 
@@ -21,3 +22,22 @@ def load(folder: str | Path, device: str = "cpu") -> Model:
     from segcft.model import Model  # late: it takes seconds to import what it needs
 
     return Model(folder, device)
+
+
+def inspect(path: str | Path) -> dict[str, Any] | None:
+    """What a synthetic image (PNG, GIF, DICOM) says of its origin; None if segcft did not make it.
+
+    Raises:
+        DataError: the file cannot be read, or its record is damaged.
+    """
+    from segcft.provenance import inspect
+
+    return inspect(path)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Match":
+        from segcft.question import Match
+
+        return Match
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,51 +1,55 @@
-"""The answer to a question about one image, and what is inferred and warned of on the way to it."""
+"""The answer to a question about one image: pictures, numbers, and why it may be wrong."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from segcft import artefact
-from segcft.causal.intervention import Intervention
-from segcft.causal.scm import StructuralCausalModel
-from segcft.data.imagefile import is_dicom, pixel_aspect, read_image
-from segcft.data.reject import Rejected
-from segcft.data.resize import fit_image
 from segcft.errors import DataError
-from segcft.evaluate.effectiveness import Judge
-from segcft.evaluate.names import method_name
-from segcft.study import FolderData, Study
+from segcft.evaluate.names import method_name, plain
+from segcft.provenance import dicom_bytes, png_bytes
+from segcft.rendering import difference_colours, outlined, to_html
 
-NOTABLE = 0.25
-"""An area that misses its change by more than this share of a standard deviation over people is worth a warning."""
-
-
-_YEARS = ("", "years", "year", "y", "a")  # units of an age that a header can tell
+WHITE = 16.0
+"""Standard deviation in grey levels that is white in a picture of the uncertainty."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Answer:
     """A counterfactual of one image. Images are uint8 (C, H, W); values are in each variable's unit."""
 
     image: NDArray[np.uint8]
-    """The counterfactual."""
+    """The counterfactual, from the mean of the posterior of the image's latents."""
     original: NDArray[np.uint8]
     """The image as the model sees it."""
+    masks_before: NDArray[np.bool_]
+    """Where the judge sees each structure in the image, (S, H, W), in the order of the study."""
+    masks_after: NDArray[np.bool_]
+    """The same of the counterfactual."""
+    draws: NDArray[np.uint8]
+    """Counterfactuals from draws of the latents, and of attributes that are not known, (K, C, H, W); K may be 0."""
     record: dict[str, Any]
     """What was asked, what is known, inferred and obtained: the content of ``counterfactual.json``."""
+    spacing: tuple[float, float] | None = None
+    """Height and width of a pixel in mm, where the study says."""
 
     @property
     def difference(self) -> NDArray[np.int16]:
         """Counterfactual less image, in grey levels (C, H, W)."""
         return self.image.astype(np.int16) - self.original
+
+    @cached_property
+    def uncertainty(self) -> NDArray[np.float32] | None:
+        """Standard deviation over the draws in grey levels, (C, H, W); None of fewer than two draws."""
+        return self.draws.std(axis=0, ddof=1, dtype=np.float32) if len(self.draws) > 1 else None
 
     @property
     def areas(self) -> dict[str, float]:
@@ -62,158 +66,100 @@ class Answer:
         """Why the answer may be wrong."""
         return list(self.record["warnings"])
 
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What pictures say of themselves: the record without the name of the file, which may be a patient's."""
+        return {key: value for key, value in self.record.items() if key != "image"}
+
     def __repr__(self) -> str:
         return f"Answer({', '.join(self.record['do'])})\n{self.summary()}"
 
+    def _repr_html_(self) -> str:
+        """The answer in a notebook."""
+        enlarge = max(1, round(256 / min(self.image.shape[1:])))
+        panels = [
+            ("image", png_bytes(outlined(self.original, self.masks_before, enlarge))),
+            (f"do({', '.join(self.record['do'])})", self._png(outlined(self.image, self.masks_after, enlarge))),
+            ("difference: blue darker, red brighter", self._png(difference_colours(self.difference))),
+        ]
+        if self.uncertainty is not None:
+            panels.append((f"standard deviation of {len(self.draws)} draws", self._png(self._uncertainty_picture())))
+        rows = [("variable", *_COLUMNS, ""), *((plain(name), *cells) for name, cells in self._rows().items())]
+        wide = self.image.shape[2] >= 2 * self.image.shape[1]
+        return to_html(panels, wide, rows, [self._by(), *(f"Warning: {text}" for text in self.warnings)])
+
     def summary(self) -> str:
         """A line a variable: before, asked, and read from the counterfactual image."""
-        lines = [f"{'variable':<20} {'before':>12} {'after':>12} {'obtained':>12}"]
+        lines = [f"{'variable':<20} " + " ".join(f"{name:>12}" for name in _COLUMNS)]
+        for name, (*cells, note) in self._rows().items():
+            line = f"{name:<20} " + " ".join(f"{cell:>12}" for cell in cells)
+            lines.append(f"{line}  {note}" if note else line)
+        return "\n".join([*lines, self._by(), *(f"warning: {text}" for text in self.warnings)])
+
+    def _rows(self) -> dict[str, tuple[str, ...]]:
+        rows = {}
         for name, row in self.record["variables"].items():
-            cells = [_show(row.get(field)) for field in ("before", "after", "obtained")]
-            notes = ["  <- do"] * row["intervened"] + [f"  ({row['source']})"] * (row["source"] != "given")
-            lines.append(f"{name:<20} " + " ".join(f"{cell:>12}" for cell in cells) + "".join(notes))
-        lines.append(f"{method_name(self.record['method'])}; areas as the judge reads them")
-        return "\n".join([*lines, *(f"warning: {text}" for text in self.record["warnings"])])
-
-    def save(self, folder: str | Path) -> None:
-        """Write ``image.png`` (as the model sees it), ``counterfactual.png``, ``difference.png`` and
-        ``counterfactual.json``; the counterfactual says in its PNG text that it is synthetic."""
-        from PIL import Image
-        from PIL.PngImagePlugin import PngInfo
-
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        text = PngInfo()
-        text.add_text("Description", "Synthetic image: a counterfactual made by segcft. Not for clinical use.")
-        text.add_text("segcft", json.dumps(self.record, allow_nan=False))
-        shown = np.clip(self.difference // 2 + 128, 0, 255).astype(np.uint8)  # grey: unchanged
-        for name, pixels, info in (
-            ("image", self.original, None),
-            ("counterfactual", self.image, text),
-            ("difference", shown, text),
-        ):
-            picture = Image.fromarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1))
-            picture.save(folder / f"{name}.png", pnginfo=info)
-        artefact.write_text(folder / "counterfactual.json", json.dumps(self.record, indent=1, allow_nan=False))
-
-
-def read_areas(study: Study, judge: Judge, x: Tensor) -> Tensor:
-    """The areas that ``judge`` reads from images (B, C, H, W), (B, S).
-
-    The area of a structure that may be absent is 0 where no pixel is likelier inside than not: a sum of probabilities
-    never is, and nobody in training had a structure of which there is nothing to see.
-    """
-    masks = judge.masks(x)
-    may_be_absent = torch.tensor([study.variables[name].zero_inflated for name in study.areas], device=x.device)
-    absent = may_be_absent & ~(masks > 0.5).any(dim=3).any(dim=2)
-    return torch.where(absent, 0.0, masks.sum(dim=(2, 3)) * study.image.pixel_area)
-
-
-def infer_missing(scm: StructuralCausalModel, values: Tensor, people: Tensor) -> Tensor:
-    """Fill the missing values (NaN) of one person (1, V) by what is likely given the others.
-
-    Each of the training ``people`` (N, V) lends their values for the missing ones and is weighed by the SCM's
-    likelihood of the person so completed: self-normalised importance sampling with the training marginal as
-    the proposal. A continuous variable becomes the weighted mean, a categorical one the likeliest category.
-    """
-    missing = values[0].isnan()
-    if not missing.any():
-        return values
-    candidates = torch.where(missing, people, values)
-    with torch.no_grad():
-        # The missing variables' own terms are the proposal's job; only their children are evidence.
-        weights = torch.softmax(scm.log_prob(candidates)[:, ~missing].sum(dim=1), dim=0)
-    filled = values.clone()
-    for k in missing.nonzero()[:, 0].tolist():
-        if scm.definitions[scm.variables[k]].kind == "continuous":
-            filled[0, k] = (weights * candidates[:, k]).sum()
-        else:
-            filled[0, k] = torch.bincount(candidates[:, k].long(), weights).argmax()
-    return filled
-
-
-def header_facts(study: Study, path: Path) -> list[Intervention]:
-    """What the header of a DICOM file says of the study's ``age`` (in years) and ``sex``; of other files nothing.
-
-    Categories of ``sex`` may be F and M or Female and Male, in any case.
-
-    Raises:
-        DataError: the header cannot be read.
-    """
-    if not is_dicom(path):
-        return []
-    from segcft.data.dicom import open_dicom, person
-
-    try:
-        said = person(open_dicom(path, pixels=False))
-    except Rejected as error:
-        raise DataError(str(error)) from None
-    facts = []
-    for name, variable in study.variables.items():
-        value = said.get(name)
-        if isinstance(value, str):
-            spelt = {"F": ("f", "female"), "M": ("m", "male")}[value]
-            facts += [Intervention(name, one) for one in variable.categories if one.lower() in spelt]
-        elif value is not None and variable.kind == "continuous" and variable.unit.lower() in _YEARS:
-            facts += [Intervention(name, value)] if variable.allows(value) else []
-    return facts
-
-
-def read_for(study: Study, path: Path) -> NDArray[np.uint8]:
-    """An image file on the study's grid, treated like the study's own: uint8 (C, H, W).
-
-    Raises:
-        DataError: it cannot be read, or shows nothing.
-    """
-    source = study.data if isinstance(study.data, FolderData) else None
-    try:
-        grey = read_image(
-            path,
-            study.image.channels,
-            source.grey_range if source else None,
-            source.window if source else None,
-        )
-        aspect = pixel_aspect(path)
-    except (Rejected, OSError) as error:
-        raise DataError(str(error)) from None
-    return fit_image(grey, study.image, aspect)
-
-
-def out_of_support(study: Study, source: Mapping[str, str], values: Tensor, asked: Tensor, people: Tensor) -> list[str]:
-    """A warning for each value, known or asked for, outside the training people's range."""
-    warnings = []
-    for k, (name, variable) in enumerate(study.variables.items()):
-        if variable.kind != "continuous":
-            continue
-        low, high = float(people[:, k].min()), float(people[:, k].max())
-        for value, origin in ((values[k], source[name]), (asked[k], "asked for")):
-            if not value.isnan() and not low <= value <= high:
-                warnings.append(
-                    f"{name}: {float(value):g} ({origin}) is outside the training range, {low:g} to {high:g}"
-                )
-    return warnings
-
-
-def misses(study: Study, gained: Tensor, wanted: Tensor, spread: Tensor) -> list[str]:
-    """A warning for each area that did not change as it should have; all (S,), in the study's unit.
-
-    Changes are compared, not areas, so that what the judge misreads in both images does not count.
-    """
-    warnings = []
-    for s, name in enumerate(study.areas):
-        if abs(float(gained[s] - wanted[s])) > NOTABLE * float(spread[s]):
-            warnings.append(
-                f"{name}: should have changed by {float(wanted[s]):+.1f}; the judge reads a change of "
-                f"{float(gained[s]):+.1f}"
+            cells = [_show(row.get(field)) for field in _COLUMNS]
+            if "obtained_sd" in row:
+                cells[-1] += f" ±{row['obtained_sd']:.1f}"
+            sure = (
+                f" ±{row['sd']:.1f}" if "sd" in row else f", {row['probability']:.0%}" if "probability" in row else ""
             )
-    return warnings
+            notes = ["<- do"] * row["intervened"] + [f"({row['source']}{sure})"] * (row["source"] != "given")
+            rows[name] = (*cells, " ".join(notes))
+        return rows
+
+    def _by(self) -> str:
+        draws = f"; ± over {len(self.draws)} draws" if len(self.draws) > 1 else ""
+        return f"{method_name(self.record['method'])}; areas as the judge reads them{draws}"
+
+    def save(self, path: str | Path) -> None:
+        """Write the answer: to one file, or all of it to a folder.
+
+        ``x.png`` and ``x.dcm`` are the counterfactual, ``x.json`` the numbers. Any other path is a folder, with
+        ``image.png`` (as the model sees it), ``counterfactual.png``, ``difference.png``, ``counterfactual.json``, and,
+        where there are draws, ``uncertainty.png`` (white: :data:`WHITE` grey levels) and ``draw-1.png`` and so on.
+        All but the first say that they are synthetic.
+
+        Raises:
+            DataError: the file would be of a kind that is not written.
+        """
+        path = Path(path)
+        text = json.dumps(self.record, indent=1, allow_nan=False, ensure_ascii=False)
+        match path.suffix.lower():
+            case ".png":
+                artefact.write_bytes(path, self._png(self.image))
+            case ".dcm" | ".dicom":
+                artefact.write_bytes(path, dicom_bytes(self.image, self.provenance, self.spacing))
+            case ".json":
+                artefact.write_text(path, text)
+            case ".jpg" | ".jpeg" | ".tif" | ".tiff" | ".bmp" | ".gif" | ".nii" | ".gz":
+                raise DataError(f"{path}: an answer is written to .png, .dcm or .json, or to a folder")
+            case _:
+                for name, content in self._files().items():
+                    artefact.write_bytes(path / f"{name}.png", content)
+                artefact.write_text(path / "counterfactual.json", text)
+
+    def _files(self) -> dict[str, bytes]:
+        shown = np.clip(self.difference // 2 + 128, 0, 255).astype(np.uint8)  # grey: unchanged
+        files = {
+            "image": png_bytes(self.original),
+            "counterfactual": self._png(self.image),
+            "difference": self._png(shown),
+        }
+        if self.uncertainty is not None:
+            files["uncertainty"] = self._png(self._uncertainty_picture())
+        return files | {f"draw-{k}": self._png(draw) for k, draw in enumerate(self.draws, start=1)}
+
+    def _uncertainty_picture(self) -> NDArray[np.uint8]:
+        assert self.uncertainty is not None
+        return np.clip(self.uncertainty * (255 / WHITE), 0, 255).astype(np.uint8)
+
+    def _png(self, pixels: NDArray[np.uint8]) -> bytes:
+        return png_bytes(pixels, self.provenance)
 
 
-def value_of(study: Study, name: str, value: Tensor) -> float | str | None:
-    if value.isnan():
-        return None
-    categories = study.variables[name].categories
-    return categories[int(value)] if categories else float(value)
+_COLUMNS: Sequence[str] = ("before", "after", "obtained")
 
 
 def _show(value: float | str | None) -> str:

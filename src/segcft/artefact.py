@@ -98,9 +98,14 @@ def link(source: str | Path, path: str | Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a small text file whole, or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole, or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
+    partial.write_bytes(content)
     replace(partial, path)
 
 

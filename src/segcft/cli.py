@@ -208,14 +208,14 @@ def _parser() -> argparse.ArgumentParser:
 
     asked = command("counterfactual", _counterfactual, "answer a question about one image")
     asked.add_argument("run", metavar="RUN", type=Path, help="folder of a run or of a published model")
-    asked.add_argument("image", metavar="IMAGE", type=Path, help="image file (PNG, TIFF, JPEG, DICOM)")
+    asked.add_argument("image", metavar="IMAGE", type=Path, help="image file (PNG, TIFF, JPEG, DICOM, NIfTI)")
     asked.add_argument(
         "--do",
         metavar="VARIABLE=AMOUNT",
         action="append",
         required=True,
         help="intervention: age=63 sets; a sign makes it a change, +20%%, -500 (by the unit) or +1.5sd (by standard "
-        "deviations); sex=F; may be repeated",
+        "deviations); sex=F; match:OTHER.png takes it from another image; may be repeated",
     )
     asked.add_argument(
         "--set",
@@ -231,8 +231,20 @@ def _parser() -> argparse.ArgumentParser:
         default=None,
         help="No CFT, Reg-CFT or Seg-CFT; also none, regressor, segmentor (default: the last of these that is trained)",
     )
-    asked.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder of the answer")
+    asked.add_argument(
+        "--draws", type=int, default=0, metavar="N", help="further answers from the posterior, for the uncertainty"
+    )
+    asked.add_argument(
+        "--out",
+        metavar="PATH",
+        type=Path,
+        required=True,
+        help="folder of the answer; or a file, the counterfactual as .png or .dcm, or the numbers as .json",
+    )
     hardware(asked)
+
+    inspected = command("inspect", _inspect, "tell whether images are synthetic, and what was asked of which model")
+    inspected.add_argument("files", metavar="FILE", type=Path, nargs="+", help="PNG, GIF or DICOM file")
 
     published = command("publish", _publish, "make a model to give away of an evaluated run")
     published.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
@@ -395,10 +407,24 @@ def _counterfactual(options: argparse.Namespace) -> None:
     from segcft.training import make_fabric
 
     model = Model(run, make_fabric(options.device).device)
-    found = model.counterfactual(options.image, options.known, options.do, options.method)
+    found = model.counterfactual(options.image, options.known, options.do, options.method, options.draws)
     found.save(options.out)
     print(found.summary())
     print(f"images and numbers: {options.out}", file=sys.stderr)
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    from segcft.provenance import inspect
+
+    unknown = 0
+    for path in options.files:
+        record = inspect(path)
+        unknown += record is None
+        print(f"{path}: {'does not say that segcft made it' if record is None else 'synthetic, made by segcft'}")
+        if record is not None:
+            print(json.dumps(record, indent=1, ensure_ascii=False))
+    if unknown:
+        raise SegcftError(f"{unknown} of {len(options.files)} files have no record")
 
 
 def _publish(options: argparse.Namespace) -> None:

@@ -2,32 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
-from numpy.typing import NDArray
+from torch import Generator, Tensor
 
 import segcft
 from segcft import artefact
-from segcft.answer import Answer, header_facts, infer_missing, misses, out_of_support, read_areas, read_for, value_of
-from segcft.causal.intervention import Intervention, parse_intervention, resolve
-from segcft.counterfactual import CounterfactualModel
-from segcft.data.imagefile import grey_values
-from segcft.data.reject import Rejected
-from segcft.data.resize import fit_image
+from segcft.answer import Answer
+from segcft.causal.intervention import Intervention, resolve
+from segcft.counterfactual import Abduction, CounterfactualModel
+from segcft.doubts import misses, out_of_support
 from segcft.errors import DataError, InterventionError, RunError
 from segcft.evaluate.names import METHODS, method_name
 from segcft.images.likelihood import to_grey_levels, to_unit
+from segcft.images.mechanism import seeded
+from segcft.inference import Person, areas_of, who_is_asked
+from segcft.question import ImageLike, Match, Question, Values, header_facts, name_of, parse_values, read_pixels
 from segcft.run import Run
+from segcft.samples import Samples
+from segcft.trajectory import Trajectory
 
-if TYPE_CHECKING:
-    from PIL.Image import Image as Picture
+BATCH = 16
+"""Images that are answered for at once."""
 
-Values = Mapping[str, float | str] | Sequence[str]
-"""``{"age": 63, "heart_area": "+20%"}``, or ``["age=63", "heart_area=+20%"]``."""
+
+class LogLikelihood(NamedTuple):
+    """How likely a person is to the model: the more, the likelier."""
+
+    image: float
+    """Evidence lower bound of log p(image | attributes), in nats."""
+    bits_per_pixel: float
+    """The same negated, in bits per pixel and channel: the fewer, the likelier."""
+    attributes: dict[str, float]
+    """log p(variable | its parents), in nats, of the variables' densities in their units."""
+
+    @property
+    def total(self) -> float:
+        """Lower bound of log p(image, attributes), in nats."""
+        return self.image + sum(self.attributes.values())
 
 
 class Model:
@@ -53,6 +72,7 @@ class Model:
         self._models: dict[str, CounterfactualModel] = {}
         people = self.run.people(["scm", "judge", *self.methods.values()])
         self.people = torch.from_numpy(people).to(self.device)
+        """Values of the training people, or of those who stand for them, (N, V)."""
 
     def __repr__(self) -> str:
         lines = [f"Model {self.study.name!r}: {', '.join(map(method_name, self.methods))}"]
@@ -63,11 +83,7 @@ class Model:
         return "\n".join(lines)
 
     def counterfactual(
-        self,
-        image: str | Path | NDArray[Any] | Picture,
-        attributes: Values = (),
-        do: Values = (),
-        method: str | None = None,
+        self, image: ImageLike, attributes: Values = (), do: Values = (), method: str | None = None, draws: int = 8
     ) -> Answer:
         """What ``image`` would have looked like under ``do``.
 
@@ -76,106 +92,306 @@ class Model:
         the areas by the SCM.
 
         Args:
-            image: a file, or pixels (H, W) or (H, W, 3): of 8 or 16 bits, or floating point in [0, 1].
+            image: a file, or pixels; see :data:`segcft.question.ImageLike`.
             attributes: what is known of the person; values alone, no changes.
-            do: interventions: numbers set, and texts are as :func:`parse_intervention` reads them.
+            do: interventions: numbers set, texts are as :func:`segcft.causal.intervention.parse_intervention` reads
+                them, and :class:`segcft.Match` takes the value from another image.
             method: none, regressor or segmentor, or as tables call them (default: the last of these that is there).
+            draws: how many more answers to draw from the posterior of what is not known, the image's latents and
+                attributes, for :attr:`segcft.answer.Answer.uncertainty`; each takes as long as the answer.
 
         Raises:
             InterventionError: ``do`` or ``attributes`` are not understood.
             DataError: the image cannot be read.
             RunError: the model lacks a part.
         """
-        study = self.study
-        names, areas = list(study.variables), study.area_columns
-        interventions = self._parse(do)
-        if not interventions:
+        if not do:
             raise InterventionError("do: nothing is asked for, e.g. {'heart_area': '+20%'}")
-        method = {shown: name for name, shown in METHODS.items()}.get(method or "", method) or list(self.methods)[-1]
-        model = self._model(method)
+        return self.answer([self.question(image, attributes, do)], method, draws)[0]
 
-        pixels = self._pixels(image)
-        x = to_unit(torch.from_numpy(pixels)[None].to(self.device))
-        values = torch.full((1, len(names)), torch.nan, device=self.device)
-        source = dict.fromkeys(names, "inferred")
-        with torch.no_grad():
-            read = read_areas(study, self.judge, x)
-        values[:, areas] = read
-        source |= dict.fromkeys(study.areas, "read from the image")
-        given = self._parse(attributes)
-        for fact in given:
-            if fact.kind != "set":
-                raise InterventionError(f"{fact}: what is known is a value, not a change")
-            source[fact.variable] = "given"
-        header = header_facts(study, Path(image)) if isinstance(image, str | Path) else []
-        from_header = [fact for fact in header if source[fact.variable] == "inferred"]
-        source |= {fact.variable: "read from the header" for fact in from_header}
-        facts = resolve([*given, *from_header], values, model.scm)
-        values = infer_missing(model.scm, torch.where(facts.isnan(), values, facts), self.people)
+    def counterfactuals(
+        self,
+        images: Iterable[ImageLike],
+        attributes: Values | Iterable[Values] = (),
+        do: Values | Iterable[Values] = (),
+        method: str | None = None,
+        draws: int = 0,
+    ) -> Iterator[Answer]:
+        """Answers for many images, one after the other, computed in batches as they are asked for.
 
-        asked = resolve(interventions, values, model.scm)
-        for name, k in zip(study.areas, areas, strict=True):
-            if asked[0, k] < 0:
-                raise InterventionError(f"{name}: an area cannot be {float(asked[0, k]):g}, below 0")
-        generator = torch.Generator(self.device).manual_seed(study.evaluation.seed)
-        changed, after = model.counterfactual(x, values, asked, generator)
-        grey = to_grey_levels(changed)
-        with torch.no_grad():
-            obtained = read_areas(study, self.judge, to_unit(grey))[0]
-        gained, wanted = obtained - read[0], (after - values)[0, areas]
-        record: dict[str, Any] = {
-            "segcft": segcft.__version__,
-            "study": study.name,
-            "method": method,
-            "model": artefact.read_meta(self.run.path(self.methods[method]))["key"],
-            "image": Path(image).name if isinstance(image, str | Path) else type(image).__name__,
-            "do": [str(intervention) for intervention in interventions],
-            "variables": {},
-            "warnings": [
-                *out_of_support(study, source, values[0], asked[0], self.people),
+        Args:
+            images: any number; an array or tensor has one in each of its rows. An iterator is read as it goes.
+            attributes: of all of them, or an iterable with those of each.
+            do: of all of them, or an iterable with those of each.
+            method: see :meth:`counterfactual`.
+            draws: see :meth:`counterfactual`.
+
+        Raises:
+            InterventionError: as :meth:`counterfactual`; or ``attributes`` or ``do`` end before the images do.
+            DataError: an image cannot be read.
+            RunError: the model lacks a part.
+        """
+        questions = (
+            self.question(image, known, asked)
+            for image, known, asked in zip(images, self._each(attributes), self._each(do), strict=False)
+        )
+        while chunk := list(itertools.islice(questions, BATCH)):
+            yield from self.answer(chunk, method, draws)
+
+    def question(self, image: ImageLike, attributes: Values = (), do: Values = ()) -> Question:
+        """A question, checked as far as it can be without looking at the picture; see :meth:`counterfactual`.
+
+        ``do`` may be empty: the answer is then the image as it is, with what is known and inferred.
+        """
+        known = parse_values(self.study, attributes)
+        for name, fact in known.items():
+            if isinstance(fact, Match) or fact.kind != "set":
+                raise InterventionError(f"{name}={fact}: what is known is a value, not a change")
+        given = {name: fact for name, fact in known.items() if isinstance(fact, Intervention)}
+        header = [fact for fact in header_facts(self.study, image) if fact.variable not in given]
+        asked = parse_values(self.study, do)
+        return Question(
+            name=name_of(image),
+            pixels=read_pixels(self.study, image),
+            known=(*given.values(), *header),
+            given=frozenset(given),
+            do=tuple(self._matched(name, one) if isinstance(one, Match) else one for name, one in asked.items()),
+            asked=tuple(f"{name}={one}" if isinstance(one, Match) else str(one) for name, one in asked.items()),
+        )
+
+    @torch.no_grad()
+    def answer(self, questions: Sequence[Question], method: str | None = None, draws: int = 0) -> list[Answer]:
+        """Answers to questions of :meth:`question`, in one batch; see :meth:`counterfactual`.
+
+        An answer does not depend on the questions beside it.
+        """
+        method, model = self._model(method)
+        study, areas = self.study, self.study.area_columns
+        x = to_unit(torch.from_numpy(np.stack([question.pixels for question in questions])).to(self.device))
+        masks_before = self.judge.masks(x)
+        read_before = areas_of(study, masks_before)
+        people, asked, after = [], [], []
+        for question, read in zip(questions, read_before, strict=True):
+            person = who_is_asked(question, read, study, model.scm, self.people)
+            do = resolve(question.do, person.values, model.scm)
+            for name, k in zip(study.areas, areas, strict=True):
+                if do[0, k] < 0:
+                    raise InterventionError(f"{name}: an area cannot be {float(do[0, k]):g}, below 0")
+            people.append(person)
+            asked.append(do)
+            after.append(model.scm.counterfactual(person.values, do, self._generator()))
+        before = torch.cat([person.values for person in people])
+        grey = to_grey_levels(Abduction(model.hvae, x, before).counterfactual(torch.cat(after)))
+        masks_after = self.judge.masks(to_unit(grey))
+        read_after = areas_of(study, masks_after)
+        answers = []
+        for i, (question, person) in enumerate(zip(questions, people, strict=True)):
+            drawn = self._draw(model, x[i : i + 1], person, asked[i], draws)
+            record = self._record(question, method, person, asked[i][0], after[i][0], draws)
+            gained, wanted = read_after[i] - read_before[i], (after[i] - person.values)[0, areas]
+            record["warnings"] = [
+                *out_of_support(study, person.source, person.values[0], asked[i][0], after[i][0], self.people),
                 *misses(study, gained, wanted, self.people[:, areas].std(dim=0)),
-            ],
-        }
-        for k, name in enumerate(names):
-            row = {
-                "before": value_of(study, name, values[0, k]),
-                "after": value_of(study, name, after[0, k]),
-                "intervened": not bool(asked[0, k].isnan()),
-                "source": source[name],
-                "unit": study.variables[name].unit,
-            }
-            if name in study.areas:
-                row["obtained"] = float(obtained[study.areas.index(name)])
-            record["variables"][name] = row
-        return Answer(grey[0].cpu().numpy(), pixels, record)
+            ]
+            spread = areas_of(study, self.judge.masks(to_unit(drawn))).std(dim=0) if draws > 1 else None
+            for s, name in enumerate(study.areas):
+                record["variables"][name]["obtained"] = float(read_after[i, s])
+                if spread is not None:
+                    record["variables"][name]["obtained_sd"] = float(spread[s])
+            answers.append(
+                Answer(
+                    image=grey[i].cpu().numpy(),
+                    original=question.pixels,
+                    masks_before=(masks_before[i] > 0.5).cpu().numpy(),
+                    masks_after=(masks_after[i] > 0.5).cpu().numpy(),
+                    draws=drawn.cpu().numpy(),
+                    record=record,
+                    spacing=study.image.spacing,
+                )
+            )
+        return answers
 
-    def _model(self, method: str) -> CounterfactualModel:
+    def trajectory(
+        self,
+        image: ImageLike,
+        variable: str,
+        values: Sequence[float | str] | int = 7,
+        attributes: Values = (),
+        do: Values = (),
+        method: str | None = None,
+    ) -> Trajectory:
+        """``image`` under each of several values of one variable.
+
+        Args:
+            image: see :meth:`counterfactual`.
+            variable: the one that changes.
+            values: what it is set to; or how many values from the 5th to the 95th percentile of the training people
+                (of a categorical variable: all categories).
+            attributes: see :meth:`counterfactual`.
+            do: interventions on other variables, the same throughout.
+            method: see :meth:`counterfactual`.
+
+        Raises:
+            InterventionError: as :meth:`counterfactual`; or there is no value.
+            DataError: the image cannot be read.
+            RunError: the model lacks a part.
+        """
+        variables = list(self.study.variables)
+        if variable not in variables:
+            raise InterventionError(f"{variable!r} is not a variable ({', '.join(variables)})")
+        if isinstance(values, int):
+            known = self.people[:, variables.index(variable)].cpu().numpy()
+            categories = self.study.variables[variable].categories
+            values = list(categories) or np.quantile(known, np.linspace(0.05, 0.95, values)).tolist()
+        if not len(values):
+            raise InterventionError("values: expected at least one")
+        others = parse_values(self.study, do)
+        if variable in others:
+            raise InterventionError(f"do: {variable!r} is what the trajectory sets")
+        asked = [{**others, variable: value} for value in values]
+        answers = self.counterfactuals(itertools.repeat(image, len(values)), attributes, asked, method)
+        return Trajectory(variable, list(values), list(answers))
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        do: Mapping[str, float | str] | None = None,
+        seed: int = 0,
+        method: str | None = None,
+        pixel_noise: bool = False,
+    ) -> Samples:
+        """People and images drawn from the model.
+
+        Args:
+            n: how many.
+            do: values that variables are set to, in everybody: samples of the interventional distribution.
+            seed: the same seed draws the same people, whatever is done to them.
+            method: see :meth:`counterfactual`.
+            pixel_noise: draw what the latents do not explain, too, each pixel by itself; else the likelihood's location
+                is shown, as is usual.
+
+        Raises:
+            InterventionError: ``do`` is not understood, or changes a value instead of setting it.
+            RunError: the model lacks a part.
+        """
+        if n < 1:
+            raise DataError(f"n: expected 1 or more samples, not {n}")
+        method, model = self._model(method)
+        interventions = [self._set(name, one) for name, one in parse_values(self.study, do or {}).items()]
+        generator = self._generator(seed)
+        missing = torch.full((n, len(self.study.variables)), torch.nan, device=self.device)
+        asked = resolve(interventions, missing, model.scm)
+        values = model.scm.sample(n, generator, asked)
+        images = []
+        with seeded(seed, self.device):
+            for part in values.split(BATCH):
+                likelihood = model.hvae.decode(model.hvae.sample(len(part)), part)
+                noise = torch.exp(likelihood.log_scale) * torch.randn_like(likelihood.loc) if pixel_noise else 0.0
+                images.append(to_grey_levels(likelihood.loc + noise).cpu().numpy())
+        table = pd.DataFrame({name: values[:, k].cpu().numpy() for k, name in enumerate(self.study.variables)})
+        for name, variable in self.study.variables.items():
+            if variable.categories:
+                table[name] = [variable.categories[int(index)] for index in table[name]]
+        record = self._origin(method) | {"do": [str(one) for one in interventions], "sample": True, "seed": seed}
+        return Samples(np.concatenate(images), table, record)
+
+    @torch.no_grad()
+    def log_likelihood(
+        self, image: ImageLike, attributes: Values = (), method: str | None = None, draws: int = 8
+    ) -> LogLikelihood:
+        """How likely an image and its attributes are to the model.
+
+        The image's term is a lower bound, the mean over ``draws`` of its latents. Attributes that are not given are as
+        in :meth:`counterfactual`.
+        """
+        _, model = self._model(method)
+        question = self.question(image, attributes)
+        x = to_unit(torch.from_numpy(question.pixels)[None].to(self.device))
+        areas = areas_of(self.study, self.judge.masks(x))[0]
+        person = who_is_asked(question, areas, self.study, model.scm, self.people)
+        with seeded(self.study.evaluation.seed, self.device):
+            bound = model.hvae(x.expand(draws, -1, -1, -1), person.values.expand(draws, -1), beta=1.0)
+        nats = float((bound.distortion + bound.rate).mean())
+        terms = model.scm.log_prob(person.values)[0]
+        attributes_terms = {name: float(terms[k]) for k, name in enumerate(self.study.variables)}
+        return LogLikelihood(-nats * model.hvae.pixels, nats / float(np.log(2)), attributes_terms)
+
+    def _model(self, method: str | None) -> tuple[str, CounterfactualModel]:
+        method = {shown: name for name, shown in METHODS.items()}.get(method or "", method) or list(self.methods)[-1]
         if method not in self._models:
             self._models[method] = self.run.model(method, self.device)
-        return self._models[method]
+        return method, self._models[method]
 
-    def _parse(self, values: Values) -> list[Intervention]:
+    def _each(self, values: Values | Iterable[Values]) -> Iterator[Values]:
+        """One for all, or each one's own."""
         if isinstance(values, Mapping):
-            texts = [
-                f"{name}={value}" if isinstance(value, str) else str(Intervention(name, float(value)))
-                for name, value in values.items()
-            ]
-        else:
-            texts = list(values)
-        return [parse_intervention(text, self.study.variables) for text in texts]
+            return itertools.repeat(values)
+        if isinstance(values, Sequence) and all(isinstance(value, str | Intervention) for value in values):
+            return itertools.repeat(values)
+        return iter(values)  # type: ignore[arg-type]
 
-    def _pixels(self, image: str | Path | NDArray[Any] | Picture) -> NDArray[np.uint8]:
-        """On the study's grid: uint8 (C, H, W)."""
-        if isinstance(image, str | Path):
-            return read_for(self.study, Path(image))
-        array = np.asarray(image)
-        if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (1, 3)):
-            raise DataError(f"image: expected (H, W) or (H, W, 3), not an array of shape {array.shape}")
-        unit = np.issubdtype(array.dtype, np.floating)
-        if unit and not (array.min() >= 0 and array.max() <= 1):
-            raise DataError("image: floating-point pixels must be in [0, 1]")
-        try:
-            grey = grey_values(array, "image", self.study.image.channels, (0.0, 1.0) if unit else None)
-        except Rejected as error:
-            raise DataError(str(error)) from None
-        return fit_image(grey, self.study.image)
+    def _matched(self, name: str, match: Match) -> Intervention:
+        """The value of a variable in another image, as an intervention that sets it."""
+        other = self.question(match.image)
+        facts = {fact.variable: fact for fact in other.known}
+        if name in self.study.areas:
+            with torch.no_grad():
+                x = to_unit(torch.from_numpy(other.pixels)[None].to(self.device))
+                areas = areas_of(self.study, self.judge.masks(x))[0]
+            return Intervention(name, float(areas[self.study.areas.index(name)]))
+        if name not in facts:
+            raise InterventionError(f"{name}={match}: that image does not tell its {name}; set {name} to a value")
+        return facts[name]
+
+    def _set(self, name: str, intervention: Intervention | Match) -> Intervention:
+        if isinstance(intervention, Match):
+            return self._matched(name, intervention)
+        if intervention.kind != "set":
+            raise InterventionError(f"{intervention}: people who are not there yet have no value to change; set it")
+        return intervention
+
+    def _draw(self, model: CounterfactualModel, x: Tensor, person: Person, asked: Tensor, draws: int) -> Tensor:
+        """Counterfactuals of the image ``x`` (1, C, H, W) from draws of all that is not known: uint8 (K, C, H, W)."""
+        drawn = x.new_empty((0, *x.shape[1:]), dtype=torch.uint8)
+        generator = self._generator()
+        values = person.missing.draw(draws, generator) if draws else person.values[:0]
+        with seeded(self.study.evaluation.seed, self.device):
+            for part in values.split(BATCH) if draws else ():
+                # A change by a share or an amount was resolved with the likely values, and is the same in all draws.
+                after = model.scm.counterfactual(part, asked.expand(len(part), -1), generator)
+                abduction = Abduction(model.hvae, x.expand(len(part), -1, -1, -1), part, sample=True)
+                drawn = torch.cat([drawn, to_grey_levels(abduction.counterfactual(after))])
+        return drawn
+
+    def _record(
+        self, question: Question, method: str, person: Person, asked: Tensor, after: Tensor, draws: int
+    ) -> dict[str, Any]:
+        digest = hashlib.sha256(question.pixels.tobytes()).hexdigest()
+        record: dict[str, Any] = self._origin(method) | {"image": question.name, "pixels_sha256": digest}
+        record |= {"do": list(question.asked), "draws": draws, "variables": {}}
+        for k, (name, variable) in enumerate(self.study.variables.items()):
+            row: dict[str, Any] = {
+                "before": self._value(name, person.values[0, k]),
+                "after": self._value(name, after[k]),
+                "intervened": not bool(asked[k].isnan()),
+                "source": person.source[name],
+                "unit": variable.unit,
+            }
+            if name in person.sure:
+                row["probability" if variable.categories else "sd"] = person.sure[name]
+            record["variables"][name] = row
+        return record
+
+    def _origin(self, method: str) -> dict[str, Any]:
+        key = artefact.read_meta(self.run.path(self.methods[method]))["key"]
+        return {"segcft": segcft.__version__, "study": self.study.name, "method": method, "model": key}
+
+    def _value(self, name: str, value: Tensor) -> float | str | None:
+        if value.isnan():
+            return None
+        categories = self.study.variables[name].categories
+        return categories[int(value)] if categories else float(value)
+
+    def _generator(self, seed: int | None = None) -> Generator:
+        return torch.Generator(self.device).manual_seed(self.study.evaluation.seed if seed is None else seed)

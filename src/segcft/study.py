@@ -121,6 +121,13 @@ class Image(Section):
         return math.prod(self.field_of_view) / math.prod(self.size)
 
     @property
+    def spacing(self) -> tuple[float, float] | None:
+        """Height and width of a pixel in mm, if the length unit is that."""
+        if self.field_of_view is None or self.length_unit != "mm":
+            return None
+        return self.field_of_view[0] / self.size[0], self.field_of_view[1] / self.size[1]
+
+    @property
     def area_unit(self) -> str:
         return "px" if self.field_of_view is None else f"{self.length_unit}\N{SUPERSCRIPT TWO}"
 

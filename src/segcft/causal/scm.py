@@ -99,11 +99,11 @@ class StructuralCausalModel(nn.Module):
         return torch.stack(terms, dim=1)
 
     @torch.no_grad()
-    def sample(self, n: int, generator: Generator | None = None) -> Tensor:
-        """``n`` samples of all variables from the observational distribution, (n, V)."""
+    def sample(self, n: int, generator: Generator | None = None, do: Tensor | None = None) -> Tensor:
+        """``n`` samples of all variables, (n, V), from the observational distribution, or under ``do`` (n, V)."""
         like = self.encoder.mean
         noise = [self._mechanism(k).sample_noise(n, like, generator) for k in range(len(self.variables))]
-        return self.predict(torch.cat(noise, dim=1))
+        return self.predict(torch.cat(noise, dim=1), do)
 
     @torch.no_grad()
     def abduct(self, values: Tensor, generator: Generator | None = None) -> Tensor:

@@ -14,9 +14,8 @@ from scipy.ndimage import map_coordinates
 
 from segcft.coronary.extra import extra
 from segcft.data.convert import Excluded
+from segcft.data.nifti import NIFTI
 from segcft.data.reject import Rejected
-
-NIFTI = (".nii", ".nii.gz")
 
 VOXEL = (0.05, 10.0)
 """Edges of a voxel in mm that are believed; beyond, the header is wrong, or in metres."""

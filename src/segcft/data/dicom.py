@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from pydicom.pixels import apply_modality_lut, apply_voi, get_decoder
 
 from segcft.data.convert import PERCENTILES, Excluded, Unreadable
 from segcft.data.reject import Rejected
+from segcft.data.source import Source
 
 OLDEST = 130
 """Ages above this, in years, are not believed."""
@@ -38,7 +38,7 @@ MOST_ASPECT = 10.0
 
 
 def read_dicom(
-    path: Path, grey_range: tuple[float, float] | None = None, window: tuple[float, float] | None = None
+    path: Source, grey_range: tuple[float, float] | None = None, window: tuple[float, float] | None = None
 ) -> NDArray[np.float32]:
     """Grey values of a DICOM file, (H, W) in [0, 1]: :func:`shown` of :func:`open_dicom`.
 
@@ -48,7 +48,7 @@ def read_dicom(
     return shown(path, open_dicom(path), grey_range, window)
 
 
-def open_dicom(path: Path, pixels: bool = True) -> FileDataset:
+def open_dicom(path: Source, pixels: bool = True) -> FileDataset:
     """A DICOM file.
 
     Args:
@@ -62,7 +62,8 @@ def open_dicom(path: Path, pixels: bool = True) -> FileDataset:
         with path.open("rb") as file:
             if file.read(132)[128:] != b"DICM":
                 raise Unreadable("not a DICOM file", f"{path}: not a DICOM file: no 'DICM' at byte 128")
-        dataset = dcmread(path, stop_before_pixels=not pixels)
+            file.seek(0)
+            dataset = dcmread(file, stop_before_pixels=not pixels)
         for name in HEADER:  # pydicom decodes an element when it is asked for first, which may fail
             dataset.get(name)
         for code in dataset.get("ViewCodeSequence") or ():
@@ -75,7 +76,7 @@ def open_dicom(path: Path, pixels: bool = True) -> FileDataset:
 
 
 def shown(
-    path: Path,
+    path: Source,
     dataset: Dataset,
     grey_range: tuple[float, float] | None = None,
     window: tuple[float, float] | None = None,
@@ -204,7 +205,7 @@ def age_between(birth: str, day: str) -> float | None:
     return float(age) if 0 <= age <= OLDEST else None
 
 
-def check_object(path: Path, dataset: Dataset) -> bool:
+def check_object(path: Source, dataset: Dataset) -> bool:
     """Whether black and white are exchanged.
 
     Raises:
@@ -225,7 +226,7 @@ def check_object(path: Path, dataset: Dataset) -> bool:
     return photometric == "MONOCHROME1"
 
 
-def decode(path: Path, dataset: Dataset) -> NDArray[np.integer[Any]]:
+def decode(path: Source, dataset: Dataset) -> NDArray[np.integer[Any]]:
     """Stored values (H, W).
 
     Raises:
@@ -313,7 +314,7 @@ def _spacing(dataset: Dataset) -> tuple[float, float] | None:
     return None
 
 
-def broken(path: Path, error: Exception) -> Unreadable:
+def broken(path: Source, error: Exception) -> Unreadable:
     return Unreadable("damaged file", f"{path}: cannot read this DICOM file ({_line(error)})")
 
 

@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from segcft.data.nifti import NIFTI, is_nifti, read_nifti
 from segcft.data.reject import Rejected
+from segcft.data.source import Source
 from segcft.study import Structure
 
-LOSSLESS = (".png", ".tif", ".tiff", ".bmp")
+LOSSLESS = (".png", ".tif", ".tiff", ".bmp", *NIFTI)
 DICOM = (".dcm", ".dicom")
 SUFFIXES = (*LOSSLESS, ".jpg", ".jpeg", *DICOM)
 
@@ -62,7 +64,7 @@ def check_id(id: str) -> None:
 
 
 def read_image(
-    path: Path,
+    path: Source,
     channels: int,
     grey_range: tuple[float, float] | None = None,
     window: tuple[float, float] | None = None,
@@ -71,7 +73,8 @@ def read_image(
 
     Args:
         path: PNG, TIFF, JPEG or BMP; grey, palette or RGB, 8 or 16 bit; transparency is dropped. Or DICOM, see
-            :func:`segcft.data.dicom.shown`.
+            :func:`segcft.data.dicom.shown`. Or NIfTI, see :func:`segcft.data.nifti.read_nifti`; of other types than
+            8 or 16 bits without a sign, percentiles become 0 and 1, as in DICOM files that do not say.
         channels: 1 (colour becomes luma) or 3 (grey is repeated).
         grey_range: values in the file that become 0 and 1; default: the whole range of the file's type, or what a
             DICOM file says itself.
@@ -84,7 +87,12 @@ def read_image(
         from segcft.data.dicom import read_dicom
 
         return np.repeat(read_dicom(path, grey_range, window)[None].astype(np.float64), channels, axis=0)
-    return grey_values(read_pixels(path), str(path), channels, grey_range, window)
+    pixels = read_pixels(path)
+    if is_nifti(path) and grey_range is None and pixels.dtype not in (np.uint8, np.uint16):
+        from segcft.data.convert import PERCENTILES
+
+        window = window or PERCENTILES
+    return grey_values(pixels, str(path), channels, grey_range, window)
 
 
 def grey_values(
@@ -117,7 +125,7 @@ def grey_values(
     return shown
 
 
-def is_dicom(path: Path) -> bool:
+def is_dicom(path: Source) -> bool:
     """Whether a file is to be read as DICOM: it is called so, or begins so, whatever it is called."""
     if path.suffix.lower() in DICOM:
         return True
@@ -128,12 +136,14 @@ def is_dicom(path: Path) -> bool:
         return False  # who reads it will say why
 
 
-def pixel_aspect(path: Path) -> float:
-    """Height of a pixel of an image file divided by its width: as a DICOM header says, else 1.
+def pixel_aspect(path: Source) -> float:
+    """Height of a pixel of an image file divided by its width: as a DICOM or NIfTI header says, else 1.
 
     Raises:
         Rejected: the header cannot be read.
     """
+    if is_nifti(path):
+        return read_nifti(path)[1]
     if not is_dicom(path):
         return 1.0
     from segcft.data.dicom import aspect, open_dicom
@@ -183,7 +193,7 @@ def find_mask(folder: Path, id: str, name: str, structure: Structure) -> Path:
     return path
 
 
-def read_pixels(path: Path, labels: bool = False) -> NDArray[Any]:
+def read_pixels(path: Source, labels: bool = False) -> NDArray[Any]:
     """Pixels of an image file as they are: (H, W), or (H, W, 3) in colour.
 
     Args:
@@ -193,8 +203,10 @@ def read_pixels(path: Path, labels: bool = False) -> NDArray[Any]:
     Raises:
         Rejected: the file cannot be read or holds several images.
     """
+    if is_nifti(path):
+        return read_nifti(path)[0]
     try:
-        with Image.open(path) as file:
+        with path.open("rb") as opened, Image.open(opened) as file:
             frames = getattr(file, "n_frames", 1)
             if labels and file.mode in ("P", "PA"):
                 pixels = np.asarray(file.getchannel(0) if file.mode == "PA" else file)
@@ -221,7 +233,7 @@ def _full_value(name: str, pixels: NDArray[Any]) -> float:
     raise Rejected(f"{name}: {pixels.dtype} values have no range of their own; set data.grey_range or data.window")
 
 
-def read_labels(path: Path) -> NDArray[Any]:
+def read_labels(path: Source) -> NDArray[Any]:
     """The values (H, W) of a mask file: labels or bit flags.
 
     Raises:

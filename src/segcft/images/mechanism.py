@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar, TypeVarTuple
 
 import torch
@@ -18,6 +19,14 @@ from segcft.study import Image, Variable
 
 Inputs = TypeVarTuple("Inputs")
 Output = TypeVar("Output")
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draws from torch's global generator, as latents are, with this seed; afterwards it is where it was."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else [], device_type="cuda"):
+        torch.manual_seed(seed)
+        yield
 
 
 class Exogenous(NamedTuple):

@@ -1,0 +1,45 @@
+"""Why an answer may be wrong: what is asked for is outside of what was learnt, or was not obtained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from segcft.study import Study
+
+NOTABLE = 0.25
+"""An area that misses its change by more than this share of a standard deviation over people is worth a warning."""
+
+
+def out_of_support(
+    study: Study, source: Mapping[str, str], before: Tensor, asked: Tensor, after: Tensor, people: Tensor
+) -> list[str]:
+    """A warning for each value that is known, asked for or implied (V,), outside the training people's range (N, V)."""
+    warnings = []
+    for k, (name, variable) in enumerate(study.variables.items()):
+        if variable.kind != "continuous":
+            continue
+        low, high = float(people[:, k].min()), float(people[:, k].max())
+        told = {source[name]: float(before[k]), "asked for": float(asked[k])}
+        if asked[k].isnan() and after[k] != before[k]:
+            told["what follows"] = float(after[k])
+        for origin, value in told.items():
+            if value < low or value > high:  # a value that is not there, NaN, is neither
+                warnings.append(f"{name}: {value:g} ({origin}) is outside the training range, {low:g} to {high:g}")
+    return warnings
+
+
+def misses(study: Study, gained: Tensor, wanted: Tensor, spread: Tensor) -> list[str]:
+    """A warning for each area that did not change as it should have; all (S,), in the study's unit.
+
+    Changes are compared, not areas, so that what the judge misreads in both images does not count.
+    """
+    warnings = []
+    for s, name in enumerate(study.areas):
+        if abs(float(gained[s] - wanted[s])) > NOTABLE * float(spread[s]):
+            warnings.append(
+                f"{name}: should have changed by {float(wanted[s]):+.1f}; the judge reads a change of "
+                f"{float(gained[s]):+.1f}"
+            )
+    return warnings

@@ -1,0 +1,97 @@
+"""What an image and the SCM tell of a person whose attributes are not all known."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from segcft.causal.intervention import resolve
+from segcft.causal.scm import StructuralCausalModel
+from segcft.question import Question
+from segcft.study import Study
+
+
+def areas_of(study: Study, masks: Tensor) -> Tensor:
+    """The areas of soft masks (B, S, H, W), (B, S).
+
+    The area of a structure that may be absent is 0 where no pixel is likelier inside than not: a sum of probabilities
+    never is, and nobody in training had a structure of which there is nothing to see.
+    """
+    may_be_absent = torch.tensor([study.variables[name].zero_inflated for name in study.areas], device=masks.device)
+    absent = may_be_absent & ~(masks > 0.5).any(dim=3).any(dim=2)
+    return torch.where(absent, 0.0, masks.sum(dim=(2, 3)) * study.image.pixel_area)
+
+
+class MissingValues:
+    """The missing values (NaN) of one person (1, V), given the others.
+
+    Each of the training ``people`` (N, V) lends their values for the missing ones and is weighed by the SCM's
+    likelihood of the person so completed: self-normalised importance sampling with the training marginal as the
+    proposal.
+    """
+
+    def __init__(self, scm: StructuralCausalModel, values: Tensor, people: Tensor) -> None:
+        self.scm, self.values = scm, values
+        self.missing = values[0].isnan()
+        if not self.missing.any():
+            return
+        self.candidates = torch.where(self.missing, people, values)
+        with torch.no_grad():
+            # The missing variables' own terms are the proposal's job; only their children are evidence.
+            self.weights = torch.softmax(scm.log_prob(self.candidates)[:, ~self.missing].sum(dim=1), dim=0)
+
+    def likely(self) -> tuple[Tensor, dict[str, float]]:
+        """The person completed (1, V), and how sure that is.
+
+        A continuous variable becomes the weighted mean, of which the standard deviation is told; a categorical one the
+        likeliest category, of which the probability is.
+        """
+        filled, sure = self.values.clone(), {}
+        for k in self.missing.nonzero()[:, 0].tolist():
+            name = self.scm.variables[k]
+            lent = self.candidates[:, k]
+            if self.scm.definitions[name].kind == "continuous":
+                filled[0, k] = (self.weights * lent).sum()
+                sure[name] = float((self.weights * (lent - filled[0, k]).square()).sum().sqrt())
+            else:
+                shares = torch.bincount(lent.long(), self.weights)
+                filled[0, k] = shares.argmax()
+                sure[name] = float(shares.max())
+        return filled, sure
+
+    def draw(self, n: int, generator: Generator) -> Tensor:
+        """The person completed ``n`` times by draws from what is likely, (n, V)."""
+        if not self.missing.any():
+            return self.values.expand(n, -1).clone()
+        return self.candidates[torch.multinomial(self.weights, n, replacement=True, generator=generator)]
+
+
+class Person(NamedTuple):
+    """Who a question is about."""
+
+    values: Tensor
+    """Of every variable, (1, V)."""
+    source: dict[str, str]
+    """Of every variable: given, read from the header or the image, or inferred."""
+    sure: dict[str, float]
+    """Of inferred variables: see :meth:`MissingValues.likely`."""
+    missing: MissingValues
+
+
+def who_is_asked(question: Question, areas: Tensor, study: Study, scm: StructuralCausalModel, people: Tensor) -> Person:
+    """The person of a question in whose image the ``areas`` (S,) are; training ``people`` (N, V) are like them.
+
+    Raises:
+        InterventionError: what is known does not fit its variable.
+    """
+    values = people.new_full((1, len(study.variables)), torch.nan)
+    values[0, study.area_columns] = areas
+    source = dict.fromkeys(study.variables, "inferred") | dict.fromkeys(study.areas, "read from the image")
+    for fact in question.known:
+        source[fact.variable] = "given" if fact.variable in question.given else "read from the header"
+    facts = resolve(question.known, values, scm)
+    missing = MissingValues(scm, torch.where(facts.isnan(), values, facts), people)
+    values, sure = missing.likely()
+    return Person(values, source, sure, missing)

@@ -1,0 +1,176 @@
+"""A question about one image: its pixels on the study's grid, what is known of the person, and what to change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL.Image import Image as Picture
+from torch import Tensor
+
+from segcft.causal.intervention import Intervention, parse_intervention
+from segcft.data.imagefile import grey_values, is_dicom, pixel_aspect, read_image
+from segcft.data.reject import Rejected
+from segcft.data.resize import fit_image
+from segcft.data.source import MemoryFile
+from segcft.errors import DataError, InterventionError
+from segcft.study import FolderData, Study
+
+ImageLike = str | Path | MemoryFile | NDArray[Any] | Tensor | Picture
+"""A file (PNG, TIFF, JPEG, BMP, DICOM, NIfTI), or pixels: (H, W) or (H, W, 3), of a tensor (H, W) or (C, H, W); of 8 or
+16 bits, or floating point in [0, 1]."""
+
+MATCH = "match:"
+
+_YEARS = ("", "years", "year", "y", "a")  # units of an age that a header can tell
+
+
+@dataclass(frozen=True)
+class Match:
+    """As an intervention: the value of the variable in another image, ``do={"heart_area": Match("other.png")}``.
+
+    Areas are read from it by the judge; age and sex from the header, if it is a DICOM file. In text it is
+    ``match:other.png``.
+    """
+
+    image: ImageLike
+
+    def __str__(self) -> str:
+        return f"{MATCH}{name_of(self.image)}"
+
+
+Amount = float | str | Match
+Values = Mapping[str, Amount | Intervention] | Sequence[str | Intervention]
+"""``{"age": 63, "heart_area": "+20%"}``, or ``["age=63", "heart_area=+20%"]``."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of one image; :meth:`segcft.model.Model.question` makes it.
+
+    Attributes:
+        name: of the image.
+        pixels: the image on the study's grid, uint8 (C, H, W).
+        known: what the user says of the person, then what a header does; each variable once.
+        given: the variables of ``known`` that are the user's.
+        do: interventions, those by another image with its values.
+        asked: the interventions as they were asked for.
+    """
+
+    name: str
+    pixels: NDArray[np.uint8]
+    known: tuple[Intervention, ...]
+    given: frozenset[str]
+    do: tuple[Intervention, ...]
+    asked: tuple[str, ...]
+
+
+def parse_values(study: Study, values: Values) -> dict[str, Intervention | Match]:
+    """Interventions, by variable, as a user writes them.
+
+    Raises:
+        InterventionError: one is not understood, or a variable has two.
+    """
+    parts: Iterable[tuple[str | None, Amount | Intervention]]
+    parts = values.items() if isinstance(values, Mapping) else ((None, value) for value in values)
+    parsed: dict[str, Intervention | Match] = {}
+    for name, value in parts:
+        one = _parse(study, name, value)
+        variable = one[0]
+        if variable in parsed:
+            raise InterventionError(f"{variable!r} is given twice; give it one value")
+        parsed[variable] = one[1]
+    return parsed
+
+
+def _parse(study: Study, name: str | None, value: Amount | Intervention) -> tuple[str, Intervention | Match]:
+    if isinstance(value, Intervention):
+        return value.variable, value
+    if name is None:
+        text = str(value)
+        name, _, amount = (part.strip() for part in text.partition("="))
+    else:
+        if isinstance(value, int | float | np.number) and not isinstance(value, bool):
+            text = str(Intervention(name, float(value)))
+        else:
+            text = f"{name}={value}"
+        amount = str(value).strip()
+    if isinstance(value, Match) or amount.startswith(MATCH):
+        if name not in study.variables:
+            raise InterventionError(f"{text!r}: {name!r} is not a variable ({', '.join(study.variables)})")
+        return name, value if isinstance(value, Match) else Match(amount.removeprefix(MATCH).strip())
+    parsed = parse_intervention(text, study.variables)
+    return parsed.variable, parsed
+
+
+def header_facts(study: Study, image: ImageLike) -> list[Intervention]:
+    """What the header of a DICOM file says of the study's ``age`` (in years) and ``sex``; of other images nothing.
+
+    Categories of ``sex`` may be F and M or Female and Male, in any case.
+
+    Raises:
+        DataError: the header cannot be read.
+    """
+    path = Path(image) if isinstance(image, str) else image
+    if not isinstance(path, Path | MemoryFile) or not is_dicom(path):
+        return []
+    from segcft.data.dicom import open_dicom, person
+
+    try:
+        said = person(open_dicom(path, pixels=False))
+    except Rejected as error:
+        raise DataError(str(error)) from None
+    facts = []
+    for name, variable in study.variables.items():
+        value = said.get(name)
+        if isinstance(value, str):
+            spelt = {"F": ("f", "female"), "M": ("m", "male")}[value]
+            facts += [Intervention(name, one) for one in variable.categories if one.lower() in spelt]
+        elif value is not None and variable.kind == "continuous" and variable.unit.lower() in _YEARS:
+            facts += [Intervention(name, value)] if variable.allows(value) else []
+    return facts
+
+
+def name_of(image: ImageLike) -> str:
+    """What an image is called in messages and records: its file, without the folder, or what kind of object it is."""
+    if isinstance(image, str | Path):
+        return Path(image).name
+    return image.name if isinstance(image, MemoryFile) else type(image).__name__
+
+
+def read_pixels(study: Study, image: ImageLike) -> NDArray[np.uint8]:
+    """An image on the study's grid, treated like the study's own: uint8 (C, H, W). See :data:`ImageLike`.
+
+    Raises:
+        DataError: it cannot be read, is no image, or shows nothing.
+    """
+    try:
+        if isinstance(image, str | Path | MemoryFile):
+            path = Path(image) if isinstance(image, str) else image
+            source = study.data if isinstance(study.data, FolderData) else None
+            limits = (source.grey_range, source.window) if source else (None, None)
+            return fit_image(read_image(path, study.image.channels, *limits), study.image, pixel_aspect(path))
+        return fit_image(_array(image, study.image.channels), study.image)
+    except (Rejected, OSError) as error:
+        raise DataError(str(error)) from None
+
+
+def _array(image: Any, channels: int) -> NDArray[np.float64]:
+    if isinstance(image, Tensor):
+        array = image.detach().cpu().numpy()
+        array = np.moveaxis(array, 0, -1) if array.ndim == 3 else array
+    else:
+        array = np.asarray(image)
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (1, 3)) or 0 in array.shape:
+        expected = "(H, W) or (C, H, W) of 1 or 3 channels" if isinstance(image, Tensor) else "(H, W) or (H, W, 3)"
+        raise DataError(f"image: expected {expected}, not an array of shape {tuple(np.shape(image))}")
+    if not np.issubdtype(array.dtype, np.number) and array.dtype != bool:
+        raise DataError(f"image: expected numbers, not {array.dtype}")
+    unit = np.issubdtype(array.dtype, np.floating)
+    if unit and not (array.min() >= 0 and array.max() <= 1):
+        raise DataError("image: floating-point pixels must be in [0, 1]")
+    return grey_values(array, "image", channels, (0.0, 1.0) if unit else None)

@@ -1,0 +1,69 @@
+"""Pictures of answers without a plotting library: signed differences in colour, outlines, strips, HTML."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import binary_erosion
+
+Pixels = NDArray[np.uint8]
+
+COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (204, 121, 167), (240, 228, 66), (213, 94, 0))
+"""Of the structures' outlines, in turn (Okabe and Ito 2008: told apart by the colour-blind)."""
+
+_NEGATIVE, _ZERO, _POSITIVE = (
+    np.array(colour, dtype=float) for colour in ((33, 102, 172), (247, 247, 247), (178, 24, 43))
+)
+FULL = 64.0
+"""Grey levels at which a difference has its full colour."""
+
+
+def difference_colours(difference: NDArray[np.int16], full: float = FULL) -> Pixels:
+    """A signed difference (C, H, W) in grey levels as colour (3, H, W): blue darker, white unchanged, red brighter."""
+    share = np.clip(difference.astype(float).mean(axis=0) / full, -1, 1)[..., None]
+    end = np.where(share < 0, _NEGATIVE, _POSITIVE)
+    return np.moveaxis(np.rint(_ZERO + np.abs(share) * (end - _ZERO)).astype(np.uint8), -1, 0)
+
+
+def outlined(pixels: Pixels, masks: NDArray[np.bool_], enlarge: int = 1) -> Pixels:
+    """An image (C, H, W) in colour with the outlines of masks (S, H, W), each in its colour: (3, H, W).
+
+    ``enlarge`` repeats pixels first, so that outlines are thin.
+    """
+    shown = np.repeat(pixels, 3, axis=0) if len(pixels) == 1 else pixels.copy()
+    shown = shown.repeat(enlarge, axis=1).repeat(enlarge, axis=2)
+    for s, mask in enumerate(masks.repeat(enlarge, axis=1).repeat(enlarge, axis=2)):
+        shown[:, mask & ~binary_erosion(mask)] = np.array(COLOURS[s % len(COLOURS)])[:, None]
+    return shown
+
+
+def strip(pictures: Sequence[Pixels], gap: int = 2) -> Pixels:
+    """Images (C, H, W) of one size beside each other; wide ones below each other."""
+    channels, height, width = pictures[0].shape
+    axis = 1 if width >= 2 * height else 2
+    space = np.full((channels, gap, width) if axis == 1 else (channels, height, gap), 255, dtype=np.uint8)
+    parts = [part for one in pictures for part in (space, one)][1:]
+    return np.concatenate(parts, axis=axis)
+
+
+def to_html(
+    panels: Sequence[tuple[str, bytes]], wide: bool, rows: Sequence[Sequence[str]], notes: Sequence[str]
+) -> str:
+    """Labelled PNG files, a table whose first row is its head, and notes, as HTML that needs nothing else."""
+    figures = "".join(
+        f'<figure style="display:inline-block;margin:0 .5em .5em 0"><img alt="{html.escape(label)}" '
+        f'style="{"width:480px" if wide else "height:224px"};image-rendering:auto" '
+        f'src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+        f'<figcaption style="font-size:85%;text-align:center">{html.escape(label)}</figcaption></figure>'
+        + ("<br>" if wide else "")
+        for label, png in panels
+    )
+    head, *body = ["".join(f"<{{0}}>{html.escape(cell)}</{{0}}>" for cell in row) for row in rows]
+    table = f"<table><thead><tr>{head.format('th')}</tr></thead><tbody>"
+    table += "".join(f"<tr>{row.format('td')}</tr>" for row in body) + "</tbody></table>"
+    said = "".join(f"<p>{html.escape(note)}</p>" for note in notes)
+    return f"<div>{figures}{table}{said}</div>"

@@ -1,0 +1,87 @@
+"""One image under a range of values of a variable."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segcft import artefact
+from segcft.answer import Answer
+from segcft.errors import DataError
+from segcft.evaluate.names import plain
+from segcft.provenance import gif_bytes, picture, png_bytes
+from segcft.rendering import strip, to_html
+
+MILLISECONDS = 200
+"""For which a picture of the GIF is shown."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """Answers of one image, one for each value of ``variable``."""
+
+    variable: str
+    values: Sequence[float | str]
+    answers: Sequence[Answer]
+
+    @property
+    def images(self) -> NDArray[np.uint8]:
+        """The counterfactuals, (N, C, H, W)."""
+        return np.stack([answer.image for answer in self.answers])
+
+    @property
+    def warnings(self) -> list[str]:
+        """Why answers may be wrong, each with the value that it is about."""
+        return [
+            f"{self.variable}={_show(value)}: {text}"
+            for value, answer in zip(self.values, self.answers, strict=True)
+            for text in answer.warnings
+        ]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What the strip and the GIF say of themselves."""
+        first = self.answers[0].provenance
+        same = {key: first[key] for key in ("segcft", "study", "method", "model")}
+        return same | {"do": [", ".join(answer.record["do"]) for answer in self.answers], "warnings": self.warnings}
+
+    def strip(self) -> NDArray[np.uint8]:
+        """The counterfactuals beside each other (wide ones below each other), uint8 (C, H, W)."""
+        return strip([answer.image for answer in self.answers])
+
+    def save(self, path: str | Path) -> None:
+        """Write the strip (``x.png``), or there and back as a moving picture (``x.gif``).
+
+        Raises:
+            DataError: the file would be of another kind.
+        """
+        path = Path(path)
+        match path.suffix.lower():
+            case ".png":
+                artefact.write_bytes(path, png_bytes(self.strip(), self.record))
+            case ".gif":
+                frames = [picture(answer.image) for answer in self.answers]
+                artefact.write_bytes(path, gif_bytes([*frames, *frames[-2:0:-1]], self.record, MILLISECONDS))
+            case _:
+                raise DataError(f"{path}: a trajectory is written to .png (a strip) or .gif")
+
+    def __repr__(self) -> str:
+        return f"Trajectory({self.variable}: {', '.join(map(_show, self.values))})"
+
+    def _repr_html_(self) -> str:
+        """The strip in a notebook."""
+        areas = list(self.answers[0].areas)
+        rows = [(plain(self.variable), *(f"{plain(name)} obtained" for name in areas))]
+        for value, answer in zip(self.values, self.answers, strict=True):
+            rows.append((_show(value), *(f"{answer.areas[name]:.1f}" for name in areas)))
+        label = f"{plain(self.variable)}: {', '.join(map(_show, self.values))}"
+        return to_html([(label, png_bytes(self.strip(), self.record))], True, rows, self.warnings)
+
+
+def _show(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.4g}"
