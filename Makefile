@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format clean .venv
+.PHONY: help demo test docs lint format clean .venv
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z.]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -13,8 +13,12 @@ help:  ## list the targets
 demo: .venv  ## run the quickstart study, into runs/quickstart
 	$(BIN)/segcft run configs/quickstart.yaml --out runs/quickstart
 
-test: lint  ## lint, check types and run the tests
+test: lint docs  ## lint, check types, build the documentation and run the tests
 	$(BIN)/python -m pytest --durations=10
+
+docs: .venv  ## build the documentation, with its examples executed, into build/docs
+	$(BIN)/sphinx-build -q -j auto -E -W --keep-going docs build/docs
+	@echo "documentation: build/docs/index.html"
 
 lint: .venv  ## check style and types
 	$(BIN)/ruff check

@@ -33,12 +33,19 @@ CHANGE = 40
 """Grey levels at which the colours of a difference are full."""
 DPI = 85
 """Pixels of a page to the inch of a figure."""
+TITLE, FOOT = 0.3, 0.25
+"""Inches above and below pictures."""
+GAP = 0.03
+"""Between pictures, as a share of their width."""
 
 folder = Path(tempfile.mkdtemp(prefix="segcft-docs-"))
 atexit.register(shutil.rmtree, folder, ignore_errors=True)
 for name in ("models", "configs"):
     (folder / name).symlink_to(ROOT / name)
 os.chdir(folder)
+for name in ("FORCE_COLOR", "CLICOLOR_FORCE"):  # or commands take the page for a terminal
+    os.environ.pop(name, None)
+os.environ["COLUMNS"] = "84"  # that a page is wide
 
 
 def row(
@@ -53,8 +60,10 @@ def row(
     """
     pictures = {title: np.squeeze(pixels) for title, pixels in pictures.items()}
     widths = [pixels.shape[1] / pixels.shape[0] for pixels in pictures.values()]
-    figure = Figure(figsize=(height * sum(widths) + 0.15 * len(widths), height + 0.55), layout="constrained")
-    panels = figure.subplots(1, len(pictures), squeeze=False, width_ratios=widths)[0]
+    total = height + TITLE + FOOT
+    figure = Figure(figsize=(height * sum(widths) * (1 + GAP), total))
+    edges = {"left": 0, "right": 1, "bottom": FOOT / total, "top": 1 - TITLE / total, "wspace": GAP}
+    panels = figure.subplots(1, len(pictures), squeeze=False, width_ratios=widths, gridspec_kw=edges)[0]
     for axes, (title, pixels) in zip(panels, pictures.items(), strict=True):
         frame(axes)
         axes.set_title(title, fontsize=9.5)
@@ -68,8 +77,8 @@ def row(
             axes.plot([], [], color=colour, label=plain(structure))
     handles, labels = next((axes.get_legend_handles_labels() for axes in panels if axes.lines), ([], []))
     if handles:
-        figure.legend(handles, labels, loc="outside lower right", ncols=len(handles), frameon=False, fontsize=8)
-    figure.supxlabel("Synthetic images. Not for clinical use.", fontsize=7, color="#777777", x=0.01, ha="left")
+        figure.legend(handles, labels, loc="lower right", ncols=len(handles), frameon=False, fontsize=8, borderpad=0)
+    figure.text(0, 0.08 / total, "Synthetic. Not for clinical use.", fontsize=7, color="#777777")
     return picture(figure)
 
 
