@@ -45,7 +45,6 @@ for name in ("models", "configs"):
 os.chdir(folder)
 for name in ("FORCE_COLOR", "CLICOLOR_FORCE"):  # or commands take the page for a terminal
     os.environ.pop(name, None)
-os.environ["COLUMNS"] = "84"  # that a page is wide
 
 
 def row(
