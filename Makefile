@@ -1,14 +1,17 @@
-# `make test` and `make demo` set up what they need by themselves: a private virtual environment in .venv.
+# `make app`, `make demo` and `make test` set up what they need by themselves: a private virtual environment in .venv.
 # Another interpreter: make test PYTHON=python3.12
 
 PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test docs lint format clean .venv
+.PHONY: help app demo test docs lint format clean .venv
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z.]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+app: .venv  ## open the web page with the models that come with segcft
+	$(BIN)/segcft app models/*
 
 demo: .venv  ## run the quickstart study, into runs/quickstart
 	$(BIN)/segcft run configs/quickstart.yaml --out runs/quickstart

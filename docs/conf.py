@@ -68,10 +68,10 @@ python_maximum_signature_line_length = 100
 # All links must resolve but those to other packages, which this site does not know.
 nitpicky = True
 OTHERS = "torch|numpy|np|pandas|pd|pydantic|pydantic_core|annotated_types|PIL|pydicom|lightning|zuko"
-OTHERS += "|pathlib|collections|abc|enum"
+OTHERS += "|starlette|socket|pathlib|collections|abc|enum"
 NAMES = "Tensor|NDArray|Path|Fabric|NoneType|Le|Ge|FieldInfo"  # the same, without a module
 ALIASES = "Array|Floats"  # of NDArray
-TYPE_VARIABLES = "S|M|Item|AnyItem|Key|Value|Inputs|Output|Result"
+TYPE_VARIABLES = "S|M|T|Item|AnyItem|Key|Value|Inputs|Output|Result"
 CONSTRAINTS = r"_.*|.*\._.*|0\.5|dict\[str"  # what is left of pydantic's annotations
 nitpick_ignore_regex = [
     ("py:.*", rf"({OTHERS})\..*|({NAMES}|{ALIASES}|{CONSTRAINTS})|(segcft\..*\.)?({TYPE_VARIABLES})")

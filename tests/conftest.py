@@ -6,7 +6,7 @@ import copy
 import csv
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -20,6 +20,14 @@ from segcft.pipeline import Pipeline
 from segcft.run import Run
 from segcft.study import Study, parse_study
 from segcft.training import make_fabric
+
+if TYPE_CHECKING:
+    from starlette.testclient import TestClient
+
+    from segcft.app.catalogue import Catalogue
+
+MODELS = Path(__file__).parents[1] / "models"
+"""The models that come with segcft."""
 
 MakeStudy = Callable[..., Study]
 
@@ -178,3 +186,28 @@ def plaque_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     run = Run(folder / "run", parse_study(plaque_mapping()))
     Pipeline(run, make_fabric("cpu"), folder / "data").run_all()
     return run
+
+
+@pytest.fixture(scope="session")
+def catalogue() -> Catalogue:
+    """What the web page offers in its tests."""
+    from segcft.app.catalogue import Catalogue
+
+    return Catalogue([MODELS / "chest-sim", MODELS / "coronary-quickstart", MODELS / "jsrt"])
+
+
+@pytest.fixture
+def client(catalogue: Catalogue) -> TestClient:
+    """Of the web page's server."""
+    from starlette.testclient import TestClient
+
+    from segcft.app.server import make_app
+
+    return TestClient(make_app(catalogue), base_url="http://127.0.0.1:8000")
+
+
+@pytest.fixture
+def question(client: TestClient) -> dict[str, Any]:
+    """A question as the web page sends it."""
+    example = client.get("/api/models/chest-sim").json()["examples"][0]
+    return {"model": "chest-sim", "pixels": example["pixels"], "known": example["known"], "do": {"heart_area": 1800}}

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import segcft
+from segcft.cli_app import add_app
+from segcft.cli_ask import add_ask
 from segcft.cli_formats import FORMATS, add_formats
 from segcft.cli_options import count, hardware, quiet_libraries, seed
 from segcft.cli_simulate import add_simulate
@@ -58,6 +60,9 @@ an image mechanism that causal-gen has trained (STUDY: hvae has 'architecture: c
 
 one image, one question:
   segcft counterfactual models/jsrt chest.png --do left_lung_area=-20% --set age=63 --set sex=F --out answer
+
+sliders in the browser:
+  segcft app models/chest-sim models/jsrt
 
 Every stage that is up to date is skipped, and an interrupted one goes on where it was: run the same command
 again. Results are in RUN/evaluation: table.md, table.json and figures/.
@@ -206,45 +211,8 @@ def _parser() -> argparse.ArgumentParser:
     judged.add_argument("--json", action="store_true", help="print the rows of table.json instead of the table")
     hardware(judged)
 
-    asked = command("counterfactual", _counterfactual, "answer a question about one image")
-    asked.add_argument("run", metavar="RUN", type=Path, help="folder of a run or of a published model")
-    asked.add_argument("image", metavar="IMAGE", type=Path, help="image file (PNG, TIFF, JPEG, DICOM, NIfTI)")
-    asked.add_argument(
-        "--do",
-        metavar="VARIABLE=AMOUNT",
-        action="append",
-        required=True,
-        help="intervention: age=63 sets; a sign makes it a change, +20%%, -500 (by the unit) or +1.5sd (by standard "
-        "deviations); sex=F; match:OTHER.png takes it from another image; may be repeated",
-    )
-    asked.add_argument(
-        "--set",
-        metavar="VARIABLE=VALUE",
-        action="append",
-        default=[],
-        dest="known",
-        help="what is known of the person, e.g. age=63; areas are read from the image, age and sex from a "
-        "DICOM file's header, and the rest is inferred",
-    )
-    asked.add_argument(
-        "--method",
-        default=None,
-        help="No CFT, Reg-CFT or Seg-CFT; also none, regressor, segmentor (default: the last of these that is trained)",
-    )
-    asked.add_argument(
-        "--draws", type=int, default=0, metavar="N", help="further answers from the posterior, for the uncertainty"
-    )
-    asked.add_argument(
-        "--out",
-        metavar="PATH",
-        type=Path,
-        required=True,
-        help="folder of the answer; or a file, the counterfactual as .png or .dcm, or the numbers as .json",
-    )
-    hardware(asked)
-
-    inspected = command("inspect", _inspect, "tell whether images are synthetic, and what was asked of which model")
-    inspected.add_argument("files", metavar="FILE", type=Path, nargs="+", help="PNG, GIF or DICOM file")
+    add_ask(command)
+    add_app(command)
 
     published = command("publish", _publish, "make a model to give away of an evaluated run")
     published.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
@@ -396,35 +364,6 @@ def _evaluate(options: argparse.Namespace) -> None:
     else:
         print((folder / "table.md").read_text(encoding="utf-8"))
     print(f"table and figures: {folder}", file=sys.stderr)
-
-
-def _counterfactual(options: argparse.Namespace) -> None:
-    from segcft.run import Run
-
-    run = Run(options.run)
-    quiet_libraries()
-    from segcft.model import Model
-    from segcft.training import make_fabric
-
-    model = Model(run, make_fabric(options.device).device)
-    found = model.counterfactual(options.image, options.known, options.do, options.method, options.draws)
-    found.save(options.out)
-    print(found.summary())
-    print(f"images and numbers: {options.out}", file=sys.stderr)
-
-
-def _inspect(options: argparse.Namespace) -> None:
-    from segcft.provenance import inspect
-
-    unknown = 0
-    for path in options.files:
-        record = inspect(path)
-        unknown += record is None
-        print(f"{path}: {'does not say that segcft made it' if record is None else 'synthetic, made by segcft'}")
-        if record is not None:
-            print(json.dumps(record, indent=1, ensure_ascii=False))
-    if unknown:
-        raise SegcftError(f"{unknown} of {len(options.files)} files have no record")
 
 
 def _publish(options: argparse.Namespace) -> None:

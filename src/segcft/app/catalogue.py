@@ -1,0 +1,139 @@
+"""The models that the page offers, and what it needs to know of one: variables, ranges, graph, examples."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segcft.app.payload import encode
+from segcft.app.refused import RefusedError
+from segcft.errors import SegcftError
+from segcft.evaluate.figures import STRUCTURE_COLOURS
+from segcft.evaluate.names import method_name, plain
+from segcft.evaluate.page import WIDE
+from segcft.model import Model
+from segcft.question import read_pixels
+from segcft.run import Run
+from segcft.study import Study
+
+CENTRAL = (0.05, 0.95)
+"""The quantiles between which a value is an everyday one."""
+
+
+class Catalogue:
+    """Models by the names of their folders; each is loaded when it is first asked for, by one thread at a time.
+
+    Raises:
+        RunError: a folder is neither a run nor a published model.
+        SegcftError: two folders have the same name.
+    """
+
+    def __init__(self, folders: Sequence[Path], device: Any = "cpu") -> None:
+        self.device = device
+        self.runs: dict[str, Run] = {}
+        for folder in folders:
+            name = folder.resolve().name
+            if name in self.runs:
+                raise SegcftError(f"{folder}: another model is called {name!r}, too; rename one of the folders")
+            self.runs[name] = Run(folder)
+        self._models: dict[str, Model] = {}
+
+    def __getitem__(self, name: str) -> Model:
+        """The model, loaded.
+
+        Raises:
+            RefusedError: there is none of that name.
+            RunError: a part of it is missing or damaged.
+        """
+        if name not in self.runs:
+            raise RefusedError(404, f"there is no model {name!r}, only {', '.join(self.runs)}")
+        if name not in self._models:
+            self._models[name] = Model(self.runs[name], self.device)
+        return self._models[name]
+
+    @property
+    def most_pixels(self) -> int:
+        """Bytes of the largest model's image."""
+        return max(study.image.channels * study.image.size[0] * study.image.size[1] for study in self._studies())
+
+    def titles(self) -> list[dict[str, str]]:
+        """Name and description of every model."""
+        return [
+            {"name": name, "description": study.description}
+            for name, study in zip(self.runs, self._studies(), strict=True)
+        ]
+
+    def describe(self, name: str) -> dict[str, Any]:
+        """What the page needs to know of a model before the first question."""
+        model = self[name]
+        study = model.study
+        image = study.image
+        height, width = image.field_of_view or image.size
+        colours = {s: STRUCTURE_COLOURS[k % len(STRUCTURE_COLOURS)] for k, s in enumerate(study.structures)}
+        return {
+            "name": name,
+            "study": study.name,
+            "description": study.description,
+            "size": list(image.size),
+            "channels": image.channels,
+            "aspect": width / height,
+            "wide": width >= WIDE * height,
+            "methods": [{"name": method, "label": method_name(method)} for method in model.methods],
+            "variables": [_variable(model, k) for k in range(len(study.variables))],
+            "structures": [
+                {"name": s, "label": plain(s), "variable": spec.variable, "colour": colours[s]}
+                for s, spec in study.structures.items()
+            ],
+            "examples": _examples(model.run),
+        }
+
+    def _studies(self) -> list[Study]:
+        return [run.study for run in self.runs.values()]
+
+
+def _variable(model: Model, k: int) -> dict[str, Any]:
+    name, variable = list(model.study.variables.items())[k]
+    told: dict[str, Any] = {
+        "name": name,
+        "label": plain(name),
+        "parents": list(variable.parents),
+        "categories": list(variable.categories),
+        "unit": variable.unit,
+        "isArea": name in model.study.areas,
+    }
+    if not variable.categories:
+        people = model.people[:, k].cpu().numpy()
+        low, high = float(people.min()), float(people.max())
+        told |= {
+            "low": low,
+            "high": high,
+            "central": [float(value) for value in np.quantile(people, CENTRAL)],
+            # Below it the variable cannot be: areas and what is on a logarithmic scale.
+            "least": 0.0 if name in model.study.areas or variable.scale == "log" else None,
+            "mayBeZero": variable.zero_inflated or variable.scale == "linear",
+        }
+    return told
+
+
+def _examples(run: Run) -> list[dict[str, Any]]:
+    """The example images of a published model, with the attributes that no image shows."""
+    folder = run.folder / "examples"
+    table = folder / "attributes.csv"
+    if not table.is_file():
+        return []
+    with table.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    examples = []
+    for number, row in enumerate(rows, start=1):
+        known: dict[str, float | str] = {
+            name: row[name] if variable.categories else float(row[name])
+            for name, variable in run.study.variables.items()
+            if name not in run.study.areas and row.get(name)
+        }
+        pixels = read_pixels(run.study, folder / Path(row["image"]).name)
+        examples.append({"label": f"Example {number}", "pixels": encode(pixels), "known": known})
+    return examples

@@ -1,0 +1,129 @@
+"""What goes between page and server: questions as JSON, images as the bytes of their pixels in base64.
+
+Pixels go as they are, not as PNG: a 128 x 128 image is 22 KB either way, there is no decoder to trust, and the page
+computes differences from exactly what the model gave.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from segcft.answer import Answer
+from segcft.app.refused import RefusedError
+from segcft.causal.intervention import Intervention, parse_intervention
+from segcft.model import Model
+from segcft.study import Study
+
+MOST_DRAWS = 12
+_MOST_NAMES = 1000
+
+Values = Annotated[dict[str, float | str], Field(max_length=_MOST_NAMES)]
+
+
+class Asked(BaseModel):
+    """A question as the page sends it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    model: str
+    pixels: str
+    known: Values = {}
+    do: Values = {}
+    method: str | None = None
+    draws: Annotated[int, Field(ge=0, le=MOST_DRAWS)] = 0
+
+
+def parse_question(data: bytes) -> Asked:
+    """The question in a request's body.
+
+    Raises:
+        RefusedError: the body is not a question; the message names the field.
+    """
+    try:
+        return Asked.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"])) or "the question"
+        raise RefusedError(422, f"{place}: {first['msg']}") from None
+
+
+def encode(pixels: NDArray[np.uint8]) -> str:
+    """Pixels uint8 (C, H, W) as base64 of (H, W, C)."""
+    return _base64(np.moveaxis(pixels, 0, -1))
+
+
+def decode(text: str, study: Study) -> NDArray[np.uint8]:
+    """Pixels (H, W) or (H, W, 3) on the study's grid, from :func:`encode`.
+
+    Raises:
+        RefusedError: these are not the pixels of such an image.
+    """
+    height, width = study.image.size
+    channels = study.image.channels
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise RefusedError(422, "pixels: not base64") from None
+    if len(data) != height * width * channels:
+        raise RefusedError(422, f"pixels: expected {height} x {width} x {channels} bytes, not {len(data)}")
+    pixels = np.frombuffer(data, np.uint8).reshape(height, width, channels)
+    return pixels[..., 0] if channels == 1 else pixels
+
+
+def ask(model: Model, asked: Asked) -> Answer:
+    """The answer to a question.
+
+    Raises:
+        RefusedError: its pixels are not on the model's grid.
+        SegcftError: its variables or values are wrong.
+    """
+    # In text of Python's and the command line's, "match:PATH" reads a file: the page has no business with those here.
+    known, do = (_interventions(values, model.study) for values in (asked.known, asked.do))
+    question = model.question(decode(asked.pixels, model.study), known, do)
+    (answer,) = model.answer([question], asked.method, asked.draws)
+    return answer
+
+
+def _interventions(values: dict[str, float | str], study: Study) -> list[Intervention]:
+    """Values as the page sends them, ``{"age": 63, "sex": "F"}``."""
+    return [
+        parse_intervention(
+            f"{name}={value}" if isinstance(value, str) else str(Intervention(name, value)), study.variables
+        )
+        for name, value in values.items()
+    ]
+
+
+def told(answer: Answer, study: Study) -> dict[str, Any]:
+    """An answer as the page shows it."""
+    uncertainty = answer.uncertainty
+    return {
+        "image": encode(answer.image),
+        "outlines": {
+            name: {"before": outlines(before), "after": outlines(after)}
+            for name, before, after in zip(study.structures, answer.masks_before, answer.masks_after, strict=True)
+        },
+        "draws": [encode(draw) for draw in answer.draws],
+        # The largest over channels, float32 (H, W), least significant byte first.
+        "uncertainty": None if uncertainty is None else _base64(uncertainty.max(axis=0).astype("<f4")),
+        "record": answer.record,
+    }
+
+
+def outlines(mask: NDArray[np.bool_]) -> list[list[float]]:
+    """Closed lines x0, y0, x1, y1, ... around the pixels of a mask (H, W), in pixels from its upper left corner."""
+    from skimage.measure import find_contours
+
+    lines = find_contours(np.pad(mask.astype(np.float32), 1), 0.5)
+    # Of the padded mask, rows and columns at the centres of pixels.
+    return [np.round(line[:, ::-1] - 0.5, 2).ravel().tolist() for line in lines]
+
+
+def _base64(array: NDArray[Any]) -> str:
+    return base64.b64encode(array.tobytes()).decode("ascii")

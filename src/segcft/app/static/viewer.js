@@ -1,0 +1,228 @@
+// The images: side by side, one over the other with a divider, in turns, or their difference; with outlines.
+
+import { $, make, show } from "./dom.js";
+import { difference, fromBase64, gradient, limitOf, picture, signedColour, toCanvas, trace } from "./pixels.js";
+
+const FLICKER = 700; // ms: well below three flashes a second
+const LABELS = { before: "Image", after: "Counterfactual, synthetic", difference: "Counterfactual less image" };
+const PANES = {
+  side: ["before", "after", "difference"],
+  swipe: ["swipe"],
+  flicker: ["flicker"],
+  difference: ["difference"],
+};
+const KEYS = { ArrowLeft: -0.02, ArrowDown: -0.02, ArrowRight: 0.02, ArrowUp: 0.02 };
+Object.assign(KEYS, { PageDown: -0.1, PageUp: 0.1, Home: -1, End: 1 });
+
+export class Viewer {
+  constructor() {
+    this.stage = $("stage");
+    this.divider = 0.5;
+    this.later = true; // of flicker: the counterfactual is shown
+    this.still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    this.hidden = new Set();
+    this.lines = { before: true, after: true };
+    for (const key of Object.keys(this.lines)) {
+      $(`outline-${key}`).addEventListener("change", ({ target }) => {
+        this.lines[key] = target.checked;
+        this.paint();
+      });
+    }
+    $("modes").addEventListener("change", ({ target }) => this.setMode(target.value));
+    $("play").addEventListener("click", () => {
+      this.still = !this.still;
+      this.tick();
+    });
+    new ResizeObserver(() => this.paint()).observe(this.stage);
+  }
+
+  setModel(spec) {
+    this.spec = spec;
+    this.answer = null;
+    this.hidden.clear();
+    for (const place of [this.stage, $("viewer"), $("sources")]) place.classList.toggle("wide", spec.wide);
+    this.stage.style.setProperty("--aspect", spec.aspect);
+    $("structures").replaceChildren(
+      ...spec.structures.map(({ name, label, colour }) => {
+        const swatch = make("i", { class: "swatch" });
+        swatch.style.background = colour;
+        const box = make("input", { type: "checkbox", checked: true, "data-structure": name });
+        box.addEventListener("change", () => {
+          if (box.checked) this.hidden.delete(name);
+          else this.hidden.add(name);
+          this.paint();
+        });
+        return make("label", { class: "tick" }, box, swatch, label);
+      }),
+    );
+    this.setMode(this.mode ?? (matchMedia("(max-width: 700px)").matches ? "swipe" : "side"));
+  }
+
+  setMode(mode) {
+    this.mode = mode;
+    document.querySelector(`[name=mode][value=${mode}]`).checked = true;
+    this.stage.dataset.mode = mode;
+    $("viewer").classList.toggle("beside", this.spec.wide === (mode === "side"));
+    this.panes = PANES[mode].map((kind) => this.pane(kind));
+    this.stage.replaceChildren(...this.panes.map(({ figure }) => figure));
+    $("play").hidden = mode !== "flicker";
+    this.tick();
+  }
+
+  pane(kind) {
+    const canvas = make("canvas", { role: "img", "data-pane": kind });
+    const frame = make("div", { class: "frame" }, canvas);
+    const caption = make("figcaption", {}, make("span", { class: "what" }));
+    if (kind === "swipe") frame.append(this.handle(frame));
+    if (kind === "flicker") frame.addEventListener("click", () => this.turn());
+    if (kind === "difference") caption.append(make("span", { class: "scale" }));
+    if (kind === "swipe") caption.append(make("span", {}, LABELS.after));
+    return { kind, canvas, caption, figure: make("figure", {}, frame, caption) };
+  }
+
+  // The divider is a slider: to drag anywhere on the image, or to move with the arrow keys.
+  handle(frame) {
+    const range = { role: "slider", tabindex: 0, "aria-valuemin": 0, "aria-valuemax": 100 };
+    const named = { "aria-label": "Divider between image and counterfactual" };
+    const handle = make("div", { class: "divider", ...range, ...named }, make("b", { "aria-hidden": "true" }));
+    const put = (share) => {
+      this.divider = Math.min(Math.max(share, 0), 1);
+      handle.style.left = `${100 * this.divider}%`;
+      handle.setAttribute("aria-valuenow", Math.round(100 * this.divider));
+      this.paint();
+    };
+    const follow = (event) => {
+      const box = frame.getBoundingClientRect();
+      put((event.clientX - box.left) / box.width);
+    };
+    frame.addEventListener("pointerdown", (event) => {
+      frame.setPointerCapture(event.pointerId);
+      follow(event);
+    });
+    frame.addEventListener("pointermove", (event) => frame.hasPointerCapture(event.pointerId) && follow(event));
+    handle.addEventListener("keydown", (event) => {
+      const by = KEYS[event.key];
+      if (by === undefined) return;
+      event.preventDefault();
+      put(this.divider + by);
+    });
+    queueMicrotask(() => put(this.divider));
+    return handle;
+  }
+
+  show(original, answer) {
+    const { spec } = this;
+    const after = fromBase64(answer.image);
+    this.answer = answer;
+    this.before = picture(spec, original);
+    this.after = picture(spec, after);
+    this.values = difference(spec, original, after);
+    this.limit = limitOf(this.values);
+    this.paint();
+  }
+
+  tick() {
+    clearInterval(this.timer);
+    $("play").textContent = this.still ? "Play" : "Pause";
+    if (this.mode === "flicker" && !this.still) this.timer = setInterval(() => this.turn(), FLICKER);
+    this.paint();
+  }
+
+  turn() {
+    this.later = !this.later;
+    this.paint();
+  }
+
+  paint() {
+    if (!this.answer) return;
+    for (const pane of this.panes) this.paintPane(pane);
+  }
+
+  paintPane({ kind, canvas, caption }) {
+    const box = canvas.getBoundingClientRect();
+    if (box.width === 0) return;
+    const ratio = window.devicePixelRatio || 1;
+    const [width, height] = [Math.round(box.width * ratio), Math.round(box.height * ratio)];
+    if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+    const context = canvas.getContext("2d");
+    context.imageSmoothingQuality = "high";
+    const layer = (image, which) => {
+      context.drawImage(image, 0, 0, width, height);
+      this.outline(context, which, width, height, ratio, kind);
+    };
+    const shown = kind === "flicker" ? (this.later ? "after" : "before") : kind;
+    if (shown === "swipe") {
+      layer(this.after, ["after"]);
+      context.save();
+      context.beginPath();
+      context.rect(0, 0, width * this.divider, height);
+      context.clip();
+      layer(this.before, ["before"]);
+      context.restore();
+      caption.firstChild.textContent = LABELS.before;
+    } else if (shown === "difference") {
+      const [rows, columns] = this.spec.size;
+      layer(toCanvas(columns, rows, (i) => signedColour(this.values[i], this.limit)), ["before", "after"]);
+      caption.firstChild.textContent = LABELS.difference;
+      this.scale(caption.lastChild);
+    } else {
+      layer(this[shown], shown === "before" ? ["before"] : kind === "flicker" ? ["after"] : ["before", "after"]);
+      caption.firstChild.textContent = LABELS[shown];
+    }
+    canvas.dataset.shown = shown;
+    canvas.setAttribute("aria-label", this.described(shown));
+  }
+
+  scale(place) {
+    const bar = make("i", { class: "colour-bar" });
+    bar.style.backgroundImage = gradient((value) => signedColour(value, 1), -1, 1);
+    place.replaceChildren(`\u2212${this.limit}`, bar, `+${this.limit} grey levels`);
+  }
+
+  described(shown) {
+    const asked = this.answer.record.do.join(", ") || "nothing asked yet";
+    return {
+      before: "The image",
+      after: `Synthetic counterfactual: ${asked}`,
+      swipe: `Image and synthetic counterfactual: ${asked}`,
+      difference: `Difference, counterfactual less image: ${asked}`,
+    }[shown];
+  }
+
+  outline(context, which, width, height, ratio, kind) {
+    const [rows, columns] = this.spec.size;
+    for (const { name, colour } of this.spec.structures) {
+      if (this.hidden.has(name)) continue;
+      for (const time of which) {
+        if (!this.lines[time]) continue;
+        trace(context, this.answer.outlines[name][time], [width / columns, height / rows]);
+        const faint = which.length > 1 && time === "before";
+        const thin = kind === "difference"; // the colours below are what is to be seen
+        context.setLineDash(faint ? [4 * ratio, 3 * ratio] : []);
+        context.lineJoin = "round";
+        if (!faint && !thin) {
+          Object.assign(context, { globalAlpha: 0.45, strokeStyle: "#000", lineWidth: 2.6 * ratio });
+          context.stroke();
+        }
+        const lineWidth = (faint || thin ? 1 : 1.4) * ratio;
+        Object.assign(context, { globalAlpha: thin ? 0.7 : 1, strokeStyle: colour, lineWidth });
+        context.stroke();
+      }
+    }
+    context.setLineDash([]);
+    context.globalAlpha = 1;
+  }
+}
+
+// What to say aloud of the areas: asked for and obtained.
+export function spoken(spec, record) {
+  const asked = spec.variables.filter(({ name, isArea }) => isArea && record.variables[name].intervened);
+  const parts = asked.map((variable) => {
+    const row = record.variables[variable.name];
+    const [asked, obtained] = [row.after, row.obtained].map((value) => show(variable, value));
+    return `${variable.label}: asked ${asked}, obtained ${obtained} ${variable.unit}.`;
+  });
+  const count = record.warnings.length;
+  if (count) parts.push(`${count} ${count === 1 ? "warning" : "warnings"}.`);
+  return parts.join(" ");
+}

@@ -1,0 +1,304 @@
+"""Questions about many images: a folder or a table of them, answered in parallel, and gone on with when cut off.
+
+The answers are a folder::
+
+    images/ID.png   the counterfactuals, each of which says that it is synthetic, of what and why
+    dicom/ID.dcm    the same in DICOM, where asked for
+    manifest.csv    a row an answer: image, interventions, model; each variable before, after and as obtained; warnings
+    rejected.csv    id, image and reason of every question that could not be answered
+    journal.jsonl   what is done already: the same command goes on from there
+"""
+
+from __future__ import annotations
+
+import csv
+import multiprocessing
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from segcft import artefact
+from segcft.answer import Answer
+from segcft.data.imagefile import SUFFIXES, check_id, strip_suffix
+from segcft.data.journal import Journal, Table
+from segcft.data.reject import Rejected
+from segcft.errors import DataError, InterventionError, RunError, SegcftError
+from segcft.model import BATCH, Model
+from segcft.progress import Progress
+from segcft.provenance import dicom_bytes, png_bytes
+from segcft.question import Question
+from segcft.run import Run
+from segcft.study import Study
+
+
+@dataclass(frozen=True)
+class Item:
+    """A question of a batch.
+
+    Attributes:
+        id: of its answer's files, which may be in a subfolder.
+        image: the file.
+        known: what is known of the person, ``VARIABLE=VALUE`` each.
+        do: the interventions, ``VARIABLE=AMOUNT`` each.
+    """
+
+    id: str
+    image: Path
+    known: tuple[str, ...]
+    do: tuple[str, ...]
+
+    def stamp(self) -> str:
+        """Changes with the question and with the image's file."""
+        try:
+            stat = self.image.stat()
+            file = (stat.st_size, stat.st_mtime_ns)
+        except OSError:
+            file = (0, 0)
+        return artefact.key_of(str(self.image), self.known, self.do, file)
+
+
+class Done(NamedTuple):
+    """How many questions were answered now, how many had been, and how many were rejected."""
+
+    answered: int
+    before: int
+    rejected: int
+
+
+class _Outcome(NamedTuple):
+    item: Item
+    record: dict[str, Any] | None
+    reason: str = ""
+
+
+def folder_items(folder: Path, known: Sequence[str], do: Sequence[str]) -> list[Item]:
+    """The same question about every image file in ``folder`` and below, in the order of their names.
+
+    Raises:
+        DataError: there is no image.
+    """
+    images = sorted(path for path in folder.rglob("*") if path.is_file() and path.name.lower().endswith(SUFFIXES))
+    if not images:
+        raise DataError(f"{folder}: has no image ({', '.join(SUFFIXES)})")
+    names = [path.relative_to(folder).as_posix() for path in images]
+    return [
+        Item(id, image, tuple(known), tuple(do))
+        for id, image in zip(_distinct([strip_suffix(name) for name in names]), images, strict=True)
+    ]
+
+
+def table_items(table: Path, study: Study, known: Sequence[str], do: Sequence[str]) -> list[Item]:
+    """The questions of a CSV file, a row each.
+
+    Its columns are ``image`` (a path, from the table's folder), ``do`` (interventions, with ``;`` between them) and
+    the names of variables, for what is known; all but ``image`` may be left out or empty. ``id`` names the answers
+    (default: as the image). ``known`` and ``do`` hold where a row does not say.
+
+    Raises:
+        DataError: it is no such table.
+    """
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            columns = list(reader.fieldnames or ())
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{table}: cannot be read as CSV ({error})") from None
+    expected = ("id", "image", "do", *study.variables)
+    if "image" not in columns or (strange := [name for name in columns if name not in expected]):
+        found = "'image' is missing" if "image" not in columns else f"not {', '.join(map(repr, strange))}"
+        raise DataError(f"{table}: columns: {found}; expected {', '.join(expected)}")
+    if not rows:
+        raise DataError(f"{table}: has no rows")
+    said = {text.partition("=")[0].strip(): text for text in known}
+    items = []
+    for number, row in enumerate(rows, start=2):
+        if None in row or None in row.values():
+            raise DataError(f"{table}: line {number}: expected {len(columns)} cells")
+        cells = {name: (text or "").strip() for name, text in row.items()}
+        if not cells["image"]:
+            raise DataError(f"{table}: line {number}: 'image' is empty")
+        facts = said | {name: f"{name}={cells[name]}" for name in study.variables if cells.get(name)}
+        asked = tuple(part.strip() for part in cells.get("do", "").split(";") if part.strip()) or tuple(do)
+        id = cells.get("id") or strip_suffix(Path(cells["image"]).name)
+        items.append(Item(id, table.parent / cells["image"], tuple(facts.values()), asked))
+    return [
+        Item(id, item.image, item.known, item.do)
+        for id, item in zip(_distinct([item.id for item in items]), items, strict=True)
+    ]
+
+
+def _distinct(ids: Sequence[str]) -> Iterator[str]:
+    """Each as it is, or with the first number that makes it another one: ``a``, ``a-2``, ``a-3``."""
+    taken = set(ids)
+    seen: set[str] = set()
+    for id in ids:
+        name, number = id, 2
+        while name in seen:
+            candidate = f"{id}-{number}"
+            name, number = (candidate, number) if candidate not in taken | seen else (name, number + 1)
+        seen.add(name)
+        yield name
+
+
+def answer_all(
+    run: Run,
+    items: Sequence[Item],
+    out: Path,
+    device: torch.device,
+    method: str | None = None,
+    draws: int = 0,
+    dicom: bool = False,
+    jobs: int = 1,
+    progress: Progress | None = None,
+) -> Done:
+    """Answer every question into the folder ``out``, or those that are not answered there yet.
+
+    Args:
+        run: a run or published model.
+        items: questions.
+        out: new, empty, or begun with the same model and settings.
+        device: where to compute.
+        method: see :meth:`segcft.model.Model.counterfactual`.
+        draws: see there; the areas' standard deviations over them are in the manifest.
+        dicom: write DICOM files, too.
+        jobs: processes, each with its share of the cores. With more than one, a script needs
+            ``if __name__ == "__main__":``.
+        progress: shows how far it is.
+
+    Raises:
+        DataError: ``out`` holds something else.
+        RunError: the model lacks a part.
+    """
+    progress = progress or Progress()
+    settings = _settings(run, method, draws, dicom)
+    outcomes: list[_Outcome] = []
+    with Journal(out, settings) as journal:
+        stamps = {item.id: item.stamp() for item in items}
+        waiting = [item for item in items if not journal.has(item.id, stamps[item.id])]
+        chunks = [waiting[start : start + BATCH] for start in range(0, len(waiting), BATCH)]
+        work = _Work(run.folder, device, method, draws, dicom, out)
+        with progress.task("Counterfactuals", len(items), len(items) - len(waiting)) as task:
+            for done in _results(work, chunks, min(jobs, len(chunks))):
+                for outcome in done:
+                    outcomes.append(outcome)
+                    if outcome.record is not None:
+                        row = {"id": outcome.item.id, "record": outcome.record}
+                        journal.add({"row": row, "mask": False, "stamp": stamps[outcome.item.id]})
+                    task.advance()
+        # The last one counts where a question was asked again.
+        records = {row["id"]: row["record"] for row in journal.rows()}
+    _write_tables(out, run.study, items, records, {one.item.id: one.reason for one in outcomes if one.record is None})
+    rejected = sum(outcome.record is None for outcome in outcomes)
+    return Done(len(outcomes) - rejected, len(items) - len(waiting), rejected)
+
+
+def _settings(run: Run, method: str | None, draws: int, dicom: bool) -> dict[str, Any]:
+    parts = ("judge", "scm", *run.methods().values())
+    model = {part: artefact.read_meta(run.path(part))["key"] for part in parts}
+    return {"batch": "counterfactuals", "model": model, "method": method, "draws": draws, "dicom": dicom}
+
+
+class _Work(NamedTuple):
+    folder: Path
+    device: torch.device
+    method: str | None
+    draws: int
+    dicom: bool
+    out: Path
+
+
+def _results(work: _Work, chunks: Sequence[Sequence[Item]], jobs: int) -> Iterator[list[_Outcome]]:
+    if jobs <= 1:
+        yield from map(_Worker(work).answer, chunks)
+        return
+    context = multiprocessing.get_context("spawn")  # threads of PyTorch do not survive a fork
+    threads = max(1, torch.get_num_threads() // jobs)
+    with ProcessPoolExecutor(jobs, context, torch.set_num_threads, (threads,)) as pool:
+        pending = [pool.submit(_answer, work, chunk) for chunk in chunks]
+        try:
+            for future in as_completed(pending):
+                yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _answer(work: _Work, chunk: Sequence[Item]) -> list[_Outcome]:
+    return _worker(work).answer(chunk)
+
+
+@lru_cache(maxsize=1)
+def _worker(work: _Work) -> _Worker:
+    """One a process, which opens the model once."""
+    return _Worker(work)
+
+
+class _Worker:
+    """A process that answers."""
+
+    def __init__(self, work: _Work) -> None:
+        self.work, self.model = work, Model(work.folder, work.device)
+
+    def answer(self, chunk: Sequence[Item]) -> list[_Outcome]:
+        asked: list[tuple[Item, Question]] = []
+        rejected: list[_Outcome] = []
+        for item in chunk:
+            try:
+                check_id(item.id)
+                if not item.do:
+                    raise InterventionError(f"{item.id}: nothing is asked for")
+                asked.append((item, self.model.question(item.image, item.known, item.do)))
+            except RunError:
+                raise
+            except (SegcftError, Rejected) as error:
+                rejected.append(_Outcome(item, None, str(error)))
+        try:
+            return [*rejected, *self._answered(asked)]
+        except InterventionError:  # one that does not fit its image: the others are answered without it
+            for one in asked:
+                try:
+                    rejected += self._answered([one])
+                except InterventionError as error:
+                    rejected.append(_Outcome(one[0], None, str(error)))
+            return rejected
+
+    def _answered(self, asked: Sequence[tuple[Item, Question]]) -> list[_Outcome]:
+        if not asked:
+            return []
+        answers = self.model.answer([question for _, question in asked], self.work.method, self.work.draws)
+        return [self._write(item, answer) for (item, _), answer in zip(asked, answers, strict=True)]
+
+    def _write(self, item: Item, answer: Answer) -> _Outcome:
+        artefact.write_bytes(self.work.out / "images" / f"{item.id}.png", png_bytes(answer.image, answer.provenance))
+        if self.work.dicom:
+            content = dicom_bytes(answer.image, answer.provenance, answer.spacing)
+            artefact.write_bytes(self.work.out / "dicom" / f"{item.id}.dcm", content)
+        return _Outcome(item, answer.record)
+
+
+def _write_tables(
+    out: Path, study: Study, items: Sequence[Item], records: Mapping[str, Any], reasons: Mapping[str, str]
+) -> None:
+    fields = {
+        f"{name}_{field}": (name, field)
+        for name in study.variables
+        for field in ("before", "after", *(("obtained", "obtained_sd") if name in study.areas else ()))
+    }
+    columns = ("id", "image", "file", "do", "method", "model", *fields, "warnings")
+    with Table(out / "manifest.csv", columns) as table:
+        for item in items:
+            if (record := records.get(item.id)) is not None and item.id not in reasons:
+                cells = [record["variables"][name].get(field, "") for name, field in fields.values()]
+                what = ("; ".join(record["do"]), record["method"], record["model"])
+                table.write(
+                    [item.id, str(item.image), f"images/{item.id}.png", *what, *cells, "; ".join(record["warnings"])]
+                )
+    with Table(out / "rejected.csv", ("id", "image", "reason")) as table:
+        for item in items:
+            if item.id in reasons:
+                table.write([item.id, str(item.image), reasons[item.id]])

@@ -1,0 +1,139 @@
+"""`segcft counterfactual` and `segcft inspect`: questions about images, and where an image comes from."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from segcft.cli_options import count, hardware, quiet_libraries, whole
+from segcft.errors import SegcftError
+
+if TYPE_CHECKING:
+    import torch
+
+    from segcft.run import Run
+
+
+def add_ask(command: Callable[[str, object, str], argparse.ArgumentParser]) -> None:
+    """Add the commands; ``command`` adds one of a name, a function and a summary."""
+    asked = command("counterfactual", _counterfactual, "answer a question about one image, or about many")
+    asked.add_argument("run", metavar="RUN", type=Path, help="folder of a run or of a published model")
+    asked.add_argument(
+        "image",
+        metavar="IMAGE",
+        type=Path,
+        help="image file (PNG, TIFF, JPEG, DICOM, NIfTI); or a folder of them, asked all the same; or a CSV table with "
+        "the columns image, do (interventions, ';' between them) and, for what is known, the names of variables",
+    )
+    asked.add_argument(
+        "--do",
+        metavar="VARIABLE=AMOUNT",
+        action="append",
+        default=[],
+        help="intervention: age=63 sets; a sign makes it a change, +20%%, -500 (by the unit) or +1.5sd (by standard "
+        "deviations); sex=F; match:OTHER.png takes it from another image; may be repeated",
+    )
+    asked.add_argument(
+        "--set",
+        metavar="VARIABLE=VALUE",
+        action="append",
+        default=[],
+        dest="known",
+        help="what is known of the person, e.g. age=63; areas are read from the image, age and sex from a "
+        "DICOM file's header, and the rest is inferred",
+    )
+    asked.add_argument(
+        "--method",
+        default=None,
+        help="No CFT, Reg-CFT or Seg-CFT; also none, regressor, segmentor (default: the last of these that is trained)",
+    )
+    asked.add_argument(
+        "--draws", type=whole, default=0, metavar="N", help="further answers from the posterior, for the uncertainty"
+    )
+    asked.add_argument(
+        "--out",
+        metavar="PATH",
+        type=Path,
+        required=True,
+        help="folder of the answer, or of the answers; of one image also a file: the counterfactual as .png or .dcm, "
+        "or the numbers as .json",
+    )
+    asked.add_argument("--dicom", action="store_true", help="of many images: write DICOM files, too")
+    asked.add_argument(
+        "--jobs", type=count, metavar="N", help="of many images: processes (default: 2 on a CPU with two cores or more)"
+    )
+    hardware(asked)
+
+    inspected = command("inspect", _inspect, "tell whether images are synthetic, and what was asked of which model")
+    inspected.add_argument("files", metavar="FILE", type=Path, nargs="+", help="PNG, GIF or DICOM file")
+
+
+def _counterfactual(options: argparse.Namespace) -> None:
+    from segcft.run import Run
+
+    run = Run(options.run)
+    many = options.image.is_dir() or options.image.suffix.lower() == ".csv"
+    if not many and (options.dicom or options.jobs):
+        raise SegcftError("--dicom, --jobs: are of many images; of one, give --out a name that ends in .dcm")
+    quiet_libraries()
+    from segcft.training import make_fabric
+
+    device = make_fabric(options.device).device
+    if many:
+        _batch(options, run, device)
+        return
+    from segcft.model import Model
+
+    found = Model(run, device).counterfactual(options.image, options.known, options.do, options.method, options.draws)
+    found.save(options.out)
+    print(found.summary())
+    print(f"images and numbers: {options.out}", file=sys.stderr)
+
+
+def _batch(options: argparse.Namespace, run: Run, device: torch.device) -> None:
+    from segcft.batch import answer_all, folder_items, table_items
+    from segcft.errors import InterventionError
+    from segcft.parallel import default_jobs
+    from segcft.progress import ConsoleProgress
+    from segcft.question import parse_values
+
+    parse_values(run.study, options.do)  # a wrong question is told once and not of every image
+    parse_values(run.study, options.known)
+    if options.image.is_dir():
+        if not options.do:
+            raise InterventionError("--do: nothing is asked for, e.g. --do heart_area=+20%")
+        items = folder_items(options.image, options.known, options.do)
+    else:
+        items = table_items(options.image, run.study, options.known, options.do)
+    done = answer_all(
+        run,
+        items,
+        options.out,
+        device,
+        options.method,
+        options.draws,
+        options.dicom,
+        options.jobs or default_jobs(device),
+        ConsoleProgress(),
+    )
+    print(f"{options.out / 'manifest.csv'}: {done.answered + done.before} answers, {done.before} of them from before")
+    if done.rejected:
+        raise SegcftError(f"{options.out / 'rejected.csv'}: {done.rejected} questions could not be answered")
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    from segcft.provenance import inspect
+
+    unknown = 0
+    for path in options.files:
+        record = inspect(path)
+        unknown += record is None
+        print(f"{path}: {'does not say that segcft made it' if record is None else 'synthetic, made by segcft'}")
+        if record is not None:
+            print(json.dumps(record, indent=1, ensure_ascii=False))
+    if unknown:
+        raise SegcftError(f"{unknown} of {len(options.files)} files have no record")

@@ -1,0 +1,343 @@
+"""The web page in a real browser: Chromium, driven as a reader would use it."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+
+from segcft.provenance import SYNTHETIC, inspect
+from tests.conftest import MODELS
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+FLAGS += ["--disable-component-update", "--disable-sync"]
+PATIENCE = 30_000  # ms: how long something may take before it is called broken
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: apt install chromium)")
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """Of a server started by the command line."""
+    models = [str(MODELS / name) for name in ("chest-sim", "coronary-quickstart", "jsrt")]
+    command = [sys.executable, "-m", "segcft.cli", "app", *models, "--no-open", "--port", "0", "--device", "cpu"]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    assert server.stderr is not None
+    first = server.stdout.readline()
+    try:
+        assert first.startswith("http://127.0.0.1:"), server.stderr.read()
+        yield first.split()[0]
+    finally:
+        server.terminate()
+        _, said = server.communicate(timeout=30)
+    assert "Jane" not in said  # who is in the name of an uploaded file
+    assert "/api/" not in said
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, address: str) -> Iterator[Page]:
+    """The page, with an example and its answer there. It must not complain, nor ask anybody but its server."""
+    page = browser.new_page(viewport={"width": 1440, "height": 900}, accept_downloads=True)
+    page.set_default_timeout(PATIENCE)
+    expect.set_options(timeout=PATIENCE)
+    complaints: list[str] = []
+    requests: list[str] = []
+
+    def listen(message: ConsoleMessage) -> None:
+        # The browser itself reports answers of status 400, which broken uploads have.
+        if message.type in ("error", "warning") and "status of 400" not in message.text:
+            complaints.append(message.text)
+
+    page.on("console", listen)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(address)
+    expect(page.locator("[data-node=heart_area] .value")).to_have_text(re.compile(r"\d"))
+    yield page
+    assert complaints == []
+    assert len(requests) > 10
+    assert [url for url in requests if not url.startswith((address, f"blob:{address}"))] == []
+    page.close()
+
+
+def obtained(page: Page, variable: str) -> float:
+    text = page.locator(f"[data-variable={variable}] .obtained").inner_text()
+    return float(text.replace("\N{MINUS SIGN}", "-").split()[0])
+
+
+def pane(page: Page, kind: str) -> np.ndarray:
+    """Pixels of a pane as they are on the screen, (H, W, 3)."""
+    shot = page.locator(f"[data-pane={kind}]").screenshot()
+    return np.asarray(Image.open(io.BytesIO(shot)).convert("RGB")).astype(int)
+
+
+def hide_outlines(page: Page) -> None:
+    page.uncheck("#outline-before")
+    page.uncheck("#outline-after")
+
+
+def set_value(page: Page, variable: str, value: str) -> None:
+    """Type a value, and wait for its answer."""
+    row = page.locator(f"[data-variable={variable}]")
+    with page.expect_response("**/api/question"):
+        row.locator("input[type=number]").last.fill(value)
+        page.keyboard.press("Enter")
+    expect(page.locator(f"[data-node={variable}]")).to_have_class(re.compile(r"\bset\b"))
+    expect(row.locator(".state")).to_contain_text("set")
+
+
+def choose_mode(page: Page, mode: str) -> None:
+    page.locator(f"[name=mode][value={mode}]").check()
+
+
+def test_what_is_always_there(page: Page) -> None:
+    banner = page.get_by_text("For research only, not for clinical use.")
+    expect(banner).to_be_visible()
+    expect(page.locator("footer")).to_contain_text("Every image made here is synthetic")
+    assert page.locator("footer").bounding_box()["y"] < 900  # type: ignore[index]
+    assert page.locator("html").get_attribute("data-theme") == "dark"
+    page.click("#theme")
+    assert page.locator("html").get_attribute("data-theme") == "light"
+    unnamed = page.evaluate(
+        "[...document.querySelectorAll('button, input, select, canvas[role], [role=slider]')].filter((e) =>"
+        " !e.labels?.length && !e.getAttribute('aria-label') && !e.getAttribute('aria-labelledby')"
+        " && !e.textContent.trim()).map((e) => e.outerHTML)"
+    )
+    assert unnamed == []
+
+
+def test_a_slider_changes_picture_numbers_and_graph(page: Page) -> None:
+    hide_outlines(page)
+    before, area = pane(page, "after"), obtained(page, "heart_area")
+    assert (before == pane(page, "before")).all()
+    expect(page.locator("#reset")).to_be_disabled()
+    slider = page.locator("[data-variable=heart_area] input[type=range]")
+    slider.focus()
+    with page.expect_response("**/api/question"):
+        slider.press("PageUp")
+        slider.press("PageUp")
+    row = page.locator("[data-variable=heart_area]")
+    expect(row.locator(".state")).to_contain_text("set, +")
+    expect(page.locator("#draws canvas")).to_have_count(6)
+    expect(row.locator(".obtained")).to_contain_text("\N{PLUS-MINUS SIGN}")  # of the draws
+    assert obtained(page, "heart_area") > area + 50
+    assert abs(pane(page, "after") - before).max() > 20
+    assert (pane(page, "before") == before).all()
+    # Its incoming arrows are cut, all others are there.
+    assert page.locator(".edge.severed").evaluate_all("(all) => all.map((one) => one.dataset.edge).sort()") == [
+        "age>heart_area",
+        "sex>heart_area",
+    ]
+    expect(page.locator("[data-edge='age>heart_area'] .cut")).to_be_visible()
+    expect(page.locator("[data-edge='age>left_lung_area'] .cut")).to_be_hidden()
+    expect(page.locator("#graph title")).to_contain_text("Cut: sex to heart area, age to heart area.")
+    expect(page.locator("#said")).to_contain_text("heart area: asked")  # what is read aloud
+    page.click("#reset")
+    expect(page.locator(".edge.severed")).to_have_count(0)
+    expect(row.locator(".state")).to_have_text("")
+    expect(page.locator("#draws canvas")).to_have_count(0)
+    assert (pane(page, "after") == before).all()
+
+
+def test_descendants_follow_and_can_be_held(page: Page) -> None:
+    node = page.locator("[data-node=left_lung_area]")
+    before = node.locator(".value").text_content() or ""
+    slider = page.locator("[data-variable=left_lung_area] input[type=range]")
+    place = float(slider.input_value())
+    set_value(page, "age", "85")
+    expect(node).to_have_class(re.compile(r"\bfollows\b"))
+    expect(node.locator(".value")).not_to_have_text(before)
+    assert float(slider.input_value()) != place
+    set_value(page, "left_lung_area", "2500")
+    expect(node).not_to_have_class(re.compile(r"\bfollows\b"))
+    expect(node.locator(".value")).to_contain_text("2500")
+    page.click("[data-variable=left_lung_area] .release")
+    expect(node).to_have_class(re.compile(r"\bfollows\b"))
+    page.locator("[data-variable=sex] [type=radio][value=F]").check()
+    expect(page.locator("[data-node=sex]")).to_have_class(re.compile(r"\bset\b"))
+    expect(page.locator("[data-node=sex] .value")).to_have_text("F")
+
+
+def test_what_is_known_can_be_told(page: Page) -> None:
+    age = page.get_by_label("Observed age")
+    age.fill("40")
+    age.press("Enter")
+    expect(page.locator("[data-node=age] .value")).to_contain_text("40.0")
+    expect(page.locator("[data-variable=age] .source")).to_have_text("given")
+    age.fill("")
+    age.press("Enter")
+    expect(page.locator("[data-variable=age] .source")).to_contain_text("inferred \N{PLUS-MINUS SIGN}")
+
+
+def test_warnings_are_at_their_variable(page: Page) -> None:
+    set_value(page, "heart_area", "2600")
+    expect(page.locator("[data-variable=heart_area] .warning").first).to_contain_text("outside the training range")
+    expect(page.locator("#count")).to_contain_text("warning")
+    expect(page.locator("[data-variable=heart_area]")).to_have_class(re.compile(r"\bbeyond\b"))
+
+
+def test_a_refused_value_is_explained(page: Page) -> None:
+    row = page.locator("[data-variable=heart_area] input[type=number]")
+    row.fill("-5")
+    row.press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("an area cannot be -5")
+    page.click("#reset")
+    expect(page.get_by_role("alert")).to_be_hidden()
+
+
+def test_outlines_can_be_hidden(page: Page) -> None:
+    def coloured() -> int:
+        return int((np.ptp(pane(page, "before"), axis=2) > 40).sum())
+
+    everything = coloured()
+    page.uncheck("[data-structure=heart]")
+    without_heart = coloured()
+    assert 0 < without_heart < everything
+    page.uncheck("#outline-before")
+    assert coloured() == 0
+
+
+def test_swipe(page: Page) -> None:
+    hide_outlines(page)
+    set_value(page, "heart_area", "2000")
+    choose_mode(page, "swipe")
+    divider = page.get_by_role("slider", name=re.compile("Divider"))
+    divider.press("Home")
+    after = pane(page, "swipe")
+    divider.press("End")
+    expect(divider).to_have_attribute("aria-valuenow", "100")
+    before = pane(page, "swipe")
+    assert abs(before - after).max() > 20
+    box = page.locator("[data-pane=swipe]").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 5, box["y"] + 50)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 50)
+    page.mouse.up()
+    expect(divider).to_have_attribute("aria-valuenow", "50")
+    both, middle = pane(page, "swipe"), before.shape[1] // 2
+    assert (both[:, : middle - 30] == before[:, : middle - 30]).all()
+    assert (both[:, middle + 30 :] == after[:, middle + 30 :]).all()
+
+
+def test_flicker(page: Page) -> None:
+    set_value(page, "heart_area", "2000")
+    choose_mode(page, "flicker")
+    canvas = page.locator("[data-pane=flicker]")
+    for shown in ("before", "after", "before"):
+        expect(canvas).to_have_attribute("data-shown", shown)
+    page.click("#play")
+    expect(page.locator("#play")).to_have_text("Play")
+    still = canvas.get_attribute("data-shown")
+    page.wait_for_timeout(1500)
+    assert canvas.get_attribute("data-shown") == still
+    canvas.click()  # turns by hand
+    assert canvas.get_attribute("data-shown") != still
+
+
+def test_difference(page: Page) -> None:
+    hide_outlines(page)
+    choose_mode(page, "difference")
+    assert np.ptp(pane(page, "difference"), axis=2).max() < 20  # nothing has changed: no colour
+    set_value(page, "heart_area", "2000")
+    colours = pane(page, "difference")
+    assert (colours[..., 0] - colours[..., 2]).max() > 80  # brighter is red
+    expect(page.locator(".scale").first).to_have_text(re.compile("^\N{MINUS SIGN}\\d+\\s*\\+\\d+ grey levels$"))
+
+
+def test_uploads(page: Page, tmp_path: Path) -> None:
+    broken = tmp_path / "Jane Doe.png"
+    broken.write_bytes((MODELS / "chest-sim/examples/2.png").read_bytes()[:2000])
+    values = page.locator("[data-node=heart_area] .value")
+    first = values.text_content() or ""
+    page.set_input_files("#file", broken)
+    expect(page.get_by_role("alert")).to_contain_text("cannot read this image")
+    assert values.text_content() == first  # the page goes on with what it had
+    good = tmp_path / "Jane Doe 2.png"
+    shutil.copy(MODELS / "chest-sim/examples/2.png", good)
+    with page.expect_request("**/api/upload**") as sent:
+        page.set_input_files("#file", good)
+    expect(values).not_to_have_text(first)
+    expect(page.get_by_role("alert")).to_be_hidden()
+    expect(page.locator("[data-variable=sex] .source")).to_contain_text("inferred")
+    assert "Jane" not in sent.value.url + json.dumps(sent.value.all_headers())
+
+
+def test_draws(page: Page) -> None:
+    set_value(page, "heart_area", "1900")
+    expect(page.locator("#draws canvas")).to_have_count(6)
+    expect(page.locator("#draws")).not_to_have_class(re.compile("old"))
+    assert page.locator("#draws canvas").last.get_attribute("aria-label") == "Spread (SD)"
+    page.uncheck("#with-draws")
+    expect(page.locator("#draws canvas")).to_have_count(0)
+
+
+def test_downloads(page: Page, tmp_path: Path) -> None:
+    set_value(page, "heart_area", "1900")
+    files: dict[str, Any] = {}
+    for format in ("png", "dcm", "json"):
+        with page.expect_download() as download:
+            page.click(f"[data-format={format}]")
+        assert download.value.suggested_filename == f"counterfactual.{format}"
+        files[format] = tmp_path / f"counterfactual.{format}"
+        download.value.save_as(files[format])
+    record = json.loads(files["json"].read_text())
+    assert record["do"] == ["heart_area=1900.0"]
+    assert round(record["variables"]["heart_area"]["obtained"]) == obtained(page, "heart_area")
+    with Image.open(files["png"]) as file:
+        assert file.info["Description"] == SYNTHETIC
+    assert inspect(files["png"]) == inspect(files["dcm"]) == record
+
+
+def test_other_models(page: Page) -> None:
+    page.select_option("#model", "coronary-quickstart")
+    expect(page.locator("[data-node=lumen_area] .value")).to_contain_text("mm")
+    boxes = [page.locator(f"[data-pane={kind}]").bounding_box() for kind in ("before", "after", "difference")]
+    tops = [box["y"] for box in boxes if box]
+    assert tops == sorted(set(tops))  # wide images are stacked
+    set_value(page, "calcified_plaque_area", "0")
+    expect(page.locator("[data-node=calcified_plaque_area] .value")).to_contain_text("0.0")
+    page.select_option("#model", "jsrt")
+    expect(page.locator("#invitation")).to_be_visible()
+    page.set_input_files("#file", MODELS / "chest-sim/examples/1.png")
+    expect(page.locator("[data-node=heart_area] .value")).to_contain_text("px")
+
+
+def test_models_changed_in_a_hurry(page: Page) -> None:
+    set_value(page, "heart_area", "1900")
+    for name in ("coronary-quickstart", "chest-sim", "coronary-quickstart"):
+        page.select_option("#model", name)
+    expect(page.locator("[data-node=lumen_area] .value")).to_contain_text("mm")
+    page.wait_for_timeout(1000)  # for late answers of the first model, which would complain
+    expect(page.locator("[data-pane=after]")).to_be_visible()
+    assert page.locator("[data-node]").count() == 3
+
+
+def test_on_a_telephone(page: Page) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.locator("[data-variable=heart_area] input[type=range]").scroll_into_view_if_needed()
+    box = page.locator("[data-pane=after]").bounding_box()
+    assert box is not None
+    assert 0 <= box["y"] < 844  # the picture stays in sight
