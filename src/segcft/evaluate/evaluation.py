@@ -60,7 +60,7 @@ def evaluate(
         progress: is told how far the work is.
 
     Returns:
-        The rows of the table: method, intervention, structure, intervened, metric, value, ci_low, ci_high, n.
+        The rows of the table, each with method, intervention, structure, intervened, metric, value, ci_low, ci_high, n.
 
     Raises:
         DataError: there is nobody to evaluate on.
