@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import shutil
@@ -125,7 +126,7 @@ def test_the_page_is_for_everybody_to_read(page: str) -> None:
     levels = [int(tag[1]) for tag, _ in reader.elements if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1
     assert levels.count(1) == 1
-    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
     assert "prefers-color-scheme: dark" in page
     assert "@media print" in page
     assert "not for clinical use" in page
@@ -143,16 +144,15 @@ def test_the_page_says_what_the_files_say(small_run: Run, page: str) -> None:
     reader, store = Reader(page), small_run.store()
     assert store.fingerprint in reader.text["study"]
     for split, count in small_run.samples().items():
-        assert re.search(rf"\b{count} {'training' if split == 'train' else split}", reader.text["study"])
+        assert re.search(rf"(?<!\d){count} {'training' if split == 'train' else split}\b", reader.text["study"])
     for part in ("segmentor", "judge", "regressor", "scm", "hvae", "cft-regressor", "cft-segmentor"):
         assert artefact.read_meta(small_run.path(part))["key"] in reader.text["parts"]
         assert f"{sum(p.numel() for p in small_run.build(part).parameters()):,}" in reader.text["parts"]
         assert part in reader.text["training"]
-    assert yaml.safe_load(reader.text["settings"].partition("name:")[2].join(["name:", ""])) == yaml.safe_load(
-        (small_run.folder / "study.yaml").read_text(encoding="utf-8")
-    )
+    settings = "name:" + reader.text["settings"].partition("name:")[2]
+    assert yaml.safe_load(settings) == yaml.safe_load((small_run.folder / "study.yaml").read_text(encoding="utf-8"))
     assert torch.__version__ in reader.text["environment"]
-    assert f"judge.seed\n{small_run.study.judge.seed}" in reader.text["guards"].replace(" ", "")
+    assert f"judge.seed{small_run.study.judge.seed}\n" in reader.text["guards"]
     assert "does not hold" not in reader.text["guards"]
     drawn = len(list((small_run.evaluation / "figures").glob("*.png")))
     assert len([a for a in reader.all("figure") if a.get("class") == "large"]) == drawn > 0
@@ -211,7 +211,7 @@ def test_what_files_say_is_text(copy: Run) -> None:
     reader = Reader(page)
     assert NASTY in reader.text[""]
     assert NASTY in reader.text["evaluation"]
-    assert reader.tables["guards"][0][1] == ["2", f"ID.png: {NASTY}"] or NASTY in reader.text["guards"]
+    assert reader.tables["guards"][0][1:] == [["2", f"ID.png: {NASTY}"]]
     assert NASTY not in page
 
 
@@ -314,8 +314,8 @@ def test_a_part_of_earlier_parts_does_not_pass(copy: Run) -> None:
 def test_contrasts_by_hand() -> None:
     table = pd.DataFrame({"a": [1.0, 2.0, 3.0, 6.0], "b": [5.0, 5.0, 5.0, 5.0], "c": [0.0, np.nan, 0.0, 1.0]})
     rows = _contrasts(table, np.array([False, False, False, True]))
-    assert [row.quantity for row in rows] == ["c", "a", "b"]
-    a = rows[1]
+    assert [row.quantity for row in rows] == ["a", "c", "b"]
+    a = rows[0]
     assert (a.worst, a.rest) == (6, 2)
     assert a.standardised == pytest.approx(4 / np.std([1, 2, 3, 6]))
     assert math.isnan(rows[2].standardised)

@@ -59,6 +59,9 @@ an image mechanism that causal-gen has trained (STUDY: hvae has 'architecture: c
 one image, one question:
   segcft counterfactual models/jsrt chest.png --do left_lung_area=-20% --set age=63 --set sex=F --out answer
 
+all about a run on one page, with its failure cases:
+  segcft report runs/jsrt
+
 Every stage that is up to date is skipped, and an interrupted one goes on where it was: run the same command
 again. Results are in RUN/evaluation: table.md, table.json and figures/.
 """

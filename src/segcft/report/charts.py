@@ -50,7 +50,6 @@ class Chart:
     line: str = ""
     """``d`` of an SVG path."""
     band: str = ""
-
     left: float = LEFT
     width, height = WIDTH, HEIGHT
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
@@ -170,7 +169,7 @@ class _Scale:
         return math.log10(value) if self.logarithmic else value
 
 
-def _bars(counts: NDArray[np.int64], left: NDArray[np.float64], width: float) -> tuple[Bar, ...]:
+def _bars(counts: NDArray[np.int64], left: NDArray[np.floating], width: float) -> tuple[Bar, ...]:
     height = (HEIGHT - BOTTOM - TOP) * counts / max(1, counts.max())
     return tuple(Bar(float(x), float(HEIGHT - BOTTOM - h), width, float(h)) for x, h in zip(left, height, strict=True))
 

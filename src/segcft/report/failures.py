@@ -191,7 +191,7 @@ def _cases(
 def _quantities(
     cohort: Cohort, scores: pd.DataFrame, method: str, structure: str, asked: Tensor, training_values: Tensor
 ) -> pd.DataFrame:
-    """What may set failures apart, a row a person: what is known, what is asked, and how well they are read and drawn."""
+    """What may set failures apart, a row a person: what is known and asked, and how well they are read and drawn."""
     study, values = cohort.study, cohort.values.cpu().numpy()
     found: dict[str, np.ndarray] = {}
     for k, (name, variable) in enumerate(study.variables.items()):
@@ -221,9 +221,9 @@ def _quantities(
         ("reconstruction error, grey levels", method, names.RECONSTRUCTION, ""),
     ):
         rows = scores[(scores["method"] == who) & (scores["metric"] == what) & (scores["structure"] == of)]
-        rows = rows[rows["intervention"] == ""].set_index("id")["value"]
-        if len(rows):
-            found[label] = rows.reindex(cohort.named("id")).to_numpy()
+        results = rows[rows["intervention"] == ""].set_index("id")["value"]
+        if len(results):
+            found[label] = results.reindex(cohort.named("id")).to_numpy()
     return pd.DataFrame(found)
 
 

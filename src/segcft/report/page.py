@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +17,10 @@ from segcft.errors import RunError
 from segcft.evaluate.cohort import Cohort
 from segcft.evaluate.names import METHODS, NO_CHANGE, TRUTH, method_name, plain
 from segcft.evaluate.page import WIDE, percent
+from segcft.evaluate.scores import Row
 from segcft.report import charts, facts
 from segcft.report.charts import Chart
-from segcft.report.failures import AGREES, SHOWN, WORST, Case, Contrast, find_failures, read_scores
+from segcft.report.failures import AGREES, SHOWN, WORST, Case, Failures, find_failures, read_scores
 from segcft.report.graph import draw_graph
 from segcft.report.pictures import data_uri, difference, difference_picture, outline, picture
 from segcft.report.tables import tables
@@ -66,11 +66,7 @@ class Shown:
 class Section:
     """The failures of one structure. ``limit`` is the end of the scale of differences, in grey levels."""
 
-    structure: str
-    judged: int
-    threshold: float
-    ids: tuple[str, ...]
-    contrasts: tuple[Contrast, ...]
+    found: Failures
     cases: tuple[Shown, ...]
     limit: float
 
@@ -109,7 +105,7 @@ def render_report(run: Run, device: torch.device) -> str:
     run.samples_of(["judge", "scm", trained[method]])
     cohort = Cohort.choose(study, store, store.indices("test", complete=True), device)
     path = run.evaluation / "scores.parquet"
-    failures, disagreement = _failures(run, cohort, method, path, device) if path.is_file() else ([], None)
+    failures = _failures(run, cohort, method, path) if path.is_file() else []
 
     parts = facts.read_parts(run)
     training_rows = store.indices("train")
@@ -140,8 +136,6 @@ def render_report(run: Run, device: torch.device) -> str:
         methods=methods,
         not_judged=[m for m in trained if m not in methods],
         headline=_headline(result, methods, method),
-        no_change=NO_CHANGE,
-        truth=TRUTH,
         unit="%" if study.evaluation.metric == "mape" else study.image.area_unit,
         graph=draw_graph(study),
         marginals=[
@@ -153,7 +147,7 @@ def render_report(run: Run, device: torch.device) -> str:
         figures=list(_figures(run)),
         scored=path.is_file(),
         failures=failures,
-        disagreement=disagreement,
+        disagreement=max((section.found.largest_disagreement for section in failures), default=None),
         worst=WORST,
         agrees=AGREES,
         wide=_is_wide(study),
@@ -167,14 +161,12 @@ def render_report(run: Run, device: torch.device) -> str:
     )
 
 
-def _failures(
-    run: Run, cohort: Cohort, method: str, path: Path, device: torch.device
-) -> tuple[list[Section], float | None]:
-    """The failures of ``method``, and the largest difference of an error computed anew from the recorded one."""
+def _failures(run: Run, cohort: Cohort, method: str, path: Path) -> list[Section]:
+    """The failures of ``method``, by the per-sample results at ``path``."""
     study = run.study
     own = torch.from_numpy(cohort.store.values()[cohort.store.indices("train", complete=True)])
-    model, judge = run.model(method, device), run.load("judge", device)
-    sections, off = [], []
+    model, judge = run.model(method, cohort.device), run.load("judge", cohort.device)
+    sections = []
     for found in find_failures(cohort, model, judge, method, read_scores(path, cohort), own, SHOWN):
         changes = [difference(case.counterfactual, case.image) for case in found.cases]
         # The few extreme pixels would make everything else look pale.
@@ -192,11 +184,8 @@ def _failures(
             )
             for case, change in zip(found.cases, changes, strict=True)
         ]
-        sections.append(
-            Section(found.structure, found.judged, found.threshold, found.ids, found.contrasts, tuple(shown), limit)
-        )
-        off.append(found.largest_disagreement)
-    return sections, max(off, default=None)
+        sections.append(Section(found, tuple(shown), limit))
+    return sections
 
 
 def _known(study: Study, case: Case) -> str:
@@ -210,16 +199,16 @@ def _known(study: Study, case: Case) -> str:
     return ", ".join(said)
 
 
-def _headline(result: Result, methods: Sequence[str], method: str) -> list[dict[str, Any]]:
-    """Of every structure intervened on: the rows of leaving the image alone, of the model as it was trained first, of
-    ``method`` and of the truth."""
+def _headline(result: Result, methods: Sequence[str], method: str) -> dict[str, dict[str, Row | None]]:
+    """Structure -> method -> row of its error when it was intervened on: of leaving the image alone, of the model
+    before fine-tuning, of ``method`` and of the truth."""
     shown = dict.fromkeys(m for m in (NO_CHANGE, "none", method, TRUTH) if m in methods)
     study, metric = result.study, result.study.evaluation.metric
-    rows = [
-        {"structure": structure} | {m: result.row(m, metric, variable, structure) for m in shown}
+    found = {
+        structure: {m: result.row(m, metric, variable, structure) for m in shown}
         for structure, variable in zip(study.structures, study.areas, strict=True)
-    ]
-    return [row for row in rows if row[method] is not None and row[method]["value"] is not None]
+    }
+    return {structure: rows for structure, rows in found.items() if rows[method] is not None}
 
 
 def _curves(run: Run, parts: Sequence[str]) -> Iterator[Curves]:
