@@ -282,6 +282,12 @@ def test_an_evaluation_of_other_people_is_refused(copy: Run) -> None:
         render_report(copy, CPU)
 
 
+def test_an_evaluation_of_other_interventions_is_refused(copy: Run) -> None:
+    run = change_study(copy, lambda raw: raw["evaluation"].update(interventions=["age"]))
+    with pytest.raises(RunError, match="has intervened on left_lung_area, and the study does not any more"):
+        render_report(run, CPU)
+
+
 def test_what_has_no_report(copy: Run, tmp_path: Path) -> None:
     publish(copy, tmp_path / "model")
     with pytest.raises(RunError, match="a published model has no samples"):

@@ -51,8 +51,7 @@ def read_parts(run: Run) -> list[Part]:
     Raises:
         RunError: one is damaged.
     """
-    names = ["segmentor", "judge", "regressor", "scm", "hvae", *(f"cft-{g}" for g in run.study.finetune.guides)]
-    metas = {name: artefact.read_meta(run.path(name)) for name in names if run.path(name).is_file()}
+    metas = {n: artefact.read_meta(run.path(n)) for n in _wanted(run.study) if run.path(n).is_file()}
     parts = []
     for name, meta in metas.items():
         current = all(metas[b].get("key") == key for b, key in meta.get("made_from", {}).items() if b in metas)
@@ -64,12 +63,11 @@ def read_parts(run: Run) -> list[Part]:
 def missing_parts(run: Run, parts: Sequence[Part]) -> list[str]:
     """The parts that the study has and the run lacks."""
     there = {part.name for part in parts}
-    wanted = ["segmentor", "judge", "regressor", "scm", "hvae", *(f"cft-{g}" for g in run.study.finetune.guides)]
-    return [name for name in wanted if name not in there]
+    return [name for name in _wanted(run.study) if name not in there]
 
 
-def guards(store: Store, parts: Sequence[Part], judged: Sequence[str]) -> Iterator[Guard]:
-    """Checks, computed here from the run's files; ``judged`` are the ids of the people in the evaluation."""
+def guards(store: Store, parts: Sequence[Part]) -> Iterator[Guard]:
+    """Checks of the run's parts and samples, made here and now."""
     trained = {part.name: part.meta for part in parts}
     seeds = {name: trained[name]["study"][name]["seed"] for name in ("judge", "segmentor") if name in trained}
     if len(seeds) == 2:
@@ -86,10 +84,9 @@ def guards(store: Store, parts: Sequence[Part], judged: Sequence[str]) -> Iterat
     yield Guard(not stale, f"All parts were made from the parts that the run has{_except(stale)}.")
     patients = {split: set(store.table.loc[store.table["split"] == split, "patient"]) for split in PARTS}
     shared = patients["test"] & (patients["train"] | patients["validation"])
-    yield Guard(not shared, f"No test person is a training or validation person{_count(len(shared))}.")
-    test = set(store.table.loc[store.table["split"] == "test", "id"].astype(str))
-    outside = set(judged) - test
-    yield Guard(not outside, f"All {len(set(judged)):,} people judged are test people{_count(len(outside))}.")
+    yield Guard(
+        not shared, f"No test person is a training or validation person{f', except {len(shared):,}' * bool(shared)}."
+    )
     versions = sorted({str(part.meta.get("version")) for part in parts})
     yield Guard(len(versions) == 1, f"All parts were made by one version of segcft: {', '.join(versions)}.")
     adopted = next((part for part in parts if "source" in part.meta), None)
@@ -138,9 +135,9 @@ def environment(device: torch.device) -> dict[str, str]:
     return found
 
 
+def _wanted(study: Study) -> list[str]:
+    return ["segmentor", "judge", "regressor", "scm", "hvae", *(f"cft-{guide}" for guide in study.finetune.guides)]
+
+
 def _except(names: Sequence[str]) -> str:
     return f", except {', '.join(names)}" if names else ""
-
-
-def _count(number: int) -> str:
-    return f", except {number:,}" if number else ""

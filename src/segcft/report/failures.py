@@ -113,7 +113,8 @@ def find_failures(
         shown: how many are computed anew, of each structure.
 
     Raises:
-        RunError: an error computed anew is not the recorded one, so that the evaluation is of other models.
+        RunError: an error computed anew is not the recorded one, so that the evaluation is of other models; or the
+            study asks for other interventions now.
     """
     study, metric = cohort.study, cohort.study.evaluation.metric
     own = scores[(scores["method"] == method) & (scores["metric"] == metric) & (scores["intervention"] != "")]
@@ -124,6 +125,11 @@ def find_failures(
         judged = int(np.isfinite(errors).sum())
         if judged == 0:
             continue
+        if variable not in batches[0]:
+            raise RunError(
+                f"{cohort.store.folder.parent}: the evaluation has intervened on {variable}, and the study does not any "
+                "more (evaluation.interventions); see `segcft evaluate`"
+            )
         count = math.ceil(WORST * judged)
         worst = np.argsort(-np.nan_to_num(errors, nan=-np.inf), kind="stable")[:count]
         after = torch.cat([asked[variable] for asked in batches])

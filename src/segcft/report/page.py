@@ -20,7 +20,7 @@ from segcft.evaluate.page import WIDE, percent
 from segcft.evaluate.scores import Row
 from segcft.report import charts, facts
 from segcft.report.charts import Chart
-from segcft.report.failures import AGREES, SHOWN, WORST, Case, Failures, find_failures, read_scores
+from segcft.report.failures import SHOWN, WORST, Case, Failures, find_failures, read_scores
 from segcft.report.graph import draw_graph
 from segcft.report.pictures import data_uri, difference, difference_picture, outline, picture
 from segcft.report.tables import tables
@@ -77,12 +77,11 @@ def write_report(run: Run, out: Path, device: torch.device) -> None:
     Failures are computed anew, with the run's models on ``device``.
 
     Raises:
-        RunError: see :func:`render_report`.
+        RunError: ``out`` is a folder; or see :func:`render_report`.
     """
-    page = render_report(run, device)
     if out.is_dir():
         raise RunError(f"{out}: is a folder; --out names a file, e.g. {out / 'report.html'}")
-    artefact.write_text(out, page)
+    artefact.write_text(out, render_report(run, device))
 
 
 def render_report(run: Run, device: torch.device) -> str:
@@ -108,8 +107,7 @@ def render_report(run: Run, device: torch.device) -> str:
     failures = _failures(run, cohort, method, path) if path.is_file() else []
 
     parts = facts.read_parts(run)
-    training_rows = store.indices("train")
-    values = store.values()[training_rows]
+    values = store.values()[store.indices("train")]
     template = Environment(
         loader=PackageLoader("segcft.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -124,7 +122,6 @@ def render_report(run: Run, device: torch.device) -> str:
     return template.get_template("report.html").render(
         study=study,
         result=result,
-        run=run,
         store=store,
         simulated=isinstance(study.data, SimulatedData),
         source=_source(study),
@@ -149,9 +146,8 @@ def render_report(run: Run, device: torch.device) -> str:
         failures=failures,
         disagreement=max((section.found.largest_disagreement for section in failures), default=None),
         worst=WORST,
-        agrees=AGREES,
         wide=_is_wide(study),
-        guards=list(facts.guards(store, parts, cohort.named("id"))),
+        guards=list(facts.guards(store, parts)),
         seeds=facts.seeds(study),
         left_out=facts.left_out(store.rejected),
         parts=parts,
@@ -246,11 +242,12 @@ def _figures(run: Run) -> Iterator[Figure]:
             f"Counterfactual minus image for the same people and changes of the {name}, {grid}. Red is brighter, blue "
             "is darker; lines are the structure's outline before and after.",
         )
-    rising = " and ".join(map(plain, study.evaluation.progression))
-    known["progression"] = (
-        "Progression",
-        f"A few test people, when {rising} rise together through quantiles of the training people, {grid}.",
-    )
+    if study.evaluation.progression:
+        rising = " and ".join(map(plain, study.evaluation.progression))
+        known["progression"] = (
+            "Progression",
+            f"A few test people when {rising} rise together through quantiles of the training people, {grid}.",
+        )
     for stem, (title, text) in known.items():
         path = folder / f"{stem}.png"
         if path.is_file():
