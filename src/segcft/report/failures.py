@@ -127,8 +127,8 @@ def find_failures(
             continue
         if variable not in batches[0]:
             raise RunError(
-                f"{cohort.store.folder.parent}: the evaluation has intervened on {variable}, and the study does not any "
-                "more (evaluation.interventions); see `segcft evaluate`"
+                f"{cohort.store.folder.parent}: the evaluation has intervened on {variable}, and the study does not "
+                "any more (evaluation.interventions); see `segcft evaluate`"
             )
         count = math.ceil(WORST * judged)
         worst = np.argsort(-np.nan_to_num(errors, nan=-np.inf), kind="stable")[:count]
