@@ -293,6 +293,9 @@ class Study(Section):
         self.hvae.check_image(self.image.size, self.image.channels)
         if self.judge.seed == self.segmentor.seed:
             raise ValueError("judge.seed: must differ from segmentor.seed; a judge equal to the guide proves nothing")
+        absent = [name for name in self.areas if self.variables[name].zero_inflated]
+        if absent and self.evaluation.metric == "mape":
+            raise ValueError(f"evaluation.metric: a percentage of nothing is none, and {absent[0]} may be 0; use 'mae'")
         for key, names in (
             ("finetune.intervene", self.finetune.intervene),
             ("evaluation.interventions", self.evaluation.interventions),
