@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help app demo test lint format clean .venv
+.PHONY: help app demo test docs lint format clean .venv
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z.]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,8 +16,13 @@ app: .venv  ## open the web page with the models that come with segcft
 demo: .venv  ## run the quickstart study, into runs/quickstart
 	$(BIN)/segcft run configs/quickstart.yaml --out runs/quickstart
 
-test: lint  ## lint, check types and run the tests
+test: lint docs  ## lint, check types, build the documentation and run the tests
 	$(BIN)/python -m pytest --durations=10
+
+# Four processes, even on two cores: the pages are dealt out by their names, and two of four get those that are executed.
+docs: .venv  ## build the documentation, with its examples executed, into build/docs
+	$(BIN)/sphinx-build -q -j 4 -E -W --keep-going docs build/docs
+	@echo "documentation: build/docs/index.html"
 
 lint: .venv  ## check style and types
 	$(BIN)/ruff check

@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -234,6 +235,19 @@ def test_nothing_is_simulated_without_the_packages_that_write_it(
     with pytest.raises(DataError, match=rf"cases: this needs {package} .*: pip install 'segcft\[coronary\]'"):
         write_ccta(tmp_path / "cases", 1)
     assert not (tmp_path / "cases").exists()
+
+
+def test_an_interrupted_simulation_begins_again(tmp_path: Path) -> None:
+    def stop(people: Iterable[int], total: int, description: str) -> Iterator[int]:
+        yield 0
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_ccta(tmp_path / "cases", 2, grid=Grid.of((48, 48, 48)), progress=stop)
+    assert not (tmp_path / "cases").exists()
+    table = write_ccta(tmp_path / "cases", 2, grid=Grid.of((48, 48, 48)))
+    assert len(table.read_text().splitlines()) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["cases"]
 
 
 def test_a_study_runs_through_every_stage_and_answers(tmp_path: Path) -> None:

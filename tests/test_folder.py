@@ -416,7 +416,8 @@ def with_zeros() -> Study:
             "age": {"kind": "continuous", "scale": "log", "zero_inflated": True},
             "lung_area": {"kind": "continuous", "scale": "log", "zero_inflated": True},
             "heart_area": {"kind": "continuous"},
-        }
+        },
+        evaluation={"metric": "mae"},
     )
 
 

@@ -80,7 +80,7 @@ def test_a_study_is_written_and_read_back() -> None:
 
 
 def test_a_variable_that_may_be_zero_is_written_and_read_back() -> None:
-    study = parse_study(spoil(valid(), "variables.lung_area.zero_inflated", True))
+    study = parse_study(spoil(valid(), "variables.lung_area.zero_inflated", True) | {"evaluation": {"metric": "mae"}})
     assert study.variables["lung_area"].zero_inflated
     assert Study.model_validate(study.model_dump(mode="json")) == study
 
@@ -92,7 +92,7 @@ def test_a_field_that_is_not_used_does_not_change_what_older_parts_were_made_fro
 
 
 def test_numbers_that_a_variable_allows() -> None:
-    study = parse_study(spoil(valid(), "variables.lung_area.zero_inflated", True))
+    study = parse_study(spoil(valid(), "variables.lung_area.zero_inflated", True) | {"evaluation": {"metric": "mae"}})
     allowed = {name: [study.variables[name].allows(x) for x in (-1.0, 0.0, 1.0)] for name in list(study.variables)[1:]}
     assert allowed == {
         "age": [True, True, True],
@@ -166,6 +166,7 @@ def test_underscore_keys_hold_yaml_anchors(tmp_path: Path) -> None:
         ("image.size", [62, 48], "hvae.levels", "shrink the height 4 times"),
         ("hvae.patch", 5, "hvae.levels", "shrink the height 20 times"),
         ("finetune.intervene", ["liver"], "finetune.intervene", "'liver' is not a variable"),
+        ("variables.lung_area.zero_inflated", True, "evaluation.metric", "lung_area may be 0; use 'mae'"),
         ("evaluation.interventions", ["liver"], "evaluation.interventions", "'liver' is not a variable"),
         ("evaluation.progression", ["liver"], "evaluation.progression", "'liver' is not a variable"),
         ("evaluation.progression", ["sex"], "evaluation.progression", "'sex' is categorical, so nothing rises"),

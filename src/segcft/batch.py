@@ -293,7 +293,8 @@ def _write_tables(
     with Table(out / "manifest.csv", columns) as table:
         for item in items:
             if (record := records.get(item.id)) is not None and item.id not in reasons:
-                cells = [record["variables"][name].get(field, "") for name, field in fields.values()]
+                values = (record["variables"][name].get(field, "") for name, field in fields.values())
+                cells = [f"{value:.6g}" if isinstance(value, float) else value for value in values]
                 what = ("; ".join(record["do"]), record["method"], record["model"])
                 table.write(
                     [item.id, str(item.image), f"images/{item.id}.png", *what, *cells, "; ".join(record["warnings"])]

@@ -68,6 +68,9 @@ one image, one question:
 sliders in the browser:
   segcft app models/chest-sim models/jsrt
 
+all about a run on one page, with its failure cases:
+  segcft report runs/jsrt
+
 Every stage that is up to date is skipped, and an interrupted one goes on where it was: run the same command
 again. Results are in RUN/evaluation: table.md, table.json and figures/.
 """
@@ -235,6 +238,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     published.add_argument("--large", action="store_true", help="allow more than 20 MB of weights")
 
+    reported = command("report", _report, "write one self-contained page of HTML about an evaluated run")
+    reported.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
+    reported.add_argument("--out", metavar="FILE", type=Path, help="the page (default: RUN/report.html)")
+    hardware(reported)
+
     results = command("results", _results, "write the page of results of evaluated runs and published models")
     results.add_argument("folders", metavar="FOLDER", type=Path, nargs="+", help="runs or published models")
     results.add_argument("--out", metavar="FILE", type=Path, required=True, help="the page, in Markdown")
@@ -384,6 +392,18 @@ def _publish(options: argparse.Namespace) -> None:
 
     publish(run, options.folder, options.methods, card, options.large)
     print(f"published model: {options.folder} (its card is README.md)", file=sys.stderr)
+
+
+def _report(options: argparse.Namespace) -> None:
+    from segcft.run import Run
+
+    run, out = Run(options.run), options.out or options.run / "report.html"
+    quiet_libraries()
+    from segcft.report.page import write_report
+    from segcft.training import make_fabric
+
+    write_report(run, out, make_fabric(options.device).device)
+    print(f"report: {out}", file=sys.stderr)
 
 
 def _results(options: argparse.Namespace) -> None:

@@ -95,7 +95,7 @@ class Model:
             image: a file, or pixels; see :data:`segcft.question.ImageLike`.
             attributes: what is known of the person; values alone, no changes.
             do: interventions: numbers set, texts are as :func:`segcft.causal.intervention.parse_intervention` reads
-                them, and :class:`segcft.Match` takes the value from another image.
+                them, and :class:`segcft.question.Match` takes the value from another image.
             method: none, regressor or segmentor, or as tables call them (default: the last of these that is there).
             draws: how many more answers to draw from the posterior of what is not known, the image's latents and
                 attributes, for :attr:`segcft.answer.Answer.uncertainty`; each takes as long as the answer.

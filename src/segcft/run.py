@@ -11,6 +11,7 @@ cft-<guide>.safetensors   the same after fine-tuning with that guide
 training/                 checkpoints and figures of every step
 people.csv, samples.json  of a published model only: made-up people instead of samples, see segcft.publish
 evaluation/               table.json, table.md, scores.parquet, figures/; of validation people: evaluation-validation/
+report.html               all of it on one page, see segcft.report
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ class Image(Section):
     """Pixel grid of the study and its physical extent.
 
     ``size`` is (height, width) in pixels. With ``field_of_view`` (height, width, in ``length_unit``) areas are
-    in ``length_unit``\N{SUPERSCRIPT TWO}, whatever the grid; without it they count pixels of the grid.
+    in the square of ``length_unit``, whatever the grid; without it they count pixels of the grid.
     """
 
     size: tuple[PositiveInt, PositiveInt]
@@ -129,6 +129,7 @@ class Image(Section):
 
     @property
     def area_unit(self) -> str:
+        """Pixels of the grid, or the square of ``length_unit``."""
         return "px" if self.field_of_view is None else f"{self.length_unit}\N{SUPERSCRIPT TWO}"
 
 
@@ -225,7 +226,7 @@ class FinetuneSpec(Training):
     is not; ``damping`` acts at once. ``area_scale`` makes structures weigh alike: areas are divided by their standard
     deviation or their mean; ``guide_loss`` is of the difference that remains, ``absolute`` being rounded at the bottom
     (below ``rounding``). ``least_change`` weighs the share of pixels that change, where a change d (image in
-    [-1, 1]) counts as |d| / (|d| + ``change_scale``).
+    [-1, 1]) counts as ``|d| / (|d| + change_scale)``.
     """
 
     guides: tuple[Literal["regressor", "segmentor"], ...] = ("regressor", "segmentor")
@@ -292,6 +293,9 @@ class Study(Section):
         self.hvae.check_image(self.image.size, self.image.channels)
         if self.judge.seed == self.segmentor.seed:
             raise ValueError("judge.seed: must differ from segmentor.seed; a judge equal to the guide proves nothing")
+        absent = [name for name in self.areas if self.variables[name].zero_inflated]
+        if absent and self.evaluation.metric == "mape":
+            raise ValueError(f"evaluation.metric: a percentage of nothing is none, and {absent[0]} may be 0; use 'mae'")
         for key, names in (
             ("finetune.intervene", self.finetune.intervene),
             ("evaluation.interventions", self.evaluation.interventions),

@@ -12,6 +12,8 @@ from segcft.coronary.defaults import CALCIUM_DEVIATIONS, CALCIUM_FLOOR
 from segcft.data.convert import Excluded
 
 STRUCTURES = ("lumen", "calcified", "noncalcified")
+"""What a straightened image shows."""
+
 NO_LUMEN = "no lumen in the image"
 
 

@@ -17,7 +17,7 @@ class Augmenter:
     to no structure.
 
     Args:
-        spec: how much of what; see :class:`segcft.study.Augment`.
+        spec: how much of what; see :class:`segcft.section.Augment`.
     """
 
     def __init__(self, spec: Augment) -> None:

@@ -63,6 +63,8 @@ PERCENTILES = (0.5, 99.5)
 """What becomes black and white where nobody says otherwise."""
 
 UNREADABLE = "image or mask unreadable"
+"""The kind of a reason that has none of its own."""
+
 DUPLICATE = "listed twice"
 
 FEW = 20
@@ -299,7 +301,7 @@ def fit_values(
     values: Callable[[NDArray[Any]], NDArray[Any]],
     strip: int = 256,
 ) -> NDArray[np.float64]:
-    """``values(array)`` resized to (..., *size) as :func:`segcft.data.resize.smooth` does, without ever holding them
+    """``values(array)`` resized to ``size`` as :func:`segcft.data.resize.smooth` does, without ever holding them
     for more than ``strip`` columns of ``array`` (H, W): a radiograph of 15 megapixels takes 120 MB as floats.
     """
     parts = (values(array[:, left : left + strip]) for left in range(0, array.shape[1], strip))

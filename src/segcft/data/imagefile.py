@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from segcft.data.nifti import NIFTI, is_nifti, read_nifti
 from segcft.data.reject import Rejected
@@ -214,6 +214,8 @@ def read_pixels(path: Source, labels: bool = False) -> NDArray[Any]:
                 pixels = np.asarray(file)
             else:
                 pixels = np.asarray(file.convert("L" if file.mode in ("LA", "La") else "RGB"))
+    except UnidentifiedImageError:
+        raise Rejected(f"{path}: cannot read this image (of no kind that is known, or damaged)") from None
     except Exception as error:  # Pillow's readers raise almost anything over a broken file
         raise Rejected(f"{path}: cannot read this image ({error})") from None
     if frames > 1:

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# progress(iterable, total, description) -> the same items, while something is shown to the user.
 Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
+"""``progress(iterable, total, description)``: the same items, while something is shown to the user."""
 
 
 def silent(iterable: Iterable[Any], total: int, description: str) -> Iterable[Any]:

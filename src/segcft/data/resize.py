@@ -17,7 +17,7 @@ ASPECT_TOLERANCE = 0.02
 
 
 def average(array: NDArray[np.generic], size: tuple[int, int]) -> Array:
-    """Mean of ``array`` (..., H, W), piecewise constant, over each pixel of a grid of ``size``: (..., *size).
+    """Mean of ``array`` (..., H, W), piecewise constant, over each pixel of a grid of ``size``, the last two axes.
 
     The mean over the whole array does not change. Enlarging repeats pixels.
     """
@@ -55,7 +55,7 @@ def pad_to_aspect(array: NDArray[np.generic], aspect: float, fill: NDArray[np.ge
 
 
 def fit_image(grey: NDArray[np.float64], grid: Image, pixel_aspect: float = 1.0) -> NDArray[np.uint8]:
-    """Grey values (C, H, W) in [0, 1] of any size, on the study's grid: uint8 (C, *grid.size).
+    """Grey values (C, H, W) in [0, 1] of any size, on the study's grid: uint8 (C, H, W).
 
     Another aspect ratio than that of the field of view is padded with the median of the border. ``pixel_aspect`` is
     the height of a pixel of ``grey`` divided by its width.
@@ -64,7 +64,7 @@ def fit_image(grey: NDArray[np.float64], grid: Image, pixel_aspect: float = 1.0)
 
 
 def fit_masks(coverage: NDArray[np.float64], grid: Image, pixel_aspect: float = 1.0) -> NDArray[np.uint8]:
-    """Masks (S, H, W) in [0, 1] that belong to an image treated by :func:`fit_image`: uint8 (S, *grid.size)."""
+    """Masks (S, H, W) in [0, 1] that belong to an image treated by :func:`fit_image`: uint8 (S, H, W)."""
     return _to_uint8(average(_on_canvas(coverage, grid, 0.0, pixel_aspect), grid.size))
 
 

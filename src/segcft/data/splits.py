@@ -7,6 +7,7 @@ import hashlib
 from segcft.study import Splits
 
 PARTS = ("train", "validation", "test")
+"""The parts of the data."""
 
 
 def uniform(seed: int, patient: str) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from segcft.artefact import write_text
 from segcft.causal.graph import Graph
+from segcft.causal.scm import StructuralCausalModel
 from segcft.counterfactual import Abduction, CounterfactualModel
 from segcft.data.store import Store
 from segcft.evaluate import names
@@ -60,7 +61,7 @@ def evaluate(
         progress: is told how far the work is.
 
     Returns:
-        The rows of the table: method, intervention, structure, intervened, metric, value, ci_low, ci_high, n.
+        The rows of the table, each with method, intervention, structure, intervened, metric, value, ci_low, ci_high, n.
 
     Raises:
         DataError: there is nobody to evaluate on.
@@ -87,25 +88,18 @@ def judge_models(
     """What is in the table, sample by sample; see :func:`evaluate`."""
     scores, spec = Scores(), cohort.study.evaluation
     interventions = spec.interventions or cohort.study.areas
-    # Causes of areas are asked about as well: do the areas follow as the attributes' mechanisms say?
-    upstream = [v for v in causes_of_areas(cohort.study) if v not in interventions]
-    asked_of = [*interventions, *upstream]
-    wanted = {v: from_marginal(cohort.values, spec.seed, cohort.column(v)) for v in asked_of}
     truth = Truth.of(cohort.study, cohort.store)
     scm = next(iter(models.values())).scm
-    # Categorical noise is abducted by sampling; the generator makes it the same every time.
-    generator = torch.Generator(cohort.device).manual_seed(spec.seed)
     with progress.task("Judging counterfactuals", len(cohort)) as task:
-        for people in cohort.batches():
+        for people, asked in zip(cohort.batches(), asked_values(cohort, scm), strict=True):
             # One abduction serves all interventions.
             abductions = {m: Abduction(model.hvae, people.image, people.values) for m, model in models.items()}
             score_factual(scores, cohort, people, models, abductions, judge)
             unchanged = judge.areas(people.image)
-            for variable in asked_of:
-                value = wanted[variable][people.places]
-                after = scm.counterfactual(people.values, scm.intervention(len(value), **{variable: value}), generator)
+            for variable, after in asked.items():
                 known = truth is not None and variable in interventions
-                drawn = truth.counterfactuals(people.rows, {variable: value}) if truth and known else None
+                do = {variable: after[:, cohort.column(variable)]}
+                drawn = truth.counterfactuals(people.rows, do) if truth and known else None
                 question = Question(cohort, people, variable, after, drawn, unchanged)
                 if variable in interventions:
                     question.score(scores, models, abductions, judge)
@@ -114,6 +108,24 @@ def judge_models(
             task.advance(len(people.image))
     scores.add_difference(names.SEG_LESS_REG, "segmentor", "regressor", spec.metric)
     return scores
+
+
+def asked_values(cohort: Cohort, scm: StructuralCausalModel) -> Iterator[dict[str, Tensor]]:
+    """All that is asked, batch by batch of the cohort: variable -> what intervening on it makes the values, (B, V).
+
+    Each person's variable is set to another person's value. Causes of areas are asked about as well: do the areas
+    follow as the attributes' mechanisms say?
+    """
+    study = cohort.study
+    interventions = study.evaluation.interventions or study.areas
+    asked_of = [*interventions, *(v for v in causes_of_areas(study) if v not in interventions)]
+    seed, size = study.evaluation.seed, study.evaluation.batch_size
+    wanted = {v: from_marginal(cohort.values, seed, cohort.column(v)).split(size) for v in asked_of}
+    # Categorical noise is abducted by sampling; the generator makes it the same every time.
+    generator = torch.Generator(cohort.device).manual_seed(seed)
+    for batch, values in enumerate(cohort.values.split(size)):
+        do = {v: scm.intervention(len(values), **{v: parts[batch]}) for v, parts in wanted.items()}
+        yield {v: scm.counterfactual(values, change, generator) for v, change in do.items()}
 
 
 def causes_of_areas(study: Study) -> list[str]:

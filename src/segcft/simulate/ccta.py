@@ -7,6 +7,7 @@ meshes of the lumen and the outer wall (STL). The areas that the simulator gave 
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +63,7 @@ def write_ccta(
     """Write people's volumes, centrelines and meshes; returns the table ``out/cases.csv``.
 
     Args:
-        out: folder to write, which is made or empty.
+        out: folder to write, which is not there yet, or empty; it is there once it is complete.
         vessels: how many people.
         seed: of the population, as in a study's ``data.seed``.
         size: (H, W) in pixels of the straightened image whose areas are in the table.
@@ -78,29 +79,33 @@ def write_ccta(
     simulator, grid = CoronarySimulator(size, spacing**2), grid or Grid.of()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out}: is there already, and not an empty folder; nothing in it is overwritten")
-    out.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
     rows = []
     for index in (progress or silent)(range(vessels), vessels, "Simulating CT angiographies"):
         person, id = person_number(seed, index), f"{seed}-{index:04d}"
         attributes = simulator.attributes(person)
         scene = simulator.scene(person, attributes)
-        (out / id).mkdir()
-        _write_volume(out / id / "ct.nii.gz", scene, grid, Noise.GRAIN.stream(person))
-        _write_line(out / id / "centreline.vtp", scene.centreline.at(np.arange(0, scene.centreline.length, 0.5)))
+        (partial / id).mkdir()
+        _write_volume(partial / id / "ct.nii.gz", scene, grid, Noise.GRAIN.stream(person))
+        _write_line(partial / id / "centreline.vtp", scene.centreline.at(np.arange(0, scene.centreline.length, 0.5)))
         for name in ("lumen", "wall"):
-            _write_mesh(out / id / f"{name}.stl", *vessel_mesh(scene, name))
+            _write_mesh(partial / id / f"{name}.stl", *vessel_mesh(scene, name))
         files = {"volume": "ct.nii.gz", "centreline": "centreline.vtp", "lumen": "lumen.stl", "wall": "wall.stl"}
         rows.append(
             {"id": id}
             | {column: f"{id}/{file}" for column, file in files.items()}
             | {f"true_{name}": f"{value:.4f}" for name, value in attributes.items()}
         )
-    table = out / "cases.csv"
-    with table.open("w", newline="", encoding="utf-8") as file:
+    with (partial / "cases.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    return table
+    if out.exists():
+        out.rmdir()
+    partial.rename(out)
+    return out / "cases.csv"
 
 
 def volume(scene: Scene, grid: Grid, random: np.random.Generator) -> tuple[NDArray[np.int16], Array]:

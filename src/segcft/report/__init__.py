@@ -1,0 +1,1 @@
+"""An evaluated run as one page of HTML that needs nothing else."""

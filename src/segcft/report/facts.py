@@ -1,0 +1,143 @@
+"""What is said of a run: its parts, its people, what guards its figures, and where it was made."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import pandas as pd
+import torch
+
+import segcft
+from segcft import artefact
+from segcft.data.splits import PARTS
+from segcft.data.store import Store
+from segcft.run import Run
+from segcft.study import SimulatedData, Study
+
+LIBRARIES = ("torch", "lightning", "monai", "zuko", "numpy", "pandas", "scikit-image", "safetensors", "pydantic")
+"""Whose versions can change a figure."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A trained part, by what is recorded in its file."""
+
+    name: str
+    meta: Mapping[str, Any]
+    parameters: int
+    current: bool
+    """Whether it was made from the parts that the run has now."""
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Something that must hold for the figures to mean what they say."""
+
+    holds: bool
+    text: str
+
+
+def read_parts(run: Run) -> list[Part]:
+    """The trained parts that are there, in the order of the stages.
+
+    Raises:
+        RunError: one is damaged.
+    """
+    metas = {n: artefact.read_meta(run.path(n)) for n in _wanted(run.study) if run.path(n).is_file()}
+    parts = []
+    for name, meta in metas.items():
+        current = all(metas[b].get("key") == key for b, key in meta.get("made_from", {}).items() if b in metas)
+        count = sum(parameter.numel() for parameter in run.build(name).parameters())
+        parts.append(Part(name, meta, count, current))
+    return parts
+
+
+def missing_parts(run: Run, parts: Sequence[Part]) -> list[str]:
+    """The parts that the study has and the run lacks."""
+    there = {part.name for part in parts}
+    return [name for name in _wanted(run.study) if name not in there]
+
+
+def guards(store: Store, parts: Sequence[Part]) -> Iterator[Guard]:
+    """Checks of the run's parts and samples, made here and now."""
+    trained = {part.name: part.meta for part in parts}
+    seeds = {name: trained[name]["study"][name]["seed"] for name in ("judge", "segmentor") if name in trained}
+    if len(seeds) == 2:
+        yield Guard(
+            seeds["judge"] != seeds["segmentor"] and trained["judge"]["key"] != trained["segmentor"]["key"],
+            f"The judge is not the guide: it was trained from seed {seeds['judge']}, the guide from "
+            f"{seeds['segmentor']}.",
+        )
+    taught = [part.name for part in parts if "judge" in part.meta.get("made_from", {})]
+    yield Guard(not taught, f"No part was made from the judge{': ' * bool(taught)}{', '.join(taught)}.")
+    other = [part.name for part in parts if part.meta.get("data") != store.fingerprint]
+    yield Guard(not other, f"All parts were trained on the samples that the run has{_except(other)}.")
+    stale = [part.name for part in parts if not part.current]
+    yield Guard(not stale, f"All parts were made from the parts that the run has{_except(stale)}.")
+    patients = {split: set(store.table.loc[store.table["split"] == split, "patient"]) for split in PARTS}
+    shared = patients["test"] & (patients["train"] | patients["validation"])
+    yield Guard(
+        not shared, f"No test person is a training or validation person{f', except {len(shared):,}' * bool(shared)}."
+    )
+    versions = sorted({str(part.meta.get("version")) for part in parts})
+    yield Guard(len(versions) == 1, f"All parts were made by one version of segcft: {', '.join(versions)}.")
+    adopted = next((part for part in parts if "source" in part.meta), None)
+    if adopted is not None:
+        yield Guard(
+            False,
+            f"{adopted.name} was imported, and segcft does not know on whom it was trained: the people judged may be "
+            "among them, unless the run has its original split.",
+        )
+
+
+def seeds(study: Study) -> dict[str, int]:
+    """Every seed of the study, by its key."""
+    found = {"data.seed": study.data.seed} if isinstance(study.data, SimulatedData) else {}
+    sections = ("splits", "segmentor", "judge", "regressor", "scm", "hvae", "finetune", "evaluation")
+    return found | {f"{name}.seed": getattr(study, name).seed for name in sections}
+
+
+def left_out(rejected: pd.DataFrame) -> list[tuple[str, int]]:
+    """Reasons for which samples were left out, and how many: the commonest first.
+
+    The sample's own id, folders and numbers of lines are taken out of the reasons, or each would be one of its own.
+    """
+    reasons: Counter[str] = Counter()
+    for id, reason in zip(rejected["id"], rejected["reason"], strict=True):
+        general = re.sub(r"\bline \d+", "line \N{HORIZONTAL ELLIPSIS}", str(reason))
+        general = re.sub(r"^.*?[/\\](?=[^/\\:]*:)", "", general)
+        if id:
+            general = re.sub(rf"(?<!\w){re.escape(str(id))}(?!\w)", "ID", general)
+        reasons[general] += 1
+    return reasons.most_common()
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """Where this process runs: versions and hardware."""
+    found = {"segcft": segcft.__version__, "Python": sys.version.split()[0]}
+    for name in LIBRARIES:
+        try:
+            found[name] = torch.__version__ if name == "torch" else version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    found["system"] = f"{platform.system()} on {platform.machine()}"
+    found["CPU cores"] = str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    found["threads of PyTorch"] = str(torch.get_num_threads())
+    found["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    return found
+
+
+def _wanted(study: Study) -> list[str]:
+    return ["segmentor", "judge", "regressor", "scm", "hvae", *(f"cft-{guide}" for guide in study.finetune.guides)]
+
+
+def _except(names: Sequence[str]) -> str:
+    return f", except {', '.join(names)}" if names else ""

@@ -1,0 +1,276 @@
+"""The page: what is in the run's folder, put into the template."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+
+import segcft
+from segcft import artefact
+from segcft.errors import RunError
+from segcft.evaluate.cohort import Cohort
+from segcft.evaluate.names import METHODS, NO_CHANGE, TRUTH, method_name, plain
+from segcft.evaluate.page import WIDE, percent
+from segcft.evaluate.scores import Row
+from segcft.report import charts, facts
+from segcft.report.charts import Chart
+from segcft.report.failures import SHOWN, WORST, Case, Failures, find_failures, read_scores
+from segcft.report.graph import draw_graph
+from segcft.report.pictures import data_uri, difference, difference_picture, outline, picture
+from segcft.report.tables import tables
+from segcft.results import Result
+from segcft.run import Run
+from segcft.study import SimulatedData, Study
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture of the evaluation, as a data URI, and what is on it."""
+
+    title: str
+    uri: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The training of one part."""
+
+    part: str
+    steps: int
+    skipped: int
+    charts: tuple[Chart, ...]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A failure with its pictures, as data URIs."""
+
+    case: Case
+    known: str
+    image: str
+    counterfactual: str
+    difference: str
+    truth: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """The failures of one structure. ``limit`` is the end of the scale of differences, in grey levels."""
+
+    found: Failures
+    cases: tuple[Shown, ...]
+    limit: float
+
+
+def write_report(run: Run, out: Path, device: torch.device) -> None:
+    """Write the page about an evaluated run to ``out``, in place of an earlier one.
+
+    Failures are computed anew, with the run's models on ``device``.
+
+    Raises:
+        RunError: ``out`` is a folder; or see :func:`render_report`.
+    """
+    if out.is_dir():
+        raise RunError(f"{out}: is a folder; --out names a file, e.g. {out / 'report.html'}")
+    artefact.write_text(out, render_report(run, device))
+
+
+def render_report(run: Run, device: torch.device) -> str:
+    """The page about an evaluated run: one file of HTML, without scripts, that loads nothing.
+
+    Raises:
+        RunError: it is a published model, which has no samples; it is not evaluated; a part is missing or damaged; or
+            the evaluation is of other people or models than the run's.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # late: only this page needs them
+
+    store = run.store()
+    study, result = run.study, Result.read(run.folder)
+    methods = [m for m in METHODS if any(row["method"] == m for row in result.rows)]
+    trained = run.methods()
+    judged = [method for method in trained if method in methods]
+    if not judged:
+        raise RunError(f"{run.evaluation / 'table.json'}: no method in it is trained in this run; `segcft evaluate`")
+    method = judged[-1]  # the default of questions, too
+    run.samples_of(["judge", "scm", trained[method]])
+    cohort = Cohort.choose(study, store, store.indices("test", complete=True), device)
+    path = run.evaluation / "scores.parquet"
+    failures = _failures(run, cohort, method, path) if path.is_file() else []
+
+    parts = facts.read_parts(run)
+    values = store.values()[store.indices("train")]
+    template = Environment(
+        loader=PackageLoader("segcft.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    template.filters |= {
+        "number": charts.number,
+        "signed": charts.signed,
+        "plain": plain,
+        "method": method_name,
+        "percent": percent,
+    }
+    table = run.evaluation / "table.md"
+    return template.get_template("report.html").render(
+        study=study,
+        result=result,
+        store=store,
+        simulated=isinstance(study.data, SimulatedData),
+        source=_source(study),
+        version=segcft.__version__,
+        evaluated=_day((run.evaluation / "table.json").stat().st_mtime),
+        written=_day(datetime.now().timestamp()),
+        judged=len(cohort),
+        method=method,
+        methods=methods,
+        not_judged=[m for m in trained if m not in methods],
+        headline=_headline(result, methods, method),
+        unit="%" if study.evaluation.metric == "mape" else study.image.area_unit,
+        graph=draw_graph(study),
+        marginals=[
+            charts.marginal(name, variable, values[:, k]) for k, (name, variable) in enumerate(study.variables.items())
+        ],
+        complete={split: len(store.indices(split, complete=True)) for split in result.samples},
+        curves=list(_curves(run, [part.name for part in parts])),
+        tables=tables(_text(table), study.description),
+        figures=list(_figures(run)),
+        scored=path.is_file(),
+        failures=failures,
+        disagreement=max((section.found.largest_disagreement for section in failures), default=None),
+        worst=WORST,
+        wide=_is_wide(study),
+        guards=list(facts.guards(store, parts)),
+        seeds=facts.seeds(study),
+        left_out=facts.left_out(store.rejected),
+        parts=parts,
+        missing=facts.missing_parts(run, parts),
+        environment=facts.environment(device),
+        settings=yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
+    )
+
+
+def _failures(run: Run, cohort: Cohort, method: str, path: Path) -> list[Section]:
+    """The failures of ``method``, by the per-sample results at ``path``."""
+    study = run.study
+    own = torch.from_numpy(cohort.store.values()[cohort.store.indices("train", complete=True)])
+    model, judge = run.model(method, cohort.device), run.load("judge", cohort.device)
+    sections = []
+    for found in find_failures(cohort, model, judge, method, read_scores(path, cohort), own, SHOWN):
+        changes = [difference(case.counterfactual, case.image) for case in found.cases]
+        # The few extreme pixels would make everything else look pale.
+        limit = max(1.0, float(np.quantile(np.abs([change.cpu().numpy() for change in changes]), 0.995)))
+        shown = [
+            Shown(
+                case,
+                _known(study, case),
+                picture(case.image, synthetic=isinstance(study.data, SimulatedData)),
+                picture(case.counterfactual, synthetic=True),
+                difference_picture(change, limit),
+                "" if case.truth is None else picture(case.truth, synthetic=True),
+                outline(case.outline_before),
+                outline(case.outline_after),
+            )
+            for case, change in zip(found.cases, changes, strict=True)
+        ]
+        sections.append(Section(found, tuple(shown), limit))
+    return sections
+
+
+def _known(study: Study, case: Case) -> str:
+    """What is known of the person beside the areas."""
+    said = []
+    for k, (name, variable) in enumerate(study.variables.items()):
+        if name not in study.areas:
+            value = float(case.values[k])
+            told = variable.categories[int(value)] if variable.categories else charts.number(value)
+            said.append(f"{plain(name)} {told} {variable.unit}".rstrip())
+    return ", ".join(said)
+
+
+def _headline(result: Result, methods: Sequence[str], method: str) -> dict[str, dict[str, Row | None]]:
+    """Structure -> method -> row of its error when it was intervened on: of leaving the image alone, of the model
+    before fine-tuning, of ``method`` and of the truth."""
+    shown = dict.fromkeys(m for m in (NO_CHANGE, "none", method, TRUTH) if m in methods)
+    study, metric = result.study, result.study.evaluation.metric
+    found = {
+        structure: {m: result.row(m, metric, variable, structure) for m in shown}
+        for structure, variable in zip(study.structures, study.areas, strict=True)
+    }
+    return {structure: rows for structure, rows in found.items() if rows[method] is not None}
+
+
+def _curves(run: Run, parts: Sequence[str]) -> Iterator[Curves]:
+    """The training of every part, as far as it is recorded."""
+    for part in parts:
+        history = charts.read_history(run.training / f"{part}.jsonl")
+        steps = history.get("step", np.empty(0))
+        names = [name for name in history if name not in ("step", "skipped")]
+        names.sort(key=lambda name: name == "gradient_norm")  # last, being about the training alone
+        drawn = [charts.curve(name, steps, history[name]) for name in names]
+        skipped = int(np.nan_to_num(history.get("skipped", np.zeros(1))).max())
+        yield Curves(part, len(steps), skipped, tuple(chart for chart in drawn if chart))
+
+
+def _figures(run: Run) -> Iterator[Figure]:
+    """The evaluation's pictures, as far as they are there: the curves first and then structure by structure."""
+    study, folder = run.study, run.evaluation / "figures"
+    grid = "a column a method, a row a change" if _is_wide(study) else "a row a method, a column a change"
+    known = {
+        "asked-obtained": (
+            "Areas asked for and obtained",
+            "The change of area obtained against the one asked for, a line a method, structure by structure: mean and "
+            "standard deviation over people.",
+        )
+    }
+    for structure in study.structures:
+        name = plain(structure)
+        known[f"counterfactuals-{structure}"] = (
+            f"Counterfactuals: {name}",
+            f"A few test people and their counterfactuals when the {name} is changed by a share of its area, {grid}; "
+            "with the judge's outlines, and below each the area asked for and the one that the judge reads.",
+        )
+        known[f"differences-{structure}"] = (
+            f"Differences: {name}",
+            f"Counterfactual minus image for the same people and changes of the {name}, {grid}. Red is brighter, blue "
+            "is darker; lines are the structure's outline before and after.",
+        )
+    if study.evaluation.progression:
+        rising = " and ".join(map(plain, study.evaluation.progression))
+        known["progression"] = (
+            "Progression",
+            f"A few test people when {rising} rise together through quantiles of the training people, {grid}.",
+        )
+    for stem, (title, text) in known.items():
+        path = folder / f"{stem}.png"
+        if path.is_file():
+            yield Figure(title, data_uri(path.read_bytes()), text)
+
+
+def _is_wide(study: Study) -> bool:
+    return study.image.size[1] >= WIDE * study.image.size[0]
+
+
+def _source(study: Study) -> str:
+    data = study.data
+    if isinstance(data, SimulatedData):
+        return f"simulated: {data.source}, {data.people:,} people, seed {data.seed}"
+    return f"files: images in {data.images}, masks in {data.masks}, attributes in {data.table}"
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{path}: not the table of an evaluation ({error}); see `segcft evaluate`") from None
+
+
+def _day(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d, %H:%M")

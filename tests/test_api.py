@@ -1,0 +1,292 @@
+"""What a model is asked from Python: draws, batches, matches, trajectories, samples, likelihood."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+import segcft
+from segcft.answer import Answer
+from segcft.data.source import MemoryFile
+from segcft.errors import DataError, InterventionError
+from segcft.model import BATCH, Model
+from segcft.rendering import difference_colours, outlined, strip
+from segcft.run import Run
+
+DO = {"heart_area": "+10%"}
+
+
+@pytest.fixture(scope="module")
+def model(small_run: Run) -> Model:
+    return segcft.load(small_run.folder)
+
+
+@pytest.fixture(scope="module")
+def pictures(small_run: Run) -> NDArray[np.uint8]:
+    store = small_run.store()
+    return np.array(store.images[store.indices("test")[:5], 0])
+
+
+def assert_same(one: Answer, other: Answer) -> None:
+    """Batches of other sizes round otherwise: pictures may differ by a grey level, numbers in the last digits."""
+    assert (np.abs(one.image.astype(int) - other.image) <= 1).all()
+    for name, value in one.attributes.items():
+        assert other.attributes[name] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-4))
+
+
+# --- one answer ---
+
+
+def test_draws_tell_how_uncertain_the_answer_is(model: Model, pictures: NDArray[np.uint8]) -> None:
+    answer = model.counterfactual(pictures[0], {"sex": "F", "age": 60}, DO, draws=4)
+    assert answer.draws.shape == (4, *answer.image.shape)
+    assert answer.uncertainty is not None
+    assert answer.uncertainty.shape == answer.image.shape
+    assert np.allclose(answer.uncertainty, answer.draws.astype(float).std(axis=0, ddof=1), atol=1e-3)
+    assert answer.uncertainty.max() > 0
+    assert answer.record["variables"]["heart_area"]["obtained_sd"] > 0
+    again = model.counterfactual(pictures[0], {"sex": "F", "age": 60}, DO, draws=4)
+    assert np.array_equal(again.draws, answer.draws)
+    state = torch.random.get_rng_state()
+    plain = model.counterfactual(pictures[0], {"sex": "F", "age": 60}, DO, draws=0)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert np.array_equal(plain.image, answer.image)
+    assert plain.uncertainty is None
+
+
+def test_unknown_attributes_add_to_the_uncertainty(model: Model, pictures: NDArray[np.uint8]) -> None:
+    spread = []
+    for known in ({"sex": "F", "age": 60}, {}):
+        answer = model.counterfactual(pictures[0], known, {"sex": "M"}, draws=12)
+        spread.append(answer.record["variables"]["left_lung_area"]["obtained_sd"])
+        row = answer.record["variables"]["age"]
+        assert ("sd" in row) == (not known)
+    assert spread[1] > spread[0]
+    assert 0 < row["sd"] < 40
+    assert 0.5 <= answer.record["variables"]["sex"]["probability"] <= 1
+
+
+def test_masks_are_the_judges_and_areas_their_sums(model: Model, pictures: NDArray[np.uint8]) -> None:
+    answer = model.counterfactual(pictures[0], do=DO, draws=0)
+    assert answer.masks_before.shape == answer.masks_after.shape == (len(model.study.structures), *pictures[0].shape)
+    hearts = list(model.study.areas).index("heart_area")
+    assert answer.masks_after[hearts].sum() * model.study.image.pixel_area == pytest.approx(
+        answer.areas["heart_area"], rel=0.2
+    )
+
+
+def test_nothing_asked_leaves_the_image_and_tells_what_is_known(model: Model, pictures: NDArray[np.uint8]) -> None:
+    with pytest.raises(InterventionError, match="nothing is asked for"):
+        model.counterfactual(pictures[0])
+    answer = model.answer([model.question(pictures[0])])[0]
+    assert np.array_equal(answer.image, answer.original)
+    assert answer.record["variables"]["age"]["source"] == "inferred"
+
+
+def test_a_notebook_shows_pictures_and_escapes_text(model: Model, pictures: NDArray[np.uint8]) -> None:
+    answer = model.counterfactual(pictures[0], do=DO, draws=2)
+    shown = answer._repr_html_()
+    assert shown.count("data:image/png;base64,") == 4
+    assert "heart area" in shown
+    assert "http" not in shown
+    answer.record["warnings"].append("<script>")
+    assert "<script>" not in answer._repr_html_()
+
+
+def test_the_same_image_in_every_form(model: Model, pictures: NDArray[np.uint8], tmp_path: Path) -> None:
+    picture = pictures[0]
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    tensor = torch.from_numpy(picture)
+    forms = [
+        picture,
+        tensor,
+        tensor[None],
+        tensor[None].repeat(3, 1, 1),
+        tensor[None] / 255,
+        MemoryFile("upload.png", (tmp_path / "a.png").read_bytes()),
+    ]
+    for form in forms:
+        assert np.array_equal(model.question(form, do=DO).pixels, picture[None])
+    assert model.question(forms[-1], do=DO).name == "upload.png"
+    for wrong in (torch.zeros(2, 8, 8), np.zeros((0, 4)), np.array([["a", "b"], ["c", "d"]])):
+        with pytest.raises(DataError, match="image: expected"):
+            model.question(wrong, do=DO)
+
+
+def test_what_is_implied_beyond_the_range_is_warned_of(model: Model, pictures: NDArray[np.uint8]) -> None:
+    age = list(model.study.variables).index("age")
+    oldest = float(model.people[:, age].max())
+    answer = model.counterfactual(pictures[0], {"age": oldest}, {"age": oldest + 400}, draws=0)
+    assert any("(asked for) is outside the training range" in text for text in answer.warnings)
+    assert any("(what follows) is outside the training range" in text for text in answer.warnings)
+
+
+# --- another image's value ---
+
+
+def test_a_match_takes_the_area_of_another_image(model: Model, pictures: NDArray[np.uint8], tmp_path: Path) -> None:
+    Image.fromarray(pictures[1]).save(tmp_path / "other.png")
+    other = model.answer([model.question(pictures[1])])[0].record["variables"]["heart_area"]["before"]
+    for do in (
+        {"heart_area": f"match:{tmp_path / 'other.png'}"},
+        {"heart_area": f"match: {tmp_path / 'other.png'}"},
+        {"heart_area": segcft.Match(pictures[1])},
+        [f"heart_area=match:{tmp_path / 'other.png'}"],
+    ):
+        answer = model.counterfactual(pictures[0], do=do, draws=0)
+        assert answer.attributes["heart_area"] == pytest.approx(other, rel=1e-5)
+        assert str(tmp_path) not in str(answer.record)
+    with pytest.raises(InterventionError, match="does not tell its age"):
+        model.counterfactual(pictures[0], do={"age": segcft.Match(pictures[1])})
+    with pytest.raises(DataError, match=r"none\.png"):
+        model.counterfactual(pictures[0], do={"heart_area": "match:none.png"})
+    with pytest.raises(InterventionError, match="is not a variable"):
+        model.counterfactual(pictures[0], do={"height": "match:none.png"})
+    with pytest.raises(InterventionError, match="a value, not a change"):
+        model.counterfactual(pictures[0], {"heart_area": segcft.Match(pictures[1])}, DO)
+
+
+def test_a_variable_is_given_one_value(model: Model, pictures: NDArray[np.uint8]) -> None:
+    with pytest.raises(InterventionError, match="given twice"):
+        model.counterfactual(pictures[0], do=["age=60", "age=61"])
+
+
+# --- many images ---
+
+
+def test_many_answers_are_those_of_each(model: Model, pictures: NDArray[np.uint8]) -> None:
+    many = list(model.counterfactuals(pictures, {"sex": "F"}, DO))
+    assert len(many) == len(pictures)
+    for picture, answer in zip(pictures, many, strict=True):
+        assert_same(answer, model.counterfactual(picture, {"sex": "F"}, DO, draws=0))
+    each = [{"heart_area": f"{change:+d}%"} for change in (5, 10, -5, -10, 8)]
+    known = iter([{"age": 50 + k} for k in range(5)])
+    for k, answer in enumerate(model.counterfactuals(torch.from_numpy(pictures)[:, None], known, each)):
+        assert answer.attributes["age"] == 50 + k
+        row = answer.record["variables"]["heart_area"]
+        assert row["after"] == pytest.approx(row["before"] * (1 + float(each[k]["heart_area"][:-1]) / 100), rel=1e-5)
+
+
+def test_a_stream_is_read_as_its_answers_are_asked_for(model: Model, pictures: NDArray[np.uint8]) -> None:
+    read = 0
+
+    def stream() -> Iterator[NDArray[np.uint8]]:
+        nonlocal read
+        while True:
+            read += 1
+            yield pictures[read % len(pictures)]
+
+    answers = model.counterfactuals(stream(), do=DO)
+    next(answers)
+    assert read <= BATCH + 1
+
+
+# --- trajectories, samples, likelihood ---
+
+
+def test_a_trajectory_moves_one_variable(model: Model, pictures: NDArray[np.uint8], tmp_path: Path) -> None:
+    moved = model.trajectory(pictures[0], "heart_area", [100.0, 120.0, 140.0], {"age": 60})
+    assert [answer.attributes["heart_area"] for answer in moved.answers] == [100, 120, 140]
+    assert moved.images.shape == (3, 1, *pictures[0].shape)
+    moved.save(tmp_path / "moved.gif")
+    moved.save(tmp_path / "moved.png")
+    with Image.open(tmp_path / "moved.gif") as file:
+        assert getattr(file, "n_frames", 1) == 4  # there and back
+    with Image.open(tmp_path / "moved.png") as file:
+        assert np.array_equal(np.asarray(file), moved.strip()[0])
+    for name in ("moved.gif", "moved.png"):
+        record = segcft.inspect(tmp_path / name)
+        assert record is not None
+        assert record["do"][0] == "heart_area=100.0"
+    with pytest.raises(DataError, match=r"\.png .a strip. or \.gif"):
+        moved.save(tmp_path / "moved.mp4")
+    assert [a.attributes["sex"] for a in model.trajectory(pictures[0], "sex").answers] == ["F", "M"]
+    values = model.trajectory(pictures[0], "age", 4).values
+    assert list(values) == sorted(values)
+    assert "heart area" in moved._repr_html_()
+    for wrong in ({"variable": "height"}, {"variable": "age", "values": []}, {"variable": "age", "do": {"age": 60}}):
+        with pytest.raises(InterventionError):
+            model.trajectory(pictures[0], **wrong)  # type: ignore[arg-type]
+
+
+def test_samples_are_people_under_an_intervention(model: Model, tmp_path: Path) -> None:
+    seen = model.sample(40, seed=3)
+    assert seen.images.shape == (40, 1, *model.study.image.size)
+    assert set(seen.attributes["sex"]) == {"F", "M"}
+    done = model.sample(40, {"sex": "F"}, seed=3)
+    assert set(done.attributes["sex"]) == {"F"}
+    # The same people: those who were women before are as they were.
+    women = (seen.attributes["sex"] == "F").to_numpy()
+    assert np.allclose(done.attributes["heart_area"][women], seen.attributes["heart_area"][women], rtol=1e-5)
+    assert not np.allclose(done.attributes["heart_area"][~women], seen.attributes["heart_area"][~women], rtol=1e-3)
+    assert np.array_equal(model.sample(40, seed=3).images, seen.images)
+    assert not np.array_equal(model.sample(40, seed=4).images, seen.images)
+    assert not np.array_equal(model.sample(2, seed=3, pixel_noise=True).images, seen.images[:2])
+    done.save(tmp_path / "made-up")
+    record = segcft.inspect(tmp_path / "made-up" / "7.png")
+    assert record is not None
+    assert record["do"] == ["sex=F"]
+    assert len((tmp_path / "made-up" / "attributes.csv").read_text().splitlines()) == 41
+    with pytest.raises(InterventionError, match="set it"):
+        model.sample(2, {"heart_area": "+10%"})
+    with pytest.raises(DataError, match="1 or more"):
+        model.sample(0)
+
+
+def test_what_was_never_seen_is_less_likely(model: Model, pictures: NDArray[np.uint8]) -> None:
+    likely = model.log_likelihood(pictures[0], {"age": 60})
+    noise = np.random.default_rng(0).integers(0, 256, pictures[0].shape, dtype=np.uint8)
+    assert likely.image > model.log_likelihood(noise, {"age": 60}).image
+    assert likely.bits_per_pixel == pytest.approx(-likely.image / pictures[0].size / np.log(2), rel=1e-5)
+    assert likely.attributes["age"] > model.log_likelihood(pictures[0], {"age": 400}).attributes["age"]
+    assert likely.total == pytest.approx(likely.image + sum(likely.attributes.values()))
+
+
+# --- pictures ---
+
+
+@given(st.integers(-255, 255))
+def test_a_difference_is_red_where_it_is_brighter(level: int) -> None:
+    red, green, blue = (
+        int(colour) for colour in difference_colours(np.full((1, 1, 1), level, dtype=np.int16))[:, 0, 0]
+    )
+    assert (red > blue) == (level > 0)
+    assert (red < blue) == (level < 0)
+    assert green <= 247
+
+
+@given(st.integers(1, 3), st.integers(3, 9), st.integers(3, 30), st.integers(1, 4))
+@settings(max_examples=30)
+def test_a_strip_holds_every_picture(channels: int, height: int, width: int, number: int) -> None:
+    pictures = [np.full((channels, height, width), k, dtype=np.uint8) for k in range(number)]
+    joined = strip(pictures)
+    assert {*range(number)} <= set(joined.ravel().tolist()) <= {*range(number), 255}
+    assert joined.size >= number * pictures[0].size
+
+
+def test_an_outline_is_on_the_edge_of_the_mask() -> None:
+    mask = np.zeros((1, 8, 8), dtype=bool)
+    mask[0, 2:6, 2:6] = True
+    drawn = outlined(np.zeros((1, 8, 8), dtype=np.uint8), mask)
+    coloured = (drawn > 0).any(axis=0)
+    assert coloured.sum() == 12
+    assert not (coloured & ~mask[0]).any()
+
+
+def test_saving_refuses_what_it_cannot_write(model: Model, pictures: NDArray[np.uint8], tmp_path: Path) -> None:
+    answer = model.counterfactual(pictures[0], do=DO, draws=2)
+    with pytest.raises(DataError, match=re.escape("x.jpg: an answer is written to .png, .dcm or .json")):
+        answer.save(tmp_path / "x.jpg")
+    assert not list(tmp_path.iterdir())
+    answer.save(tmp_path / "all")
+    names = {path.name for path in (tmp_path / "all").iterdir()}
+    assert {"uncertainty.png", "draw-1.png", "draw-2.png", "counterfactual.json"} <= names

@@ -1,0 +1,197 @@
+"""Questions about many images: folders and tables, what is rejected, and going on after an interruption."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+import segcft
+from segcft.batch import Item, _distinct, answer_all, folder_items, table_items
+from segcft.cli import main
+from segcft.errors import DataError
+from segcft.run import Run
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def images(small_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six images, one of them in a subfolder, and a file that is none."""
+    folder = tmp_path_factory.mktemp("images")
+    store = small_run.store()
+    (folder / "more").mkdir()
+    for k, row in enumerate(store.indices("test")[:6]):
+        Image.fromarray(np.array(store.images[row, 0])).save(folder / ("more" if k == 5 else ".") / f"{k}.png")
+    (folder / "broken.png").write_text("no image")
+    (folder / "notes.txt").write_text("no image either")
+    return folder
+
+
+def manifest(out: Path) -> pd.DataFrame:
+    return pd.read_csv(out / "manifest.csv", dtype={"id": str})
+
+
+def test_a_folder_is_answered_and_what_cannot_be_is_listed(small_run: Run, images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    items = folder_items(images, ["age=60"], ["heart_area=+10%"])
+    done = answer_all(small_run, items, out, CPU, draws=2, dicom=True)
+    assert done == (6, 0, 1)
+    table = manifest(out)
+    assert list(table["id"]) == ["0", "1", "2", "3", "4", "more/5"]
+    assert np.allclose(table["heart_area_after"], 1.1 * table["heart_area_before"], rtol=1e-4)
+    assert (table["age_before"] == 60).all()
+    assert (table["heart_area_obtained_sd"] > 0).all()
+    model = segcft.load(small_run.folder)
+    for _, row in table.iterrows():
+        answer = model.counterfactual(row["image"], ["age=60"], ["heart_area=+10%"], draws=0)
+        with Image.open(out / row["file"]) as file:
+            assert (np.abs(np.asarray(file).astype(int) - answer.image[0]) <= 1).all()
+        for name in (out / row["file"], out / "dicom" / f"{row['id']}.dcm"):
+            record = segcft.inspect(name)
+            assert record is not None
+            assert record["do"] == ["heart_area=+10.0%"]
+    rejected = pd.read_csv(out / "rejected.csv")
+    assert list(rejected["id"]) == ["broken"]
+    assert "broken.png" in rejected["reason"][0]
+
+
+def test_what_was_cut_off_goes_on(small_run: Run, images: Path, tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    items = folder_items(images, [], ["age=70"])
+    answer_all(small_run, items, whole, CPU)
+    answer_all(small_run, items[:3], cut, CPU)
+    before = {path.name: path.stat().st_mtime_ns for path in (cut / "images").iterdir()}
+    (cut / "images" / "1.png").unlink()  # its answer was lost
+    with (cut / "journal.jsonl").open("a") as file:
+        file.write('{"row": {"id"')  # and the journal was cut off in the middle of a line
+    done = answer_all(small_run, items, cut, CPU)
+    assert done == (4, 2, 1)
+    assert (cut / "images" / "0.png").stat().st_mtime_ns == before["0.png"]
+    for name in ("manifest.csv", "rejected.csv"):
+        assert (cut / name).read_text() == (whole / name).read_text()
+    for path in (whole / "images").rglob("*.png"):
+        other = Image.open(cut / path.relative_to(whole))
+        assert (np.abs(np.asarray(Image.open(path)).astype(int) - np.asarray(other)) <= 1).all()
+    assert answer_all(small_run, items, cut, CPU) == (0, 6, 1)
+
+
+def test_a_question_that_changed_is_asked_again(small_run: Run, images: Path, tmp_path: Path) -> None:
+    own = tmp_path / "images"
+    shutil.copytree(images, own)
+    out = tmp_path / "out"
+    answer_all(small_run, folder_items(own, [], ["age=70"]), out, CPU)
+    Image.fromarray(np.asarray(Image.open(own / "2.png"))[::-1]).save(own / "2.png")
+    assert answer_all(small_run, folder_items(own, [], ["age=70"]), out, CPU).answered == 1
+    assert answer_all(small_run, folder_items(own, [], ["age=71"]), out, CPU).answered == 6
+    assert (manifest(out)["age_after"] == 71).all()
+    with pytest.raises(DataError, match="with other settings: draws was 0 and is 3"):
+        answer_all(small_run, folder_items(own, [], ["age=71"]), out, CPU, draws=3)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "letter.txt").touch()
+    with pytest.raises(DataError, match="choose another folder"):
+        answer_all(small_run, folder_items(own, [], ["age=71"]), tmp_path / "taken", CPU)
+
+
+def test_two_processes_answer_as_one(small_run: Run, images: Path, tmp_path: Path) -> None:
+    items = [
+        Item(f"{copy}/{item.id}", item.image, item.known, item.do)
+        for copy in range(3)
+        for item in folder_items(images, [], ["heart_area=-5%"])
+    ]
+    assert answer_all(small_run, items, tmp_path / "one", CPU) == (18, 0, 3)
+    assert answer_all(small_run, items, tmp_path / "two", CPU, jobs=2) == (18, 0, 3)
+    one, two = (manifest(tmp_path / name) for name in ("one", "two"))
+    assert list(one["id"]) == list(two["id"])
+    assert np.allclose(one["heart_area_obtained"], two["heart_area_obtained"], rtol=0.01)
+
+
+def test_a_table_asks_each_its_own(small_run: Run, images: Path, tmp_path: Path) -> None:
+    table = images / "questions.csv"
+    table.write_text(
+        "image,do,age,sex\n"
+        "0.png,heart_area=+10%; age=70,60,F\n"
+        "0.png,heart_area=-10%,61,\n"
+        "1.png,,,\n"
+        "gone.png,,,\n"
+        "2.png,heart_area=much,,\n"
+        "3.png,heart_area=-100000,,\n"
+    )
+    items = table_items(table, small_run.study, ["age=50"], ["sex=M"])
+    assert answer_all(small_run, items, tmp_path / "out", CPU) == (3, 0, 3)
+    rows = manifest(tmp_path / "out").set_index("id")
+    assert list(rows.index) == ["0", "0-2", "1"]
+    assert list(rows["age_before"]) == [60, 61, 50]
+    assert rows.loc["0", "age_after"] == 70
+    assert rows.loc["0", "sex_before"] == "F"
+    assert rows.loc["1", "sex_after"] == "M"
+    rejected = pd.read_csv(tmp_path / "out" / "rejected.csv").set_index("id")["reason"]
+    assert set(rejected.index) == {"gone", "2", "3"}
+    assert "gone.png" in rejected["gone"]
+    assert "much" in rejected["2"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "'image' is missing"),
+        ("id,do\n1,age=60\n", "'image' is missing"),
+        ("image,height\na.png,3\n", "not 'height'"),
+        ("image,do\n", "has no rows"),
+        ("image,do\n,age=60\n", "line 2: 'image' is empty"),
+        ("image,do\na.png,age=60,3\n", "line 2: expected 2 cells"),
+        ("image,do\na.png\n", "line 2: expected 2 cells"),
+        ("image\n\xff", "cannot be read as CSV"),
+    ],
+)
+def test_tables_that_are_none(small_run: Run, tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "t.csv").write_bytes(content.encode("latin-1"))
+    with pytest.raises(DataError, match=message):
+        table_items(tmp_path / "t.csv", small_run.study, [], [])
+
+
+def test_no_answer_leaves_the_folder(small_run: Run, images: Path, tmp_path: Path) -> None:
+    names = ("../../escaped", str(tmp_path / "escaped"), "a/../../escaped")
+    items = [Item(name, images / "0.png", (), ("age=60",)) for name in names]
+    assert answer_all(small_run, items, tmp_path / "deep" / "out", CPU) == (0, 0, 3)
+    assert not list(tmp_path.rglob("escaped*"))
+    assert len(pd.read_csv(tmp_path / "deep" / "out" / "rejected.csv")) == 3
+
+
+@given(ids=st.lists(st.sampled_from(["a", "a-2", "a-3", "b", "a-2-2"]), max_size=9))
+def test_names_are_made_distinct(ids: list[str]) -> None:
+    names = list(_distinct(ids))
+    assert len(set(names)) == len(ids)
+    assert all(name.startswith(id) for name, id in zip(names, ids, strict=True))
+    for k, id in enumerate(ids):
+        if id not in ids[:k]:
+            assert names[k] == id  # the first of its name keeps it
+
+
+def test_the_command_line_asks_many(
+    small_run: Run, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask = ["counterfactual", str(small_run.folder), str(images), "--device", "cpu", "--out", str(tmp_path / "out")]
+    assert main([*ask, "--do", "heart_area=+10%", "--jobs", "1"]) == 1  # one image is broken
+    captured = capsys.readouterr()
+    assert "6 answers, 0 of them from before" in captured.out
+    assert "1 questions could not be answered" in captured.err
+    for wrong, message in (
+        (["--do", "height=3"], "'height' is not a variable"),
+        ([], "nothing is asked for"),
+        (["--do", "age=60", "--set", "age=x"], "'x' is none of"),
+    ):
+        assert main([*ask, *wrong]) == 1
+        assert message in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert main([*ask[:2], str(tmp_path / "empty"), *ask[3:], "--do", "age=60"]) == 1
+    assert "has no image" in capsys.readouterr().err
+    assert main([*ask[:2], str(images / "0.png"), *ask[3:], "--do", "age=60", "--jobs", "2"]) == 1
+    assert "are of many images" in capsys.readouterr().err

@@ -1,0 +1,83 @@
+"""Single images in NIfTI: as radiologists look at them, whatever the order of their axes."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nibabel.orientations import axcodes2ornt, ornt_transform
+
+from segcft.data.imagefile import pixel_aspect, read_image, read_labels
+from segcft.data.nifti import read_nifti
+from segcft.data.reject import Rejected
+from segcft.data.source import MemoryFile
+
+CODES = ["".join(code) for axes in itertools.permutations(("RL", "AP", "SI")) for code in itertools.product(*axes)]
+
+
+def coronal(width: int, height: int) -> nibabel.Nifti1Image:
+    """A coronal image in RAS whose values tell where they are: 10 x (to the right) + (to the head)."""
+    x, z = np.meshgrid(np.arange(width), np.arange(height), indexing="ij")
+    return nibabel.Nifti1Image((10 * x + z)[:, None].astype(np.int16), np.diag([0.5, 2.0, 0.8, 1.0]))
+
+
+@given(
+    codes=st.sampled_from(CODES),
+    width=st.integers(2, 5),
+    height=st.integers(2, 6),
+    suffix=st.sampled_from([".nii", ".nii.gz"]),
+)
+@settings(max_examples=60, deadline=None)
+def test_any_order_of_axes_shows_the_same(
+    codes: str, width: int, height: int, suffix: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    image = coronal(width, height)
+    turned = image.as_reoriented(ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(tuple(codes))))
+    path = tmp_path_factory.mktemp("nifti") / f"a{suffix}"
+    nibabel.save(turned, path)
+    values, aspect = read_nifti(path)
+    assert values.shape == (height, width)
+    assert aspect == pytest.approx(0.8 / 0.5)
+    assert values[0, 0] == 10 * (width - 1) + height - 1  # the head is up, the patient's right on the left
+    assert values[-1, -1] == 0
+    assert np.array_equal(read_nifti(MemoryFile(path.name, path.read_bytes()))[0], values)
+
+
+def test_grey_values_and_labels(tmp_path: Path) -> None:
+    levels = np.linspace(0, 255, 12).astype(np.uint8).reshape(3, 4)
+    nibabel.save(nibabel.Nifti1Image(levels, np.eye(4)), tmp_path / "grey.nii.gz")
+    grey = read_image(tmp_path / "grey.nii.gz", 1)
+    assert np.allclose(np.sort(grey.ravel()) * 255, np.sort(levels.ravel()))
+    assert pixel_aspect(tmp_path / "grey.nii.gz") == 1
+    nibabel.save(nibabel.Nifti1Image(levels.astype(np.float32) * 7 - 900, np.eye(4)), tmp_path / "ct.nii")
+    assert read_image(tmp_path / "ct.nii", 1).max() == 1  # by percentiles: floating point has no range
+    assert read_image(tmp_path / "ct.nii", 1, (-900.0, 885.0)).max() == pytest.approx(1)
+    nibabel.save(nibabel.Nifti1Image((levels > 99).astype(np.uint8), np.eye(4)), tmp_path / "mask.nii.gz")
+    assert set(np.unique(read_labels(tmp_path / "mask.nii.gz"))) == {0, 1}
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 4), (4, 4, 1, 2)])
+def test_volumes_are_refused(shape: tuple[int, ...], tmp_path: Path) -> None:
+    nibabel.save(nibabel.Nifti1Image(np.zeros(shape, dtype=np.uint8), np.eye(4)), tmp_path / "volume.nii")
+    with pytest.raises(Rejected, match="expected one image"):
+        read_image(tmp_path / "volume.nii", 1)
+
+
+@given(st.data())
+@settings(max_examples=150, deadline=None)
+def test_a_damaged_file_is_rejected_or_read(data: st.DataObject) -> None:
+    content = bytearray(coronal(4, 5).to_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, 351))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(content)))
+    for one in (bytes(content), bytes(content[:cut])):
+        with contextlib.suppress(Rejected):
+            values, aspect = read_nifti(MemoryFile("a.nii", one))
+            assert values.ndim == 2
+            assert aspect > 0
