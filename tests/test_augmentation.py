@@ -28,6 +28,7 @@ from segcft.data.store import Store
 from segcft.doubts import NOTABLE
 from segcft.errors import DataError, InterventionError
 from segcft.progress import Progress
+from segcft.provenance import inspect
 from segcft.run import Run, write_people
 from tests.conftest import MakeStudy
 
@@ -251,6 +252,9 @@ def test_simulated_files_are_confounded_or_randomised_as_asked(tmp_path: Path) -
     assert abs(correlation_ratio(randomised["sex"], randomised["heart_area"])) < 0.1
     with (tmp_path / "natural" / "metadata.csv").open() as file:
         first = next(csv.DictReader(file))
+    record = inspect(tmp_path / "natural" / "images" / f"{first['id']}.png")
+    assert record is not None
+    assert record["sex"] == first["sex"]
     mask = np.asarray(Image.open(tmp_path / "natural" / "masks" / f"{first['id']}_heart.png"))
     assert mask.sum() / 255 == pytest.approx(float(first["heart_area"]), rel=0.01)
 

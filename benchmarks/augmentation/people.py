@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,8 +56,7 @@ def joined(first: Set, second: Set) -> Set:
 def simulate(folder: Path, kind: str, people: int, share: float, progress: Progress) -> Path:
     """The data set ``kind`` of :data:`SEEDS` in ``folder``, unless it is there already; returns its folder."""
     out = folder / kind
-    if not (out / "metadata.csv").is_file():
-        shutil.rmtree(out, ignore_errors=True)  # what an interrupted call has left
+    if not out.exists():
         confounded = kind == "confounded"
         write_chest(
             out,

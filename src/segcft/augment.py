@@ -89,7 +89,7 @@ def augment(
 
     Args:
         run: a run, or a published model.
-        out: folder to write, which is made or empty.
+        out: folder to write, which is not there yet, or empty; it is there once it is complete.
         recipe: what to balance.
         data: for a published model, whose samples are not there: a folder like its study's data, or a store, of
             whose people those in the training part are taken.
@@ -109,7 +109,7 @@ def augment(
     check(run.study, recipe)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out}: is there already, and not an empty folder; nothing in it is overwritten")
-    partial = out.with_name(f".{out.name}.partial")
+    partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)  # what an interrupted call has left
     (partial / "images").mkdir(parents=True)
     try:

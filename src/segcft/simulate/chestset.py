@@ -1,13 +1,15 @@
 """Simulated chest radiographs as a folder data set: natural, confounded by selection, or with a variable randomised.
 
-``images/ID.png``, a mask of each structure, ``masks/ID_STRUCTURE.png``, whose grey is coverage, and ``metadata.csv``
-with the attributes, areas among them, and the number by which the simulator knows the person.
+``images/ID.png``, which say in their PNG text that they are synthetic, a mask of each structure,
+``masks/ID_STRUCTURE.png``, whose grey is coverage, and ``metadata.csv`` with the attributes, areas among them, and the
+number by which the simulator knows the person.
 """
 
 from __future__ import annotations
 
 import csv
 import itertools
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,9 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+import segcft
 from segcft.data.loop import Progress, silent
 from segcft.data.simulated import person_number
 from segcft.errors import DataError
+from segcft.provenance import png_bytes
 from segcft.simulate.chest import Attributes, ChestSimulator
 
 CANDIDATES = 2000
@@ -62,6 +66,12 @@ def population(
     for name in (confounding.variable if confounding else None, randomise):
         if name is not None and name not in numbers:
             raise DataError(f"{name}: not a number of the chest simulator ({', '.join(numbers)})")
+    return _draw(simulator, seed, confounding, randomise)
+
+
+def _draw(
+    simulator: ChestSimulator, seed: int, confounding: Confounding | None, randomise: str | None
+) -> Iterator[Person]:
     random = np.random.default_rng(seed)
     median = 0.0
     if confounding:
@@ -90,10 +100,10 @@ def write_chest(
     randomise: str | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Write people's radiographs, masks and attributes; returns the table ``out/metadata.csv``, which is written last.
+    """Write people's radiographs, masks and attributes; returns the table ``out/metadata.csv``.
 
     Args:
-        out: folder to write, which is made or empty.
+        out: folder to write, which is not there yet, or empty; it is there once it is complete.
         people: how many, after the selection.
         size: (H, W) in pixels, which the areas in the table are counted in.
         seed, confounding, randomise: see :func:`population`.
@@ -107,19 +117,24 @@ def write_chest(
     simulator = ChestSimulator(size)
     drawn = itertools.islice(population(simulator, seed, confounding, randomise), people)
     rows: list[dict[str, Any]] = []
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)  # what an interrupted call has left
+    for folder in ("images", "masks"):
+        (partial / folder).mkdir(parents=True)
     for person in (progress or silent)(drawn, people, "Simulating radiographs"):
-        if not rows:
-            for folder in ("images", "masks"):
-                (out / folder).mkdir(parents=True, exist_ok=True)
         image, masks = simulator.render(person.number, person.attributes)
-        Image.fromarray(image).save(out / "images" / f"{person.id}.png")
+        record = {"segcft": segcft.__version__, "simulator": "chest-simulator", "person": person.number}
+        content = png_bytes(image[None], record | person.attributes)
+        (partial / "images" / f"{person.id}.png").write_bytes(content)
         for structure, mask in zip(simulator.structures, masks, strict=True):
-            Image.fromarray(mask).save(out / "masks" / f"{person.id}_{structure}.png")
+            Image.fromarray(mask).save(partial / "masks" / f"{person.id}_{structure}.png")
         numbers = {k: v if isinstance(v, str) else f"{v:.6g}" for k, v in person.attributes.items()}
         rows.append({"id": person.id, "person": person.number, **numbers})
-    table = out / "metadata.csv"
-    with table.open("w", newline="", encoding="utf-8") as file:
+    with (partial / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    return table
+    if out.exists():
+        out.rmdir()
+    partial.rename(out)
+    return out / "metadata.csv"
