@@ -11,6 +11,7 @@ from PIL import Image
 
 from benchmarks.augmentation.people import SIZE, VARIABLE, read_table
 from segcft.data.store import Store
+from segcft.provenance import SYNTHETIC
 from segcft.simulate.chest import ChestSimulator
 
 PER_SEX = 2
@@ -58,7 +59,7 @@ def draw(path: Path, augmented: Mapping[str, Path], confounded: Path, store: Sto
             area = row["before"] if column == "image" else row[VARIABLE]
             axis.set_title(f"{column}, {area:.0f} px" if column == "image" else column, fontsize=9)
         line[0].set_ylabel(f"{'woman' if row['sex'] == 'F' else 'man'}\ndo(heart = {row[VARIABLE]:.0f} px)", fontsize=9)
-    figure.suptitle("Synthetic images. For research only, not for clinical use.", fontsize=9)
+    figure.suptitle(SYNTHETIC, fontsize=9)
     figure.tight_layout()
-    figure.savefig(path, dpi=110, metadata={"Description": "Synthetic images made by segcft. Not for clinical use."})
+    figure.savefig(path, dpi=110, metadata={"Description": SYNTHETIC})
     pyplot.close(figure)
