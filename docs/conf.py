@@ -68,7 +68,7 @@ python_maximum_signature_line_length = 100
 # All links must resolve but those to other packages, which this site does not know.
 nitpicky = True
 OTHERS = "torch|numpy|np|pandas|pd|pydantic|pydantic_core|annotated_types|PIL|pydicom|lightning|zuko"
-OTHERS += "|starlette|socket|pathlib|collections|abc|enum"
+OTHERS += "|markupsafe|starlette|socket|pathlib|collections|abc|enum"
 NAMES = "Tensor|NDArray|Path|Fabric|NoneType|Le|Ge|FieldInfo"  # the same, without a module
 ALIASES = "Array|Floats"  # of NDArray
 TYPE_VARIABLES = "S|M|T|Item|AnyItem|Key|Value|Inputs|Output|Result"

@@ -39,7 +39,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart of :data:`WIDTH` x :data:`HEIGHT` px."""
+    """A chart of ``WIDTH`` x ``HEIGHT`` px."""
 
     title: str
     text: str
