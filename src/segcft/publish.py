@@ -15,13 +15,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 
+import segcft
 from segcft import artefact
 from segcft.causal.scm import StructuralCausalModel
 from segcft.data.store import Store
 from segcft.errors import RunError
 from segcft.evaluate.names import method_name
+from segcft.provenance import png_bytes
 from segcft.run import Run, write_people
 from segcft.study import SimulatedData
 
@@ -102,10 +103,11 @@ def _write_examples(run: Run, store: Store, folder: Path) -> None:
     folder.mkdir()
     rows = store.indices("test", complete=True)[:EXAMPLES]
     table = []
+    assert isinstance(run.study.data, SimulatedData)
+    said = {"segcft": segcft.__version__, "study": run.study.name, "simulator": run.study.data.source}
     for number, row in enumerate(rows, start=1):
         pixels = store.images[row]
-        shown = pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1)
-        Image.fromarray(shown).save(folder / f"{number}.png")
+        artefact.write_bytes(folder / f"{number}.png", png_bytes(pixels, said))
         person: dict[str, float | str] = {"image": f"{number}.png"}
         for k, (name, variable) in enumerate(run.study.variables.items()):
             value = float(store.values()[row][k])

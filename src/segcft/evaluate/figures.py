@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import segcft
 from segcft.artefact import replace
 from segcft.counterfactual import CounterfactualModel
 from segcft.evaluate.answers import Answers, Inquiry
@@ -19,6 +21,7 @@ from segcft.evaluate.effectiveness import Judge
 from segcft.evaluate.names import method_name, plain
 from segcft.evaluate.page import Page, blank, frame, outline, percent, show
 from segcft.progress import Progress
+from segcft.provenance import KEY, SYNTHETIC
 from segcft.study import Study
 
 METHOD_COLOURS = {"none": "#7f7f7f", "regressor": "#e6862a", "segmentor": "#1f6fb4"}
@@ -51,14 +54,15 @@ def write_figures(
         curves = {}
         for structure in study.structures:
             answers = inquiry.answers(structure, spec.figure_people, spec.figure_changes)
-            _save(draw_counterfactuals(answers, structure, study, judge), folder / f"counterfactuals-{structure}.png")
-            _save(draw_differences(answers, structure, study, judge), folder / f"differences-{structure}.png")
+            shown = draw_counterfactuals(answers, structure, study, judge)
+            _save(shown, folder / f"counterfactuals-{structure}.png", study)
+            _save(draw_differences(answers, structure, study, judge), folder / f"differences-{structure}.png", study)
             curves[structure] = inquiry.obtained(structure, CURVE_PEOPLE, GRID)
             task.advance()
-        _save(draw_curves(curves), folder / "asked-obtained.png")
+        _save(draw_curves(curves), folder / "asked-obtained.png", study)
         if spec.progression:
             answers = inquiry.progression(spec.progression, spec.figure_people, spec.progression_quantiles)
-            _save(draw_progression(answers, study, judge), folder / "progression.png")
+            _save(draw_progression(answers, study, judge), folder / "progression.png", study)
 
 
 def draw_counterfactuals(answers: Answers, structure: str, study: Study, judge: Judge) -> Any:
@@ -196,8 +200,9 @@ def _number(area: float) -> str:
     return f"{area:.0f}" if abs(area) >= 100 else f"{area:.3g}"
 
 
-def _save(figure: Any, path: Path) -> None:
-    """Write a picture whole, or not at all."""
+def _save(figure: Any, path: Path, study: Study) -> None:
+    """Write a figure, which says that its images are synthetic, whole, or not at all."""
     partial = path.with_name(path.name + ".partial")
-    figure.savefig(partial, format="png", dpi=130)
+    said = {"segcft": segcft.__version__, "study": study.name, "figure": path.stem}
+    figure.savefig(partial, format="png", dpi=130, metadata={"Description": SYNTHETIC, KEY: json.dumps(said)})
     replace(partial, path)
