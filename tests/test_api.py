@@ -190,6 +190,40 @@ def test_a_stream_is_read_as_its_answers_are_asked_for(model: Model, pictures: N
     assert read <= BATCH + 1
 
 
+def test_what_is_of_each_must_be_of_all(model: Model, pictures: NDArray[np.uint8]) -> None:
+    with pytest.raises(InterventionError, match="attributes: ends before image 2"):
+        list(model.counterfactuals(pictures, [{"age": 60}], DO))
+    with pytest.raises(InterventionError, match="do: ends before image 3"):
+        list(model.counterfactuals(pictures, {}, [DO, DO]))
+    assert len(list(model.counterfactuals(pictures[:2], [{"age": 60}] * 3, DO))) == 2
+    assert model.answer([]) == []
+
+
+def test_a_text_is_one_intervention(model: Model, pictures: NDArray[np.uint8]) -> None:
+    answer = model.counterfactual(pictures[0], "age=60", "heart_area=+10%", draws=0)
+    assert answer.record["do"] == ["heart_area=+10.0%"]
+    assert answer.attributes["age"] == 60
+
+
+def test_what_cannot_be_is_refused(model: Model, pictures: NDArray[np.uint8]) -> None:
+    for refused in (
+        lambda: model.counterfactual(pictures[0], do={"heart_area": "(-5)"}),
+        lambda: model.counterfactual(pictures[0], {"heart_area": "(-5)"}, {"age": 60}),
+        lambda: model.sample(2, {"heart_area": "(-5)"}),
+    ):
+        with pytest.raises(InterventionError, match="heart_area: an area cannot be -5, below 0"):
+            refused()
+    with pytest.raises(InterventionError, match=r"nobody like this is likely \(age=1e\+30"):
+        model.counterfactual(pictures[0], {"age": 1e30}, DO)
+    for refused, name in (
+        (lambda: model.counterfactual(pictures[0], do=DO, draws=-1), "draws"),
+        (lambda: model.log_likelihood(pictures[0], draws=0), "draws"),
+        (lambda: model.trajectory(pictures[0], "age", -1), "values"),
+    ):
+        with pytest.raises(DataError, match=f"{name}: expected . or more"):
+            refused()
+
+
 # --- trajectories, samples, likelihood ---
 
 

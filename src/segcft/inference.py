@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
-from segcft.causal.intervention import resolve
+from segcft.causal.intervention import Intervention, resolve
 from segcft.causal.scm import StructuralCausalModel
+from segcft.errors import InterventionError
 from segcft.question import Question
 from segcft.study import Study
 
@@ -24,12 +26,31 @@ def areas_of(study: Study, masks: Tensor) -> Tensor:
     return torch.where(absent, 0.0, masks.sum(dim=(2, 3)) * study.image.pixel_area)
 
 
+def resolve_areas(
+    study: Study, interventions: Iterable[Intervention], values: Tensor, scm: StructuralCausalModel
+) -> Tensor:
+    """:func:`segcft.causal.intervention.resolve`, of which no area is negative.
+
+    Raises:
+        InterventionError: see there; or an area is below 0.
+    """
+    do = resolve(interventions, values, scm)
+    for name, k in zip(study.areas, study.area_columns, strict=True):
+        negative = do[:, k][do[:, k] < 0]
+        if len(negative):
+            raise InterventionError(f"{name}: an area cannot be {float(negative[0]):g}, below 0")
+    return do
+
+
 class MissingValues:
     """The missing values (NaN) of one person (1, V), given the others.
 
     Each of the training ``people`` (N, V) lends their values for the missing ones and is weighed by the SCM's
     likelihood of the person so completed: self-normalised importance sampling with the training marginal as the
     proposal.
+
+    Raises:
+        InterventionError: the other values have no likelihood.
     """
 
     def __init__(self, scm: StructuralCausalModel, values: Tensor, people: Tensor) -> None:
@@ -41,6 +62,13 @@ class MissingValues:
         with torch.no_grad():
             # The missing variables' own terms are the proposal's job; only their children are evidence.
             self.weights = torch.softmax(scm.log_prob(self.candidates)[:, ~self.missing].sum(dim=1), dim=0)
+        if not self.weights.isfinite().all():
+            known = ", ".join(
+                f"{name}={float(values[0, k]):g}"
+                for k, name in enumerate(scm.variables)
+                if not self.missing[k] and not scm.definitions[name].categories
+            )
+            raise InterventionError(f"nobody like this is likely ({known}), so that what is missing cannot be inferred")
 
     def likely(self) -> tuple[Tensor, dict[str, float]]:
         """The person completed (1, V), and how sure that is.
@@ -91,7 +119,7 @@ def who_is_asked(question: Question, areas: Tensor, study: Study, scm: Structura
     source = dict.fromkeys(study.variables, "inferred") | dict.fromkeys(study.areas, "read from the image")
     for fact in question.known:
         source[fact.variable] = "given" if fact.variable in question.given else "read from the header"
-    facts = resolve(question.known, values, scm)
+    facts = resolve_areas(study, question.known, values, scm)
     missing = MissingValues(scm, torch.where(facts.isnan(), values, facts), people)
     values, sure = missing.likely()
     return Person(values, source, sure, missing)

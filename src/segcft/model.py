@@ -16,14 +16,14 @@ from torch import Generator, Tensor
 import segcft
 from segcft import artefact
 from segcft.answer import Answer
-from segcft.causal.intervention import Intervention, resolve
+from segcft.causal.intervention import Intervention
 from segcft.counterfactual import Abduction, CounterfactualModel
 from segcft.doubts import misses, out_of_support
 from segcft.errors import DataError, InterventionError, RunError
 from segcft.evaluate.names import METHODS, method_name
 from segcft.images.likelihood import to_grey_levels, to_unit
 from segcft.images.mechanism import seeded
-from segcft.inference import Person, areas_of, who_is_asked
+from segcft.inference import Person, areas_of, resolve_areas, who_is_asked
 from segcft.question import ImageLike, Match, Question, Values, header_facts, name_of, parse_values, read_pixels
 from segcft.run import Run
 from segcft.samples import Samples
@@ -131,12 +131,19 @@ class Model:
             DataError: an image cannot be read.
             RunError: the model lacks a part.
         """
-        questions = (
-            self.question(image, known, asked)
-            for image, known, asked in zip(images, self._each(attributes), self._each(do), strict=False)
-        )
+        questions = self._questions(images, self._each(attributes), self._each(do))
         while chunk := list(itertools.islice(questions, BATCH)):
             yield from self.answer(chunk, method, draws)
+
+    def _questions(
+        self, images: Iterable[ImageLike], attributes: Iterator[Values], do: Iterator[Values]
+    ) -> Iterator[Question]:
+        for number, image in enumerate(images, start=1):
+            known, asked = next(attributes, None), next(do, None)
+            if known is None or asked is None:
+                name = "attributes" if known is None else "do"
+                raise InterventionError(f"{name}: ends before image {number}; give one for all, or one for each")
+            yield self.question(image, known, asked)
 
     def question(self, image: ImageLike, attributes: Values = (), do: Values = ()) -> Question:
         """A question, checked as far as it can be without looking at the picture; see :meth:`counterfactual`.
@@ -165,6 +172,9 @@ class Model:
 
         An answer does not depend on the questions beside it.
         """
+        _check_count("draws", draws, 0)
+        if not questions:
+            return []
         method, model = self._model(method)
         study, areas = self.study, self.study.area_columns
         x = to_unit(torch.from_numpy(np.stack([question.pixels for question in questions])).to(self.device))
@@ -173,10 +183,7 @@ class Model:
         people, asked, after = [], [], []
         for question, read in zip(questions, read_before, strict=True):
             person = who_is_asked(question, read, study, model.scm, self.people)
-            do = resolve(question.do, person.values, model.scm)
-            for name, k in zip(study.areas, areas, strict=True):
-                if do[0, k] < 0:
-                    raise InterventionError(f"{name}: an area cannot be {float(do[0, k]):g}, below 0")
+            do = resolve_areas(study, question.do, person.values, model.scm)
             people.append(person)
             asked.append(do)
             after.append(model.scm.counterfactual(person.values, do, self._generator()))
@@ -240,6 +247,7 @@ class Model:
         if variable not in variables:
             raise InterventionError(f"{variable!r} is not a variable ({', '.join(variables)})")
         if isinstance(values, int):
+            _check_count("values", values, 1)
             known = self.people[:, variables.index(variable)].cpu().numpy()
             categories = self.study.variables[variable].categories
             values = list(categories) or np.quantile(known, np.linspace(0.05, 0.95, values)).tolist()
@@ -275,13 +283,12 @@ class Model:
             InterventionError: ``do`` is not understood, or changes a value instead of setting it.
             RunError: the model lacks a part.
         """
-        if n < 1:
-            raise DataError(f"n: expected 1 or more samples, not {n}")
+        _check_count("n", n, 1)
         method, model = self._model(method)
         interventions = [self._set(name, one) for name, one in parse_values(self.study, do or {}).items()]
         generator = self._generator(seed)
         missing = torch.full((n, len(self.study.variables)), torch.nan, device=self.device)
-        asked = resolve(interventions, missing, model.scm)
+        asked = resolve_areas(self.study, interventions, missing, model.scm)
         values = model.scm.sample(n, generator, asked)
         images = []
         with seeded(seed, self.device):
@@ -304,7 +311,13 @@ class Model:
 
         The image's term is a lower bound, the mean over ``draws`` of its latents. Attributes that are not given are as
         in :meth:`counterfactual`.
+
+        Raises:
+            InterventionError: ``attributes`` are not understood, or have no likelihood.
+            DataError: the image cannot be read, or there is no draw.
+            RunError: the model lacks a part.
         """
+        _check_count("draws", draws, 1)
         _, model = self._model(method)
         question = self.question(image, attributes)
         x = to_unit(torch.from_numpy(question.pixels)[None].to(self.device))
@@ -395,3 +408,8 @@ class Model:
 
     def _generator(self, seed: int | None = None) -> Generator:
         return torch.Generator(self.device).manual_seed(self.study.evaluation.seed if seed is None else seed)
+
+
+def _check_count(name: str, number: int, least: int) -> None:
+    if number < least:
+        raise DataError(f"{name}: expected {least} or more, not {number}")

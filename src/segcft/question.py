@@ -45,7 +45,7 @@ class Match:
 
 Amount = float | str | Match
 Values = Mapping[str, Amount | Intervention] | Sequence[str | Intervention]
-"""``{"age": 63, "heart_area": "+20%"}``, or ``["age=63", "heart_area=+20%"]``."""
+"""``{"age": 63, "heart_area": "+20%"}``, or ``["age=63", "heart_area=+20%"]``; a text alone is one of these."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ def parse_values(study: Study, values: Values) -> dict[str, Intervention | Match
         InterventionError: one is not understood, or a variable has two.
     """
     parts: Iterable[tuple[str | None, Amount | Intervention]]
+    values = [values] if isinstance(values, str) else values
     parts = values.items() if isinstance(values, Mapping) else ((None, value) for value in values)
     parsed: dict[str, Intervention | Match] = {}
     for name, value in parts:
