@@ -112,12 +112,20 @@ def test_the_same_image_in_every_form(model: Model, pictures: NDArray[np.uint8],
         tensor[None],
         tensor[None].repeat(3, 1, 1),
         tensor[None] / 255,
+        Image.fromarray(picture).convert("RGBA"),
+        Image.fromarray(picture).convert("LA"),
+        Image.fromarray(picture.astype(np.int32) * 257),
         MemoryFile("upload.png", (tmp_path / "a.png").read_bytes()),
     ]
     for form in forms:
         assert np.array_equal(model.question(form, do=DO).pixels, picture[None])
     assert model.question(forms[-1], do=DO).name == "upload.png"
-    for wrong in (torch.zeros(2, 8, 8), np.zeros((0, 4)), np.array([["a", "b"], ["c", "d"]])):
+    palette = Image.fromarray(picture).convert("RGB").quantize(64)
+    palette.save(tmp_path / "palette.png")
+    assert np.array_equal(model.question(palette).pixels, model.question(tmp_path / "palette.png").pixels)
+    # 0 to 255 of a type that has no white of its own, and what is no grey.
+    whole = [picture.astype(int), tensor.long(), picture.astype(complex)]
+    for wrong in (torch.zeros(2, 8, 8), np.zeros((0, 4)), np.array([["a", "b"], ["c", "d"]]), *whole):
         with pytest.raises(DataError, match="image: expected"):
             model.question(wrong, do=DO)
 
@@ -145,6 +153,8 @@ def test_a_match_takes_the_area_of_another_image(model: Model, pictures: NDArray
         answer = model.counterfactual(pictures[0], do=do, draws=0)
         assert answer.attributes["heart_area"] == pytest.approx(other, rel=1e-5)
         assert str(tmp_path) not in str(answer.record)
+        assert answer.provenance["do"] == [f"heart_area={answer.attributes['heart_area']}"]
+        assert "other" not in str(answer.provenance)
     with pytest.raises(InterventionError, match="does not tell its age"):
         model.counterfactual(pictures[0], do={"age": segcft.Match(pictures[1])})
     with pytest.raises(DataError, match=r"none\.png"):

@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcft import artefact
+from segcft.causal.intervention import Intervention
 from segcft.errors import DataError
 from segcft.evaluate.names import method_name, plain
 from segcft.provenance import dicom_bytes, png_bytes
+from segcft.question import MATCH
 from segcft.rendering import difference_colours, outlined, to_html
 
 WHITE = 16.0
@@ -68,8 +70,16 @@ class Answer:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What pictures say of themselves: the record without the name of the file, which may be a patient's."""
-        return {key: value for key, value in self.record.items() if key != "image"}
+        """What pictures say of themselves: the record without names of files, which may be patients'.
+
+        An intervention that took its value from another image is told by that value.
+        """
+        told = {key: value for key, value in self.record.items() if key != "image"}
+        return told | {"do": [self._without_file(text) for text in self.record["do"]]}
+
+    def _without_file(self, text: str) -> str:
+        name, _, amount = text.partition("=")
+        return str(Intervention(name, self.attributes[name])) if amount.startswith(MATCH) else text
 
     def __repr__(self) -> str:
         return f"Answer({', '.join(self.record['do'])})\n{self.summary()}"

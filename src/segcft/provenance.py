@@ -91,7 +91,7 @@ def dicom_bytes(
     dataset.ReferringPhysicianName = ""
     dataset.SeriesNumber = dataset.InstanceNumber = 1
     dataset.PatientIdentityRemoved = "YES"
-    dataset.DeidentificationMethod = "Nothing was copied from the original's header"
+    dataset.DeidentificationMethod = "Of the original's header only values in the record are kept"
     dataset.BurnedInAnnotation = "NO"
     dataset.SeriesDescription = "Synthetic, not for clinical use"
     asked = ", ".join(map(str, record.get("do", ()))) or "none"

@@ -13,7 +13,7 @@ from PIL.Image import Image as Picture
 from torch import Tensor
 
 from segcft.causal.intervention import Intervention, parse_intervention
-from segcft.data.imagefile import grey_values, is_dicom, pixel_aspect, read_image
+from segcft.data.imagefile import grey_values, is_dicom, native, pixel_aspect, read_image
 from segcft.data.reject import Rejected
 from segcft.data.resize import fit_image
 from segcft.data.source import MemoryFile
@@ -165,13 +165,14 @@ def _array(image: Any, channels: int) -> NDArray[np.float64]:
         array = image.detach().cpu().numpy()
         array = np.moveaxis(array, 0, -1) if array.ndim == 3 else array
     else:
-        array = np.asarray(image)
+        array = native(image) if isinstance(image, Picture) else np.asarray(image)
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (1, 3)) or 0 in array.shape:
         expected = "(H, W) or (C, H, W) of 1 or 3 channels" if isinstance(image, Tensor) else "(H, W) or (H, W, 3)"
         raise DataError(f"image: expected {expected}, not an array of shape {tuple(np.shape(image))}")
-    if not np.issubdtype(array.dtype, np.number) and array.dtype != bool:
-        raise DataError(f"image: expected numbers, not {array.dtype}")
     unit = np.issubdtype(array.dtype, np.floating)
+    # Other whole numbers have no white: those of 0 to 255 would be taken for nearly black ones of 16 bits.
+    if not unit and array.dtype not in (bool, np.uint8, np.uint16) and not isinstance(image, Picture):
+        raise DataError(f"image: expected numbers of type uint8 or uint16, or floating point, not {array.dtype}")
     if unit and not (array.min() >= 0 and array.max() <= 1):
         raise DataError("image: floating-point pixels must be in [0, 1]")
     return grey_values(array, "image", channels, (0.0, 1.0) if unit else None)

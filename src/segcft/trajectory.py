@@ -46,9 +46,9 @@ class Trajectory:
     @property
     def record(self) -> dict[str, Any]:
         """What the strip and the GIF say of themselves."""
-        first = self.answers[0].provenance
-        same = {key: first[key] for key in ("segcft", "study", "method", "model")}
-        return same | {"do": [", ".join(answer.record["do"]) for answer in self.answers], "warnings": self.warnings}
+        told = [answer.provenance for answer in self.answers]
+        same = {key: told[0][key] for key in ("segcft", "study", "method", "model")}
+        return same | {"do": [", ".join(one["do"]) for one in told], "warnings": self.warnings}
 
     def strip(self) -> NDArray[np.uint8]:
         """The counterfactuals beside each other (wide ones below each other), uint8 (C, H, W)."""

@@ -210,10 +210,8 @@ def read_pixels(path: Source, labels: bool = False) -> NDArray[Any]:
             frames = getattr(file, "n_frames", 1)
             if labels and file.mode in ("P", "PA"):
                 pixels = np.asarray(file.getchannel(0) if file.mode == "PA" else file)
-            elif file.mode in _NATIVE:
-                pixels = np.asarray(file)
             else:
-                pixels = np.asarray(file.convert("L" if file.mode in ("LA", "La") else "RGB"))
+                pixels = native(file)
     except UnidentifiedImageError:
         raise Rejected(f"{path}: cannot read this image (of no kind that is known, or damaged)") from None
     except Exception as error:  # Pillow's readers raise almost anything over a broken file
@@ -221,6 +219,13 @@ def read_pixels(path: Source, labels: bool = False) -> NDArray[Any]:
     if frames > 1:
         raise Rejected(f"{path}: holds {frames} images, not one")
     return pixels
+
+
+def native(picture: Image.Image) -> NDArray[Any]:
+    """Pixels of a Pillow image: (H, W), or (H, W, 3) in colour; a palette becomes colours, transparency is dropped."""
+    if picture.mode in _NATIVE:
+        return np.asarray(picture)
+    return np.asarray(picture.convert("L" if picture.mode in ("LA", "La") else "RGB"))
 
 
 def _full_value(name: str, pixels: NDArray[Any]) -> float:
