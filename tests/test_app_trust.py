@@ -77,10 +77,31 @@ def deflated_dicom() -> bytes:
     return file.getvalue()
 
 
+def line_png(length: int) -> bytes:
+    """A file of one row of pixels, of which the canvas of a square grid would be a square."""
+    file = io.BytesIO()
+    Image.fromarray(np.arange(length, dtype=np.uint8)[None]).save(file, "png")
+    return file.getvalue()
+
+
 def large_nifti() -> bytes:
+    return gzip.compress(nifti_header((30_000, 30_000, 1)))
+
+
+def nifti_header(shape: tuple[int, ...], offset: float = 352) -> bytes:
     header = nibabel.Nifti1Header()
-    header.set_data_shape((30_000, 30_000, 1))
-    return gzip.compress(header.binaryblock + b"\0" * 4)
+    header.set_data_dtype(np.uint8)
+    header.structarr["dim"][: len(shape) + 1] = (len(shape), *shape)
+    header.structarr["vox_offset"] = offset
+    return bytes(header.binaryblock) + b"\0" * 4
+
+
+def twice_compressed_nifti() -> bytes:
+    """What looks like a small image once it is unpacked, and is a compressed file that says what it likes."""
+    shown = nifti_header((8, 8, 1))
+    start = b"\x1f\x8b\x08\x04" + bytes(6) + struct.pack("<H", len(shown) - 12)  # gzip: an extra field follows
+    inside = gzip.compress(nifti_header((30_000, 30_000, 1)))
+    return gzip.compress(start + shown[12:] + inside[10:])
 
 
 @pytest.mark.parametrize(
@@ -98,6 +119,16 @@ def large_nifti() -> bytes:
         (dicom_bytes(np.eye(64, dtype=np.uint8)[None], {})[:3000], "upload.dcm: cannot"),
         (gzip.compress(b"no volume" * 100), "NIfTI"),
         (b"\x1f\x8bbroken", "NIfTI"),
+        (twice_compressed_nifti(), "is compressed twice"),
+        (line_png(60_000), "is 6e+04 times as wide as high, expected about 1"),
+        # 352 bytes and minus 353 pixels would be a length of -1, which reads everything.
+        (gzip.compress(nifti_header((-353, 1, 1)) + b"\0" * 1000), "cannot read this NIfTI file"),
+        (nifti_header((8, 8, 1), float("nan")) + bytes(range(64)), "cannot read this NIfTI file"),
+        (
+            nibabel.Nifti1Image(np.zeros((8, 8, 1), [(c, "u1") for c in "RGB"]), np.eye(4)).to_bytes(),
+            "expected grey values",
+        ),
+        (nibabel.Nifti1Image(np.eye(8)[..., None], np.diag([1, 1e9, 1, 1])).to_bytes(), "times as wide as high"),
     ],
 )
 def test_broken_uploads(client: TestClient, content: bytes, message: str) -> None:

@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
-from pydicom import Dataset, dcmread
+from pydicom import DataElement, Dataset, dcmread
 from pydicom.data import get_testdata_file
 from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate
@@ -41,7 +41,7 @@ from pydicom.uid import (
 )
 
 from segcft.cli import main
-from segcft.data.convert import Excluded, Summary
+from segcft.data.convert import Excluded, Summary, Unreadable
 from segcft.data.dicom import (
     age_between,
     aspect,
@@ -169,6 +169,14 @@ def test_modality_and_voi_tables(seen: Seen) -> None:
     np.testing.assert_allclose(voi, expected, atol=1e-6)
     after = seen(pixels, VOILUTSequence=[lut(table, 2, 12)], RescaleSlope="1", RescaleIntercept="1")
     np.testing.assert_allclose(after, np.array(table)[np.clip(pixels.astype(int) - 1, 0, 3)] / 4095, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value")
+def test_a_table_that_says_to_be_huge_is_damaged(seen: Seen) -> None:
+    table = lut([0, 1, 2, 3], 0, 16)
+    table["LUTDescriptor"] = DataElement("LUTDescriptor", "UL", [2**31, 0, 16])  # 8 GB, if it were believed
+    with pytest.raises(Unreadable, match="a VOI table of 2147483648 entries"):
+        seen(VOILUTSequence=[table])
 
 
 def test_monochrome1_is_turned_round(seen: Seen) -> None:

@@ -154,7 +154,8 @@ def read_pixels(study: Study, image: ImageLike) -> NDArray[np.uint8]:
             path = Path(image) if isinstance(image, str) else image
             source = study.data if isinstance(study.data, FolderData) else None
             limits = (source.grey_range, source.window) if source else (None, None)
-            return fit_image(read_image(path, study.image.channels, *limits), study.image, pixel_aspect(path))
+            grey = read_image(path, study.image.channels, *limits)
+            return fit_image(grey, study.image, pixel_aspect(path), str(path))
         return fit_image(_array(image, study.image.channels), study.image)
     except (Rejected, OSError) as error:
         raise DataError(str(error)) from None

@@ -39,7 +39,7 @@ def received(data: bytes) -> MemoryFile:
     if data[128:132] == b"DICM":
         return _small(MemoryFile("upload.dcm", data), _dicom_shape)
     if data[:2] == _GZIP or data[_NIFTI_MAGIC] == b"n+1\0":
-        return _unpacked(_small(MemoryFile("upload.nii", data), lambda file: _nifti_header(file).get_data_shape()))
+        return _unpacked(MemoryFile("upload.nii", data))
     return _small(MemoryFile("upload", data), _picture_shape)
 
 
@@ -83,28 +83,36 @@ def _dicom_shape(file: MemoryFile) -> Iterable[int]:
         raise DataError(f"{file}: cannot read this DICOM file ({type(error).__name__})") from None
 
 
-def _nifti_header(file: MemoryFile) -> Any:
+def _nifti_shape(file: MemoryFile) -> tuple[tuple[int, ...], int]:
+    """Shape of a NIfTI file's image, and how many bytes the file has without compression, up to its last pixel."""
     try:
         from nibabel import Nifti1Header
     except ImportError as error:
         raise DataError(f"{file}: this needs nibabel ({error}): pip install 'segcft[nifti]'") from None
     try:
         with _opened(file) as opened:
-            return Nifti1Header.from_fileobj(io.BytesIO(opened.read(_NIFTI_HEADER)))
+            header = Nifti1Header.from_fileobj(io.BytesIO(opened.read(_NIFTI_HEADER)))
+        shape = tuple(header.get_data_shape())
+        if min(shape) < 0:
+            raise ValueError("negative size")
+        offset = max(_NIFTI_HEADER, min(int(header.get_data_offset()), _FARTHEST))
+        return shape, offset + math.prod(shape) * header.get_data_dtype().itemsize
     except Exception as error:  # a damaged header may raise anything
         raise DataError(f"{file}: cannot read this NIfTI file ({type(error).__name__})") from None
 
 
 def _unpacked(file: MemoryFile) -> MemoryFile:
     """A NIfTI file without compression, and without what follows the pixels."""
-    header = _nifti_header(file)
-    offset = max(_NIFTI_HEADER, min(int(header.get_data_offset()), _FARTHEST))
-    length = offset + math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
+    shape, length = _nifti_shape(file)
+    _small(file, lambda _: shape)
     try:
         with _opened(file) as opened:
-            return MemoryFile(file.name, opened.read(length))
+            content = opened.read(length)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{file}: cannot unpack this file ({error})") from None
+    if content[: len(_GZIP)] == _GZIP:  # its real header is one that nobody has looked at
+        raise DataError(f"{file}: is compressed twice")
+    return MemoryFile(file.name, content)
 
 
 def _opened(file: MemoryFile) -> Any:

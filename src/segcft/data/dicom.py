@@ -270,6 +270,8 @@ def _as_file_says(dataset: Dataset, values: NDArray[np.float32]) -> NDArray[np.f
     if dataset.get("VOILUTSequence"):
         entries, first, _ = (int(number) for number in dataset.VOILUTSequence[0].LUTDescriptor)
         entries = entries or 2**16  # as the standard writes it
+        if not 0 < entries <= 2**16:
+            raise ValueError(f"a VOI table of {entries} entries")
         table = apply_voi(np.arange(first, first + entries), dataset).astype(np.float32)
         full = 2 ** int(table.max()).bit_length() - 1  # many descriptors say 16 bits of a table of 12
         places = np.clip(np.rint(values) - first, 0, entries - 1).astype(np.int64)

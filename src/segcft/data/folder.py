@@ -178,9 +178,9 @@ class _Folder:
         path = find_file(self.images, id)
         image, aspect = read_image(path, grid.channels, self.spec.grey_range, self.spec.window), pixel_aspect(path)
         masks = read_masks(self.masks, id, self.study.structures, (image.shape[1], image.shape[2]))
-        coverage = resize.fit_masks(masks, grid, aspect)
+        pixels, coverage = resize.fit_image(image, grid, aspect, str(path)), resize.fit_masks(masks, grid, aspect)
         self._check_presence(id, coverage)
-        return resize.fit_image(image, grid, aspect), coverage
+        return pixels, coverage
 
     def _check_presence(self, id: str, coverage: NDArray[np.uint8]) -> None:
         names = list(self.study.structures)

@@ -45,6 +45,8 @@ def read_nifti(path: Source) -> tuple[NDArray[Any], float]:
         if 0 in shape or any(length != 1 for length in shape[3:]) or 1 not in volume:
             raise Rejected(f"{path}: holds {'x'.join(map(str, shape))} values, expected one image")
         values = np.asanyarray(image.dataobj).reshape(volume)
+        if values.dtype.kind not in "biuf":
+            raise Rejected(f"{path}: holds values of type {values.dtype}, expected grey values")
         spacing = np.linalg.norm(affine[:3, :3], axis=0)
     except Rejected:
         raise

@@ -9,11 +9,16 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from segcft.data.reject import Rejected
 from segcft.study import Image
 
 Array = NDArray[np.float64]
 
 ASPECT_TOLERANCE = 0.02
+
+MOST_PADDING, LARGE = 10.0, 1 << 24
+"""A canvas of more than ``LARGE`` pixels may be so many times as large as its image: a mere line of pixels would need
+a square of its length."""
 
 
 def average(array: NDArray[np.generic], size: tuple[int, int]) -> Array:
@@ -54,27 +59,39 @@ def pad_to_aspect(array: NDArray[np.generic], aspect: float, fill: NDArray[np.ge
     return padded
 
 
-def fit_image(grey: NDArray[np.float64], grid: Image, pixel_aspect: float = 1.0) -> NDArray[np.uint8]:
+def fit_image(
+    grey: NDArray[np.float64], grid: Image, pixel_aspect: float = 1.0, name: str = "image"
+) -> NDArray[np.uint8]:
     """Grey values (C, H, W) in [0, 1] of any size, on the study's grid: uint8 (C, H, W).
 
     Another aspect ratio than that of the field of view is padded with the median of the border. ``pixel_aspect`` is
-    the height of a pixel of ``grey`` divided by its width.
+    the height of a pixel of ``grey`` divided by its width; ``name`` is for errors.
+
+    Raises:
+        Rejected: it is large, and so long and narrow that nearly all would be padding.
     """
-    return _to_uint8(smooth(_on_canvas(grey, grid, border_median(grey), pixel_aspect), grid.size))
+    return _to_uint8(smooth(_on_canvas(grey, grid, border_median(grey), pixel_aspect, name), grid.size))
 
 
 def fit_masks(coverage: NDArray[np.float64], grid: Image, pixel_aspect: float = 1.0) -> NDArray[np.uint8]:
     """Masks (S, H, W) in [0, 1] that belong to an image treated by :func:`fit_image`: uint8 (S, H, W)."""
-    return _to_uint8(average(_on_canvas(coverage, grid, 0.0, pixel_aspect), grid.size))
+    return _to_uint8(average(_on_canvas(coverage, grid, 0.0, pixel_aspect, "mask"), grid.size))
 
 
 def _on_canvas(
-    array: NDArray[np.float64], grid: Image, fill: NDArray[np.generic] | float, pixel_aspect: float
+    array: NDArray[np.float64], grid: Image, fill: NDArray[np.generic] | float, pixel_aspect: float, name: str
 ) -> NDArray[np.float64]:
     if array.shape[-2:] == grid.size and pixel_aspect == 1:  # on the study's grid already, whatever its pixels' aspect
         return array
     height, width = grid.field_of_view or grid.size
-    return pad_to_aspect(array, width / height * pixel_aspect, fill)
+    aspect = width / height * pixel_aspect
+    rows, columns = array.shape[-2:]
+    growth = max(columns / rows / aspect, aspect * rows / columns)
+    if growth > MOST_PADDING and growth * rows * columns > LARGE:
+        raise Rejected(
+            f"{name}: is {columns / rows / pixel_aspect:.3g} times as wide as high, expected about {width / height:.3g}"
+        )
+    return pad_to_aspect(array, aspect, fill)
 
 
 def _to_uint8(values: NDArray[np.float64]) -> NDArray[np.uint8]:
