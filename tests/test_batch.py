@@ -138,6 +138,17 @@ def test_a_table_asks_each_its_own(small_run: Run, images: Path, tmp_path: Path)
     assert "much" in rejected["2"]
 
 
+def test_a_table_takes_values_from_images_beside_it(small_run: Run, images: Path, tmp_path: Path) -> None:
+    own, out = tmp_path / "images", tmp_path / "out"
+    shutil.copytree(images, own)
+    table = own / "questions.csv"
+    table.write_text("image,do\n0.png,heart_area=match: 1.png\n2.png,age=60\n")
+    assert answer_all(small_run, table_items(table, small_run.study, [], []), out, CPU) == (2, 0, 0)
+    assert list(manifest(out)["do"]) == ["heart_area=match:1.png", "age=60.0"]
+    shutil.copy(own / "3.png", own / "1.png")  # another value is asked for
+    assert answer_all(small_run, table_items(table, small_run.study, [], []), out, CPU) == (1, 1, 0)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -146,6 +157,7 @@ def test_a_table_asks_each_its_own(small_run: Run, images: Path, tmp_path: Path)
         ("image,height\na.png,3\n", "not 'height'"),
         ("image,do\n", "has no rows"),
         ("image,do\n,age=60\n", "line 2: 'image' is empty"),
+        ("image,do\n\n\n,age=60\n", "line 4: 'image' is empty"),
         ("image,do\na.png,age=60,3\n", "line 2: expected 2 cells"),
         ("image,do\na.png\n", "line 2: expected 2 cells"),
         ("image\n\xff", "cannot be read as CSV"),
@@ -190,6 +202,8 @@ def test_the_command_line_asks_many(
     ):
         assert main([*ask, *wrong]) == 1
         assert message in capsys.readouterr().err
+    assert main([*ask[:-1], str(images / "answers"), "--do", "age=60"]) == 1  # they would be asked about next time
+    assert "is in the folder that is asked about" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
     assert main([*ask[:2], str(tmp_path / "empty"), *ask[3:], "--do", "age=60"]) == 1
     assert "has no image" in capsys.readouterr().err

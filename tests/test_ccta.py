@@ -267,7 +267,7 @@ def test_angles_are_added_and_only_what_has_changed_is_made_again(cases: Cases, 
     cases.file("two/wall.ply").write_bytes(b"ply\n")  # what is spoilt since is no sample any more
     cases.convert(angles=[0, 30])
     assert {row["vessel_id"] for row in cases.read("metadata.csv")} == {"a", "b"}
-    with pytest.raises(DataError, match=r"converted with other settings: window was \[-200.0, 800.0\]"):
+    with pytest.raises(DataError, match=r"begun with other settings: window was \[-200.0, 800.0\]"):
         cases.convert(window=(-100, 600))
 
 

@@ -259,14 +259,14 @@ def test_a_format_without_masks_writes_none_and_may_bring_its_own_split(tmp_path
 def test_a_conversion_is_not_continued_with_other_settings(tmp_path: Path, change: dict[str, Any]) -> None:
     run(tmp_path / "out")
     before = content(tmp_path / "out")
-    with pytest.raises(DataError, match=r"converted with other settings: (size|splits) was"):
+    with pytest.raises(DataError, match=r"begun with other settings: (size|splits) was"):
         run(tmp_path / "out", **change)
     assert content(tmp_path / "out") == before
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("all of it")
-    with pytest.raises(DataError, match="not a conversion that segcft began"):
+    with pytest.raises(DataError, match="was not begun by this command"):
         run(tmp_path)
     assert content(tmp_path) == {"thesis.tex": b"all of it"}
 

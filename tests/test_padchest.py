@@ -283,7 +283,7 @@ def test_selection_and_limit_are_options(padchest: PadChest) -> None:
     padchest.add(Projection="PA")
     selection = Selection(projections=("AP", "PA"), ages=(10, 80), labels=())
     assert padchest.convert(selection=selection, limit=2).left_out == {"age implausible": 1}
-    with pytest.raises(DataError, match="converted with other settings: selection was"):
+    with pytest.raises(DataError, match="begun with other settings: selection was"):
         padchest.convert()
 
 

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import csv
 import multiprocessing
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -31,7 +33,7 @@ from segcft.errors import DataError, InterventionError, RunError, SegcftError
 from segcft.model import BATCH, Model
 from segcft.progress import Progress
 from segcft.provenance import dicom_bytes, png_bytes
-from segcft.question import Question
+from segcft.question import MATCH, Question
 from segcft.run import Run
 from segcft.study import Study
 
@@ -53,13 +55,17 @@ class Item:
     do: tuple[str, ...]
 
     def stamp(self) -> str:
-        """Changes with the question and with the image's file."""
-        try:
-            stat = self.image.stat()
-            file = (stat.st_size, stat.st_mtime_ns)
-        except OSError:
-            file = (0, 0)
-        return artefact.key_of(str(self.image), self.known, self.do, file)
+        """Changes with the question, with the image's file and with those that values are taken from."""
+        others = (path for path in map(_matched, self.do) if path is not None)
+        return artefact.key_of(str(self.image), self.known, self.do, *map(_state, (self.image, *others)))
+
+
+def _state(path: Path) -> tuple[int, int]:
+    try:
+        stat = path.stat()
+    except OSError:
+        return 0, 0
+    return stat.st_size, stat.st_mtime_ns
 
 
 class Done(NamedTuple):
@@ -95,9 +101,10 @@ def folder_items(folder: Path, known: Sequence[str], do: Sequence[str]) -> list[
 def table_items(table: Path, study: Study, known: Sequence[str], do: Sequence[str]) -> list[Item]:
     """The questions of a CSV file, a row each.
 
-    Its columns are ``image`` (a path, from the table's folder), ``do`` (interventions, with ``;`` between them) and
-    the names of variables, for what is known; all but ``image`` may be left out or empty. ``id`` names the answers
-    (default: as the image). ``known`` and ``do`` hold where a row does not say.
+    Its columns are ``image`` (a path, from the table's folder), ``do`` (interventions, with ``;`` between them; paths
+    of ``match:`` are from the table's folder, too) and the names of variables, for what is known; all but ``image`` may
+    be left out or empty. ``id`` names the answers (default: as the image). ``known`` and ``do`` hold where a row does
+    not say.
 
     Raises:
         DataError: it is no such table.
@@ -106,7 +113,7 @@ def table_items(table: Path, study: Study, known: Sequence[str], do: Sequence[st
         with table.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             columns = list(reader.fieldnames or ())
-            rows = list(reader)
+            rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{table}: cannot be read as CSV ({error})") from None
     expected = ("id", "image", "do", *study.variables)
@@ -117,20 +124,33 @@ def table_items(table: Path, study: Study, known: Sequence[str], do: Sequence[st
         raise DataError(f"{table}: has no rows")
     said = {text.partition("=")[0].strip(): text for text in known}
     items = []
-    for number, row in enumerate(rows, start=2):
+    for number, row in rows:
         if None in row or None in row.values():
             raise DataError(f"{table}: line {number}: expected {len(columns)} cells")
         cells = {name: (text or "").strip() for name, text in row.items()}
         if not cells["image"]:
             raise DataError(f"{table}: line {number}: 'image' is empty")
         facts = said | {name: f"{name}={cells[name]}" for name in study.variables if cells.get(name)}
-        asked = tuple(part.strip() for part in cells.get("do", "").split(";") if part.strip()) or tuple(do)
+        parts = (part.strip() for part in cells.get("do", "").split(";") if part.strip())
+        asked = tuple(_below(table.parent, part) for part in parts) or tuple(do)
         id = cells.get("id") or strip_suffix(Path(cells["image"]).name)
         items.append(Item(id, table.parent / cells["image"], tuple(facts.values()), asked))
     return [
         Item(id, item.image, item.known, item.do)
         for id, item in zip(_distinct([item.id for item in items]), items, strict=True)
     ]
+
+
+def _below(folder: Path, text: str) -> str:
+    """An intervention of a table, whose paths are from the table's folder."""
+    other = _matched(text)
+    return text if other is None else f"{text.partition('=')[0]}={MATCH}{folder / other}"
+
+
+def _matched(text: str) -> Path | None:
+    """The image that an intervention takes its value from, if it does."""
+    amount = text.partition("=")[2].strip()
+    return Path(amount.removeprefix(MATCH).strip()) if amount.startswith(MATCH) else None
 
 
 def _distinct(ids: Sequence[str]) -> Iterator[str]:
@@ -219,13 +239,23 @@ def _results(work: _Work, chunks: Sequence[Sequence[Item]], jobs: int) -> Iterat
         return
     context = multiprocessing.get_context("spawn")  # threads of PyTorch do not survive a fork
     threads = max(1, torch.get_num_threads() // jobs)
-    with ProcessPoolExecutor(jobs, context, torch.set_num_threads, (threads,)) as pool:
+    with ProcessPoolExecutor(jobs, context, _begin, (threads,)) as pool:
         pending = [pool.submit(_answer, work, chunk) for chunk in chunks]
         try:
             for future in as_completed(pending):
                 yield future.result()
+        except BrokenProcessPool:
+            raise SegcftError(
+                "a process died, perhaps for want of memory; --jobs 1 needs less, and goes on from here"
+            ) from None
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _begin(threads: int) -> None:
+    """Ctrl-C reaches every process of a terminal: those that answer leave it to the first one, which ends them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(threads)
 
 
 def _answer(work: _Work, chunk: Sequence[Item]) -> list[_Outcome]:

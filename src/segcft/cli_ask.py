@@ -106,6 +106,8 @@ def _batch(options: argparse.Namespace, run: Run, device: torch.device) -> None:
     if options.image.is_dir():
         if not options.do:
             raise InterventionError("--do: nothing is asked for, e.g. --do heart_area=+20%")
+        if options.out.resolve().is_relative_to(options.image.resolve()):
+            raise SegcftError(f"--out {options.out}: is in the folder that is asked about, which its images would join")
         items = folder_items(options.image, options.known, options.do)
     else:
         items = table_items(options.image, run.study, options.known, options.do)

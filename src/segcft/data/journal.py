@@ -1,4 +1,4 @@
-"""What a conversion writes beside images: a journal to go on with, and tables that are whole or not there."""
+"""What work on many images writes beside them: a journal to go on with, and tables that are whole or not there."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Journal:
         if self.path.is_file():
             self._resume()
         elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise DataError(f"{out}: exists and is not a conversion that segcft began; choose another folder")
+            raise DataError(f"{out}: exists and was not begun by this command; choose another folder")
 
     def __enter__(self) -> Journal:
         self.out.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ class Journal:
                     end += len(line)
             os.truncate(self.path, end)
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{self.path}: damaged ({error}); remove {self.out} and convert again") from None
+            raise DataError(f"{self.path}: damaged ({error}); remove {self.out} and begin again") from None
         if end == 0:
             self.path.unlink()
 
@@ -94,8 +94,7 @@ class Journal:
         ]
         if changed:
             raise DataError(
-                f"{self.out}: was converted with other settings: {'; '.join(changed)}. "
-                "Remove it, or choose another folder"
+                f"{self.out}: was begun with other settings: {'; '.join(changed)}. Remove it, or choose another folder"
             )
 
 
