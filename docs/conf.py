@@ -1,6 +1,6 @@
 """The documentation site: `make docs` writes it to build/docs.
 
-Every code cell of a page is run when the site is built, so that no output is older than the code; see pictures.py.
+Every code cell of a page is run when the site is built, so that no output is older than the code; see pages.py.
 """
 
 from __future__ import annotations

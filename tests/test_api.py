@@ -334,3 +334,6 @@ def test_saving_refuses_what_it_cannot_write(model: Model, pictures: NDArray[np.
     answer.save(tmp_path / "all")
     names = {path.name for path in (tmp_path / "all").iterdir()}
     assert {"uncertainty.png", "draw-1.png", "draw-2.png", "counterfactual.json"} <= names
+    model.counterfactual(pictures[0], do=DO, draws=0).save(tmp_path / "all")
+    left = {path.name for path in (tmp_path / "all").iterdir()}
+    assert left == names - {"uncertainty.png", "draw-1.png", "draw-2.png"}

@@ -113,7 +113,7 @@ def test_without_a_question_the_image_stays(client: TestClient, question: dict[s
         ({"do": {"heart_area": f"match:{MODELS / 'chest-sim/examples/2.png'}"}}, 400, "is none of"),
         ({"known": {"age": "match:/etc/passwd"}}, 400, "is none of"),
         ({"known": {"age": "+5"}}, 400, "not a change"),
-        ({"method": "best"}, 400, "method 'best' is not here"),
+        ({"method": "best"}, 422, "method: expected segmentor, not 'best'"),
         ({"model": "other"}, 404, "there is no model 'other'"),
         ({"pixels": "AAAA"}, 422, "expected 128 x 128 x 1 bytes, not 3"),
         ({"pixels": "no base64!"}, 422, "pixels: not base64"),
@@ -148,6 +148,7 @@ def test_files(client: TestClient, question: dict[str, Any]) -> None:
     record = client.post("/api/file/json", json=question).json()
     assert record["variables"] == shown["record"]["variables"]
     assert "written as png, dcm, json" in error(client.post("/api/file/exe", json=question), 404)
+    assert "nothing is asked for" in error(client.post("/api/file/png", json=question | {"do": {}}), 422)
 
 
 def test_upload(client: TestClient, question: dict[str, Any]) -> None:

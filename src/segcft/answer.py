@@ -129,7 +129,7 @@ class Answer:
         ``x.png`` and ``x.dcm`` are the counterfactual, ``x.json`` the numbers. Any other path is a folder, with
         ``image.png`` (as the model sees it), ``counterfactual.png``, ``difference.png``, ``counterfactual.json``, and,
         where there are draws, ``uncertainty.png`` (white: :data:`WHITE` grey levels) and ``draw-1.png`` and so on.
-        All but the first say that they are synthetic.
+        All but the first say that they are synthetic. Those of an earlier answer in that folder are replaced.
 
         Raises:
             DataError: the file would be of a kind that is not written.
@@ -146,6 +146,9 @@ class Answer:
             case ".jpg" | ".jpeg" | ".tif" | ".tiff" | ".bmp" | ".gif" | ".nii" | ".gz":
                 raise DataError(f"{path}: an answer is written to .png, .dcm or .json, or to a folder")
             case _:
+                for name in ("uncertainty.png", "draw-[0-9]*.png"):  # an earlier answer's, which may have had more draws
+                    for old in path.glob(name):
+                        old.unlink()
                 for name, content in self._files().items():
                     artefact.write_bytes(path / f"{name}.png", content)
                 artefact.write_text(path / "counterfactual.json", text)

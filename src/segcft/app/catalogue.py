@@ -56,7 +56,7 @@ class Catalogue:
         return self._models[name]
 
     @property
-    def most_pixels(self) -> int:
+    def most_bytes(self) -> int:
         """Bytes of the largest model's image."""
         return max(study.image.channels * study.image.size[0] * study.image.size[1] for study in self._studies())
 

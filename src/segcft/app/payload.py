@@ -80,9 +80,11 @@ def ask(model: Model, asked: Asked) -> Answer:
     """The answer to a question.
 
     Raises:
-        RefusedError: its pixels are not on the model's grid.
+        RefusedError: its pixels are not on the model's grid, or the model has no such method.
         SegcftError: its variables or values are wrong.
     """
+    if asked.method not in (None, *model.methods):  # the model's own message names its folder
+        raise RefusedError(422, f"method: expected {' or '.join(model.methods)}, not {asked.method!r}")
     # In text of Python's and the command line's, "match:PATH" reads a file: the page has no business with those here.
     known, do = (_interventions(values, model.study) for values in (asked.known, asked.do))
     question = model.question(decode(asked.pixels, model.study), known, do)

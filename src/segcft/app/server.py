@@ -104,7 +104,7 @@ class _Site:
         self.worker = Worker(MOST_WAITING)
         self.limit = RateLimit(RATE, BURST)
         self.uploads = 0
-        self.most_asked = MOST_ASIDE + 4 * catalogue.most_pixels // 3
+        self.most_asked = MOST_ASIDE + 4 * catalogue.most_bytes // 3
         folder = resources.files("segcft.app") / "static"
         # Read once: what is not in this table does not exist, whatever path is asked for.
         self.files = {entry.name: entry.read_bytes() for entry in folder.iterdir() if entry.is_file()}
@@ -161,6 +161,8 @@ class _Site:
         if format not in FORMATS:
             raise RefusedError(404, f"answers are written as {', '.join(FORMATS)}, not {format!r}")
         asked = payload.parse_question(await self._body(request, "application/json", self.most_asked))
+        if not asked.do:  # it would be the image itself, marked as synthetic
+            raise RefusedError(422, "do: nothing is asked for")
         content = await self._compute(request, lambda: as_file(payload.ask(self.catalogue[asked.model], asked), format))
         disposition = {"Content-Disposition": f'attachment; filename="counterfactual.{format}"'}
         return Response(content, media_type=FORMATS[format], headers=disposition)

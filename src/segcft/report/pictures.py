@@ -13,8 +13,8 @@ from torch import Tensor
 
 from segcft.evaluate.axioms import GREY_LEVELS
 from segcft.images.likelihood import to_grey_levels
+from segcft.provenance import SYNTHETIC
 
-SYNTHETIC = "Synthetic image: a counterfactual made by segcft. Not for clinical use."
 COLOURS = "RdBu_r"
 """Of differences: blue is darker than before, red is brighter."""
 

@@ -19,6 +19,7 @@ const asker = new api.Asker(received, failed);
 let spec, graph, variables, answer, newest, settling;
 let image = null; // { pixels: base64, bytes, known: { name: value }, sources: { name: where from } }
 let asked = {}; // what is set, by name
+let opened = 0; // images and models chosen so far: a file that arrives after a later choice is not shown
 
 function question() {
   const { pixels, known } = image;
@@ -87,6 +88,7 @@ function failed(error) {
 }
 
 function open({ pixels, known }, source) {
+  opened += 1;
   asker.forget();
   asked = {};
   $("reset").disabled = true;
@@ -99,13 +101,14 @@ function open({ pixels, known }, source) {
 }
 
 async function choose(name) {
+  opened += 1;
   complain();
   $("page").setAttribute("aria-busy", "true");
   let told;
   try {
     told = await api.describe(name);
   } catch (error) {
-    failed(error);
+    if ($("model").value === name) failed(error);
     return;
   }
   if ($("model").value !== name) return; // another was chosen meanwhile
@@ -163,14 +166,14 @@ async function openFile(file) {
   if (!file || !spec) return;
   complain();
   $("page").setAttribute("aria-busy", "true");
-  const model = spec;
+  const turn = (opened += 1);
   try {
-    const read = await api.upload(model.name, file);
-    if (spec !== model) return; // its pixels are on another grid
+    const read = await api.upload(spec.name, file);
+    if (turn !== opened) return;
     mark(-1);
     open(read, HEADER);
   } catch (error) {
-    failed(error);
+    if (turn === opened) failed(error);
   }
 }
 
