@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Route, expect, sync_playwright
 
 from segcft.provenance import SYNTHETIC, inspect
 from tests.conftest import MODELS
@@ -282,6 +282,21 @@ def test_uploads(page: Page, tmp_path: Path) -> None:
     expect(page.get_by_role("alert")).to_be_hidden()
     expect(page.locator("[data-variable=sex] .source")).to_contain_text("inferred")
     assert "Jane" not in sent.value.url + json.dumps(sent.value.all_headers())
+
+
+def test_a_file_that_arrives_after_another_choice_is_not_shown(page: Page) -> None:
+    held: list[Route] = []
+    page.route("**/api/upload**", lambda route: held.append(route))
+    with page.expect_request("**/api/upload**"):
+        page.set_input_files("#file", MODELS / "chest-sim/examples/2.png")
+    chosen = page.locator(".example").nth(2)
+    with page.expect_response("**/api/question"):
+        chosen.click()
+    with page.expect_response("**/api/upload**"):
+        held[0].continue_()
+    set_value(page, "heart_area", "1900")
+    expect(chosen).to_have_attribute("aria-pressed", "true")
+    expect(page.locator("[data-variable=sex] .source")).to_contain_text("example")
 
 
 def test_draws(page: Page) -> None:
