@@ -254,7 +254,7 @@ def test_a_trajectory_moves_one_variable(model: Model, pictures: NDArray[np.uint
     with pytest.raises(DataError, match=r"\.png .a strip. or \.gif"):
         moved.save(tmp_path / "moved.mp4")
     assert [a.attributes["sex"] for a in model.trajectory(pictures[0], "sex").answers] == ["F", "M"]
-    values = model.trajectory(pictures[0], "age", 4).values
+    values = model.trajectory(pictures[0], "age", np.int64(4)).values
     assert list(values) == sorted(values)
     assert "heart area" in moved._repr_html_()
     for wrong in ({"variable": "height"}, {"variable": "age", "values": []}, {"variable": "age", "do": {"age": 60}}):

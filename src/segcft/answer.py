@@ -146,7 +146,7 @@ class Answer:
             case ".jpg" | ".jpeg" | ".tif" | ".tiff" | ".bmp" | ".gif" | ".nii" | ".gz":
                 raise DataError(f"{path}: an answer is written to .png, .dcm or .json, or to a folder")
             case _:
-                for name in ("uncertainty.png", "draw-[0-9]*.png"):  # an earlier answer's, which may have had more draws
+                for name in ("uncertainty.png", "draw-[0-9]*.png"):  # of an earlier answer, with more draws
                     for old in path.glob(name):
                         old.unlink()
                 for name, content in self._files().items():

@@ -246,7 +246,7 @@ class Model:
         variables = list(self.study.variables)
         if variable not in variables:
             raise InterventionError(f"{variable!r} is not a variable ({', '.join(variables)})")
-        if isinstance(values, int):
+        if isinstance(values, int | np.integer):
             _check_count("values", values, 1)
             known = self.people[:, variables.index(variable)].cpu().numpy()
             categories = self.study.variables[variable].categories
