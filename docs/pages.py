@@ -21,10 +21,10 @@ from IPython.display import Image, Markdown
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from segcft.evaluate.figures import STRUCTURE_COLOURS
 from segcft.evaluate.names import plain
 from segcft.evaluate.page import frame, outline
 from segcft.evaluate.table import grid
+from segcft.rendering import structure_colours
 
 matplotlib.use("agg")
 
@@ -71,7 +71,7 @@ def row(
         else:
             axes.imshow(pixels, cmap="RdBu_r", vmin=-CHANGE, vmax=CHANGE, interpolation="lanczos")
         drawn = (outlines or {}).get(title, {})
-        for (structure, mask), colour in zip(drawn.items(), STRUCTURE_COLOURS, strict=False):
+        for (structure, mask), colour in zip(drawn.items(), structure_colours(len(drawn)), strict=True):
             outline(axes, mask, colour)
             axes.plot([], [], color=colour, label=plain(structure))
     handles, labels = next((axes.get_legend_handles_labels() for axes in panels if axes.lines), ([], []))

@@ -18,7 +18,7 @@ from segcft.errors import DataError
 from segcft.evaluate.names import method_name, plain
 from segcft.provenance import dicom_bytes, png_bytes
 from segcft.question import MATCH
-from segcft.rendering import difference_colours, outlined, to_html
+from segcft.rendering import difference_colours, is_wide, outlined, to_html
 
 WHITE = 16.0
 """Standard deviation in grey levels that is white in a picture of the uncertainty."""
@@ -95,7 +95,7 @@ class Answer:
         if self.uncertainty is not None:
             panels.append((f"standard deviation of {len(self.draws)} draws", self._png(self._uncertainty_picture())))
         rows = [("variable", *_COLUMNS, ""), *((plain(name), *cells) for name, cells in self._rows().items())]
-        wide = self.image.shape[2] >= 2 * self.image.shape[1]
+        wide = is_wide(*self.image.shape[1:])
         return to_html(panels, wide, rows, [self._by(), *(f"Warning: {text}" for text in self.warnings)])
 
     def summary(self) -> str:

@@ -42,25 +42,32 @@ def resolve_areas(
     return do
 
 
-class MissingValues:
-    """The missing values (NaN) of one person (1, V), given the others.
+CANDIDATES = 4000
+"""People of whom the likely ones are taken."""
 
-    Each of the training ``people`` (N, V) lends their values for the missing ones and is weighed by the SCM's
-    likelihood of the person so completed: self-normalised importance sampling with the training marginal as the
-    proposal.
+
+class MissingValues:
+    """The missing values (NaN) of one person (1, V), given the others: likelihood weighting (Fung and Chang 1990).
+
+    People are drawn from the SCM with the known variables set to what they are, and weighed by how likely these are
+    given their parents. So causes tell of their effects by the draw, and effects of their causes by the weight.
+
+    Args:
+        scm: of all variables.
+        values: (1, V).
+        generator: draws the people.
 
     Raises:
         InterventionError: the other values have no likelihood.
     """
 
-    def __init__(self, scm: StructuralCausalModel, values: Tensor, people: Tensor) -> None:
+    def __init__(self, scm: StructuralCausalModel, values: Tensor, generator: Generator) -> None:
         self.scm, self.values = scm, values
         self.missing = values[0].isnan()
         if not self.missing.any():
             return
-        self.candidates = torch.where(self.missing, people, values)
         with torch.no_grad():
-            # The missing variables' own terms are the proposal's job; only their children are evidence.
+            self.candidates = scm.sample(CANDIDATES, generator, values.expand(CANDIDATES, -1))
             self.weights = torch.softmax(scm.log_prob(self.candidates)[:, ~self.missing].sum(dim=1), dim=0)
         if not self.weights.isfinite().all():
             known = ", ".join(
@@ -108,18 +115,20 @@ class Person(NamedTuple):
     missing: MissingValues
 
 
-def who_is_asked(question: Question, areas: Tensor, study: Study, scm: StructuralCausalModel, people: Tensor) -> Person:
-    """The person of a question in whose image the ``areas`` (S,) are; training ``people`` (N, V) are like them.
+def who_is_asked(
+    question: Question, areas: Tensor, study: Study, scm: StructuralCausalModel, generator: Generator
+) -> Person:
+    """The person of a question in whose image the ``areas`` (S,) are; ``generator`` draws people who are like that.
 
     Raises:
         InterventionError: what is known does not fit its variable.
     """
-    values = people.new_full((1, len(study.variables)), torch.nan)
+    values = areas.new_full((1, len(study.variables)), torch.nan)
     values[0, study.area_columns] = areas
     source = dict.fromkeys(study.variables, "inferred") | dict.fromkeys(study.areas, "read from the image")
     for fact in question.known:
         source[fact.variable] = "given" if fact.variable in question.given else "read from the header"
     facts = resolve_areas(study, question.known, values, scm)
-    missing = MissingValues(scm, torch.where(facts.isnan(), values, facts), people)
+    missing = MissingValues(scm, torch.where(facts.isnan(), values, facts), generator)
     values, sure = missing.likely()
     return Person(values, source, sure, missing)

@@ -182,7 +182,7 @@ class Model:
         read_before = areas_of(study, masks_before)
         people, asked, after = [], [], []
         for question, read in zip(questions, read_before, strict=True):
-            person = who_is_asked(question, read, study, model.scm, self.people)
+            person = who_is_asked(question, read, study, model.scm, self._generator())
             do = resolve_areas(study, question.do, person.values, model.scm)
             people.append(person)
             asked.append(do)
@@ -322,7 +322,7 @@ class Model:
         question = self.question(image, attributes)
         x = to_unit(torch.from_numpy(question.pixels)[None].to(self.device))
         areas = areas_of(self.study, self.judge.masks(x))[0]
-        person = who_is_asked(question, areas, self.study, model.scm, self.people)
+        person = who_is_asked(question, areas, self.study, model.scm, self._generator())
         with seeded(self.study.evaluation.seed, self.device):
             bound = model.hvae(x.expand(draws, -1, -1, -1), person.values.expand(draws, -1), beta=1.0)
         nats = float((bound.distortion + bound.rate).mean())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,14 +13,23 @@ from scipy.ndimage import binary_erosion
 
 Pixels = NDArray[np.uint8]
 
-COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (204, 121, 167), (240, 228, 66), (213, 94, 0))
-"""Of the structures' outlines, in turn (Okabe and Ito 2008: told apart by the colour-blind)."""
+_COLOURS = ("#35d0ff", "#ffd23f", "#ff5d73", "#7ee081", "#c792ea", "#ff9f5a")
 
 _NEGATIVE, _ZERO, _POSITIVE = (
     np.array(colour, dtype=float) for colour in ((33, 102, 172), (247, 247, 247), (178, 24, 43))
 )
 FULL = 64.0
 """Grey levels at which a difference has its full colour."""
+
+
+def is_wide(height: float, width: float) -> bool:
+    """Whether images are so wide that they are stacked and not set side by side."""
+    return width >= 2 * height
+
+
+def structure_colours(number: int) -> list[str]:
+    """The colours of the outlines of so many structures, as hexadecimal numbers; after six they begin again."""
+    return list(itertools.islice(itertools.cycle(_COLOURS), number))
 
 
 def difference_colours(difference: NDArray[np.int16], full: float = FULL) -> Pixels:
@@ -36,15 +46,16 @@ def outlined(pixels: Pixels, masks: NDArray[np.bool_], enlarge: int = 1) -> Pixe
     """
     shown = np.repeat(pixels, 3, axis=0) if len(pixels) == 1 else pixels.copy()
     shown = shown.repeat(enlarge, axis=1).repeat(enlarge, axis=2)
-    for s, mask in enumerate(masks.repeat(enlarge, axis=1).repeat(enlarge, axis=2)):
-        shown[:, mask & ~binary_erosion(mask)] = np.array(COLOURS[s % len(COLOURS)])[:, None]
+    masks = masks.repeat(enlarge, axis=1).repeat(enlarge, axis=2)
+    for mask, colour in zip(masks, structure_colours(len(masks)), strict=True):
+        shown[:, mask & ~binary_erosion(mask)] = np.frombuffer(bytes.fromhex(colour[1:]), np.uint8)[:, None]
     return shown
 
 
 def strip(pictures: Sequence[Pixels], gap: int = 2) -> Pixels:
     """Images (C, H, W) of one size beside each other; wide ones below each other."""
     channels, height, width = pictures[0].shape
-    axis = 1 if width >= 2 * height else 2
+    axis = 1 if is_wide(height, width) else 2
     space = np.full((channels, gap, width) if axis == 1 else (channels, height, gap), 255, dtype=np.uint8)
     parts = [part for one in pictures for part in (space, one)][1:]
     return np.concatenate(parts, axis=axis)

@@ -11,12 +11,11 @@ import numpy as np
 
 from segcft.app.payload import encode
 from segcft.app.refused import RefusedError
-from segcft.errors import SegcftError
-from segcft.evaluate.figures import STRUCTURE_COLOURS
+from segcft.errors import RunError, SegcftError
 from segcft.evaluate.names import method_name, plain
-from segcft.evaluate.page import WIDE
 from segcft.model import Model
 from segcft.question import read_pixels
+from segcft.rendering import is_wide, structure_colours
 from segcft.run import Run
 from segcft.study import Study
 
@@ -73,7 +72,7 @@ class Catalogue:
         study = model.study
         image = study.image
         height, width = image.field_of_view or image.size
-        colours = {s: STRUCTURE_COLOURS[k % len(STRUCTURE_COLOURS)] for k, s in enumerate(study.structures)}
+        colours = dict(zip(study.structures, structure_colours(len(study.structures)), strict=True))
         return {
             "name": name,
             "study": study.name,
@@ -81,7 +80,7 @@ class Catalogue:
             "size": list(image.size),
             "channels": image.channels,
             "aspect": width / height,
-            "wide": width >= WIDE * height,
+            "wide": is_wide(height, width),
             "methods": [{"name": method, "label": method_name(method)} for method in model.methods],
             "variables": [_variable(model, k) for k in range(len(study.variables))],
             "structures": [
@@ -120,20 +119,27 @@ def _variable(model: Model, k: int) -> dict[str, Any]:
 
 
 def _examples(run: Run) -> list[dict[str, Any]]:
-    """The example images of a published model, with the attributes that no image shows."""
+    """The example images of a published model, with the attributes that no image shows.
+
+    Raises:
+        RunError: their table is damaged.
+    """
     folder = run.folder / "examples"
     table = folder / "attributes.csv"
     if not table.is_file():
         return []
-    with table.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
     examples = []
-    for number, row in enumerate(rows, start=1):
-        known: dict[str, float | str] = {
-            name: row[name] if variable.categories else float(row[name])
-            for name, variable in run.study.variables.items()
-            if name not in run.study.areas and row.get(name)
-        }
-        pixels = read_pixels(run.study, folder / Path(row["image"]).name)
-        examples.append({"label": f"Example {number}", "pixels": encode(pixels), "known": known})
+    try:
+        with table.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        for number, row in enumerate(rows, start=1):
+            known: dict[str, float | str] = {
+                name: row[name] if variable.categories else float(row[name])
+                for name, variable in run.study.variables.items()
+                if name not in run.study.areas and row.get(name)
+            }
+            pixels = read_pixels(run.study, folder / Path(row["image"]).name)
+            examples.append({"label": f"Example {number}", "pixels": encode(pixels), "known": known})
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise RunError(f"{table}: not a table of examples ({error!r})") from None
     return examples

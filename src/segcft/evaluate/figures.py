@@ -22,10 +22,10 @@ from segcft.evaluate.names import method_name, plain
 from segcft.evaluate.page import Page, blank, frame, outline, percent, show
 from segcft.progress import Progress
 from segcft.provenance import KEY, SYNTHETIC
+from segcft.rendering import structure_colours
 from segcft.study import Study
 
 METHOD_COLOURS = {"none": "#7f7f7f", "regressor": "#e6862a", "segmentor": "#1f6fb4"}
-STRUCTURE_COLOURS = ("#35d0ff", "#ffd23f", "#ff5d73", "#7ee081", "#c792ea", "#ff9f5a")
 BEFORE, AFTER = "#222222", "#0a7d32"
 GRID = (-0.4, -0.3, -0.2, -0.1, 0.1, 0.2, 0.3, 0.4)
 """Relative changes that ``asked-obtained`` asks for."""
@@ -94,7 +94,7 @@ def _draw_outlined(
     def panel(axes: Any, image: Tensor, asked: Tensor) -> None:
         masks = read_masks(judge, image)
         show(axes, image)
-        for mask, colour in zip(masks, STRUCTURE_COLOURS, strict=False):
+        for mask, colour in zip(masks, structure_colours(len(masks)), strict=True):
             outline(axes, mask, colour)
         read = masks.sum(axis=(1, 2)) * study.image.pixel_area
         axes.set_xlabel("    ".join(f"{_number(float(asked[s]))} / {_number(float(read[s]))}" for s in told))
@@ -107,7 +107,9 @@ def _draw_outlined(
             blank(axes)
         else:
             panel(axes, image, answers.areas[person, change])
-    page.legend([(plain(s), c, "-") for s, c in zip(study.structures, STRUCTURE_COLOURS, strict=False)])
+    page.legend(
+        [(plain(s), c, "-") for s, c in zip(study.structures, structure_colours(len(study.structures)), strict=True)]
+    )
     return page.figure
 
 
@@ -131,7 +133,7 @@ def draw_differences(answers: Answers, structure: str, study: Study, judge: Judg
     for person, image in enumerate(answers.people.image):
         before.append(read_masks(judge, image)[target])
         show(page.factual(person), image)
-        outline(page.factual(person), before[person], STRUCTURE_COLOURS[target % len(STRUCTURE_COLOURS)])
+        outline(page.factual(person), before[person], structure_colours(target + 1)[target])
     for person, method, change, image in page.places(answers.images):
         axes = page.panel(person, method, change)
         if image.isnan().any():

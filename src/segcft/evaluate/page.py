@@ -10,9 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from segcft.evaluate.names import method_name
-
-WIDE = 2.0
-"""Width over height from which images are stacked: a column a method and a row a change."""
+from segcft.rendering import is_wide
 
 
 class Page:
@@ -34,7 +32,7 @@ class Page:
         from matplotlib.figure import Figure
 
         self.methods = list(methods)
-        self.wide = size[1] >= WIDE * size[0]
+        self.wide = is_wide(*size)
         names = [method_name(method) for method in methods]
         down, right = (list(changes), names) if self.wide else (names, list(changes))
         rows, columns = len(down), len(right)

@@ -16,8 +16,9 @@ from segcft import artefact
 from segcft.errors import RunError
 from segcft.evaluate.cohort import Cohort
 from segcft.evaluate.names import METHODS, NO_CHANGE, TRUTH, method_name, plain
-from segcft.evaluate.page import WIDE, percent
+from segcft.evaluate.page import percent
 from segcft.evaluate.scores import Row
+from segcft.rendering import is_wide
 from segcft.report import charts, facts
 from segcft.report.charts import Chart
 from segcft.report.failures import SHOWN, WORST, Case, Failures, find_failures, read_scores
@@ -255,7 +256,7 @@ def _figures(run: Run) -> Iterator[Figure]:
 
 
 def _is_wide(study: Study) -> bool:
-    return study.image.size[1] >= WIDE * study.image.size[0]
+    return is_wide(*study.image.size)
 
 
 def _source(study: Study) -> str:
