@@ -218,6 +218,19 @@ def test_outlines_can_be_hidden(page: Page) -> None:
     assert coloured() == 0
 
 
+def test_a_slider_is_dragged_by_its_handle(page: Page) -> None:
+    box = page.locator(".mark.got").last.bounding_box()  # the heart's, which lies over the handle
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    slider = page.locator("input[type=range]").last
+    before = float(slider.input_value())
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 40, y, steps=4)
+    page.mouse.up()
+    assert float(slider.input_value()) > before + 50
+
+
 def test_swipe(page: Page) -> None:
     hide_outlines(page)
     set_value(page, "heart_area", "2000")

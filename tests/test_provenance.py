@@ -73,6 +73,10 @@ def test_a_dicom_file_is_derived_synthetic_and_nobodys(small_run: Run, tmp_path:
     assert person(one) == {"age": None, "sex": None} or not any(person(one).values())
     assert np.allclose(read_dicom(tmp_path / "one.dcm"), answer.image[0] / 255, atol=1 / 128)
     assert segcft.inspect(tmp_path / "one.dcm") == answer.provenance
+    answer.save(tmp_path / "one.json")
+    assert segcft.inspect(tmp_path / "one.json") == answer.record
+    (tmp_path / "two.json").write_text('{"other": 1}')
+    assert segcft.inspect(tmp_path / "two.json") is None
 
 
 def test_images_of_others_have_no_record(tmp_path: Path) -> None:

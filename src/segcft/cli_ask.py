@@ -69,7 +69,9 @@ def add_ask(command: Callable[[str, object, str], argparse.ArgumentParser]) -> N
     hardware(asked)
 
     inspected = command("inspect", _inspect, "tell whether images are synthetic, and what was asked of which model")
-    inspected.add_argument("files", metavar="FILE", type=Path, nargs="+", help="PNG, GIF or DICOM file")
+    inspected.add_argument(
+        "files", metavar="FILE", type=Path, nargs="+", help="PNG, GIF or DICOM file, or an answer's JSON"
+    )
 
 
 def _counterfactual(options: argparse.Namespace) -> None:

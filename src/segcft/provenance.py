@@ -120,14 +120,17 @@ def dicom_bytes(
 
 
 def inspect(path: str | Path) -> dict[str, Any] | None:
-    """The record of a synthetic image; None of one that does not say that segcft made it.
+    """The record of a synthetic image, or of an answer's numbers in JSON; None where segcft does not say that it made it.
 
     Raises:
         DataError: the file cannot be read, or its record is damaged.
     """
     path = Path(path)
     try:
-        if is_dicom(path):
+        if path.suffix.lower() == ".json":  # the numbers of an answer
+            found = json.loads(path.read_text(encoding="utf-8"))
+            text = json.dumps(found) if isinstance(found, dict) and KEY in found else None
+        elif is_dicom(path):
             from segcft.data.dicom import open_dicom
 
             text = _dicom_record(open_dicom(path, pixels=False))
