@@ -120,7 +120,7 @@ def dicom_bytes(
 
 
 def inspect(path: str | Path) -> dict[str, Any] | None:
-    """The record of a synthetic image, or of an answer's numbers in JSON; None where segcft does not say that it made it.
+    """The record of a synthetic image, or of an answer's numbers in JSON; None of what does not say that it is ours.
 
     Raises:
         DataError: the file cannot be read, or its record is damaged.
