@@ -516,7 +516,7 @@ def test_a_patient_id_that_most_images_share_is_a_warning(
     assert main([*words, "--keep-patient-ids"]) == 0
     shown, summary = capsys.readouterr(), (tmp_path / "out" / "summary.txt").read_text()
     part = {row["split"] for row in rows(tmp_path / "out" / "metadata.csv") if row["patient"] == "ANON"}.pop()
-    expected = f"warning: {shared} of {shared + others} images are of one patient, 'ANON', and so in one part ({part})."
+    expected = f"warning: {shared} of {shared + others} images are of one patient, and so in one part ({part})."
     assert (expected in shown.err) == (expected in summary) == warned
     assert summary.startswith(shown.out)
 

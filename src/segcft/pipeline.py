@@ -18,8 +18,10 @@ from torch import Tensor, nn
 
 import segcft
 from segcft import artefact
+from segcft.causal.mechanisms import ParentEncoder
 from segcft.causal.scm import StructuralCausalModel
 from segcft.data.batches import Batches, sequential
+from segcft.data.splits import PARTS
 from segcft.data.store import Store
 from segcft.errors import DataError, RunError
 from segcft.evaluate.evaluation import evaluate
@@ -133,8 +135,22 @@ class Pipeline:
     def _import(self) -> bool:
         fresh = self.fabric.is_global_zero and import_samples(self.run, self.data, self.progress)
         self.fabric.barrier()
+        self._check_values()
         self.keys["import"] = self.store.fingerprint
         return fresh
+
+    def _check_values(self) -> None:
+        """Refuse samples that the attributes' mechanisms could not learn from, before hours of other trainings."""
+        store = self.store
+        values = store.values()[store.indices("train", complete=True)]
+        if len(values) == 0:
+            raise DataError(
+                f"{store.folder}: no training person has all attributes; see table.parquet and rejected.csv"
+            )
+        try:
+            ParentEncoder(self.study.variables).set_statistics(torch.from_numpy(values))
+        except DataError as error:
+            raise DataError(f"{store.folder}: {error}") from None
 
     def is_current(self, stage: str) -> bool:
         """Whether a stage after the import is up to date; if so its key enters :attr:`keys`, where those of the
@@ -371,7 +387,8 @@ def evaluate_people(
     """Judge every method of ``run`` on the people of one part of ``store``; the table and figures go to ``folder``.
 
     Raises:
-        DataError: nobody is in that part, "test" or "validation", with all attributes.
+        DataError: nobody is in that part, "test" or "validation", with all attributes; the run's samples are not those
+            that were imported; or a person of them is one whom an earlier stage has seen.
     """
     study = run.study
     rows = store.indices(split, complete=True)
@@ -379,6 +396,14 @@ def evaluate_people(
         raise DataError(f"{store.folder}: no {split} person has all attributes, so there is nothing to evaluate")
     methods = run.methods()
     own = run.samples_of(["scm", "judge", *methods.values()])
+    own.verify()
+    earlier = own.table["split"].isin(PARTS[: PARTS.index(split)])
+    shared = len(set(own.table.loc[earlier, "patient"]) & set(store.table["patient"].iloc[rows]))
+    if shared:
+        raise DataError(
+            f"{store.folder}: {shared} of the {split} people are also in {' or '.join(PARTS[: PARTS.index(split)])}; "
+            "nothing can be said of people whom a stage has seen"
+        )
     models = {method: run.model(method, device) for method in methods}
     trained = torch.from_numpy(own.values()[own.indices("train", complete=True)])
     judge = run.load("judge", device)
