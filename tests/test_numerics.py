@@ -152,7 +152,7 @@ def test_an_attribute_without_variance_is_refused_before_any_training(tmp_path: 
     write_plaques(tmp_path / "data", people=30)
     rewrite(tmp_path / "data", ages=["50"] * 30)
     with pytest.raises(DataError, match=r"store: age: every training value is 50; it has no variance"):
-        pipeline_of(tmp_path).run_stage("segmentor")
+        pipeline_of(tmp_path).run_all()
     assert not (tmp_path / "run" / "training").exists()
 
 
@@ -162,14 +162,14 @@ def test_one_training_person_is_refused_before_any_training(tmp_path: Path) -> N
     of_training = [f"p{i}" for i in range(30) if assign(f"p{i}", splits) == "train"]
     rewrite(tmp_path / "data", keep=lambda id: id not in of_training[1:])
     with pytest.raises(DataError, match=r"every training value is .*; it has no variance"):
-        pipeline_of(tmp_path).run_stage("segmentor")
+        pipeline_of(tmp_path).run_all()
 
 
 def test_attributes_that_no_training_person_has_whole_are_refused(tmp_path: Path) -> None:
     write_plaques(tmp_path / "data", people=30)
     rewrite(tmp_path / "data", ages=[""] * 30)
     with pytest.raises(DataError, match="no training person has all attributes"):
-        pipeline_of(tmp_path).run_stage("segmentor")
+        pipeline_of(tmp_path).run_all()
 
 
 def test_a_category_of_no_training_person_is_told_at_the_import_and_in_answers(tmp_path: Path) -> None:

@@ -53,8 +53,11 @@ def load(path: Path, module: nn.Module) -> dict[str, Any]:
 
 
 def same_weights(path: Path, other: Path) -> bool:
-    """Whether two files hold the same weights, bit for bit, whatever their headers say."""
-    ours, theirs = _tensors(path), _tensors(other)
+    """Whether two files hold the same weights, bit for bit, whatever their headers say; a damaged one holds none."""
+    try:
+        ours, theirs = _tensors(path), _tensors(other)
+    except SafetensorError:
+        return False
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 

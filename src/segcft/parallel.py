@@ -44,6 +44,7 @@ def run_all(pipeline: Pipeline, jobs: int) -> None:
         pipeline.run_all()
         return
     pipeline.run_stage("import")
+    pipeline.check_values()
     waiting = [stage for stage in pipeline.stages if stage not in ("import", "evaluate")]
     # What most of the others wait for goes first.
     waiting.sort(key=lambda stage: -len(_dependants(pipeline, stage)))

@@ -108,6 +108,8 @@ class Pipeline:
 
     def run_all(self) -> None:
         """Every stage that is not up to date."""
+        self.run_stage("import")
+        self.check_values()
         for stage in self.stages:
             self.run_stage(stage)
 
@@ -135,12 +137,15 @@ class Pipeline:
     def _import(self) -> bool:
         fresh = self.fabric.is_global_zero and import_samples(self.run, self.data, self.progress)
         self.fabric.barrier()
-        self._check_values()
         self.keys["import"] = self.store.fingerprint
         return fresh
 
-    def _check_values(self) -> None:
-        """Refuse samples that the attributes' mechanisms could not learn from, before hours of other trainings."""
+    def check_values(self) -> None:
+        """Check, before hours of other trainings, that the attributes' mechanisms can learn from the samples.
+
+        Raises:
+            DataError: a variable has no variance, or nobody in training has all attributes.
+        """
         store = self.store
         values = store.values()[store.indices("train", complete=True)]
         if len(values) == 0:
