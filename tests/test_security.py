@@ -5,10 +5,13 @@ from __future__ import annotations
 import ast
 import pickle
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -23,6 +26,7 @@ from segcft.images.checkpoint import load_causal_gen
 from segcft.run import Run
 from segcft.study import load_study
 from tests.conftest import MakeStudy, changed, plaque_mapping, write_plaques
+from tests.test_dicom import make, save
 from tools import licences
 
 ROOT = Path(__file__).parents[1]
@@ -179,6 +183,23 @@ def test_no_patient_is_in_a_log_or_in_a_part(tmp_path: Path, capfd: pytest.Captu
     for file in written:
         if file.name not in of_people:
             assert b"HOSP-" not in file.read_bytes(), file
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_a_dicom_header_says_of_a_person_is_not_told(tmp_path: Path) -> None:
+    """A process of its own, as warnings of libraries are not printed in tests. The header's dates and age are none."""
+    pixels = np.random.default_rng(0).integers(0, 4096, (64, 64), dtype=np.uint16)
+    person = {"PatientName": "HOSP^Jane", "PatientID": "HOSP-4711", "PatientBirthDate": "HOSP1950"}
+    (tmp_path / "answer").mkdir()
+    file = save(tmp_path / "x.dcm", make(pixels, **person, StudyDate="HOSP2014", PatientAge="HOSP", PatientSex="HOSP"))
+    words = ["counterfactual", str(ROOT / "models" / "jsrt"), str(file), "--do", "heart_area=+10%"]
+    words += ["--out", str(tmp_path / "answer" / "new.dcm")]
+    done = subprocess.run([sys.executable, "-m", "segcft.cli", *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "HOSP" not in done.stdout + done.stderr
+    written = [path for path in (tmp_path / "answer").rglob("*") if path.is_file()]
+    assert written
+    assert not [path for path in written if b"HOSP" in path.read_bytes()]
 
 
 def test_a_patient_in_two_parts_is_told_by_lines_and_not_by_name(
