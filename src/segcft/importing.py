@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from segcft import artefact
+from segcft.causal.mechanisms import ParentEncoder
 from segcft.data.folder import import_folder
 from segcft.data.shards import Shard, join
 from segcft.data.simulated import import_simulated
@@ -153,6 +156,37 @@ def check_unseen(run: Run, store: Store) -> None:
             f"{store.folder}: {shared} of the {what} given were in this run's training or validation; evaluate on "
             "people it has never seen"
         )
+
+
+def check_apart(own: Store, store: Store, rows: NDArray[np.int64], split: str) -> None:
+    """Check that the people of one part, at ``rows`` of ``store``, are in no earlier part of a run's ``own`` samples.
+
+    Raises:
+        DataError: some are.
+    """
+    earlier = PARTS[: PARTS.index(split)]
+    taught = own.table.loc[own.table["split"].isin(earlier), "patient"]
+    shared = len(set(taught) & set(store.table["patient"].iloc[rows]))
+    if shared:
+        raise DataError(
+            f"{store.folder}: {shared} of the {split} people are also in {' or '.join(earlier)}; nothing can be said "
+            "of people whom a stage has seen"
+        )
+
+
+def check_values(study: Study, store: Store) -> None:
+    """Check, before hours of other trainings, that the attributes' mechanisms can learn from the samples.
+
+    Raises:
+        DataError: a variable has no variance, or nobody in training has all attributes.
+    """
+    values = store.values()[store.indices("train", complete=True)]
+    if len(values) == 0:
+        raise DataError(f"{store.folder}: no training person has all attributes; see table.parquet and rejected.csv")
+    try:
+        ParentEncoder(study.variables).set_statistics(torch.from_numpy(values))
+    except DataError as error:
+        raise DataError(f"{store.folder}: {error}") from None
 
 
 def shared_images(store: Store, rows: Iterable[int], other: Store, others: Iterable[int]) -> int:

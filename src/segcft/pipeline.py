@@ -18,10 +18,8 @@ from torch import Tensor, nn
 
 import segcft
 from segcft import artefact
-from segcft.causal.mechanisms import ParentEncoder
 from segcft.causal.scm import StructuralCausalModel
 from segcft.data.batches import Batches, sequential
-from segcft.data.splits import PARTS
 from segcft.data.store import Store
 from segcft.errors import DataError, RunError
 from segcft.evaluate.evaluation import evaluate
@@ -31,7 +29,7 @@ from segcft.guides.segmentor import SegmentorObjective, dice
 from segcft.images.likelihood import to_unit
 from segcft.images.mechanism import ImageMechanism
 from segcft.images.objective import LikelihoodObjective
-from segcft.importing import import_samples
+from segcft.importing import check_apart, check_values, import_samples
 from segcft.progress import Progress
 from segcft.run import Run
 from segcft.study import Training
@@ -109,7 +107,7 @@ class Pipeline:
     def run_all(self) -> None:
         """Every stage that is not up to date."""
         self.run_stage("import")
-        self.check_values()
+        check_values(self.study, self.store)
         for stage in self.stages:
             self.run_stage(stage)
 
@@ -139,23 +137,6 @@ class Pipeline:
         self.fabric.barrier()
         self.keys["import"] = self.store.fingerprint
         return fresh
-
-    def check_values(self) -> None:
-        """Check, before hours of other trainings, that the attributes' mechanisms can learn from the samples.
-
-        Raises:
-            DataError: a variable has no variance, or nobody in training has all attributes.
-        """
-        store = self.store
-        values = store.values()[store.indices("train", complete=True)]
-        if len(values) == 0:
-            raise DataError(
-                f"{store.folder}: no training person has all attributes; see table.parquet and rejected.csv"
-            )
-        try:
-            ParentEncoder(self.study.variables).set_statistics(torch.from_numpy(values))
-        except DataError as error:
-            raise DataError(f"{store.folder}: {error}") from None
 
     def is_current(self, stage: str) -> bool:
         """Whether a stage after the import is up to date; if so its key enters :attr:`keys`, where those of the
@@ -402,13 +383,7 @@ def evaluate_people(
     methods = run.methods()
     own = run.samples_of(["scm", "judge", *methods.values()])
     own.verify()
-    earlier = own.table["split"].isin(PARTS[: PARTS.index(split)])
-    shared = len(set(own.table.loc[earlier, "patient"]) & set(store.table["patient"].iloc[rows]))
-    if shared:
-        raise DataError(
-            f"{store.folder}: {shared} of the {split} people are also in {' or '.join(PARTS[: PARTS.index(split)])}; "
-            "nothing can be said of people whom a stage has seen"
-        )
+    check_apart(own, store, rows, split)
     models = {method: run.model(method, device) for method in methods}
     trained = torch.from_numpy(own.values()[own.indices("train", complete=True)])
     judge = run.load("judge", device)
