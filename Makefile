@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help app demo test docs lint format clean .venv
+.PHONY: help app demo test docs lint format audit licences clean .venv
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z.]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,13 @@ lint: .venv  ## check style and types
 format: .venv  ## put the code in the project's style
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+audit:  ## look the pinned dependencies up in PyPI's and OSV's advisories (needs the network)
+	@test -x build/audit/bin/pip-audit || { $(PYTHON) -m venv build/audit && build/audit/bin/pip install -qq pip-audit; }
+	build/audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
+
+licences: .venv  ## check the licences of what is installed and write docs/licences.md
+	$(BIN)/python -m tools.licences --write
 
 clean:  ## remove caches and build products (keeps .venv and runs)
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -460,7 +460,7 @@ TABLES: dict[str, tuple[Callable[[list[dict[str, str]]], object], str]] = {
     ),
     "two parts": (
         lambda rows: [row.update(split="train" if row["id"] == "a" else "") for row in rows],
-        "line 4: patient 'p1' is in two parts: train, and here to be drawn",
+        "line 4: one patient is in two parts: train, and here to be drawn",
     ),
 }
 

@@ -281,7 +281,7 @@ def test_a_patient_in_two_given_parts_is_an_error(folder: Folder) -> None:
     folder.header += ["who", "part"]
     folder.rows = [[*row, f"q{i // 2}", ("train", "test")[i == 3]] for i, row in enumerate(folder.rows)]
     study = make_study(data={"patient": "who", "split": "part"})
-    with pytest.raises(DataError, match=r"metadata.csv: column 'part': patient 'q1' is in train \(line 4\) and test"):
+    with pytest.raises(DataError, match=r"metadata.csv: column 'part': one patient is in train \(line 4\) and test"):
         folder.read(study)
 
 

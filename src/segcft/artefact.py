@@ -23,8 +23,15 @@ from segcft.errors import RunError
 
 
 def save(path: Path, module: nn.Module, meta: Mapping[str, Any]) -> None:
-    """Write the weights of ``module`` and ``meta`` (JSON) to ``path``: whole, or not at all."""
+    """Write the weights of ``module`` and ``meta`` (JSON) to ``path``: whole, or not at all.
+
+    Raises:
+        RunError: a weight is not a finite number.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise RunError(f"{path}: not written, since {name} is not finite; lower the learning rate, and train again")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     save_file(tensors, partial, metadata={"segcft": json.dumps(meta)})
@@ -39,12 +46,24 @@ def load(path: Path, module: nn.Module) -> dict[str, Any]:
     """
     meta = read_meta(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        module.load_state_dict(tensors)
+        module.load_state_dict(_tensors(path))
     except (SafetensorError, RuntimeError) as error:
         raise RunError(f"{path}: not the weights of this study's {type(module).__name__}: {error}") from None
     return meta
+
+
+def same_weights(path: Path, other: Path) -> bool:
+    """Whether two files hold the same weights, bit for bit, whatever their headers say; a damaged one holds none."""
+    try:
+        ours, theirs = _tensors(path), _tensors(other)
+    except SafetensorError:
+        return False
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def _tensors(path: Path) -> dict[str, torch.Tensor]:
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
 
 
 def read_meta(path: Path) -> dict[str, Any]:

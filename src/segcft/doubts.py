@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -15,17 +16,25 @@ NOTABLE = 0.25
 def out_of_support(
     study: Study, source: Mapping[str, str], before: Tensor, asked: Tensor, after: Tensor, people: Tensor
 ) -> list[str]:
-    """A warning for each value that is known, asked for or implied (V,), outside the training people's range (N, V)."""
+    """A warning for each value that is known, asked for or implied (V,), outside the training people's range (N, V).
+
+    A category is outside if no training person is of it.
+    """
     warnings = []
     for k, (name, variable) in enumerate(study.variables.items()):
-        if variable.kind != "continuous":
-            continue
-        low, high = float(people[:, k].min()), float(people[:, k].max())
         told = {source[name]: float(before[k]), "asked for": float(asked[k])}
         if asked[k].isnan() and after[k] != before[k]:
             told["what follows"] = float(after[k])
+        told = {origin: value for origin, value in told.items() if not math.isnan(value)}
+        if variable.categories:
+            seen = set(people[:, k].tolist())
+            for origin, value in told.items():
+                if value not in seen:
+                    warnings.append(f"{name}: {variable.categories[int(value)]} ({origin}) is no training person's")
+            continue
+        low, high = float(people[:, k].min()), float(people[:, k].max())
         for origin, value in told.items():
-            if value < low or value > high:  # a value that is not there, NaN, is neither
+            if value < low or value > high:
                 warnings.append(f"{name}: {value:g} ({origin}) is outside the training range, {low:g} to {high:g}")
     return warnings
 

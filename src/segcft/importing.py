@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
 from segcft import artefact
+from segcft.causal.mechanisms import ParentEncoder
 from segcft.data.folder import import_folder
 from segcft.data.shards import Shard, join
 from segcft.data.simulated import import_simulated
@@ -116,7 +122,7 @@ def new_people(study: Study, data: Path | None, seed: int | None, out: Path, pro
     if data is not None and seed is not None:
         raise DataError("give --data or --seed, not both: they are different people")
     if data is not None and (data / "store.json").is_file():
-        store = Store(data)
+        store = Store(data, verify=True)
         store.require(study)
         store.table["split"] = "test"  # of this copy of the table: whoever is given is to be judged
         return store
@@ -134,19 +140,59 @@ def new_people(study: Study, data: Path | None, seed: int | None, out: Path, pro
 
 
 def check_unseen(run: Run, store: Store) -> None:
-    """Refuse people on whom the run was trained.
+    """Refuse people on whom the run was trained, by their names and by their images.
 
     Raises:
-        DataError: a patient of ``store`` is also in the run's training or validation people.
+        DataError: a patient or an image of ``store`` is also among the run's training or validation people.
     """
-    own = run.store().table
-    seen = set(own.loc[own["split"] != "test", "patient"])
-    shared = sorted(seen & set(store.table["patient"]))
+    own = run.store()
+    taught = own.table["split"] != "test"
+    shared = len(set(own.table.loc[taught, "patient"]) & set(store.table["patient"]))
+    what = "people"
+    if not shared:
+        what, shared = "images", shared_images(store, store.table.index, own, np.flatnonzero(taught))
     if shared:
         raise DataError(
-            f"{len(shared)} of the people given were in this run's training or validation "
-            f"({', '.join(shared[:3])}{', ...' if len(shared) > 3 else ''}); evaluate on people it has never seen"
+            f"{store.folder}: {shared} of the {what} given were in this run's training or validation; evaluate on "
+            "people it has never seen"
         )
+
+
+def check_apart(own: Store, store: Store, rows: NDArray[np.int64], split: str) -> None:
+    """Check that the people of one part, at ``rows`` of ``store``, are in no earlier part of a run's ``own`` samples.
+
+    Raises:
+        DataError: some are.
+    """
+    earlier = PARTS[: PARTS.index(split)]
+    taught = own.table.loc[own.table["split"].isin(earlier), "patient"]
+    shared = len(set(taught) & set(store.table["patient"].iloc[rows]))
+    if shared:
+        raise DataError(
+            f"{store.folder}: {shared} of the {split} people are also in {' or '.join(earlier)}; nothing can be said "
+            "of people whom a stage has seen"
+        )
+
+
+def check_values(study: Study, store: Store) -> None:
+    """Check, before hours of other trainings, that the attributes' mechanisms can learn from the samples.
+
+    Raises:
+        DataError: a variable has no variance, or nobody in training has all attributes.
+    """
+    values = store.values()[store.indices("train", complete=True)]
+    if len(values) == 0:
+        raise DataError(f"{store.folder}: no training person has all attributes; see table.parquet and rejected.csv")
+    try:
+        ParentEncoder(study.variables).set_statistics(torch.from_numpy(values))
+    except DataError as error:
+        raise DataError(f"{store.folder}: {error}") from None
+
+
+def shared_images(store: Store, rows: Iterable[int], other: Store, others: Iterable[int]) -> int:
+    """How many images, of these rows of ``store``, are pixel for pixel among those rows of ``other``."""
+    known = {hashlib.sha256(other.images[row]).digest() for row in others}
+    return sum(hashlib.sha256(store.images[row]).digest() in known for row in rows)
 
 
 def _record(run: Run) -> Path:
@@ -222,7 +268,7 @@ def describe(store: Store) -> str:
     complete = len(store.indices(complete=True))
     missing = f"; {len(store) - complete} lack an attribute" if complete < len(store) else ""
     rejected = f"; {len(store.rejected)} rejected, see rejected.csv" if len(store.rejected) else ""
-    return f"{len(store)} samples ({parts}){missing}{rejected}{_dark(store)}"
+    return f"{len(store)} samples ({parts}){missing}{rejected}{_dark(store)}{_twins(store)}{_unseen(store)}"
 
 
 def _dark(store: Store) -> str:
@@ -233,4 +279,27 @@ def _dark(store: Store) -> str:
     return (
         f"\n  warning: no grey level of the first {min(len(store), DARK_SAMPLES)} images is over {brightest} of 255; "
         "do they use all bits of their files? See data.grey_range and data.window"
+    )
+
+
+def _twins(store: Store) -> str:
+    """A warning where an image of a test person is one of training, under another name; else ""."""
+    taught = np.concatenate([store.indices("train"), store.indices("validation")])
+    twins = shared_images(store, store.indices("test"), store, taught)
+    if not twins:
+        return ""
+    return (
+        f"\n  warning: {twins} images of test people are, pixel for pixel, images of training or validation people; is "
+        "one person there under two names? See data.patient"
+    )
+
+
+def _unseen(store: Store) -> str:
+    """A warning for each category that no training person is of; else ""."""
+    people = store.table.iloc[store.indices("train")]
+    return "".join(
+        f"\n  warning: {name}: no training person is {category!r}"
+        for name, categories in store.variables.items()
+        for category in categories
+        if len(people) and category not in set(people[name])
     )

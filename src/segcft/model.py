@@ -57,7 +57,7 @@ class Model:
         device: where to compute.
 
     Raises:
-        RunError: the folder is neither, or a part is missing or damaged.
+        RunError: the folder is neither, or a part, or a published model's card, is missing or damaged.
     """
 
     def __init__(self, folder: str | Path | Run, device: str | torch.device = "cpu") -> None:
@@ -68,6 +68,7 @@ class Model:
         """Method -> the part that is its image mechanism."""
         if not self.methods:
             raise RunError(f"{self.run.folder}: no image mechanism is trained here yet; see `segcft run --help`")
+        self.run.require_card()
         self.judge = self.run.load("judge", self.device)
         self._models: dict[str, CounterfactualModel] = {}
         people = self.run.people(["scm", "judge", *self.methods.values()])

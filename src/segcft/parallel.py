@@ -20,6 +20,7 @@ from typing import NamedTuple
 import torch
 
 from segcft.errors import SegcftError
+from segcft.importing import check_values
 from segcft.pipeline import Pipeline
 from segcft.progress import Progress, Task
 from segcft.run import Run
@@ -44,6 +45,7 @@ def run_all(pipeline: Pipeline, jobs: int) -> None:
         pipeline.run_all()
         return
     pipeline.run_stage("import")
+    check_values(pipeline.study, pipeline.store)
     waiting = [stage for stage in pipeline.stages if stage not in ("import", "evaluate")]
     # What most of the others wait for goes first.
     waiting.sort(key=lambda stage: -len(_dependants(pipeline, stage)))

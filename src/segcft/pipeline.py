@@ -29,7 +29,7 @@ from segcft.guides.segmentor import SegmentorObjective, dice
 from segcft.images.likelihood import to_unit
 from segcft.images.mechanism import ImageMechanism
 from segcft.images.objective import LikelihoodObjective
-from segcft.importing import import_samples
+from segcft.importing import check_apart, check_values, import_samples
 from segcft.progress import Progress
 from segcft.run import Run
 from segcft.study import Training
@@ -106,6 +106,8 @@ class Pipeline:
 
     def run_all(self) -> None:
         """Every stage that is not up to date."""
+        self.run_stage("import")
+        check_values(self.study, self.store)
         for stage in self.stages:
             self.run_stage(stage)
 
@@ -371,7 +373,8 @@ def evaluate_people(
     """Judge every method of ``run`` on the people of one part of ``store``; the table and figures go to ``folder``.
 
     Raises:
-        DataError: nobody is in that part, "test" or "validation", with all attributes.
+        DataError: nobody is in that part, "test" or "validation", with all attributes; the run's samples are not those
+            that were imported; or a person of them is one whom an earlier stage has seen.
     """
     study = run.study
     rows = store.indices(split, complete=True)
@@ -379,6 +382,8 @@ def evaluate_people(
         raise DataError(f"{store.folder}: no {split} person has all attributes, so there is nothing to evaluate")
     methods = run.methods()
     own = run.samples_of(["scm", "judge", *methods.values()])
+    own.verify()
+    check_apart(own, store, rows, split)
     models = {method: run.model(method, device) for method in methods}
     trained = torch.from_numpy(own.values()[own.indices("train", complete=True)])
     judge = run.load("judge", device)

@@ -9,7 +9,8 @@ scm.safetensors           mechanisms of the attributes
 hvae.safetensors          mechanism of the image, pre-trained ("No CFT")
 cft-<guide>.safetensors   the same after fine-tuning with that guide
 training/                 checkpoints and figures of every step
-people.csv, samples.json  of a published model only: made-up people instead of samples, see segcft.publish
+README.md, people.csv, samples.json  of a published model only: its card, and made-up people instead of samples, see
+                          segcft.publish
 evaluation/               table.json, table.md, scores.parquet, figures/; of validation people: evaluation-validation/
 report.html               all of it on one page, see segcft.report
 """
@@ -98,6 +99,19 @@ class Run:
     def people_file(self) -> Path:
         return self.folder / "people.csv"
 
+    def require_card(self) -> None:
+        """Check that a published model says what it is.
+
+        Raises:
+            RunError: its card is missing or empty.
+        """
+        card = self.folder / "README.md"
+        if self.published and not (card.is_file() and card.read_text(encoding="utf-8", errors="replace").strip()):
+            raise RunError(
+                f"{card}: the model's card is missing, so nothing says on whom it was trained, how well it answers and "
+                "what it is not for; get the folder whole, or publish the model again"
+            )
+
     def store(self) -> Store:
         """The run's samples.
 
@@ -138,10 +152,19 @@ class Run:
         """A trained part, frozen, on ``device``.
 
         Raises:
-            RunError: it is not trained yet, or is damaged.
+            RunError: it is not trained yet, is damaged, or is another part under this one's name; or the judge is the
+                guide.
         """
         module = self.build(part)
-        artefact.load(self.path(part), module)
+        said = artefact.load(self.path(part), module).get("part", part)
+        if said != part:
+            raise RunError(f"{self.path(part)}: holds the {said}, not the {part}: the file was copied or renamed")
+        guide = self.path("segmentor")
+        if part == "judge" and guide.is_file() and artefact.same_weights(self.path(part), guide):
+            raise RunError(
+                f"{self.path(part)}: has the weights of {guide.name}: a judge that is the guide proves nothing; remove "
+                "the file and train it from a seed of its own: `segcft judge`"
+            )
         module.to(device)
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return freeze(module)

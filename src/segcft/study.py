@@ -36,6 +36,9 @@ S = TypeVar("S", bound=Section)
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 
+FEWEST_DRAWS = 40
+"""Bootstrap draws of which one lies beyond each end of a 95 % interval."""
+
 UNION_TAGS = ("folder", "chest-simulator", "coronary-simulator", "two-stream", "causal-gen")
 """Which variant of a section an error is about, in pydantic's path to it: no key of the file."""
 
@@ -259,7 +262,7 @@ class EvaluationSpec(Section):
     interventions: tuple[str, ...] = ()
     people: PositiveInt | None = None
     batch_size: PositiveInt = 64
-    bootstrap: PositiveInt = 1000
+    bootstrap: Annotated[int, Field(ge=FEWEST_DRAWS)] = 1000
     dilation: Fraction = 0.04
     figure_people: PositiveInt = 3
     figure_changes: tuple[float, ...] = (-0.3, -0.15, 0.15, 0.3)

@@ -116,8 +116,8 @@ def train(
     ``folder/name.jsonl``. A checkpoint made from the same ``key`` is continued.
 
     Returns:
-        the last figures, their mean over the last tenth of the steps; and ``data_wait``, the share of the time in
-        which the training waited for samples.
+        the last figures, their mean over the last tenth of the steps, of those whose figure is finite; ``skipped``, how
+        many steps were skipped; and ``data_wait``, the share of the time in which the training waited for samples.
 
     Raises:
         SegcftError: the loss is not finite for a whole checkpoint interval.
@@ -205,6 +205,11 @@ def train(
                         **averaged,
                     },
                 )
+    if skipped and progress:
+        progress.note(
+            f"warning: {name}: {skipped} of {spec.steps} steps were skipped: their gradient norm was not finite, or "
+            "over gradient_skip"
+        )
     if average is not None:
         average.apply()
     objective.eval()
@@ -254,4 +259,9 @@ def _keep_history(log: Path, steps: int, write: bool) -> list[dict[str, float]]:
 
 def _mean_of_tail(history: list[dict[str, float]], steps: int) -> dict[str, float]:
     tail = history[-max(1, steps // 10) :]
-    return {figure: sum(row[figure] for row in tail) / len(tail) for figure in tail[-1] if figure != "step"}
+    means = {}
+    for figure in tail[-1].keys() - {"step", "skipped"}:
+        finite = [row[figure] for row in tail if math.isfinite(row[figure])]  # a skipped step's may not be
+        if finite:
+            means[figure] = sum(finite) / len(finite)
+    return {figure: means[figure] for figure in tail[-1] if figure in means} | {"skipped": tail[-1]["skipped"]}

@@ -178,7 +178,7 @@ def read_vessels(table: Path) -> list[Vessel]:
         patient = cells.pop("patient", "") or id
         if parts.setdefault(patient, part) != part:
             one, other = (name or "to be drawn" for name in (parts[patient], part))
-            raise DataError(f"{where}: patient {patient!r} is in two parts: {one}, and here {other}")
+            raise DataError(f"{where}: one patient is in two parts: {one}, and here {other}")
         files = {column: _place(table.parent, column, cells.pop(column)) for column in FILES}
         further = {name: text or None for name, text in cells.items()}
         vessels[id] = Vessel(id, patient, part, files, further, _stamp(row.cells, files))

@@ -380,10 +380,10 @@ def _summarize(items: int, images: Counter[tuple[str, str]], left_out: Mapping[s
         samples[part] += count
     patients = Counter(part for part, _ in images)
     total, warning = images.total(), ""
-    for (part, patient), most in images.most_common(1):
+    for (part, _), most in images.most_common(1):
         if total >= FEW and most > total / 2:
             warning = (
-                f"warning: {most} of {total} images are of one patient, {patient!r}, and so in one part ({part}). If "
+                f"warning: {most} of {total} images are of one patient, and so in one part ({part}). If "
                 "they are of several people, give each an id of their own in the source and convert it to another "
                 "folder, or correct 'patient' and 'split' in metadata.csv"
             )

@@ -102,6 +102,8 @@ def shown(
         padding = _padding(dataset, stored)
         values = apply_modality_lut(stored, dataset).astype(np.float32)
         inside = values if padding is None else values[~padding]
+        if not np.isfinite(values).all():
+            raise Excluded("values not finite", f"{path}: holds values that are not finite numbers (RescaleSlope?)")
         if inside.size == 0 or inside.min() == inside.max():
             raise Excluded("constant image", f"{path}: constant image")
         own = _as_file_says(dataset, values) if grey_range is None and window is None else None

@@ -220,10 +220,10 @@ class _Folder:
             patient = row.cells[self.spec.patient or self.spec.id]
             if part and patient:
                 parts[patient].setdefault(part, row.line)
-        for patient, lines in parts.items():
-            if len(lines) > 1:
+        for lines in parts.values():
+            if len(lines) > 1:  # lines of the table name the patient, and no log does
                 where = " and ".join(f"{part} (line {line})" for part, line in lines.items())
-                raise DataError(f"{self.table}: column {column!r}: patient {patient!r} is in {where}")
+                raise DataError(f"{self.table}: column {column!r}: one patient is in {where}")
 
     def _check_names(self, key: str, names: Iterable[str], known: Iterable[str]) -> None:
         for name in names:

@@ -72,8 +72,8 @@ class Store:
         self.masks = self._map("masks.u8", (samples, len(self.structures), height, width))
         self.table = self._read_table(samples)
         self.rejected = self._read_rejected()
-        if verify and self._recompute_fingerprint() != self.fingerprint:
-            raise DataError(f"{self.folder}: the content differs from its fingerprint in store.json; import again")
+        if verify:
+            self.verify()
 
     def __len__(self) -> int:
         return len(self.table)
@@ -109,6 +109,18 @@ class Store:
         if complete:
             chosen &= ~np.isnan(self.values()).any(axis=1)
         return np.flatnonzero(chosen)
+
+    def verify(self) -> None:
+        """Read everything and compare it with the fingerprint (as slow as the disk).
+
+        Raises:
+            DataError: an image, a mask or the table, the split included, is not what was imported.
+        """
+        if self._recompute_fingerprint() != self.fingerprint:
+            raise DataError(
+                f"{self.folder}: the content differs from its fingerprint in store.json, so images, masks or the table "
+                "(the split included) were changed since the import; import again"
+            )
 
     def require(self, study: Study) -> None:
         """Check that the store has the grid, variables and structures of ``study``.

@@ -22,7 +22,7 @@ from segcft.evaluate.cohort import Cohort, People
 from segcft.evaluate.effectiveness import area_error, from_marginal, overlap, saved, slope
 from segcft.evaluate.locality import changed_region, mean_inside, radius, share_near
 from segcft.evaluate.scores import Row, Scores
-from segcft.evaluate.table import render_table
+from segcft.evaluate.table import few_people, render_table
 from segcft.evaluate.truth import Drawn, Truth
 from segcft.guides.segmentor import Segmentor
 from segcft.progress import Progress
@@ -72,11 +72,15 @@ def evaluate(
     cohort = Cohort.choose(study, store, indices, device)
     models = {method: model.to(device).eval() for method, model in models.items()}
     scores = judge_models(cohort, models, judge.to(device).eval(), progress)
-    rows = scores.rows(cohort.named("patient"), study.evaluation.bootstrap, study.evaluation.seed)
+    patients = cohort.named("patient")
+    rows = scores.rows(patients, study.evaluation.bootstrap, study.evaluation.seed)
+    few = few_people(len(set(patients)))
+    for note in few:
+        progress.note(f"warning: {note}")
     folder.mkdir(parents=True, exist_ok=True)
-    scores.by_sample(cohort.named("id"), cohort.named("patient")).to_parquet(folder / "scores.parquet", index=False)
+    scores.by_sample(cohort.named("id"), patients).to_parquet(folder / "scores.parquet", index=False)
     write_text(folder / "table.json", json.dumps(rows, indent=1, allow_nan=False) + "\n")
-    write_text(folder / "table.md", render_table(rows, study, notes))
+    write_text(folder / "table.md", render_table(rows, study, [*few, *notes]))
     write_figures(cohort, models, judge, folder / "figures", training_values, progress)
     return rows
 

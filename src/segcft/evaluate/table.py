@@ -9,7 +9,8 @@ from segcft.evaluate.names import method_name, plain
 from segcft.evaluate.scores import Row
 from segcft.study import SimulatedData, Study
 
-FEW = 30  # samples below which the table warns of its intervals
+FEW = 30
+"""People below whom the table warns of its intervals."""
 
 Find = Callable[..., Row | None]
 
@@ -36,6 +37,15 @@ def render_table(rows: Sequence[Row], study: Study, notes: Sequence[str] = ()) -
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def few_people(people: int) -> list[str]:
+    """What a reader must know of an evaluation on so few people, if they are few."""
+    if people >= FEW:
+        return []
+    if people == 1:
+        return ["Only 1 person: no figure has an interval, and no difference means anything."]
+    return [f"Only {people} people: the intervals are wide, and small differences mean nothing."]
+
+
 def _title(study: Study, people: int, notes: Sequence[str]) -> str:
     source = "simulated people" if isinstance(study.data, SimulatedData) else "samples"
     height, width = study.image.size
@@ -43,8 +53,6 @@ def _title(study: Study, people: int, notes: Sequence[str]) -> str:
     if study.description:
         lines += ["", study.description]
     lines += ["", "± is half the width of the 95 % bootstrap interval over people."]
-    if people < FEW:
-        lines += ["", f"**Only {people}: the intervals are wide, and small differences mean nothing.**"]
     for note in notes:
         lines += ["", f"**{note}**"]
     return "\n".join(lines)

@@ -27,6 +27,9 @@ from segcft.study import Image, Variable
 LOG_SCALE_RANGE = (-8.0, 2.0)
 """Of the posterior relative to the standard normal prior; wider only overflows."""
 
+HIGHEST_LOG_SCALE = 3.0
+"""Of the likelihood, images in [-1, 1]: all that is left of a pixel is then a coin toss between black and white."""
+
 
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions through a bottleneck, modulated by the context (FiLM, Perez et al. 2018).
@@ -232,7 +235,9 @@ class HVAE(ImageMechanism):
                 pixels = displaced(pixels, displacement)
             loc, log_scale = pixels.chunk(2, dim=1)
         lowest = self.spec.lowest_log_scale
-        return DiscretisedGaussian(loc, lowest + F.softplus(log_scale - 2 - lowest), displacement)
+        # Of pixels that are black or white at random the likelihood rises for ever with the scale, up to infinity.
+        scale = (lowest + F.softplus(log_scale - 2 - lowest)).clamp(max=HIGHEST_LOG_SCALE)
+        return DiscretisedGaussian(loc, scale, displacement)
 
     def factual_and_changed(
         self, noise: Exogenous, values: Tensor, after: Tensor
