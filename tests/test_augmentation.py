@@ -291,7 +291,7 @@ def test_the_demonstration_goes_from_people_to_the_table_and_goes_on_where_it_wa
     study = yaml.safe_load(Path(demonstration.__file__).with_name("study.yaml").read_text(encoding="utf-8"))
     for part in ("segmentor", "judge", "regressor", "scm", "hvae", "finetune"):
         study[part] |= {"steps": 2}
-    study["evaluation"] |= {"people": 8, "bootstrap": 20, "figure_people": 1, "figure_changes": [0.1]}
+    study["evaluation"] |= {"people": 8, "bootstrap": 40, "figure_people": 1, "figure_changes": [0.1]}
     file = tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump(study), encoding="utf-8")
     options = ["--study", str(file), "--out", str(tmp_path / "demo"), "--people", "80", "--test-people", "60"]
