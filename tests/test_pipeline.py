@@ -304,7 +304,7 @@ def test_real_radiographs_go_through_every_stage(make_small_study: Any, tmp_path
         few
         | {"data": {"source": "folder"}, "structures": structures}
         | {f"{stage}.augment": deformation for stage in ("segmentor", "regressor", "hvae", "finetune")}
-        | {"evaluation.people": 8, "evaluation.bootstrap": 20}
+        | {"evaluation.people": 8, "evaluation.bootstrap": 40}
     )
     run = Run(tmp_path / "run", study)
     with pytest.raises(DataError, match="say where with --data DIR"):
