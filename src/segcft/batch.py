@@ -29,6 +29,7 @@ from segcft.data.journal import Journal, Table
 from segcft.data.reject import Rejected
 from segcft.errors import DataError, InterventionError, RunError, SegcftError
 from segcft.model import BATCH, Model
+from segcft.parallel import end_with_parent
 from segcft.progress import Progress
 from segcft.provenance import dicom_bytes, png_bytes
 from segcft.question import Question
@@ -219,13 +220,18 @@ def _results(work: _Work, chunks: Sequence[Sequence[Item]], jobs: int) -> Iterat
         return
     context = multiprocessing.get_context("spawn")  # threads of PyTorch do not survive a fork
     threads = max(1, torch.get_num_threads() // jobs)
-    with ProcessPoolExecutor(jobs, context, torch.set_num_threads, (threads,)) as pool:
+    with ProcessPoolExecutor(jobs, context, _begin, (threads,)) as pool:
         pending = [pool.submit(_answer, work, chunk) for chunk in chunks]
         try:
             for future in as_completed(pending):
                 yield future.result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _begin(threads: int) -> None:
+    end_with_parent()
+    torch.set_num_threads(threads)
 
 
 def _answer(work: _Work, chunk: Sequence[Item]) -> list[_Outcome]:

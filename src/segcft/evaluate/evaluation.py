@@ -27,6 +27,7 @@ from segcft.evaluate.truth import Drawn, Truth
 from segcft.guides.segmentor import Segmentor
 from segcft.progress import Progress
 from segcft.study import Study
+from segcft.writing import written
 
 
 def evaluate(
@@ -73,8 +74,8 @@ def evaluate(
     models = {method: model.to(device).eval() for method, model in models.items()}
     scores = judge_models(cohort, models, judge.to(device).eval(), progress)
     rows = scores.rows(cohort.named("patient"), study.evaluation.bootstrap, study.evaluation.seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    scores.by_sample(cohort.named("id"), cohort.named("patient")).to_parquet(folder / "scores.parquet", index=False)
+    with written(folder / "scores.parquet") as partial:
+        scores.by_sample(cohort.named("id"), cohort.named("patient")).to_parquet(partial, index=False)
     write_text(folder / "table.json", json.dumps(rows, indent=1, allow_nan=False) + "\n")
     write_text(folder / "table.md", render_table(rows, study, notes))
     write_figures(cohort, models, judge, folder / "figures", training_values, progress)

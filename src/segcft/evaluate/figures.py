@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segcft.artefact import replace
 from segcft.counterfactual import CounterfactualModel
 from segcft.evaluate.answers import Answers, Inquiry
 from segcft.evaluate.axioms import GREY_LEVELS
@@ -20,6 +19,7 @@ from segcft.evaluate.names import method_name, plain
 from segcft.evaluate.page import Page, blank, frame, outline, percent, show
 from segcft.progress import Progress
 from segcft.study import Study
+from segcft.writing import written
 
 METHOD_COLOURS = {"none": "#7f7f7f", "regressor": "#e6862a", "segmentor": "#1f6fb4"}
 STRUCTURE_COLOURS = ("#35d0ff", "#ffd23f", "#ff5d73", "#7ee081", "#c792ea", "#ff9f5a")
@@ -198,6 +198,5 @@ def _number(area: float) -> str:
 
 def _save(figure: Any, path: Path) -> None:
     """Write a picture whole, or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    figure.savefig(partial, format="png", dpi=130)
-    replace(partial, path)
+    with written(path) as partial:
+        figure.savefig(partial, format="png", dpi=130)
