@@ -1,7 +1,7 @@
-"""Kills a small study at random moments, over and over, and proves that nothing is lost: ``python -m benchmarks.soak``.
+"""Kills a small study at random moments, over and over, and checks that nothing is lost: ``python -m benchmarks.soak``.
 
-A study of simulated radiographs of 32 x 32 pixels is run whole once, and a folder of images is asked a question: that is
-the reference. Then the same commands are begun again and again and ended by SIGKILL, SIGTERM or SIGINT, sent to the
+A study of simulated radiographs of 32 x 32 pixels is run whole once, and a folder of images is asked a question, for
+reference. Then the same commands are begun again and again and ended by SIGKILL, SIGTERM or SIGINT, sent to the
 process or to it and its workers, until they are through; then anew, until the number of kills is reached. A part of
 the kills waits for a moment at which a file is being written. After every kill:
 
@@ -28,6 +28,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,7 +36,8 @@ from typing import Any, NamedTuple
 import psutil
 import yaml
 
-PRELOADED = ["segcft.cli", "segcft.parallel", "segcft.batch", "segcft.evaluate.figures", "monai.networks.nets"]
+PRELOADED = ["segcft.cli", "segcft.parallel", "segcft.batch", "segcft.evaluate.figures", "segcft.simulate.chest"]
+PRELOADED += ["lightning.fabric", "monai.networks.nets", "torch._dynamo"]
 SIGNALS = {signal.SIGKILL: 2, signal.SIGTERM: 1, signal.SIGINT: 1}
 """What is sent, and how often."""
 AIMED = 0.4
@@ -49,7 +51,7 @@ class SoakError(Exception):
 
 
 class Kill(NamedTuple):
-    """What is sent, to whom and when: after ``delay`` seconds, or (``aimed``) once a file is being written after that."""
+    """What is sent, to whom and when: after ``delay`` seconds, or (``aimed``) once a file is written after that."""
 
     number: signal.Signals
     group: bool
@@ -200,10 +202,8 @@ class Soak:
         assert process.pid is not None
         group = members(process.pid)
         for pid in group if kill.group else [process.pid]:
-            try:
+            with suppress(ProcessLookupError):  # it was faster
                 os.kill(pid, kill.number)
-            except ProcessLookupError:
-                pass  # was faster
         process.join(PATIENCE)
         if process.is_alive():
             raise SoakError(f"{kill.number.name}: the process still runs after {PATIENCE:.0f} s")
@@ -283,9 +283,9 @@ class Soak:
             [
                 *rows,
                 "",
-                f"{self.kills.total()} kills, {self.aimed} of them while a file was written, {self.grouped} of the whole "
-                f"group; {self.through} times through, each time equal to the reference; no half-written file, no "
-                f"process left; at most {self.lost} steps lost (checkpoint interval: 5).",
+                f"{self.kills.total()} kills, {self.aimed} of them while a file was written, {self.grouped} of the "
+                f"whole group; {self.through} times through, each time equal to the reference; no half-written "
+                f"file, no process left; at most {self.lost} steps lost (checkpoint interval: 5).",
             ]
         )
 

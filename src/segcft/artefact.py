@@ -25,7 +25,7 @@ from segcft.errors import RunError
 from segcft.writing import written
 
 DIGEST = "sha256"
-"""The field of a header that has the digest of the rest; parts of segcft 0.1 and before have none."""
+"""The field of a header that has the digest of the rest; older parts have none."""
 
 
 def save(path: Path, module: nn.Module, meta: Mapping[str, Any]) -> None:

@@ -194,7 +194,8 @@ def answer_all(
                     task.advance()
         # The last one counts where a question was asked again.
         records = {row["id"]: row["record"] for row in journal.rows()}
-    _write_tables(out, run.study, items, records, {one.item.id: one.reason for one in outcomes if one.record is None})
+        reasons = {one.item.id: one.reason for one in outcomes if one.record is None}
+        _write_tables(out, run.study, items, records, reasons)
     rejected = sum(outcome.record is None for outcome in outcomes)
     return Done(len(outcomes) - rejected, len(items) - len(waiting), rejected)
 

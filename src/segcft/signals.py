@@ -27,7 +27,7 @@ class Terminated(SystemExit):
 
 @contextmanager
 def orderly_end() -> Iterator[None]:
-    """In here, :data:`ENDING` raise :class:`Terminated`. Only the main thread can ask for it; elsewhere nothing changes."""
+    """In here, :data:`ENDING` raise :class:`Terminated`. Only the main thread can ask for it; others change nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

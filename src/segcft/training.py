@@ -117,7 +117,7 @@ def train(
 
     Checkpoints go to ``folder/name.checkpoint`` every ``spec.checkpoint_steps`` steps and figures to
     ``folder/name.jsonl``. A checkpoint made from the same ``key`` is continued. Ctrl-C and, where somebody handles them
-    (:func:`segcft.signals.orderly_end`), SIGTERM and SIGUSR1 take effect after a step, whose checkpoint is written first.
+    (:func:`segcft.signals.orderly_end`), SIGTERM and SIGUSR1 take effect once the step is done and its checkpoint kept.
 
     Returns:
         the last figures, their mean over the last tenth of the steps; and ``data_wait``, the share of the time in

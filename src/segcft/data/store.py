@@ -173,10 +173,8 @@ class Store:
         for name, digest in self._meta.get("sha256", {}).items():
             with (self.folder / name).open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                    raise DataError(
-                        f"{self.folder / name}: damaged: its checksum differs from store.json; import again"
-                    )
-        # Stores of segcft before 0.2 have no checksums of files.
+                    raise DataError(f"{self.folder / name}: damaged: not of the checksum in store.json; import again")
+        # Older stores have no checksums of their files.
         if "sha256" not in self._meta and self._recompute_fingerprint() != self.fingerprint:
             raise DataError(f"{self.folder}: the content differs from its fingerprint in store.json; import again")
 
