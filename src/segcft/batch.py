@@ -35,6 +35,7 @@ from segcft.provenance import dicom_bytes, png_bytes
 from segcft.question import Question
 from segcft.run import Run
 from segcft.study import Study
+from segcft.writing import reason
 
 
 @dataclass(frozen=True)
@@ -221,7 +222,13 @@ def _results(work: _Work, chunks: Sequence[Sequence[Item]], jobs: int) -> Iterat
         return
     context = multiprocessing.get_context("spawn")  # threads of PyTorch do not survive a fork
     threads = max(1, torch.get_num_threads() // jobs)
-    with ProcessPoolExecutor(jobs, context, _begin, (threads,)) as pool:
+    try:
+        pool = ProcessPoolExecutor(jobs, context, _begin, (threads,))
+    except OSError as error:  # its queues have locks in shared memory
+        raise SegcftError(
+            f"/dev/shm: {jobs} processes cannot share their work ({reason(error)}); --jobs 1 needs no shared memory"
+        ) from None
+    with pool:
         pending = [pool.submit(_answer, work, chunk) for chunk in chunks]
         try:
             for future in as_completed(pending):
