@@ -10,8 +10,8 @@ the kills waits for a moment at which a file is being written. After every kill:
 - no process is left.
 
 Whenever the commands are through, weights, logs, store, table and figures are compared with the reference, bit for bit,
-and the answers up to the rounding of another batch. The processes are forked from one that has imported PyTorch already, so that a kill costs little; with
-``--jobs 2`` (every fourth time) they have workers, which have not.
+and the answers up to the rounding of another batch. The processes are forked from one that has imported PyTorch
+already, so that a kill costs little; with ``--jobs 2`` (every fourth time) they have workers, which have not.
 """
 
 from __future__ import annotations
