@@ -91,19 +91,17 @@ def test_signals_wait_only_where_somebody_handles_them() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     with HeldBack():  # nobody asked for an orderly end: SIGTERM ends the process as ever
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    reached = []
-    with pytest.raises(Terminated) as end, orderly_end(), HeldBack() as held:
+    with orderly_end(), HeldBack() as held:
         signal.raise_signal(signal.SIGTERM)
-        reached.append("the end of the step")
         signal.raise_signal(signal.SIGTERM)
-        assert held.pending == signal.SIGTERM
-        held.deliver()
-        reached.append("what comes after")
-    assert (end.value.code, reached) == (143, ["the end of the step"])
-    with pytest.raises(KeyboardInterrupt), HeldBack():
+        assert held.pending == signal.SIGTERM  # the step goes on
+        with pytest.raises(Terminated) as end:
+            held.deliver()
+    assert end.value.code == 143
+    with HeldBack():
         signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)  # a second one does not wait
-        pytest.fail("was held back")
+        with pytest.raises(KeyboardInterrupt):  # a second one does not wait
+            signal.raise_signal(signal.SIGINT)
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
@@ -115,7 +113,7 @@ def test_signals_wait_only_where_somebody_handles_them() -> None:
     [
         ("import", 50_000, "store: cannot write here"),
         ("hvae", 20_000, "training/hvae.checkpoint: cannot be written"),
-        ("hvae", 2_000, "training/hvae.jsonl: cannot be written"),
+        ("hvae", 6_000, "training/hvae.jsonl: cannot be written"),
     ],
 )
 def test_a_file_that_finds_no_room_is_named_and_the_command_goes_on_later(
