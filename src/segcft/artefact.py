@@ -123,7 +123,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Write what an interrupted training needs to go on: whole, or not at all."""
     with written(path) as partial:
-        torch.save(dict(state), partial)
+        with partial.open("wb") as file:  # of which errors tell what PyTorch's own files do not
+            torch.save(dict(state), file)
 
 
 def load_checkpoint(path: Path, key: str) -> dict[str, Any] | None:

@@ -68,6 +68,7 @@ def _run_all(pipeline: Pipeline, jobs: int) -> None:
             while current := [stage for stage in ready() if pipeline.is_current(stage)]:
                 for stage in current:
                     waiting.remove(stage)
+                    pipeline.drop_checkpoint(stage)
                     pipeline.progress.note(f"{stage}: up to date")
             for stage in ready()[: jobs - len(busy)]:
                 waiting.remove(stage)

@@ -184,6 +184,7 @@ class Pipeline:
 
     def _train(self, stage: str) -> bool:
         if self.is_current(stage):
+            self.drop_checkpoint(stage)
             return False
         if self.run.path(stage).is_file():
             self.progress.note(f"{stage}: made anew, since its settings, the samples or an earlier part changed")
@@ -281,11 +282,16 @@ class Pipeline:
                 **(record or {}),
             }
             artefact.save(self.run.path(stage), network, meta)
-            for left in ("", ".partial"):  # the other one where a process was killed while it wrote
-                (self.run.training / f"{stage}.checkpoint{left}").unlink(missing_ok=True)
+            self.drop_checkpoint(stage)
             self.progress.note(f"  {stage}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
         self.fabric.barrier()
         self.keys[stage] = key
+
+    def drop_checkpoint(self, stage: str) -> None:
+        """Remove what ``stage``, which is done, needed to go on; a process that was killed has left it, or half of it."""
+        if self.fabric.is_global_zero:
+            for left in ("", ".partial"):
+                (self.run.training / f"{stage}.checkpoint{left}").unlink(missing_ok=True)
 
     def key(self, stage: str) -> str:
         """Of all that the outcome of ``stage`` depends on; the keys of what it needs must be in :attr:`keys`."""

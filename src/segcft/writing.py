@@ -49,6 +49,8 @@ def append(file: FileIO, line: str) -> None:
 
 def reason(error: BaseException) -> str:
     """Why something cannot be written, in a line."""
+    if isinstance(error.__context__, OSError):  # what PyTorch made an error of its own of
+        error = error.__context__
     return getattr(error, "strerror", None) or str(error).strip().partition("\n")[0]
 
 
