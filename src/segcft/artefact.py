@@ -122,9 +122,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Write what an interrupted training needs to go on: whole, or not at all."""
-    with written(path) as partial:
-        with partial.open("wb") as file:  # of which errors tell what PyTorch's own files do not
-            torch.save(dict(state), file)
+    with written(path) as partial, partial.open("wb") as file:  # whose errors tell more than those of PyTorch's files
+        torch.save(dict(state), file)
 
 
 def load_checkpoint(path: Path, key: str) -> dict[str, Any] | None:

@@ -288,7 +288,7 @@ class Pipeline:
         self.keys[stage] = key
 
     def drop_checkpoint(self, stage: str) -> None:
-        """Remove what ``stage``, which is done, needed to go on; a process that was killed has left it, or half of it."""
+        """Remove what ``stage``, which is done, needed to go on; a killed process may have left it, or half of it."""
         if self.fabric.is_global_zero:
             for left in ("", ".partial"):
                 (self.run.training / f"{stage}.checkpoint{left}").unlink(missing_ok=True)
