@@ -189,7 +189,7 @@ class Soak:
 
     def draw(self, stage: str, jobs: int) -> Kill:
         number = self.random.choices(list(SIGNALS), list(SIGNALS.values()))[0]
-        start = 0.3 if jobs == 1 else 8.0 * self.random.random()  # workers import PyTorch first
+        start = 0.05 if jobs == 1 else 8.0 * self.random.random()  # workers import PyTorch first
         aimed = self.random.random() < AIMED
         delay = start + self.random.uniform(0, self.seconds[stage] * (0.8 if aimed else 1.3))
         return Kill(number, self.random.random() < 0.5, delay, aimed)
