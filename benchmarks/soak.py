@@ -196,8 +196,9 @@ class Soak:
 
     def wait(self, process: BaseProcess, kill: Kill, folder: Path) -> bool:
         """Whether the process still ran when the kill's moment came."""
+        left = set(partial_files(folder))  # by an earlier kill
         process.join(kill.delay)
-        while kill.aimed and process.is_alive() and not any(partial_files(folder)):
+        while kill.aimed and process.is_alive() and not set(partial_files(folder)) - left:
             time.sleep(0.0005)
         return process.is_alive()
 
@@ -324,10 +325,13 @@ def is_partial(path: Path, folder: Path) -> bool:
     return any("partial" in part or part.startswith(".") for part in path.relative_to(folder).parts)
 
 
-def partial_files(folder: Path) -> Iterator[Path]:
+def partial_files(folder: Path) -> Iterator[tuple[Path, int]]:
+    """Files and folders that are not complete, and when they were last written."""
     for place in ("run", "run/training", "run/evaluation", "run/evaluation/figures", "answers", "answers/images"):
-        yield from (folder / place).glob("*partial*")
-        yield from (folder / place).glob(".*partial*")
+        for pattern in ("*partial*", ".*partial*"):
+            for path in (folder / place).glob(pattern):
+                with suppress(FileNotFoundError):  # complete by now
+                    yield path, path.stat().st_mtime_ns
 
 
 def compare(folder: Path, reference: Path) -> None:
