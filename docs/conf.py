@@ -68,8 +68,8 @@ python_maximum_signature_line_length = 100
 # All links must resolve but those to other packages, which this site does not know.
 nitpicky = True
 OTHERS = "torch|numpy|np|pandas|pd|pydantic|pydantic_core|annotated_types|PIL|pydicom|lightning|zuko"
-OTHERS += "|markupsafe|starlette|socket|pathlib|collections|abc|enum"
-NAMES = "Tensor|NDArray|Path|Fabric|NoneType|Le|Ge|FieldInfo"  # the same, without a module
+OTHERS += "|markupsafe|io|starlette|socket|pathlib|collections|abc|enum"
+NAMES = "AbstractContextManager|Tensor|NDArray|Path|Fabric|NoneType|Le|Ge|FieldInfo"  # the same, without a module
 ALIASES = "Array|Floats|Attributes"  # of NDArray and Mapping
 TYPE_VARIABLES = "S|M|T|Item|AnyItem|Key|Value|Inputs|Output|Result"
 CONSTRAINTS = r"_.*|.*\._.*|0\.5|dict\[str"  # what is left of pydantic's annotations

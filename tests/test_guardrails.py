@@ -44,7 +44,7 @@ def test_a_judge_with_the_guides_weights_is_refused(copied: Run, capsys: pytest.
     judge = copied.path("judge")
     with safe_open(judge, framework="pt") as file:
         header = file.metadata()
-    save_file(load_file(copied.path("segmentor")), judge, metadata=header)
+    save_file(load_file(copied.path("segmentor")), judge, metadata={"segcft": header["segcft"]})
     assert main(["evaluate", str(copied.folder)]) == 1
     assert "judge.safetensors: has the weights of segmentor.safetensors" in capsys.readouterr().err
     with pytest.raises(RunError, match="a judge that is the guide proves nothing"):

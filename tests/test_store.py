@@ -275,14 +275,27 @@ def test_a_damaged_store_does_not_open(store: Store, damage: Any, message: str) 
 def test_verification_finds_a_flipped_bit(store: Store, name: str) -> None:
     _flip_a_bit(store.folder / name)
     Store(store.folder)
+    with pytest.raises(DataError, match=f"{name}: damaged"):
+        Store(store.folder, verify=True)
+    _forget_checksums(store.folder)
     with pytest.raises(DataError, match="differs from its fingerprint"):
         Store(store.folder, verify=True)
 
 
 def test_verification_finds_a_changed_attribute(store: Store) -> None:
     store.table.assign(age=50.0).to_parquet(store.folder / "table.parquet", index=False)
+    with pytest.raises(DataError, match=r"table\.parquet: damaged"):
+        Store(store.folder, verify=True)
+    _forget_checksums(store.folder)
     with pytest.raises(DataError, match="differs from its fingerprint"):
         Store(store.folder, verify=True)
+
+
+def _forget_checksums(folder: Path) -> None:
+    """Have a store be as it was before its files had checksums."""
+    meta = json.loads((folder / "store.json").read_text())
+    del meta["sha256"]
+    (folder / "store.json").write_text(json.dumps(meta))
 
 
 def test_a_store_of_another_study_is_refused(store: Store) -> None:

@@ -170,11 +170,27 @@ def run_ablation(
         StudyError: ``only`` names no variant.
         SegcftError: the first variant failed; or others did, which is said once all have been tried.
     """
+    from segcft.lock import Lock
+
+    chosen = ablation.choose(only)
+    with Lock(folder):
+        return _run_chosen(ablation, chosen, folder, fabric, data, progress, jobs, compile)
+
+
+def _run_chosen(
+    ablation: Ablation,
+    chosen: Sequence[str],
+    folder: Path,
+    fabric: Fabric,
+    data: Path | None,
+    progress: Progress,
+    jobs: int,
+    compile: bool,
+) -> list[Row]:
     from segcft.parallel import run_all
     from segcft.pipeline import Pipeline
     from segcft.run import Run
 
-    chosen = ablation.choose(only)
     runs = {name: Run(folder / name, study) for name, study in ablation.studies.items()}
     rows: list[Row] = []
     failures: list[str] = []
@@ -182,8 +198,9 @@ def run_ablation(
         progress.note(f"[{count}/{len(chosen)}] {name}")
         pipeline = Pipeline(runs[name], fabric, data, progress, compile, split=SPLIT)
         try:
-            _share(pipeline, {other: run for other, run in runs.items() if other != name})
-            run_all(pipeline, jobs)
+            with pipeline.lock:
+                _share(pipeline, {other: run for other, run in runs.items() if other != name})
+                run_all(pipeline, jobs)
         except SegcftError as error:
             if not rows:  # what ails the first one ails all
                 raise

@@ -1,7 +1,8 @@
 """Trained parts on disk: one safetensors file each, with where they come from in its header.
 
 The header (``meta``) records the study, the fingerprint of the data, the version of segcft, the metrics and the
-key of everything that the part was made from. No pickle is read or written.
+key of everything that the part was made from. Beside it is a digest of ``meta`` and the weights, which is checked when
+they are read. No pickle is read or written.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from segcft.errors import RunError
+from segcft.writing import written
+
+DIGEST = "sha256"
+"""The field of a header that has the digest of the rest; older parts have none."""
 
 
 def save(path: Path, module: nn.Module, meta: Mapping[str, Any]) -> None:
@@ -32,10 +38,12 @@ def save(path: Path, module: nn.Module, meta: Mapping[str, Any]) -> None:
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise RunError(f"{path}: not written, since {name} is not finite; lower the learning rate, and train again")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial, metadata={"segcft": json.dumps(meta)})
-    replace(partial, path)
+    text = json.dumps(meta)
+    with written(path) as partial:
+        try:
+            save_file(tensors, partial, metadata={"segcft": text, DIGEST: _digest(text, tensors)})
+        except SafetensorError as error:
+            raise OSError(str(error)) from None
 
 
 def load(path: Path, module: nn.Module) -> dict[str, Any]:
@@ -46,7 +54,10 @@ def load(path: Path, module: nn.Module) -> dict[str, Any]:
     """
     meta = read_meta(path)
     try:
-        module.load_state_dict(_tensors(path))
+        header, tensors = _read(path)
+        if DIGEST in header and header[DIGEST] != _digest(header["segcft"], tensors):
+            raise RunError(f"{path}: damaged: its content is not what was written (checksum); make or copy it again")
+        module.load_state_dict(tensors)
     except (SafetensorError, RuntimeError) as error:
         raise RunError(f"{path}: not the weights of this study's {type(module).__name__}: {error}") from None
     return meta
@@ -55,15 +66,16 @@ def load(path: Path, module: nn.Module) -> dict[str, Any]:
 def same_weights(path: Path, other: Path) -> bool:
     """Whether two files hold the same weights, bit for bit, whatever their headers say; a damaged one holds none."""
     try:
-        ours, theirs = _tensors(path), _tensors(other)
+        (_, ours), (_, theirs) = _read(path), _read(other)
     except SafetensorError:
         return False
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def _tensors(path: Path) -> dict[str, torch.Tensor]:
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Header and weights of a part."""
     with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
 
 
 def read_meta(path: Path) -> dict[str, Any]:
@@ -95,11 +107,13 @@ def digest_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def replace(partial: Path, path: Path) -> None:
-    """Put a finished file in the place of ``path`` at once, its bytes on disk first."""
-    with open(partial, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """The SHA-256 of a header's text and of every tensor's name, type, shape and bytes."""
+    found = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def link(source: str | Path, path: str | Path) -> None:
@@ -122,18 +136,14 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file whole, or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    replace(partial, path)
+    with written(path) as partial:
+        partial.write_bytes(content)
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Write what an interrupted training needs to go on: whole, or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    torch.save(dict(state), partial)
-    replace(partial, path)
+    with written(path) as partial, partial.open("wb") as file:  # whose errors tell more than those of PyTorch's files
+        torch.save(dict(state), file)
 
 
 def load_checkpoint(path: Path, key: str) -> dict[str, Any] | None:
@@ -141,6 +151,9 @@ def load_checkpoint(path: Path, key: str) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
+        with zipfile.ZipFile(path) as archive:  # PyTorch writes checksums, and does not look at them
+            if (part := archive.testzip()) is not None:
+                raise ValueError(part)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file, with advice not for users
         kind = type(error).__name__

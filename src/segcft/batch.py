@@ -31,11 +31,13 @@ from segcft.data.journal import Journal, Table
 from segcft.data.reject import Rejected
 from segcft.errors import DataError, InterventionError, RunError, SegcftError
 from segcft.model import BATCH, Model
+from segcft.parallel import end_with_parent
 from segcft.progress import Progress
 from segcft.provenance import dicom_bytes, png_bytes
 from segcft.question import MATCH, Question
 from segcft.run import Run
 from segcft.study import Study
+from segcft.writing import reason
 
 
 @dataclass(frozen=True)
@@ -213,7 +215,8 @@ def answer_all(
                     task.advance()
         # The last one counts where a question was asked again.
         records = {row["id"]: row["record"] for row in journal.rows()}
-    _write_tables(out, run.study, items, records, {one.item.id: one.reason for one in outcomes if one.record is None})
+        reasons = {one.item.id: one.reason for one in outcomes if one.record is None}
+        _write_tables(out, run.study, items, records, reasons)
     rejected = sum(outcome.record is None for outcome in outcomes)
     return Done(len(outcomes) - rejected, len(items) - len(waiting), rejected)
 
@@ -239,7 +242,13 @@ def _results(work: _Work, chunks: Sequence[Sequence[Item]], jobs: int) -> Iterat
         return
     context = multiprocessing.get_context("spawn")  # threads of PyTorch do not survive a fork
     threads = max(1, torch.get_num_threads() // jobs)
-    with ProcessPoolExecutor(jobs, context, _begin, (threads,)) as pool:
+    try:
+        pool = ProcessPoolExecutor(jobs, context, _begin, (threads,))
+    except OSError as error:  # its queues have locks in shared memory
+        raise SegcftError(
+            f"/dev/shm: {jobs} processes cannot share their work ({reason(error)}); --jobs 1 needs no shared memory"
+        ) from None
+    with pool:
         pending = [pool.submit(_answer, work, chunk) for chunk in chunks]
         try:
             for future in as_completed(pending):
@@ -255,6 +264,7 @@ def _results(work: _Work, chunks: Sequence[Sequence[Item]], jobs: int) -> Iterat
 def _begin(threads: int) -> None:
     """Ctrl-C reaches every process of a terminal: those that answer leave it to the first one, which ends them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
     torch.set_num_threads(threads)
 
 

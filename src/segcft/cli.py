@@ -20,6 +20,7 @@ from segcft.cli_formats import FORMATS, add_formats
 from segcft.cli_options import count, hardware, quiet_libraries, seed
 from segcft.cli_simulate import add_simulate
 from segcft.errors import SegcftError
+from segcft.signals import Terminated, orderly_end
 
 if TYPE_CHECKING:
     from segcft.data.shards import Shard
@@ -88,7 +89,8 @@ STAGES = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0, 1 for an error that the message explains, 130 for Ctrl-C."""
+    """Run one command; returns the exit status: 0, 1 for an error that the message explains, 130 for Ctrl-C, 143 for
+    SIGTERM and 138 for SIGUSR1."""
     words = sys.argv[1:] if arguments is None else arguments
     if (
         words[:1] == ["import"] and words[1:2] and words[1] in ("causal-gen", *FORMATS)
@@ -96,7 +98,11 @@ def main(arguments: list[str] | None = None) -> int:
         words = [f"import-{words[1]}", *words[2:]]
     options = _parser().parse_args(words)
     try:
-        options.command(options)
+        with orderly_end():
+            options.command(options)
+    except Terminated as end:
+        print(f"segcft: ended by {end.name}; the same command goes on from the last checkpoint", file=sys.stderr)
+        return int(end.code or 0)
     except SegcftError as error:
         print(f"segcft: error: {error}", file=sys.stderr)
         return 1
@@ -356,6 +362,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     run = Run(options.run)
     quiet_libraries()
     from segcft.importing import check_unseen, new_people
+    from segcft.lock import Lock
     from segcft.pipeline import evaluate_people
     from segcft.progress import ConsoleProgress
     from segcft.training import make_fabric
@@ -363,15 +370,18 @@ def _evaluate(options: argparse.Namespace) -> None:
     device, progress = make_fabric(options.device).device, ConsoleProgress()
     if options.data is None and options.seed is None:
         folder = options.out or run.evaluation_of(options.split)
-        rows = evaluate_people(run, run.store(), folder, device, progress, options.split)
+        store = run.store()
+        with Lock(folder):
+            rows = evaluate_people(run, store, folder, device, progress, options.split)
     else:
         if options.split != "test":
             raise SegcftError("--split validation: is about the run's own people; leave out --data and --seed")
         run.store()  # told before people are simulated, if there is none
         folder = options.out or run.folder / "evaluation-new"
-        store = new_people(run.study, options.data, options.seed, folder / "store", progress)
-        check_unseen(run, store)
-        rows = evaluate_people(run, store, folder, device, progress)
+        with Lock(folder):
+            store = new_people(run.study, options.data, options.seed, folder / "store", progress)
+            check_unseen(run, store)
+            rows = evaluate_people(run, store, folder, device, progress)
     if options.json:
         print(json.dumps(rows, indent=1))
     else:

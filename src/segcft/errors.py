@@ -19,3 +19,7 @@ class RunError(SegcftError):
 
 class InterventionError(SegcftError):
     """A do() names an unknown variable or a value that it cannot take."""
+
+
+class WriteError(SegcftError):
+    """A file cannot be written, e.g. for want of space; what was there before is untouched."""

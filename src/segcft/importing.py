@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from segcft.data.simulated import import_simulated
 from segcft.data.splits import PARTS
 from segcft.data.store import Store
 from segcft.errors import DataError
+from segcft.lock import Lock
 from segcft.progress import Progress
 from segcft.run import Run
 from segcft.study import FolderData, Study
@@ -65,13 +67,16 @@ def import_samples(run: Run, data: Path | None, progress: Progress) -> bool:
     shards = _complete_shards(run, source)
     if (run.folder / "store").is_dir():
         progress.note("import: made anew, since the study or its files changed")
-    if shards:
-        store = join(run.study, shards, run.folder / "store", progress)
-    else:
-        store = import_data(run.study, data, run.folder / "store", progress)
-    artefact.write_text(record, json.dumps(source))
-    if shards:  # the store holds it all now
-        shutil.rmtree(shards[0].parent)
+    with ExitStack() as locks:
+        for shard in shards:  # none is imported again meanwhile
+            locks.enter_context(_shard_lock(shard))
+        if shards:
+            store = join(run.study, shards, run.folder / "store", progress)
+        else:
+            store = import_data(run.study, data, run.folder / "store", progress)
+        artefact.write_text(record, json.dumps({**source, "fingerprint": store.fingerprint}))
+        if shards:  # the store holds it all now
+            shutil.rmtree(shards[0].parent)
     progress.note(f"  {describe(store)}")
     return True
 
@@ -103,11 +108,12 @@ def import_shard(run: Run, data: Path | None, shard: Shard, progress: Progress) 
     """
     place = run.folder / "shards" / str(shard)
     record, source = place.with_suffix(".json"), _source(run.study, data)
-    record.unlink(missing_ok=True)  # it is of the shard that this one replaces
-    store = import_data(run.study, data, place, progress, shard=shard)
-    if _source(run.study, data) != source:
-        raise DataError(f"{data}: files changed while they were imported; import this shard again")
-    artefact.write_text(record, json.dumps(source))
+    with _shard_lock(place):  # other shards of the run may be imported meanwhile
+        record.unlink(missing_ok=True)  # it is of the shard that this one replaces
+        store = import_data(run.study, data, place, progress, shard=shard)
+        if _source(run.study, data) != source:
+            raise DataError(f"{data}: files changed while they were imported; import this shard again")
+        artefact.write_text(record, json.dumps(source))
     progress.note(f"  shard {shard}: {len(store)} samples, {len(store.rejected)} rejected")
 
 
@@ -200,8 +206,16 @@ def _record(run: Run) -> Path:
     return run.folder / "import.json"
 
 
+def _shard_lock(place: Path) -> Lock:
+    """Of the shard in the folder ``place``."""
+    return Lock(place.parent, f".{place.name}.lock")
+
+
 def _is_imported(run: Run, source: dict[str, Any]) -> bool:
-    return _same(_read(_record(run)), source) and (run.folder / "store" / "store.json").is_file()
+    made_from, store = _read(_record(run)), _json(run.folder / "store" / "store.json")
+    # A store that was put in place just before the process was killed is not what the record is of.
+    own = made_from is not None and made_from.get("fingerprint") in (None, store.get("fingerprint"))
+    return own and bool(store) and _same(made_from, source)
 
 
 def _source(study: Study, data: Path | None) -> dict[str, Any]:
@@ -223,11 +237,16 @@ def _same(made_from: dict[str, Any] | None, source: dict[str, Any]) -> bool:
 
 
 def _read(record: Path) -> dict[str, Any] | None:
+    made_from = _json(record)
+    return made_from if {"study", "files"} <= made_from.keys() else None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """The mapping in a file; {} where there is none."""
     try:
-        made_from = json.loads(record.read_text())
-        return {key: made_from[key] for key in ("study", "files")}
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def _complete_shards(run: Run, source: dict[str, Any]) -> list[Path]:

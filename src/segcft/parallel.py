@@ -8,11 +8,12 @@ of the number of threads it has.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +25,11 @@ from segcft.importing import check_values
 from segcft.pipeline import Pipeline
 from segcft.progress import Progress, Task
 from segcft.run import Run
+from segcft.signals import orderly_end
 from segcft.training import make_fabric
+
+PATIENCE = 30.0
+"""Seconds that a process which is to stop has for its step and the checkpoint."""
 
 
 def default_jobs(device: torch.device) -> int:
@@ -44,6 +49,11 @@ def run_all(pipeline: Pipeline, jobs: int) -> None:
     if jobs == 1:
         pipeline.run_all()
         return
+    with pipeline.lock:
+        _run_all(pipeline, jobs)
+
+
+def _run_all(pipeline: Pipeline, jobs: int) -> None:
     pipeline.run_stage("import")
     check_values(pipeline.study, pipeline.store)
     waiting = [stage for stage in pipeline.stages if stage not in ("import", "evaluate")]
@@ -60,6 +70,7 @@ def run_all(pipeline: Pipeline, jobs: int) -> None:
             while current := [stage for stage in ready() if pipeline.is_current(stage)]:
                 for stage in current:
                     waiting.remove(stage)
+                    pipeline.drop_checkpoint(stage)
                     pipeline.progress.note(f"{stage}: up to date")
             for stage in ready()[: jobs - len(busy)]:
                 waiting.remove(stage)
@@ -168,17 +179,27 @@ def _worker(pipeline: Pipeline, index: int, jobs: int) -> Iterator[_Worker]:
     try:
         yield worker
     finally:
-        worker.close()
+        # Its training writes a checkpoint yet, if it can tell us of its step meanwhile.
         process.terminate()
+        process.join(PATIENCE)
+        worker.close()
+        process.kill()
         process.join()
 
 
 def _work(connection: Connection, job: _Job) -> None:
-    """A worker's life."""
+    """A worker's life. It ends in order on SIGTERM, and at once with the process that began it."""
+    end_with_parent()
+    with orderly_end():
+        _run_stages(connection, job)
+
+
+def _run_stages(connection: Connection, job: _Job) -> None:
     try:
         torch.set_num_threads(job.threads)
         fabric = make_fabric(job.device, [job.gpu] if job.device == "cuda" else 1)
-        pipeline = Pipeline(job.run, fabric, job.data, _Told(connection), job.compile)
+        # The lock is that of the run, which is held for all its workers.
+        pipeline = Pipeline(job.run, fabric, job.data, _Told(connection), job.compile, lock=nullcontext())
         while (order := _next_order(connection)) is not None:
             stage, keys = order
             pipeline.keys |= keys
@@ -199,6 +220,18 @@ def _next_order(connection: Connection) -> tuple[str, dict[str, str]] | None:
     except (EOFError, OSError):
         return None
     return order
+
+
+def end_with_parent() -> None:
+    """Have this process, which ``multiprocessing`` began, end when the one that began it does, even by a kill."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager

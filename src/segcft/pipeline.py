@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from segcft.images.likelihood import to_unit
 from segcft.images.mechanism import ImageMechanism
 from segcft.images.objective import LikelihoodObjective
 from segcft.importing import check_apart, check_values, import_samples
+from segcft.lock import Lock
 from segcft.progress import Progress
 from segcft.run import Run
 from segcft.study import Training
@@ -69,6 +71,10 @@ class Pipeline:
         progress: what the user sees.
         compile: have PyTorch compile the image mechanism for its trainings.
         split: whom the evaluation is on, "test" or "validation" people.
+        lock: held while a stage runs (default: the folder's, so that one process at a time works in it).
+
+    Raises:
+        RunError: when a stage is to run, another process works in the folder.
     """
 
     def __init__(
@@ -79,11 +85,14 @@ class Pipeline:
         progress: Progress | None = None,
         compile: bool = False,
         split: str = "test",
+        lock: AbstractContextManager[Any] | None = None,
     ) -> None:
         self.run, self.study, self.fabric, self.data, self.compile = run, run.study, fabric, data, compile
         self.split = split
         # Of several processes one speaks.
         self.progress = progress if progress and fabric.is_global_zero else Progress()
+        alone = lock if lock is not None else Lock(run.folder)
+        self.lock: AbstractContextManager[Any] = alone if fabric.is_global_zero else nullcontext()
         self.keys: dict[str, str] = {}
         """The key of every stage that is known to be up to date."""
         self._store: Store | None = None
@@ -106,17 +115,22 @@ class Pipeline:
 
     def run_all(self) -> None:
         """Every stage that is not up to date."""
-        self.run_stage("import")
-        check_values(self.study, self.store)
-        for stage in self.stages:
-            self.run_stage(stage)
+        with self.lock:
+            self.run_stage("import")
+            check_values(self.study, self.store)
+            for stage in self.stages:
+                self.run_stage(stage)
 
     def run_stage(self, stage: str) -> None:
         """One stage, unless it is up to date, after all that it needs."""
         if stage in self.keys:
             return
-        for before in self.needs(stage):
-            self.run_stage(before)
+        with self.lock:
+            for before in self.needs(stage):
+                self.run_stage(before)
+            self._run_one(stage)
+
+    def _run_one(self, stage: str) -> None:
         start = time.monotonic()
         if stage == "import":
             made = self._import()
@@ -134,6 +148,8 @@ class Pipeline:
 
     def _import(self) -> bool:
         fresh = self.fabric.is_global_zero and import_samples(self.run, self.data, self.progress)
+        if self.fabric.is_global_zero and not fresh:
+            self.run.store(verify=True)  # once a run: the trainings read it by parts, and see no damage
         self.fabric.barrier()
         self.keys["import"] = self.store.fingerprint
         return fresh
@@ -170,6 +186,7 @@ class Pipeline:
 
     def _train(self, stage: str) -> bool:
         if self.is_current(stage):
+            self.drop_checkpoint(stage)
             return False
         if self.run.path(stage).is_file():
             self.progress.note(f"{stage}: made anew, since its settings, the samples or an earlier part changed")
@@ -221,7 +238,11 @@ class Pipeline:
         ``load`` gives the network its weights and returns what to record of where they come from: the path
         "checkpoint", its "sha256", the "parents" as they were given, and more.
         """
-        self.run_stage("import")
+        with self.lock:
+            self.run_stage("import")
+            self._adopt(load)
+
+    def _adopt(self, load: Callable[[Any], dict[str, Any]]) -> None:
         start = time.monotonic()
         network: Any = self.run.build("hvae")
         rows = self.store.indices("train", complete=True)
@@ -263,10 +284,16 @@ class Pipeline:
                 **(record or {}),
             }
             artefact.save(self.run.path(stage), network, meta)
-            (self.run.training / f"{stage}.checkpoint").unlink(missing_ok=True)
+            self.drop_checkpoint(stage)
             self.progress.note(f"  {stage}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
         self.fabric.barrier()
         self.keys[stage] = key
+
+    def drop_checkpoint(self, stage: str) -> None:
+        """Remove what ``stage``, which is done, needed to go on; a killed process may have left it, or half of it."""
+        if self.fabric.is_global_zero:
+            for left in ("", ".partial"):
+                (self.run.training / f"{stage}.checkpoint{left}").unlink(missing_ok=True)
 
     def key(self, stage: str) -> str:
         """Of all that the outcome of ``stage`` depends on; the keys of what it needs must be in :attr:`keys`."""
@@ -360,8 +387,10 @@ class Pipeline:
             return False
         key, record = self.key("evaluate"), self._evaluation_record
         if self.fabric.is_global_zero:
-            evaluate_people(self.run, self.store, record.parent, self.fabric.device, self.progress, self.split)
-            artefact.write_text(record, json.dumps({"key": key, "data": self.store.fingerprint}))
+            record.unlink(missing_ok=True)  # it is of what is now replaced, file by file
+            with Lock(record.parent):  # which `segcft evaluate` also writes to
+                evaluate_people(self.run, self.store, record.parent, self.fabric.device, self.progress, self.split)
+                artefact.write_text(record, json.dumps({"key": key, "data": self.store.fingerprint}))
         self.fabric.barrier()
         self.keys["evaluate"] = key
         return True

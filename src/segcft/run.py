@@ -112,18 +112,19 @@ class Run:
                 "what it is not for; get the folder whole, or publish the model again"
             )
 
-    def store(self) -> Store:
-        """The run's samples.
+    def store(self, verify: bool = False) -> Store:
+        """The run's samples; ``verify`` as of :class:`~segcft.data.store.Store`.
 
         Raises:
             RunError: it is a published model, which has none.
+            DataError: there are none, they are of another study, or damaged.
         """
         if self.published:
             raise RunError(
                 f"{self.folder}: a published model has no samples, so it answers questions and nothing else; "
                 f"`segcft run {self.folder}/study.yaml --out RUN` trains it again, as a run"
             )
-        store = Store(self.folder / "store")
+        store = Store(self.folder / "store", verify)
         store.require(self.study)
         return store
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -21,7 +22,9 @@ from segcft import artefact
 from segcft.data.batches import Batch, Batches
 from segcft.errors import SegcftError, StudyError
 from segcft.progress import Progress
+from segcft.signals import HeldBack
 from segcft.study import Training
+from segcft.writing import append
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -113,7 +116,8 @@ def train(
     """Minimise ``objective`` for ``spec.steps`` steps and leave the (averaged) weights in ``objective.network``.
 
     Checkpoints go to ``folder/name.checkpoint`` every ``spec.checkpoint_steps`` steps and figures to
-    ``folder/name.jsonl``. A checkpoint made from the same ``key`` is continued.
+    ``folder/name.jsonl``. A checkpoint made from the same ``key`` is continued. Ctrl-C and, where somebody handles them
+    (:func:`segcft.signals.orderly_end`), SIGTERM and SIGUSR1 take effect once the step is done and its checkpoint kept.
 
     Returns:
         the last figures, their mean over the last tenth of the steps, of those whose figure is finite; ``skipped``, how
@@ -150,7 +154,11 @@ def train(
         batches.keep_on(fabric.device, room=int(RESIDENT_SHARE * torch.cuda.mem_get_info(fabric.device)[0]))
     refused, waited, began = 0, 0.0, time.perf_counter()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    with (progress or Progress()).task(f"training {name}", spec.steps, start) as task, log.open("a") as lines:
+    with (
+        (progress or Progress()).task(f"training {name}", spec.steps, start) as task,
+        log.open("ab", buffering=0) as lines,
+        HeldBack() as signals,
+    ):
         upcoming = batches.from_step(start, spec.steps, fabric.device)
         for step in range(start, spec.steps):
             asked = time.perf_counter()
@@ -189,10 +197,11 @@ def train(
             row |= {figure: float(value) for figure, value in shown.items()}
             history.append(row)
             if fabric.is_global_zero:
-                lines.write(json.dumps(row) + "\n")
+                append(lines, json.dumps(row))
             task.advance(note=f"loss {row['loss']:.4f}")
-            if (step + 1) % spec.checkpoint_steps == 0 and step + 1 < spec.steps and fabric.is_global_zero:
-                lines.flush()
+            due = (step + 1) % spec.checkpoint_steps == 0 or signals.pending is not None
+            if due and step + 1 < spec.steps and fabric.is_global_zero:
+                os.fsync(lines.fileno())  # whoever goes on from the checkpoint needs the lines before it
                 averaged = {} if average is None else {"average": average.weights, "updates": average.updates}
                 artefact.save_checkpoint(
                     checkpoint,
@@ -205,6 +214,7 @@ def train(
                         **averaged,
                     },
                 )
+            signals.deliver()
     if skipped and progress:
         progress.note(
             f"warning: {name}: {skipped} of {spec.steps} steps were skipped: their gradient norm was not finite, or "

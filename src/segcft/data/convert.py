@@ -251,13 +251,14 @@ def convert(
     progress = progress or silent
     try:
         # The journal comes first, since a folder without one is not a conversion's.
-        with journal, Table(out / "rejected.csv", ["id", "kind", "reason"]) as rejected:
-            convert_all(first_of_each(progress(items, total, "Converting images")), 1, rejected)
-            if repeated:  # only now it is known which of the first are readable
-                convert_all(progress(repeated.values(), len(repeated), "Looking at further copies"), 2, rejected)
-        images = _write_metadata(out / "metadata.csv", journal, kept)
-        summary = _summarize(total, images, _count(out / "rejected.csv"))
-        _replace_text(out / "summary.txt", f"{summary}\n" + (f"\n{summary.warning}\n" if summary.warning else ""))
+        with journal:
+            with Table(out / "rejected.csv", ["id", "kind", "reason"]) as rejected:
+                convert_all(first_of_each(progress(items, total, "Converting images")), 1, rejected)
+                if repeated:  # only now it is known which of the first are readable
+                    convert_all(progress(repeated.values(), len(repeated), "Looking at further copies"), 2, rejected)
+            images = _write_metadata(out / "metadata.csv", journal, kept)
+            summary = _summarize(total, images, _count(out / "rejected.csv"))
+            _replace_text(out / "summary.txt", f"{summary}\n" + (f"\n{summary.warning}\n" if summary.warning else ""))
     except OSError as error:
         raise DataError(f"{out}: the conversion stopped ({error})") from None
     if not sum(summary.samples.values()):

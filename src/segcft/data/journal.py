@@ -7,10 +7,14 @@ import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from io import FileIO
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from segcft.errors import DataError
+from segcft.errors import DataError, WriteError
+from segcft.lock import Lock
+from segcft.writing import append, reason, sync
 
 
 class Journal:
@@ -19,25 +23,27 @@ class Journal:
     def __init__(self, out: Path, settings: Mapping[str, Any]) -> None:
         self.out, self.path = out, out / "journal.jsonl"
         self.settings = json.loads(json.dumps(settings))  # in the types that it has when it is read back
-        self._file: TextIO | None = None
+        self._file: FileIO | None = None
+        self._lock = Lock(out)
         self._done: dict[str, bool] = {}  # id -> whether it has a mask
         self._stamps: dict[str, str | None] = {}
-        if self.path.is_file():
-            self._resume()
-        elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise DataError(f"{out}: exists and was not begun by this command; choose another folder")
 
     def __enter__(self) -> Journal:
-        self.out.mkdir(parents=True, exist_ok=True)
-        new = not self.path.is_file()
-        self._file = self.path.open("a", encoding="utf-8")
-        if new:
-            self._append({"settings": self.settings})
+        if not self.path.is_file() and self.out.exists() and not _is_ours(self.out):
+            raise DataError(f"{self.out}: exists and was not begun by this command; choose another folder")
+        with ExitStack() as stack:
+            stack.enter_context(self._lock)
+            if self.path.is_file():
+                self._resume()
+            new = not self.path.is_file()
+            self._file = stack.enter_context(self.path.open("ab", buffering=0))
+            if new:
+                self._append({"settings": self.settings})
+            self._held = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self._file is not None
-        self._file.close()
+        self._held.close()
 
     def has(self, id: str, stamp: str | None) -> bool:
         """Whether ``id`` is done, of something with this stamp, and its files are there, whole as far as their size
@@ -64,8 +70,7 @@ class Journal:
 
     def _append(self, entry: Mapping[str, Any]) -> None:
         assert self._file is not None
-        self._file.write(json.dumps(entry) + "\n")
-        self._file.flush()  # what is killed has lost nothing that it has written
+        append(self._file, json.dumps(entry))
 
     def _resume(self) -> None:
         end = 0
@@ -98,6 +103,11 @@ class Journal:
             )
 
 
+def _is_ours(folder: Path) -> bool:
+    """Whether there is nothing in a folder but a lock."""
+    return folder.is_dir() and all(path.name.startswith(".lock") for path in folder.iterdir())
+
+
 class Table:
     """A CSV file that takes its place once it is complete. Used as a context manager."""
 
@@ -113,11 +123,16 @@ class Table:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        with self._file:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        if kind is None:
-            os.replace(self.partial, self.path)
+        try:
+            with self._file:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+            if kind is None:
+                os.replace(self.partial, self.path)
+                sync(self.path.parent)
+        except OSError as error:
+            if kind is None:
+                raise WriteError(f"{self.path}: cannot be written ({reason(error)})") from None
 
     def write(self, cells: Sequence[Any]) -> None:
         self._writer.writerow(cells)

@@ -2,7 +2,7 @@
 
 A store is a folder::
 
-    store.json     version, shapes, variables with their categories, fingerprint
+    store.json     version, shapes, variables with their categories, fingerprint, SHA-256 of the other files
     images.u8      raw uint8 (N, C, H, W)
     masks.u8       raw uint8 (N, S, H, W), coverage: 255 where a pixel lies wholly inside the structure
     table.parquet  one row a sample: id, patient, split, every variable, extra columns
@@ -21,6 +21,7 @@ import secrets
 import shutil
 import socket
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -32,6 +33,7 @@ from numpy.typing import NDArray
 from segcft.data.splits import PARTS
 from segcft.errors import DataError
 from segcft.study import Study
+from segcft.writing import reason, sync
 
 VERSION = 1
 FULL = 255  # coverage of a pixel that lies wholly inside a structure
@@ -42,7 +44,7 @@ class Store:
 
     Args:
         folder: the store's folder.
-        verify: also read everything and compare it with the fingerprint (as slow as the disk).
+        verify: also read everything and compare it with its checksums (as slow as the disk).
 
     Attributes:
         images: uint8 (N, C, H, W), memory-mapped, read-only.
@@ -111,12 +113,21 @@ class Store:
         return np.flatnonzero(chosen)
 
     def verify(self) -> None:
-        """Read everything and compare it with the fingerprint (as slow as the disk).
+        """Read everything and compare it with its checksums (as slow as the disk).
 
         Raises:
             DataError: an image, a mask or the table, the split included, is not what was imported.
         """
-        if self._recompute_fingerprint() != self.fingerprint:
+        for name, digest in self._meta.get("sha256", {}).items():
+            with (self.folder / name).open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if found != digest:
+                raise DataError(
+                    f"{self.folder / name}: damaged, or changed since the import: not of the checksum in store.json; "
+                    "import again"
+                )
+        # Older stores have no checksums of their files.
+        if "sha256" not in self._meta and self._recompute_fingerprint() != self.fingerprint:
             raise DataError(
                 f"{self.folder}: the content differs from its fingerprint in store.json, so images, masks or the table "
                 "(the split included) were changed since the import; import again"
@@ -208,6 +219,7 @@ class StoreWriter:
         self._rows: list[dict[str, Any]] = []
         self._rejected: list[tuple[str, str]] = []
         self._fingerprint = _Fingerprint(_shape_of(study))
+        self._digests = {"images.u8": hashlib.sha256(), "masks.u8": hashlib.sha256()}
 
     def __enter__(self) -> StoreWriter:
         if self.folder.exists() and not _may_replace(self.folder):
@@ -221,7 +233,7 @@ class StoreWriter:
             self._images: BinaryIO = (self._partial / "images.u8").open("wb")
             self._masks: BinaryIO = (self._partial / "masks.u8").open("wb")
         except OSError as error:
-            raise DataError(f"{self.folder}: cannot write here ({error})") from None
+            raise DataError(f"{self.folder}: cannot write here ({reason(error)})") from None
         return self
 
     def __exit__(
@@ -231,10 +243,11 @@ class StoreWriter:
             if kind is None:
                 self._finish()
         except OSError as error:
-            raise DataError(f"{self.folder}: cannot write here ({error})") from None
+            raise DataError(f"{self.folder}: cannot write here ({reason(error)})") from None
         finally:
-            self._images.close()
-            self._masks.close()
+            for file in (self._images, self._masks):
+                with suppress(OSError):  # of a full disk, which was told
+                    file.close()
             shutil.rmtree(self._partial, ignore_errors=True)  # gone already where it became the store
 
     def append(
@@ -277,8 +290,10 @@ class StoreWriter:
             self._images.write(image.data)
             self._masks.write(masks.data)
         except OSError as error:
-            raise DataError(f"{self.folder}: cannot write here ({error})") from None
+            raise DataError(f"{self.folder}: cannot write here ({reason(error)})") from None
         self._fingerprint.add(row, image, masks)
+        self._digests["images.u8"].update(image.data)
+        self._digests["masks.u8"].update(masks.data)
         self._rows.append(row)
 
     def reject(self, id: str, reason: str) -> None:
@@ -338,9 +353,12 @@ class StoreWriter:
         pd.DataFrame(self._rejected, columns=["id", "reason"]).to_csv(self._partial / "rejected.csv", index=False)
         meta = {"version": VERSION, "samples": len(self._rows), **_shape_of(self.study)}
         meta["fingerprint"] = self._fingerprint.hexdigest()
+        table = hashlib.sha256((self._partial / "table.parquet").read_bytes())
+        digests = {**self._digests, "table.parquet": table}
+        meta["sha256"] = {name: digest.hexdigest() for name, digest in digests.items()}
         (self._partial / "store.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
         for name in ("table.parquet", "rejected.csv", "store.json", "."):
-            _sync(self._partial / name)
+            sync(self._partial / name)
         _replace_folder(self._partial, self.folder)
 
     def _table(self) -> pd.DataFrame:
@@ -451,16 +469,5 @@ def _replace_folder(new: Path, target: Path) -> None:
         if old.exists():
             old.rename(target)
         raise
-    _sync(target.parent)
+    sync(target.parent)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, is on the disk."""
-    if path.is_dir() and os.name != "posix":
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

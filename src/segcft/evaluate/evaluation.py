@@ -27,6 +27,7 @@ from segcft.evaluate.truth import Drawn, Truth
 from segcft.guides.segmentor import Segmentor
 from segcft.progress import Progress
 from segcft.study import Study
+from segcft.writing import written
 
 
 def evaluate(
@@ -77,8 +78,8 @@ def evaluate(
     few = few_people(len(set(patients)))
     for note in few:
         progress.note(f"warning: {note}")
-    folder.mkdir(parents=True, exist_ok=True)
-    scores.by_sample(cohort.named("id"), patients).to_parquet(folder / "scores.parquet", index=False)
+    with written(folder / "scores.parquet") as partial:
+        scores.by_sample(cohort.named("id"), patients).to_parquet(partial, index=False)
     write_text(folder / "table.json", json.dumps(rows, indent=1, allow_nan=False) + "\n")
     write_text(folder / "table.md", render_table(rows, study, [*few, *notes]))
     write_figures(cohort, models, judge, folder / "figures", training_values, progress)

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 import segcft
-from segcft.artefact import replace
 from segcft.counterfactual import CounterfactualModel
 from segcft.evaluate.answers import Answers, Inquiry
 from segcft.evaluate.axioms import GREY_LEVELS
@@ -24,6 +23,7 @@ from segcft.progress import Progress
 from segcft.provenance import KEY, SYNTHETIC
 from segcft.rendering import structure_colours
 from segcft.study import Study
+from segcft.writing import written
 
 METHOD_COLOURS = {"none": "#7f7f7f", "regressor": "#e6862a", "segmentor": "#1f6fb4"}
 BEFORE, AFTER = "#222222", "#0a7d32"
@@ -204,7 +204,6 @@ def _number(area: float) -> str:
 
 def _save(figure: Any, path: Path, study: Study) -> None:
     """Write a figure, which says that its images are synthetic, whole, or not at all."""
-    partial = path.with_name(path.name + ".partial")
     said = {"segcft": segcft.__version__, "study": study.name, "figure": path.stem}
-    figure.savefig(partial, format="png", dpi=130, metadata={"Description": SYNTHETIC, KEY: json.dumps(said)})
-    replace(partial, path)
+    with written(path) as partial:
+        figure.savefig(partial, format="png", dpi=130, metadata={"Description": SYNTHETIC, KEY: json.dumps(said)})

@@ -1,0 +1,62 @@
+"""One writer a folder: a second process that would write the same results is refused, not mixed in."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from segcft.errors import RunError
+
+
+class Lock:
+    """The right to write in ``folder``, which one process has at a time. A context manager; it may be nested.
+
+    The system gives the right back when its process ends, however that happens, so that nothing is in the way after
+    ``kill -9``.
+
+    Args:
+        folder: made if it is not there.
+        name: of the lock's file, for several rights in one folder.
+
+    Raises:
+        RunError: on entering, another process has it; the message says which.
+    """
+
+    def __init__(self, folder: Path, name: str = ".lock") -> None:
+        self.folder = folder
+        self._lock = FileLock(folder / name)
+        self._holder = folder / f"{name}.holder"
+        self._depth = 0
+
+    def __enter__(self) -> Lock:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise RunError(
+                f"{self.folder}: another segcft is working here ({self._who()}); wait for it or choose another --out"
+            ) from None
+        self._depth += 1
+        if self._depth == 1:
+            # Not in the lock's own file, which other systems do not let others read. Courtesy only: a full disk is
+            # told by what cannot do without it.
+            try:
+                self._holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+            except OSError:
+                self._holder.unlink(missing_ok=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._depth -= 1
+        if self._depth == 0:
+            self._holder.unlink(missing_ok=True)
+        self._lock.release()
+
+    def _who(self) -> str:
+        try:
+            return self._holder.read_text(encoding="utf-8") or "a process"
+        except OSError:
+            return "a process"
