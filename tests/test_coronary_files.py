@@ -320,7 +320,7 @@ def test_no_damage_does_more_than_refuse_the_file(
     assert told.startswith(f"{path}: ")
 
 
-def test_vtk_is_silent_about_damaged_files(tmp_path: Path) -> None:
+def test_nothing_but_the_error_tells_of_a_damaged_file(tmp_path: Path) -> None:
     pyvista.Sphere().save(tmp_path / "cut.vtp")
     (tmp_path / "cut.vtp").write_bytes((tmp_path / "cut.vtp").read_bytes()[:5000])
     code = (
@@ -329,4 +329,4 @@ def test_vtk_is_silent_about_damaged_files(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "cut.vtp")], capture_output=True, text=True)
     assert (done.stderr, done.returncode) == ("", 0)
-    assert "cut.vtp: damaged, or no VTK file of poly data (Error parsing XML" in done.stdout
+    assert "cut.vtp: damaged, or no VTK file of poly data (unclosed token" in done.stdout

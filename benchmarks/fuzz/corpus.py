@@ -473,8 +473,8 @@ def _post(address: str, kind: str) -> Callable[[Path], object]:
 
 
 def _questions() -> list[bytes]:
-    from segcft.app.payload import encode
     from segcft.app.catalogue import _examples
+    from segcft.app.payload import encode
     from segcft.run import Run
 
     run = Run(MODEL)
@@ -522,7 +522,10 @@ _VESSELS = (
     b"id,volume,centreline,lumen,wall,patient,split\na,v.nii,c.vtp,l.stl,w.stl,p,train\nb,v.nii,d.csv,l.ply,w.stl,q,\n"
 )
 _BATCH = b"image,do,age,sex,id\na.png,heart_area=+20%;age=60,63,F,x\nb.png,,,,\n"
-_JSRT = b"JPCNN001.IMG\t52\tfemale\tnon-nodule\nJPCLN001.IMG\t5\t15\t53\tmale\t1634\t692\tmalignant\tl.upper\t lobe\tlung cancer\n"
+_JSRT = (
+    b"JPCNN001.IMG\t52\tfemale\tnon-nodule\n"
+    b"JPCLN001.IMG\t5\t15\t53\tmale\t1634\t692\tmalignant\tl.upper\t lobe\tlung cancer\n"
+)
 _ROTTERDAM = b"1.0 2.0 3.0 1.5 0.1\n1.5 2.5 3.5 1.4 0.1\n2.0 3.0 4.5 1.3 0.2\n"
 _POINTS = [b"x,y,z\n1,2,3\n2,3,4\n3,4,6\n", b"x (mm);y;z\n1,5;2;3\n2,5;3;4\n", b"1\t2\t3\n2\t3\t5\n"]
 _HISTORY = b'{"step": 1, "loss": 2.5}\n{"step": 2, "loss": NaN}\n'

@@ -192,7 +192,7 @@ def _changed_tree(value: Any, chance: random.Random) -> bytes:
             case 2 if isinstance(holder, dict):
                 holder[str(chance.choice(_VALUES))] = holder.pop(key)
             case 3:
-                holder[key] = [holder[key]] * chance.choice((1, 2, 500))
+                holder[key] = [holder[key]] * (chance.choice((1, 2, 500)) if len(places) < 500 else 1)
             case _:
                 holder[key] = chance.choice(_VALUES)
     text = json.dumps(value)

@@ -103,6 +103,7 @@ class Runner:
 
     def __init__(self, reader: Reader, corpus: list[bytes], seed: int, out: Path) -> None:
         self.reader, self.corpus, self.seed, self.out = reader, corpus, seed, out
+        self.again = -1
 
     def run(self, inputs: int) -> Tally:
         tally = Tally()
@@ -128,8 +129,12 @@ class Runner:
                 if ready == [process.sentinel] and not pipe.poll():
                     raise EOFError
                 if not ready:
-                    ending = f"hang: more than {SECONDS:g} s"
                     process.kill()
+                    if number != self.again:  # the machine may have been busy: once more
+                        self.again = number
+                        process.join()
+                        return number
+                    ending = f"hang: more than {SECONDS:g} s"
                     break
                 told = pipe.recv()
                 if told is None:
@@ -162,9 +167,9 @@ class Runner:
         tally.kinds[kind] += 1
         if tally.kinds[kind] <= MOST_KEPT:
             self.out.mkdir(parents=True, exist_ok=True)
-            path = self.out / f"{self.reader.name}-{number}{self.reader.suffix}"
+            path = self.out / f"{self.reader.name.replace(' ', '-')}-{number}{self.reader.suffix}"
             path.write_bytes(input_of(self.reader, self.corpus, self.seed, number))
-            again = f"python -m benchmarks.fuzz --replay {self.reader.name} {path}"
+            again = f"python -m benchmarks.fuzz --replay {self.reader.name.replace(' ', '-')} {path}"
             path.with_name(path.name + ".txt").write_text(f"{kind}\n{again}\n\n{detail}", errors="backslashreplace")
 
 

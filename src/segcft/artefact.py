@@ -58,7 +58,7 @@ def read_meta(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             meta = json.loads((file.metadata() or {})["segcft"])
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+    except (SafetensorError, KeyError, ValueError, OSError, RecursionError) as error:
         raise RunError(f"{path}: damaged, or not written by segcft ({error})") from None
     if not isinstance(meta, dict):
         raise RunError(f"{path}: damaged, or not written by segcft")

@@ -57,7 +57,7 @@ class Item:
         try:
             stat = self.image.stat()
             file = (stat.st_size, stat.st_mtime_ns)
-        except OSError:
+        except (OSError, ValueError):  # ValueError: no path can be called so
             file = (0, 0)
         return artefact.key_of(str(self.image), self.known, self.do, file)
 

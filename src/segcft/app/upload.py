@@ -9,18 +9,14 @@ from __future__ import annotations
 import gzip
 import io
 import math
-import warnings
 import zlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from segcft.data.source import MemoryFile
+from segcft.data.reject import Rejected
+from segcft.data.source import MemoryFile, check_size
 from segcft.errors import DataError
 
-MOST_PIXELS = 32_000_000
-"""The largest mammograms have 28 million."""
-
-_TOO_MANY = f"has more than the {MOST_PIXELS // 10**6} million pixels that are read"
 _GZIP = b"\x1f\x8b"
 _NIFTI_HEADER = 352  # bytes
 _NIFTI_MAGIC = slice(344, 348)
@@ -44,22 +40,21 @@ def received(data: bytes) -> MemoryFile:
 
 
 def _small(file: MemoryFile, shape_of: Callable[[MemoryFile], Iterable[int]]) -> MemoryFile:
-    shape = tuple(shape_of(file))
-    if math.prod(max(length, 1) for length in shape) > MOST_PIXELS:
-        raise DataError(f"{file}: {_TOO_MANY}")
+    try:
+        check_size(file, shape_of(file))
+    except Rejected as error:
+        raise DataError(str(error)) from None
     return file
 
 
 def _picture_shape(file: MemoryFile) -> Iterable[int]:
-    from PIL import Image
+    from segcft.data.imagefile import open_picture
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is a stricter one
-            with file.open() as opened, Image.open(opened, formats=("PNG", "JPEG", "TIFF", "BMP")) as picture:
-                return picture.size
-    except Image.DecompressionBombError:
-        raise DataError(f"{file}: {_TOO_MANY}") from None
+        with file.open() as opened, open_picture(file, opened) as picture:
+            return picture.size
+    except Rejected:
+        raise
     except Exception:  # Pillow's readers raise almost anything over a broken file
         raise DataError(f"{file}: no image that can be read; expected PNG, JPEG, TIFF, BMP, DICOM or NIfTI") from None
 

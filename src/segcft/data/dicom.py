@@ -7,17 +7,20 @@ wrong with a file is an :class:`~segcft.data.convert.Excluded`, which names its 
 from __future__ import annotations
 
 import re
+import zlib
 from datetime import date
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, FileDataset, dcmread
+from pydicom.filereader import read_dataset
 from pydicom.pixels import apply_modality_lut, apply_voi, get_decoder
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from segcft.data.convert import PERCENTILES, Excluded, Unreadable
 from segcft.data.reject import Rejected
-from segcft.data.source import Source
+from segcft.data.source import Source, check_size
 
 OLDEST = 130
 """Ages above this, in years, are not believed."""
@@ -32,6 +35,9 @@ HEADER = (
     *("ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio", "Rows", "Columns"),
 )
 """The elements that are read beside those of the pixels."""
+
+MOST_BYTES = 1 << 28
+"""Of a file that is compressed as a whole ('deflated'), when unpacked."""
 
 MOST_ASPECT = 10.0
 """Pixels of a radiograph are about square; of a shape beyond this the header is wrong."""
@@ -62,6 +68,7 @@ def open_dicom(path: Source, pixels: bool = True) -> FileDataset:
         with path.open("rb") as file:
             if file.read(132)[128:] != b"DICM":
                 raise Unreadable("not a DICOM file", f"{path}: not a DICOM file: no 'DICM' at byte 128")
+            _check_deflated(path, file)
             file.seek(0)
             dataset = dcmread(file, stop_before_pixels=not pixels)
         for name in HEADER:  # pydicom decodes an element when it is asked for first, which may fail
@@ -73,6 +80,15 @@ def open_dicom(path: Source, pixels: bool = True) -> FileDataset:
         raise
     except Exception as error:  # pydicom's readers raise almost anything over a broken file
         raise broken(path, error) from None
+
+
+def _check_deflated(path: Source, file: IO[bytes]) -> None:
+    """Check what a file that is compressed as a whole unpacks to, which pydicom does before it looks at anything."""
+    meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag.group > 2)
+    if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        unpacked = zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(), MOST_BYTES + 1)
+        if len(unpacked) > MOST_BYTES:
+            raise Unreadable("damaged file", f"{path}: unpacks to more than the {MOST_BYTES >> 20} MiB that are read")
 
 
 def shown(
@@ -148,7 +164,10 @@ def aspect(dataset: Dataset) -> float:
 def field_of_view(dataset: Dataset) -> tuple[float, float] | None:
     """Height and width of the image in mm, in the detector's plane where nothing better is known."""
     spacing = _spacing(dataset)
-    return None if spacing is None else (dataset.Rows * spacing[0], dataset.Columns * spacing[1])
+    rows, columns = dataset.get("Rows"), dataset.get("Columns")
+    if spacing is None or not isinstance(rows, int) or not isinstance(columns, int):
+        return None
+    return rows * spacing[0], columns * spacing[1]
 
 
 def person(dataset: Dataset) -> dict[str, float | str | None]:
@@ -214,6 +233,7 @@ def check_object(path: Source, dataset: Dataset) -> bool:
     if "PixelData" not in dataset or not dataset.get("Rows") or not dataset.get("Columns"):
         modality = dataset.get("Modality") or "unknown"
         raise Excluded("no image", f"{path}: holds no image that can be read (modality {modality})")
+    check_size(path, (dataset.Columns, dataset.Rows))
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames > 1:
         raise Excluded("several frames", f"{path}: holds {frames} frames, not one")
@@ -232,9 +252,13 @@ def decode(path: Source, dataset: Dataset) -> NDArray[np.integer[Any]]:
     Raises:
         Excluded: they are compressed and there is no decoder, or the file is damaged.
     """
-    syntax = dataset.file_meta.TransferSyntaxUID
+    try:
+        syntax = dataset.file_meta.TransferSyntaxUID
+        encapsulated = syntax.is_encapsulated
+    except (AttributeError, ValueError) as error:  # there is none, or it is none
+        raise broken(path, error) from None
     needs = ""
-    if syntax.is_encapsulated:
+    if encapsulated:
         try:
             decoder = get_decoder(syntax)
         except NotImplementedError:

@@ -81,7 +81,7 @@ class Journal:
                         self._note(entry)
                     end += len(line)
             os.truncate(self.path, end)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(f"{self.path}: damaged ({error}); remove {self.out} and convert again") from None
         if end == 0:
             self.path.unlink()

@@ -99,7 +99,7 @@ def read_history(path: Path) -> dict[str, NDArray[np.float64]]:
             row = json.loads(line)
             rows.append({str(name): float(value) for name, value in row.items()})
             rows[-1]["step"]
-        except (ValueError, TypeError, AttributeError, KeyError):
+        except (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError):
             raise RunError(f"{path}: line {number_}: not the figures of a training step: {line[:80]!r}") from None
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: np.array([row.get(name, math.nan) for row in rows]) for name in names}
