@@ -194,7 +194,7 @@ def _changed_tree(value: Any, chance: random.Random) -> bytes:
             case 3:
                 holder[key] = [holder[key]] * (chance.choice((1, 2, 500)) if len(places) < 500 else 1)
             case _:
-                holder[key] = chance.choice(_VALUES)
+                holder[key] = copy.deepcopy(chance.choice(_VALUES))  # which is changed in turn
     text = json.dumps(value)
     if chance.random() < 0.03:
         deep = chance.choice((50, 500, 5000, 50_000))
@@ -216,7 +216,10 @@ def _places(value: Any) -> list[tuple[Any, Any]]:
 
 def _csv(content: bytes, chance: random.Random) -> bytes | None:
     text = content.decode("utf-8", errors="replace")
-    rows = list(csv.reader(io.StringIO(text)))
+    try:
+        rows = list(csv.reader(io.StringIO(text)))
+    except csv.Error:
+        return None
     if not rows or not rows[0]:
         return None
     for _ in range(chance.choice((1, 1, 2, 5))):

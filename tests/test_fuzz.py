@@ -1,0 +1,205 @@
+"""Bad input ends with an error that names the file: mutated files of every kind, and bombs within a bound of memory."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+from benchmarks.fuzz.__main__ import fuzz
+from benchmarks.fuzz.corpus import READERS, _dicom, _saved
+from benchmarks.fuzz.work import input_of
+from tests.conftest import MODELS
+
+MOST = 1 << 30
+"""Bytes of memory that a bomb may take beyond what the process has without it, as docs/reliability.md promises."""
+
+QUICK = 3000
+"""Mutated inputs, of all readers together; docs/reliability.md tells of many more."""
+
+
+def test_mutated_input_is_read_or_refused(tmp_path: Path) -> None:
+    tallies = fuzz([*READERS.values()], QUICK, seed=1, jobs=os.cpu_count() or 1, out=tmp_path / "findings")
+    kinds = {name: dict(tally.kinds) for name, tally in tallies.items() if tally.kinds}
+    assert kinds == {}, [path.read_text() for path in sorted(tmp_path.glob("findings/*.txt"))][:3]
+    for name, tally in tallies.items():
+        assert tally.refused, f"{name}: no input was refused"
+        # Which they are before they are mutated.
+        assert tally.read, f"{name}: no input was read"
+
+
+@pytest.mark.parametrize("name", ["study", "png", "ct-gzip", "table", "mesh-vtp"])
+def test_inputs_of_a_seed_are_always_the_same(name: str) -> None:
+    reader = READERS[name]
+    made = [[input_of(reader, reader.make(), 5, number) for number in range(40)] for _ in range(2)]
+    assert made[0] == made[1]
+    assert len({*made[0]}) > 30
+
+
+def png(width: int, height: int, data: bytes, *more: tuple[bytes, bytes]) -> bytes:
+    """A grey PNG file that says it has this size."""
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)), *more, (b"IDAT", data), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in chunks
+    )
+
+
+def zeros(length: int) -> bytes:
+    """So many bytes, deflated."""
+    deflate = zlib.compressobj(9)
+    return b"".join(deflate.compress(bytes(1 << 20)) for _ in range(length >> 20)) + deflate.flush()
+
+
+def gzipped(start: bytes, length: int) -> bytes:
+    """A gzip file of ``start`` and so many zeros."""
+    file = io.BytesIO()
+    with gzip.GzipFile(fileobj=file, mode="wb", mtime=0) as packed:
+        packed.write(start)
+        for _ in range(length >> 20):
+            packed.write(bytes(1 << 20))
+    return file.getvalue()
+
+
+def nifti(shape: tuple[int, ...], kind: type = np.uint8) -> bytes:
+    """The header of a NIfTI file, and nothing behind it."""
+    header = nibabel.Nifti1Header()
+    header.set_data_dtype(kind)
+    header.set_data_shape(shape)
+    header.set_sform(np.diag([1, 1, 1, 1]), code=1)
+    header["magic"], header["vox_offset"] = b"n+1", 352
+    return bytes(header.binaryblock) + bytes(4)
+
+
+def deflated() -> bytes:
+    """A DICOM file that is deflated, with 2 GiB behind its elements."""
+    dataset = _dicom()
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    content = _saved(dataset)
+    return content[: content.index(b"1.2.840.10008.1.2.1.99") + 22 + 30] + zeros(2 << 30)[2:]
+
+
+def deflated_cleanly() -> bytes:
+    """A DICOM file that is deflated; a private element of it is 1 GiB of zeros."""
+    from pydicom.filewriter import write_file_meta_info
+
+    dataset = _dicom()
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    file = io.BytesIO()
+    file.write(bytes(128) + b"DICM")
+    write_file_meta_info(file, dataset.file_meta)
+    deflate = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
+    element = struct.pack("<HH2sHI", 0x0009, 0x0010, b"OB", 0, 1 << 30)
+    file.write(deflate.compress(element))
+    for _ in range(1 << 10):
+        file.write(deflate.compress(bytes(1 << 20)))
+    file.write(deflate.flush())
+    return file.getvalue()
+
+
+LAUGHS = b"a: &a [" + b"x, " * 9 + b"x]\n" + b"".join(
+    b"%c: &%c [%s]\n" % (c + 1, c + 1, b", ".join([b"*%c" % c] * 10)) for c in range(ord("a"), ord("a") + 12)
+)
+MERGES = b"_a: &a {x: 1}\n" + b"".join(
+    b"_%c: &%c {<<: [%s]}\n" % (c + 1, c + 1, b", ".join([b"*%c" % c] * 10)) for c in range(ord("a"), ord("a") + 12)
+)
+MILLIONS = "more than the 32 million pixels"
+
+BOMBS: dict[str, tuple[str, str, Callable[[], bytes], str]] = {
+    "gigapixel PNG header": ("png", ".png", lambda: png(60000, 60000, b""), MILLIONS),
+    "PNG header below Pillow's own limit": ("png", ".png", lambda: png(9000, 9000, zeros(1 << 20)), MILLIONS),
+    "decompression bomb PNG": ("png", ".png", lambda: png(30000, 30000, zeros(30001 * 30000)), MILLIONS),
+    "PNG text bomb": (
+        "inspect-png", ".png",
+        lambda: png(8, 8, zlib.compress(bytes(72)), (b"zTXt", b"segcft\0\0" + zeros(1 << 30))), "too large",
+    ),
+    "gigapixel PNG to inspect": ("inspect-png", ".png", lambda: png(60000, 60000, b""), MILLIONS),
+    "gzip bomb NIfTI": ("nifti", ".nii.gz", lambda: gzipped(nifti((64, 64, 1)), 4 << 30), "256 MiB"),
+    "NIfTI of giant dimensions": ("nifti", ".nii", lambda: nifti((32767, 32767, 1), np.float64), MILLIONS),
+    "NIfTI cut off": ("nifti", ".nii", lambda: nifti((4000, 4000, 1), np.float64), "cut off"),
+    "CT of giant dimensions": ("ct-volume", ".nii", lambda: nifti((32767, 32767, 32767), np.int16), "1024 MiB"),
+    "CT cut off": ("ct-gzip", ".nii.gz", lambda: gzipped(nifti((512, 512, 1000), np.int16), 0), "cut off"),
+    "gzip bomb CT": ("ct-gzip", ".nii.gz", lambda: gzipped(nifti((64, 64, 64), np.int16), 4 << 30), "goes on after"),
+    "DICOM of giant rows": ("dicom", ".dcm", lambda: _saved(_dicom(Rows=65535, Columns=65535)), MILLIONS),
+    "deflated DICOM bomb": ("dicom", ".dcm", deflated_cleanly, "unpacks to more than the 256 MiB"),
+    "billion laughs": ("study", ".yaml", lambda: LAUGHS, "its aliases stand for more than"),
+    "billion merges": ("study", ".yaml", lambda: MERGES, "its aliases stand for more than"),
+    "YAML that contains itself": ("study", ".yaml", lambda: b"a: &a [*a]\n", "an anchor contains itself"),
+    "deep YAML": ("study", ".yaml", lambda: b"a: " + b"[" * 100_000, "nested too deeply"),
+    "large YAML": ("study", ".yaml", lambda: b"a: 1\n" * 10_000_000, "characters"),
+    "YAML of many digits": ("study", ".yaml", lambda: b"name: " + b"9" * 5000, "a value cannot be read"),
+    "deep JSON": ("store-store.json", ".json", lambda: b"[" * 200_000, "recursion"),
+    "deep JSON in results": ("results", ".json", lambda: b'{"a":' * 200_000, "recursion"),
+    "JSON of many digits": ("store-store.json", ".json", lambda: b"9" * 5000, "digits"),
+    "table with one cell": ("table", ".csv", lambda: b"id,age,sex\na" + b"x" * 50_000_000, "field limit"),
+    "gzip bomb table": ("padchest", ".csv", lambda: gzipped(READERS["padchest"].make()[0], 4 << 30), "a line of"),
+    "VTP of a giant array": (
+        "mesh-vtp", ".vtp",
+        lambda: READERS["mesh-vtp"].make()[0].replace(b'NumberOfPoints="', b'NumberOfPoints="9999'), "damaged",
+    ),
+    "PLY of a giant table": (
+        "mesh-ply", ".ply",
+        lambda: b"ply\nformat binary_little_endian 1.0\nelement vertex 99999999999\nproperty float x\nproperty float y\n"
+        b"property float z\nend_header\n", "cut off",
+    ),
+    "upload of a gigapixel PNG": ("web-upload", ".bin", lambda: png(60000, 60000, b""), MILLIONS),
+    "upload of a gzip bomb": ("web-upload", ".bin", lambda: gzipped(nifti((30000, 30000, 1)), 1 << 30), MILLIONS),
+    "deep question": ("web-question", ".json", lambda: b'{"do":' * 15_000, "the question"),
+}  # fmt: skip
+
+READ = """
+import resource, sys
+from pathlib import Path
+from benchmarks.fuzz.corpus import READERS
+from benchmarks.fuzz.work import judge, working_folder
+
+name, bomb = sys.argv[1:]
+reader = READERS[name]
+with working_folder(reader) as path:
+    path = path.with_name(reader.file or "input" + "".join(Path(bomb).suffixes))
+    read = reader.open()
+    path.write_bytes(reader.make()[0])
+    judge(read, path)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    path.write_bytes(b"")
+    with open(bomb, "rb") as file:
+        path.unlink()
+        path.symlink_to(bomb)
+    kind, told = judge(read, path, reader.named)
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10, kind)
+    print(told)
+"""
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_bombs_are_refused_in_little_memory(bomb: str, tmp_path: Path) -> None:
+    name, suffix, make, message = BOMBS[bomb]
+    path = tmp_path / f"bomb{suffix}"
+    path.write_bytes(make())
+    root = MODELS.parent
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(root), str(root / "src")]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", READ, name, str(path)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=root,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    measured, _, told = done.stdout.partition("\n")
+    memory, _, kind = measured.partition(" ")
+    assert kind == "refused", told
+    assert message in told
+    assert int(memory) <= MOST
