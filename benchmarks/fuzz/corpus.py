@@ -263,11 +263,11 @@ def _read_causal_gen(path: Path) -> None:
 
 
 def _read_image(path: Path) -> None:
-    from segcft.data.imagefile import pixel_aspect, read_image, read_labels
+    from segcft.data.imagefile import read_image, read_labels
+    from segcft.question import read_pixels
 
-    for channels in (1, 3):
-        read_image(path, channels)
-    pixel_aspect(path)
+    read_image(path, 3)
+    read_pixels(chest(), path)
     if path.suffix not in (".dcm",):
         read_labels(path)
 

@@ -153,8 +153,13 @@ def read_pixels(study: Study, image: ImageLike) -> NDArray[np.uint8]:
             path = Path(image) if isinstance(image, str) else image
             source = study.data if isinstance(study.data, FolderData) else None
             limits = (source.grey_range, source.window) if source else (None, None)
-            return fit_image(read_image(path, study.image.channels, *limits), study.image, pixel_aspect(path))
-        return fit_image(_array(image, study.image.channels), study.image)
+            grey, aspect = read_image(path, study.image.channels, *limits), pixel_aspect(path)
+        else:
+            path, grey, aspect = MemoryFile("image", b""), _array(image, study.image.channels), 1.0
+        try:
+            return fit_image(grey, study.image, aspect)
+        except Rejected as error:
+            raise Rejected(f"{path}: {error}") from None
     except (Rejected, OSError) as error:
         raise DataError(str(error)) from None
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from segcft.app.payload import encode
 from segcft.app.refused import RefusedError
-from segcft.errors import SegcftError
+from segcft.errors import RunError, SegcftError
 from segcft.evaluate.figures import STRUCTURE_COLOURS
 from segcft.evaluate.names import method_name, plain
 from segcft.evaluate.page import WIDE
@@ -120,20 +120,31 @@ def _variable(model: Model, k: int) -> dict[str, Any]:
 
 
 def _examples(run: Run) -> list[dict[str, Any]]:
-    """The example images of a published model, with the attributes that no image shows."""
+    """The example images of a published model, with the attributes that no image shows.
+
+    Raises:
+        RunError: their table is damaged.
+        DataError: an image is.
+    """
     folder = run.folder / "examples"
     table = folder / "attributes.csv"
     if not table.is_file():
         return []
-    with table.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        with table.open(encoding="utf-8", newline="") as file:
+            return _read_examples(run.study, folder, list(csv.DictReader(file)))
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise RunError(f"{table}: not the attributes of example images ({error!r})") from None
+
+
+def _read_examples(study: Study, folder: Path, rows: Sequence[dict[str, str]]) -> list[dict[str, Any]]:
     examples = []
     for number, row in enumerate(rows, start=1):
         known: dict[str, float | str] = {
             name: row[name] if variable.categories else float(row[name])
-            for name, variable in run.study.variables.items()
-            if name not in run.study.areas and row.get(name)
+            for name, variable in study.variables.items()
+            if name not in study.areas and row.get(name)
         }
-        pixels = read_pixels(run.study, folder / Path(row["image"]).name)
+        pixels = read_pixels(study, folder / Path(row["image"]).name)
         examples.append({"label": f"Example {number}", "pixels": encode(pixels), "known": known})
     return examples

@@ -178,9 +178,12 @@ class _Folder:
         path = find_file(self.images, id)
         image, aspect = read_image(path, grid.channels, self.spec.grey_range, self.spec.window), pixel_aspect(path)
         masks = read_masks(self.masks, id, self.study.structures, (image.shape[1], image.shape[2]))
-        coverage = resize.fit_masks(masks, grid, aspect)
+        try:
+            fitted, coverage = resize.fit_image(image, grid, aspect), resize.fit_masks(masks, grid, aspect)
+        except Rejected as reason:
+            raise Rejected(f"{path}: {reason}") from None
         self._check_presence(id, coverage)
-        return resize.fit_image(image, grid, aspect), coverage
+        return fitted, coverage
 
     def _check_presence(self, id: str, coverage: NDArray[np.uint8]) -> None:
         names = list(self.study.structures)

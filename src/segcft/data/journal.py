@@ -74,7 +74,7 @@ class Journal:
                 for number, line in enumerate(file):
                     if not line.endswith(b"\n"):  # cut off while it was written
                         break
-                    entry = json.loads(line)
+                    entry = json.loads(line.decode("utf-8"))  # not in what else JSON may be
                     if number == 0:
                         self._check(entry["settings"])
                     else:

@@ -6,14 +6,21 @@ full-resolution mask over the exact footprint of each grid pixel keeps its area,
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
+from segcft.data.reject import Rejected
+from segcft.data.source import MOST_PIXELS
 from segcft.study import Image
 
 Array = NDArray[np.float64]
 
 ASPECT_TOLERANCE = 0.02
+
+MOST_CANVAS = 2 * MOST_PIXELS
+"""Pixels of an image and of what it is filled up with."""
 
 
 def average(array: NDArray[np.generic], size: tuple[int, int]) -> Array:
@@ -42,11 +49,19 @@ def pad_to_aspect(array: NDArray[np.generic], aspect: float, fill: NDArray[np.ge
     """``array`` (C, H, W) centred on a canvas of width / height = ``aspect``; ``fill`` is a value or (C,).
 
     An aspect ratio within 2 % of the wanted one is left as it is: the resize absorbs it.
+
+    Raises:
+        Rejected: the array is so long and narrow that the canvas would have more than :data:`MOST_CANVAS` pixels.
     """
     channels, height, width = array.shape
     if abs(width / height / aspect - 1) <= ASPECT_TOLERANCE:
         return array
     canvas = (max(height, round(width / aspect)), max(width, round(height * aspect)))
+    if math.prod(canvas) > MOST_CANVAS:
+        raise Rejected(
+            f"{height} x {width} pixels (height x width) are too long and narrow: with what fills them up to the aspect "
+            f"ratio {aspect:.3g} they have more than the {MOST_CANVAS // 10**6} million that are read"
+        )
     top, left = (canvas[0] - height) // 2, (canvas[1] - width) // 2
     padded = np.empty((channels, *canvas), dtype=array.dtype)
     padded[:] = np.reshape(fill, (-1, 1, 1))

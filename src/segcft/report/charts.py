@@ -93,8 +93,12 @@ def read_history(path: Path) -> dict[str, NDArray[np.float64]]:
     """
     if not path.is_file():
         return {}
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{path}: cannot read this record of a training ({error})") from None
     rows = []
-    for number_, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number_, line in enumerate(text.splitlines(), start=1):
         try:
             row = json.loads(line)
             rows.append({str(name): float(value) for name, value in row.items()})
