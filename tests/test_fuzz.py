@@ -138,8 +138,8 @@ BOMBS: dict[str, tuple[str, str, Callable[[], bytes], str]] = {
     ),
     "PLY of a giant table": (
         "mesh-ply", ".ply",
-        lambda: b"ply\nformat binary_little_endian 1.0\nelement vertex 99999999999\nproperty float x\nproperty float y\n"
-        b"property float z\nend_header\n", "cut off",
+        lambda: b"ply\nformat binary_little_endian 1.0\nelement vertex 99999999999\nproperty float x\n"
+        b"property float y\nproperty float z\nend_header\n", "cut off",
     ),
     "upload of a gigapixel PNG": ("web-upload", ".bin", lambda: png(60000, 60000, b""), MILLIONS),
     "upload of a gzip bomb": ("web-upload", ".bin", lambda: gzipped(nifti((30000, 30000, 1)), 2 << 30), MILLIONS),

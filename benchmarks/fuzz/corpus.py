@@ -75,13 +75,13 @@ def _dicom(**changes: Any) -> Any:
     """A radiograph, always with the same identifiers."""
     from pydicom import Dataset
     from pydicom.dataset import FileMetaDataset
-    from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
+    from pydicom.uid import UID, ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = ComputedRadiographyImageStorage
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = "1.2.3.4"
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = UID("1.2.3.4")
     dataset.StudyInstanceUID, dataset.SeriesInstanceUID, dataset.Modality = "1.2.3", "1.2.3.5", "CR"
     dataset.PatientID, dataset.PatientSex, dataset.PatientAge = "p1", "F", "063Y"
     dataset.PatientBirthDate, dataset.StudyDate = "19500321", "20140915"
@@ -129,11 +129,12 @@ def _dicoms() -> list[bytes]:
 def _own_dicom() -> bytes:
     """As segcft writes answers, but always with the same identifiers."""
     from pydicom import dcmread
+    from pydicom.uid import UID
 
     from segcft.provenance import dicom_bytes
 
     dataset = dcmread(io.BytesIO(dicom_bytes(_pixels()[None], RECORD, (0.2, 0.2))))
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = "1.2.3.4"
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = UID("1.2.3.4")
     dataset.StudyInstanceUID, dataset.SeriesInstanceUID = "1.2.3", "1.2.3.5"
     return _saved(dataset)
 
@@ -420,7 +421,7 @@ def _parse_asked(text: str) -> None:
     for part in text.split("\n"):
         for parse in (lambda part: parse_values(study, [part]), TrainedParent.parse):
             try:
-                parse(part)  # type: ignore[no-untyped-call]
+                parse(part)
                 understood = True
             except SegcftError as error:
                 problems.append(error)
@@ -546,6 +547,7 @@ def _all() -> list[Reader]:
             _lazily("segcft.ablation", "load_ablation"),
             "yaml",
             _ablation,
+            named=False,  # it may name another base
             weight=0.6,
         ),
         Reader("table", ".csv", lambda: [_TABLE], lambda: _read_table, "csv"),

@@ -7,12 +7,15 @@ key of everything that the part was made from. No pickle is read or written.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
+import pickletools
 import shutil
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,6 +23,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from segcft.errors import RunError
+
+_LONGEST = 10_000  # characters of a name
 
 
 def save(path: Path, module: nn.Module, meta: Mapping[str, Any]) -> None:
@@ -117,12 +122,42 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     replace(partial, path)
 
 
+def load_plain(path: Path) -> Any:
+    """What :func:`torch.save` wrote, tensors and plain values only: a pickle from elsewhere must not run code.
+
+    Raises:
+        ValueError: it is compressed, as PyTorch's files are not, or has names that are no names.
+        Exception: almost any other, where the file is damaged.
+    """
+    with open(path, "rb") as file:
+        if file.read(4) == b"PK\x03\x04":
+            with zipfile.ZipFile(file) as packed:
+                parts = packed.infolist()
+                if sum(part.file_size for part in parts) > path.stat().st_size:
+                    raise ValueError("it is compressed")
+                for part in parts:
+                    if part.filename.endswith("data.pkl"):
+                        _check_names(io.BytesIO(packed.read(part)))
+        else:  # PyTorch's older format: five pickles, then tensors
+            file.seek(0)
+            for _ in range(5):
+                _check_names(file)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _check_names(file: IO[bytes]) -> None:
+    """Check that no text in a pickle is so long that PyTorch, which searches its own messages for patterns, hangs."""
+    for _, text, _ in pickletools.genops(file):
+        if isinstance(text, str) and len(text) > _LONGEST:
+            raise ValueError(f"a name of {len(text)} characters")
+
+
 def load_checkpoint(path: Path, key: str) -> dict[str, Any] | None:
     """The checkpoint at ``path`` (tensors and plain values only), or None where there is none made from ``key``."""
     if not path.is_file():
         return None
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_plain(path)
     except Exception as error:  # torch raises many kinds for a damaged file, with advice not for users
         kind = type(error).__name__
         raise RunError(f"{path}: this checkpoint is damaged ({kind}); delete it to start again") from None

@@ -36,10 +36,10 @@ def parse_vtp(content: bytes) -> MeshFile:
         Rejected: it is cut off, damaged, or something else.
         ValueError: a number is none.
     """
-    if b"<!" in re.sub(rb"<!--.*?-->", b"", content[:4096], flags=re.DOTALL):
-        raise Rejected("declares a type or entities, which no VTK file does")
     appended = re.search(rb'<AppendedData\s+encoding="(raw|base64)"\s*>\s*_', content)
     head = content if appended is None else content[: appended.start()] + b"</VTKFile>"
+    if re.search(rb"<!(?!--)|\0", head):
+        raise Rejected("declares a type or entities, which no VTK file does")
     try:
         root = ElementTree.fromstring(head)
     except ElementTree.ParseError as error:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import re
 import zlib
 from datetime import date
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, FileDataset, dcmread
+from pydicom.encaps import generate_frames
 from pydicom.filereader import read_dataset
 from pydicom.pixels import apply_modality_lut, apply_voi, get_decoder
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000TransferSyntaxes
 
 from segcft.data.convert import PERCENTILES, Excluded, Unreadable
 from segcft.data.reject import Rejected
@@ -30,7 +31,17 @@ _VIEWS = {"POSTEROANTERIOR": "PA", "ANTEROPOSTERIOR": "AP", "LATERAL": "LATERAL"
 _VIEWS |= {"RIGHTLATERAL": "RL"}
 
 HEADER = (
-    *("SOPInstanceUID", "StudyInstanceUID", "PatientID", "PatientSex", "PatientAge", "PatientBirthDate", "StudyDate"),
+    *(
+        "SOPInstanceUID",
+        "StudyInstanceUID",
+        "SeriesInstanceUID",
+        "SeriesDescription",
+        "PatientID",
+        "PatientSex",
+        "PatientAge",
+        "PatientBirthDate",
+        "StudyDate",
+    ),
     *("SeriesDate", "AcquisitionDate", "Modality", "BodyPartExamined", "ViewPosition", "PixelSpacing"),
     *("ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio", "Rows", "Columns"),
 )
@@ -82,7 +93,7 @@ def open_dicom(path: Source, pixels: bool = True) -> FileDataset:
         raise broken(path, error) from None
 
 
-def _check_deflated(path: Source, file: IO[bytes]) -> None:
+def _check_deflated(path: Source, file: Any) -> None:
     """Check what a file that is compressed as a whole unpacks to, which pydicom does before it looks at anything."""
     meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag.group > 2)
     if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
@@ -268,6 +279,8 @@ def decode(path: Source, dataset: Dataset) -> NDArray[np.integer[Any]]:
         needs = f": to decode it, pip install 'segcft[dicom]' (or {'; or '.join(other)})" if other else ""
         if not decoder.is_available:
             raise Unreadable("no decoder", f"{path}: {syntax.name}{needs}")
+    if syntax in JPEG2000TransferSyntaxes:
+        _check_boxes(path, dataset)
     try:
         pixels = dataset.pixel_array
     except Exception as error:
@@ -276,6 +289,20 @@ def decode(path: Source, dataset: Dataset) -> NDArray[np.integer[Any]]:
     if pixels.ndim != 2:
         raise Excluded("no image", f"{path}: pixels of shape {pixels.shape}, expected one grey image")
     return pixels
+
+
+def _check_boxes(path: Source, dataset: Dataset) -> None:
+    """Check the lengths of the boxes of a JPEG 2000 file, since pydicom walks through them forever where one is 0."""
+    try:
+        frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
+    except Exception as error:
+        raise broken(path, error) from None
+    at = 12  # the first box
+    while frame.startswith(b"\0\0\0\x0cjP  ") and at < len(frame) and frame[at + 4 : at + 8] != b"jp2c":
+        length = int.from_bytes(frame[at : at + 4], "big")
+        if length < 8:
+            raise Unreadable("damaged file", f"{path}: a box of its JPEG 2000 image has {length} bytes")
+        at += length
 
 
 def _padding(dataset: Dataset, stored: NDArray[np.integer[Any]]) -> NDArray[np.bool_] | None:

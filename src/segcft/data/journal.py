@@ -54,7 +54,7 @@ class Journal:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Rows in the order in which they were done."""
-        with self.path.open(encoding="utf-8") as file:
+        with self.path.open("rb") as file:  # whose lines are those of _resume
             for line in itertools.islice(file, 1, None):
                 yield json.loads(line)["row"]
 

@@ -59,7 +59,7 @@ def pad_to_aspect(array: NDArray[np.generic], aspect: float, fill: NDArray[np.ge
     canvas = (max(height, round(width / aspect)), max(width, round(height * aspect)))
     if math.prod(canvas) > MOST_CANVAS:
         raise Rejected(
-            f"{height} x {width} pixels (height x width) are too long and narrow: with what fills them up to the aspect "
+            f"{height} x {width} pixels (height x width) are too long and narrow: filled up to the aspect "
             f"ratio {aspect:.3g} they have more than the {MOST_CANVAS // 10**6} million that are read"
         )
     top, left = (canvas[0] - height) // 2, (canvas[1] - width) // 2

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from segcft import artefact
 from segcft.errors import DataError
 from segcft.images.causal_gen import CausalGenHVAE, Convolutions, DecoderBlock, ResidualBlock
 from segcft.images.spec import CausalGenSpec, parse_arch
@@ -93,8 +94,7 @@ def load_causal_gen(path: Path, network: CausalGenHVAE, parents: Sequence[Traine
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
-        # Tensors and plain values only: a pickle from elsewhere must not run code.
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = artefact.load_plain(path)
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file") from None
     except Exception as error:  # torch raises many kinds for a damaged file
