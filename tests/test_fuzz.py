@@ -15,6 +15,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import torch
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
@@ -46,6 +47,25 @@ def test_inputs_of_a_seed_are_always_the_same(name: str) -> None:
     made = [[input_of(reader, reader.make(), 5, number) for number in range(40)] for _ in range(2)]
     assert made[0] == made[1]
     assert len({*made[0]}) > 30
+
+
+def long_picture() -> bytes:
+    """A small file whose image, filled up to a square, would have 4 thousand million pixels."""
+    return png(65300, 255, zlib.compress(bytes(65301) + (b"\0" + b"\xff" * 65300) * 254))
+
+
+def jpeg_2000_without_end() -> bytes:
+    """A DICOM file with a JPEG 2000 image whose second box says that it has no bytes."""
+    (file,) = (one for one in READERS["dicom"].make() if b"jP  \r\n\x87\n" in one)
+    at = file.index(b"jP  \r\n\x87\n") + 8
+    return file[:at] + bytes(4) + file[at + 4 :]
+
+
+def endless_name() -> bytes:
+    """A checkpoint that asks for a module with a very long name."""
+    file = io.BytesIO()
+    torch.save({"key": "k"}, file, _use_new_zipfile_serialization=False)
+    return file.getvalue().replace(b"X\x03\0\0\0key", b"c" + b"A" * 200_000 + b"\nx\n", 1)
 
 
 def png(width: int, height: int, data: bytes, *more: tuple[bytes, bytes]) -> bytes:
@@ -143,6 +163,20 @@ BOMBS: dict[str, tuple[str, str, Callable[[], bytes], str]] = {
     ),
     "upload of a gigapixel PNG": ("web-upload", ".bin", lambda: png(60000, 60000, b""), MILLIONS),
     "upload of a gzip bomb": ("web-upload", ".bin", lambda: gzipped(nifti((30000, 30000, 1)), 2 << 30), MILLIONS),
+    "long and narrow image": ("png", ".png", long_picture, "too long and narrow"),
+    "upload of a long and narrow image": ("web-upload", ".bin", long_picture, "too long and narrow"),
+    "JPEG 2000 without end": ("dicom", ".dcm", jpeg_2000_without_end, "a box of its JPEG 2000 image has 0 bytes"),
+    "checkpoint with an endless name": ("checkpoint", ".pt", endless_name, "this checkpoint is damaged (ValueError)"),
+    "date that is none": ("study", ".yaml", lambda: b"name: 2001-99-99\n", "a value cannot be read"),
+    "results without a field": ("results", ".json", lambda: b'[{"method": "none"}]', "row 0 lacks a field"),
+    "store without a size": ("store-store.json", ".json", lambda: b'{"version": 1}', "damaged (KeyError"),
+    "examples that are no numbers": ("examples", ".csv", lambda: b"image,age\n1.png,old\n", "not the attributes"),
+    "examples in another encoding": ("examples", ".csv", lambda: b"\xff\xfeimage", "not the attributes"),
+    "training in another encoding": ("history", ".jsonl", lambda: b"\xff\xfe{}", "cannot read this record"),
+    "DICOM of no transfer syntax": (
+        "ct-series", ".dcm",
+        lambda: READERS["ct-series"].make()[0].replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.9.9.9\0"), "input.dcm",
+    ),
     "deep question": ("web-question", ".json", lambda: b'{"do":' * 15_000, "the question"),
 }  # fmt: skip
 
