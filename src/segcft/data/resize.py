@@ -29,7 +29,7 @@ def average(array: NDArray[np.generic], size: tuple[int, int]) -> Array:
     The mean over the whole array does not change. Enlarging repeats pixels.
     """
     result = np.asarray(array, dtype=np.float64)
-    for axis, length in ((-2, size[0]), (-1, size[1])):
+    for axis, length in _in_order(result, size):
         if result.shape[axis] != length:
             result = np.moveaxis(_average_last(np.moveaxis(result, axis, -1), length), -1, axis)
     return result
@@ -38,11 +38,16 @@ def average(array: NDArray[np.generic], size: tuple[int, int]) -> Array:
 def smooth(array: NDArray[np.generic], size: tuple[int, int]) -> Array:
     """Like :func:`average` where an axis shrinks; linear between pixel centres where it grows."""
     result = np.asarray(array, dtype=np.float64)
-    for axis, length in ((-2, size[0]), (-1, size[1])):
+    for axis, length in _in_order(result, size):
         if result.shape[axis] != length:
             step = _interpolate_last if length > result.shape[axis] else _average_last
             result = np.moveaxis(step(np.moveaxis(result, axis, -1), length), -1, axis)
     return result
+
+
+def _in_order(array: Array, size: tuple[int, int]) -> list[tuple[int, int]]:
+    """The last two axes and their new lengths, one that shrinks first: the other order takes more memory."""
+    return sorted(((-2, size[0]), (-1, size[1])), key=lambda step: step[1] > array.shape[step[0]])
 
 
 def pad_to_aspect(array: NDArray[np.generic], aspect: float, fill: NDArray[np.generic] | float) -> NDArray:

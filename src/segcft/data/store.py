@@ -157,6 +157,8 @@ class Store:
         path = self.folder / "table.parquet"
         try:
             table = pd.read_parquet(path)
+            for column in table.columns:
+                table[column].to_numpy()  # decodes texts, which fails where they are damaged
         except Exception as error:  # pyarrow and pandas raise almost anything over a damaged file
             raise DataError(f"{path}: cannot read this table ({error})") from None
         missing = [c for c in ("id", "patient", "split", *self.variables) if c not in table.columns]
