@@ -87,7 +87,7 @@ def small_study() -> dict[str, Any]:
         "scm": step | {"steps": 40, "hidden": [8], "bins": 4, "learning_rate": 1e-2},
         "hvae": step | hvae,
         "finetune": step | {"steps": 12, "ema": 0.5, "bound_batches": 2},
-        "evaluation": {"bootstrap": 20, "figure_people": 1, "figure_changes": [-0.2, 0.2]},
+        "evaluation": {"bootstrap": 40, "figure_people": 1, "figure_changes": [-0.2, 0.2]},
     }
 
 

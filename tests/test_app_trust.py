@@ -61,17 +61,9 @@ def large_png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
-def large_dicom(syntax: str = "") -> bytes:
+def large_dicom() -> bytes:
     dataset = dcmread(io.BytesIO(dicom_bytes(np.zeros((1, 8, 8), np.uint8), {})))
     dataset.Rows = dataset.Columns = 30_000
-    file = io.BytesIO()
-    dataset.save_as(file)
-    return file.getvalue()
-
-
-def deflated_dicom() -> bytes:
-    dataset = dcmread(io.BytesIO(dicom_bytes(np.zeros((1, 8, 8), np.uint8), {})))
-    dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1.99"
     file = io.BytesIO()
     dataset.save_as(file)
     return file.getvalue()
@@ -108,34 +100,32 @@ def twice_compressed_nifti() -> bytes:
     ("content", "message"),
     [
         (b"", "empty"),
-        (b"not an image", "no image that can be read"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no image that can be read"),
+        (b"not an image", "cannot read this image"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "cannot read this image"),
         (picture()[:3000], "cannot read this image"),
         (large_png(30_000, 30_000), "more than the 32 million"),
         (large_dicom(), "more than the 32 million"),
         (large_nifti(), "more than the 32 million"),
-        (deflated_dicom(), "deflated"),
         (b"\0" * 128 + b"DICM" + b"\xff" * 500, "holds no image"),
         (dicom_bytes(np.eye(64, dtype=np.uint8)[None], {})[:3000], "upload.dcm: cannot"),
         (gzip.compress(b"no volume" * 100), "NIfTI"),
         (b"\x1f\x8bbroken", "NIfTI"),
-        (twice_compressed_nifti(), "is compressed twice"),
-        (line_png(60_000), "is 6e+04 times as wide as high, expected about 1"),
-        # 352 bytes and minus 353 pixels would be a length of -1, which reads everything.
+        (twice_compressed_nifti(), "cut off"),
+        (line_png(60_000), "1 x 60000 pixels (height x width) are too long and narrow"),
         (gzip.compress(nifti_header((-353, 1, 1)) + b"\0" * 1000), "cannot read this NIfTI file"),
         (nifti_header((8, 8, 1), float("nan")) + bytes(range(64)), "cannot read this NIfTI file"),
         (
             nibabel.Nifti1Image(np.zeros((8, 8, 1), [(c, "u1") for c in "RGB"]), np.eye(4)).to_bytes(),
             "expected grey values",
         ),
-        (nibabel.Nifti1Image(np.eye(8)[..., None], np.diag([1, 1e9, 1, 1])).to_bytes(), "times as wide as high"),
+        (nibabel.Nifti1Image(np.eye(8)[..., None], np.diag([1, 1e9, 1, 1])).to_bytes(), "too long and narrow"),
     ],
 )
 def test_broken_uploads(client: TestClient, content: bytes, message: str) -> None:
     assert message in error(upload(client, content), 400)
 
 
-def test_what_follows_a_nifti_image_is_not_unpacked(client: TestClient) -> None:
+def test_what_follows_a_nifti_image_does_not_matter(client: TestClient) -> None:
     volume = nibabel.Nifti1Image(np.arange(4096, dtype=np.int16).reshape(64, 64, 1), np.eye(4)).to_bytes()
     padded = gzip.compress(volume + b"\0" * 50_000_000)
     assert (decode_upload(client, padded) == decode_upload(client, volume)).all()

@@ -17,7 +17,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from segcft.coronary.files import chain, parse_csv, parse_rotterdam, read_centreline, read_surface
-from segcft.coronary.meshfile import parse_stl
+from segcft.coronary.meshfile import parse_stl, read_mesh
 from segcft.coronary.surface import Surface
 from segcft.data.reject import Rejected
 
@@ -320,7 +320,7 @@ def test_no_damage_does_more_than_refuse_the_file(
     assert told.startswith(f"{path}: ")
 
 
-def test_vtk_is_silent_about_damaged_files(tmp_path: Path) -> None:
+def test_nothing_but_the_error_tells_of_a_damaged_file(tmp_path: Path) -> None:
     pyvista.Sphere().save(tmp_path / "cut.vtp")
     (tmp_path / "cut.vtp").write_bytes((tmp_path / "cut.vtp").read_bytes()[:5000])
     code = (
@@ -329,4 +329,69 @@ def test_vtk_is_silent_about_damaged_files(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "cut.vtp")], capture_output=True, text=True)
     assert (done.stderr, done.returncode) == ("", 0)
-    assert "cut.vtp: damaged, or no VTK file of poly data (Error parsing XML" in done.stdout
+    assert "cut.vtp: damaged, or no VTK file of poly data (unclosed token" in done.stdout
+
+
+@pytest.mark.parametrize("mode", ["Ascii", "Binary", "Appended"])
+@pytest.mark.parametrize("compressor", ["None", "ZLib", "LZMA"])
+@pytest.mark.parametrize(("encoded", "order", "header"), [(True, 1, 32), (False, 1, 64), (False, 0, 32)])
+def test_vtp_in_every_form(tmp_path: Path, mode: str, compressor: str, encoded: bool, order: int, header: int) -> None:
+    from vtkmodules.vtkIOXML import vtkXMLPolyDataWriter
+
+    ball, path = pyvista.Sphere(theta_resolution=30, phi_resolution=30), tmp_path / "ball.vtp"
+    writer = vtkXMLPolyDataWriter()
+    writer.SetInputData(ball)
+    writer.SetFileName(str(path))
+    getattr(writer, f"SetDataModeTo{mode}")()
+    getattr(writer, f"SetCompressorTypeTo{compressor}")()
+    writer.SetBlockSize(1024)  # so that there are several
+    writer.SetEncodeAppendedData(encoded)
+    writer.SetByteOrder(order)
+    writer.SetHeaderType(header)
+    writer.Write()
+    mesh = read_mesh(path)
+    assert mesh.points == pytest.approx(ball.points, abs=1e-6 if mode == "Ascii" else 0)
+    assert (mesh.triangles() == ball.faces.reshape(-1, 4)[:, 1:]).all()
+
+
+def test_vtp_in_pieces(tmp_path: Path) -> None:
+    from vtkmodules.vtkIOXML import vtkXMLPolyDataWriter
+
+    ball, path = pyvista.Sphere(), tmp_path / "ball.vtp"
+    writer = vtkXMLPolyDataWriter()
+    writer.SetInputData(ball)
+    writer.SetFileName(str(path))
+    writer.SetNumberOfPieces(1)
+    writer.SetDataModeToAscii()
+    writer.Write()
+    text = path.read_text()
+    piece = text[text.index("<Piece") : text.index("</Piece>") + len("</Piece>")]
+    path.write_text(text.replace(piece, piece * 2))
+    mesh = read_mesh(path)
+    assert len(mesh.points) == 2 * ball.n_points
+    assert (mesh.triangles()[ball.n_cells :] == mesh.triangles()[: ball.n_cells] + ball.n_points).all()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b'NumberOfPoints="', b'NumberOfPoints="9', "cut off or damaged"),
+        (b'NumberOfPoints="', b'NumberOfPoints="99999999999', "an array of"),
+        (b'NumberOfPolys="', b'NumberOfPolys="-', "damaged"),
+        (b'type="Float32"', b'type="Float33"', "of type 'Float33'"),
+        (b'type="PolyData"', b'type="ImageData"', "no VTK file of poly data"),
+        (b'Name="offsets"', b'Name="starts"', "lack connectivity or offsets"),
+        (b"vtkZLibDataCompressor", b"vtkLZ4DataCompressor", "expected zlib or LZMA"),
+        (b'<?xml version="1.0"?>', b'<!DOCTYPE a [<!ENTITY b "c">]>', "declares a type or entities"),
+        (b'format="binary"', b'format="appended"', "format 'appended'"),
+        (b"AQAAAA", b"/////w", "cut off or damaged"),  # the number of compressed blocks
+    ],
+)
+def test_damaged_vtp_files_are_refused(tmp_path: Path, old: bytes, new: bytes, message: str) -> None:
+    path = tmp_path / "ball.vtp"
+    pyvista.Sphere().save(path)
+    content = path.read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, new))
+    with pytest.raises(Rejected, match=f"ball.vtp: .*{message}"):
+        read_surface(path)

@@ -35,6 +35,7 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGBaseline8Bit,
     JPEGLSLossless,
     RLELossless,
     generate_uid,
@@ -259,6 +260,17 @@ def test_compressed_syntaxes_that_need_nothing_else(tmp_path: Path) -> None:
     dataset.PixelData = encapsulate([stream.getvalue()])
     path = save(tmp_path / "j2k.dcm", dataset)
     np.testing.assert_allclose(read_dicom(path, (0, 3300)), RAMP / 3300, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "JPEG2000"])
+def test_a_compressed_image_of_another_size_than_the_header_says(tmp_path: Path, kind: str) -> None:
+    """A small file may hold a small image by its header and a huge one by its stream."""
+    stream = io.BytesIO()
+    Image.fromarray(np.zeros((64, 128), np.uint8)).save(stream, format=kind)
+    dataset = make(np.zeros((8, 8), np.uint8), JPEGBaseline8Bit if kind == "JPEG" else JPEG2000Lossless)
+    dataset.PixelData = encapsulate([stream.getvalue()])
+    with pytest.raises(Excluded, match="its compressed image has 128 x 64, not 8 x 8 pixels"):
+        read_dicom(save(tmp_path / "x.dcm", dataset))
 
 
 def bundled(name: str) -> Path:

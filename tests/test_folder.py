@@ -6,6 +6,7 @@ import csv
 import os
 import re
 import tempfile
+import tracemalloc
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -966,3 +967,16 @@ def test_a_dicom_file_beside_an_image_is_what_that_was_made_from(tmp_path: Path)
     assert find_file(tmp_path, "a").name == "a.png"
     assert find_file(tmp_path, "1.2.dcm").name == "1.2.dcm.png"
     assert find_file(tmp_path, "b").name == "b.dcm"
+
+
+def test_a_long_image_of_few_rows_takes_little_memory() -> None:
+    long = np.tile(np.linspace(0, 1, 40_000), (1, 2, 1))
+    tracemalloc.start()
+    try:
+        for step in (resize.average, resize.smooth):
+            fitted = step(long, (4000, 10))
+            assert fitted.shape == (1, 4000, 10)
+            assert fitted.mean() == pytest.approx(0.5)
+        assert tracemalloc.get_traced_memory()[1] < 100 * long.nbytes
+    finally:
+        tracemalloc.stop()

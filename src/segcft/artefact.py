@@ -8,13 +8,15 @@ they are read. No pickle is read or written.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
+import pickletools
 import shutil
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,6 +28,8 @@ from segcft.writing import written
 
 DIGEST = "sha256"
 """The field of a header that has the digest of the rest; older parts have none."""
+
+_LONGEST = 10_000  # characters of a name
 
 
 def save(path: Path, module: nn.Module, meta: Mapping[str, Any]) -> None:
@@ -89,7 +93,7 @@ def read_meta(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             meta = json.loads((file.metadata() or {})["segcft"])
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+    except (SafetensorError, KeyError, ValueError, OSError, RecursionError) as error:
         raise RunError(f"{path}: damaged, or not written by segcft ({error})") from None
     if not isinstance(meta, dict):
         raise RunError(f"{path}: damaged, or not written by segcft")
@@ -146,15 +150,44 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
         torch.save(dict(state), file)
 
 
+def load_plain(path: Path) -> Any:
+    """What :func:`torch.save` wrote, tensors and plain values only: a pickle from elsewhere must not run code.
+
+    Raises:
+        ValueError: it is compressed, as PyTorch's files are not, or has names that are no names.
+        Exception: almost any other, where the file is damaged.
+    """
+    with open(path, "rb") as file:
+        if file.read(4) == b"PK\x03\x04":
+            with zipfile.ZipFile(file) as packed:
+                parts = packed.infolist()
+                if sum(part.file_size for part in parts) > path.stat().st_size:
+                    raise ValueError("it is compressed")
+                if (damaged := packed.testzip()) is not None:  # PyTorch writes checksums, and does not look at them
+                    raise ValueError(damaged)
+                for part in parts:
+                    if part.filename.endswith("data.pkl"):
+                        _check_names(io.BytesIO(packed.read(part)))
+        else:  # PyTorch's older format: five pickles, then tensors
+            file.seek(0)
+            for _ in range(5):
+                _check_names(file)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _check_names(file: IO[bytes]) -> None:
+    """Check that no text in a pickle is so long that PyTorch, which searches its own messages for patterns, hangs."""
+    for _, text, _ in pickletools.genops(file):
+        if isinstance(text, str) and len(text) > _LONGEST:
+            raise ValueError(f"a name of {len(text)} characters")
+
+
 def load_checkpoint(path: Path, key: str) -> dict[str, Any] | None:
     """The checkpoint at ``path`` (tensors and plain values only), or None where there is none made from ``key``."""
     if not path.is_file():
         return None
     try:
-        with zipfile.ZipFile(path) as archive:  # PyTorch writes checksums, and does not look at them
-            if (part := archive.testzip()) is not None:
-                raise ValueError(part)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_plain(path)
     except Exception as error:  # torch raises many kinds for a damaged file, with advice not for users
         kind = type(error).__name__
         raise RunError(f"{path}: this checkpoint is damaged ({kind}); delete it to start again") from None

@@ -65,7 +65,7 @@ class Item:
 def _state(path: Path) -> tuple[int, int]:
     try:
         stat = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: no path can be called so
         return 0, 0
     return stat.st_size, stat.st_mtime_ns
 

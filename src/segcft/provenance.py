@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from segcft.data.imagefile import is_dicom
+from segcft.data.imagefile import is_dicom, open_picture
 from segcft.data.reject import Rejected
 from segcft.errors import DataError
 
@@ -135,7 +135,7 @@ def inspect(path: str | Path) -> dict[str, Any] | None:
 
             text = _dicom_record(open_dicom(path, pixels=False))
         else:
-            with Image.open(path) as file:
+            with path.open("rb") as opened, open_picture(path, opened) as file:
                 file.load()  # some text of a PNG file comes after its pixels
                 text = file.info.get(KEY) or _comment(file.info.get("comment", b""))
         record = None if text is None else json.loads(text)

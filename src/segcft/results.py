@@ -44,8 +44,8 @@ class Result:
         run = Run(folder)
         path = run.evaluation / "table.json"
         try:
-            rows = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            rows = _checked(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"{path}: not the table of an evaluation ({error}); see `segcft evaluate`") from None
         return cls(run.study, rows, run.samples(), artefact.read_meta(run.path("judge"))["version"])
 
@@ -61,6 +61,21 @@ class Result:
         rows = [r for r in self.rows if r["method"] == method and r["metric"] == metric and not r["intervened"]]
         rows = [r for r in rows if r["intervention"] in areas and r["value"] is not None]
         return max(rows, key=lambda r: float(r["value"]), default=None)
+
+
+def _checked(rows: Any) -> list[Row]:
+    """``rows``, if they are those of an evaluation; ValueError if not."""
+    texts, numbers = ("method", "intervention", "structure", "metric"), ("value", "ci_low", "ci_high")
+    if not isinstance(rows, list):
+        raise ValueError("expected a list")
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict) or not {*texts, *numbers, "intervened", "n"} <= row.keys():
+            raise ValueError(f"row {number} lacks a field")
+        right = [isinstance(row[name], str) for name in texts]
+        right += [row[name] is None or isinstance(row[name], float | int) for name in numbers]
+        if not all(right) or not isinstance(row["n"], int) or not isinstance(row["intervened"], bool):
+            raise ValueError(f"row {number} has a field of another type")
+    return rows
 
 
 def render_results(folders: Sequence[Path]) -> str:

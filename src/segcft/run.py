@@ -231,7 +231,7 @@ class Run:
         try:
             said = json.loads(path.read_text(encoding="utf-8"))
             return {split: int(said[split]) for split in PARTS}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise RunError(f"{path}: does not say how many samples there were: {error!r}") from None
 
     def model(self, method: str, device: torch.device | str = "cpu") -> CounterfactualModel:

@@ -7,6 +7,7 @@ A study is a YAML file; everything that differs from one study to another is in 
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -32,12 +33,19 @@ from segcft.images.spec import ImageSpec
 from segcft.section import Augment as Augment
 from segcft.section import Fraction, Section, Training
 
+MOST_SHOWN = 200
+"""Characters of a wrong value that an error shows."""
+
 S = TypeVar("S", bound=Section)
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 
 FEWEST_DRAWS = 40
 """Bootstrap draws of which one lies beyond each end of a 95 % interval."""
+MOST_CHARACTERS = 1 << 18
+"""Of a YAML file; the largest study has some 10,000."""
+MOST_VALUES = 1 << 16
+"""In a YAML file, with what its aliases stand for."""
 
 UNION_TAGS = ("folder", "chest-simulator", "coronary-simulator", "two-stream", "causal-gen")
 """Which variant of a section an error is about, in pydantic's path to it: no key of the file."""
@@ -377,13 +385,20 @@ def read_mapping(path: Path, kind: str = "study file") -> dict[str, Any]:
         StudyError: the file is missing, is not YAML or not a mapping, or gives a key twice.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MOST_CHARACTERS + 1)
+    except (OSError, ValueError) as error:
         raise StudyError(f"{path}: cannot read this {kind} ({error})") from None
+    if len(text) > MOST_CHARACTERS:
+        raise StudyError(f"{path}: more than {MOST_CHARACTERS} characters, which is no {kind}")
     try:
         raw = yaml.load(text, Loader=_UniqueKeyLoader)
     except yaml.YAMLError as error:
         raise StudyError(f"{path}: not valid YAML: {error}") from None
+    except RecursionError:
+        raise StudyError(f"{path}: not valid YAML: nested too deeply") from None
+    except Exception as error:  # a value that is not of the type it says, e.g. a date that is none
+        raise StudyError(f"{path}: not valid YAML: a value cannot be read ({error})") from None
     if not isinstance(raw, dict):
         raise StudyError(f"{path}: this {kind} is a mapping of keys to values, not {type(raw).__name__}")
     return {key: value for key, value in raw.items() if not str(key).startswith("_")}  # places for YAML anchors
@@ -412,8 +427,17 @@ def _explain(error: Any) -> str:
     elif error["type"] == "missing":
         message = "this key is required"
     elif not isinstance(error["input"], dict) and error["type"] != "value_error":
-        message += f", got {error['input']!r}"
+        message += f", got {_short(error['input'])}"
     return f"{key}: {message}" if key else message
+
+
+def _short(value: Any) -> str:
+    """A value as text of which an error can hold a few."""
+    try:
+        text = repr(value)
+    except ValueError:  # a number of more digits than Python writes out
+        return "a number of thousands of digits"
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
 
 
 def _known_keys(section: type[BaseModel]) -> list[str]:
@@ -422,7 +446,29 @@ def _known_keys(section: type[BaseModel]) -> list[str]:
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice, of which plain YAML silently keeps the last."""
+    """Safe YAML that refuses a key given twice, of which plain YAML silently keeps the last, and aliases that stand
+    for so much that the whole would not fit into memory (billion laughs)."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None and self._size(node, {}) > MOST_VALUES:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"its aliases stand for more than {MOST_VALUES} values", node.start_mark
+            )
+        return node
+
+    def _size(self, node: yaml.Node, known: dict[int, int | None]) -> int:
+        """How many values a node is, with aliases written out."""
+        if isinstance(node, yaml.ScalarNode):
+            return 1
+        if id(node) not in known:
+            known[id(node)] = None
+            inner = itertools.chain(*node.value) if isinstance(node, yaml.MappingNode) else node.value
+            known[id(node)] = 1 + sum(self._size(one, known) for one in inner)
+        size = known[id(node)]
+        if size is None:
+            raise yaml.constructor.ConstructorError(None, None, "an anchor contains itself", node.start_mark)
+        return size
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()

@@ -123,23 +123,27 @@ def _examples(run: Run) -> list[dict[str, Any]]:
 
     Raises:
         RunError: their table is damaged.
+        DataError: an image is.
     """
     folder = run.folder / "examples"
     table = folder / "attributes.csv"
     if not table.is_file():
         return []
-    examples = []
     try:
         with table.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        for number, row in enumerate(rows, start=1):
-            known: dict[str, float | str] = {
-                name: row[name] if variable.categories else float(row[name])
-                for name, variable in run.study.variables.items()
-                if name not in run.study.areas and row.get(name)
-            }
-            pixels = read_pixels(run.study, folder / Path(row["image"]).name)
-            examples.append({"label": f"Example {number}", "pixels": encode(pixels), "known": known})
+            return _read_examples(run.study, folder, list(csv.DictReader(file)))
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        raise RunError(f"{table}: not a table of examples ({error!r})") from None
+        raise RunError(f"{table}: not the attributes of example images ({error!r})") from None
+
+
+def _read_examples(study: Study, folder: Path, rows: Sequence[dict[str, str]]) -> list[dict[str, Any]]:
+    examples = []
+    for number, row in enumerate(rows, start=1):
+        known: dict[str, float | str] = {
+            name: row[name] if variable.categories else float(row[name])
+            for name, variable in study.variables.items()
+            if name not in study.areas and row.get(name)
+        }
+        pixels = read_pixels(study, folder / Path(row["image"]).name)
+        examples.append({"label": f"Example {number}", "pixels": encode(pixels), "known": known})
     return examples

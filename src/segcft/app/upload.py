@@ -1,119 +1,28 @@
 """An uploaded file, read in memory alone: nothing of it is written or kept, its name is never asked for.
 
-The bytes are a stranger's: a small file can unpack to a huge image. So how large it will be is looked up before
-anything is unpacked.
+The bytes are a stranger's: a small file can unpack to a huge image. Readers bound what they unpack, see
+:mod:`segcft.data.source`.
 """
 
 from __future__ import annotations
 
-import gzip
-import io
-import math
-import warnings
-import zlib
-from collections.abc import Callable, Iterable
-from typing import Any
-
 from segcft.data.source import MemoryFile
 from segcft.errors import DataError
 
-MOST_PIXELS = 32_000_000
-"""The largest mammograms have 28 million."""
-
-_TOO_MANY = f"has more than the {MOST_PIXELS // 10**6} million pixels that are read"
+_DICOM, _NIFTI = slice(128, 132), slice(344, 348)
 _GZIP = b"\x1f\x8b"
-_NIFTI_HEADER = 352  # bytes
-_NIFTI_MAGIC = slice(344, 348)
-_FARTHEST = 1_000_000  # bytes from the header to the pixels that are believed
-_DEFLATED = "1.2.840.10008.1.2.1.99"  # DICOM that is compressed as a whole, so that nothing can be looked up before
 
 
 def received(data: bytes) -> MemoryFile:
-    """The bytes of an image file, called ``upload``.
+    """The bytes of an image file, under a name that says of which kind they are.
 
     Raises:
-        DataError: it is none of the kinds that are read, damaged, or has too many pixels.
+        DataError: there are none.
     """
     if not data:
         raise DataError("upload: the file is empty")
-    if data[128:132] == b"DICM":
-        return _small(MemoryFile("upload.dcm", data), _dicom_shape)
-    if data[:2] == _GZIP or data[_NIFTI_MAGIC] == b"n+1\0":
-        return _unpacked(MemoryFile("upload.nii", data))
-    return _small(MemoryFile("upload", data), _picture_shape)
-
-
-def _small(file: MemoryFile, shape_of: Callable[[MemoryFile], Iterable[int]]) -> MemoryFile:
-    shape = tuple(shape_of(file))
-    if math.prod(max(length, 1) for length in shape) > MOST_PIXELS:
-        raise DataError(f"{file}: {_TOO_MANY}")
-    return file
-
-
-def _picture_shape(file: MemoryFile) -> Iterable[int]:
-    from PIL import Image
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is a stricter one
-            with file.open() as opened, Image.open(opened, formats=("PNG", "JPEG", "TIFF", "BMP")) as picture:
-                return picture.size
-    except Image.DecompressionBombError:
-        raise DataError(f"{file}: {_TOO_MANY}") from None
-    except Exception:  # Pillow's readers raise almost anything over a broken file
-        raise DataError(f"{file}: no image that can be read; expected PNG, JPEG, TIFF, BMP, DICOM or NIfTI") from None
-
-
-def _dicom_shape(file: MemoryFile) -> Iterable[int]:
-    from pydicom import dcmread
-    from pydicom.filereader import read_dataset
-
-    try:
-        with io.BytesIO(file.content) as opened:
-            opened.seek(132)
-            meta = read_dataset(opened, False, True, stop_when=lambda tag, vr, length: tag.group > 2)
-            if str(meta.get("TransferSyntaxUID")) == _DEFLATED:
-                raise DataError(f"{file}: DICOM that is compressed as a whole ('deflated') is not read")
-            opened.seek(0)
-            header = dcmread(opened, specific_tags=["Rows", "Columns", "NumberOfFrames"], stop_before_pixels=True)
-            return [int(header.get(name) or 1) for name in ("Columns", "Rows", "NumberOfFrames")]
-    except DataError:
-        raise
-    except Exception as error:  # pydicom's readers raise almost anything over a broken file
-        raise DataError(f"{file}: cannot read this DICOM file ({type(error).__name__})") from None
-
-
-def _nifti_shape(file: MemoryFile) -> tuple[tuple[int, ...], int]:
-    """Shape of a NIfTI file's image, and how many bytes the file has without compression, up to its last pixel."""
-    try:
-        from nibabel import Nifti1Header
-    except ImportError as error:
-        raise DataError(f"{file}: this needs nibabel ({error}): pip install 'segcft[nifti]'") from None
-    try:
-        with _opened(file) as opened:
-            header = Nifti1Header.from_fileobj(io.BytesIO(opened.read(_NIFTI_HEADER)))
-        shape = tuple(header.get_data_shape())
-        if min(shape) < 0:
-            raise ValueError("negative size")
-        offset = max(_NIFTI_HEADER, min(int(header.get_data_offset()), _FARTHEST))
-        return shape, offset + math.prod(shape) * header.get_data_dtype().itemsize
-    except Exception as error:  # a damaged header may raise anything
-        raise DataError(f"{file}: cannot read this NIfTI file ({type(error).__name__})") from None
-
-
-def _unpacked(file: MemoryFile) -> MemoryFile:
-    """A NIfTI file without compression, and without what follows the pixels."""
-    shape, length = _nifti_shape(file)
-    _small(file, lambda _: shape)
-    try:
-        with _opened(file) as opened:
-            content = opened.read(length)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{file}: cannot unpack this file ({error})") from None
-    if content[: len(_GZIP)] == _GZIP:  # its real header is one that nobody has looked at
-        raise DataError(f"{file}: is compressed twice")
-    return MemoryFile(file.name, content)
-
-
-def _opened(file: MemoryFile) -> Any:
-    return gzip.GzipFile(fileobj=file.open()) if file.content[:2] == _GZIP else file.open()
+    if data[_DICOM] == b"DICM":
+        return MemoryFile("upload.dcm", data)
+    if data[_NIFTI] == b"n+1\0" or data.startswith(_GZIP):
+        return MemoryFile("upload.nii", data)
+    return MemoryFile("upload", data)

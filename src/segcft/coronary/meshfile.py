@@ -1,16 +1,13 @@
 """Points, lines and triangles of STL, PLY and VTK files.
 
-VTK's own readers of STL, PLY and legacy VTK files do not notice that a file is cut off, or crash over it, and with them
-whatever calls them. These files are therefore read here, with every count checked against what the file holds. XML
-files (``.vtp``) are left to VTK, whose parser does notice.
+VTK's own readers do not notice that a file is cut off, or crash over it, and with them whatever calls them. Files are
+therefore read here, with every count checked against what the file holds; XML files in :mod:`segcft.coronary.vtpfile`.
 """
 
 from __future__ import annotations
 
 import re
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,10 +92,11 @@ def read_mesh(path: Path) -> MeshFile:
     Raises:
         Rejected: it cannot be read, is cut off, or has lines and polygons of points that it does not have.
     """
-    parsers = {".stl": parse_stl, ".ply": parse_ply, ".vtk": parse_vtk}
+    from segcft.coronary.vtpfile import parse_vtp  # which needs MeshFile
+
+    parsers = {".stl": parse_stl, ".ply": parse_ply, ".vtk": parse_vtk, ".vtp": parse_vtp}
     try:
-        parser = parsers.get(path.suffix.lower())
-        mesh = parser(path.read_bytes()) if parser else _read_vtp(path)
+        mesh = parsers[path.suffix.lower()](path.read_bytes())
         for cells in (mesh.lines, mesh.polygons, mesh.strips):
             if len(cells.points) and not 0 <= cells.points.min() <= cells.points.max() < len(mesh.points):
                 raise Rejected(f"lines or polygons have points that are not among the {len(mesh.points)} of the file")
@@ -338,44 +336,3 @@ def _offsets_and_connectivity(cursor: _Cursor, offsets: int, connectivity: int) 
             case _:
                 raise Rejected(f"cut off or damaged: {name} expected")
     return Cells(found[1], found[0])
-
-
-_VTK_LOCK = threading.Lock()
-
-
-def _read_vtp(path: Path) -> MeshFile:
-    """An XML file of poly data, by VTK."""
-    vtk_to_numpy = extra("vtkmodules.util.numpy_support", path).vtk_to_numpy
-    reader = extra("vtkmodules.vtkIOXML", path).vtkXMLPolyDataReader()
-    path.open("rb").close()  # says what is wrong, if it cannot be read
-    reader.SetFileName(str(path))
-    with _vtk_errors() as errors:
-        reader.Update()
-    told = re.search(r"^ERROR:.*\n.*\): (.*)", errors.GetOutput(), re.MULTILINE)  # there may be mere warnings
-    if told or reader.GetErrorCode():
-        raise Rejected(f"damaged, or no VTK file of poly data{f' ({told[1].strip()})' if told else ''}")
-    mesh = reader.GetOutput()
-    if mesh.GetPoints() is None:
-        raise Rejected("holds no points")
-    cells = (
-        Cells(*(vtk_to_numpy(one).astype(np.int64) for one in (part.GetConnectivityArray(), part.GetOffsetsArray())))
-        for part in (mesh.GetLines(), mesh.GetPolys(), mesh.GetStrips())
-    )
-    return MeshFile(vtk_to_numpy(mesh.GetPoints().GetData()).astype(np.float64), *cells)
-
-
-@contextmanager
-def _vtk_errors() -> Iterator[Any]:
-    """What VTK says of errors is kept, in all threads, instead of being shown."""
-    from vtkmodules.vtkCommonCore import vtkLogger, vtkOutputWindow, vtkStringOutputWindow
-
-    with _VTK_LOCK:
-        window, verbosity = vtkOutputWindow.GetInstance(), vtkLogger.GetCurrentVerbosityCutoff()
-        kept = vtkStringOutputWindow()
-        try:
-            vtkOutputWindow.SetInstance(kept)
-            vtkLogger.SetStderrVerbosity(vtkLogger.VERBOSITY_OFF)
-            yield kept
-        finally:
-            vtkOutputWindow.SetInstance(window)
-            vtkLogger.SetStderrVerbosity(verbosity)

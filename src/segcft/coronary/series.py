@@ -69,8 +69,13 @@ def read_series(folder: Path) -> Volume:
     values: NDArray[Any] | None = None
     for number, one in enumerate(slices):
         dataset = open_dicom(one.path)
-        check_object(one.path, dataset)
-        stored = decode(one.path, dataset)
+        try:
+            check_object(one.path, dataset)
+            stored = decode(one.path, dataset)
+        except Rejected:
+            raise
+        except Exception as error:
+            raise broken(one.path, error) from None
         if values is None:
             values = np.empty((len(slices), *first.shape), stored.dtype)
         if stored.dtype != values.dtype or stored.shape != first.shape:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,11 @@ VOXEL = (0.05, 10.0)
 
 LEAST_RANGE = 200.0
 """HU between the least and the largest value: air and blood, which any chest holds, are some 1000 apart."""
+
+MOST_BYTES = 1 << 30
+"""Of the voxels of a volume: 512 x 512 x 2048 of 16 bits."""
+_DEFLATE = 1032  # bytes that one byte of gzip can stand for
+_MORE = 1 << 20  # bytes after the voxels that are passed over
 
 FLIP = np.array([-1.0, -1.0, 1.0])
 """From RAS coordinates (right, anterior, superior) to LPS (left, posterior, superior), and back."""
@@ -156,9 +162,10 @@ def read_nifti(path: Path) -> Volume:
                 file = stack.enter_context(gzip.GzipFile(fileobj=file))
             image = kind.from_stream(file)
             stored = image.dataobj
+            _check_bytes(path, image)
             values = np.asanyarray(stored.get_unscaled())
-            while file.read(2**20):  # to the end, where gzip checks that nothing was damaged
-                pass
+            if len(file.read(_MORE)) == _MORE:  # to the end, where gzip checks that nothing was damaged
+                raise Rejected(f"{path}: goes on after the {values.size} voxels of its header")
         values = _three_dimensional(path, values)
         affine = _nifti_affine(path, image)
     except Rejected:
@@ -167,6 +174,16 @@ def read_nifti(path: Path) -> Volume:
         line = " ".join(str(error).split()) or type(error).__name__
         raise Rejected(f"{path}: cannot read this NIfTI file ({line})") from None
     return Volume(values, np.diag([*FLIP, 1]) @ affine, float(stored.slope), float(stored.inter))
+
+
+def _check_bytes(path: Path, image: Any) -> None:
+    """Check that a file can hold as many voxels as its header says, before there is memory for them."""
+    needed, found = math.prod(image.shape) * image.get_data_dtype().itemsize, path.stat().st_size
+    if needed > MOST_BYTES:
+        size = " x ".join(map(str, image.shape))
+        raise Rejected(f"{path}: its header says {size} voxels, more than the {MOST_BYTES >> 20} MiB that are read")
+    if needed > found * (_DEFLATE if path.suffix.lower() == ".gz" else 1):
+        raise Rejected(f"{path}: cut off: {found} bytes cannot hold the {math.prod(image.shape)} voxels of its header")
 
 
 def _three_dimensional(path: Path, values: NDArray[Any]) -> NDArray[Any]:

@@ -6,18 +6,24 @@ wrong with a file is an :class:`~segcft.data.convert.Excluded`, which names its 
 
 from __future__ import annotations
 
+import io
 import re
+import zlib
 from datetime import date
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from pydicom import Dataset, FileDataset, dcmread
+from pydicom.encaps import generate_frames
+from pydicom.filereader import read_dataset
 from pydicom.pixels import apply_modality_lut, apply_voi, get_decoder
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from segcft.data.convert import PERCENTILES, Excluded, Unreadable
 from segcft.data.reject import Rejected
-from segcft.data.source import Source
+from segcft.data.source import Source, check_size
 
 OLDEST = 130
 """Ages above this, in years, are not believed."""
@@ -27,11 +33,24 @@ _VIEWS = {"POSTEROANTERIOR": "PA", "ANTEROPOSTERIOR": "AP", "LATERAL": "LATERAL"
 _VIEWS |= {"RIGHTLATERAL": "RL"}
 
 HEADER = (
-    *("SOPInstanceUID", "StudyInstanceUID", "PatientID", "PatientSex", "PatientAge", "PatientBirthDate", "StudyDate"),
+    *(
+        "SOPInstanceUID",
+        "StudyInstanceUID",
+        "SeriesInstanceUID",
+        "SeriesDescription",
+        "PatientID",
+        "PatientSex",
+        "PatientAge",
+        "PatientBirthDate",
+        "StudyDate",
+    ),
     *("SeriesDate", "AcquisitionDate", "Modality", "BodyPartExamined", "ViewPosition", "PixelSpacing"),
     *("ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio", "Rows", "Columns"),
 )
 """The elements that are read beside those of the pixels."""
+
+MOST_BYTES = 1 << 28
+"""Of a file that is compressed as a whole ('deflated'), when unpacked."""
 
 MOST_ASPECT = 10.0
 """Pixels of a radiograph are about square; of a shape beyond this the header is wrong."""
@@ -62,6 +81,7 @@ def open_dicom(path: Source, pixels: bool = True) -> FileDataset:
         with path.open("rb") as file:
             if file.read(132)[128:] != b"DICM":
                 raise Unreadable("not a DICOM file", f"{path}: not a DICOM file: no 'DICM' at byte 128")
+            _check_deflated(path, file)
             file.seek(0)
             dataset = dcmread(file, stop_before_pixels=not pixels)
         for name in HEADER:  # pydicom decodes an element when it is asked for first, which may fail
@@ -73,6 +93,15 @@ def open_dicom(path: Source, pixels: bool = True) -> FileDataset:
         raise
     except Exception as error:  # pydicom's readers raise almost anything over a broken file
         raise broken(path, error) from None
+
+
+def _check_deflated(path: Source, file: Any) -> None:
+    """Check what a file that is compressed as a whole unpacks to, which pydicom does before it looks at anything."""
+    meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag.group > 2)
+    if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        unpacked = zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(), MOST_BYTES + 1)
+        if len(unpacked) > MOST_BYTES:
+            raise Unreadable("damaged file", f"{path}: unpacks to more than the {MOST_BYTES >> 20} MiB that are read")
 
 
 def shown(
@@ -150,7 +179,10 @@ def aspect(dataset: Dataset) -> float:
 def field_of_view(dataset: Dataset) -> tuple[float, float] | None:
     """Height and width of the image in mm, in the detector's plane where nothing better is known."""
     spacing = _spacing(dataset)
-    return None if spacing is None else (dataset.Rows * spacing[0], dataset.Columns * spacing[1])
+    rows, columns = dataset.get("Rows"), dataset.get("Columns")
+    if spacing is None or not isinstance(rows, int) or not isinstance(columns, int):
+        return None
+    return rows * spacing[0], columns * spacing[1]
 
 
 def person(dataset: Dataset) -> dict[str, float | str | None]:
@@ -216,6 +248,7 @@ def check_object(path: Source, dataset: Dataset) -> bool:
     if "PixelData" not in dataset or not dataset.get("Rows") or not dataset.get("Columns"):
         modality = dataset.get("Modality") or "unknown"
         raise Excluded("no image", f"{path}: holds no image that can be read (modality {modality})")
+    check_size(path, (dataset.Columns, dataset.Rows))
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames > 1:
         raise Excluded("several frames", f"{path}: holds {frames} frames, not one")
@@ -234,9 +267,13 @@ def decode(path: Source, dataset: Dataset) -> NDArray[np.integer[Any]]:
     Raises:
         Excluded: they are compressed and there is no decoder, or the file is damaged.
     """
-    syntax = dataset.file_meta.TransferSyntaxUID
+    try:
+        syntax = dataset.file_meta.TransferSyntaxUID
+        encapsulated = syntax.is_encapsulated
+    except (AttributeError, ValueError) as error:  # there is none, or it is none
+        raise broken(path, error) from None
     needs = ""
-    if syntax.is_encapsulated:
+    if encapsulated:
         try:
             decoder = get_decoder(syntax)
         except NotImplementedError:
@@ -246,6 +283,8 @@ def decode(path: Source, dataset: Dataset) -> NDArray[np.integer[Any]]:
         needs = f": to decode it, pip install 'segcft[dicom]' (or {'; or '.join(other)})" if other else ""
         if not decoder.is_available:
             raise Unreadable("no decoder", f"{path}: {syntax.name}{needs}")
+    if encapsulated:
+        _check_frame(path, dataset)
     try:
         pixels = dataset.pixel_array
     except Exception as error:
@@ -254,6 +293,29 @@ def decode(path: Source, dataset: Dataset) -> NDArray[np.integer[Any]]:
     if pixels.ndim != 2:
         raise Excluded("no image", f"{path}: pixels of shape {pixels.shape}, expected one grey image")
     return pixels
+
+
+def _check_frame(path: Source, dataset: Dataset) -> None:
+    """Check what a compressed image says of itself, which need not be what the header of the file says."""
+    try:
+        frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
+    except Exception as error:
+        raise broken(path, error) from None
+    # pydicom walks through the boxes of JPEG 2000 forever where one has no length.
+    at = 12  # the first box
+    while frame.startswith(b"\0\0\0\x0cjP  ") and at < len(frame) and frame[at + 4 : at + 8] != b"jp2c":
+        length = int.from_bytes(frame[at : at + 4], "big")
+        if length < 8:
+            raise Unreadable("damaged file", f"{path}: a box of its JPEG 2000 image has {length} bytes")
+        at += length
+    try:
+        with Image.open(io.BytesIO(frame), formats=("JPEG", "JPEG2000")) as picture:
+            size = picture.size
+    except Exception:  # of another kind, or damaged, which the decoder will say
+        return
+    if size != (dataset.Columns, dataset.Rows):
+        found = f"{size[0]} x {size[1]}, not {dataset.Columns} x {dataset.Rows}"
+        raise Unreadable("damaged file", f"{path}: its compressed image has {found} pixels")
 
 
 def _padding(dataset: Dataset, stored: NDArray[np.integer[Any]]) -> NDArray[np.bool_] | None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from segcft.data.nifti import NIFTI, is_nifti, read_nifti
 from segcft.data.reject import Rejected
-from segcft.data.source import Source
+from segcft.data.source import MOST_PIXELS, Source, check_size
 from segcft.study import Structure
 
 LOSSLESS = (".png", ".tif", ".tiff", ".bmp", *NIFTI)
@@ -21,6 +22,9 @@ DICOM = (".dcm", ".dicom")
 SUFFIXES = (*LOSSLESS, ".jpg", ".jpeg", *DICOM)
 
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601: red, green, blue
+
+PICTURES = ("PNG", "JPEG", "TIFF", "BMP", "GIF")
+"""Pillow's kinds of files that are read. It knows others, some of which run programs."""
 
 # Pillow's modes whose pixels are used as they are; the others are converted to grey or colour first.
 _NATIVE = frozenset({"1", "L", "I", "I;16", "I;16B", "I;16L", "F", "RGB"})
@@ -132,7 +136,7 @@ def is_dicom(path: Source) -> bool:
     try:
         with path.open("rb") as file:
             return file.read(132)[128:] == b"DICM"
-    except OSError:
+    except (OSError, ValueError):  # ValueError: no path can be called so
         return False  # who reads it will say why
 
 
@@ -206,18 +210,22 @@ def read_pixels(path: Source, labels: bool = False) -> NDArray[Any]:
     if is_nifti(path):
         return read_nifti(path)[0]
     try:
-        with path.open("rb") as opened, Image.open(opened) as file:
+        with path.open("rb") as opened, open_picture(path, opened) as file:
             frames = getattr(file, "n_frames", 1)
+            if frames > 1:
+                raise Rejected(f"{path}: holds {frames} images, not one")
             if labels and file.mode in ("P", "PA"):
                 pixels = np.asarray(file.getchannel(0) if file.mode == "PA" else file)
             else:
                 pixels = native(file)
+    except Rejected:
+        raise
     except UnidentifiedImageError:
-        raise Rejected(f"{path}: cannot read this image (of no kind that is known, or damaged)") from None
+        raise Rejected(
+            f"{path}: cannot read this image: damaged, or none of {', '.join(PICTURES)}, DICOM, NIfTI"
+        ) from None
     except Exception as error:  # Pillow's readers raise almost anything over a broken file
         raise Rejected(f"{path}: cannot read this image ({error})") from None
-    if frames > 1:
-        raise Rejected(f"{path}: holds {frames} images, not one")
     return pixels
 
 
@@ -226,6 +234,26 @@ def native(picture: Image.Image) -> NDArray[Any]:
     if picture.mode in _NATIVE:
         return np.asarray(picture)
     return np.asarray(picture.convert("L" if picture.mode in ("LA", "La") else "RGB"))
+
+
+def open_picture(path: Source, opened: IO[bytes]) -> Image.Image:
+    """The file ``opened`` as Pillow opens it, without its pixels.
+
+    Args:
+        path: of the file, for messages.
+        opened: the file.
+
+    Raises:
+        Rejected: it has too many pixels. Whatever else is wrong, Pillow says.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is a stricter one
+        try:
+            file = Image.open(opened, formats=PICTURES)
+        except Image.DecompressionBombError:
+            raise Rejected(f"{path}: has more than the {MOST_PIXELS // 10**6} million pixels that are read") from None
+    check_size(path, file.size)
+    return file
 
 
 def _full_value(name: str, pixels: NDArray[Any]) -> float:

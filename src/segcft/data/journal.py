@@ -60,7 +60,7 @@ class Journal:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Rows in the order in which they were done."""
-        with self.path.open(encoding="utf-8") as file:
+        with self.path.open("rb") as file:  # whose lines are those of _resume
             for line in itertools.islice(file, 1, None):
                 yield json.loads(line)["row"]
 
@@ -79,14 +79,14 @@ class Journal:
                 for number, line in enumerate(file):
                     if not line.endswith(b"\n"):  # cut off while it was written
                         break
-                    entry = json.loads(line)
+                    entry = json.loads(line.decode("utf-8"))  # not in what else JSON may be
                     if number == 0:
                         self._check(entry["settings"])
                     else:
                         self._note(entry)
                     end += len(line)
             os.truncate(self.path, end)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(f"{self.path}: damaged ({error}); remove {self.out} and begin again") from None
         if end == 0:
             self.path.unlink()

@@ -232,7 +232,7 @@ def _parse_record(id: str, record: str) -> Mapping[str, Value] | Excluded:
     if cells["sex"].lower() not in ("f", "m", "female", "male"):
         return Excluded("clinical data unclear", f"{id}: {cells['sex']!r} is no sex")
     age = cells["age"]
-    if age != _MISSING and not (age.isascii() and age.isdigit() and int(age) <= 120):
+    if age != _MISSING and not (re.fullmatch(r"[0-9]{1,3}", age) and int(age) <= 120):
         return Excluded("clinical data unclear", f"{id}: {age!r} is no age in years")
     place, finding = split_place(cells["rest"]) if nodule else (None, " ".join(cells["rest"].split()) or None)
     about: dict[str, Value] = {

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import gzip
 import io
+import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segcft.data.reject import Rejected
-from segcft.data.source import Source
+from segcft.data.source import Source, check_size
 from segcft.errors import DataError
 
 NIFTI = (".nii", ".nii.gz")
 
-MOST_BYTES = 1 << 30
+MOST_BYTES = 1 << 28
 """Of an uncompressed file that holds one image; a compressed one that is longer is not read on."""
 
 
@@ -39,20 +40,25 @@ def read_nifti(path: Source) -> tuple[NDArray[Any], float]:
     except ImportError as error:
         raise DataError(f"{path}: this needs nibabel ({error}): pip install 'segcft[nifti]'") from None
     try:
-        image = nibabel.Nifti1Image.from_bytes(_content(path))
+        content = _content(path)
+        image = nibabel.Nifti1Image.from_bytes(content)
         shape, affine = tuple(image.shape), np.asarray(image.affine, dtype=np.float64)
         volume = (*shape, 1, 1)[:3]
         if 0 in shape or any(length != 1 for length in shape[3:]) or 1 not in volume:
             raise Rejected(f"{path}: holds {'x'.join(map(str, shape))} values, expected one image")
+        check_size(path, shape)
+        if image.dataobj.offset + math.prod(shape) * image.get_data_dtype().itemsize > len(content):
+            raise Rejected(
+                f"{path}: cut off: {len(content)} bytes do not hold the {math.prod(shape)} values of its header"
+            )
         values = np.asanyarray(image.dataobj).reshape(volume)
         if values.dtype.kind not in "biuf":
             raise Rejected(f"{path}: holds values of type {values.dtype}, expected grey values")
-        spacing = np.linalg.norm(affine[:3, :3], axis=0)
+        return _as_seen(values, affine, np.linalg.norm(affine[:3, :3], axis=0))
     except Rejected:
         raise
     except Exception as error:  # a damaged header may raise anything
         raise Rejected(f"{path}: cannot read this NIfTI file ({' '.join(str(error).split())})") from None
-    return _as_seen(values, affine, spacing)
 
 
 def _content(path: Source) -> bytes:

@@ -190,7 +190,7 @@ def read_rows(table: Path) -> Iterator[Row]:
     """
     try:
         with _open(table) as file:
-            reader = csv.reader(file)
+            reader = csv.reader(_lines(file))
             header = [cell.strip() for cell in next(reader, [])]
             for column in Row._fields:
                 if column not in header:
@@ -222,7 +222,7 @@ def parse_labels(text: str) -> list[str]:
         raise Excluded("no labels", f"Labels is {text!r}")
     try:
         labels = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         labels = None
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         raise Excluded("no labels", f"Labels is no list: {text!r}")
@@ -241,6 +241,10 @@ def parse_age(birth: str, date: str) -> float | None:
     if not math.isfinite(year) or year != int(year) or len(date) != 8 or not (date.isascii() and date.isdigit()):
         return None
     return int(date[:4]) - year
+
+
+MOST_LINE = 1 << 20
+"""Characters of a line; the longest of PadChest's has some 2,000."""
 
 
 @dataclass(frozen=True)
@@ -301,6 +305,14 @@ def _open(table: Path) -> TextIO:
     if compressed:
         return gzip.open(table, "rt", encoding="utf-8-sig", newline="")
     return table.open(encoding="utf-8-sig", newline="")
+
+
+def _lines(file: TextIO) -> Iterator[str]:
+    """The lines of a file, none of which may be so long that it fills memory."""
+    while line := file.readline(MOST_LINE):
+        if len(line) == MOST_LINE:
+            raise csv.Error(f"a line of {MOST_LINE} characters or more")
+        yield line
 
 
 def _survey(table: Path) -> tuple[int, str]:

@@ -6,19 +6,21 @@ full-resolution mask over the exact footprint of each grid pixel keeps its area,
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
 from segcft.data.reject import Rejected
+from segcft.data.source import MOST_PIXELS
 from segcft.study import Image
 
 Array = NDArray[np.float64]
 
 ASPECT_TOLERANCE = 0.02
 
-MOST_PADDING, LARGE = 10.0, 1 << 24
-"""A canvas of more than ``LARGE`` pixels may be so many times as large as its image: a mere line of pixels would need
-a square of its length."""
+MOST_CANVAS = 2 * MOST_PIXELS
+"""Pixels of an image and of what it is filled up with."""
 
 
 def average(array: NDArray[np.generic], size: tuple[int, int]) -> Array:
@@ -27,7 +29,7 @@ def average(array: NDArray[np.generic], size: tuple[int, int]) -> Array:
     The mean over the whole array does not change. Enlarging repeats pixels.
     """
     result = np.asarray(array, dtype=np.float64)
-    for axis, length in ((-2, size[0]), (-1, size[1])):
+    for axis, length in _in_order(result, size):
         if result.shape[axis] != length:
             result = np.moveaxis(_average_last(np.moveaxis(result, axis, -1), length), -1, axis)
     return result
@@ -36,22 +38,37 @@ def average(array: NDArray[np.generic], size: tuple[int, int]) -> Array:
 def smooth(array: NDArray[np.generic], size: tuple[int, int]) -> Array:
     """Like :func:`average` where an axis shrinks; linear between pixel centres where it grows."""
     result = np.asarray(array, dtype=np.float64)
-    for axis, length in ((-2, size[0]), (-1, size[1])):
+    for axis, length in _in_order(result, size):
         if result.shape[axis] != length:
             step = _interpolate_last if length > result.shape[axis] else _average_last
             result = np.moveaxis(step(np.moveaxis(result, axis, -1), length), -1, axis)
     return result
 
 
-def pad_to_aspect(array: NDArray[np.generic], aspect: float, fill: NDArray[np.generic] | float) -> NDArray:
+def _in_order(array: Array, size: tuple[int, int]) -> list[tuple[int, int]]:
+    """The last two axes and their new lengths, one that shrinks first: the other order takes more memory."""
+    return sorted(((-2, size[0]), (-1, size[1])), key=lambda step: step[1] > array.shape[step[0]])
+
+
+def pad_to_aspect(
+    array: NDArray[np.generic], aspect: float, fill: NDArray[np.generic] | float, name: str = "image"
+) -> NDArray:
     """``array`` (C, H, W) centred on a canvas of width / height = ``aspect``; ``fill`` is a value or (C,).
 
     An aspect ratio within 2 % of the wanted one is left as it is: the resize absorbs it.
+
+    Raises:
+        Rejected: the array is so long and narrow that the canvas would have more than :data:`MOST_CANVAS` pixels.
     """
     channels, height, width = array.shape
     if abs(width / height / aspect - 1) <= ASPECT_TOLERANCE:
         return array
     canvas = (max(height, round(width / aspect)), max(width, round(height * aspect)))
+    if math.prod(canvas) > MOST_CANVAS:
+        raise Rejected(
+            f"{name}: {height} x {width} pixels (height x width) are too long and narrow: filled up to the aspect "
+            f"ratio {aspect:.3g} they have more than the {MOST_CANVAS // 10**6} million that are read"
+        )
     top, left = (canvas[0] - height) // 2, (canvas[1] - width) // 2
     padded = np.empty((channels, *canvas), dtype=array.dtype)
     padded[:] = np.reshape(fill, (-1, 1, 1))
@@ -68,7 +85,7 @@ def fit_image(
     the height of a pixel of ``grey`` divided by its width; ``name`` is for errors.
 
     Raises:
-        Rejected: it is large, and so long and narrow that nearly all would be padding.
+        Rejected: it is too long and narrow, see :func:`pad_to_aspect`.
     """
     return _to_uint8(smooth(_on_canvas(grey, grid, border_median(grey), pixel_aspect, name), grid.size))
 
@@ -84,14 +101,7 @@ def _on_canvas(
     if array.shape[-2:] == grid.size and pixel_aspect == 1:  # on the study's grid already, whatever its pixels' aspect
         return array
     height, width = grid.field_of_view or grid.size
-    aspect = width / height * pixel_aspect
-    rows, columns = array.shape[-2:]
-    growth = max(columns / rows / aspect, aspect * rows / columns)
-    if growth > MOST_PADDING and growth * rows * columns > LARGE:
-        raise Rejected(
-            f"{name}: is {columns / rows / pixel_aspect:.3g} times as wide as high, expected about {width / height:.3g}"
-        )
-    return pad_to_aspect(array, aspect, fill)
+    return pad_to_aspect(array, width / height * pixel_aspect, fill, name)
 
 
 def _to_uint8(values: NDArray[np.float64]) -> NDArray[np.uint8]:

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import io
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import IO, Any
+
+from segcft.data.reject import Rejected
+
+MOST_PIXELS = 32_000_000
+"""Of an image that is read; the largest mammograms have 28 million. A small file can say that it has any number."""
 
 
 @dataclass(frozen=True)
@@ -35,3 +42,15 @@ class MemoryFile:
 
 
 Source = Path | MemoryFile
+
+
+def check_size(path: Source, shape: Iterable[int]) -> None:
+    """Check how large an image will be before it is unpacked.
+
+    Raises:
+        Rejected: it has more than :data:`MOST_PIXELS`.
+    """
+    lengths = tuple(shape)
+    if math.prod(max(length, 1) for length in lengths) > MOST_PIXELS:
+        found = " x ".join(map(str, lengths))
+        raise Rejected(f"{path}: has more than the {MOST_PIXELS // 10**6} million pixels that are read ({found})")

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import operator
 import os
 import secrets
 import shutil
@@ -64,12 +65,17 @@ class Store:
     def __init__(self, folder: str | Path, verify: bool = False) -> None:
         self.folder = Path(folder)
         meta = self._read_meta()
-        samples, channels, (height, width) = meta["samples"], meta["channels"], meta["size"]
-        self.variables: dict[str, tuple[str, ...]] = {k: tuple(v) for k, v in meta["variables"].items()}
-        self.structures: dict[str, str] = dict(meta["structures"])
-        self.pixel_area: float = meta["pixel_area"]
-        self.area_unit: str = meta["area_unit"]
-        self.fingerprint: str = meta["fingerprint"]
+        try:
+            samples, channels, height, width = map(operator.index, (meta["samples"], meta["channels"], *meta["size"]))
+            self.variables: dict[str, tuple[str, ...]] = {k: tuple(map(str, v)) for k, v in meta["variables"].items()}
+            self.structures: dict[str, str] = {k: str(v) for k, v in meta["structures"].items()}
+            self.pixel_area = float(meta["pixel_area"])
+            self.area_unit = str(meta["area_unit"])
+            self.fingerprint = str(meta["fingerprint"])
+            if min(samples, channels, height, width) < 0:
+                raise ValueError("a size is negative")
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise DataError(f"{self.folder / 'store.json'}: damaged ({error!r}); import again") from None
         self.images = self._map("images.u8", (samples, channels, height, width))
         self.masks = self._map("masks.u8", (samples, len(self.structures), height, width))
         self.table = self._read_table(samples)
@@ -153,7 +159,7 @@ class Store:
             meta = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise DataError(f"{self.folder}: no data store here (store.json is missing)") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise DataError(f"{path}: cannot read this file ({error})") from None
         version = meta.get("version") if isinstance(meta, dict) else None
         if version != VERSION:
@@ -174,7 +180,9 @@ class Store:
         path = self.folder / "table.parquet"
         try:
             table = pd.read_parquet(path)
-        except (OSError, ValueError) as error:
+            for column in table.columns:
+                table[column].to_numpy()  # decodes texts, which fails where they are damaged
+        except Exception as error:  # pyarrow and pandas raise almost anything over a damaged file
             raise DataError(f"{path}: cannot read this table ({error})") from None
         missing = [c for c in ("id", "patient", "split", *self.variables) if c not in table.columns]
         if missing:
@@ -186,9 +194,12 @@ class Store:
     def _read_rejected(self) -> pd.DataFrame:
         path = self.folder / "rejected.csv"
         try:
-            return pd.read_csv(path, dtype=str, keep_default_na=False)
+            rejected = pd.read_csv(path, dtype=str, keep_default_na=False)
         except (OSError, ValueError) as error:
             raise DataError(f"{path}: cannot read this table ({error})") from None
+        if not {"id", "reason"} <= {*rejected.columns}:
+            raise DataError(f"{path}: expected columns id and reason; import again")
+        return rejected
 
     def _recompute_fingerprint(self) -> str:
         fingerprint = _Fingerprint({key: self._meta[key] for key in _SHAPE_KEYS})

@@ -8,7 +8,6 @@ the latents, and the prior's scale where there is no latent.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from segcft import artefact
 from segcft.errors import DataError
 from segcft.images.causal_gen import CausalGenHVAE, Convolutions, DecoderBlock, ResidualBlock
 from segcft.images.spec import CausalGenSpec, parse_arch
@@ -94,11 +94,10 @@ def load_causal_gen(path: Path, network: CausalGenHVAE, parents: Sequence[Traine
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
-        # Tensors and plain values only: a pickle from elsewhere must not run code.
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = artefact.load_plain(path)
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # torch raises many kinds for a damaged file
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(f"{path}: not a checkpoint that can be read safely ({reason})") from None
     state = content.get(AVERAGED, content.get(RAW)) if isinstance(content, dict) else None

@@ -93,13 +93,17 @@ def read_history(path: Path) -> dict[str, NDArray[np.float64]]:
     """
     if not path.is_file():
         return {}
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{path}: cannot read this record of a training ({error})") from None
     rows = []
-    for number_, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number_, line in enumerate(text.splitlines(), start=1):
         try:
             row = json.loads(line)
             rows.append({str(name): float(value) for name, value in row.items()})
             rows[-1]["step"]
-        except (ValueError, TypeError, AttributeError, KeyError):
+        except (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError):
             raise RunError(f"{path}: line {number_}: not the figures of a training step: {line[:80]!r}") from None
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: np.array([row.get(name, math.nan) for row in rows]) for name in names}
