@@ -337,3 +337,9 @@ def test_saving_refuses_what_it_cannot_write(model: Model, pictures: NDArray[np.
     model.counterfactual(pictures[0], do=DO, draws=0).save(tmp_path / "all")
     left = {path.name for path in (tmp_path / "all").iterdir()}
     assert left == names - {"uncertainty.png", "draw-1.png", "draw-2.png"}
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "image.png").write_bytes(b"a patient's")
+    for save in (answer.save, model.sample(1).save):
+        with pytest.raises(DataError, match="data: is a folder of other things"):
+            save(tmp_path / "data")
+    assert [path.read_bytes() for path in (tmp_path / "data").iterdir()] == [b"a patient's"]

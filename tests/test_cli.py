@@ -414,6 +414,39 @@ def test_a_place_that_cannot_be_written_is_told(
         assert str(taken) in err
 
 
+def test_a_wrong_place_for_an_answer_is_told_before_anything_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "letter.txt").touch()
+    (tmp_path / "x.png").mkdir()
+    (tmp_path / "file").touch()
+    one, many = "an answer is written to .png, .dcm or .json, or to a folder", "are written to a folder, not to .png"
+    for image, out, message in (
+        ("a.png", "x.jpg", f"x.jpg: {one}, not to .jpg"),
+        ("a.png", "X.wrong", f"X.wrong: {one}, not to .wrong"),
+        ("a.png", "x.png", f"x.png: is a folder, though called like a file; {one}"),
+        ("a.png", "file", f"file: is a file; {one}"),
+        ("a.png", "taken", "taken: is a folder of other things (without counterfactual.json)"),
+        (".", "y.png", many),
+        ("a.csv", "y.png", many),
+    ):
+        ask = ["counterfactual", "no-run", image, "--do", "age=50", "--out", out]
+        code = f"import sys; from segcft.cli import main; print(main({ask!r}), 'torch' in sys.modules)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+        assert done.stdout.split() == ["1", "False"]
+        assert message in done.stderr
+
+
+def test_an_answer_takes_the_place_of_an_earlier_one(
+    segcft: Callable[..., Outcome], small_run: Run, radiograph: Path, tmp_path: Path
+) -> None:
+    ask = ("counterfactual", small_run.folder, radiograph, "--device", "cpu", "--draws", 0)
+    for out in ("x.json", "release-0.2", "answer"):
+        for age in (50, 60):
+            assert segcft(*ask, "--do", f"age={age}", "--out", tmp_path / out)[0] == 0
+        written = tmp_path / out if out == "x.json" else tmp_path / out / "counterfactual.json"
+        assert json.loads(written.read_text())["do"] == ["age=60.0"]
+
+
 def test_a_damaged_part_is_told(
     segcft: Callable[..., Outcome], small_run: Run, radiograph: Path, tmp_path: Path
 ) -> None:

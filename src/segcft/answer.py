@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from segcft import artefact
 from segcft.causal.intervention import Intervention
-from segcft.errors import DataError
 from segcft.evaluate.names import method_name, plain
 from segcft.provenance import dicom_bytes, png_bytes
 from segcft.question import MATCH
 from segcft.rendering import difference_colours, is_wide, outlined, to_html
+from segcft.target import RECORD, check_answer
 
 WHITE = 16.0
 """Standard deviation in grey levels that is white in a picture of the uncertainty."""
@@ -126,15 +126,17 @@ class Answer:
     def save(self, path: str | Path) -> None:
         """Write the answer: to one file, or all of it to a folder.
 
-        ``x.png`` and ``x.dcm`` are the counterfactual, ``x.json`` the numbers. Any other path is a folder, with
-        ``image.png`` (as the model sees it), ``counterfactual.png``, ``difference.png``, ``counterfactual.json``, and,
-        where there are draws, ``uncertainty.png`` (white: :data:`WHITE` grey levels) and ``draw-1.png`` and so on.
-        All but the first say that they are synthetic. Those of an earlier answer in that folder are replaced.
+        ``x.png`` and ``x.dcm`` are the counterfactual, ``x.json`` the numbers; a file that is there is replaced. Any
+        other path is a folder, with ``counterfactual.json``, ``image.png`` (as the model sees it),
+        ``counterfactual.png``, ``difference.png``, and, where there are draws, ``uncertainty.png`` (white:
+        :data:`WHITE` grey levels) and ``draw-1.png`` and so on. All pictures but the image say that they are synthetic.
+        In the folder of an earlier answer they take its place.
 
         Raises:
-            DataError: the file would be of a kind that is not written.
+            DataError: the file would be of a kind that is not written, or the folder holds other things.
         """
         path = Path(path)
+        check_answer(path)
         text = json.dumps(self.record, indent=1, allow_nan=False, ensure_ascii=False)
         match path.suffix.lower():
             case ".png":
@@ -143,15 +145,13 @@ class Answer:
                 artefact.write_bytes(path, dicom_bytes(self.image, self.provenance, self.spacing))
             case ".json":
                 artefact.write_text(path, text)
-            case ".jpg" | ".jpeg" | ".tif" | ".tiff" | ".bmp" | ".gif" | ".nii" | ".gz":
-                raise DataError(f"{path}: an answer is written to .png, .dcm or .json, or to a folder")
             case _:
+                artefact.write_text(path / RECORD, text)  # first: by it the folder is known again
                 for name in ("uncertainty.png", "draw-[0-9]*.png"):  # of an earlier answer, with more draws
                     for old in path.glob(name):
                         old.unlink()
                 for name, content in self._files().items():
                     artefact.write_bytes(path / f"{name}.png", content)
-                artefact.write_text(path / "counterfactual.json", text)
 
     def _files(self) -> dict[str, bytes]:
         shown = np.clip(self.difference // 2 + 128, 0, 255).astype(np.uint8)  # grey: unchanged

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from segcft.cli_options import count, hardware, quiet_libraries, whole
 from segcft.errors import SegcftError
+from segcft.target import check_answer, check_answers
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +61,8 @@ def add_ask(command: Callable[[str, object, str], argparse.ArgumentParser]) -> N
         type=Path,
         required=True,
         help="folder of the answer, or of the answers; of one image also a file: the counterfactual as .png or .dcm, "
-        "or the numbers as .json",
+        "or the numbers as .json. A file that is there is replaced, and so is an earlier answer; the answers of many "
+        "images go on where they were; a folder of other things is refused",
     )
     asked.add_argument("--dicom", action="store_true", help="of many images: write DICOM files, too")
     asked.add_argument(
@@ -75,12 +77,13 @@ def add_ask(command: Callable[[str, object, str], argparse.ArgumentParser]) -> N
 
 
 def _counterfactual(options: argparse.Namespace) -> None:
-    from segcft.run import Run
-
-    run = Run(options.run)
     many = options.image.is_dir() or options.image.suffix.lower() == ".csv"
     if not many and (options.dicom or options.jobs):
         raise SegcftError("--dicom, --jobs: are of many images; of one, give --out a name that ends in .dcm")
+    (check_answers if many else check_answer)(options.out)  # before what takes its time
+    from segcft.run import Run
+
+    run = Run(options.run)
     quiet_libraries()
     from segcft.training import make_fabric
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from segcft import artefact
 from segcft.provenance import png_bytes
 from segcft.rendering import to_html
+from segcft.target import check
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +35,13 @@ class Samples:
         return f"Samples of {self.record['study']!r}\n{self.attributes}"
 
     def save(self, folder: str | Path) -> None:
-        """Write ``1.png`` and so on, which say that they are synthetic, and ``attributes.csv``."""
+        """Write ``1.png`` and so on, which say that they are synthetic, and ``attributes.csv``.
+
+        Raises:
+            DataError: the folder holds other things.
+        """
         folder = Path(folder)
+        check(folder, (), "attributes.csv", "samples are written to a folder")
         names = [f"{number}.png" for number in range(1, len(self) + 1)]
         for name, pixels in zip(names, self.images, strict=True):
             artefact.write_bytes(folder / name, png_bytes(pixels, self.record))

@@ -1,0 +1,59 @@
+"""Where what a user asks for may be written: told at once, and not when all of it is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from segcft.errors import DataError
+
+RECORD = "counterfactual.json"
+"""The file by which the folder of an answer is known."""
+ANSWER = (".png", ".dcm", ".dicom", ".json")
+"""Suffixes of the files that an answer can be."""
+
+
+def check_answer(path: Path) -> None:
+    """Check where one answer is to be written, which is a file of :data:`ANSWER` or a folder.
+
+    Raises:
+        DataError: see :func:`check`.
+    """
+    check(path, ANSWER, RECORD, "an answer is written to .png, .dcm or .json, or to a folder")
+
+
+def check_answers(path: Path) -> None:
+    """Check where the answers of many questions are to be written, which is a folder.
+
+    Raises:
+        DataError: see :func:`check`.
+    """
+    check(path, (), "journal.jsonl", "the answers of many images are written to a folder")
+
+
+def check(path: Path, kinds: Sequence[str], mark: str, expected: str) -> None:
+    """Check that ``path`` is, or can be, a file of one of ``kinds``, or a folder that nothing else is in.
+
+    A file that is there is replaced. A folder that is there is empty, but for a lock, or has the file ``mark`` from
+    before.
+
+    Args:
+        path: where to write.
+        kinds: suffixes in lower case, with their dot.
+        mark: name of a file in a folder that may be written to again.
+        expected: what is written where, for errors.
+
+    Raises:
+        DataError: it names a file of another kind, is a folder that holds other things, or is there as the other.
+    """
+    named = path.suffix.lower() in kinds
+    if path.is_dir():
+        if named:
+            raise DataError(f"{path}: is a folder, though called like a file; {expected}")
+        others = any(not one.name.startswith(".lock") for one in path.iterdir())
+        if others and not (path / mark).is_file():
+            raise DataError(f"{path}: is a folder of other things (without {mark}); choose a new or an empty one")
+    elif not named and path.suffix[1:2].isalpha():  # other than the end of a date or a version
+        raise DataError(f"{path}: {expected}, not to {path.suffix}")
+    elif not named and path.exists():
+        raise DataError(f"{path}: is a file; {expected}")
