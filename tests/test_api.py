@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -17,8 +20,9 @@ from PIL import Image
 import segcft
 from segcft.answer import Answer
 from segcft.data.source import MemoryFile
-from segcft.errors import DataError, InterventionError
+from segcft.errors import DataError, InterventionError, RunError
 from segcft.model import BATCH, Model
+from segcft.provenance import dicom_bytes, png_bytes
 from segcft.rendering import difference_colours, outlined, strip
 from segcft.run import Run
 
@@ -138,6 +142,78 @@ def test_what_is_implied_beyond_the_range_is_warned_of(model: Model, pictures: N
     assert any("(what follows) is outside the training range" in text for text in answer.warnings)
 
 
+def test_a_number_that_looks_like_a_change_is_hinted_at(model: Model, pictures: NDArray[np.uint8]) -> None:
+    warnings = model.counterfactual(pictures[0], do={"heart_area": 0.8}, draws=0).warnings
+    assert "; this sets the area to 0.8 px, and a change is written as text, such as '-20%'" in warnings[0]
+    with pytest.raises(InterventionError, match="below 0; this number sets it, and a change is written as text"):
+        model.counterfactual(pictures[0], do={"heart_area": -0.2})
+    for do in ({"heart_area": "-200%"}, {"heart_area": "-9000"}):
+        with pytest.raises(InterventionError, match=r"below 0$"):
+            model.counterfactual(pictures[0], do=do)
+    for plain in ({"heart_area": 400}, {"age": 0.8}, {"heart_area": "+10%"}):
+        assert "written as text" not in str(model.counterfactual(pictures[0], do=plain, draws=0).warnings)
+
+
+def test_errors_say_what_was_expected(model: Model, pictures: NDArray[np.uint8]) -> None:
+    for images in ("a.png", Path("a.png"), MemoryFile("a.png", b""), Image.fromarray(pictures[0]), None):
+        with pytest.raises(DataError, match=r"images: expected several, e.g. a list, not .*`counterfactual` is about"):
+            model.counterfactuals(images, do=DO)  # type: ignore[arg-type]
+    for image, message in (
+        (None, "image: expected a file, an array, a tensor or a Pillow image, not NoneType"),
+        ("none.png", r"^none.png: there is no such file$"),
+        ("none.dcm", r"^none.dcm: there is no such file$"),
+        ("none.nii.gz", r"^none.nii.gz: there is no such file$"),
+    ):
+        with pytest.raises(DataError, match=message):
+            model.counterfactual(image, do=DO)  # type: ignore[arg-type]
+    for known, message in (
+        ({"age": "+10"}, r"^age=\+10.0: what is known is a value, not a change$"),
+        ({"sex": "male"}, r"one of F, M; did you mean 'M'\?"),
+        ({"sex": "f"}, r"one of F, M; did you mean 'F'\?"),
+    ):
+        with pytest.raises(InterventionError, match=message):
+            model.counterfactual(pictures[0], known, DO)
+
+
+def test_a_name_alone_is_looked_for_where_models_are(
+    small_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunError, match=r"^small: no such folder; give a run, as `segcft run` makes it, or a published"):
+        segcft.load("small")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "small").symlink_to(small_run.folder)
+    with pytest.raises(RunError, match=r"^small: no such folder; did you mean runs/small\?$"):
+        segcft.load("small")
+
+
+class Counted(MemoryFile):
+    """A file that knows how often it was opened."""
+
+    opened = 0
+
+    def open(self, mode: str = "rb") -> IO[Any]:
+        Counted.opened += 1
+        return super().open(mode)
+
+
+@pytest.mark.parametrize("kind", ["png", "dcm", "nii.gz"])
+def test_an_image_is_read_once(model: Model, pictures: NDArray[np.uint8], kind: str) -> None:
+    """Opened once to see of which kind it is, and once to be read."""
+    content = {
+        "png": lambda: png_bytes(pictures[0][None]),
+        "dcm": lambda: dicom_bytes(pictures[0][None], {}),
+        "nii.gz": lambda: gzip.compress(nibabel.Nifti1Image(pictures[0], np.eye(4)).to_bytes()),
+    }[kind]()
+    for ask in (
+        lambda image: model.counterfactual(image, do=DO, draws=0),
+        lambda image: model.trajectory(image, "age", 5, do=DO),
+    ):
+        Counted.opened = 0
+        ask(Counted(f"a.{kind}", content))
+        assert Counted.opened <= 2
+
+
 # --- another image's value ---
 
 
@@ -222,6 +298,13 @@ def test_what_cannot_be_is_refused(model: Model, pictures: NDArray[np.uint8]) ->
         lambda: model.sample(2, {"heart_area": "(-5)"}),
     ):
         with pytest.raises(InterventionError, match="heart_area: an area cannot be -5, below 0"):
+            refused()
+    for refused in (
+        lambda: model.counterfactual(pictures[0], do={"heart_area": 1025}),
+        lambda: model.counterfactual(pictures[0], {"heart_area": 1025}, {"age": 60}),
+        lambda: model.sample(2, {"heart_area": 1025}),
+    ):
+        with pytest.raises(InterventionError, match="heart_area: 1025 px is larger than the image, 1024 px"):
             refused()
     with pytest.raises(InterventionError, match=r"nobody like this is likely \(age=1e\+30"):
         model.counterfactual(pictures[0], {"age": 1e30}, DO)

@@ -109,6 +109,7 @@ def test_without_a_question_the_image_stays(client: TestClient, question: dict[s
         ({"do": {"hart_area": 1}}, 400, "did you mean 'heart_area'"),
         ({"do": {"heart_area": "big"}}, 400, "'big' is none of"),
         ({"do": {"heart_area": -3}}, 400, "below 0"),
+        ({"do": {"heart_area": 16385}}, 400, "larger than the image, 16384 px"),
         ({"do": {"sex": "X"}}, 400, "one of F, M"),
         ({"do": {"heart_area": f"match:{MODELS / 'chest-sim/examples/2.png'}"}}, 400, "is none of"),
         ({"known": {"age": "match:/etc/passwd"}}, 400, "is none of"),

@@ -308,9 +308,9 @@ def test_what_is_known_but_cannot_be_is_a_warning(
     segcft: Callable[..., Outcome], small_run: Run, radiograph: Path, tmp_path: Path
 ) -> None:
     ask = ("counterfactual", small_run.folder, radiograph, "--do", "heart_area=+5%", "--device", "cpu")
-    status, out, _ = segcft(*ask, "--set", "left_lung_area=9000", "--out", tmp_path / "a", "--method", "No CFT")
+    status, out, _ = segcft(*ask, "--set", "left_lung_area=1000", "--out", tmp_path / "a", "--method", "No CFT")
     assert status == 0
-    assert "warning: left_lung_area: 9000 (given) is outside the training range" in out
+    assert "warning: left_lung_area: 1000 (given) is outside the training range" in out
     assert "No CFT; areas as the judge reads them" in out
 
 
@@ -348,6 +348,7 @@ def test_weights_of_other_samples_are_refused(
         ("--do", "left_lung=+20%", "'left_lung' is not a variable; did you mean 'left_lung_area'?"),
         ("--do", "left_lung_area=20%", "a relative change needs its sign"),
         ("--do", "left_lung_area=big", "'big' is none of"),
+        ("--do", "left_lung_area=2000", "left_lung_area: 2000 px is larger than the image, 1024 px"),
         ("--do", "sex=X", "set to one of F, M"),
         ("--do", "left_lung_area=-200%", "left_lung_area: an area cannot be -"),
         ("--set", "age=+3", "what is known is a value, not a change"),

@@ -56,7 +56,7 @@ from segcft.data.dicom import (
 )
 from segcft.data.dicomset import Pseudonyms, convert_dicom
 from segcft.data.folder import import_folder
-from segcft.data.imagefile import pixel_aspect, read_image
+from segcft.data.imagefile import read_image, see_image
 from segcft.data.masks import BITS, Plausibility, RunSegmenter
 from segcft.data.resize import fit_image
 from segcft.errors import DataError
@@ -581,7 +581,7 @@ def test_pixels_that_are_not_square_keep_their_shape(tmp_path: Path) -> None:
     disc = (np.hypot(*(np.mgrid[:40, :40] - 19.5)) < 12).astype(np.uint16) * 3000
     flat = disc[::2]  # every other row: pixels twice as high as wide
     path = save(tmp_path / "archive" / "disc.dcm", make(flat, PixelSpacing=["0.4", "0.2"]))
-    assert pixel_aspect(path) == pytest.approx(2)
+    assert see_image(path, 1).aspect == pytest.approx(2)
     convert_dicom(tmp_path / "archive", tmp_path / "out", size=(40, 40), pseudonyms=Pseudonyms(naming="file"))
     with Image.open(tmp_path / "out" / "images" / "disc.png") as file:
         inside = np.argwhere(np.asarray(file) > 127)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nibabel.orientations import axcodes2ornt, ornt_transform
 
-from segcft.data.imagefile import pixel_aspect, read_image, read_labels
+from segcft.data.imagefile import read_image, read_labels, see_image
 from segcft.data.nifti import read_nifti
 from segcft.data.reject import Rejected
 from segcft.data.source import MemoryFile
@@ -54,7 +54,7 @@ def test_grey_values_and_labels(tmp_path: Path) -> None:
     nibabel.save(nibabel.Nifti1Image(levels, np.eye(4)), tmp_path / "grey.nii.gz")
     grey = read_image(tmp_path / "grey.nii.gz", 1)
     assert np.allclose(np.sort(grey.ravel()) * 255, np.sort(levels.ravel()))
-    assert pixel_aspect(tmp_path / "grey.nii.gz") == 1
+    assert see_image(tmp_path / "grey.nii.gz", 1).aspect == 1
     nibabel.save(nibabel.Nifti1Image(levels.astype(np.float32) * 7 - 900, np.eye(4)), tmp_path / "ct.nii")
     assert read_image(tmp_path / "ct.nii", 1).max() == 1  # by percentiles: floating point has no range
     assert read_image(tmp_path / "ct.nii", 1, (-900.0, 885.0)).max() == pytest.approx(1)

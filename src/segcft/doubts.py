@@ -7,10 +7,15 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from segcft.causal.intervention import CHANGE
 from segcft.study import Study
 
 NOTABLE = 0.25
 """An area that misses its change by more than this share of a standard deviation over people is worth a warning."""
+
+
+SHARE, FAR = 2.0, 0.1
+"""An area of at most this, and of less than this share of the smallest in training, was perhaps meant as a change."""
 
 
 def out_of_support(
@@ -35,7 +40,11 @@ def out_of_support(
         low, high = float(people[:, k].min()), float(people[:, k].max())
         for origin, value in told.items():
             if value < low or value > high:
-                warnings.append(f"{name}: {value:g} ({origin}) is outside the training range, {low:g} to {high:g}")
+                share = origin == "asked for" and name in study.areas and value <= SHARE and value < FAR * low
+                hint = f"; this sets the area to {value:g} {variable.unit}, and {CHANGE}" if share else ""
+                warnings.append(
+                    f"{name}: {value:g} ({origin}) is outside the training range, {low:g} to {high:g}{hint}"
+                )
     return warnings
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
-from segcft.causal.intervention import Intervention, resolve
+from segcft.causal.intervention import CHANGE, Intervention, resolve
 from segcft.causal.scm import StructuralCausalModel
 from segcft.errors import InterventionError
 from segcft.question import Question
@@ -29,16 +30,23 @@ def areas_of(study: Study, masks: Tensor) -> Tensor:
 def resolve_areas(
     study: Study, interventions: Iterable[Intervention], values: Tensor, scm: StructuralCausalModel
 ) -> Tensor:
-    """:func:`segcft.causal.intervention.resolve`, of which no area is negative.
+    """:func:`segcft.causal.intervention.resolve`, of which no area is negative or larger than the image.
 
     Raises:
-        InterventionError: see there; or an area is below 0.
+        InterventionError: see there; or an area is.
     """
+    interventions = tuple(interventions)
+    numbers = {one.variable for one in interventions if one.kind == "set"}
     do = resolve(interventions, values, scm)
+    most = math.prod(study.image.size) * study.image.pixel_area
     for name, k in zip(study.areas, study.area_columns, strict=True):
-        negative = do[:, k][do[:, k] < 0]
-        if len(negative):
-            raise InterventionError(f"{name}: an area cannot be {float(negative[0]):g}, below 0")
+        for value in do[:, k].tolist():
+            if value < 0:
+                hint = f"; this number sets it, and {CHANGE}" if name in numbers else ""
+                raise InterventionError(f"{name}: an area cannot be {value:g}, below 0{hint}")
+            if value > most:
+                unit = study.image.area_unit
+                raise InterventionError(f"{name}: {value:g} {unit} is larger than the image, {most:g} {unit}")
     return do
 
 

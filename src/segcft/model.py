@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ from segcft.evaluate.names import METHODS, method_name
 from segcft.images.likelihood import to_grey_levels, to_unit
 from segcft.images.mechanism import seeded
 from segcft.inference import Person, areas_of, resolve_areas, who_is_asked
-from segcft.question import ImageLike, Match, Question, Values, header_facts, name_of, parse_values, read_pixels
+from segcft.question import ImageLike, Match, Question, Values, look, name_of, parse_values
 from segcft.run import Run
 from segcft.samples import Samples
 from segcft.trajectory import Trajectory
@@ -95,8 +96,9 @@ class Model:
         Args:
             image: a file, or pixels; see :data:`segcft.question.ImageLike`.
             attributes: what is known of the person; values alone, no changes.
-            do: interventions: numbers set, texts are as :func:`segcft.causal.intervention.parse_intervention` reads
-                them, and :class:`segcft.question.Match` takes the value from another image.
+            do: interventions: numbers set (``0.8`` is an area of 0.8 px); texts are as
+                :func:`segcft.causal.intervention.parse_intervention` reads them, so that those with a sign change
+                (``"+20%"``, ``"-500"``); and :class:`segcft.question.Match` takes the value from another image.
             method: none, regressor or segmentor, or as tables call them (default: the last of these that is there).
             draws: how many more answers to draw from the posterior of what is not known, the image's latents and
                 attributes, for :attr:`segcft.answer.Answer.uncertainty`; each takes as long as the answer.
@@ -129,10 +131,15 @@ class Model:
 
         Raises:
             InterventionError: as :meth:`counterfactual`; or ``attributes`` or ``do`` end before the images do.
-            DataError: an image cannot be read.
+            DataError: ``images`` is only one, or an image cannot be read.
             RunError: the model lacks a part.
         """
-        questions = self._questions(images, self._each(attributes), self._each(do))
+        if isinstance(images, str) or not isinstance(images, Iterable):
+            raise DataError(f"images: expected several, e.g. a list, not {images!r}; `counterfactual` is about one")
+        return self._answers(self._questions(images, self._each(attributes), self._each(do)), method, draws)
+
+    def _answers(self, questions: Iterable[Question], method: str | None, draws: int = 0) -> Iterator[Answer]:
+        questions = iter(questions)
         while chunk := list(itertools.islice(questions, BATCH)):
             yield from self.answer(chunk, method, draws)
 
@@ -154,17 +161,17 @@ class Model:
         known = parse_values(self.study, attributes)
         for name, fact in known.items():
             if isinstance(fact, Match) or fact.kind != "set":
-                raise InterventionError(f"{name}={fact}: what is known is a value, not a change")
+                raise InterventionError(f"{_text(name, fact)}: what is known is a value, not a change")
         given = {name: fact for name, fact in known.items() if isinstance(fact, Intervention)}
-        header = [fact for fact in header_facts(self.study, image) if fact.variable not in given]
         asked = parse_values(self.study, do)
+        pixels, header = look(self.study, image)
         return Question(
             name=name_of(image),
-            pixels=read_pixels(self.study, image),
-            known=(*given.values(), *header),
+            pixels=pixels,
+            known=(*given.values(), *(fact for fact in header if fact.variable not in given)),
             given=frozenset(given),
-            do=tuple(self._matched(name, one) if isinstance(one, Match) else one for name, one in asked.items()),
-            asked=tuple(f"{name}={one}" if isinstance(one, Match) else str(one) for name, one in asked.items()),
+            do=tuple(self._matched(name, one) for name, one in asked.items()),
+            asked=tuple(_text(name, one) for name, one in asked.items()),
         )
 
     @torch.no_grad()
@@ -257,9 +264,13 @@ class Model:
         others = parse_values(self.study, do)
         if variable in others:
             raise InterventionError(f"do: {variable!r} is what the trajectory sets")
-        asked = [{**others, variable: value} for value in values]
-        answers = self.counterfactuals(itertools.repeat(image, len(values)), attributes, asked, method)
-        return Trajectory(variable, list(values), list(answers))
+        set_to = [parse_values(self.study, {variable: value})[variable] for value in values]
+        seen = self.question(image, attributes, others)
+        questions = (
+            replace(seen, do=(*seen.do, self._matched(variable, one)), asked=(*seen.asked, _text(variable, one)))
+            for one in set_to
+        )
+        return Trajectory(variable, list(values), list(self._answers(questions, method)))
 
     @torch.no_grad()
     def sample(
@@ -345,8 +356,10 @@ class Model:
             return itertools.repeat(values)
         return iter(values)  # type: ignore[arg-type]
 
-    def _matched(self, name: str, match: Match) -> Intervention:
-        """The value of a variable in another image, as an intervention that sets it."""
+    def _matched(self, name: str, match: Intervention | Match) -> Intervention:
+        """The value of a variable in another image, as an intervention that sets it; others are what they are."""
+        if isinstance(match, Intervention):
+            return match
         other = self.question(match.image)
         facts = {fact.variable: fact for fact in other.known}
         if name in self.study.areas:
@@ -359,8 +372,7 @@ class Model:
         return facts[name]
 
     def _set(self, name: str, intervention: Intervention | Match) -> Intervention:
-        if isinstance(intervention, Match):
-            return self._matched(name, intervention)
+        intervention = self._matched(name, intervention)
         if intervention.kind != "set":
             raise InterventionError(f"{intervention}: people who are not there yet have no value to change; set it")
         return intervention
@@ -409,6 +421,10 @@ class Model:
 
     def _generator(self, seed: int | None = None) -> Generator:
         return torch.Generator(self.device).manual_seed(self.study.evaluation.seed if seed is None else seed)
+
+
+def _text(name: str, one: Intervention | Match) -> str:
+    return f"{name}={one}" if isinstance(one, Match) else str(one)
 
 
 def _check_count(name: str, number: int, least: int) -> None:

@@ -13,7 +13,7 @@ from PIL.Image import Image as Picture
 from torch import Tensor
 
 from segcft.causal.intervention import Intervention, parse_intervention
-from segcft.data.imagefile import grey_values, is_dicom, native, pixel_aspect, read_image
+from segcft.data.imagefile import grey_values, native, see_image
 from segcft.data.reject import Rejected
 from segcft.data.resize import fit_image
 from segcft.data.source import MemoryFile
@@ -108,23 +108,11 @@ def _parse(study: Study, name: str | None, value: Amount | Intervention) -> tupl
     return parsed.variable, parsed
 
 
-def header_facts(study: Study, image: ImageLike) -> list[Intervention]:
-    """What the header of a DICOM file says of the study's ``age`` (in years) and ``sex``; of other images nothing.
+def header_facts(study: Study, said: Mapping[str, float | str | None]) -> list[Intervention]:
+    """What a DICOM header has ``said`` of the study's ``age`` (in years) and ``sex``, as facts.
 
     Categories of ``sex`` may be F and M or Female and Male, in any case.
-
-    Raises:
-        DataError: the header cannot be read.
     """
-    path = Path(image) if isinstance(image, str) else image
-    if not isinstance(path, Path | MemoryFile) or not is_dicom(path):
-        return []
-    from segcft.data.dicom import open_dicom, person
-
-    try:
-        said = person(open_dicom(path, pixels=False))
-    except Rejected as error:
-        raise DataError(str(error)) from None
     facts = []
     for name, variable in study.variables.items():
         value = said.get(name)
@@ -149,14 +137,23 @@ def read_pixels(study: Study, image: ImageLike) -> NDArray[np.uint8]:
     Raises:
         DataError: it cannot be read, is no image, or shows nothing.
     """
+    return look(study, image)[0]
+
+
+def look(study: Study, image: ImageLike) -> tuple[NDArray[np.uint8], list[Intervention]]:
+    """The image as :func:`read_pixels` gives it, and :func:`header_facts`: none where it is no DICOM file.
+
+    Raises:
+        DataError: see there.
+    """
     try:
         if isinstance(image, str | Path | MemoryFile):
             path = Path(image) if isinstance(image, str) else image
             source = study.data if isinstance(study.data, FolderData) else None
             limits = (source.grey_range, source.window) if source else (None, None)
-            grey = read_image(path, study.image.channels, *limits)
-            return fit_image(grey, study.image, pixel_aspect(path), str(path))
-        return fit_image(_array(image, study.image.channels), study.image)
+            grey, aspect, said = see_image(path, study.image.channels, *limits)
+            return fit_image(grey, study.image, aspect, str(path)), header_facts(study, said)
+        return fit_image(_array(image, study.image.channels), study.image), []
     except (Rejected, OSError) as error:
         raise DataError(str(error)) from None
 
@@ -167,6 +164,8 @@ def _array(image: Any, channels: int) -> NDArray[np.float64]:
         array = np.moveaxis(array, 0, -1) if array.ndim == 3 else array
     else:
         array = native(image) if isinstance(image, Picture) else np.asarray(image)
+    if array.dtype == object:
+        raise DataError(f"image: expected a file, an array, a tensor or a Pillow image, not {type(image).__name__}")
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (1, 3)) or 0 in array.shape:
         expected = "(H, W) or (C, H, W) of 1 or 3 channels" if isinstance(image, Tensor) else "(H, W) or (H, W, 3)"
         raise DataError(f"image: expected {expected}, not an array of shape {tuple(np.shape(image))}")

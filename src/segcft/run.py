@@ -61,9 +61,10 @@ class Run:
         if study is None:
             path = self.folder / "study.yaml"
             if not self.folder.exists():
-                raise RunError(
-                    f"{self.folder}: no such folder; give a run, as `segcft run` makes it, or a published model"
-                )
+                others = [Path(name) / self.folder for name in ("models", "runs")]
+                near = [f"; did you mean {other}?" for other in others if (other / "study.yaml").is_file()]
+                expected = "; give a run, as `segcft run` makes it, or a published model"
+                raise RunError(f"{self.folder}: no such folder{near[0] if near else expected}")
             if not path.is_file():
                 raise RunError(f"{self.folder}: not a run: it has no study.yaml (see `segcft run --help`)")
             study = load_study(path)

@@ -25,6 +25,10 @@ _KINDS: dict[str, Literal["add", "percent", "sd"]] = {"": "add", "%": "percent",
 _FORMS = "63 (set), +500 or -500 (add), +20% or -20%, +1.5sd or -1.5sd (training standard deviations)"
 
 
+CHANGE = "a change is written as text, such as '-20%'"
+"""What to say of a number that looks like one."""
+
+
 @dataclass(frozen=True)
 class Intervention:
     """One variable and what is done to it; ``str()`` gives the text that :func:`parse_intervention` reads.
@@ -128,7 +132,8 @@ def resolve(interventions: Iterable[Intervention], values: Tensor, scm: Structur
         least = float(do[:, k].min())
         if not variable.allows(least):
             rule = "not negative ('zero_inflated')" if variable.zero_inflated else "positive ('scale: log')"
-            raise InterventionError(f"{intervention}: {name!r} is {rule}, {least:g} is not")
+            hint = f"; this number sets it, and {CHANGE}" if kind == "set" else ""
+            raise InterventionError(f"{intervention}: {name!r} is {rule}, {least:g} is not{hint}")
     return do
 
 
@@ -151,6 +156,7 @@ def _near(name: str, names: Iterable[str], listed: bool = False) -> str:
     """The end of an error message: names similar to a wrong one, else all names (unless listed already)."""
     known: Sequence[str] = list(names)
     near = difflib.get_close_matches(name, known, n=3)
+    near = near or [one for one in known if name.casefold().startswith(one.casefold())]  # male: M
     if near:
         return f"; did you mean {' or '.join(map(repr, near))}?"
     return "" if listed else f" ({', '.join(known)})"

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from segcft.data import resize
 from segcft.data.attributes import Row, nearest, parse, read_table
-from segcft.data.imagefile import check_id, find_file, find_mask, pixel_aspect, read_image, read_masks
+from segcft.data.imagefile import check_id, find_file, find_mask, read_masks, see_image
 from segcft.data.loop import Progress, ahead, silent
 from segcft.data.reject import Rejected
 from segcft.data.shards import Shard
@@ -176,7 +176,7 @@ class _Folder:
     def _pixels(self, id: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         grid = self.study.image
         path = find_file(self.images, id)
-        image, aspect = read_image(path, grid.channels, self.spec.grey_range, self.spec.window), pixel_aspect(path)
+        image, aspect, _ = see_image(path, grid.channels, self.spec.grey_range, self.spec.window)
         masks = read_masks(self.masks, id, self.study.structures, (image.shape[1], image.shape[2]))
         pixels, coverage = resize.fit_image(image, grid, aspect, str(path)), resize.fit_masks(masks, grid, aspect)
         self._check_presence(id, coverage)

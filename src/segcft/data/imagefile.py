@@ -6,7 +6,7 @@ import itertools
 import warnings
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,13 +67,24 @@ def check_id(id: str) -> None:
         raise Rejected(f"id {id!r} is not a plain file name below the folder")
 
 
-def read_image(
+class Seen(NamedTuple):
+    """What an image file shows and says, read once."""
+
+    grey: NDArray[np.float64]
+    """(C, H, W) in [0, 1]."""
+    aspect: float
+    """Height of a pixel divided by its width: as a DICOM or NIfTI header says, else 1."""
+    person: Mapping[str, float | str | None]
+    """Of a DICOM file: see :func:`segcft.data.dicom.person`."""
+
+
+def see_image(
     path: Source,
     channels: int,
     grey_range: tuple[float, float] | None = None,
     window: tuple[float, float] | None = None,
-) -> NDArray[np.float64]:
-    """Grey values of an image file as float (C, H, W) in [0, 1].
+) -> Seen:
+    """Grey values of an image file, and what its header says.
 
     Args:
         path: PNG, TIFF, JPEG or BMP; grey, palette or RGB, 8 or 16 bit; transparency is dropped. Or DICOM, see
@@ -85,18 +96,32 @@ def read_image(
         window: percentiles of the image that become 0 and 1, instead of fixed values.
 
     Raises:
-        Rejected: the file cannot be read, has no range of its own, or shows one single value.
+        Rejected: the file is not there, cannot be read, has no range of its own, or shows one single value.
     """
+    if isinstance(path, Path) and not path.exists():
+        raise Rejected(f"{path}: there is no such file")
     if is_dicom(path):
-        from segcft.data.dicom import read_dicom
+        from segcft.data import dicom
 
-        return np.repeat(read_dicom(path, grey_range, window)[None].astype(np.float64), channels, axis=0)
-    pixels = read_pixels(path)
+        dataset = dicom.open_dicom(path)
+        grey = dicom.shown(path, dataset, grey_range, window)[None].astype(np.float64)
+        return Seen(np.repeat(grey, channels, axis=0), dicom.aspect(dataset), dicom.person(dataset))
+    pixels, aspect = read_nifti(path) if is_nifti(path) else (read_pixels(path), 1.0)
     if is_nifti(path) and grey_range is None and pixels.dtype not in (np.uint8, np.uint16):
         from segcft.data.convert import PERCENTILES
 
         window = window or PERCENTILES
-    return grey_values(pixels, str(path), channels, grey_range, window)
+    return Seen(grey_values(pixels, str(path), channels, grey_range, window), aspect, {})
+
+
+def read_image(
+    path: Source,
+    channels: int,
+    grey_range: tuple[float, float] | None = None,
+    window: tuple[float, float] | None = None,
+) -> NDArray[np.float64]:
+    """The grey values of :func:`see_image` alone, (C, H, W) in [0, 1]."""
+    return see_image(path, channels, grey_range, window).grey
 
 
 def grey_values(
@@ -108,7 +133,7 @@ def grey_values(
 ) -> NDArray[np.float64]:
     """Pixels (H, W) or (H, W, 3) of any number type as float (channels, H, W) in [0, 1]; ``name`` is for errors.
 
-    See :func:`read_image` for the rest.
+    See :func:`see_image` for the rest.
     """
     values = np.moveaxis(np.atleast_3d(pixels).astype(np.float64), -1, 0)
     if not np.isfinite(values).all():
@@ -138,21 +163,6 @@ def is_dicom(path: Source) -> bool:
             return file.read(132)[128:] == b"DICM"
     except (OSError, ValueError):  # ValueError: no path can be called so
         return False  # who reads it will say why
-
-
-def pixel_aspect(path: Source) -> float:
-    """Height of a pixel of an image file divided by its width: as a DICOM or NIfTI header says, else 1.
-
-    Raises:
-        Rejected: the header cannot be read.
-    """
-    if is_nifti(path):
-        return read_nifti(path)[1]
-    if not is_dicom(path):
-        return 1.0
-    from segcft.data.dicom import aspect, open_dicom
-
-    return aspect(open_dicom(path, pixels=False))
 
 
 def read_masks(
