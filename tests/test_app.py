@@ -6,6 +6,7 @@ import base64
 import gzip
 import io
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +220,9 @@ def test_command_line_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert str(tmp_path) in capsys.readouterr().err
     assert main(["app", str(MODELS / "jsrt"), "--host", "no.such.host.invalid", "--no-open"]) == 1
     assert "cannot listen on no.such.host.invalid" in capsys.readouterr().err
+    with socket.create_server(("127.0.0.1", 0)) as taken:  # which is told before a model is looked for
+        assert main(["app", str(tmp_path / "none"), "--port", str(taken.getsockname()[1]), "--no-open"]) == 1
+    assert "Address already in use; choose another --port" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["app", "--port", "99999"])
     assert "a port is a whole number" in capsys.readouterr().err

@@ -18,6 +18,8 @@ import yaml
 from PIL import Image
 
 from segcft.cli import STAGES, main
+from segcft.model import Model
+from segcft.provenance import inspect
 from segcft.run import Run
 
 Outcome = tuple[int, str, str]
@@ -256,6 +258,7 @@ def test_a_counterfactual_is_written_and_says_that_it_is_synthetic(
     segcft: Callable[..., Outcome], small_run: Run, radiograph: Path, tmp_path: Path
 ) -> None:
     ask = ("counterfactual", small_run.folder, radiograph, "--do", "left_lung_area=+20%", "--device", "cpu")
+    ask = (*ask, "--draws", 0)
     status, out, err = segcft(*ask, "--set", "age=63", "--set", "sex=F", "--out", tmp_path / "answer")
     assert status == 0
     assert str(tmp_path / "answer") in err
@@ -280,6 +283,25 @@ def test_a_counterfactual_is_written_and_says_that_it_is_synthetic(
     segcft(*ask, "--set", "age=63", "--set", "sex=F", "--out", tmp_path / "again")
     for name in names:
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "answer" / name).read_bytes()
+
+
+def test_as_many_draws_as_in_python(
+    segcft: Callable[..., Outcome], small_run: Run, radiograph: Path, tmp_path: Path
+) -> None:
+    ask = ("counterfactual", small_run.folder, radiograph, "--do", "age=70", "--device", "cpu", "--out")
+    assert segcft(*ask, tmp_path / "one")[0] == 0
+    (tmp_path / "images").mkdir()
+    radiograph.rename(tmp_path / "images" / "chest.png")
+    assert segcft(*ask[:2], tmp_path / "images", *ask[3:], tmp_path / "many", "--jobs", 1)[0] == 0
+    model = Model(small_run)
+    python = model.counterfactual(tmp_path / "images" / "chest.png", do={"age": 70})
+    record = json.loads((tmp_path / "one" / "counterfactual.json").read_text())
+    assert record["draws"] == len(python.draws) == 8
+    assert len(list((tmp_path / "one").glob("draw-*.png"))) == 8
+    (answer,) = model.counterfactuals([tmp_path / "images" / "chest.png"], do={"age": 70})
+    many = inspect(tmp_path / "many" / "images" / "chest.png")
+    assert many is not None
+    assert many["draws"] == len(answer.draws) == 0
 
 
 def test_what_is_not_given_is_inferred(

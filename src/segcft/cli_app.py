@@ -85,7 +85,8 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family)
     except OSError as error:
         hint = "; choose another --port" if port else ""
-        raise SegcftError(f"cannot listen on {host}, port {port}: {error.strerror or error}{hint}") from None
+        why = (error.strerror or str(error)).partition(" (while")[0]
+        raise SegcftError(f"cannot listen on {host}, port {port}: {why}{hint}") from None
 
 
 def _say_nothing_of_files() -> None:

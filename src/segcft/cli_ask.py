@@ -53,7 +53,10 @@ def add_ask(command: Callable[[str, object, str], argparse.ArgumentParser]) -> N
         help="No CFT, Reg-CFT or Seg-CFT; also none, regressor, segmentor (default: the last of these that is trained)",
     )
     asked.add_argument(
-        "--draws", type=whole, default=0, metavar="N", help="further answers from the posterior, for the uncertainty"
+        "--draws",
+        type=whole,
+        metavar="N",
+        help="further answers from the posterior, for the uncertainty (default: 8 of one image, 0 of many)",
     )
     asked.add_argument(
         "--out",
@@ -91,9 +94,10 @@ def _counterfactual(options: argparse.Namespace) -> None:
     if many:
         _batch(options, run, device)
         return
-    from segcft.model import Model
+    from segcft.model import DRAWS, Model
 
-    found = Model(run, device).counterfactual(options.image, options.known, options.do, options.method, options.draws)
+    draws = DRAWS if options.draws is None else options.draws
+    found = Model(run, device).counterfactual(options.image, options.known, options.do, options.method, draws)
     found.save(options.out)
     print(found.summary())
     print(f"images and numbers: {options.out}", file=sys.stderr)
@@ -122,7 +126,7 @@ def _batch(options: argparse.Namespace, run: Run, device: torch.device) -> None:
         options.out,
         device,
         options.method,
-        options.draws,
+        options.draws or 0,
         options.dicom,
         options.jobs or default_jobs(device),
         ConsoleProgress(),

@@ -33,6 +33,9 @@ from segcft.trajectory import Trajectory
 BATCH = 16
 """Images that are answered for at once."""
 
+DRAWS = 8
+"""Further answers of one image, unless another number is asked for; of many images there are none."""
+
 
 class LogLikelihood(NamedTuple):
     """How likely a person is to the model: the more, the likelier."""
@@ -85,7 +88,7 @@ class Model:
         return "\n".join(lines)
 
     def counterfactual(
-        self, image: ImageLike, attributes: Values = (), do: Values = (), method: str | None = None, draws: int = 8
+        self, image: ImageLike, attributes: Values = (), do: Values = (), method: str | None = None, draws: int = DRAWS
     ) -> Answer:
         """What ``image`` would have looked like under ``do``.
 
@@ -101,7 +104,7 @@ class Model:
                 (``"+20%"``, ``"-500"``); and :class:`segcft.question.Match` takes the value from another image.
             method: none, regressor or segmentor, or as tables call them (default: the last of these that is there).
             draws: how many more answers to draw from the posterior of what is not known, the image's latents and
-                attributes, for :attr:`segcft.answer.Answer.uncertainty`; each takes as long as the answer.
+                attributes, for :attr:`segcft.answer.Answer.uncertainty`; each takes about as long as the answer.
 
         Raises:
             InterventionError: ``do`` or ``attributes`` are not understood.
