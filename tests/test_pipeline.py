@@ -19,6 +19,7 @@ from segcft.errors import DataError, RunError
 from segcft.importing import check_unseen, new_people
 from segcft.pipeline import Pipeline, evaluate_people
 from segcft.progress import Progress
+from segcft.report.facts import seeds
 from segcft.run import Run
 from segcft.study import Study, load_study
 from segcft.training import make_fabric
@@ -207,6 +208,11 @@ def test_a_study_of_one_guide_has_no_stage_of_the_other(make_small_study: Any, t
     pipeline = Pipeline(Run(tmp_path / "run", study), make_fabric("cpu"))
     assert "cft-regressor" not in pipeline.stages
     assert "cft-regressor" not in pipeline.needs("evaluate")
+    assert "regressor" in pipeline.stages
+    study = make_small_study({"finetune.guides": ["segmentor"], "regressor": None})
+    stages = Pipeline(Run(tmp_path / "run", study), make_fabric("cpu")).stages
+    assert stages == ("import", "segmentor", "judge", "scm", "hvae", "cft-segmentor", "evaluate")
+    assert "regressor.seed" not in seeds(study)
 
 
 # --- people whom the run has never seen ---

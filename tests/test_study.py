@@ -69,6 +69,15 @@ def test_a_valid_study(tmp_path: Path) -> None:
     assert study.splits.train + study.splits.validation + study.splits.test == pytest.approx(1)
 
 
+def test_a_regressor_that_guides_nothing_may_be_left_out() -> None:
+    raw = spoil(valid(), "regressor", ...)
+    with pytest.raises(StudyError, match=r"regressor: this key is required, as finetune\.guides names the regressor"):
+        parse_study(raw)
+    study = parse_study(spoil(raw, "finetune.guides", ["segmentor"]))
+    assert study.regressor is None
+    assert Study.model_validate(study.model_dump(mode="json")) == study
+
+
 def test_area_is_in_pixels_without_a_field_of_view() -> None:
     study = parse_study(spoil(valid(), "image", {"size": [64, 48]}))
     assert (study.image.pixel_area, study.image.area_unit) == (1, "px")

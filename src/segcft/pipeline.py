@@ -100,8 +100,7 @@ class Pipeline:
     @property
     def stages(self) -> tuple[str, ...]:
         """All stages in order."""
-        tuned = tuple(f"cft-{guide}" for guide in self.study.finetune.guides)
-        return ("import", "segmentor", "judge", "regressor", "scm", "hvae", *tuned, "evaluate")
+        return ("import", *self.run.parts, "evaluate")
 
     def needs(self, stage: str) -> tuple[str, ...]:
         """The stages whose outcome ``stage`` uses."""

@@ -87,6 +87,13 @@ class Run:
         content = yaml.safe_dump(self.study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         artefact.write_text(self.folder / "study.yaml", content)
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """All parts that the study trains, in order."""
+        regressor = () if self.study.regressor is None else ("regressor",)
+        tuned = (f"cft-{guide}" for guide in self.study.finetune.guides)
+        return ("segmentor", "judge", *regressor, "scm", "hvae", *tuned)
+
     def path(self, part: str) -> Path:
         """The file of a trained part."""
         return self.folder / f"{part}.safetensors"
@@ -137,7 +144,7 @@ class Run:
             spec = getattr(study, part)
             torch.manual_seed(spec.seed)
             return Segmentor(spec, study.image, structures)
-        if part == "regressor":
+        if part == "regressor" and study.regressor is not None:
             torch.manual_seed(study.regressor.seed)
             return Regressor(study.regressor, study.image, structures)
         if part == "scm":

@@ -280,7 +280,10 @@ class EvaluationSpec(Section):
 
 
 class Study(Section):
-    """One study, whole. See the files in ``configs/`` for worked examples."""
+    """One study, whole. See the files in ``configs/`` for worked examples.
+
+    The ``regressor`` may be left out where ``finetune.guides`` does not name it.
+    """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     description: str = ""
@@ -291,7 +294,7 @@ class Study(Section):
     splits: Splits = Splits()
     segmentor: SegmentorSpec
     judge: SegmentorSpec
-    regressor: RegressorSpec
+    regressor: RegressorSpec | None = None
     scm: SCMSpec
     hvae: ImageSpec
     finetune: FinetuneSpec
@@ -302,6 +305,8 @@ class Study(Section):
         self._check_graph()
         self._check_structures()
         self.hvae.check_image(self.image.size, self.image.channels)
+        if self.regressor is None and "regressor" in self.finetune.guides:
+            raise ValueError("regressor: this key is required, as finetune.guides names the regressor")
         if self.judge.seed == self.segmentor.seed:
             raise ValueError("judge.seed: must differ from segmentor.seed; a judge equal to the guide proves nothing")
         absent = [name for name in self.areas if self.variables[name].zero_inflated]

@@ -51,7 +51,7 @@ def read_parts(run: Run) -> list[Part]:
     Raises:
         RunError: one is damaged.
     """
-    metas = {n: artefact.read_meta(run.path(n)) for n in _wanted(run.study) if run.path(n).is_file()}
+    metas = {n: artefact.read_meta(run.path(n)) for n in run.parts if run.path(n).is_file()}
     parts = []
     for name, meta in metas.items():
         current = all(metas[b].get("key") == key for b, key in meta.get("made_from", {}).items() if b in metas)
@@ -63,7 +63,7 @@ def read_parts(run: Run) -> list[Part]:
 def missing_parts(run: Run, parts: Sequence[Part]) -> list[str]:
     """The parts that the study has and the run lacks."""
     there = {part.name for part in parts}
-    return [name for name in _wanted(run.study) if name not in there]
+    return [name for name in run.parts if name not in there]
 
 
 def guards(store: Store, parts: Sequence[Part]) -> Iterator[Guard]:
@@ -102,7 +102,7 @@ def seeds(study: Study) -> dict[str, int]:
     """Every seed of the study, by its key."""
     found = {"data.seed": study.data.seed} if isinstance(study.data, SimulatedData) else {}
     sections = ("splits", "segmentor", "judge", "regressor", "scm", "hvae", "finetune", "evaluation")
-    return found | {f"{name}.seed": getattr(study, name).seed for name in sections}
+    return found | {f"{name}.seed": spec.seed for name in sections if (spec := getattr(study, name)) is not None}
 
 
 def left_out(rejected: pd.DataFrame) -> list[tuple[str, int]]:
@@ -133,10 +133,6 @@ def environment(device: torch.device) -> dict[str, str]:
     found["threads of PyTorch"] = str(torch.get_num_threads())
     found["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
     return found
-
-
-def _wanted(study: Study) -> list[str]:
-    return ["segmentor", "judge", "regressor", "scm", "hvae", *(f"cft-{guide}" for guide in study.finetune.guides)]
 
 
 def _except(names: Sequence[str]) -> str:
