@@ -259,12 +259,13 @@ def test_simulated_files_are_confounded_or_randomised_as_asked(tmp_path: Path) -
     assert mask.sum() / 255 == pytest.approx(float(first["heart_area"]), rel=0.01)
 
 
-def test_simulated_files_are_a_folder_data_set(tmp_path: Path, make_small_study: MakeStudy) -> None:
+def test_simulated_files_are_a_folder_data_set(
+    tmp_path: Path, make_small_study: MakeStudy, capsys: pytest.CaptureFixture[str]
+) -> None:
     from segcft.data.folder import import_folder
 
     table = simulate(tmp_path / "people").set_index("id")
-    structures = {f"structures.{name}.file": f"{{id}}_{name}.png" for name in ("left_lung", "right_lung", "heart")}
-    study = make_small_study({"data": {"source": "folder"}} | structures)
+    study = make_small_study(yaml.safe_load(capsys.readouterr().err.partition("has the lines")[2]))
     store: Store = import_folder(study, tmp_path / "people", tmp_path / "store")
     assert len(store) == len(table)
     for name in ("sex", "age"):

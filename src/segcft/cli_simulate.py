@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def _simulate(options: argparse.Namespace) -> None:
     from segcft.progress import ConsoleProgress
 
     if options.kind == "chest":
-        from segcft.simulate.chestset import Confounding, write_chest
+        from segcft.simulate.chestset import Confounding, study_lines, write_chest
 
         table = write_chest(
             options.folder,
@@ -79,6 +80,7 @@ def _simulate(options: argparse.Namespace) -> None:
             randomise=options.randomise,
             progress=ConsoleProgress(),
         )
+        print(f"a study of these files has the lines\n\n{study_lines()}\n", file=sys.stderr)
     else:
         from segcft.simulate.ccta import Grid, write_ccta
 

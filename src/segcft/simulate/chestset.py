@@ -90,6 +90,13 @@ def _draw(
         yield Person(f"{seed}-{index:06d}", number, attributes)
 
 
+def study_lines() -> str:
+    """The lines of a study file, YAML, by which the files of :func:`write_chest` are read."""
+    names = ChestSimulator.structures
+    structures = [f'  {name}: {{variable: {name}_area, file: "{{id}}_{name}.png"}}' for name in names]
+    return "\n".join(["data: {source: folder}", "structures:", *structures])
+
+
 def write_chest(
     out: Path,
     people: int,
