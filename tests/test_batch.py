@@ -83,6 +83,15 @@ def test_what_was_cut_off_goes_on(small_run: Run, images: Path, tmp_path: Path) 
     assert answer_all(small_run, items, cut, CPU) == (0, 6, 1)
 
 
+def test_a_lost_dicom_file_is_written_again(small_run: Run, images: Path, tmp_path: Path) -> None:
+    items = folder_items(images, [], ["age=70"])[:3]
+    assert answer_all(small_run, items, tmp_path, CPU, dicom=True) == (3, 0, 0)
+    (tmp_path / "dicom" / "1.dcm").unlink()
+    (tmp_path / "dicom" / "2.dcm").write_bytes(b"")
+    assert answer_all(small_run, items, tmp_path, CPU, dicom=True) == (2, 1, 0)
+    assert all(segcft.inspect(tmp_path / "dicom" / f"{item.id}.dcm") for item in items)
+
+
 def test_a_question_that_changed_is_asked_again(small_run: Run, images: Path, tmp_path: Path) -> None:
     own = tmp_path / "images"
     shutil.copytree(images, own)
@@ -177,10 +186,11 @@ def test_no_answer_leaves_the_folder(small_run: Run, images: Path, tmp_path: Pat
     assert len(pd.read_csv(tmp_path / "deep" / "out" / "rejected.csv")) == 3
 
 
-@given(ids=st.lists(st.sampled_from(["a", "a-2", "a-3", "b", "a-2-2"]), max_size=9))
+@given(ids=st.lists(st.sampled_from(["a", "a-2", "a-3", "b", "a-2-2", "./a", "c/d", "c//d", "c/./d"]), max_size=9))
 def test_names_are_made_distinct(ids: list[str]) -> None:
     names = list(_distinct(ids))
-    assert len(set(names)) == len(ids)
+    assert len({(Path("out") / name).resolve() for name in names}) == len(ids)
+    ids = [id.replace("./", "").replace("//", "/") for id in ids]
     assert all(name.startswith(id) for name, id in zip(names, ids, strict=True))
     for k, id in enumerate(ids):
         if id not in ids[:k]:

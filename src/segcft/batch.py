@@ -19,7 +19,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import torch
@@ -156,7 +156,11 @@ def _matched(text: str) -> Path | None:
 
 
 def _distinct(ids: Sequence[str]) -> Iterator[str]:
-    """Each as it is, or with the first number that makes it another one: ``a``, ``a-2``, ``a-3``."""
+    """Each as it is, or with the first number that makes it another one: ``a``, ``a-2``, ``a-3``.
+
+    ``./a`` and ``b//c`` are ``a`` and ``b/c``: they would name one file.
+    """
+    ids = [PurePosixPath(id).as_posix() for id in ids]
     taken = set(ids)
     seen: set[str] = set()
     for id in ids:
@@ -202,7 +206,8 @@ def answer_all(
     outcomes: list[_Outcome] = []
     with Journal(out, settings) as journal:
         stamps = {item.id: item.stamp() for item in items}
-        waiting = [item for item in items if not journal.has(item.id, stamps[item.id])]
+        more = ("dicom/{id}.dcm",) if dicom else ()
+        waiting = [item for item in items if not journal.has(item.id, stamps[item.id], more)]
         chunks = [waiting[start : start + BATCH] for start in range(0, len(waiting), BATCH)]
         work = _Work(run.folder, device, method, draws, dicom, out)
         with progress.task("Counterfactuals", len(items), len(items) - len(waiting)) as task:

@@ -45,13 +45,13 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self._held.close()
 
-    def has(self, id: str, stamp: str | None) -> bool:
+    def has(self, id: str, stamp: str | None, more: Sequence[str] = ()) -> bool:
         """Whether ``id`` is done, of something with this stamp, and its files are there, whole as far as their size
-        tells."""
+        tells: of the image, of the mask if it has one, and of ``more``, e.g. ``"dicom/{id}.dcm"``."""
         if id not in self._done or self._stamps[id] != stamp:
             return False
-        names = ("images", "masks") if self._done[id] else ("images",)
-        files = [self.out / name / f"{id}.png" for name in names]
+        names = ("images/{id}.png", *(["masks/{id}.png"] if self._done[id] else []), *more)
+        files = [self.out / name.replace("{id}", id) for name in names]
         return all(file.is_file() and file.stat().st_size > 0 for file in files)
 
     def add(self, entry: dict[str, Any]) -> None:
