@@ -304,6 +304,14 @@ def test_what_has_no_report(copy: Run, tmp_path: Path) -> None:
         render_report(copy, CPU)
 
 
+def test_an_evaluation_by_another_metric_is_refused(copy: Run) -> None:
+    """The page would be in pixels by its words and in per cent by its numbers."""
+    study = copy.folder / "study.yaml"
+    study.write_text(study.read_text(encoding="utf-8").replace("metric: mape", "metric: mae"), encoding="utf-8")
+    with pytest.raises(RunError, match=r"table\.json: has no 'mae', the metric of the study .*`segcft evaluate`"):
+        render_report(Run(copy.folder), CPU)
+
+
 def test_a_part_of_earlier_parts_does_not_pass(copy: Run) -> None:
     path = copy.path("cft-regressor")
     meta = artefact.read_meta(path)

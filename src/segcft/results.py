@@ -39,7 +39,7 @@ class Result:
         """Read what is in ``folder``.
 
         Raises:
-            RunError: it is not a run or published model, or not evaluated.
+            RunError: it is not a run or published model, or not evaluated by the metric that its study names.
         """
         run = Run(folder)
         path = run.evaluation / "table.json"
@@ -47,6 +47,12 @@ class Result:
             rows = _checked(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"{path}: not the table of an evaluation ({error}); see `segcft evaluate`") from None
+        metric = run.study.evaluation.metric
+        if not any(row["metric"] == metric for row in rows):
+            raise RunError(
+                f"{path}: has no {metric!r}, the metric of the study (evaluation.metric), which was perhaps changed "
+                "since; evaluate again: `segcft evaluate`"
+            )
         return cls(run.study, rows, run.samples(), artefact.read_meta(run.path("judge"))["version"])
 
     def row(self, method: str, metric: str, intervention: str = "", structure: str = "") -> Row | None:
