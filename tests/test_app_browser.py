@@ -285,7 +285,7 @@ def test_uploads(page: Page, tmp_path: Path) -> None:
     values = page.locator("[data-node=heart_area] .value")
     first = values.text_content() or ""
     page.set_input_files("#file", broken)
-    expect(page.get_by_role("alert")).to_contain_text("cannot read this image")
+    expect(page.get_by_role("alert")).to_contain_text("the uploaded file: cannot read this image")
     assert values.text_content() == first  # the page goes on with what it had
     good = tmp_path / "Jane Doe 2.png"
     shutil.copy(MODELS / "chest-sim/examples/2.png", good)
@@ -310,6 +310,61 @@ def test_a_file_that_arrives_after_another_choice_is_not_shown(page: Page) -> No
     set_value(page, "heart_area", "1900")
     expect(chosen).to_have_attribute("aria-pressed", "true")
     expect(page.locator("[data-variable=sex] .source")).to_contain_text("example")
+
+
+def test_an_opened_image_stays_when_the_model_is_changed(page: Page) -> None:
+    values = page.locator("[data-node=heart_area] .value")
+    page.set_input_files("#file", MODELS / "chest-sim/examples/2.png")
+    expect(page.locator("[data-variable=sex] .source")).to_contain_text("inferred")
+    mine = values.text_content() or ""
+    with page.expect_response("**/api/upload?model=jsrt"):
+        page.select_option("#model", "jsrt")
+    expect(page.locator("[data-pane=before]")).to_be_visible()
+    expect(page.locator("#invitation")).to_be_hidden()
+    with page.expect_response("**/api/upload?model=chest-sim"):
+        page.select_option("#model", "chest-sim")
+    expect(values).to_have_text(mine)
+    expect(page.locator(".example[aria-pressed=true]")).to_have_count(0)
+    page.locator(".example").first.click()  # and now it is gone
+    page.select_option("#model", "jsrt")
+    expect(page.locator("#invitation")).to_be_visible()
+
+
+def test_an_opened_image_that_another_model_cannot_read_is_told_of(page: Page) -> None:
+    page.set_input_files("#file", MODELS / "chest-sim/examples/2.png")
+    expect(page.locator("[data-variable=sex] .source")).to_contain_text("inferred")
+    refused = {"status": 400, "json": {"error": "the uploaded file: constant image"}}
+    page.route("**/api/upload?model=coronary-quickstart", lambda route: route.fulfill(**refused))  # type: ignore[arg-type]
+    page.select_option("#model", "coronary-quickstart")
+    expect(page.get_by_role("alert")).to_contain_text("the uploaded file: constant image")
+    expect(page.locator("#viewer")).to_be_hidden()
+    page.locator(".example").first.click()
+    expect(page.locator("[data-node=lumen_area] .value")).to_contain_text("mm")
+    expect(page.get_by_role("alert")).to_be_hidden()
+
+
+def test_nothing_is_saved_before_there_is_an_answer(page: Page) -> None:
+    buttons = page.locator("[data-format]")
+
+    def enabled() -> list[bool]:
+        return [button.is_enabled() for button in buttons.all()]
+
+    assert enabled() == [False] * 3
+    set_value(page, "heart_area", "1900")
+    expect(buttons.first).to_be_enabled()
+    expect(page.locator("#draws canvas")).to_have_count(6)  # no question is under way
+    held: list[Route] = []
+    page.route("**/api/question", lambda route: held.append(route))
+    with page.expect_request("**/api/question"):
+        page.locator(".example").nth(1).click()
+    assert enabled() == [False] * 3
+    held[0].continue_()
+    page.unroute("**/api/question")
+    set_value(page, "heart_area", "1900")
+    expect(buttons.first).to_be_enabled()
+    page.select_option("#model", "coronary-quickstart")
+    expect(page.locator("[data-node=lumen_area] .value")).to_contain_text("mm")
+    assert enabled() == [False] * 3
 
 
 def test_draws(page: Page) -> None:

@@ -69,6 +69,14 @@ def large_dicom() -> bytes:
     return file.getvalue()
 
 
+def thin_pixels() -> bytes:
+    dataset = dcmread(io.BytesIO(dicom_bytes(np.eye(64, dtype=np.uint8)[None], {})))
+    dataset.PixelSpacing = [0.00001, 0.2]
+    file = io.BytesIO()
+    dataset.save_as(file)
+    return file.getvalue()
+
+
 def line_png(length: int) -> bytes:
     """A file of one row of pixels, of which the canvas of a square grid would be a square."""
     file = io.BytesIO()
@@ -107,7 +115,8 @@ def twice_compressed_nifti() -> bytes:
         (large_dicom(), "more than the 32 million"),
         (large_nifti(), "more than the 32 million"),
         (b"\0" * 128 + b"DICM" + b"\xff" * 500, "holds no image"),
-        (dicom_bytes(np.eye(64, dtype=np.uint8)[None], {})[:3000], "upload.dcm: cannot"),
+        (dicom_bytes(np.eye(64, dtype=np.uint8)[None], {})[:3000], "the uploaded file: cannot decode"),
+        (thin_pixels(), "pixels of 1e-05 x 0.2 (height x width) cannot be"),
         (gzip.compress(b"no volume" * 100), "NIfTI"),
         (b"\x1f\x8bbroken", "NIfTI"),
         (twice_compressed_nifti(), "cut off"),
@@ -122,7 +131,9 @@ def twice_compressed_nifti() -> bytes:
     ],
 )
 def test_broken_uploads(client: TestClient, content: bytes, message: str) -> None:
-    assert message in error(upload(client, content), 400)
+    told = error(upload(client, content), 400)
+    assert message in told
+    assert told.startswith(("the uploaded file: ", "the image: "))  # and no name that it does not have
 
 
 def test_what_follows_a_nifti_image_does_not_matter(client: TestClient) -> None:

@@ -9,6 +9,9 @@ from __future__ import annotations
 from segcft.data.source import MemoryFile
 from segcft.errors import DataError
 
+TITLE = "the uploaded file"
+"""What errors call it."""
+
 _DICOM, _NIFTI = slice(128, 132), slice(344, 348)
 _GZIP = b"\x1f\x8b"
 
@@ -20,9 +23,9 @@ def received(data: bytes) -> MemoryFile:
         DataError: there are none.
     """
     if not data:
-        raise DataError("upload: the file is empty")
+        raise DataError(f"{TITLE}: is empty")
     if data[_DICOM] == b"DICM":
-        return MemoryFile("upload.dcm", data)
+        return MemoryFile("upload.dcm", data, TITLE)
     if data[_NIFTI] == b"n+1\0" or data.startswith(_GZIP):
-        return MemoryFile("upload.nii", data)
-    return MemoryFile("upload", data)
+        return MemoryFile("upload.nii", data, TITLE)
+    return MemoryFile("upload", data, TITLE)

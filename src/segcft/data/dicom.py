@@ -169,9 +169,9 @@ def aspect(dataset: Dataset) -> float:
     if not height > 0 or not width > 0:
         return 1.0
     if not 1 / MOST_ASPECT <= height / width <= MOST_ASPECT:
+        name = getattr(dataset, "filename", None) or "the image"
         raise Excluded(
-            "implausible pixel shape",
-            f"{getattr(dataset, 'filename', 'image')}: pixels of {height:g} x {width:g} (height x width) cannot be",
+            "implausible pixel shape", f"{name}: pixels of {height:g} x {width:g} (height x width) cannot be"
         )
     return height / width
 

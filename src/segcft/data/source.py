@@ -22,10 +22,12 @@ class MemoryFile:
     Args:
         name: what it is called; its suffix says of which kind it is.
         content: its bytes.
+        title: what messages call it, where its name says nothing to who reads them.
     """
 
     name: str
     content: bytes
+    title: str = ""
 
     @property
     def suffix(self) -> str:
@@ -35,7 +37,7 @@ class MemoryFile:
         return io.BytesIO(self.content)
 
     def __str__(self) -> str:
-        return self.name
+        return self.title or self.name
 
     def __repr__(self) -> str:
         return f"MemoryFile({self.name!r}, {len(self.content)} bytes)"

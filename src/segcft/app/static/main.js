@@ -19,6 +19,7 @@ const asker = new api.Asker(received, failed);
 let spec, graph, variables, answer, newest, settling;
 let image = null; // { pixels: base64, bytes, known: { name: value }, sources: { name: where from } }
 let asked = {}; // what is set, by name
+let own = null; // the file whose image is shown, which is read again for another model
 let opened = 0; // images and models chosen so far: a file that arrives after a later choice is not shown
 
 function question() {
@@ -40,8 +41,7 @@ function received(told, question) {
   viewer.show(image.bytes, told);
   graph.update(record);
   variables.update(record, asked, image.sources);
-  const nothing = record.do.length === 0;
-  for (const button of document.querySelectorAll("[data-format]")) button.disabled = nothing;
+  canSave(record.do.length > 0);
   showWarnings(record.warnings);
   $("page").setAttribute("aria-busy", "false");
   if (question.draws) {
@@ -77,6 +77,10 @@ function drawMore() {
   $("draws").classList.remove("old");
 }
 
+function canSave(answered) {
+  for (const button of document.querySelectorAll("[data-format]")) button.disabled = !answered;
+}
+
 function complain(text = "") {
   $("problem").textContent = text;
   $("problem").hidden = text === "";
@@ -92,6 +96,7 @@ function open({ pixels, known }, source) {
   asker.forget();
   asked = {};
   $("reset").disabled = true;
+  canSave(false);
   const sources = Object.fromEntries(Object.keys(known).map((name) => [name, source]));
   image = { pixels, bytes: fromBase64(pixels), known: { ...known }, sources };
   $("viewer").hidden = $("question").hidden = false;
@@ -116,6 +121,7 @@ async function choose(name) {
   clearTimeout(settling);
   spec = told;
   image = answer = null;
+  canSave(false);
   viewer.setModel(spec);
   graph = new Graph($("graph"), spec);
   variables = new Variables($("variables"), spec, {
@@ -138,15 +144,15 @@ async function choose(name) {
     return make("button", { type: "button", class: "example", ...named, onclick: open }, canvas);
   });
   $("examples").replaceChildren(...tiles);
-  if (spec.examples.length) select(spec.examples[0], 0);
-  else {
-    $("viewer").hidden = $("question").hidden = true;
-    $("invitation").hidden = false;
-    $("page").setAttribute("aria-busy", "false");
-  }
+  $("invitation").hidden = own !== null || spec.examples.length > 0;
+  $("viewer").hidden = $("question").hidden = true;
+  if (own) await openFile(own);
+  else if (spec.examples.length) select(spec.examples[0], 0);
+  else $("page").setAttribute("aria-busy", "false");
 }
 
 function select(example, k) {
+  own = null;
   mark(k);
   open(example, EXAMPLE);
 }
@@ -170,6 +176,7 @@ async function openFile(file) {
   try {
     const read = await api.upload(spec.name, file);
     if (turn !== opened) return;
+    own = file;
     mark(-1);
     open(read, HEADER);
   } catch (error) {
