@@ -358,8 +358,10 @@ def test_nothing_is_saved_before_there_is_an_answer(page: Page) -> None:
     with page.expect_request("**/api/question"):
         page.locator(".example").nth(1).click()
     assert enabled() == [False] * 3
+    first = page.locator("[data-node=heart_area] .value").text_content() or ""
     held[0].continue_()
     page.unroute("**/api/question")
+    expect(page.locator("[data-node=heart_area] .value")).not_to_have_text(first)
     set_value(page, "heart_area", "1900")
     expect(buttons.first).to_be_enabled()
     page.select_option("#model", "coronary-quickstart")
