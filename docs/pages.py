@@ -10,6 +10,8 @@ import atexit
 import io
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from IPython.core.magic import register_cell_magic
 from IPython.display import Image, Markdown
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -45,6 +48,15 @@ for name in ("models", "configs"):
 os.chdir(folder)
 for name in ("FORCE_COLOR", "CLICOLOR_FORCE"):  # or commands take the page for a terminal
     os.environ.pop(name, None)
+
+
+@register_cell_magic
+def bash(line: str, cell: str) -> None:
+    """``%%bash``, printed whole: IPython's own prints pieces of 100 characters, between which the site breaks lines."""
+    done = subprocess.run(["bash", "-ec", cell], capture_output=True, text=True, check=False)
+    print(done.stdout, end="")
+    print(done.stderr, end="", file=sys.stderr)
+    done.check_returncode()
 
 
 def row(
