@@ -44,20 +44,20 @@ def out_of_support(
 
 
 def unlike(length: Length, usual: Usual | None) -> list[str]:
-    """A warning if the length of an image () is not a usual one; none where no usual one was recorded."""
+    """A warning if the length of an image () is not a usual one; none where nothing is recorded as usual."""
     if usual is None:
         return []
     found = []
-    for what, bits, (low, high) in (
-        ("bits a pixel", float(length.image), usual.image),
-        ("bits a pixel in the latents", float(length.latents), usual.latents),
+    for bits, place, (low, high) in (
+        (float(length.image), "", usual.image),
+        (float(length.latents), " in the latents", usual.latents),
     ):
         if not low <= bits <= high:  # nor is NaN
             told = f"{bits:.3g}" if bits < MANY else f"over {MANY}"
-            found.append(f"{told} {what}, where {max(low, 0):.3g} to {high:.3g} are usual")
+            found.append(f"{told} bits a pixel{place}, usually {low:.3g} to {high:.3g}")
     if not found:
         return []
-    return [f"image: unlike those that the model has learnt ({', '.join(found)}): a counterfactual of it means little"]
+    return [f"image: unlike those that the model has learnt ({', and '.join(found)}): a counterfactual means little"]
 
 
 def misses(study: Study, gained: Tensor, wanted: Tensor, spread: Tensor) -> list[str]:

@@ -25,8 +25,11 @@ from segcft.images.mechanism import ELBO, ImageMechanism
 SEEN = 500
 """Images that the usual range is of, at most."""
 
-FALSE_ALARMS = 1e-4
-"""The share of normally distributed people whom a range leaves out."""
+FEWEST = 4
+"""Images that it takes at least."""
+
+FALSE_ALARMS = 1e-3
+"""The share of people like those of the training whose image is meant to be called unusual."""
 
 
 class Length(NamedTuple):
@@ -46,7 +49,7 @@ class Usual(BaseModel):
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
-    images: Annotated[int, Field(ge=2)]
+    images: Annotated[int, Field(ge=FEWEST)]
     image: Range
     latents: Range
 
@@ -60,12 +63,12 @@ def length_of(bound: ELBO) -> Length:
 def usual_images(network: ImageMechanism, store: Store, batch_size: int) -> Usual | None:
     """What is usual to a trained mechanism: the lengths of validation people, whom no training step has seen.
 
-    They are those with all attributes, at most :data:`SEEN` of them, always the same ones; None of fewer than two.
-    Latents are their posterior's mean, as in answers, so nothing is drawn from torch's generators.
+    They are those with all attributes, at most :data:`SEEN` of them, always the same ones; None of fewer than
+    :data:`FEWEST`. Latents are their posterior's mean, as in answers, so nothing is drawn from torch's generators.
     """
     rows = store.indices("validation", complete=True)
     rows = np.sort(np.random.default_rng(0).permutation(rows)[:SEEN])
-    if len(rows) < 2:
+    if len(rows) < FEWEST:
         return None
     device = next(network.parameters()).device
     lengths = [
@@ -73,14 +76,22 @@ def usual_images(network: ImageMechanism, store: Store, batch_size: int) -> Usua
         for batch in sequential(store, rows, batch_size)
     ]
     image, latents = map(torch.cat, zip(*lengths, strict=True))
-    return Usual(images=len(rows), image=prediction_interval(image), latents=prediction_interval(latents))
+    finite = image.isfinite()  # that of an absurd image may overflow
+    if finite.sum() < FEWEST:
+        return None
+    return Usual(images=int(finite.sum()), image=usual_range(image[finite]), latents=usual_range(latents[finite]))
 
 
-def prediction_interval(seen: Tensor) -> Range:
-    """Where one more of a normal distribution is, of which some were ``seen`` (N,): the wider, the fewer they were.
+def usual_range(seen: Tensor) -> Range:
+    """Where one more length is to be expected, of which some were ``seen`` (N,), at least four.
 
-    It leaves out :data:`FALSE_ALARMS`.
+    The prediction interval of a two-piece normal distribution (Wallis 2014), since lengths are skewed: each half has a
+    spread of its own around the median. The fewer were seen, the wider it is.
     """
     seen = seen.double()
-    reach = float(stdtrit(len(seen) - 1, 1 - FALSE_ALARMS / 2)) * float(seen.std()) * math.sqrt(1 + 1 / len(seen))
-    return float(seen.mean()) - reach, float(seen.mean()) + reach
+    middle = seen.quantile(0.5)
+    below, above = ((side - middle).square().mean().sqrt() for side in (seen[seen <= middle], seen[seen >= middle]))
+    # By Student's t, as if each half were a sample by itself. Two terms have two ends each.
+    half = len(seen) / 2
+    reach = float(stdtrit(half - 1, 1 - FALSE_ALARMS / 4)) * math.sqrt(1 + 1 / half)
+    return max(0.0, float(middle - reach * below)), float(middle + reach * above)
