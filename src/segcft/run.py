@@ -201,8 +201,8 @@ class Run:
         said = artefact.read_meta(self.path(part)).get("usual")
         try:
             return None if said is None else Usual.model_validate(said)
-        except ValidationError as error:
-            raise RunError(f"{self.path(part)}: damaged: 'usual' in its header is not understood ({error})") from None
+        except ValidationError:
+            raise RunError(f"{self.path(part)}: damaged: 'usual' in its header is not two ranges of numbers") from None
 
     def samples_of(self, parts: Iterable[str]) -> Store:
         """The run's samples, which are those that ``parts`` were trained on. Parts of other samples are refused:

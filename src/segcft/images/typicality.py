@@ -68,7 +68,7 @@ def usual_images(network: ImageMechanism, store: Store, batch_size: int) -> Usua
     """
     rows = store.indices("validation", complete=True)
     rows = np.sort(np.random.default_rng(0).permutation(rows)[:SEEN])
-    if len(rows) < FEWEST:
+    if not len(rows):
         return None
     device = next(network.parameters()).device
     lengths = [
