@@ -29,6 +29,7 @@ PATIENCE = 60.0
 """Seconds within which a process that was told to end, or finds no room, must have ended."""
 
 _NO_ROOM = re.compile(r"segcft: error: (?P<path>.*): (?:cannot (?:be written|write here)|.*stopped) \(")
+_NO_TEMPORARY = "No usable temporary directory found"  # what Python says of a full disk at the first use of one
 
 
 class Fault(NamedTuple):
@@ -106,8 +107,9 @@ class Command:
         if self.process.exitcode == 0:  # all was written before
             return False
         last = self.output.strip().splitlines()[-1]
-        told = _NO_ROOM.match(last)
-        if self.process.exitcode != 1 or "Traceback" in self.output or not told or str(folder) not in told["path"]:
+        match = _NO_ROOM.match(last)
+        told = (match and str(folder) in match["path"]) or _NO_TEMPORARY in last
+        if self.process.exitcode != 1 or "Traceback" in self.output or not told:
             raise SoakError(f"{FULL_DISK}: status {self.process.exitcode}:\n{self.output[-2000:]}")
         return True
 
