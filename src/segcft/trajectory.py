@@ -55,7 +55,8 @@ class Trajectory:
         return strip([answer.image for answer in self.answers])
 
     def save(self, path: str | Path) -> None:
-        """Write the strip (``x.png``), or there and back as a moving picture (``x.gif``); a file that is there is replaced.
+        """Write the strip (``x.png``), or there and back as a moving picture (``x.gif``). A file that is there is
+        replaced.
 
         Raises:
             DataError: the file would be of another kind.

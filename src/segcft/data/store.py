@@ -129,8 +129,8 @@ class Store:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
             if found != digest:
                 raise DataError(
-                    f"{self.folder / name}: damaged, or changed since the import: not of the checksum in store.json; "
-                    "import again"
+                    f"{self.folder / name}: the content differs from its checksum in store.json, so it was damaged, or "
+                    "changed since the import; import again"
                 )
         # Older stores have no checksums of their files.
         if "sha256" not in self._meta and self._recompute_fingerprint() != self.fingerprint:
