@@ -47,7 +47,7 @@ class Result:
             rows = _checked(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"{path}: not the table of an evaluation ({error}); see `segcft evaluate`") from None
-        return cls(run.study, rows, run.samples(), artefact.read_meta(run.path("judge"))["version"])
+        return cls(run.study, rows, run.samples(), artefact.read_meta(run.path("judge")).get("version", "unknown"))
 
     def row(self, method: str, metric: str, intervention: str = "", structure: str = "") -> Row | None:
         """The one row of this, if there is one."""
