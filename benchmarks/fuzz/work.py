@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from benchmarks.fuzz.mutate import mutate
+from benchmarks.fuzz.mutate import Structure, mutate
 from segcft.data.reject import Rejected
 from segcft.errors import SegcftError
 
@@ -53,7 +53,7 @@ class Reader:
     suffix: str
     make: Callable[[], list[bytes]]
     open: Callable[[], Callable[[Path], object]]
-    structure: str = "bytes"
+    structure: Structure = "bytes"
     beside: Callable[[Path], object] | None = None
     file: str = ""
     named: bool = True
@@ -79,7 +79,7 @@ def input_of(reader: Reader, corpus: list[bytes], seed: int, number: int) -> byt
     if number < len(corpus):
         return corpus[number]
     chance = random.Random(f"{seed}/{reader.name}/{number}")
-    return mutate(chance.choice(corpus), corpus, reader.structure, chance)  # type: ignore[arg-type]
+    return mutate(chance.choice(corpus), corpus, reader.structure, chance)
 
 
 def judge(read: Callable[[Path], object], path: Path, named: bool = True) -> tuple[str, str]:
