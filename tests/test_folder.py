@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
@@ -548,7 +548,6 @@ def test_grey_scales_are_validated(data: dict[str, Any], message: str) -> None:
     ),
     st.sampled_from([".png", ".tif"]),
 )
-@settings(deadline=None)
 def test_grey_images_round_trip(pixels: np.ndarray, suffix: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"x{suffix}"
@@ -565,7 +564,6 @@ def test_grey_images_round_trip(pixels: np.ndarray, suffix: str) -> None:
     hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.integers(0, 7)),
     st.sampled_from([".png", ".tif", ".bmp"]),
 )
-@settings(deadline=None)
 def test_masks_round_trip_as_bits_and_labels(pixels: np.ndarray, suffix: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         Image.fromarray(pixels).save(Path(folder) / f"x{suffix}")

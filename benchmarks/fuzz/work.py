@@ -22,6 +22,7 @@ from typing import Any
 from benchmarks.fuzz.mutate import Structure, mutate
 from segcft.data.reject import Rejected
 from segcft.errors import SegcftError
+from segcft.parallel import end_with_parent
 
 SECONDS = 10.0
 """An input that takes longer is a finding."""
@@ -175,6 +176,7 @@ class Runner:
 
 def _serve(reader: Reader, corpus: list[bytes], seed: int, first: int, last: int, pipe: Connection) -> None:
     """Read inputs and tell of each: its number before it is read, and how it ended."""
+    end_with_parent()
     warnings.simplefilter("ignore")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -26,7 +26,7 @@ def readers() -> list[Reader]:
         Reader("history", ".jsonl", lambda: [_HISTORY], lazily("segcft.report.charts", "read_history"), "text"),
         Reader("training log", ".jsonl", lambda: [_HISTORY], log, "lines"),
         Reader("journal", ".jsonl", _conversions, lambda: _read_conversion, "lines", file="journal.jsonl"),
-        Reader("answers", ".jsonl", _answers, lambda: _read_answers, "lines", _images, "journal.jsonl", weight=0.4),
+        Reader("answers", ".jsonl", _answers, lambda: _read_answers, "lines", _images, "journal.jsonl", weight=0.3),
         Reader("import record", ".json", _records, lambda: _read_record, "json", file="import.json"),
     ]
 

@@ -58,12 +58,9 @@ def _parts(folder: Path) -> None:
 
 
 def _read_weights(path: Path) -> None:
-    from segcft.report.facts import read_parts
-
     run = _run(path.parent)
     run.load("scm")
     run.methods()
-    read_parts(run)
 
 
 def _checkpoints() -> list[bytes]:
