@@ -105,15 +105,13 @@ def test_an_answer_in_the_journal_that_is_none_is_told(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names in any encoding are Linux's")
-def test_a_name_in_another_encoding_is_answered_or_listed(small_run: Run, images: Path, tmp_path: Path) -> None:
+def test_a_name_in_another_encoding_is_listed(small_run: Run, images: Path, tmp_path: Path) -> None:
     own = tmp_path / "images"
     own.mkdir()
     shutil.copy(images / "0.png", os.fsencode(own) + b"/a\xe9.png")
-    shutil.copy(images / "broken.png", os.fsencode(own) + b"/b\xe9.png")
     done = answer_all(small_run, folder_items(own, [], ["age=70"]), tmp_path / "out", CPU)
-    assert done == (1, 0, 1)
-    assert list(manifest(tmp_path / "out")["id"]) == [r"a\udce9"]
-    assert list(pd.read_csv(tmp_path / "out" / "rejected.csv")["id"]) == [r"b\udce9"]
+    assert done == (0, 0, 1)
+    assert list(pd.read_csv(tmp_path / "out" / "rejected.csv")["id"]) == [r"a\udce9"]
 
 
 def test_a_question_that_changed_is_asked_again(small_run: Run, images: Path, tmp_path: Path) -> None:

@@ -179,6 +179,17 @@ BOMBS: dict[str, tuple[str, str, Callable[[], bytes], str]] = {
         "ct-series", ".dcm",
         lambda: READERS["ct-series"].make()[0].replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.9.9.9\0"), "input.dcm",
     ),
+    "table with a long name of a column": (
+        "centreline-csv", ".csv", lambda: b"x" + b"-" * 2_000_000 + b",y,z\n1,2,3\n", "expected columns x, y and z",
+    ),
+    "checksum of another file": (
+        "store-store.json", ".json",
+        lambda: READERS["store-store.json"].make()[0].replace(b'"images.u8"', b'"/dev/zero"'), "images.u8: damaged",
+    ),
+    "answers without their record": (
+        "answers", ".jsonl", lambda: READERS["answers"].make()[0].replace(b'"record"', b'"recorded"'), "damaged",
+    ),
+    "deep JSON in a journal": ("journal", ".jsonl", lambda: b'{"settings":' * 200_000 + b"\n", "recursion"),
     "deep question": ("web-question", ".json", lambda: b'{"do":' * 15_000, "the question"),
 }  # fmt: skip
 

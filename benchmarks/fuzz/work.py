@@ -22,7 +22,6 @@ from typing import Any
 from benchmarks.fuzz.mutate import Structure, mutate
 from segcft.data.reject import Rejected
 from segcft.errors import SegcftError
-from segcft.parallel import end_with_parent
 
 SECONDS = 10.0
 """An input that takes longer is a finding."""
@@ -112,7 +111,7 @@ class Runner:
         while first < inputs:
             here, there = multiprocessing.Pipe()
             process = multiprocessing.get_context("fork").Process(
-                target=_serve, args=(self.reader, self.corpus, self.seed, first, inputs, there)
+                target=_serve, args=(self.reader, self.corpus, self.seed, first, inputs, there, here)
             )
             process.start()
             there.close()
@@ -174,9 +173,11 @@ class Runner:
             path.with_name(path.name + ".txt").write_text(f"{kind}\n{again}\n\n{detail}", errors="backslashreplace")
 
 
-def _serve(reader: Reader, corpus: list[bytes], seed: int, first: int, last: int, pipe: Connection) -> None:
+def _serve(
+    reader: Reader, corpus: list[bytes], seed: int, first: int, last: int, pipe: Connection, other: Connection
+) -> None:
     """Read inputs and tell of each: its number before it is read, and how it ended."""
-    end_with_parent()
+    other.close()  # so that writing fails once nobody reads
     warnings.simplefilter("ignore")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
