@@ -46,7 +46,7 @@ def _read_asked(path: Path) -> None:
     study = chest()
     problems: list[SegcftError] = []
     understood = False
-    for part in path.read_bytes().decode("utf-8", errors="replace").split("\n"):
+    for part in path.read_bytes().decode("utf-8", errors="replace").split("\n", 8):
         for parse in (lambda part: parse_values(study, [part]), TrainedParent.parse):
             try:
                 parse(part)
