@@ -66,7 +66,7 @@ def test_a_split_that_was_edited_after_the_training_is_refused(copied: Run) -> N
     table = pd.read_parquet(path)
     table.loc[np.flatnonzero(table["split"] == "train")[:5], "split"] = "test"
     table.to_parquet(path, index=False)
-    with pytest.raises(DataError, match=r"store: the content differs from its fingerprint"):
+    with pytest.raises(DataError, match=r"store/table.parquet: the content differs from its checksum"):
         evaluate_people(copied, copied.store(), copied.folder / "new", CPU, Progress())
     assert not (copied.folder / "new").exists()
 

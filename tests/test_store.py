@@ -277,7 +277,7 @@ def test_a_damaged_store_does_not_open(store: Store, damage: Any, message: str) 
 def test_verification_finds_a_flipped_bit(store: Store, name: str) -> None:
     _flip_a_bit(store.folder / name)
     Store(store.folder)
-    with pytest.raises(DataError, match=f"{name}: damaged"):
+    with pytest.raises(DataError, match=f"{name}: the content differs from its checksum"):
         Store(store.folder, verify=True)
     _forget_checksums(store.folder)
     with pytest.raises(DataError, match="differs from its fingerprint"):
@@ -286,7 +286,7 @@ def test_verification_finds_a_flipped_bit(store: Store, name: str) -> None:
 
 def test_verification_finds_a_changed_attribute(store: Store) -> None:
     store.table.assign(age=50.0).to_parquet(store.folder / "table.parquet", index=False)
-    with pytest.raises(DataError, match=r"table\.parquet: damaged"):
+    with pytest.raises(DataError, match=r"table\.parquet: the content differs from its checksum"):
         Store(store.folder, verify=True)
     _forget_checksums(store.folder)
     with pytest.raises(DataError, match="differs from its fingerprint"):

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from segcft.causal.scm import StructuralCausalModel
-from segcft.images.mechanism import ImageMechanism
+from segcft.images.mechanism import ELBO, ImageMechanism
 
 
 class Counterfactual(NamedTuple):
@@ -55,10 +55,16 @@ class Abduction:
     def __init__(self, hvae: ImageMechanism, image: Tensor, values: Tensor, sample: bool = False) -> None:
         self.hvae = hvae
         self.noise = hvae.abduct(image, values, sample)
-        factual = hvae.factual(self.noise, values)
-        self.residual = factual.residual(image)
-        self.reconstruction = factual.loc.clamp(-1, 1)
+        self._image = image
+        self._factual = hvae.factual(self.noise, values)
+        self.residual = self._factual.residual(image)
+        self.reconstruction = self._factual.loc.clamp(-1, 1)
         """The image as the latents alone give it: how much of it the model explains."""
+
+    @torch.no_grad()
+    def bound(self) -> ELBO:
+        """The evidence lower bound, (B,); where the latents are their posterior's mean, at that mean."""
+        return self.hvae.elbo(self._image, self.noise, self._factual, beta=1.0)
 
     @torch.no_grad()
     def counterfactual(self, values: Tensor) -> Tensor:

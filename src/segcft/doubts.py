@@ -1,4 +1,4 @@
-"""Why an answer may be wrong: what is asked for is outside of what was learnt, or was not obtained."""
+"""Why an answer may be wrong: image or question are outside of what was learnt, or it was not obtained."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from segcft.images.typicality import Length, Usual
 from segcft.study import Study
 
 NOTABLE = 0.25
 """An area that misses its change by more than this share of a standard deviation over people is worth a warning."""
+
+MANY = 100
+"""Bits a pixel of which more are not told: a grey level has 8, and the length of noise may have dozens of digits."""
 
 
 def out_of_support(
@@ -37,6 +41,23 @@ def out_of_support(
             if value < low or value > high:
                 warnings.append(f"{name}: {value:g} ({origin}) is outside the training range, {low:g} to {high:g}")
     return warnings
+
+
+def unlike(length: Length, usual: Usual | None) -> list[str]:
+    """A warning if the length of an image () is not a usual one; none where nothing is recorded as usual."""
+    if usual is None:
+        return []
+    found = []
+    for bits, place, (low, high) in (
+        (float(length.image), "", usual.image),
+        (float(length.latents), " in the latents", usual.latents),
+    ):
+        if not low <= bits <= high:  # nor is NaN
+            told = f"{bits:.3g}" if bits < MANY else f"over {MANY}"
+            found.append(f"{told} bits a pixel{place}, usually {low:.3g} to {high:.3g}")
+    if not found:
+        return []
+    return [f"image: unlike those that the model has learnt ({', and '.join(found)}): a counterfactual means little"]
 
 
 def misses(study: Study, gained: Tensor, wanted: Tensor, spread: Tensor) -> list[str]:

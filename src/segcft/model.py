@@ -18,11 +18,12 @@ from segcft import artefact
 from segcft.answer import Answer
 from segcft.causal.intervention import Intervention
 from segcft.counterfactual import Abduction, CounterfactualModel
-from segcft.doubts import misses, out_of_support
+from segcft.doubts import misses, out_of_support, unlike
 from segcft.errors import DataError, InterventionError, RunError
 from segcft.evaluate.names import METHODS, method_name
 from segcft.images.likelihood import to_grey_levels, to_unit
 from segcft.images.mechanism import seeded
+from segcft.images.typicality import Length, length_of
 from segcft.inference import Person, areas_of, resolve_areas, who_is_asked
 from segcft.question import ImageLike, Match, Question, Values, header_facts, name_of, parse_values, read_pixels
 from segcft.run import Run
@@ -189,7 +190,9 @@ class Model:
             asked.append(do)
             after.append(model.scm.counterfactual(person.values, do, self._generator()))
         before = torch.cat([person.values for person in people])
-        grey = to_grey_levels(Abduction(model.hvae, x, before).counterfactual(torch.cat(after)))
+        abduction = Abduction(model.hvae, x, before)
+        lengths, usual = length_of(abduction.bound()), self.run.usual(self.methods[method])
+        grey = to_grey_levels(abduction.counterfactual(torch.cat(after)))
         masks_after = self.judge.masks(to_unit(grey))
         read_after = areas_of(study, masks_after)
         answers = []
@@ -198,6 +201,7 @@ class Model:
             record = self._record(question, method, person, asked[i][0], after[i][0], draws)
             gained, wanted = read_after[i] - read_before[i], (after[i] - person.values)[0, areas]
             record["warnings"] = [
+                *unlike(Length(lengths.image[i], lengths.latents[i]), usual),
                 *out_of_support(study, person.source, person.values[0], asked[i][0], after[i][0], self.people),
                 *misses(study, gained, wanted, self.people[:, areas].std(dim=0)),
             ]

@@ -30,6 +30,7 @@ from segcft.guides.segmentor import SegmentorObjective, dice
 from segcft.images.likelihood import to_unit
 from segcft.images.mechanism import ImageMechanism
 from segcft.images.objective import LikelihoodObjective
+from segcft.images.typicality import usual_images
 from segcft.importing import check_apart, check_values, import_samples
 from segcft.lock import Lock
 from segcft.progress import Progress
@@ -283,6 +284,9 @@ class Pipeline:
                 "study": self.study.model_dump(mode="json"),
                 **(record or {}),
             }
+            if isinstance(network, ImageMechanism):
+                usual = usual_images(network, self.store, self.study.evaluation.batch_size)
+                meta |= {"usual": usual.model_dump()} if usual else {}
             artefact.save(self.run.path(stage), network, meta)
             self.drop_checkpoint(stage)
             self.progress.note(f"  {stage}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))

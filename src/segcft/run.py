@@ -27,6 +27,7 @@ import pandas as pd
 import torch
 import yaml
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from torch import nn
 
 from segcft import artefact
@@ -41,6 +42,7 @@ from segcft.guides.segmentor import Segmentor
 from segcft.images.causal_gen import CausalGenHVAE
 from segcft.images.hvae import HVAE
 from segcft.images.spec import CausalGenSpec
+from segcft.images.typicality import Usual
 from segcft.study import Study, load_study
 from segcft.training import freeze
 
@@ -189,6 +191,18 @@ class Run:
             for name, key in before.items()
             if name in ("hvae", "scm")
         )
+
+    def usual(self, part: str) -> Usual | None:
+        """Which images are usual to an image mechanism; None of one from before that was recorded.
+
+        Raises:
+            RunError: the part is missing or damaged.
+        """
+        said = artefact.read_meta(self.path(part)).get("usual")
+        try:
+            return None if said is None else Usual.model_validate(said)
+        except ValidationError:
+            raise RunError(f"{self.path(part)}: damaged: 'usual' in its header is not two ranges of numbers") from None
 
     def samples_of(self, parts: Iterable[str]) -> Store:
         """The run's samples, which are those that ``parts`` were trained on. Parts of other samples are refused:

@@ -12,6 +12,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -158,8 +159,8 @@ def train(
         (progress or Progress()).task(f"training {name}", spec.steps, start) as task,
         log.open("ab", buffering=0) as lines,
         HeldBack() as signals,
+        closing(batches.from_step(start, spec.steps, fabric.device)) as upcoming,
     ):
-        upcoming = batches.from_step(start, spec.steps, fabric.device)
         for step in range(start, spec.steps):
             asked = time.perf_counter()
             batch = next(upcoming)

@@ -47,7 +47,8 @@ def _weights() -> list[bytes]:
     """A part of a model, as it is written now, and as before there were checksums."""
     part = _run(CHEST).path("scm")
     network = _run(CHEST).build("scm")
-    meta = artefact.load(part, network)
+    usual = artefact.read_meta(_run(CHEST).path("cft-segmentor"))["usual"]
+    meta = artefact.load(part, network) | {"usual": usual}  # which only image mechanisms have
     return [written(part.name, lambda path: artefact.save(path, network, meta)), part.read_bytes()]
 
 
@@ -61,6 +62,7 @@ def _read_weights(path: Path) -> None:
     run = _run(path.parent)
     run.load("scm")
     run.methods()
+    run.usual("scm")
 
 
 def _checkpoints() -> list[bytes]:

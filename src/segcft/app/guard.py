@@ -80,7 +80,7 @@ class Guard:
         if not self._is_ours(host):
             return "this server does not go by that name; open it by its address, or name it with --host"
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and _place(origin) != host.lower():
             return "questions of another site's page are refused"
         site = headers.get("sec-fetch-site", "same-origin")
         opened = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
@@ -98,6 +98,14 @@ class Guard:
         except ValueError:
             return name in self.names
         return True
+
+
+def _place(origin: str) -> str:
+    """The host and port of an origin; nothing, which no host is, if it is none."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
 
 
 class RateLimit:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import numpy as np
 import torch
@@ -76,7 +76,9 @@ class Batches:
         places = torch.from_numpy(self._places(step)).to(self._resident["index"].device)
         return {field: value[places] for field, value in self._resident.items()}
 
-    def from_step(self, start: int, stop: int | None = None, device: torch.device | None = None) -> Iterator[Batch]:
+    def from_step(
+        self, start: int, stop: int | None = None, device: torch.device | None = None
+    ) -> Generator[Batch, None, None]:
         """Batches ``start`` to ``stop - 1`` (default: no end), each read while the one before is in use.
 
         They come on ``device`` (default: where they are, which is the CPU unless they were kept elsewhere).

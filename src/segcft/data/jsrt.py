@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -294,12 +295,12 @@ def named_by_image_side(
         except Rejected:
             return None  # the conversion will say so
 
-    reading = ahead(centres, ids, workers=2, depth=8)
-    for columns in progress(reading, len(ids), "Looking at masks"):
-        if columns is not None:
-            left, right, heart = columns
-            by_patient.append(left > right)
-            heart_left.append(heart > (left + right) / 2)
+    with closing(ahead(centres, ids, workers=2, depth=8)) as reading:
+        for columns in progress(reading, len(ids), "Looking at masks"):
+            if columns is not None:
+                left, right, heart = columns
+                by_patient.append(left > right)
+                heart_left.append(heart > (left + right) / 2)
     if not by_patient:
         raise DataError(f"{folder}: the masks of lungs and heart of no image could be read (--masks)")
     if sum(heart_left) * 2 < len(heart_left):

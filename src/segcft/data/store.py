@@ -139,8 +139,8 @@ class Store:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
             if found != self._checksums.get(name):
                 raise DataError(
-                    f"{self.folder / name}: damaged, or changed since the import: not of the checksum in store.json; "
-                    "import again"
+                    f"{self.folder / name}: the content differs from its checksum in store.json, so it was damaged, or "
+                    "changed since the import; import again"
                 )
 
     def require(self, study: Study) -> None:
