@@ -184,7 +184,7 @@ BOMBS: dict[str, tuple[str, str, Callable[[], bytes], str]] = {
     ),
     "checksum of another file": (
         "store-store.json", ".json",
-        lambda: READERS["store-store.json"].make()[0].replace(b'"images.u8"', b'"/dev/zero"'), "images.u8: damaged",
+        lambda: READERS["store-store.json"].make()[0].replace(b'"images.u8"', b'"/dev/zero"'), "images.u8: the content differs",
     ),
     "answers without their record": (
         "answers", ".jsonl", lambda: READERS["answers"].make()[0].replace(b'"record"', b'"recorded"'), "damaged",
