@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hypothesis import settings
 from PIL import Image
 
 from segcft.data.batches import sequential
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from starlette.testclient import TestClient
 
     from segcft.app.catalogue import Catalogue
+
+settings.register_profile("segcft", settings.default, deadline=None)  # a test asserts no time
+settings.load_profile("segcft")
 
 MODELS = Path(__file__).parents[1] / "models"
 """The models that come with segcft."""

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -73,7 +73,6 @@ def test_nothing_to_do_returns_the_inputs() -> None:
     st.integers(1, 3),
     st.sampled_from([(8, 8), (6, 11), (16, 4)]),
 )
-@settings(deadline=None)
 def test_shapes_ranges_and_determinism(spec: Augment, batch: int, size: tuple[int, int]) -> None:
     image, mask = torch.rand(batch, 1, *size) * 2 - 1, torch.rand(batch, 2, *size)
     kept = image.clone(), mask.clone()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +93,34 @@ def test_a_lost_dicom_file_is_written_again(small_run: Run, images: Path, tmp_pa
     (tmp_path / "dicom" / "2.dcm").write_bytes(b"")
     assert answer_all(small_run, items, tmp_path, CPU, dicom=True) == (2, 1, 0)
     assert all(segcft.inspect(tmp_path / "dicom" / f"{item.id}.dcm") for item in items)
+
+
+@pytest.mark.parametrize("field", ["record", "do", "warnings", "variables", "heart_area"])
+def test_an_answer_in_the_journal_that_is_none_is_told(
+    small_run: Run, images: Path, tmp_path: Path, field: str
+) -> None:
+    items, out = folder_items(images, [], ["age=70"])[:1], tmp_path / "out"
+    answer_all(small_run, items, out, CPU)
+    journal = out / "journal.jsonl"
+    settings, line = map(json.loads, journal.read_text().splitlines())
+    record = line["row"]["record"]
+    holder = {"record": line["row"], "heart_area": record["variables"]}.get(field, record)
+    holder[field] = None
+    journal.write_text(f"{json.dumps(settings)}\n{json.dumps(line)}\n")
+    manifest = (out / "manifest.csv").read_bytes()
+    with pytest.raises(DataError, match=r"journal\.jsonl: damaged"):
+        answer_all(small_run, items, out, CPU)
+    assert (out / "manifest.csv").read_bytes() == manifest
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names in any encoding are Linux's")
+def test_a_name_in_another_encoding_is_listed(small_run: Run, images: Path, tmp_path: Path) -> None:
+    own = tmp_path / "images"
+    own.mkdir()
+    shutil.copy(images / "0.png", os.fsencode(own) + b"/a\xe9.png")
+    done = answer_all(small_run, folder_items(own, [], ["age=70"]), tmp_path / "out", CPU)
+    assert done == (0, 0, 1)
+    assert list(pd.read_csv(tmp_path / "out" / "rejected.csv")["id"]) == [r"a\udce9"]
 
 
 def test_a_question_that_changed_is_asked_again(small_run: Run, images: Path, tmp_path: Path) -> None:

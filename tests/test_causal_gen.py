@@ -250,7 +250,7 @@ def test_the_bound_is_the_published_one(name: str, block: str, tmp_path: Path, p
             torch.testing.assert_close(ours.grad, there, rtol=1e-3, atol=1e-3 * float(there.abs().max()))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     size=st.integers(1, 9),
     kernel=st.sampled_from([1, 3, 5]),

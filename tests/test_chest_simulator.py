@@ -35,7 +35,7 @@ def drawn_areas(masks: NDArray[np.uint8], pixel_area: float = 1.0) -> NDArray[np
     return masks.sum(axis=(1, 2), dtype=float) / 255 * pixel_area
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     person=PEOPLE,
     size=st.tuples(st.integers(48, 144), st.integers(48, 144)),
@@ -55,7 +55,7 @@ def test_masks_have_exactly_the_areas(
     np.testing.assert_allclose(drawn_areas(masks, pixel_area), [attributes[a] for a in AREAS], rtol=0.003)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(person=PEOPLE, sex=st.sampled_from("FM"), age=st.floats(18, 100), data=st.data())
 def test_every_area_of_the_marginals_can_be_drawn_for_anybody(
     person: int, sex: str, age: float, data: st.DataObject
@@ -106,7 +106,6 @@ def test_the_left_lung_is_on_the_right_of_the_image_and_the_heart_between(simula
         assert right < 0.42 < 0.5 < heart < 0.65 < left
 
 
-@settings(deadline=None)
 @given(person=PEOPLE)
 def test_null_do_is_the_factual(person: int) -> None:
     simulator = ChestSimulator((48, 48))
@@ -119,7 +118,6 @@ def test_null_do_is_the_factual(person: int) -> None:
         np.testing.assert_array_equal(masks, masks_cf)
 
 
-@settings(deadline=None)
 @given(person=PEOPLE)
 def test_do_moves_descendants_only(person: int) -> None:
     simulator = ChestSimulator((64, 64))

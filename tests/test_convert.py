@@ -281,13 +281,35 @@ def test_a_damaged_journal_is_an_error_and_one_that_was_just_begun_is_not(tmp_pa
         run(tmp_path, people=4)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"split": None},
+        {"split": "exam"},
+        {"split": []},
+        {"patient": {}},
+        {"id": []},
+    ],
+)
+def test_a_damaged_row_of_a_journal_is_told_before_anything_is_done(tmp_path: Path, change: dict[str, Any]) -> None:
+    run(tmp_path, people=4)
+    journal = tmp_path / "journal.jsonl"
+    settings, first, *more = map(json.loads, journal.read_text().splitlines())
+    first["row"] |= change
+    journal.write_text("".join(json.dumps(line) + "\n" for line in (settings, first, *more)))
+    before = content(tmp_path)
+    with pytest.raises(DataError, match=r"journal.jsonl: damaged"):
+        run(tmp_path, people=6)
+    assert content(tmp_path) == before
+
+
 def test_a_data_set_without_a_usable_image_is_an_error_with_the_reasons(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"(?s)no image could be converted.*-3  too young"):
         run(tmp_path / "out", items=[Person(4), Person(9), Person(14)])
     assert len(rows(tmp_path / "out" / "rejected.csv")) == 3
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     height=st.integers(2, 60),
     width=st.integers(2, 60),

@@ -150,7 +150,7 @@ def test_a_tapering_tube_has_the_width_of_every_place() -> None:
     np.testing.assert_allclose(coverage.sum(axis=0) * SPACING, 2 * np.interp(arc, [0.5, 59.5], [2.0, 1.0]), rtol=0.01)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     turn=st.tuples(*[st.floats(-3.1, 3.1)] * 3),
     shift=st.tuples(*[st.floats(-300, 300)] * 3),

@@ -45,7 +45,7 @@ def pieces(points: Array, order: NDArray[np.int64]) -> pyvista.PolyData:
     return mesh
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     points=CURVES,
     seed=st.integers(0, 99),
@@ -289,7 +289,7 @@ def test_empty_and_impossible_meshes_are_refused(tmp_path: Path) -> None:
     assert "not finite" in refused("a.vtk", vtk.replace("1 0 0", "nan 0 0") + "POLYGONS 1 4\n3 0 1 2\n")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     kind=st.sampled_from(MESHES),
     keep=st.floats(0, 1),

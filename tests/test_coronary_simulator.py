@@ -52,7 +52,7 @@ def drawn_areas(masks: NDArray[np.uint8], pixel_area: float = 0.0625) -> NDArray
     return masks.sum(axis=(1, 2), dtype=float) / 255 * pixel_area
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     person=PEOPLE,
     grid=st.sampled_from([((48, 192), 0.0625), ((64, 384), 0.0625), ((24, 96), 0.25), ((64, 160), 0.04)]),
@@ -93,7 +93,7 @@ def test_same_person_same_bytes(simulator: CoronarySimulator) -> None:
         np.testing.assert_array_equal(masks, masks_again)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(person=PEOPLE, name=st.sampled_from([NONCALCIFIED, CALCIFIED, LUMEN]), share=st.floats(0.2, 1))
 def test_interventions_change_the_vessel_and_nothing_else(person: int, name: str, share: float) -> None:
     simulator = CoronarySimulator((48, 192), 0.0625)

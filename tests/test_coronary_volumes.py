@@ -102,7 +102,7 @@ WRITERS: dict[str, Write] = {
 }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     name=st.sampled_from(list(WRITERS)),
     turn=st.integers(0, 10_000),

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
@@ -211,7 +211,6 @@ def test_padding_is_black_and_counts_in_no_percentile(seen: Seen, photometric: s
     np.testing.assert_array_equal(again, shown)
 
 
-@settings(deadline=None)  # a test asserts no time
 @given(
     centre=st.floats(-2000, 5000),
     width=st.floats(1, 5000),

@@ -538,7 +538,7 @@ def test_bootstrap_covers_the_mean() -> None:
     assert np.mean((means.high - means.low) / 2 / theory) == pytest.approx(1.0, abs=0.05)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.one_of(st.just(math.nan), st.floats(-1e3, 1e3)), min_size=1, max_size=12), st.integers(0, 5))
 def test_bootstrap_ignores_gaps(values: list[float], seed: int) -> None:
     column = np.array(values)[:, None]
@@ -554,7 +554,7 @@ def test_bootstrap_ignores_gaps(values: list[float], seed: int) -> None:
         assert min(known) - 1e-6 <= means.low[0] <= means.high[0] <= max(known) + 1e-6
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.floats(0, 0.2))
 def test_locality_is_a_share(seed: int, dilation: float) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -272,6 +272,13 @@ def test_whatever_writes_in_a_folder_is_alone_there(
     assert shards.store().fingerprint == small_run.store().fingerprint
 
 
+def test_whoever_holds_a_lock_need_not_be_readable(tmp_path: Path) -> None:
+    with Lock(tmp_path):
+        (tmp_path / ".lock.holder").write_bytes(b"process \xff\xfe")
+        with pytest.raises(RunError, match=r"another segcft is working here \(process"), Lock(tmp_path):
+            pytest.fail("two hold it")
+
+
 def test_a_lock_may_be_nested_and_is_given_back(tmp_path: Path) -> None:
     lock, other = Lock(tmp_path), Lock(tmp_path)
     with lock, lock:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
@@ -28,6 +28,10 @@ from segcft.data.simulated import import_simulated, make_simulator, person_numbe
 from segcft.data.splits import assign
 from segcft.data.store import Store
 from segcft.errors import DataError, StudyError
+from segcft.importing import import_samples
+from segcft.lock import Lock
+from segcft.progress import Progress
+from segcft.run import Run
 from segcft.study import Structure, Study, Variable, parse_study
 
 JSRT = Path(os.environ.get("SEGCFT_JSRT", Path(__file__).parents[2] / "shared" / "data" / "jsrt256"))
@@ -133,6 +137,18 @@ def test_images_masks_and_attributes_come_through(folder: Folder) -> None:
 
 def test_the_same_folder_gives_the_same_store(folder: Folder) -> None:
     assert folder.read().fingerprint == folder.read().fingerprint
+
+
+def test_a_lock_in_the_folder_is_none_of_its_data(tmp_path: Path) -> None:
+    folder, run = Folder(tmp_path / "data"), Run(tmp_path / "run", make_study())
+    folder.write_table()
+    assert import_samples(run, folder.root, Progress())
+    with Lock(folder.root):
+        assert not import_samples(run, folder.root, Progress())
+    assert not import_samples(run, folder.root, Progress())
+    folder.rows.pop()
+    folder.write_table()
+    assert import_samples(run, folder.root, Progress())
 
 
 def test_areas_in_the_table_are_never_read(folder: Folder) -> None:
@@ -548,7 +564,6 @@ def test_grey_scales_are_validated(data: dict[str, Any], message: str) -> None:
     ),
     st.sampled_from([".png", ".tif"]),
 )
-@settings(deadline=None)
 def test_grey_images_round_trip(pixels: np.ndarray, suffix: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"x{suffix}"
@@ -565,7 +580,6 @@ def test_grey_images_round_trip(pixels: np.ndarray, suffix: str) -> None:
     hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.integers(0, 7)),
     st.sampled_from([".png", ".tif", ".bmp"]),
 )
-@settings(deadline=None)
 def test_masks_round_trip_as_bits_and_labels(pixels: np.ndarray, suffix: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         Image.fromarray(pixels).save(Path(folder) / f"x{suffix}")

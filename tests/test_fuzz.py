@@ -20,7 +20,8 @@ from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from benchmarks.fuzz.__main__ import fuzz
-from benchmarks.fuzz.corpus import READERS, _dicom, _saved
+from benchmarks.fuzz.corpus import READERS
+from benchmarks.fuzz.corpus.dicom import radiograph, saved
 from benchmarks.fuzz.work import input_of
 from tests.conftest import MODELS
 
@@ -102,7 +103,7 @@ def nifti(shape: tuple[int, ...], kind: type = np.uint8) -> bytes:
 
 def deflated() -> bytes:
     """A DICOM file that is deflated; a private element of it is 2 GiB of zeros."""
-    dataset = _dicom()
+    dataset = radiograph()
     dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     file = io.BytesIO()
     file.write(bytes(128) + b"DICM")
@@ -139,7 +140,7 @@ BOMBS: dict[str, tuple[str, str, Callable[[], bytes], str]] = {
     "CT of giant dimensions": ("ct-volume", ".nii", lambda: nifti((32767, 32767, 32767), np.int16), "1024 MiB"),
     "CT cut off": ("ct-gzip", ".nii.gz", lambda: gzipped(nifti((512, 512, 1000), np.int16), 0), "cut off"),
     "gzip bomb CT": ("ct-gzip", ".nii.gz", lambda: gzipped(nifti((64, 64, 64), np.int16), 2 << 30), "goes on after"),
-    "DICOM of giant rows": ("dicom", ".dcm", lambda: _saved(_dicom(Rows=65535, Columns=65535)), MILLIONS),
+    "DICOM of giant rows": ("dicom", ".dcm", lambda: saved(radiograph(Rows=65535, Columns=65535)), MILLIONS),
     "deflated DICOM bomb": ("dicom", ".dcm", deflated, "unpacks to more than the 256 MiB"),
     "billion laughs": ("study", ".yaml", lambda: LAUGHS, "its aliases stand for more than"),
     "billion merges": ("study", ".yaml", lambda: MERGES, "its aliases stand for more than"),
@@ -162,7 +163,8 @@ BOMBS: dict[str, tuple[str, str, Callable[[], bytes], str]] = {
         b"property float y\nproperty float z\nend_header\n", "cut off",
     ),
     "upload of a gigapixel PNG": ("web-upload", ".bin", lambda: png(60000, 60000, b""), MILLIONS),
-    "upload of a gzip bomb": ("web-upload", ".bin", lambda: gzipped(nifti((30000, 30000, 1)), 2 << 30), MILLIONS),
+    "upload of a gzip bomb": ("web-upload", ".bin", lambda: gzipped(nifti((64, 64, 1)), 2 << 30), "256 MiB"),
+    "upload of giant dimensions": ("web-upload", ".bin", lambda: gzip.compress(nifti((30000, 30000, 1))), MILLIONS),
     "long and narrow image": ("png", ".png", long_picture, "too long and narrow"),
     "upload of a long and narrow image": ("web-upload", ".bin", long_picture, "too long and narrow"),
     "JPEG 2000 without end": ("dicom", ".dcm", jpeg_2000_without_end, "a box of its JPEG 2000 image has 0 bytes"),
@@ -177,6 +179,18 @@ BOMBS: dict[str, tuple[str, str, Callable[[], bytes], str]] = {
         "ct-series", ".dcm",
         lambda: READERS["ct-series"].make()[0].replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.9.9.9\0"), "input.dcm",
     ),
+    "table with a long name of a column": (
+        "centreline-csv", ".csv", lambda: b"x" + b"-" * 2_000_000 + b",y,z\n1,2,3\n", "expected columns x, y and z",
+    ),
+    "checksum of another file": (
+        "store-store.json", ".json",
+        lambda: READERS["store-store.json"].make()[0].replace(b'"images.u8"', b'"/dev/zero"'),
+        "images.u8: the content differs",
+    ),
+    "answers without their record": (
+        "answers", ".jsonl", lambda: READERS["answers"].make()[0].replace(b'"record"', b'"recorded"'), "damaged",
+    ),
+    "deep JSON in a journal": ("journal", ".jsonl", lambda: b'{"settings":' * 200_000 + b"\n", "recursion"),
     "deep question": ("web-question", ".json", lambda: b'{"do":' * 15_000, "the question"),
 }  # fmt: skip
 

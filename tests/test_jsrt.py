@@ -243,6 +243,13 @@ def test_any_spacing_and_spelling_of_a_normal_is_read(
     assert one == ("JPCNN010", expected)
 
 
+def test_a_long_gap_takes_no_more_than_its_length() -> None:
+    gap = "\n" * 2_000_000  # whose square nobody could wait for
+    ((_, found),) = parse_clinical(f"JPCNN001.IMG\t52\tfemale{gap}non-nodule")
+    assert not isinstance(found, Excluded)
+    assert (found["age"], found["sex"]) == (52, "F")
+
+
 @given(st.text(st.sampled_from("JPCLN0123.IMG\t\n ?malefignt"), max_size=80))
 def test_no_text_breaks_the_parser(text: str) -> None:
     for id, attributes in parse_clinical(text):

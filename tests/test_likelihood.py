@@ -40,13 +40,13 @@ def test_values_outside_the_range_become_black_and_white() -> None:
     assert to_grey_levels(torch.tensor([-7.0, 7.0])).tolist() == [0, 255]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(locations, log_scales)
 def test_probabilities_of_all_grey_levels_sum_to_one(loc: float, log_scale: float) -> None:
     assert float(mass(gaussian(loc, log_scale)).sum()) == pytest.approx(1, abs=1e-3)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(locations, log_scales)
 def test_log_prob_and_its_gradients_are_finite(loc: float, log_scale: float) -> None:
     likelihood = gaussian(loc, log_scale, gradient=True)
@@ -91,7 +91,7 @@ def test_an_image_is_likelier_where_it_is_expected() -> None:
     assert (torch.diff(log_prob)[best:254] <= 0).all()  # and falls after it
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.floats(-1.5, 1.5), st.floats(-6, 2))
 def test_pixel_noise_and_pixels_determine_each_other(loc: float, log_scale: float) -> None:
     likelihood = gaussian(loc, log_scale)

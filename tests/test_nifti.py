@@ -33,7 +33,7 @@ def coronal(width: int, height: int) -> nibabel.Nifti1Image:
     height=st.integers(2, 6),
     suffix=st.sampled_from([".nii", ".nii.gz"]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_order_of_axes_shows_the_same(
     codes: str, width: int, height: int, suffix: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -70,7 +70,7 @@ def test_volumes_are_refused(shape: tuple[int, ...], tmp_path: Path) -> None:
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_damaged_file_is_rejected_or_read(data: st.DataObject) -> None:
     content = bytearray(coronal(4, 5).to_bytes())
     for _ in range(data.draw(st.integers(1, 4))):

@@ -34,7 +34,7 @@ RECORDS = st.dictionaries(st.text(min_size=1), JSON, max_size=4)
 
 
 @given(record=RECORDS, channels=st.sampled_from([1, 3]), size=st.tuples(st.integers(1, 9), st.integers(1, 9)))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_record_is_read_back(
     record: dict[str, Any], channels: int, size: tuple[int, int], tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -322,6 +322,14 @@ def test_a_part_of_earlier_parts_does_not_pass(copy: Run) -> None:
     )
 
 
+def test_a_judge_that_does_not_say_its_seed_is_told(copy: Run) -> None:
+    path = copy.path("judge")
+    meta = artefact.read_meta(path)
+    artefact.save(path, copy.load("judge"), meta | {"study": {"judge": {}}})
+    with pytest.raises(RunError, match=r"judge\.safetensors: does not say from which seed"):
+        render_report(copy, CPU)
+
+
 # --- the pieces ---
 
 

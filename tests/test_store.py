@@ -263,6 +263,8 @@ def _flip_a_bit(path: Path) -> None:
             "column 'age' is missing",
         ),
         (lambda f: (f / "rejected.csv").unlink(), "rejected.csv: cannot read"),
+        (lambda f: _edit_meta(f, sha256=5), "store.json: damaged"),
+        (lambda f: _edit_meta(f, variables={"sex": [], "age": []}), "column 'sex' holds no numbers"),
     ],
 )
 def test_a_damaged_store_does_not_open(store: Store, damage: Any, message: str) -> None:
@@ -288,6 +290,13 @@ def test_verification_finds_a_changed_attribute(store: Store) -> None:
         Store(store.folder, verify=True)
     _forget_checksums(store.folder)
     with pytest.raises(DataError, match="differs from its fingerprint"):
+        Store(store.folder, verify=True)
+
+
+@pytest.mark.parametrize("checksums", [{}, {"/dev/zero": "abc"}, {"images.u8": "abc", "no\0path": "abc"}])
+def test_verification_reads_the_files_of_a_store_and_no_others(store: Store, checksums: dict[str, str]) -> None:
+    _edit_meta(store.folder, sha256=checksums)
+    with pytest.raises(DataError, match=r"images\.u8: the content differs from its checksum"):
         Store(store.folder, verify=True)
 
 

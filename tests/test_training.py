@@ -185,6 +185,20 @@ def test_a_checkpoint_of_another_key_is_ignored(fit: Any, tmp_path: Path) -> Non
     assert [row["step"] for row in log_of(tmp_path)] == list(range(1, 31))
 
 
+@pytest.mark.parametrize("line", [b"{broken", b"\xff", b"[1]", b'{"step": "2"}', b'{"step": 2}', b"[" * 100_000])
+def test_a_damaged_log_is_told_and_may_be_removed(fit: Any, tmp_path: Path, line: bytes) -> None:
+    whole, _ = fit(LineFit(), name="whole")
+    with pytest.raises(CutOffError):
+        fit(LineFit(), progress=StopAfter(20))
+    log = tmp_path / "line.jsonl"
+    first, _, *more = log.read_bytes().splitlines()
+    log.write_bytes(b"\n".join([first, line, *more, b""]))
+    with pytest.raises(RunError, match=r"line\.jsonl: damaged.*remove it to go on"):
+        fit(LineFit())
+    log.unlink()
+    assert same(whole, fit(LineFit())[0])
+
+
 def test_a_damaged_checkpoint_is_told(fit: Any, tmp_path: Path) -> None:
     (tmp_path / "line.checkpoint").write_bytes(b"not a checkpoint")
     with pytest.raises(RunError, match=r"line\.checkpoint: this checkpoint is damaged.*delete it") as caught:
@@ -444,6 +458,25 @@ def test_a_part_that_cannot_be_used_is_told_by_its_file(tmp_path: Path, damage: 
     network = nn.Linear(4, 2) if damage == "another network" else nn.Linear(3, 2)
     with pytest.raises(RunError, match=r"hvae\.safetensors: "):
         artefact.load(path, network)
+
+
+@pytest.mark.parametrize(
+    ("meta", "field"),
+    [
+        ({}, "key: "),
+        ({"key": 5}, "key: "),
+        ({"key": "k", "made_from": ["hvae"]}, "made_from: "),
+        ({"key": "k", "made_from": {"hvae": {}}}, "made_from.hvae: "),
+        ({"key": "k", "metrics": {"loss": "low"}}, "metrics.loss: "),
+        ({"key": "k", "study": None}, "study: "),
+    ],
+)
+def test_a_header_that_is_none_of_a_part_is_told(tmp_path: Path, meta: dict[str, Any], field: str) -> None:
+    path = tmp_path / "hvae.safetensors"
+    artefact.save(path, nn.Linear(3, 2), meta)
+    for read in (lambda: artefact.read_meta(path), lambda: artefact.load(path, nn.Linear(3, 2))):
+        with pytest.raises(RunError, match=rf"hvae\.safetensors: damaged, or not written by segcft \({field}"):
+            read()
 
 
 def test_a_key_changes_with_every_part_and_not_with_the_order_of_settings() -> None:

@@ -18,7 +18,7 @@ def smooth(seed: int, channels: int, size: tuple[int, int], nodes: int, largest:
     return F.interpolate(largest * at_nodes, size=size, mode="bicubic")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 1000), st.integers(24, 70), st.integers(24, 70))
 def test_between_leads_from_one_displaced_frame_to_the_other(seed: int, height: int, width: int) -> None:
     size = (height, width)

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-Structure = Literal["bytes", "text", "json", "yaml", "csv", "gzip", "png"]
+Structure = Literal["bytes", "text", "json", "lines", "yaml", "csv", "gzip", "png", "safetensors"]
 
 _TOKENS = [
     *(
@@ -33,7 +33,8 @@ _TOKENS = [
     *(b"- " * 400, b"&a [*a]", b"*a", b"<<: *a", b"!!int x", b"!!python/object:os.system", b"!!timestamp x", b"!!set"),
     *(b"2001-99-99", b"1:" * 3000 + b"1", b"match:", b"\xff\xfe", b"\xef\xbb\xbf", b"\xed\xa0\x80", b'"\\ud800"'),
     *("\N{ARABIC-INDIC DIGIT THREE}".encode(), "\N{SUPERSCRIPT TWO}".encode(), "\N{RIGHT-TO-LEFT OVERRIDE}".encode()),
-    *("\N{MINUS SIGN}5".encode(), "\N{FULLWIDTH DIGIT SEVEN}".encode(), b"A" * 200_000, b" " * 20_000),
+    *("\N{MINUS SIGN}5".encode(), "\N{FULLWIDTH DIGIT SEVEN}".encode(), b"A" * 200_000),
+    *(byte * 200_000 for byte in (b" ", b"\t", b"\n", b"-", b"5")),  # searched carelessly they take the square of that
 ]
 _VALUES: list[Any] = [
     *(None, True, False, 0, -1, 1, 2, 3.5, -0.0, 255, 65536, 2**31, 2**63, 2**64, 10**18, 10**400, 1e308, 1e-320),
@@ -161,6 +162,29 @@ def _json(content: bytes, chance: random.Random) -> bytes | None:
     return _changed_tree(value, chance)
 
 
+def _lines(content: bytes, chance: random.Random) -> bytes | None:
+    """Of a text that has JSON in every line."""
+    lines = content.splitlines(keepends=True)
+    number = chance.randrange(len(lines))
+    changed = _json(lines[number], chance)
+    return None if changed is None else b"".join([*lines[:number], changed + b"\n", *lines[number + 1 :]])
+
+
+def _safetensors(content: bytes, chance: random.Random) -> bytes | None:
+    """The header, or what segcft says in it, often without the checksum that would tell."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    said = header["__metadata__"]
+    if chance.random() < 0.8:
+        if chance.random() < 0.8:
+            said.pop("sha256", None)
+        said["segcft"] = _changed_tree(json.loads(said["segcft"]), chance).decode()
+        changed = json.dumps(header).encode()
+    else:
+        changed = _changed_tree(header, chance)
+    return len(changed).to_bytes(8, "little") + changed + content[8 + length :]
+
+
 def _yaml(content: bytes, chance: random.Random) -> bytes | None:
     import yaml
 
@@ -246,4 +270,10 @@ def _csv(content: bytes, chance: random.Random) -> bytes | None:
     return file.getvalue().encode("utf-8", errors="surrogatepass")
 
 
-_STRUCTURES: dict[str, Callable[[bytes, random.Random], bytes | None]] = {"json": _json, "yaml": _yaml, "csv": _csv}
+_STRUCTURES: dict[str, Callable[[bytes, random.Random], bytes | None]] = {
+    "json": _json,
+    "lines": _lines,
+    "yaml": _yaml,
+    "csv": _csv,
+    "safetensors": _safetensors,
+}

@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from benchmarks.fuzz.mutate import mutate
+from benchmarks.fuzz.mutate import Structure, mutate
 from segcft.data.reject import Rejected
 from segcft.errors import SegcftError
 
@@ -53,7 +53,7 @@ class Reader:
     suffix: str
     make: Callable[[], list[bytes]]
     open: Callable[[], Callable[[Path], object]]
-    structure: str = "bytes"
+    structure: Structure = "bytes"
     beside: Callable[[Path], object] | None = None
     file: str = ""
     named: bool = True
@@ -79,7 +79,7 @@ def input_of(reader: Reader, corpus: list[bytes], seed: int, number: int) -> byt
     if number < len(corpus):
         return corpus[number]
     chance = random.Random(f"{seed}/{reader.name}/{number}")
-    return mutate(chance.choice(corpus), corpus, reader.structure, chance)  # type: ignore[arg-type]
+    return mutate(chance.choice(corpus), corpus, reader.structure, chance)
 
 
 def judge(read: Callable[[Path], object], path: Path, named: bool = True) -> tuple[str, str]:
@@ -111,7 +111,7 @@ class Runner:
         while first < inputs:
             here, there = multiprocessing.Pipe()
             process = multiprocessing.get_context("fork").Process(
-                target=_serve, args=(self.reader, self.corpus, self.seed, first, inputs, there)
+                target=_serve, args=(self.reader, self.corpus, self.seed, first, inputs, there, here)
             )
             process.start()
             there.close()
@@ -173,8 +173,11 @@ class Runner:
             path.with_name(path.name + ".txt").write_text(f"{kind}\n{again}\n\n{detail}", errors="backslashreplace")
 
 
-def _serve(reader: Reader, corpus: list[bytes], seed: int, first: int, last: int, pipe: Connection) -> None:
+def _serve(
+    reader: Reader, corpus: list[bytes], seed: int, first: int, last: int, pipe: Connection, other: Connection
+) -> None:
     """Read inputs and tell of each: its number before it is read, and how it ended."""
+    other.close()  # so that writing fails once nobody reads
     warnings.simplefilter("ignore")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -30,6 +31,22 @@ DIGEST = "sha256"
 """The field of a header that has the digest of the rest; older parts have none."""
 
 _LONGEST = 10_000  # characters of a name
+
+
+class _Meta(BaseModel):
+    """What others rely on in a ``meta``, where it is there; it may hold more."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    key: str
+    part: str = ""
+    made_from: dict[str, str] = {}
+    version: str = ""
+    data: str = ""
+    seconds: float = 0.0
+    metrics: dict[str, float] = {}
+    study: dict[str, Any] = {}
+    source: dict[str, Any] = {}
 
 
 def save(path: Path, module: nn.Module, meta: Mapping[str, Any]) -> None:
@@ -92,11 +109,14 @@ def read_meta(path: Path) -> dict[str, Any]:
         raise RunError(f"{path}: there is no such file; run this stage first")
     try:
         with safe_open(path, framework="pt") as file:
-            meta = json.loads((file.metadata() or {})["segcft"])
+            meta: dict[str, Any] = json.loads((file.metadata() or {})["segcft"])
+        _Meta.model_validate(meta)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        place = ".".join(map(str, wrong["loc"])) or "its header"
+        raise RunError(f"{path}: damaged, or not written by segcft ({place}: {wrong['msg']})") from None
     except (SafetensorError, KeyError, ValueError, OSError, RecursionError) as error:
         raise RunError(f"{path}: damaged, or not written by segcft ({error})") from None
-    if not isinstance(meta, dict):
-        raise RunError(f"{path}: damaged, or not written by segcft")
     return meta
 
 

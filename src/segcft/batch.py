@@ -204,7 +204,7 @@ def answer_all(
     progress = progress or Progress()
     settings = _settings(run, method, draws, dicom)
     outcomes: list[_Outcome] = []
-    with Journal(out, settings) as journal:
+    with Journal(out, settings, lambda row: _cells(run.study, row["record"])) as journal:
         stamps = {item.id: item.stamp() for item in items}
         more = ("dicom/{id}.dcm",) if dicom else ()
         waiting = [item for item in items if not journal.has(item.id, stamps[item.id], more)]
@@ -329,22 +329,26 @@ class _Worker:
 def _write_tables(
     out: Path, study: Study, items: Sequence[Item], records: Mapping[str, Any], reasons: Mapping[str, str]
 ) -> None:
-    fields = {
-        f"{name}_{field}": (name, field)
-        for name in study.variables
-        for field in ("before", "after", *(("obtained", "obtained_sd") if name in study.areas else ()))
-    }
-    columns = ("id", "image", "file", "do", "method", "model", *fields, "warnings")
-    with Table(out / "manifest.csv", columns) as table:
+    names = (f"{name}_{field}" for name, field in _fields(study))
+    with Table(out / "manifest.csv", ("id", "image", "file", "do", "method", "model", *names, "warnings")) as table:
         for item in items:
             if (record := records.get(item.id)) is not None and item.id not in reasons:
-                values = (record["variables"][name].get(field, "") for name, field in fields.values())
-                cells = [f"{value:.6g}" if isinstance(value, float) else value for value in values]
-                what = ("; ".join(record["do"]), record["method"], record["model"])
-                table.write(
-                    [item.id, str(item.image), f"images/{item.id}.png", *what, *cells, "; ".join(record["warnings"])]
-                )
+                table.write([item.id, str(item.image), f"images/{item.id}.png", *_cells(study, record)])
     with Table(out / "rejected.csv", ("id", "image", "reason")) as table:
         for item in items:
             if item.id in reasons:
                 table.write([item.id, str(item.image), reasons[item.id]])
+
+
+def _fields(study: Study) -> Iterator[tuple[str, str]]:
+    """What the manifest tells of which variable."""
+    for name in study.variables:
+        for field in ("before", "after", *(("obtained", "obtained_sd") if name in study.areas else ())):
+            yield name, field
+
+
+def _cells(study: Study, record: Mapping[str, Any]) -> list[Any]:
+    """A record's cells in the manifest, from ``do`` on."""
+    values = (record["variables"][name].get(field, "") for name, field in _fields(study))
+    cells = [f"{value:.6g}" if isinstance(value, float) else value for value in values]
+    return ["; ".join(record["do"]), record["method"], record["model"], *cells, "; ".join(record["warnings"])]

@@ -245,7 +245,7 @@ def _json(path: Path) -> dict[str, Any]:
     """The mapping in a file; {} where there is none."""
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return {}
 
 
@@ -275,8 +275,8 @@ def _complete_shards(run: Run, source: dict[str, Any]) -> list[Path]:
 
 
 def _listing(folder: Path) -> str:
-    """A digest of which files a folder holds, their sizes and times: changes when the data do."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    """A digest of which files a folder holds, their sizes and times: changes when the data do, and not with a lock."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
     stats = [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     return artefact.key_of(stats)
 

@@ -57,6 +57,6 @@ class Lock:
 
     def _who(self) -> str:
         try:
-            return self._holder.read_text(encoding="utf-8") or "a process"
+            return self._holder.read_text(encoding="utf-8", errors="replace") or "a process"
         except OSError:
             return "a process"

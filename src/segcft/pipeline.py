@@ -177,7 +177,7 @@ class Pipeline:
             return artefact.read_meta(path) if path.is_file() else {}
         try:
             return dict(json.loads(self._evaluation_record.read_text()))
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):
             return {}
 
     @property

@@ -133,9 +133,8 @@ def model_card(run: Run, store: Store, parts: Sequence[str], methods: Sequence[s
         meta = artefact.read_meta(run.path(part))
         module = run.build(part)
         count = sum(parameter.numel() for parameter in module.parameters())
-        rows.append(
-            f"| {part} | {count:,} | {meta.get('seconds', float('nan')):.0f} | {meta['version']} | `{meta['key']}` |"
-        )
+        made = f"{meta.get('seconds', float('nan')):.0f} | {meta.get('version', 'unknown')} | `{meta['key']}`"
+        rows.append(f"| {part} | {count:,} | {made} |")
     table = (run.evaluation / "table.md").read_text(encoding="utf-8")
     figures = table.split("\n", 1)[1].replace("\n## ", "\n### ").strip()
     interventions = "\n".join(

@@ -53,7 +53,7 @@ class Result:
                 f"{path}: has no {metric!r}, the metric of the study (evaluation.metric), which was perhaps changed "
                 "since; evaluate again: `segcft evaluate`"
             )
-        return cls(run.study, rows, run.samples(), artefact.read_meta(run.path("judge"))["version"])
+        return cls(run.study, rows, run.samples(), artefact.read_meta(run.path("judge")).get("version", "unknown"))
 
     def row(self, method: str, metric: str, intervention: str = "", structure: str = "") -> Row | None:
         """The one row of this, if there is one."""

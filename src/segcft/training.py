@@ -11,7 +11,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from segcft import artefact
 from segcft.data.batches import Batch, Batches
-from segcft.errors import SegcftError, StudyError
+from segcft.errors import RunError, SegcftError, StudyError
 from segcft.progress import Progress
 from segcft.signals import HeldBack
 from segcft.study import Training
@@ -257,12 +257,20 @@ def _step_seed(seed: int, step: int, part: int) -> int:
 
 
 def _keep_history(log: Path, steps: int, write: bool) -> list[dict[str, float]]:
-    """The first ``steps`` rows of an interrupted log; what came after the checkpoint is dropped from the file."""
+    """The first ``steps`` rows of an interrupted log; what came after the checkpoint is dropped from the file.
+
+    Raises:
+        RunError: a row is no row of figures.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, float]] = []
     if steps and log.is_file():
-        lines: Iterable[str] = log.read_text().splitlines()[:steps]
-        rows = [json.loads(line) for line in lines]
+        try:
+            rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()[:steps]]
+            if not all(row.keys() == rows[0].keys() and {*map(type, row.values())} <= {int, float} for row in rows):
+                raise ValueError("not every line has the same figures")
+        except (ValueError, AttributeError, RecursionError) as error:
+            raise RunError(f"{log}: damaged ({error}); remove it to go on without its first {steps} lines") from None
     if write:
         artefact.write_text(log, "".join(json.dumps(row) + "\n" for row in rows))
     return rows

@@ -91,7 +91,7 @@ def parse_csv(text: str, name: str) -> NDArray[np.float64]:
         found = [cell.strip().strip('"') for cell in line.split(separator)]
         return [cell.replace(",", ".") for cell in found] if separator == ";" else found
 
-    header = [re.sub(r"\W*mm\W*$|_mm$", "", cell.lower()) for cell in cells(first)]
+    header = [_axis(cell.lower()) for cell in cells(first)]
     if not any(_is_number(cell) for cell in header):
         if not {"x", "y", "z"} <= {*header}:
             raise Rejected(f"{name}: line {lines[0][0]}: the header is {first!r}, expected columns x, y and z")
@@ -107,6 +107,13 @@ def parse_csv(text: str, name: str) -> NDArray[np.float64]:
             raise Rejected(f"{name}: line {number}: {len(found)} cells, expected {width}")
         points.append(_numbers([found[place] for place in places], number, name))
     return np.array(points)
+
+
+def _axis(name: str) -> str:
+    """The name of a column, of the coordinates without their unit."""
+    # Of the whole name: searching it for its end takes the square of its length.
+    found = re.fullmatch(r"([xyz])(?:\W*mm\W*|_mm)", name)
+    return found[1] if found else name
 
 
 def parse_rotterdam(text: str, name: str) -> NDArray[np.float64]:

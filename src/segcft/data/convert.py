@@ -181,7 +181,7 @@ def convert(
     """
     workers = workers or min(16, os.cpu_count() or 1)
     splits = splits or Splits()
-    journal = Journal(out, {**settings, "splits": splits.model_dump(mode="json")})
+    journal = Journal(out, {**settings, "splits": splits.model_dump(mode="json")}, _part_and_patient)
     repeated: dict[str, list[AnyItem]] = {}  # id -> its second item and those after it
     unreadable: set[str] = set()
     kept: set[str] = set()
@@ -370,8 +370,16 @@ def _write_metadata(path: Path, journal: Journal, ids: set[str]) -> Counter[tupl
         for number, row in enumerate(journal.rows()):
             if row["id"] in ids and last[row["id"]] == number:
                 table.write([row.get(name) for name in columns])
-                images[row["split"], row["patient"]] += 1
+                images[_part_and_patient(row)] += 1
     return images
+
+
+def _part_and_patient(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Of a row of the journal."""
+    part, patient = row["split"], row["patient"]
+    if part not in PARTS or not isinstance(patient, str):
+        raise ValueError(f"a row has the part {part!r} and the patient {patient!r}")
+    return part, patient
 
 
 def _summarize(items: int, images: Counter[tuple[str, str]], left_out: Mapping[str, int]) -> Summary:

@@ -6,7 +6,7 @@ import csv
 import itertools
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from io import FileIO
 from pathlib import Path
@@ -18,10 +18,21 @@ from segcft.writing import append, reason, sync
 
 
 class Journal:
-    """The rows of the samples that are done, a line each, after a first line with the settings."""
+    """The rows of the samples that are done, a line each, after a first line with the settings.
 
-    def __init__(self, out: Path, settings: Mapping[str, Any]) -> None:
-        self.out, self.path = out, out / "journal.jsonl"
+    Args:
+        out: folder that it is in.
+        settings: what a journal that was begun before must have, too.
+        use: called with every row of a journal that was begun before; what it raises where a row is not one of
+            :meth:`add` (LookupError, TypeError, ValueError, AttributeError) is told as damage on entering.
+
+    Raises:
+        DataError: on entering, ``out`` is something else, the settings differ, or the journal is damaged.
+        RunError: on entering, another process writes here.
+    """
+
+    def __init__(self, out: Path, settings: Mapping[str, Any], use: Callable[[dict[str, Any]], object]) -> None:
+        self.out, self.path, self._use = out, out / "journal.jsonl", use
         self.settings = json.loads(json.dumps(settings))  # in the types that it has when it is read back
         self._file: FileIO | None = None
         self._lock = Lock(out)
@@ -84,6 +95,7 @@ class Journal:
                         self._check(entry["settings"])
                     else:
                         self._note(entry)
+                        self._use(entry["row"])
                     end += len(line)
             os.truncate(self.path, end)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
@@ -117,7 +129,8 @@ class Table:
 
     def __enter__(self) -> Table:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.partial.open("w", encoding="utf-8", newline="")
+        # A file's name may be in another encoding than the system's, which text cannot hold.
+        self._file = self.partial.open("w", encoding="utf-8", errors="backslashreplace", newline="")
         self._writer = csv.writer(self._file)
         self._writer.writerow(self.columns)
         return self

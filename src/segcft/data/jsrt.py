@@ -223,7 +223,9 @@ def _known(cell: str) -> str | None:
 
 def _parse_record(id: str, record: str) -> Mapping[str, Value] | Excluded:
     nodule = id.startswith("JPCLN")
-    line = re.sub(r"[\r\n]+", " ", re.sub(r"[\r\n]\s*$", "", record.lstrip()))  # tabs at its end are columns
+    content = record.strip()
+    columns = re.split(r"[\r\n]", record[len(record.rstrip()) :], maxsplit=1)[0]  # tabs at its end
+    line = re.sub(r"[\r\n]+", " ", content) + columns
     match = (_NODULE if nodule else _NORMAL).fullmatch(line)
     if match is None:
         wanted = "subtlety, size, age, sex, x, y, malignant or benign, ..." if nodule else "age, sex, ..."

@@ -38,6 +38,7 @@ from segcft.writing import reason, sync
 
 VERSION = 1
 FULL = 255  # coverage of a pixel that lies wholly inside a structure
+IMAGES, MASKS, TABLE = "images.u8", "masks.u8", "table.parquet"
 
 
 class Store:
@@ -72,12 +73,14 @@ class Store:
             self.pixel_area = float(meta["pixel_area"])
             self.area_unit = str(meta["area_unit"])
             self.fingerprint = str(meta["fingerprint"])
+            # Older stores have no checksums of their files.
+            self._checksums = {k: str(v) for k, v in meta["sha256"].items()} if "sha256" in meta else None
             if min(samples, channels, height, width) < 0:
                 raise ValueError("a size is negative")
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise DataError(f"{self.folder / 'store.json'}: damaged ({error!r}); import again") from None
-        self.images = self._map("images.u8", (samples, channels, height, width))
-        self.masks = self._map("masks.u8", (samples, len(self.structures), height, width))
+        self.images = self._map(IMAGES, (samples, channels, height, width))
+        self.masks = self._map(MASKS, (samples, len(self.structures), height, width))
         self.table = self._read_table(samples)
         self.rejected = self._read_rejected()
         if verify:
@@ -124,20 +127,21 @@ class Store:
         Raises:
             DataError: an image, a mask or the table, the split included, is not what was imported.
         """
-        for name, digest in self._meta.get("sha256", {}).items():
+        if self._checksums is None:
+            if self._recompute_fingerprint() != self.fingerprint:
+                raise DataError(
+                    f"{self.folder}: the content differs from its fingerprint in store.json, so images, masks or the "
+                    "table (the split included) were changed since the import; import again"
+                )
+            return
+        for name in (IMAGES, MASKS, TABLE):  # not what store.json names, which may be any file
             with (self.folder / name).open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
-            if found != digest:
+            if found != self._checksums.get(name):
                 raise DataError(
                     f"{self.folder / name}: the content differs from its checksum in store.json, so it was damaged, or "
                     "changed since the import; import again"
                 )
-        # Older stores have no checksums of their files.
-        if "sha256" not in self._meta and self._recompute_fingerprint() != self.fingerprint:
-            raise DataError(
-                f"{self.folder}: the content differs from its fingerprint in store.json, so images, masks or the table "
-                "(the split included) were changed since the import; import again"
-            )
 
     def require(self, study: Study) -> None:
         """Check that the store has the grid, variables and structures of ``study``.
@@ -177,7 +181,7 @@ class Store:
         return np.memmap(path, dtype=np.uint8, mode="r", shape=shape)
 
     def _read_table(self, samples: int) -> pd.DataFrame:
-        path = self.folder / "table.parquet"
+        path = self.folder / TABLE
         try:
             table = pd.read_parquet(path)
             for column in table.columns:
@@ -187,6 +191,9 @@ class Store:
         missing = [c for c in ("id", "patient", "split", *self.variables) if c not in table.columns]
         if missing:
             raise DataError(f"{path}: column {missing[0]!r} is missing; import again")
+        for name, categories in self.variables.items():
+            if not categories and not pd.api.types.is_numeric_dtype(table[name]):
+                raise DataError(f"{path}: column {name!r} holds no numbers, but store.json has no categories for it")
         if len(table) != samples:
             raise DataError(f"{path}: {len(table)} rows, but store.json describes {samples}; import again")
         return table
@@ -230,7 +237,7 @@ class StoreWriter:
         self._rows: list[dict[str, Any]] = []
         self._rejected: list[tuple[str, str]] = []
         self._fingerprint = _Fingerprint(_shape_of(study))
-        self._digests = {"images.u8": hashlib.sha256(), "masks.u8": hashlib.sha256()}
+        self._digests = {IMAGES: hashlib.sha256(), MASKS: hashlib.sha256()}
 
     def __enter__(self) -> StoreWriter:
         if self.folder.exists() and not _may_replace(self.folder):
@@ -241,8 +248,8 @@ class StoreWriter:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             _remove_abandoned(self.folder.parent, prefix)
             self._partial.mkdir()
-            self._images: BinaryIO = (self._partial / "images.u8").open("wb")
-            self._masks: BinaryIO = (self._partial / "masks.u8").open("wb")
+            self._images: BinaryIO = (self._partial / IMAGES).open("wb")
+            self._masks: BinaryIO = (self._partial / MASKS).open("wb")
         except OSError as error:
             raise DataError(f"{self.folder}: cannot write here ({reason(error)})") from None
         return self
@@ -303,8 +310,8 @@ class StoreWriter:
         except OSError as error:
             raise DataError(f"{self.folder}: cannot write here ({reason(error)})") from None
         self._fingerprint.add(row, image, masks)
-        self._digests["images.u8"].update(image.data)
-        self._digests["masks.u8"].update(masks.data)
+        self._digests[IMAGES].update(image.data)
+        self._digests[MASKS].update(masks.data)
         self._rows.append(row)
 
     def reject(self, id: str, reason: str) -> None:
@@ -360,15 +367,16 @@ class StoreWriter:
         for file in (self._images, self._masks):
             file.flush()
             os.fsync(file.fileno())
-        self._table().to_parquet(self._partial / "table.parquet", index=False)
-        pd.DataFrame(self._rejected, columns=["id", "reason"]).to_csv(self._partial / "rejected.csv", index=False)
+        self._table().to_parquet(self._partial / TABLE, index=False)
+        pd.DataFrame(self._rejected, columns=["id", "reason"]).to_csv(
+            self._partial / "rejected.csv", index=False, errors="backslashreplace"
+        )
         meta = {"version": VERSION, "samples": len(self._rows), **_shape_of(self.study)}
         meta["fingerprint"] = self._fingerprint.hexdigest()
-        table = hashlib.sha256((self._partial / "table.parquet").read_bytes())
-        digests = {**self._digests, "table.parquet": table}
+        digests = {**self._digests, TABLE: hashlib.sha256((self._partial / TABLE).read_bytes())}
         meta["sha256"] = {name: digest.hexdigest() for name, digest in digests.items()}
         (self._partial / "store.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
-        for name in ("table.parquet", "rejected.csv", "store.json", "."):
+        for name in (TABLE, "rejected.csv", "store.json", "."):
             sync(self._partial / name)
         _replace_folder(self._partial, self.folder)
 

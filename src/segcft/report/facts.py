@@ -19,6 +19,7 @@ import segcft
 from segcft import artefact
 from segcft.data.splits import PARTS
 from segcft.data.store import Store
+from segcft.errors import RunError
 from segcft.run import Run
 from segcft.study import SimulatedData, Study
 
@@ -69,7 +70,7 @@ def missing_parts(run: Run, parts: Sequence[Part]) -> list[str]:
 def guards(store: Store, parts: Sequence[Part]) -> Iterator[Guard]:
     """Checks of the run's parts and samples, made here and now."""
     trained = {part.name: part.meta for part in parts}
-    seeds = {name: trained[name]["study"][name]["seed"] for name in ("judge", "segmentor") if name in trained}
+    seeds = {name: _seed(name, trained[name]) for name in ("judge", "segmentor") if name in trained}
     if len(seeds) == 2:
         yield Guard(
             seeds["judge"] != seeds["segmentor"] and trained["judge"]["key"] != trained["segmentor"]["key"],
@@ -96,6 +97,14 @@ def guards(store: Store, parts: Sequence[Part]) -> Iterator[Guard]:
             f"{adopted.name} was imported, and segcft does not know on whom it was trained: the people judged may be "
             "among them, unless the run has its original split.",
         )
+
+
+def _seed(part: str, meta: Mapping[str, Any]) -> int:
+    """From which a part was trained."""
+    try:
+        return int(meta["study"][part]["seed"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{part}.safetensors: does not say from which seed it was trained ({error!r})") from None
 
 
 def seeds(study: Study) -> dict[str, int]:
