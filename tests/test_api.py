@@ -10,6 +10,7 @@ from typing import IO, Any
 
 import nibabel
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -20,7 +21,7 @@ from PIL import Image
 import segcft
 from segcft.answer import Answer
 from segcft.data.source import MemoryFile
-from segcft.errors import DataError, InterventionError, RunError
+from segcft.errors import DataError, InterventionError, RunError, WriteError
 from segcft.model import BATCH, Model
 from segcft.provenance import dicom_bytes, png_bytes
 from segcft.rendering import difference_colours, outlined, strip
@@ -420,6 +421,13 @@ def test_saving_refuses_what_it_cannot_write(model: Model, pictures: NDArray[np.
     model.counterfactual(pictures[0], do=DO, draws=0).save(tmp_path / "all")
     left = {path.name for path in (tmp_path / "all").iterdir()}
     assert left == names - {"uncertainty.png", "draw-1.png", "draw-2.png"}
+    samples = model.sample(2)
+    (tmp_path / "cut-off" / "2.png").mkdir(parents=True)
+    (tmp_path / "cut-off" / "attributes.csv").touch()
+    with pytest.raises(WriteError, match=r"2\.png: cannot be written"):
+        samples.save(tmp_path / "cut-off")
+    # The table was written first: by it the folder is known again.
+    assert len(pd.read_csv(tmp_path / "cut-off" / "attributes.csv")) == 2
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "image.png").write_bytes(b"a patient's")
     for save in (answer.save, model.sample(1).save):

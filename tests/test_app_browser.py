@@ -43,6 +43,7 @@ def address() -> Iterator[str]:
     finally:
         server.terminate()
         _, said = server.communicate(timeout=30)
+    assert server.returncode == 0, said
     assert "Jane" not in said  # who is in the name of an uploaded file
     assert "/api/" not in said
 

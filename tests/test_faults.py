@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +30,16 @@ from segcft.batch import answer_all, folder_items
 from segcft.cli import main
 from segcft.data.shards import Shard
 from segcft.data.store import Store
-from segcft.errors import DataError, RunError
+from segcft.errors import DataError, RunError, WriteError
 from segcft.importing import import_shard
 from segcft.lock import Lock
 from segcft.pipeline import Pipeline
-from segcft.progress import Progress
+from segcft.progress import Progress, Task
 from segcft.run import Run
 from segcft.signals import HeldBack, Terminated, orderly_end
 from segcft.study import Study
 from segcft.training import make_fabric
+from segcft.writing import sync
 from tests.conftest import small_mapping
 from tests.test_training import command, copy_of, log_of, same, tensors_of, wait_for
 
@@ -71,6 +73,36 @@ def test_a_signal_ends_a_training_after_a_step_that_is_kept(
     assert [row["step"] for row in log_of(run.training, "hvae")] == list(range(1, state["step"] + 1))
     Pipeline(run, make_fabric("cpu")).run_stage("hvae")
     assert same(tensors_of(run.path("hvae")), tensors_of(small_run.path("hvae")))
+
+
+class Ending(Progress):
+    """Progress of a training that is asked to end in its last step."""
+
+    @contextmanager
+    def task(self, description: str, total: int, done: int = 0) -> Iterator[Task]:
+        yield LastStep(total - done)
+
+
+class LastStep(Task):
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        self.left -= amount
+        if self.left == 0:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_signal_in_the_last_step_loses_no_step(small_run: Run, tmp_path: Path) -> None:
+    run = copy_of(small_run, tmp_path)
+    run.path("scm").unlink()
+    with orderly_end(), pytest.raises(Terminated):
+        Pipeline(run, make_fabric("cpu"), progress=Ending()).run_stage("scm")
+    kept = torch.load(run.training / "scm.checkpoint", weights_only=True)
+    assert kept["step"] == run.study.scm.steps
+    Pipeline(run, make_fabric("cpu")).run_stage("scm")
+    assert same(tensors_of(run.path("scm")), tensors_of(small_run.path("scm")))
+    assert not list(run.training.glob("*.checkpoint"))
 
 
 def test_workers_end_in_order_with_their_run(small_study_file: Path, tmp_path: Path) -> None:
@@ -277,6 +309,24 @@ def test_whoever_holds_a_lock_need_not_be_readable(tmp_path: Path) -> None:
         (tmp_path / ".lock.holder").write_bytes(b"process \xff\xfe")
         with pytest.raises(RunError, match=r"another segcft is working here \(process"), Lock(tmp_path):
             pytest.fail("two hold it")
+
+
+def test_where_nobody_can_write_nobody_can_lock(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(WriteError, match=f"^{folder}: cannot write here"), Lock(folder):
+            pytest.fail("it is locked")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a folder that cannot be waited for is Linux's /proc")
+def test_a_folder_that_cannot_be_waited_for_is_no_error() -> None:
+    folder = os.open("/proc/self", os.O_RDONLY)
+    try:
+        with pytest.raises(OSError, match="Invalid argument"):
+            os.fsync(folder)
+    finally:
+        os.close(folder)
+    sync(Path("/proc/self"))
 
 
 def test_a_lock_may_be_nested_and_is_given_back(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def check(folder: Path, study: Study, began: float, orderly: bool) -> int:
 
 def trained(study: Study) -> list[str]:
     """The parts of the study."""
-    return ["segmentor", "judge", "regressor", "scm", "hvae", *(f"cft-{guide}" for guide in study.finetune.guides)]
+    return list(Run(Path(), study).parts)
 
 
 def read(path: Path, study: Study) -> None:

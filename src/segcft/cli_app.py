@@ -10,10 +10,12 @@ import socket
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from segcft.cli_options import hardware, quiet_libraries
 from segcft.errors import SegcftError
+from segcft.signals import Terminated
 
 
 def add_app(command: Callable[[str, object, str], argparse.ArgumentParser]) -> None:
@@ -76,7 +78,8 @@ def _app(options: argparse.Namespace) -> None:
         import webbrowser
 
         webbrowser.open(url)  # the socket listens already: the browser waits for the first answer
-    serve(app, bound)
+    with suppress(Terminated):  # as Ctrl-C: it is how a server ends
+        serve(app, bound)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from segcft.errors import RunError
+from segcft.errors import RunError, WriteError
+from segcft.writing import reason
 
 
 class Lock:
@@ -23,6 +25,7 @@ class Lock:
 
     Raises:
         RunError: on entering, another process has it; the message says which.
+        WriteError: on entering, nobody can write there, or its file system has no locks.
     """
 
     def __init__(self, folder: Path, name: str = ".lock") -> None:
@@ -32,13 +35,15 @@ class Lock:
         self._depth = 0
 
     def __enter__(self) -> Lock:
-        self.folder.mkdir(parents=True, exist_ok=True)
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
         except Timeout:
             raise RunError(
                 f"{self.folder}: another segcft is working here ({self._who()}); wait for it or choose another --out"
             ) from None
+        except (OSError, NotImplementedError) as error:  # the latter: no locks
+            raise WriteError(f"{self.folder}: cannot write here ({reason(error)})") from None
         self._depth += 1
         if self._depth == 1:
             # Not in the lock's own file, which other systems do not let others read. Courtesy only: a full disk is
@@ -46,14 +51,18 @@ class Lock:
             try:
                 self._holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
             except OSError:
-                self._holder.unlink(missing_ok=True)
+                self._forget()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._depth -= 1
         if self._depth == 0:
-            self._holder.unlink(missing_ok=True)
+            self._forget()
         self._lock.release()
+
+    def _forget(self) -> None:
+        with suppress(OSError):
+            self._holder.unlink()
 
     def _who(self) -> str:
         try:

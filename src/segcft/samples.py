@@ -16,6 +16,9 @@ from segcft.provenance import png_bytes
 from segcft.rendering import to_html
 from segcft.target import check
 
+TABLE = "attributes.csv"
+"""The file by which their folder is known."""
+
 
 @dataclass(frozen=True, eq=False)
 class Samples:
@@ -41,12 +44,13 @@ class Samples:
             DataError: the folder holds other things.
         """
         folder = Path(folder)
-        check(folder, (), "attributes.csv", "samples are written to a folder")
+        check(folder, (), TABLE, "samples are written to a folder")
         names = [f"{number}.png" for number in range(1, len(self) + 1)]
+        table = self.attributes.assign(image=names)
+        # First: by it the folder is known again.
+        artefact.write_text(folder / TABLE, table.to_csv(index=False, float_format="%.6g"))
         for name, pixels in zip(names, self.images, strict=True):
             artefact.write_bytes(folder / name, png_bytes(pixels, self.record))
-        table = self.attributes.assign(image=names)
-        artefact.write_text(folder / "attributes.csv", table.to_csv(index=False, float_format="%.6g"))
 
     def sheet(self) -> NDArray[np.uint8]:
         """All of them in a sheet about as high as wide, uint8 (C, H, W)."""

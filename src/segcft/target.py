@@ -11,6 +11,12 @@ RECORD = "counterfactual.json"
 """The file by which the folder of an answer is known."""
 ANSWER = (".png", ".dcm", ".dicom", ".json")
 """Suffixes of the files that an answer can be."""
+FILES = {
+    *ANSWER,
+    *(".jpg", ".jpeg", ".jp2", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".svg", ".nii", ".gz", ".npy", ".npz", ".mp4"),
+    *(".csv", ".jsonl", ".txt", ".md", ".html", ".pdf", ".xlsx", ".yaml", ".yml", ".zip"),
+}
+"""Suffixes that a user gives to a file. A folder may have any other one: ``answers.v2``."""
 
 
 def check_answer(path: Path) -> None:
@@ -34,8 +40,8 @@ def check_answers(path: Path) -> None:
 def check(path: Path, kinds: Sequence[str], mark: str, expected: str) -> None:
     """Check that ``path`` is, or can be, a file of one of ``kinds``, or a folder that nothing else is in.
 
-    A file that is there is replaced. A folder that is there is empty, but for a lock, or has the file ``mark`` from
-    before.
+    A file that is there is replaced. A folder that is there is empty, see :func:`is_empty`, or has the file ``mark``
+    from before.
 
     Args:
         path: where to write.
@@ -50,10 +56,14 @@ def check(path: Path, kinds: Sequence[str], mark: str, expected: str) -> None:
     if path.is_dir():
         if named:
             raise DataError(f"{path}: is a folder, though called like a file; {expected}")
-        others = any(not one.name.startswith(".lock") for one in path.iterdir())
-        if others and not (path / mark).is_file():
+        if not is_empty(path) and not (path / mark).is_file():
             raise DataError(f"{path}: is a folder of other things (without {mark}); choose a new or an empty one")
-    elif not named and path.suffix[1:2].isalpha():  # other than the end of a date or a version
+    elif not named and path.suffix.lower() in FILES:
         raise DataError(f"{path}: {expected}, not to {path.suffix}")
     elif not named and path.exists():
         raise DataError(f"{path}: is a file; {expected}")
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether nothing is in a folder but hidden files: a lock, or what macOS leaves there (``.DS_Store``)."""
+    return all(path.name.startswith(".") for path in folder.iterdir())

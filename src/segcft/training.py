@@ -200,8 +200,9 @@ def train(
             if fabric.is_global_zero:
                 append(lines, json.dumps(row))
             task.advance(note=f"loss {row['loss']:.4f}")
-            due = (step + 1) % spec.checkpoint_steps == 0 or signals.pending is not None
-            if due and step + 1 < spec.steps and fabric.is_global_zero:
+            ending = signals.pending is not None
+            due = (step + 1) % spec.checkpoint_steps == 0 and step + 1 < spec.steps
+            if (due or ending) and fabric.is_global_zero:
                 os.fsync(lines.fileno())  # whoever goes on from the checkpoint needs the lines before it
                 averaged = {} if average is None else {"average": average.weights, "updates": average.updates}
                 artefact.save_checkpoint(
@@ -215,7 +216,8 @@ def train(
                         **averaged,
                     },
                 )
-            signals.deliver()
+            if ending:  # one that came since waits for a checkpoint of the next step
+                signals.deliver()
     if skipped and progress:
         progress.note(
             f"warning: {name}: {skipped} of {spec.steps} steps were skipped: their gradient norm was not finite, or "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
@@ -26,10 +26,10 @@ def written(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
         sync(path.parent)
     except (OSError, RuntimeError) as error:  # for a full disk PyTorch has no kind of its own
-        partial.unlink(missing_ok=True)
+        _remove(partial)
         raise WriteError(f"{path}: cannot be written ({reason(error)})") from None
     except BaseException:
-        partial.unlink(missing_ok=True)
+        _remove(partial)
         raise
 
 
@@ -55,11 +55,23 @@ def reason(error: BaseException) -> str:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, is on the disk."""
-    if path.is_dir() and os.name != "posix":
-        return
-    handle = os.open(path, os.O_RDONLY)
+    """Wait until a file, or a folder's list of names, is on the disk; of a folder, if its file system can say so."""
+    if path.is_dir():
+        with suppress(OSError):  # Windows opens no folders, and some network file systems wait for none
+            _wait(path, os.O_RDONLY)
+    else:
+        _wait(path, os.O_RDWR)  # Windows waits for files alone that are open to write
+
+
+def _wait(path: Path, flags: int) -> None:
+    handle = os.open(path, flags)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _remove(partial: Path) -> None:
+    """Remove what was not finished, if it is there; why it could not be written says more than why it stays."""
+    with suppress(OSError):
+        partial.unlink()

@@ -14,6 +14,7 @@ from typing import Any
 
 from segcft.errors import DataError, WriteError
 from segcft.lock import Lock
+from segcft.target import is_empty
 from segcft.writing import append, reason, sync
 
 
@@ -40,7 +41,7 @@ class Journal:
         self._stamps: dict[str, str | None] = {}
 
     def __enter__(self) -> Journal:
-        if not self.path.is_file() and self.out.exists() and not _is_ours(self.out):
+        if not self.path.is_file() and self.out.exists() and not (self.out.is_dir() and is_empty(self.out)):
             raise DataError(f"{self.out}: exists and was not begun by this command; choose another folder")
         with ExitStack() as stack:
             stack.enter_context(self._lock)
@@ -113,11 +114,6 @@ class Journal:
             raise DataError(
                 f"{self.out}: was begun with other settings: {'; '.join(changed)}. Remove it, or choose another folder"
             )
-
-
-def _is_ours(folder: Path) -> bool:
-    """Whether there is nothing in a folder but a lock."""
-    return folder.is_dir() and all(path.name.startswith(".lock") for path in folder.iterdir())
 
 
 class Table:
