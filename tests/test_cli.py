@@ -158,9 +158,11 @@ def test_a_stage_that_the_study_does_not_have_is_told(
     raw = yaml.safe_load(small_study_file.read_text())
     raw["finetune"]["guides"] = ["segmentor"]
     path = tmp_path / "one.yaml"
+    del raw["regressor"]
     path.write_text(yaml.safe_dump(raw))
-    message = one_line(segcft("cft-regressor", path, "--out", tmp_path / "run", "--device", "cpu"))
-    assert f"{path}: finetune.guides: this study has no stage 'cft-regressor'" in message
+    for stage, key in (("cft-regressor", "finetune.guides"), ("regressor", "regressor")):
+        message = one_line(segcft(stage, path, "--out", tmp_path / "run", "--device", "cpu"))
+        assert f"{path}: {key}: this study has no stage {stage!r}" in message
 
 
 @pytest.mark.parametrize("command", [("evaluate",), ("counterfactual", "x.png", "--do", "age=3", "--out", "o")])

@@ -376,8 +376,13 @@ def test_samples_that_changed_on_the_disk_are_told(
     run = copy_of(small_run, tmp_path)
     path = run.folder / "store" / name
     flip(path, path.stat().st_size // 2 if name.endswith("u8") else 10)
-    with pytest.raises(DataError, match=name.replace(".", r"\.")):
+    with pytest.raises(DataError, match=name.replace(".", r"\.")) as told:
         Pipeline(run, make_fabric("cpu")).run_stage("scm")
+    assert str(told.value).endswith(f"remove {run.folder / 'store'} and import again")
+    shutil.rmtree(run.folder / "store")
+    Pipeline(run, make_fabric("cpu")).run_stage("scm")
+    assert run.store(verify=True).fingerprint == small_run.store().fingerprint
+    assert artefact.digest_of(run.path("scm")) == artefact.digest_of(small_run.path("scm"))  # not trained again
 
 
 def test_a_checkpoint_that_changed_on_the_disk_is_told(tmp_path: Path) -> None:

@@ -305,7 +305,8 @@ def _stage(options: argparse.Namespace) -> None:
         import_shard(pipeline.run, options.data, options.shard, pipeline.progress)
         return
     if options.stage not in pipeline.stages:
-        raise SegcftError(f"{options.study}: finetune.guides: this study has no stage {options.stage!r}")
+        where = "finetune.guides" if options.stage.startswith("cft-") else options.stage
+        raise SegcftError(f"{options.study}: {where}: this study has no stage {options.stage!r}")
     pipeline.run_stage(options.stage)
 
 

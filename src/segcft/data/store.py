@@ -78,7 +78,7 @@ class Store:
             if min(samples, channels, height, width) < 0:
                 raise ValueError("a size is negative")
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise DataError(f"{self.folder / 'store.json'}: damaged ({error!r}); import again") from None
+            raise DataError(f"{self.folder / 'store.json'}: damaged ({error!r}); {self._again}") from None
         self.images = self._map(IMAGES, (samples, channels, height, width))
         self.masks = self._map(MASKS, (samples, len(self.structures), height, width))
         self.table = self._read_table(samples)
@@ -131,7 +131,7 @@ class Store:
             if self._recompute_fingerprint() != self.fingerprint:
                 raise DataError(
                     f"{self.folder}: the content differs from its fingerprint in store.json, so images, masks or the "
-                    "table (the split included) were changed since the import; import again"
+                    f"table (the split included) were changed since the import; {self._again}"
                 )
             return
         for name in (IMAGES, MASKS, TABLE):  # not what store.json names, which may be any file
@@ -140,7 +140,7 @@ class Store:
             if found != self._checksums.get(name):
                 raise DataError(
                     f"{self.folder / name}: the content differs from its checksum in store.json, so it was damaged, or "
-                    "changed since the import; import again"
+                    f"changed since the import; {self._again}"
                 )
 
     def require(self, study: Study) -> None:
@@ -157,6 +157,11 @@ class Store:
                     f"that of {study.name!r} is {ours}; import the data again"
                 )
 
+    @property
+    def _again(self) -> str:
+        """What helps: an import passes over a store that is there."""
+        return f"remove {self.folder} and import again"
+
     def _read_meta(self) -> dict[str, Any]:
         path = self.folder / "store.json"
         try:
@@ -167,7 +172,7 @@ class Store:
             raise DataError(f"{path}: cannot read this file ({error})") from None
         version = meta.get("version") if isinstance(meta, dict) else None
         if version != VERSION:
-            raise DataError(f"{path}: store version {version}, this segcft reads version {VERSION}; import again")
+            raise DataError(f"{path}: store version {version}, this segcft reads version {VERSION}; {self._again}")
         self._meta: dict[str, Any] = meta
         return meta
 
@@ -175,7 +180,7 @@ class Store:
         path = self.folder / name
         found = path.stat().st_size if path.exists() else 0
         if found != math.prod(shape):
-            raise DataError(f"{path}: {found} bytes, but store.json describes {math.prod(shape)}; import again")
+            raise DataError(f"{path}: {found} bytes, but store.json describes {math.prod(shape)}; {self._again}")
         if found == 0:  # an empty file cannot be mapped
             return np.zeros(shape, dtype=np.uint8)
         return np.memmap(path, dtype=np.uint8, mode="r", shape=shape)
@@ -187,15 +192,15 @@ class Store:
             for column in table.columns:
                 table[column].to_numpy()  # decodes texts, which fails where they are damaged
         except Exception as error:  # pyarrow and pandas raise almost anything over a damaged file
-            raise DataError(f"{path}: cannot read this table ({error})") from None
+            raise DataError(f"{path}: cannot read this table ({error}); {self._again}") from None
         missing = [c for c in ("id", "patient", "split", *self.variables) if c not in table.columns]
         if missing:
-            raise DataError(f"{path}: column {missing[0]!r} is missing; import again")
+            raise DataError(f"{path}: column {missing[0]!r} is missing; {self._again}")
         for name, categories in self.variables.items():
             if not categories and not pd.api.types.is_numeric_dtype(table[name]):
                 raise DataError(f"{path}: column {name!r} holds no numbers, but store.json has no categories for it")
         if len(table) != samples:
-            raise DataError(f"{path}: {len(table)} rows, but store.json describes {samples}; import again")
+            raise DataError(f"{path}: {len(table)} rows, but store.json describes {samples}; {self._again}")
         return table
 
     def _read_rejected(self) -> pd.DataFrame:
@@ -203,9 +208,9 @@ class Store:
         try:
             rejected = pd.read_csv(path, dtype=str, keep_default_na=False)
         except (OSError, ValueError) as error:
-            raise DataError(f"{path}: cannot read this table ({error})") from None
+            raise DataError(f"{path}: cannot read this table ({error}); {self._again}") from None
         if not {"id", "reason"} <= {*rejected.columns}:
-            raise DataError(f"{path}: expected columns id and reason; import again")
+            raise DataError(f"{path}: expected columns id and reason; {self._again}")
         return rejected
 
     def _recompute_fingerprint(self) -> str:
