@@ -47,6 +47,7 @@ from segcft.progress import Progress
 from segcft.provenance import png_bytes
 from segcft.run import Run
 from segcft.study import FolderData, Study
+from segcft.writing import whole_folder
 
 STORE = ".store"
 """Where samples that are given as a folder are while they are augmented."""
@@ -107,19 +108,10 @@ def augment(
     """
     progress = progress or Progress()
     check(run.study, recipe)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out}: is there already, and not an empty folder; nothing in it is overwritten")
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # what an interrupted call has left
-    (partial / "images").mkdir(parents=True)
-    try:
+    with whole_folder(out) as partial:
+        (partial / "images").mkdir()
         report = _Augmentation(run, partial, recipe, data, torch.device(device), progress).write()
         shutil.rmtree(partial / STORE, ignore_errors=True)
-        if out.exists():
-            out.rmdir()
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return report
 
 

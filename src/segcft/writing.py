@@ -1,14 +1,17 @@
-"""Files that are whole or not there: they take their place at once, when their bytes are on the disk."""
+"""Files and folders that are whole or not there: they take their place at once, files when they are on the disk."""
 
 from __future__ import annotations
 
+import csv
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
+from typing import Any
 
-from segcft.errors import WriteError
+from segcft.errors import DataError, WriteError
 
 
 @contextmanager
@@ -31,6 +34,35 @@ def written(path: Path) -> Iterator[Path]:
     except BaseException:
         _remove(partial)
         raise
+
+
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """A folder beside ``out`` to write into, which becomes ``out`` if all goes well, and is removed if not.
+
+    Raises:
+        DataError: ``out`` is there and not an empty folder.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out}: is there already, and not an empty folder; nothing in it is overwritten")
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)  # what a call that was killed has left
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if out.exists():
+            out.rmdir()
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a CSV file of rows that all have the names of the first, of which there is one at least."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def append(file: FileIO, line: str) -> None:

@@ -37,6 +37,7 @@ from segcft.data.resize import border_median, pad_to_aspect, smooth
 from segcft.data.splits import PARTS, assign
 from segcft.errors import DataError
 from segcft.study import Splits
+from segcft.writing import written
 
 Value = float | int | str | None
 
@@ -227,7 +228,7 @@ def convert(
         answers = iter(finish(samples) if finish and samples else samples)
         return [one._replace(sample=next(answers)) if isinstance(one.sample, Converted) else one for one in batch]
 
-    def written(one: Outcome) -> tuple[Outcome, dict[str, Any] | None]:
+    def wrote(one: Outcome) -> tuple[Outcome, dict[str, Any] | None]:
         if not isinstance(one.sample, Converted):
             return one, None
         entry = _write(out, one.id, one.sample, one.sample.split or assign(one.sample.patient, splits))
@@ -238,7 +239,7 @@ def convert(
             reading = ahead(lambda copies: outcomes(copies, first), groups, workers, 2 * workers)
             read_ahead = chain.from_iterable(stack.enter_context(closing(reading)))
             finished = stack.enter_context(closing(_batched(completed, read_ahead, batch_size if finish else 1)))
-            for one, entry in stack.enter_context(closing(ahead(written, finished, workers, 2 * workers))):
+            for one, entry in stack.enter_context(closing(ahead(wrote, finished, workers, 2 * workers))):
                 if isinstance(one.sample, Rejected):
                     rejected.write(_rejection(one.id, one.sample))
                     if _is_unreadable(one.sample):
@@ -258,7 +259,9 @@ def convert(
                     convert_all(progress(repeated.values(), len(repeated), "Looking at further copies"), 2, rejected)
             images = _write_metadata(out / "metadata.csv", journal, kept)
             summary = _summarize(total, images, _count(out / "rejected.csv"))
-            _replace_text(out / "summary.txt", f"{summary}\n" + (f"\n{summary.warning}\n" if summary.warning else ""))
+            with written(out / "summary.txt") as partial:
+                warning = f"\n{summary.warning}\n" if summary.warning else ""
+                partial.write_text(f"{summary}\n{warning}", encoding="utf-8")
     except OSError as error:
         raise DataError(f"{out}: the conversion stopped ({error})") from None
     if not sum(summary.samples.values()):
@@ -406,9 +409,3 @@ def _summarize(items: int, images: Counter[tuple[str, str]], left_out: Mapping[s
 def _count(rejected: Path) -> Counter[str]:
     with rejected.open(encoding="utf-8", newline="") as file:
         return Counter(row["kind"] for row in csv.DictReader(file))
-
-
-def _replace_text(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

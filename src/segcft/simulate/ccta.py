@@ -6,8 +6,6 @@ meshes of the lumen and the outer wall (STL). The areas that the simulator gave 
 
 from __future__ import annotations
 
-import csv
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +22,8 @@ from segcft.coronary.extra import extra
 from segcft.coronary.volume import FLIP
 from segcft.data.loop import Progress, silent
 from segcft.data.simulated import person_number
-from segcft.errors import DataError
 from segcft.simulate.coronary import CoronarySimulator, Noise, Scene
+from segcft.writing import whole_folder, write_rows
 
 Array = NDArray[np.floating]
 
@@ -77,34 +75,25 @@ def write_ccta(
     for package in ("nibabel", "pyvista"):
         extra(package, out)
     simulator, grid = CoronarySimulator(size, spacing**2), grid or Grid.of()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out}: is there already, and not an empty folder; nothing in it is overwritten")
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    rows = []
-    for index in (progress or silent)(range(vessels), vessels, "Simulating CT angiographies"):
-        person, id = person_number(seed, index), f"{seed}-{index:04d}"
-        attributes = simulator.attributes(person)
-        scene = simulator.scene(person, attributes)
-        (partial / id).mkdir()
-        _write_volume(partial / id / "ct.nii.gz", scene, grid, Noise.GRAIN.stream(person))
-        _write_line(partial / id / "centreline.vtp", scene.centreline.at(np.arange(0, scene.centreline.length, 0.5)))
-        for name in ("lumen", "wall"):
-            _write_mesh(partial / id / f"{name}.stl", *vessel_mesh(scene, name))
-        files = {"volume": "ct.nii.gz", "centreline": "centreline.vtp", "lumen": "lumen.stl", "wall": "wall.stl"}
-        rows.append(
-            {"id": id}
-            | {column: f"{id}/{file}" for column, file in files.items()}
-            | {f"true_{name}": f"{value:.4f}" for name, value in attributes.items()}
-        )
-    with (partial / "cases.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    if out.exists():
-        out.rmdir()
-    partial.rename(out)
+    with whole_folder(out) as partial:
+        rows = []
+        for index in (progress or silent)(range(vessels), vessels, "Simulating CT angiographies"):
+            person, id = person_number(seed, index), f"{seed}-{index:04d}"
+            attributes = simulator.attributes(person)
+            scene = simulator.scene(person, attributes)
+            (partial / id).mkdir()
+            _write_volume(partial / id / "ct.nii.gz", scene, grid, Noise.GRAIN.stream(person))
+            line = scene.centreline.at(np.arange(0, scene.centreline.length, 0.5))
+            _write_line(partial / id / "centreline.vtp", line)
+            for name in ("lumen", "wall"):
+                _write_mesh(partial / id / f"{name}.stl", *vessel_mesh(scene, name))
+            files = {"volume": "ct.nii.gz", "centreline": "centreline.vtp", "lumen": "lumen.stl", "wall": "wall.stl"}
+            rows.append(
+                {"id": id}
+                | {column: f"{id}/{file}" for column, file in files.items()}
+                | {f"true_{name}": f"{value:.4f}" for name, value in attributes.items()}
+            )
+        write_rows(partial / "cases.csv", rows)
     return out / "cases.csv"
 
 

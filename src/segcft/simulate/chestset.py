@@ -7,9 +7,7 @@ number by which the simulator knows the person.
 
 from __future__ import annotations
 
-import csv
 import itertools
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +21,7 @@ from segcft.data.simulated import person_number
 from segcft.errors import DataError
 from segcft.provenance import png_bytes
 from segcft.simulate.chest import Attributes, ChestSimulator
+from segcft.writing import whole_folder, write_rows
 
 CANDIDATES = 2000
 """How many natural people the median is of by which a selection goes."""
@@ -119,29 +118,20 @@ def write_chest(
     Raises:
         DataError: ``out`` holds something, or see :func:`population`.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out}: is there already, and not an empty folder; nothing in it is overwritten")
-    simulator = ChestSimulator(size)
-    drawn = itertools.islice(population(simulator, seed, confounding, randomise), people)
-    rows: list[dict[str, Any]] = []
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # what an interrupted call has left
-    for folder in ("images", "masks"):
-        (partial / folder).mkdir(parents=True)
-    for person in (progress or silent)(drawn, people, "Simulating radiographs"):
-        image, masks = simulator.render(person.number, person.attributes)
-        record = {"segcft": segcft.__version__, "simulator": "chest-simulator", "person": person.number}
-        content = png_bytes(image[None], record | person.attributes)
-        (partial / "images" / f"{person.id}.png").write_bytes(content)
-        for structure, mask in zip(simulator.structures, masks, strict=True):
-            Image.fromarray(mask).save(partial / "masks" / f"{person.id}_{structure}.png")
-        numbers = {k: v if isinstance(v, str) else f"{v:.6g}" for k, v in person.attributes.items()}
-        rows.append({"id": person.id, "person": person.number, **numbers})
-    with (partial / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    if out.exists():
-        out.rmdir()
-    partial.rename(out)
+    with whole_folder(out) as partial:
+        simulator = ChestSimulator(size)
+        drawn = itertools.islice(population(simulator, seed, confounding, randomise), people)
+        rows: list[dict[str, Any]] = []
+        for folder in ("images", "masks"):
+            (partial / folder).mkdir()
+        for person in (progress or silent)(drawn, people, "Simulating radiographs"):
+            image, masks = simulator.render(person.number, person.attributes)
+            record = {"segcft": segcft.__version__, "simulator": "chest-simulator", "person": person.number}
+            content = png_bytes(image[None], record | person.attributes)
+            (partial / "images" / f"{person.id}.png").write_bytes(content)
+            for structure, mask in zip(simulator.structures, masks, strict=True):
+                Image.fromarray(mask).save(partial / "masks" / f"{person.id}_{structure}.png")
+            numbers = {k: v if isinstance(v, str) else f"{v:.6g}" for k, v in person.attributes.items()}
+            rows.append({"id": person.id, "person": person.number, **numbers})
+        write_rows(partial / "metadata.csv", rows)
     return out / "metadata.csv"
