@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from segcft import artefact
 from segcft.causal.mechanisms import ParentEncoder
 from segcft.data.folder import import_folder
+from segcft.data.reject import summarise
 from segcft.data.shards import Shard, join
 from segcft.data.simulated import import_simulated
 from segcft.data.splits import PARTS
-from segcft.data.store import Store
+from segcft.data.store import WARNINGS, Store
 from segcft.errors import DataError
 from segcft.lock import Lock
 from segcft.progress import Progress
@@ -287,7 +288,13 @@ def describe(store: Store) -> str:
     complete = len(store.indices(complete=True))
     missing = f"; {len(store) - complete} lack an attribute" if complete < len(store) else ""
     rejected = f"; {len(store.rejected)} rejected, see rejected.csv" if len(store.rejected) else ""
-    return f"{len(store)} samples ({parts}){missing}{rejected}{_dark(store)}{_twins(store)}{_unseen(store)}"
+    told = "".join(say(store) for say in (_dark, _twins, _unseen, _told))
+    return f"{len(store)} samples ({parts}){missing}{rejected}{told}"
+
+
+def _told(store: Store) -> str:
+    """The remarks of the import."""
+    return summarise(store.remarks[["id", "kind", "text"]].itertuples(index=False, name=None), WARNINGS)
 
 
 def _dark(store: Store) -> str:

@@ -168,14 +168,15 @@ class Model:
                 raise InterventionError(f"{_text(name, fact)}: what is known is a value, not a change")
         given = {name: fact for name, fact in known.items() if isinstance(fact, Intervention)}
         asked = parse_values(self.study, do)
-        pixels, header = look(self.study, image)
+        seen = look(self.study, image)
         return Question(
             name=name_of(image),
-            pixels=pixels,
-            known=(*given.values(), *(fact for fact in header if fact.variable not in given)),
+            pixels=seen.pixels,
+            known=(*given.values(), *(fact for fact in seen.facts if fact.variable not in given)),
             given=frozenset(given),
             do=tuple(self._matched(name, one) for name, one in asked.items()),
             asked=tuple(_text(name, one) for name, one in asked.items()),
+            remarks=seen.remarks,
         )
 
     @torch.no_grad()
@@ -211,6 +212,7 @@ class Model:
             record = self._record(question, method, person, asked[i][0], after[i][0], draws)
             gained, wanted = read_after[i] - read_before[i], (after[i] - person.values)[0, areas]
             record["warnings"] = [
+                *(f"image: {remark.text}" for remark in question.remarks),
                 *unlike(Length(lengths.image[i], lengths.latents[i]), usual),
                 *out_of_support(study, person.source, person.values[0], asked[i][0], after[i][0], self.people),
                 *misses(study, gained, wanted, self.people[:, areas].std(dim=0)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from segcft.causal.intervention import Intervention, parse_intervention
 from segcft.data.imagefile import grey_values, native, see_image
-from segcft.data.reject import Rejected
+from segcft.data.reject import Rejected, Remark
 from segcft.data.resize import fit_image
 from segcft.data.source import MemoryFile
 from segcft.errors import DataError, InterventionError
@@ -59,6 +59,7 @@ class Question:
         given: the variables of ``known`` that are the user's.
         do: interventions, those by another image with its values.
         asked: the interventions as they were asked for.
+        remarks: what is to be told of the image's file.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Question:
     given: frozenset[str]
     do: tuple[Intervention, ...]
     asked: tuple[str, ...]
+    remarks: tuple[Remark, ...] = ()
 
 
 def parse_values(study: Study, values: Values) -> dict[str, Intervention | Match]:
@@ -137,11 +139,22 @@ def read_pixels(study: Study, image: ImageLike) -> NDArray[np.uint8]:
     Raises:
         DataError: it cannot be read, is no image, or shows nothing.
     """
-    return look(study, image)[0]
+    return look(study, image).pixels
 
 
-def look(study: Study, image: ImageLike) -> tuple[NDArray[np.uint8], list[Intervention]]:
-    """The image as :func:`read_pixels` gives it, and :func:`header_facts`: none where it is no DICOM file.
+class Looked(NamedTuple):
+    """An image that a question is about."""
+
+    pixels: NDArray[np.uint8]
+    """On the study's grid, (C, H, W); see :func:`read_pixels`."""
+    facts: list[Intervention]
+    """:func:`header_facts`; none where it is no DICOM file."""
+    remarks: tuple[Remark, ...]
+    """What is to be told of its file."""
+
+
+def look(study: Study, image: ImageLike) -> Looked:
+    """Read an image, whatever it is.
 
     Raises:
         DataError: see there.
@@ -151,9 +164,9 @@ def look(study: Study, image: ImageLike) -> tuple[NDArray[np.uint8], list[Interv
             path = Path(image) if isinstance(image, str) else image
             source = study.data if isinstance(study.data, FolderData) else None
             limits = (source.grey_range, source.window) if source else (None, None)
-            grey, aspect, said = see_image(path, study.image.channels, *limits)
-            return fit_image(grey, study.image, aspect, str(path)), header_facts(study, said)
-        return fit_image(_array(image, study.image.channels), study.image), []
+            grey, aspect, said, remarks = see_image(path, study.image.channels, *limits)
+            return Looked(fit_image(grey, study.image, aspect, str(path)), header_facts(study, said), remarks)
+        return Looked(fit_image(_array(image, study.image.channels), study.image), [], ())
     except (Rejected, OSError) as error:
         raise DataError(str(error)) from None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -12,6 +12,8 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    SerializerFunctionWrapHandler,
+    model_serializer,
     model_validator,
 )
 
@@ -19,9 +21,21 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
-    """A part of a study file: unknown keys are errors, values do not change after reading."""
+    """A part of a study file: unknown keys are errors, values do not change after reading.
+
+    ``LATER`` names keys that came after version 0.1.0. They are written only where they are not at their default, so
+    that what was imported and trained before has the same digest.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    LATER: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _without_what_came_later(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = serialise(self)
+        default = {name for name in self.LATER if getattr(self, name) == type(self).model_fields[name].default}
+        return {name: value for name, value in written.items() if name not in default}
 
 
 class Augment(Section):

@@ -20,9 +20,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    SerializerFunctionWrapHandler,
     ValidationError,
-    model_serializer,
     model_validator,
 )
 
@@ -58,6 +56,8 @@ class Variable(Section):
     as the area of an absent structure is, and the scale is that of its positive values. ``parents`` are direct causes.
     """
 
+    LATER = frozenset({"zero_inflated"})
+
     kind: Literal["continuous", "categorical"]
     parents: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
@@ -75,14 +75,6 @@ class Variable(Section):
             # On a linear scale nothing would keep the values that are not 0 above it.
             raise ValueError("'zero_inflated' is of a continuous variable with 'scale: log'")
         return self
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_not_used(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What was trained before ``zero_inflated`` was known keeps the key that its variables give it."""
-        said: dict[str, Any] = serialise(self)
-        if not self.zero_inflated:
-            said.pop("zero_inflated", None)
-        return said
 
     def allows(self, number: float) -> bool:
         """Whether a continuous variable can be this number."""

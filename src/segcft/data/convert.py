@@ -6,7 +6,8 @@ A converted data set is a folder::
     masks/ID.png    bit flags, e.g. 1 left lung, 2 right lung, 4 heart; none where the format has no masks
     metadata.csv    a row an image: id, patient, split and the format's attributes
     rejected.csv    id, kind and reason of everything that was left out
-    summary.txt     how many were left out for which kind of reason
+    warnings.csv    id, kind and text of what is to be told of images that were taken
+    summary.txt     how many were left out for which kind of reason, and warnings
     journal.jsonl   what is done already, so that an interrupted conversion goes on
 
 A format brings two things: its *items*, in a fixed order, and a function that reads one of them. Everything else,
@@ -32,7 +33,7 @@ from PIL import Image
 from segcft.data.imagefile import LUMA, check_id, strip_suffix
 from segcft.data.journal import Journal, Table
 from segcft.data.loop import Progress, ahead, silent
-from segcft.data.reject import Rejected, bare
+from segcft.data.reject import Rejected, Remark, bare, summarise
 from segcft.data.resize import border_median, pad_to_aspect, smooth
 from segcft.data.splits import PARTS, assign
 from segcft.errors import DataError
@@ -84,6 +85,7 @@ class Converted:
         attributes: further columns of the table; None is an empty cell.
         split: its part where the data set says so; None: drawn from the patient's id.
         large: the image at the size in which a segmenter reads it, uint8 (H', W'); not written.
+        remarks: what is to be told of its file.
     """
 
     id: str
@@ -93,6 +95,7 @@ class Converted:
     attributes: Mapping[str, Value] = field(default_factory=dict)
     split: str | None = None
     large: NDArray[np.uint8] | None = None
+    remarks: tuple[Remark, ...] = ()
 
 
 class Item(Protocol):
@@ -258,7 +261,8 @@ def convert(
                 if repeated:  # only now it is known which of the first are readable
                     convert_all(progress(repeated.values(), len(repeated), "Looking at further copies"), 2, rejected)
             images = _write_metadata(out / "metadata.csv", journal, kept)
-            summary = _summarize(total, images, _count(out / "rejected.csv"))
+            told = _write_remarks(out / "warnings.csv", journal, kept)
+            summary = _summarize(total, images, _count(out / "rejected.csv"), told)
             with written(out / "summary.txt") as partial:
                 warning = f"\n{summary.warning}\n" if summary.warning else ""
                 partial.write_text(f"{summary}\n{warning}", encoding="utf-8")
@@ -343,7 +347,8 @@ def _write(out: Path, id: str, sample: Converted, split: str) -> dict[str, Any]:
         os.replace(partial, path)
     attributes = {name: _plain(value) for name, value in sample.attributes.items()}
     row = {"id": sample.id, "patient": sample.patient, "split": split, **attributes}
-    return {"row": row, "mask": sample.mask is not None}
+    entry = {"row": row, "mask": sample.mask is not None}
+    return entry | ({"remarks": sample.remarks} if sample.remarks else {})
 
 
 def _plain(value: Value) -> Value:
@@ -377,6 +382,16 @@ def _write_metadata(path: Path, journal: Journal, ids: set[str]) -> Counter[tupl
     return images
 
 
+def _write_remarks(path: Path, journal: Journal, ids: set[str]) -> list[tuple[str, str, str]]:
+    """Write the remarks on the images of ``ids``; returns them: id, kind and text."""
+    latest = {entry["row"]["id"]: entry.get("remarks", ()) for entry in journal.entries()}
+    remarks = [(id, *Remark(*remark)) for id, found in latest.items() if id in ids for remark in found]
+    with Table(path, ["id", "kind", "text"]) as table:
+        for remark in remarks:
+            table.write(remark)
+    return remarks
+
+
 def _part_and_patient(row: Mapping[str, Any]) -> tuple[str, str]:
     """Of a row of the journal."""
     part, patient = row["split"], row["patient"]
@@ -385,7 +400,12 @@ def _part_and_patient(row: Mapping[str, Any]) -> tuple[str, str]:
     return part, patient
 
 
-def _summarize(items: int, images: Counter[tuple[str, str]], left_out: Mapping[str, int]) -> Summary:
+def _summarize(
+    items: int,
+    images: Counter[tuple[str, str]],
+    left_out: Mapping[str, int],
+    remarks: Sequence[tuple[str, str, str]],
+) -> Summary:
     """What was taken; ``images`` counts by part and patient. It warns of one patient with most and of an empty part."""
     samples: Counter[str] = Counter()
     for (part, _), count in images.items():
@@ -403,7 +423,8 @@ def _summarize(items: int, images: Counter[tuple[str, str]], left_out: Mapping[s
         warning = warning or (
             f"warning: no image is in {' and '.join(empty)}: bring more people, or another --seed of the split"
         )
-    return Summary(items, samples, patients, left_out, warning)
+    told = summarise(remarks, "warnings.csv").replace("\n  ", "\n").strip()
+    return Summary(items, samples, patients, left_out, "\n".join(filter(None, (warning, told))))
 
 
 def _count(rejected: Path) -> Counter[str]:

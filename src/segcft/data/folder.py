@@ -21,15 +21,23 @@ from segcft.data import resize
 from segcft.data.attributes import Row, nearest, parse, read_table
 from segcft.data.imagefile import check_id, find_file, find_mask, read_masks, see_image
 from segcft.data.loop import Progress, ahead, silent
-from segcft.data.reject import Rejected
+from segcft.data.reject import Rejected, Remark
 from segcft.data.shards import Shard
 from segcft.data.splits import PARTS, assign, expected_parts
 from segcft.data.store import Store, StoreWriter
 from segcft.errors import DataError
 from segcft.study import FolderData, Study
 
-# Patient, part, image, masks, attributes: what StoreWriter.append takes after the id.
-Sample = tuple[str, str, NDArray[np.uint8], NDArray[np.uint8], dict[str, float | str | None]]
+
+class Sample(NamedTuple):
+    """What :meth:`segcft.data.store.StoreWriter.append` takes after the id, and what is to be told of the files."""
+
+    patient: str
+    part: str
+    image: NDArray[np.uint8]
+    masks: NDArray[np.uint8]
+    attributes: dict[str, float | str | None]
+    remarks: tuple[Remark, ...]
 
 
 class Ragged(NamedTuple):
@@ -87,7 +95,8 @@ def import_folder(
             if isinstance(sample, Rejected):
                 writer.reject(id or f"line {line.line}", str(sample))
             else:
-                writer.append(id, *sample)
+                writer.append(id, *sample[:-1])
+                writer.remark(id, sample.remarks)
         writer.check_parts(*source.expected_parts())
     return Store(out)
 
@@ -138,7 +147,8 @@ class _Folder:
             return Rejected(f"{self.table}: line {row.line}: {row.reason}")
         try:
             patient, part, attributes = self._cells(row)  # before the images, which take longer
-            return patient, part, *self._pixels(row.cells[self.spec.id]), attributes
+            image, masks, remarks = self._pixels(row.cells[self.spec.id])
+            return Sample(patient, part, image, masks, attributes, remarks)
         except Rejected as reason:
             return reason
 
@@ -173,14 +183,14 @@ class _Folder:
         except Rejected as reason:
             raise Rejected(f"{self.table}: line {row.line}: {reason}") from None
 
-    def _pixels(self, id: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def _pixels(self, id: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8], tuple[Remark, ...]]:
         grid = self.study.image
         path = find_file(self.images, id)
-        image, aspect, _ = see_image(path, grid.channels, self.spec.grey_range, self.spec.window)
+        image, aspect, _, remarks = see_image(path, grid.channels, self.spec.grey_range, self.spec.window)
         masks = read_masks(self.masks, id, self.study.structures, (image.shape[1], image.shape[2]))
         pixels, coverage = resize.fit_image(image, grid, aspect, str(path)), resize.fit_masks(masks, grid, aspect)
         self._check_presence(id, coverage)
-        return pixels, coverage
+        return pixels, coverage, remarks
 
     def _check_presence(self, id: str, coverage: NDArray[np.uint8]) -> None:
         names = list(self.study.structures)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from segcft.data.nifti import NIFTI, is_nifti, read_nifti
-from segcft.data.reject import Rejected
+from segcft.data.reject import Rejected, Remark
 from segcft.data.source import MOST_PIXELS, Source, check_size
 from segcft.study import Structure
 
@@ -76,6 +76,8 @@ class Seen(NamedTuple):
     """Height of a pixel divided by its width: as a DICOM or NIfTI header says, else 1."""
     person: Mapping[str, float | str | None]
     """Of a DICOM file: see :func:`segcft.data.dicom.person`."""
+    remarks: tuple[Remark, ...] = ()
+    """What is to be told of the file though it is read."""
 
 
 def see_image(

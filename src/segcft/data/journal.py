@@ -70,11 +70,16 @@ class Journal:
         self._append(entry)
         self._note(entry)
 
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """Rows in the order in which they were done."""
+    def entries(self) -> Iterator[dict[str, Any]]:
+        """What :meth:`add` was given, in the order in which it was done."""
         with self.path.open("rb") as file:  # whose lines are those of _resume
             for line in itertools.islice(file, 1, None):
-                yield json.loads(line)["row"]
+                yield json.loads(line)
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The rows of :meth:`entries`."""
+        for entry in self.entries():
+            yield entry["row"]
 
     def _note(self, entry: Mapping[str, Any]) -> None:
         id = entry["row"]["id"]

@@ -2,9 +2,41 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
+from typing import NamedTuple
+
 
 class Rejected(Exception):  # noqa: N818 - an outcome of reading a sample, not a failure of the import
     """One sample cannot be used; the message names the file or field and says why."""
+
+
+class Remark(NamedTuple):
+    """A sample is used, and something about its files is to be told, since it may not be what the user means."""
+
+    kind: str
+    """What remarks are counted by, e.g. ``"no pixel spacing"``."""
+    text: str
+    """One sentence or two: the file, what was found, and what to do."""
+
+
+def summarise(remarks: Iterable[tuple[str, str, str]], list_file: str) -> str:
+    """Lines of warnings: of each kind how many samples have it and its first text; "" where there is none.
+
+    Args:
+        remarks: id of the sample, "" for the data set as a whole, and the parts of its :class:`Remark`.
+        list_file: name of the file that lists them all.
+    """
+    counts: Counter[tuple[bool, str]] = Counter()
+    first: dict[tuple[bool, str], str] = {}
+    for id, kind, text in remarks:
+        counts[bool(id), kind] += 1
+        first.setdefault((bool(id), kind), text)
+    lines = []
+    for (of_sample, kind), count in counts.items():
+        samples = f"{count} sample{'s' if count > 1 else ''} ({kind}; see {list_file}): " if of_sample else ""
+        lines.append(f"\n  warning: {samples}{first[of_sample, kind]}")
+    return "".join(lines)
 
 
 def bare(reason: Rejected) -> Rejected:

@@ -15,6 +15,7 @@ from typing import TypeVar
 import pandas as pd
 
 from segcft.data.loop import Progress, silent
+from segcft.data.reject import Remark
 from segcft.data.splits import expected_parts
 from segcft.data.store import Store, StoreWriter, records
 from segcft.errors import DataError
@@ -73,5 +74,7 @@ def join(study: Study, shards: Sequence[Path], out: Path, progress: Progress | N
                 writer.append(id, patient, part, image, masks, attributes, {name: row[name] for name in extra})
             for id, reason in zip(store.rejected["id"], store.rejected["reason"], strict=True):
                 writer.reject(id, reason)
+            for id, *remark in store.remarks[["id", "kind", "text"]].itertuples(index=False):
+                writer.remark(id, [Remark(*remark)])
         writer.check_parts(expected_parts(study.splits), str(shards[0].parent), "bring more people")
     return Store(out)

@@ -7,6 +7,7 @@ A store is a folder::
     masks.u8       raw uint8 (N, S, H, W), coverage: 255 where a pixel lies wholly inside the structure
     table.parquet  one row a sample: id, patient, split, every variable, extra columns
     rejected.csv   id and reason of every sample that was left out
+    warnings.csv   id, kind and text of what is to be told of samples that are used; no id: of the whole data set
 
 The raw files are memory-mapped, so a store may be larger than memory and opens at once.
 """
@@ -31,6 +32,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from segcft.data.reject import Remark
 from segcft.data.splits import PARTS
 from segcft.errors import DataError
 from segcft.study import Study
@@ -38,7 +40,7 @@ from segcft.writing import reason, sync
 
 VERSION = 1
 FULL = 255  # coverage of a pixel that lies wholly inside a structure
-IMAGES, MASKS, TABLE = "images.u8", "masks.u8", "table.parquet"
+IMAGES, MASKS, TABLE, WARNINGS = "images.u8", "masks.u8", "table.parquet", "warnings.csv"
 
 
 class Store:
@@ -54,6 +56,8 @@ class Store:
         table: a row a sample: ``id``, ``patient``, ``split``, every variable of the study (continuous:
             float64; categorical: its category; NaN where missing), and extra columns.
         rejected: ``id`` and ``reason`` of the samples that the import left out.
+        remarks: ``id``, ``kind`` and ``text`` of what is to be told of those that it took; the id is "" where it is of
+            the data set as a whole.
         variables: variable -> its categories; () for a continuous one. In the study's order.
         structures: structure -> the variable that is its area, in the order of the masks.
         pixel_area, area_unit: what a pixel of full coverage adds to an area, and in which unit.
@@ -83,6 +87,7 @@ class Store:
         self.masks = self._map(MASKS, (samples, len(self.structures), height, width))
         self.table = self._read_table(samples)
         self.rejected = self._read_rejected()
+        self.remarks = self._read_remarks()
         if verify:
             self.verify()
 
@@ -213,6 +218,18 @@ class Store:
             raise DataError(f"{path}: expected columns id and reason; {self._again}")
         return rejected
 
+    def _read_remarks(self) -> pd.DataFrame:
+        path = self.folder / WARNINGS
+        if not path.is_file():  # a store from before there were any
+            return pd.DataFrame(columns=["id", "kind", "text"])
+        try:
+            remarks = pd.read_csv(path, dtype=str, keep_default_na=False)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: cannot read this table ({error}); {self._again}") from None
+        if not {"id", "kind", "text"} <= {*remarks.columns}:
+            raise DataError(f"{path}: expected columns id, kind and text; {self._again}")
+        return remarks
+
     def _recompute_fingerprint(self) -> str:
         fingerprint = _Fingerprint({key: self._meta[key] for key in _SHAPE_KEYS})
         for row, image, mask in zip(records(self.table), self.images, self.masks, strict=True):
@@ -241,6 +258,7 @@ class StoreWriter:
         self.study, self.partial = study, partial
         self._rows: list[dict[str, Any]] = []
         self._rejected: list[tuple[str, str]] = []
+        self._remarks: list[tuple[str, str, str]] = []
         self._fingerprint = _Fingerprint(_shape_of(study))
         self._digests = {IMAGES: hashlib.sha256(), MASKS: hashlib.sha256()}
 
@@ -323,6 +341,10 @@ class StoreWriter:
         """Note that the sample ``id`` is left out, and why."""
         self._rejected.append((id, reason))
 
+    def remark(self, id: str, remarks: Iterable[Remark]) -> None:
+        """Note what is to be told of the sample ``id`` though it is used, or, with an ``id`` of "", of the data set."""
+        self._remarks += [(id, *remark) for remark in remarks]
+
     def check_parts(self, parts: Iterable[str], source: str, remedy: str) -> None:
         """Check that each of ``parts`` has a sample by now.
 
@@ -376,12 +398,15 @@ class StoreWriter:
         pd.DataFrame(self._rejected, columns=["id", "reason"]).to_csv(
             self._partial / "rejected.csv", index=False, errors="backslashreplace"
         )
+        pd.DataFrame(self._remarks, columns=["id", "kind", "text"]).to_csv(
+            self._partial / WARNINGS, index=False, errors="backslashreplace"
+        )
         meta = {"version": VERSION, "samples": len(self._rows), **_shape_of(self.study)}
         meta["fingerprint"] = self._fingerprint.hexdigest()
         digests = {**self._digests, TABLE: hashlib.sha256((self._partial / TABLE).read_bytes())}
         meta["sha256"] = {name: digest.hexdigest() for name, digest in digests.items()}
         (self._partial / "store.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
-        for name in (TABLE, "rejected.csv", "store.json", "."):
+        for name in (TABLE, "rejected.csv", WARNINGS, "store.json", "."):
             sync(self._partial / name)
         _replace_folder(self._partial, self.folder)
 
