@@ -21,7 +21,8 @@ from PIL import Image
 from segcft.data import resize
 from segcft.data.attributes import parse, read_table
 from segcft.data.folder import import_folder
-from segcft.data.imagefile import find_file, read_image, read_masks
+from segcft.data.imagefile import find_file, read_image
+from segcft.data.maskfile import read_masks
 from segcft.data.reject import Rejected
 from segcft.data.shards import Shard, join
 from segcft.data.simulated import import_simulated, make_simulator, person_number
@@ -407,7 +408,7 @@ def test_a_missing_structure_file_names_the_structure(folder: Folder) -> None:
     )
     labels = np.arange(64, dtype=np.uint8).reshape(8, 8) % 5
     folder.save("masks/p11_heart.png", labels)
-    assert "5 values up to 4; a mask of heart alone has two values" in folder.reason(make_study(structures=structures))
+    assert "5 values from 0 to 4" in folder.reason(make_study(structures=structures))
 
 
 def test_an_absent_structure_on_a_log_scale_is_left_out(folder: Folder) -> None:

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nibabel.orientations import axcodes2ornt, ornt_transform
 
-from segcft.data.imagefile import read_image, read_labels, see_image
+from segcft.data.imagefile import read_image, see_image
+from segcft.data.maskfile import read_labels
 from segcft.data.nifti import read_nifti
 from segcft.data.reject import Rejected
 from segcft.data.source import MemoryFile
@@ -41,7 +42,7 @@ def test_any_order_of_axes_shows_the_same(
     turned = image.as_reoriented(ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(tuple(codes))))
     path = tmp_path_factory.mktemp("nifti") / f"a{suffix}"
     nibabel.save(turned, path)
-    values, aspect = read_nifti(path)
+    values, aspect, *_ = read_nifti(path)
     assert values.shape == (height, width)
     assert aspect == pytest.approx(0.8 / 0.5)
     assert values[0, 0] == 10 * (width - 1) + height - 1  # the head is up, the patient's right on the left
@@ -78,6 +79,6 @@ def test_a_damaged_file_is_rejected_or_read(data: st.DataObject) -> None:
     cut = data.draw(st.integers(0, len(content)))
     for one in (bytes(content), bytes(content[:cut])):
         with contextlib.suppress(Rejected):
-            values, aspect = read_nifti(MemoryFile("a.nii", one))
+            values, aspect, *_ = read_nifti(MemoryFile("a.nii", one))
             assert values.ndim == 2
             assert aspect > 0

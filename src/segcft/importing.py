@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from segcft import artefact
 from segcft.causal.mechanisms import ParentEncoder
 from segcft.data.folder import import_folder
+from segcft.data.maskfit import check_masks
 from segcft.data.reject import summarise
 from segcft.data.shards import Shard, join
 from segcft.data.simulated import import_simulated
@@ -288,13 +289,18 @@ def describe(store: Store) -> str:
     complete = len(store.indices(complete=True))
     missing = f"; {len(store) - complete} lack an attribute" if complete < len(store) else ""
     rejected = f"; {len(store.rejected)} rejected, see rejected.csv" if len(store.rejected) else ""
-    told = "".join(say(store) for say in (_dark, _twins, _unseen, _told))
+    told = "".join(say(store) for say in (_dark, _twins, _unseen, _told, _masks))
     return f"{len(store)} samples ({parts}){missing}{rejected}{told}"
 
 
 def _told(store: Store) -> str:
     """The remarks of the import."""
     return summarise(store.remarks[["id", "kind", "text"]].itertuples(index=False, name=None), WARNINGS)
+
+
+def _masks(store: Store) -> str:
+    """What is odd about the masks as a whole."""
+    return summarise((("", *remark) for remark in check_masks(store)), WARNINGS)
 
 
 def _dark(store: Store) -> str:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from segcft.data.imagefile import is_dicom, open_picture
+from segcft.data.imagefile import is_dicom
+from segcft.data.picture import open_picture
 from segcft.data.reject import Rejected
 from segcft.errors import DataError
 

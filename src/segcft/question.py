@@ -13,7 +13,9 @@ from PIL.Image import Image as Picture
 from torch import Tensor
 
 from segcft.causal.intervention import Intervention, parse_intervention
-from segcft.data.imagefile import grey_values, native, see_image
+from segcft.data.extent import contradiction
+from segcft.data.imagefile import see_image, shades
+from segcft.data.picture import Pixels, largest, pixels_of
 from segcft.data.reject import Rejected, Remark
 from segcft.data.resize import fit_image
 from segcft.data.source import MemoryFile
@@ -163,20 +165,28 @@ def look(study: Study, image: ImageLike) -> Looked:
         if isinstance(image, str | Path | MemoryFile):
             path = Path(image) if isinstance(image, str) else image
             source = study.data if isinstance(study.data, FolderData) else None
-            limits = (source.grey_range, source.window) if source else (None, None)
-            grey, aspect, said, remarks = see_image(path, study.image.channels, *limits)
-            return Looked(fit_image(grey, study.image, aspect, str(path)), header_facts(study, said), remarks)
+            settings = (source.grey_range, source.window, source.nifti_axes) if source else ()
+            seen = see_image(path, study.image.channels, *settings)
+            remarks = seen.remarks
+            if (wrong := contradiction(seen.extent, study.image, name_of(path))) and not (
+                source and source.ignore_spacing
+            ):
+                remarks = (*remarks, wrong)
+            pixels = fit_image(seen.grey, study.image, seen.aspect, str(path))
+            return Looked(pixels, header_facts(study, seen.person), remarks)
         return Looked(fit_image(_array(image, study.image.channels), study.image), [], ())
     except (Rejected, OSError) as error:
         raise DataError(str(error)) from None
 
 
 def _array(image: Any, channels: int) -> NDArray[np.float64]:
+    if isinstance(image, Picture):
+        return shades(pixels_of(image), "image", channels)
     if isinstance(image, Tensor):
         array = image.detach().cpu().numpy()
         array = np.moveaxis(array, 0, -1) if array.ndim == 3 else array
     else:
-        array = native(image) if isinstance(image, Picture) else np.asarray(image)
+        array = np.asarray(image)
     if array.dtype == object:
         raise DataError(f"image: expected a file, an array, a tensor or a Pillow image, not {type(image).__name__}")
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (1, 3)) or 0 in array.shape:
@@ -184,8 +194,8 @@ def _array(image: Any, channels: int) -> NDArray[np.float64]:
         raise DataError(f"image: expected {expected}, not an array of shape {tuple(np.shape(image))}")
     unit = np.issubdtype(array.dtype, np.floating)
     # Other whole numbers have no white: those of 0 to 255 would be taken for nearly black ones of 16 bits.
-    if not unit and array.dtype not in (bool, np.uint8, np.uint16) and not isinstance(image, Picture):
+    if not unit and array.dtype not in (bool, np.uint8, np.uint16):
         raise DataError(f"image: expected numbers of type uint8 or uint16, or floating point, not {array.dtype}")
     if unit and not (array.min() >= 0 and array.max() <= 1):
         raise DataError("image: floating-point pixels must be in [0, 1]")
-    return grey_values(array, "image", channels, (0.0, 1.0) if unit else None)
+    return shades(Pixels(array, 1.0 if unit else largest(array), False, None), "image", channels)

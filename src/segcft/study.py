@@ -54,9 +54,10 @@ class Variable(Section):
 
     ``scale: log`` models a positive variable through its logarithm. With ``zero_inflated`` it may also be exactly 0,
     as the area of an absent structure is, and the scale is that of its positive values. ``parents`` are direct causes.
+    ``range`` are the values that are believed where a table has them; of an age it is 0 to 130 years by default.
     """
 
-    LATER = frozenset({"zero_inflated"})
+    LATER = frozenset({"zero_inflated", "range"})
 
     kind: Literal["continuous", "categorical"]
     parents: tuple[str, ...] = ()
@@ -64,6 +65,7 @@ class Variable(Section):
     scale: Literal["linear", "log"] = "linear"
     zero_inflated: bool = False
     unit: str = ""
+    range: tuple[float, float] | None = None
 
     @model_validator(mode="after")
     def _categories_fit_kind(self) -> Variable:
@@ -71,6 +73,8 @@ class Variable(Section):
             raise ValueError("a categorical variable needs at least two different 'categories'")
         if self.kind == "continuous" and self.categories:
             raise ValueError("only a categorical variable has 'categories'")
+        if self.range is not None and (self.kind != "continuous" or not self.range[0] < self.range[1]):
+            raise ValueError("'range' is of a continuous variable and goes from a smaller to a larger number")
         if self.zero_inflated and (self.kind != "continuous" or self.scale != "log"):
             # On a linear scale nothing would keep the values that are not 0 above it.
             raise ValueError("'zero_inflated' is of a continuous variable with 'scale: log'")
@@ -146,7 +150,15 @@ class FolderData(Section):
     Grey values are scaled by the whole range of the file's type, or from ``grey_range`` (e.g. [0, 4095] for 12
     bits in a 16-bit file), or between two percentiles of each image (``window``, e.g. [0.5, 99.5]). A sample
     with an empty mask is left out, unless ``may_be_absent`` lists the structure or its area is ``zero_inflated``.
+
+    ``nifti_axes`` says how arrays in NIfTI files lie where their headers do not say it, or are wrong: ``header``, as
+    they say or by NIfTI's default; ``xy``, the first axis goes to the right of the picture and the second down;
+    ``yx``, the first goes down and the second to the right. ``thin_structures``: structures may be a pixel wide, so
+    label maps are not searched for values that interpolation made. ``ignore_spacing``: images whose headers contradict
+    ``image.field_of_view`` are taken none the less.
     """
+
+    LATER = frozenset({"nifti_axes", "thin_structures", "ignore_spacing"})
 
     source: Literal["folder"]
     images: str = "images"
@@ -159,6 +171,9 @@ class FolderData(Section):
     grey_range: tuple[float, float] | None = None
     window: tuple[Percent, Percent] | None = None
     may_be_absent: tuple[str, ...] = ()
+    nifti_axes: Literal["header", "xy", "yx"] | None = None
+    thin_structures: bool = False
+    ignore_spacing: bool = False
 
     @model_validator(mode="after")
     def _one_grey_scale(self) -> FolderData:

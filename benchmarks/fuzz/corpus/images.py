@@ -29,7 +29,8 @@ def readers() -> list[Reader]:
 
 def read(path: Path) -> None:
     """Read an image in each of the ways in which segcft does."""
-    from segcft.data.imagefile import read_image, read_labels
+    from segcft.data.imagefile import read_image
+    from segcft.data.maskfile import read_labels
     from segcft.question import read_pixels
 
     read_image(path, 3)

@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 
 from segcft.data import resize
 from segcft.data.attributes import Row, nearest, parse, read_table
-from segcft.data.imagefile import check_id, find_file, find_mask, read_masks, see_image
+from segcft.data.extent import contradiction
+from segcft.data.imagefile import check_id, find_file, find_mask, see_image
 from segcft.data.loop import Progress, ahead, silent
+from segcft.data.maskfile import read_masks
 from segcft.data.reject import Rejected, Remark
 from segcft.data.shards import Shard
 from segcft.data.splits import PARTS, assign, expected_parts
@@ -184,13 +186,19 @@ class _Folder:
             raise Rejected(f"{self.table}: line {row.line}: {reason}") from None
 
     def _pixels(self, id: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8], tuple[Remark, ...]]:
-        grid = self.study.image
+        grid, spec = self.study.image, self.spec
         path = find_file(self.images, id)
-        image, aspect, _, remarks = see_image(path, grid.channels, self.spec.grey_range, self.spec.window)
-        masks = read_masks(self.masks, id, self.study.structures, (image.shape[1], image.shape[2]))
-        pixels, coverage = resize.fit_image(image, grid, aspect, str(path)), resize.fit_masks(masks, grid, aspect)
+        seen = see_image(path, grid.channels, spec.grey_range, spec.window, spec.nifti_axes)
+        if (wrong := contradiction(seen.extent, grid, str(path))) and not spec.ignore_spacing:
+            raise Rejected(wrong.text)
+        size = (seen.grey.shape[1], seen.grey.shape[2])
+        masks = read_masks(
+            self.masks, id, self.study.structures, size, seen.placed, spec.nifti_axes, spec.thin_structures
+        )
+        pixels = resize.fit_image(seen.grey, grid, seen.aspect, str(path))
+        coverage = resize.fit_masks(masks, grid, seen.aspect)
         self._check_presence(id, coverage)
-        return pixels, coverage, remarks
+        return pixels, coverage, seen.remarks
 
     def _check_presence(self, id: str, coverage: NDArray[np.uint8]) -> None:
         names = list(self.study.structures)

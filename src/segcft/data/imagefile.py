@@ -1,20 +1,19 @@
-"""Reading one image or mask file; whatever is wrong with it is a :class:`~segcft.data.reject.Rejected`."""
+"""Finding the files of a sample and reading its image; whatever is wrong is a :class:`~segcft.data.reject.Rejected`."""
 
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
-from segcft.data.nifti import NIFTI, is_nifti, read_nifti
+from segcft.data.nifti import NIFTI, PICTURE, Axes, Placed, is_nifti, read_nifti
+from segcft.data.picture import Pixels, largest, read_picture
 from segcft.data.reject import Rejected, Remark
-from segcft.data.source import MOST_PIXELS, Source, check_size
+from segcft.data.source import Source
 from segcft.study import Structure
 
 LOSSLESS = (".png", ".tif", ".tiff", ".bmp", *NIFTI)
@@ -22,12 +21,6 @@ DICOM = (".dcm", ".dicom")
 SUFFIXES = (*LOSSLESS, ".jpg", ".jpeg", *DICOM)
 
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601: red, green, blue
-
-PICTURES = ("PNG", "JPEG", "TIFF", "BMP", "GIF")
-"""Pillow's kinds of files that are read. It knows others, some of which run programs."""
-
-# Pillow's modes whose pixels are used as they are; the others are converted to grey or colour first.
-_NATIVE = frozenset({"1", "L", "I", "I;16", "I;16B", "I;16L", "F", "RGB"})
 
 
 def find_file(folder: Path, id: str, suffixes: tuple[str, ...] = SUFFIXES) -> Path:
@@ -78,6 +71,10 @@ class Seen(NamedTuple):
     """Of a DICOM file: see :func:`segcft.data.dicom.person`."""
     remarks: tuple[Remark, ...] = ()
     """What is to be told of the file though it is read."""
+    placed: Placed = PICTURE
+    """What the file says of how it lies, which its mask has to fit."""
+    extent: tuple[float, float] | None = None
+    """Height and width of the image in mm, as a DICOM or NIfTI header says."""
 
 
 def see_image(
@@ -85,6 +82,7 @@ def see_image(
     channels: int,
     grey_range: tuple[float, float] | None = None,
     window: tuple[float, float] | None = None,
+    axes: Axes | None = None,
 ) -> Seen:
     """Grey values of an image file, and what its header says.
 
@@ -96,6 +94,7 @@ def see_image(
         grey_range: values in the file that become 0 and 1; default: the whole range of the file's type, or what a
             DICOM file says itself.
         window: percentiles of the image that become 0 and 1, instead of fixed values.
+        axes: of arrays in NIfTI; default: as their headers say.
 
     Raises:
         Rejected: the file is not there, cannot be read, has no range of its own, or shows one single value.
@@ -106,14 +105,37 @@ def see_image(
         from segcft.data import dicom
 
         dataset = dicom.open_dicom(path)
-        grey = dicom.shown(path, dataset, grey_range, window)[None].astype(np.float64)
-        return Seen(np.repeat(grey, channels, axis=0), dicom.aspect(dataset), dicom.person(dataset))
-    pixels, aspect = read_nifti(path) if is_nifti(path) else (read_pixels(path), 1.0)
-    if is_nifti(path) and grey_range is None and pixels.dtype not in (np.uint8, np.uint16):
+        grey = np.repeat(dicom.shown(path, dataset, grey_range, window)[None].astype(np.float64), channels, axis=0)
+        said = dicom.person(dataset)
+        return Seen(grey, dicom.aspect(dataset), said, extent=dicom.field_of_view(dataset))
+    if is_nifti(path):
+        return _see_nifti(path, channels, grey_range, window, axes)
+    pixels = read_picture(path)
+    return Seen(shades(pixels, str(path), channels, grey_range, window), 1.0, {}, pixels.remarks)
+
+
+def _see_nifti(
+    path: Source,
+    channels: int,
+    grey_range: tuple[float, float] | None,
+    window: tuple[float, float] | None,
+    axes: Axes | None,
+) -> Seen:
+    image = read_nifti(path, axes)
+    if grey_range is None and image.values.dtype not in (np.uint8, np.uint16):
         from segcft.data.convert import PERCENTILES
 
         window = window or PERCENTILES
-    return Seen(grey_values(pixels, str(path), channels, grey_range, window), aspect, {})
+    pixels = Pixels(image.values, largest(image.values), False, None)
+    remarks = []
+    if not image.placed.said:
+        text = (
+            f"{path}: its header does not say how it lies in the patient; it is taken as its axes are, which may be "
+            "upside down or mirrored (data.nifti_axes: header, xy or yx)"
+        )
+        remarks.append(Remark("unknown orientation", text))
+    grey = shades(pixels, str(path), channels, grey_range, window)
+    return Seen(grey, image.aspect, {}, tuple(remarks), image.placed, image.extent)
 
 
 def read_image(
@@ -126,18 +148,18 @@ def read_image(
     return see_image(path, channels, grey_range, window).grey
 
 
-def grey_values(
-    pixels: NDArray[Any],
+def shades(
+    pixels: Pixels,
     name: str,
     channels: int,
     grey_range: tuple[float, float] | None = None,
     window: tuple[float, float] | None = None,
 ) -> NDArray[np.float64]:
-    """Pixels (H, W) or (H, W, 3) of any number type as float (channels, H, W) in [0, 1]; ``name`` is for errors.
+    """Pixels as grey values (channels, H, W) in [0, 1], 1 being white; ``name`` is for errors.
 
     See :func:`see_image` for the rest.
     """
-    values = np.moveaxis(np.atleast_3d(pixels).astype(np.float64), -1, 0)
+    values = np.moveaxis(np.atleast_3d(pixels.values).astype(np.float64), -1, 0)
     if not np.isfinite(values).all():
         raise Rejected(f"{name}: holds values that are not finite numbers")
     if values.min() == values.max():
@@ -148,12 +170,17 @@ def grey_values(
         values = np.repeat(values, 3, axis=0)
     if window is not None:
         low, high = (float(limit) for limit in np.percentile(values, window))
+    elif grey_range is not None:
+        low, high = grey_range
+    elif pixels.full is not None:
+        low, high = 0.0, pixels.full
     else:
-        low, high = grey_range or (0.0, _full_value(name, pixels))
+        kind = pixels.values.dtype
+        raise Rejected(f"{name}: {kind} values have no range of their own; set data.grey_range or data.window")
     shown = np.clip((values - low) / (high - low), 0, 1) if low < high else np.zeros_like(values)
     if shown.min() == shown.max():
         raise Rejected(f"{name}: constant image between the grey values {low:g} and {high:g} that are shown")
-    return shown
+    return 1 - shown if pixels.inverted else shown
 
 
 def is_dicom(path: Source) -> bool:
@@ -165,33 +192,6 @@ def is_dicom(path: Source) -> bool:
             return file.read(132)[128:] == b"DICM"
     except (OSError, ValueError):  # ValueError: no path can be called so
         return False  # who reads it will say why
-
-
-def read_masks(
-    folder: Path, id: str, structures: Mapping[str, Structure], size: tuple[int, int]
-) -> NDArray[np.float64]:
-    """Coverage in [0, 1] of each structure at the resolution of its file: (S, H, W).
-
-    Structures with a ``bit`` or a ``label`` share one file a sample. Those with a ``file`` have their own: of
-    at most two values (0 is outside), or of grey coverage up to the type's full value.
-
-    Raises:
-        Rejected: a file is missing, cannot be read, or is not of ``size`` (H, W), that of the image.
-    """
-    files: dict[Path, NDArray[Any]] = {}
-    masks = []
-    for name, structure in structures.items():
-        path = find_mask(folder, id, name, structure)
-        if path not in files:
-            files[path] = _read_mask(path, size)
-        pixels = files[path]
-        if structure.bit is not None:
-            masks.append(pixels.astype(np.int64) & structure.bit != 0)
-        elif structure.label is not None:
-            masks.append(pixels == structure.label)
-        else:
-            masks.append(_coverage(path, name, pixels))
-    return np.stack(masks).astype(np.float64)
 
 
 def find_mask(folder: Path, id: str, name: str, structure: Structure) -> Path:
@@ -207,109 +207,3 @@ def find_mask(folder: Path, id: str, name: str, structure: Structure) -> Path:
     if not path.is_file():
         raise Rejected(f"{path}: file missing (mask of {name})")
     return path
-
-
-def read_pixels(path: Source, labels: bool = False) -> NDArray[Any]:
-    """Pixels of an image file as they are: (H, W), or (H, W, 3) in colour.
-
-    Args:
-        path: the file.
-        labels: keep a palette's indices, not its colours.
-
-    Raises:
-        Rejected: the file cannot be read or holds several images.
-    """
-    if is_nifti(path):
-        return read_nifti(path)[0]
-    try:
-        with path.open("rb") as opened, open_picture(path, opened) as file:
-            frames = getattr(file, "n_frames", 1)
-            if frames > 1:
-                raise Rejected(f"{path}: holds {frames} images, not one")
-            if labels and file.mode in ("P", "PA"):
-                pixels = np.asarray(file.getchannel(0) if file.mode == "PA" else file)
-            else:
-                pixels = native(file)
-    except Rejected:
-        raise
-    except UnidentifiedImageError:
-        raise Rejected(
-            f"{path}: cannot read this image: damaged, or none of {', '.join(PICTURES)}, DICOM, NIfTI"
-        ) from None
-    except Exception as error:  # Pillow's readers raise almost anything over a broken file
-        raise Rejected(f"{path}: cannot read this image ({error})") from None
-    return pixels
-
-
-def native(picture: Image.Image) -> NDArray[Any]:
-    """Pixels of a Pillow image: (H, W), or (H, W, 3) in colour; a palette becomes colours, transparency is dropped."""
-    if picture.mode in _NATIVE:
-        return np.asarray(picture)
-    return np.asarray(picture.convert("L" if picture.mode in ("LA", "La") else "RGB"))
-
-
-def open_picture(path: Source, opened: IO[bytes]) -> Image.Image:
-    """The file ``opened`` as Pillow opens it, without its pixels.
-
-    Args:
-        path: of the file, for messages.
-        opened: the file.
-
-    Raises:
-        Rejected: it has too many pixels. Whatever else is wrong, Pillow says.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is a stricter one
-        try:
-            file = Image.open(opened, formats=PICTURES)
-        except Image.DecompressionBombError:
-            raise Rejected(f"{path}: has more than the {MOST_PIXELS // 10**6} million pixels that are read") from None
-    check_size(path, file.size)
-    return file
-
-
-def _full_value(name: str, pixels: NDArray[Any]) -> float:
-    """The largest value of the type that ``pixels`` had in their file."""
-    if pixels.dtype == bool:
-        return 1
-    if pixels.dtype == np.uint8:
-        return 255
-    # Pillow reads some 16-bit files as int32.
-    if np.issubdtype(pixels.dtype, np.integer) and pixels.min() >= 0 and pixels.max() <= 65535:
-        return 65535
-    raise Rejected(f"{name}: {pixels.dtype} values have no range of their own; set data.grey_range or data.window")
-
-
-def read_labels(path: Source) -> NDArray[Any]:
-    """The values (H, W) of a mask file: labels or bit flags.
-
-    Raises:
-        Rejected: the file cannot be read, or is in colour.
-    """
-    pixels = read_pixels(path, labels=True)
-    if pixels.ndim == 3:
-        if (pixels != pixels[..., :1]).any():
-            raise Rejected(f"{path}: a mask has one value a pixel, this is a colour image")
-        pixels = pixels[..., 0]
-    return pixels
-
-
-def _read_mask(path: Path, size: tuple[int, int]) -> NDArray[Any]:
-    pixels = read_labels(path)
-    if pixels.shape != size:
-        found, wanted = (f"{width}x{height}" for height, width in (pixels.shape, size))
-        raise Rejected(f"{path}: the mask has {found} pixels, its image {wanted}")
-    return pixels
-
-
-def _coverage(path: Path, name: str, pixels: NDArray[Any]) -> NDArray[np.float64]:
-    levels = np.unique(pixels)
-    if len(levels) <= 2:
-        return (pixels != 0).astype(np.float64)
-    full = _full_value(str(path), pixels)
-    if levels[-1] < full / 2:
-        raise Rejected(
-            f"{path}: {len(levels)} values up to {levels[-1]}; a mask of {name} alone has two values, "
-            f"or grey coverage up to {full:g}"
-        )
-    return pixels.astype(np.float64) / full

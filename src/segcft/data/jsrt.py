@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcft.data.convert import PERCENTILES, Converted, Excluded, Summary, Value, convert, fit_window
-from segcft.data.imagefile import read_pixels
 from segcft.data.loop import Progress, ahead, silent
 from segcft.data.masks import BITS, Plausibility, areas, check_polarity, to_flags
+from segcft.data.picture import read_picture
 from segcft.data.reject import Rejected
 from segcft.data.resize import pad_to_aspect
 from segcft.errors import DataError
@@ -322,7 +322,7 @@ def read_outline(path: Path) -> NDArray[np.bool_]:
     Raises:
         Rejected: the file cannot be read, has more than two values, or is empty.
     """
-    pixels = read_pixels(path)
+    pixels = read_picture(path).values
     grey = pixels.max(axis=-1) if pixels.ndim == 3 else pixels
     values = np.count_nonzero(np.bincount(grey.astype(np.uint8).ravel()))
     if values > 2:

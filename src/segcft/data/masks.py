@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcft.data.convert import Converted, Excluded, Finish, fit_values
-from segcft.data.imagefile import LOSSLESS, find_file, read_labels
+from segcft.data.imagefile import LOSSLESS, find_file
+from segcft.data.maskfile import read_labels
 from segcft.data.reject import Rejected
 from segcft.data.resize import pad_to_aspect, smooth
 from segcft.errors import DataError
@@ -98,8 +99,6 @@ class FolderMasks:
             flags = read_labels(find_file(self.folder, id, LOSSLESS))
         except Rejected as reason:
             return reason
-        if not np.issubdtype(flags.dtype, np.integer):
-            return Rejected(f"{id}: a mask of flags holds whole numbers, not {flags.dtype}")
         canvas = pad_to_aspect(flags[None], self.size[1] / self.size[0], 0)[0]
         return fit_values(canvas, self.size, lambda part: np.stack([part & bit != 0 for bit in BITS.values()]))
 

@@ -1,11 +1,11 @@
-"""Reading one NIfTI file that holds a single image: its pixels as they are to be seen, and their shape."""
+"""Reading one NIfTI file that holds a single image: its pixels as they are to be seen, and how they lie."""
 
 from __future__ import annotations
 
 import gzip
 import io
 import math
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,12 @@ from segcft.errors import DataError
 
 NIFTI = (".nii", ".nii.gz")
 
+Axes = Literal["header", "xy", "yx"]
+"""How the axes of an array are to be understood: see :func:`read_nifti`."""
+
+# Units of a header in mm. Where it names none, they are mm by custom.
+_MILLIMETRES = {"mm": 1.0, "unknown": 1.0, "meter": 1000.0, "micron": 0.001}
+
 MOST_BYTES = 1 << 28
 """Of an uncompressed file that holds one image; a compressed one that is longer is not read on."""
 
@@ -25,11 +31,52 @@ def is_nifti(path: Source) -> bool:
     return path.name.lower().endswith(NIFTI)
 
 
-def read_nifti(path: Source) -> tuple[NDArray[Any], float]:
-    """The image (H, W) in the file's units, and the height of a pixel divided by its width.
+class Placed(NamedTuple):
+    """What a file says of how its image lies in the patient."""
 
-    The array is turned as radiologists look at it: up is the patient's head (or front, in an axial image), the
-    patient's left is on the right of the picture; in a sagittal image the front is on the left.
+    said: bool | None
+    """Whether it says so; None for a picture (PNG, ...) and DICOM, which are seen as they are stored or meant."""
+    straight: bool = True
+    """The picture's columns are the stored first axis and its rows the second, as in what ITK makes of a picture."""
+
+    def fits(self, mask: Placed) -> bool:
+        """Whether it is certain how a ``mask`` lies on this image.
+
+        It is if both files say how they lie, or neither does. A picture has axes for ITK, to the left and to the back
+        or feet: it fits a mask in NIfTI that says how it lies, and it is a mask of an image in NIfTI that lies so.
+        """
+        if self.said == mask.said:
+            return True
+        return {self.said, mask.said} == {None, True} and (self.said is None or self.straight)
+
+
+PICTURE = Placed(None)
+
+
+class NiftiImage(NamedTuple):
+    """One image in NIfTI."""
+
+    values: NDArray[Any]
+    """(H, W), in the file's units."""
+    aspect: float
+    """Height of a pixel divided by its width."""
+    placed: Placed
+    extent: tuple[float, float] | None
+    """Height and width of the whole image in mm; None where the file does not say."""
+
+
+def read_nifti(path: Source, axes: Axes | None = None) -> NiftiImage:
+    """The image of a file, and what it says beside.
+
+    By its header the array is turned as radiologists look at it: up is the patient's head (in an axial image: front),
+    the patient's left is on the right of the picture; in a sagittal image the front is on the left. A header says
+    nothing if both of its codes are 0, and is taken to say nothing if its affine is what programs write that know
+    nothing: axes to the right, front and head from an origin of exactly 0.
+
+    Args:
+        path: the file.
+        axes: how the array lies, if not as the header says: ``xy``, the first axis goes to the right of the picture and
+            the second down, or ``yx``, the first goes down.
 
     Raises:
         DataError: NiBabel is not installed.
@@ -54,11 +101,24 @@ def read_nifti(path: Source) -> tuple[NDArray[Any], float]:
         values = np.asanyarray(image.dataobj).reshape(volume)
         if values.dtype.kind not in "biuf":
             raise Rejected(f"{path}: holds values of type {values.dtype}, expected grey values")
-        return _as_seen(values, affine, np.linalg.norm(affine[:3, :3], axis=0))
+        coded = bool(image.header["qform_code"] or image.header["sform_code"])
+        spacing = np.linalg.norm(affine[:3, :3], axis=0)
+        if axes in ("xy", "yx"):
+            picture, steps, straight = _as_stored(values, spacing, axes)
+        else:
+            picture, steps, straight = _as_seen(values, affine, spacing)
+        unit = _MILLIMETRES.get(image.header.get_xyzt_units()[0])
     except Rejected:
         raise
     except Exception as error:  # a damaged header may raise anything
         raise Rejected(f"{path}: cannot read this NIfTI file ({' '.join(str(error).split())})") from None
+    said = axes is not None or (coded and not _is_blank(affine))
+    extent = None
+    if not all(math.isfinite(step) and step > 0 for step in steps):
+        steps = (1.0, 1.0)
+    elif coded and unit is not None and steps != (1.0, 1.0):  # which programs write that know none
+        extent = (picture.shape[0] * steps[0] * unit, picture.shape[1] * steps[1] * unit)
+    return NiftiImage(np.ascontiguousarray(picture), steps[0] / steps[1], Placed(said, straight), extent)
 
 
 def _content(path: Source) -> bytes:
@@ -72,19 +132,44 @@ def _content(path: Source) -> bytes:
     return raw
 
 
+def _is_blank(affine: NDArray[np.float64]) -> bool:
+    """Whether an affine is what a program writes that was told nothing: ``eye(4)``, perhaps with spacings."""
+    axes = affine[:3, :3]
+    return bool(np.array_equal(axes, np.diag(np.diag(axes))) and (np.diag(axes) > 0).all() and not affine[:3, 3].any())
+
+
+def _as_stored(
+    values: NDArray[Any], spacing: NDArray[np.float64], axes: Axes
+) -> tuple[NDArray[Any], tuple[float, float], bool]:
+    """The picture, height and width of its pixels, and whether it is the array with its axes exchanged."""
+    first, second = _plane(values)
+    picture = values.reshape(values.shape[first], values.shape[second])
+    if axes == "xy":
+        return picture.T, (float(spacing[second]), float(spacing[first])), True
+    return picture, (float(spacing[first]), float(spacing[second])), False
+
+
 def _as_seen(
     values: NDArray[Any], affine: NDArray[np.float64], spacing: NDArray[np.float64]
-) -> tuple[NDArray[Any], float]:
-    """Values (I, J, K), one of these lengths being 1, whose affine leads to RAS coordinates in mm."""
+) -> tuple[NDArray[Any], tuple[float, float], bool]:
+    """As :func:`_as_stored`, by an ``affine`` that leads from indices (I, J, K), one of these lengths being 1, to RAS
+    coordinates in mm."""
     from nibabel.orientations import apply_orientation, io_orientation
 
     orientation = io_orientation(affine)
     if np.isnan(orientation).any():  # a header that does not say: as stored
         orientation = np.array([[0, 1], [1, 1], [2, 1]], dtype=float)
-    values = apply_orientation(values, orientation)  # indices now rise to the right, to the front and to the head
+    first, second = _plane(values)
+    turned = apply_orientation(values, orientation)  # indices now rise to the right, to the front and to the head
     spacing = spacing[np.argsort(orientation[:, 0])]
+    across, down = _plane(turned)
+    picture = turned.reshape(turned.shape[across], turned.shape[down]).T[::-1, ::-1]
+    straight = [*orientation[first], *orientation[second]] == [across, -1, down, -1]
+    return picture, (float(spacing[down]), float(spacing[across])), straight
+
+
+def _plane(values: NDArray[Any]) -> tuple[int, int]:
+    """The two axes of ``values`` (I, J, K) in which the image lies; a third one has a length of 1."""
     through = max(axis for axis, length in enumerate(values.shape) if length == 1)
-    across, down = (axis for axis in range(3) if axis != through)
-    picture = values.take(0, axis=through).T[::-1, ::-1]
-    known = np.isfinite(spacing).all() and (spacing > 0).all()
-    return np.ascontiguousarray(picture), float(spacing[down] / spacing[across]) if known else 1.0
+    first, second = (axis for axis in range(3) if axis != through)
+    return first, second

@@ -20,9 +20,10 @@ from typing import NamedTuple, TextIO
 
 from segcft.data.attributes import MISSING, nearest
 from segcft.data.convert import PERCENTILES, Converted, Excluded, Summary, Unreadable, convert, fit_window
-from segcft.data.imagefile import check_id, read_pixels, strip_suffix
+from segcft.data.imagefile import check_id, strip_suffix
 from segcft.data.loop import Progress
 from segcft.data.masks import Masking, Plausibility, Segmenter, check_polarity
+from segcft.data.picture import read_picture
 from segcft.data.reject import Rejected
 from segcft.errors import DataError
 from segcft.study import Splits
@@ -276,14 +277,15 @@ class _Reader:
         if row.PatientID.lower() in MISSING:
             raise Excluded("patient unknown", "PatientID is empty")
         path = self._find(row)
-        pixels = read_pixels(path)
+        pixels, *_, remarks = read_picture(path)
         try:
             image, large = fit_window(pixels, self.window, self.masking.size, self.masking.segmenter.size)
         except Rejected as reason:
             raise Rejected(f"{path}: {reason}") from None
         check_polarity(image)
-        shape = {"file_height": pixels.shape[0], "file_width": pixels.shape[1]}
-        return self.masking.begin(Converted(row.id, row.PatientID, image, attributes=attributes | shape, large=large))
+        attributes |= {"file_height": pixels.shape[0], "file_width": pixels.shape[1]}
+        sample = Converted(row.id, row.PatientID, image, attributes=attributes, large=large, remarks=remarks)
+        return self.masking.begin(sample)
 
     def _find(self, row: Row) -> Path:
         """The file of a row, in the numbered folder that the table names or in none.

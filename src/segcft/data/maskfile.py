@@ -1,0 +1,216 @@
+"""Reading the masks of one sample: bit flags, label maps, or a file a structure.
+
+A mask's numbers are what they stand for, not how bright they look. So their rules are not those of images: values are
+taken as they are stored, what is transparent is outside, and numbers that can only come from smoothing are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segcft.data.imagefile import find_mask
+from segcft.data.nifti import PICTURE, Axes, Placed, is_nifti, read_nifti
+from segcft.data.picture import largest, read_picture
+from segcft.data.reject import Rejected
+from segcft.data.source import Source
+from segcft.study import Structure
+
+WHOLE = 0.05
+"""How far a label may be from a whole number: files store numbers scaled, which rounds them."""
+
+BLENDED = 0.1
+"""Share of a label map's borders that are ramps, above which it was smoothed. In masks of lungs, hearts and hippocampi
+as experts drew them it is at most 0.06; after interpolation, or as a JPEG file, 0.15 to 0.75."""
+
+FEWEST_BORDERS = 100
+"""Pixels of a border below which nothing is said of it."""
+
+
+class MaskFile(NamedTuple):
+    """The numbers of one mask file."""
+
+    values: NDArray[Any]
+    """(H, W), as they are stored; whole numbers that are so but for rounding are whole."""
+    alpha: NDArray[np.float64] | None
+    """Opacity (H, W) in [0, 1], at most 1 somewhere; None where everything is as opaque."""
+    full: float | None
+    """The largest number that the file's type has; 1 for real numbers in [0, 1]; None where it has none."""
+    inverted: bool
+    """The file says that 0 is white."""
+    placed: Placed
+
+
+def read_masks(
+    folder: Path,
+    id: str,
+    structures: Mapping[str, Structure],
+    size: tuple[int, int],
+    placed: Placed = PICTURE,
+    axes: Axes | None = None,
+    thin: bool = False,
+) -> NDArray[np.float64]:
+    """Coverage in [0, 1] of each structure at the resolution of its file: (S, H, W).
+
+    Structures with a ``bit`` or a ``label`` share one file a sample. Those with a ``file`` have their own: of
+    at most two values (0 is outside), or of grey coverage up to the type's full value.
+
+    Args:
+        folder: of the masks.
+        id: of the sample.
+        structures: by name.
+        size: (H, W) of the sample's image.
+        placed: what the file of the image says of how it lies.
+        axes: of arrays in NIfTI, see :func:`segcft.data.nifti.read_nifti`.
+        thin: structures may be a pixel wide, so that borders do not tell whether a label map was smoothed.
+
+    Raises:
+        Rejected: a file is missing, cannot be read, is not of ``size``, lies nobody knows how on its image, or holds
+            numbers that are no labels.
+    """
+    files: dict[Path, MaskFile] = {}
+    masks = []
+    for name, structure in structures.items():
+        path = find_mask(folder, id, name, structure)
+        if path not in files:
+            files[path] = _read(path, size, placed, axes)
+        file = files[path]
+        if structure.file is not None:
+            masks.append(_coverage(path, name, file))
+            continue
+        labels = _labels(path, file, thin)
+        if structure.bit is not None:
+            masks.append(labels.astype(np.int64) & structure.bit != 0)
+        else:
+            masks.append(labels == structure.label)
+    return np.stack(masks).astype(np.float64)
+
+
+def read_labels(path: Source) -> NDArray[np.integer[Any]]:
+    """The values (H, W) of a mask file: labels or bit flags.
+
+    Raises:
+        Rejected: the file cannot be read, is in colour, or holds numbers that are no labels.
+    """
+    return _labels(path, _open(path, None))
+
+
+def _read(path: Path, size: tuple[int, int], image: Placed, axes: Axes | None) -> MaskFile:
+    file = _open(path, axes)
+    if file.values.shape != size:
+        found, wanted = (f"{width}x{height}" for height, width in (file.values.shape, size))
+        raise Rejected(f"{path}: the mask has {found} pixels, its image {wanted}")
+    if axes is None and not image.fits(file.placed):
+        raise Rejected(
+            f"{path}: of this mask and its image only one says in its header how it lies in the patient, so how they fit "
+            "is not known. Set data.nifti_axes: xy (arrays lie as MONAI and ITK have them, the first axis across the "
+            "picture), yx (as NumPy and Pillow have them, the first axis down) or header (as headers say)"
+        )
+    return file
+
+
+def _open(path: Source, axes: Axes | None) -> MaskFile:
+    if is_nifti(path):
+        image = read_nifti(path, axes)
+        values, placed, alpha, full, inverted = image.values, image.placed, None, largest(image.values), False
+    else:
+        values, full, inverted, alpha, _ = read_picture(path, labels=True)
+        placed = PICTURE
+    if values.ndim == 3:
+        shown = values if alpha is None else values[alpha > 0]
+        if (shown != shown[..., :1]).any():
+            raise Rejected(f"{path}: a mask has one value a pixel, this is a colour image")
+        values = values[..., 0]
+    if values.dtype.kind == "f":
+        values, full = _whole(path, values)
+    return MaskFile(values, None if alpha is None else alpha / alpha.max(), full, inverted, placed)
+
+
+def _whole(path: Source, values: NDArray[np.floating[Any]]) -> tuple[NDArray[Any], float | None]:
+    """Real numbers as whole ones if they are so but for rounding, else as they are; and their largest value."""
+    if not np.isfinite(values).all():
+        raise Rejected(f"{path}: holds values that are not finite numbers")
+    low, high = float(values.min()), float(values.max())
+    whole = np.rint(values)
+    if max(-low, high) < 2**53 and np.abs(values - whole).max() <= WHOLE:
+        return whole.astype(np.int64), largest(whole.astype(np.int64))
+    return values, 1.0 if low >= 0 and high <= 1 + WHOLE else None
+
+
+def _labels(path: Source, file: MaskFile, thin: bool = False) -> NDArray[np.integer[Any]]:
+    """The numbers of a file of labels or bit flags; what is transparent is 0.
+
+    Raises:
+        Rejected: they are none, or its shapes are in the transparency alone.
+    """
+    if file.values.dtype.kind == "f":
+        odd = file.values[np.abs(file.values - np.rint(file.values)) > WHOLE][0]
+        raise Rejected(
+            f"{path}: labels are whole numbers, this holds {odd:.4g}: it was resized or smoothed; "
+            "resize label maps by nearest neighbour"
+        )
+    labels = file.values.astype(np.uint8) if file.values.dtype == bool else file.values
+    if file.alpha is not None:
+        opaque = file.alpha >= 0.5
+        if not labels[opaque].any():
+            raise Rejected(f"{path}: its shape is in its transparency, and its pixels are all 0, which is no label")
+        labels = labels * opaque
+    share = 0.0 if thin else blended(labels)
+    if share > BLENDED:
+        raise Rejected(
+            f"{path}: {share:.0%} of its borders have a value between the labels: it was resized or turned with "
+            "interpolation, or saved as JPEG. Make label maps by nearest neighbour and keep them in PNG; if structures "
+            "are a pixel wide, set data.thin_structures"
+        )
+    return labels
+
+
+def blended(labels: NDArray[np.integer[Any]]) -> float:
+    """Share of a label map's borders that are ramps: a pixel strictly between its two neighbours; 0 to 1.
+
+    A border of two labels is a step, and one that was interpolated a ramp. Where a narrow structure lies between two
+    others it may look like a ramp, too, but not along most of all borders.
+
+    Args:
+        labels: (H, W).
+    """
+    steps, ramps = 0.0, 0
+    for values in (labels, labels.T):
+        before, here, after = values[:, :-2], values[:, 1:-1], values[:, 2:]
+        border = before != after
+        ramp = ((before < here) & (here < after)) | ((before > here) & (here > after))
+        # A step is seen from both of its sides.
+        steps += int((border & ~ramp).sum()) / 2
+        ramps += int(ramp.sum())
+    return ramps / (steps + ramps) if steps + ramps >= FEWEST_BORDERS else 0.0
+
+
+def _coverage(path: Path, name: str, file: MaskFile) -> NDArray[np.float64]:
+    """How much of each pixel is inside a structure that has a file of its own."""
+    if file.inverted:
+        raise Rejected(
+            f"{path}: the file says that 0 is white (TIFF's WhiteIsZero), so which side is {name} is not clear; "
+            "save it with 0 as black"
+        )
+    values, alpha = file.values, file.alpha
+    shown = values if alpha is None else values[alpha > 0]
+    levels = np.unique(shown)
+    if alpha is not None and not levels.any():  # drawn in black on nothing
+        return alpha
+    if len(levels) <= 2:
+        if alpha is None and len(levels) == 2 and levels[0] != 0:
+            raise Rejected(f"{path}: holds {levels[0]:g} and {levels[1]:g}; outside of {name} a mask is 0")
+        coverage = (values != 0).astype(np.float64)
+    elif file.full is None or levels[-1] < file.full / 2 or levels[0] < 0:
+        expected = "grey coverage" if file.full is None else f"grey coverage up to {file.full:g}"
+        raise Rejected(
+            f"{path}: {len(levels)} values from {levels[0]:g} to {levels[-1]:g}; a mask of {name} alone has two "
+            f"values, 0 outside, or {expected}"
+        )
+    else:
+        coverage = np.clip(values / file.full, 0, 1)
+    return coverage if alpha is None else coverage * alpha

@@ -1,0 +1,120 @@
+"""Whether masks lie on what their images show: a check of a whole data set that needs no model.
+
+Borders of structures are edges of the image. So along the borders of its own mask an image has steeper grey levels than
+along those of the same mask turned or mirrored, or of the masks of others. Of one image that may not be so; of many it
+is, unless masks are stored another way round than images, or belong to other images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+
+from segcft.data.reject import Remark
+from segcft.data.store import FULL, Store
+
+MOST = 100
+"""Samples that are looked at, spread over the store, one a patient."""
+
+FEWEST = 10
+"""Samples below which nothing is said."""
+
+OTHERS = 5
+"""Masks of others with which a sample's own is compared."""
+
+CHANCE = 1e-4
+"""How unlikely it may be, by a sign test, that a turned mask fits more images than not by chance."""
+
+BETTER = 0.05
+"""How unlikely it has to be that masks fit their own images better than those of others by chance."""
+
+WHOLE_FRAME = 0.995
+"""Share of the frame, in every sample, above which a mask is told to cover all of it."""
+
+_TURNS: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+    "mirrored left to right": lambda a: a[..., ::-1],
+    "upside down": lambda a: a[..., ::-1, :],
+    "turned by 180 degrees": lambda a: a[..., ::-1, ::-1],
+    "with its axes exchanged": lambda a: a.swapaxes(-1, -2),
+    "turned by 90 degrees clockwise": lambda a: a.swapaxes(-1, -2)[..., ::-1],
+    "turned by 90 degrees anticlockwise": lambda a: a.swapaxes(-1, -2)[..., ::-1, :],
+    "with its axes exchanged and turned by 180 degrees": lambda a: a.swapaxes(-1, -2)[..., ::-1, ::-1],
+}
+
+
+def check_masks(store: Store) -> list[Remark]:
+    """What is odd about the masks of a store as a whole: they cover the frame, lie another way round, or fit nobody."""
+    remarks = [*_whole_frame(store)]
+    rows = _spread(store)
+    if len(rows) < FEWEST:
+        return remarks
+    edges = np.stack([_steepness(store.images[row].mean(axis=0)) for row in rows])
+    borders = np.stack([_steepness(store.masks[row]).sum(axis=0) for row in rows])
+    own = _along(edges, borders)
+    some = np.isfinite(own)  # a sample without structures has no border
+    edges, borders, own = edges[some], borders[some], own[some]
+    if len(own) < FEWEST:
+        return remarks
+    turned = {
+        name: _along(edges, turn(borders)) for name, turn in _TURNS.items() if turn(borders).shape == borders.shape
+    }
+    best = max(turned, key=lambda name: float(turned[name].mean()))
+    improved = int((turned[best] > own).sum())
+    if binomtest(improved, len(own), 0.5, "greater").pvalue < CHANCE:
+        text = (
+            f"{store.folder}: of {len(own)} masks {improved} fit their images better when they are {best}. Look at some; "
+            "are masks and images stored the same way round? (data.nifti_axes; EXIF; DICOM's Patient Orientation)"
+        )
+        return [*remarks, Remark("masks lie another way round", text)]
+    better = sum(
+        int(np.mean([_along(edges[i : i + 1], borders[j : j + 1])[0] for j in _others(i, len(own))]) < own[i])
+        for i in range(len(own))
+    )
+    if binomtest(better, len(own), 0.5, "greater").pvalue > BETTER:
+        text = (
+            f"{store.folder}: only {better} of {len(own)} masks fit their own images better than the masks of others do, "
+            "as chance would have it. Look at some; do masks belong to their images? (data.id, names of files)"
+        )
+        remarks.append(Remark("masks do not fit their images", text))
+    return remarks
+
+
+def _whole_frame(store: Store) -> Iterator[Remark]:
+    if len(store) == 0:
+        return
+    rows = range(0, len(store), max(1, len(store) // MOST))
+    least = np.min([store.masks[row].mean(axis=(1, 2)) for row in rows], axis=0) / FULL
+    for name, share in zip(store.structures, least, strict=True):
+        if share > WHOLE_FRAME:
+            text = (
+                f"{store.folder}: the mask of {name} covers the whole frame in every sample; is its shape in another "
+                "channel or value of the files? (structures: bit, label or file)"
+            )
+            yield Remark("masks cover the whole frame", text)
+
+
+def _spread(store: Store) -> NDArray[np.int64]:
+    rows = np.sort(store.table.reset_index().groupby("patient")["index"].first().to_numpy())
+    return rows[:: max(1, len(rows) // MOST)][:MOST]
+
+
+def _steepness(array: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Length of the gradient of ``array`` (..., H, W)."""
+    down, across = np.gradient(array.astype(np.float64), axis=(-2, -1))
+    return np.hypot(down, across)
+
+
+def _along(edges: NDArray[np.float64], borders: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean steepness of images (N, H, W) along borders (N, H, W), divided by that of the whole image: (N,)."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = (edges * borders).sum(axis=(-2, -1)) / borders.sum(axis=(-2, -1))
+        return mean / edges.mean(axis=(-2, -1))
+
+
+def _others(i: int, count: int) -> Iterator[int]:
+    step = max(1, count // (OTHERS + 1))
+    return ((i + k * step) % count for k in range(1, min(OTHERS, count - 1) + 1))

@@ -1,0 +1,204 @@
+"""Reading one picture file (PNG, JPEG, TIFF, BMP, GIF): its pixels as they are stored, the right way up.
+
+What a file says of its pixels beside their values comes along: which one is white, whether 0 is, and transparency. Who
+reads an image uses all of it, see :mod:`segcft.data.imagefile`; who reads a mask has rules of their own, see
+:mod:`segcft.data.maskfile`.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
+
+from segcft.data.reject import Rejected, Remark
+from segcft.data.source import MOST_PIXELS, Source, check_size
+
+PICTURES = ("PNG", "JPEG", "TIFF", "BMP", "GIF")
+"""Pillow's kinds of files that are read. It knows others, some of which run programs."""
+
+MOST_PAGES = 64
+"""Of a TIFF file among which the one that is no preview is looked for."""
+
+# Pillow's modes whose pixels are used as they are; the others are converted to grey or colour first.
+_NATIVE = frozenset({"1", "L", "I", "I;16", "I;16B", "I;16L", "F", "RGB"})
+_WHITE_IS_ZERO = 0  # of TIFF's PhotometricInterpretation
+_SUBFILE, _REDUCED, _TRANSPARENCY = 254, 1, 4  # TIFF's NewSubfileType and two of its flags
+
+
+class Pixels(NamedTuple):
+    """What a picture file holds."""
+
+    values: NDArray[Any]
+    """As they are stored, the right way up: (H, W), or (H, W, 3) in colour."""
+    full: float | None
+    """The largest value that the file's type has; None where it has none of its own."""
+    inverted: bool
+    """The file says that 0 is white (TIFF's WhiteIsZero)."""
+    alpha: NDArray[np.float64] | None
+    """Opacity (H, W) in [0, 1]; None where the file has none, or the same everywhere."""
+    remarks: tuple[Remark, ...] = ()
+    """What is to be told of the file."""
+
+
+def read_picture(path: Source, labels: bool = False) -> Pixels:
+    """The pixels of a picture file.
+
+    EXIF's orientation is applied, as every viewer does. Of a JPEG with further pictures inside (MPO, of phones) the
+    first is taken; of a TIFF file with previews the one page that is none.
+
+    Args:
+        path: the file.
+        labels: keep a palette's indices, not its colours, and the numbers of files of 2 and 4 bits, not grey levels.
+
+    Raises:
+        Rejected: the file cannot be read or holds several images.
+    """
+    try:
+        with path.open("rb") as opened, open_picture(path, opened) as file:
+            remarks = _choose_page(path, file)
+            pixels = pixels_of(file, labels)
+            return pixels._replace(remarks=(*remarks, *(_named(path, remark) for remark in pixels.remarks)))
+    except Rejected:
+        raise
+    except UnidentifiedImageError:
+        raise Rejected(
+            f"{path}: cannot read this image: damaged, or none of {', '.join(PICTURES)}, DICOM, NIfTI"
+        ) from None
+    except Exception as error:  # Pillow's readers raise almost anything over a broken file
+        raise Rejected(f"{path}: cannot read this image ({error})") from None
+
+
+def open_picture(path: Source, opened: IO[bytes]) -> Image.Image:
+    """The file ``opened`` as Pillow opens it, without its pixels.
+
+    Args:
+        path: of the file, for messages.
+        opened: the file.
+
+    Raises:
+        Rejected: it has too many pixels. Whatever else is wrong, Pillow says.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is a stricter one
+        try:
+            file = Image.open(opened, formats=PICTURES)
+        except Image.DecompressionBombError:
+            raise Rejected(f"{path}: has more than the {MOST_PIXELS // 10**6} million pixels that are read") from None
+    check_size(path, file.size)
+    return file
+
+
+def pixels_of(picture: Image.Image, labels: bool = False) -> Pixels:
+    """The pixels of a Pillow image; ``labels`` as of :func:`read_picture`."""
+    packed = _packed(picture)  # Pillow forgets both once it has read the pixels
+    tiff = picture.tag_v2 if isinstance(picture, TiffImageFile) else {}
+    inverted = tiff.get(PHOTOMETRIC_INTERPRETATION) == _WHITE_IS_ZERO
+    picture.load()
+    turn = 1 if isinstance(picture, TiffImageFile) else _exif_orientation(picture)  # of TIFF Pillow has applied it
+    values, alpha = _values(picture, labels), _alpha(picture)
+    full = _full_value(values, packed)
+    if inverted and values.dtype in (bool, np.uint8):  # which Pillow has inverted
+        values = ~values
+    if labels and packed in (2, 4):  # which Pillow has stretched to 0..255
+        values = values // (255 // (2**packed - 1))
+    remarks: list[Remark] = []
+    if turn in _TURNS:
+        text = f"EXIF says that it lies otherwise (orientation {turn}), so it was turned; its mask has to fit that"
+        remarks.append(Remark("turned by EXIF", text))
+        values, alpha = _TURNS[turn](values), None if alpha is None else _TURNS[turn](alpha)
+    return Pixels(np.ascontiguousarray(values), full, inverted, alpha, tuple(remarks))
+
+
+# EXIF's orientation -> what turns the stored picture upright. 1 is upright.
+_TURNS = {
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: a.swapaxes(0, 1)[:, ::-1],
+    7: lambda a: a.swapaxes(0, 1)[::-1, ::-1],
+    8: lambda a: a.swapaxes(0, 1)[::-1],
+}
+
+
+def _named(path: Source, remark: Remark) -> Remark:
+    return remark._replace(text=f"{path}: {remark.text}")
+
+
+def _choose_page(path: Source, file: Image.Image) -> tuple[Remark, ...]:
+    """Go to the page that is the image."""
+    pages = getattr(file, "n_frames", 1)
+    if pages == 1:
+        return ()
+    if file.format == "MPO":  # of which the first is the picture itself
+        return (Remark("several pictures", f"{path}: holds {pages} pictures; the first was read"),)
+    if isinstance(file, TiffImageFile) and pages <= MOST_PAGES:
+        images = []
+        for page in range(pages):
+            file.seek(page)
+            if not int(file.tag_v2.get(_SUBFILE, 0)) & (_REDUCED | _TRANSPARENCY):
+                images.append(page)
+        if len(images) == 1:
+            file.seek(images[0])
+            check_size(path, file.size)
+            return (Remark("several pictures", f"{path}: holds {pages} pages; the one that is no preview was read"),)
+    raise Rejected(f"{path}: holds {pages} images, not one")
+
+
+def _packed(picture: Image.Image) -> int:
+    """Bits of a pixel in the file where they are no whole bytes, else 0."""
+    for tile in getattr(picture, "tile", ()):
+        arguments = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+        raw = str(arguments[0]) if arguments else ""
+        if match := re.match(r"[LI];(2|4|12)", raw):
+            return int(match[1])
+    return 0
+
+
+def _exif_orientation(picture: Image.Image) -> int:
+    try:
+        turn = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # a damaged record, which raises almost anything, says nothing
+        return 1
+    return turn if isinstance(turn, int) else 1
+
+
+def _values(picture: Image.Image, labels: bool) -> NDArray[Any]:
+    if labels and picture.mode in ("P", "PA"):
+        return np.asarray(picture.getchannel(0) if picture.mode == "PA" else picture)
+    if picture.mode in _NATIVE:
+        return np.asarray(picture)
+    return np.asarray(picture.convert("L" if picture.mode in ("LA", "La") else "RGB"))
+
+
+def _alpha(picture: Image.Image) -> NDArray[np.float64] | None:
+    if not picture.has_transparency_data or picture.mode[:1] in ("I", "F"):
+        return None
+    alpha = np.asarray(picture.convert("RGBA").getchannel("A"))
+    return None if alpha.min() == alpha.max() else alpha / 255
+
+
+def _full_value(values: NDArray[Any], packed: int) -> float | None:
+    if values.dtype == bool:
+        return 1
+    if values.dtype == np.uint8:
+        return 255
+    return 2.0**packed - 1 if packed == 12 else largest(values)
+
+
+def largest(values: NDArray[Any]) -> float | None:
+    """The largest value of the type of ``values``, for types whose smallest is black; None for others."""
+    if values.dtype == bool:
+        return 1
+    if values.dtype == np.uint8:
+        return 255
+    # Pillow reads some 16-bit files as int32.
+    if np.issubdtype(values.dtype, np.integer) and values.min() >= 0 and values.max() <= 65535:
+        return 65535
+    return None
