@@ -82,3 +82,64 @@ def test_a_damaged_file_is_rejected_or_read(data: st.DataObject) -> None:
             values, aspect, *_ = read_nifti(MemoryFile("a.nii", one))
             assert values.ndim == 2
             assert aspect > 0
+
+
+# --- what a header says of how the image lies ---
+
+
+def itk(array: np.ndarray, spacing: float = 0.7) -> nibabel.Nifti1Image:
+    """What ITK writes of a picture (H, W): its axes go to the left and to the back."""
+    return nibabel.Nifti1Image(array.T.copy(), np.diag([-spacing, -spacing, 1, 1]))
+
+
+PIXELS = np.arange(12, dtype=np.uint8).reshape(3, 4)
+
+
+def write(image: nibabel.Nifti1Image) -> MemoryFile:
+    return MemoryFile("a.nii", image.to_bytes())
+
+
+def test_axes_may_be_said_in_the_study() -> None:
+    for affine in (np.eye(4), None, np.diag([-2.0, 3.0, 1, 1])):
+        assert np.array_equal(read_nifti(write(nibabel.Nifti1Image(PIXELS.T.copy(), affine)), "xy").values, PIXELS)
+        assert np.array_equal(read_nifti(write(nibabel.Nifti1Image(PIXELS.copy(), affine)), "yx").values, PIXELS)
+    tall = nibabel.Nifti1Image(PIXELS.T.copy(), np.diag([0.5, 2.0, 1, 1]))  # 0.5 mm wide, 2 mm high
+    assert read_nifti(write(tall), "xy").aspect == 4
+    assert read_nifti(write(tall), "yx").aspect == 1 / 4
+
+
+@pytest.mark.parametrize(
+    ("affine", "said", "straight"),
+    [
+        (np.diag([-1.0, -1, 1, 1]), True, True),
+        (np.diag([-0.3, -0.3, 1, 1]), True, True),
+        (np.eye(4), False, False),
+        (np.diag([0.3, 0.3, 1, 1]), False, False),
+        (np.diag([-1.0, 1, 1, 1]), True, False),
+        (np.array([[1.0, 0, 0, -90], [0, 1, 0, -126], [0, 0, 1, -72], [0, 0, 0, 1]]), True, False),
+    ],
+)
+def test_whether_a_header_says_how_the_image_lies(affine: np.ndarray, said: bool, straight: bool) -> None:
+    placed = read_nifti(write(nibabel.Nifti1Image(PIXELS.T.copy(), affine))).placed
+    assert (placed.said, placed.straight) == (said, straight)
+
+
+def test_a_header_without_codes_says_nothing() -> None:
+    image = itk(PIXELS)
+    image.set_sform(None, 0)
+    image.set_qform(None, 0)
+    seen = see_image(write(image), 1)
+    assert seen.placed.said is False
+    assert [remark.kind for remark in seen.remarks] == ["unknown orientation"]
+    assert seen.extent is None
+
+
+@pytest.mark.parametrize(("unit", "millimetres"), [("mm", 1), ("unknown", 1), ("meter", 1000), ("micron", 0.001)])
+def test_the_extent_is_in_millimetres(unit: str, millimetres: float) -> None:
+    image = nibabel.Nifti1Image(PIXELS.T.copy(), np.diag([-0.5, -2.0, 1, 1]))
+    image.header.set_xyzt_units(unit)
+    assert read_nifti(write(image)).extent == pytest.approx((3 * 2.0 * millimetres, 4 * 0.5 * millimetres))
+
+
+def test_spacings_of_exactly_one_are_no_extent() -> None:
+    assert read_nifti(write(itk(PIXELS, 1.0))).extent is None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import itertools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
+from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION
 
 from benchmarks.fuzz.corpus.common import RECORD, chest, lazily, pixels
 from benchmarks.fuzz.work import Reader
@@ -18,7 +20,7 @@ def readers() -> list[Reader]:
     return [
         Reader("png", ".png", lambda: pictures("png"), image, "png", weight=1.5),
         Reader("tiff", ".tif", tiffs, image, weight=1.5),
-        Reader("jpeg", ".jpg", lambda: pictures("jpeg"), image),
+        Reader("jpeg", ".jpg", jpegs, image),
         Reader("bmp", ".bmp", lambda: pictures("bmp"), image),
         Reader("jsrt raw", ".IMG", _raws, lazily("segcft.data.jsrt", "read_raw"), weight=0.1),
         Reader("outline", ".gif", _outlines, lazily("segcft.data.jsrt", "read_outline")),
@@ -46,13 +48,29 @@ def pictures(kind: str, **options: Any) -> list[bytes]:
         modes += [Image.fromarray(pixels().astype(np.uint16) * 200), grey.convert("1")]
     if kind in ("png", "gif", "bmp"):
         modes.append(grey.convert("P"))
+    if kind == "png":  # with transparency
+        modes.append(Image.fromarray(np.stack([pixels(), pixels()[::-1]], axis=-1), "LA"))
     return [_encoded(picture, kind, **options) for picture in modes]
 
 
+def jpegs() -> list[bytes]:
+    """Those of :func:`pictures`, one that EXIF turns, and one with a second picture inside (MPO)."""
+    grey, small, turned = Image.fromarray(pixels()), Image.fromarray(pixels()[::4, ::4].copy()), Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    several = _encoded(grey, "mpo", save_all=True, append_images=[small])
+    return [*pictures("jpeg"), _encoded(grey, "jpeg", exif=turned), several]
+
+
 def tiffs() -> list[bytes]:
-    return pictures("tiff") + [
-        file for c in ("tiff_lzw", "packbits", "tiff_deflate") for file in pictures("tiff", compression=c)
+    """Those of :func:`pictures` under several compressions, one of two pages, and one whose white is 0."""
+    grey = Image.fromarray(pixels())
+    white_is_zero = {"tiffinfo": {PHOTOMETRIC_INTERPRETATION: 0}}
+    special = [
+        _encoded(grey, "tiff", save_all=True, append_images=[grey]),
+        _encoded(Image.fromarray(pixels().astype(np.uint16) * 200), "tiff", **white_is_zero),
     ]
+    compressed = (pictures("tiff", compression=name) for name in ("tiff_lzw", "packbits", "tiff_deflate"))
+    return [*pictures("tiff"), *special, *itertools.chain(*compressed)]
 
 
 def _encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:

@@ -101,15 +101,15 @@ def read_labels(path: Source) -> NDArray[np.integer[Any]]:
 
 def _read(path: Path, size: tuple[int, int], image: Placed, axes: Axes | None) -> MaskFile:
     file = _open(path, axes)
+    if axes is None and not image.fits(file.placed):
+        raise Rejected(
+            f"{path}: of this mask and its image only one says in its header how it lies in the patient, so how they "
+            "fit is not known. Set data.nifti_axes: xy (arrays lie as in MONAI and ITK, the first axis across the "
+            "picture), yx (as in NumPy and Pillow, the first axis down) or header (as headers say)"
+        )
     if file.values.shape != size:
         found, wanted = (f"{width}x{height}" for height, width in (file.values.shape, size))
         raise Rejected(f"{path}: the mask has {found} pixels, its image {wanted}")
-    if axes is None and not image.fits(file.placed):
-        raise Rejected(
-            f"{path}: of this mask and its image only one says in its header how it lies in the patient, so how they fit "
-            "is not known. Set data.nifti_axes: xy (arrays lie as MONAI and ITK have them, the first axis across the "
-            "picture), yx (as NumPy and Pillow have them, the first axis down) or header (as headers say)"
-        )
     return file
 
 

@@ -66,8 +66,8 @@ def check_masks(store: Store) -> list[Remark]:
     improved = int((turned[best] > own).sum())
     if binomtest(improved, len(own), 0.5, "greater").pvalue < CHANCE:
         text = (
-            f"{store.folder}: of {len(own)} masks {improved} fit their images better when they are {best}. Look at some; "
-            "are masks and images stored the same way round? (data.nifti_axes; EXIF; DICOM's Patient Orientation)"
+            f"{store.folder}: of {len(own)} masks {improved} fit their images better when they are {best}. Look at "
+            "some; are masks and images stored the same way round? (data.nifti_axes; EXIF; DICOM's Patient Orientation)"
         )
         return [*remarks, Remark("masks lie another way round", text)]
     better = sum(
@@ -76,8 +76,8 @@ def check_masks(store: Store) -> list[Remark]:
     )
     if binomtest(better, len(own), 0.5, "greater").pvalue > BETTER:
         text = (
-            f"{store.folder}: only {better} of {len(own)} masks fit their own images better than the masks of others do, "
-            "as chance would have it. Look at some; do masks belong to their images? (data.id, names of files)"
+            f"{store.folder}: only {better} of {len(own)} masks fit their own images better than the masks of others "
+            "do, as chance would have it. Look at some; do masks belong to their images? (data.id, names of files)"
         )
         remarks.append(Remark("masks do not fit their images", text))
     return remarks

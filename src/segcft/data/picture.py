@@ -96,17 +96,17 @@ def open_picture(path: Source, opened: IO[bytes]) -> Image.Image:
 
 def pixels_of(picture: Image.Image, labels: bool = False) -> Pixels:
     """The pixels of a Pillow image; ``labels`` as of :func:`read_picture`."""
-    packed = _packed(picture)  # Pillow forgets both once it has read the pixels
+    raw = _raw_mode(picture)  # Pillow forgets both once it has read the pixels
     tiff = picture.tag_v2 if isinstance(picture, TiffImageFile) else {}
     inverted = tiff.get(PHOTOMETRIC_INTERPRETATION) == _WHITE_IS_ZERO
     picture.load()
     turn = 1 if isinstance(picture, TiffImageFile) else _exif_orientation(picture)  # of TIFF Pillow has applied it
     values, alpha = _values(picture, labels), _alpha(picture)
-    full = _full_value(values, packed)
+    full = _full_value(values, raw)
     if inverted and values.dtype in (bool, np.uint8):  # which Pillow has inverted
         values = ~values
-    if labels and packed in (2, 4):  # which Pillow has stretched to 0..255
-        values = values // (255 // (2**packed - 1))
+    if labels and (bits := re.match(r"L;([24])", raw)):  # which Pillow has stretched to 0..255
+        values = values // (255 // (2 ** int(bits[1]) - 1))
     remarks: list[Remark] = []
     if turn in _TURNS:
         text = f"EXIF says that it lies otherwise (orientation {turn}), so it was turned; its mask has to fit that"
@@ -151,14 +151,12 @@ def _choose_page(path: Source, file: Image.Image) -> tuple[Remark, ...]:
     raise Rejected(f"{path}: holds {pages} images, not one")
 
 
-def _packed(picture: Image.Image) -> int:
-    """Bits of a pixel in the file where they are no whole bytes, else 0."""
+def _raw_mode(picture: Image.Image) -> str:
+    """Pillow's name of how pixels are stored, e.g. ``L;4`` or ``I;16S``; "" of an image that is no file."""
     for tile in getattr(picture, "tile", ()):
         arguments = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
-        raw = str(arguments[0]) if arguments else ""
-        if match := re.match(r"[LI];(2|4|12)", raw):
-            return int(match[1])
-    return 0
+        return str(arguments[0]) if arguments else ""
+    return ""
 
 
 def _exif_orientation(picture: Image.Image) -> int:
@@ -184,12 +182,11 @@ def _alpha(picture: Image.Image) -> NDArray[np.float64] | None:
     return None if alpha.min() == alpha.max() else alpha / 255
 
 
-def _full_value(values: NDArray[Any], packed: int) -> float | None:
-    if values.dtype == bool:
-        return 1
-    if values.dtype == np.uint8:
-        return 255
-    return 2.0**packed - 1 if packed == 12 else largest(values)
+def _full_value(values: NDArray[Any], raw: str) -> float | None:
+    if raw.startswith("I;12"):
+        return 4095
+    signed = re.fullmatch(r"I;(16|32)B?S", raw)
+    return None if signed else largest(values)
 
 
 def largest(values: NDArray[Any]) -> float | None:

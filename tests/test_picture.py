@@ -1,0 +1,157 @@
+"""Pictures as they are stored and as they are meant: orientation, which value is white, pages, transparency."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from PIL import ExifTags, Image, ImageOps
+
+from segcft.data.imagefile import read_image, see_image
+from segcft.data.picture import pixels_of, read_picture
+from segcft.data.reject import Rejected
+from segcft.data.source import MemoryFile
+
+
+def picture(height: int = 6, width: int = 9) -> np.ndarray:
+    """Grey levels none of which is like another, so that every way of turning it shows."""
+    return np.linspace(0, 255, height * width).astype(np.uint8).reshape(height, width)
+
+
+def stored_as(orientation: int, shown: np.ndarray) -> Image.Image:
+    """What a camera stores that lay so: Pillow itself, asked to turn it, shows ``shown``."""
+    backwards = {1: 1, 2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}[orientation]
+    image, exif = Image.fromarray(shown), Image.Exif()
+    exif[ExifTags.Base.Orientation] = backwards
+    image.info["exif"] = exif.tobytes()
+    stored = ImageOps.exif_transpose(image)
+    stored.info.clear()
+    return stored
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+# --- orientation ---
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["png", "tiff", "jpeg"])
+def test_an_image_is_seen_as_viewers_show_it(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    options = {"quality": 100} if kind == "jpeg" else {}
+    content = encoded(stored_as(orientation, picture(16, 24)), kind, exif=exif, **options)
+    seen = see_image(MemoryFile(f"a.{kind}", content), 1)
+    assert np.abs(seen.grey[0] * 255 - picture(16, 24)).max() <= (4 if kind == "jpeg" else 0)
+    # Of TIFF it is part of the format, and read as ever; in others many programs do not look at it.
+    told = [remark.kind for remark in seen.remarks]
+    assert told == ([] if kind == "tiff" or orientation == 1 else ["turned by EXIF"])
+
+
+def test_a_pillow_image_that_was_opened_from_a_file_is_turned_too() -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3
+    with Image.open(io.BytesIO(encoded(stored_as(3, picture()), "png", exif=exif))) as image:
+        assert np.array_equal(pixels_of(image).values, picture())
+
+
+@pytest.mark.parametrize("value", [0, 9, 65535])
+def test_an_orientation_that_is_none_turns_nothing(value: int) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = value
+    content = encoded(Image.fromarray(picture()), "png", exif=exif)
+    assert np.array_equal(read_picture(MemoryFile("a.png", content)).values, picture())
+
+
+def test_a_damaged_exif_record_says_nothing() -> None:
+    content = encoded(Image.fromarray(picture()), "png", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    assert np.array_equal(read_picture(MemoryFile("a.png", content)).values, picture())
+
+
+# --- which value is white ---
+
+
+@given(
+    values=arrays.arrays(np.uint16, (5, 7), elements=st.integers(0, 65535), unique=True),
+    bits=st.sampled_from([1, 8, 16]),
+)
+def test_a_tiff_file_whose_white_is_zero_is_no_negative(values: np.ndarray, bits: int) -> None:
+    shown = {1: values > 30000, 8: (values >> 8).astype(np.uint8), 16: values}[bits]
+    full = 2**bits - 1
+    stored = (~shown if bits == 1 else full - shown).astype(shown.dtype)
+    file = io.BytesIO()
+    tifffile.imwrite(file, stored, photometric="miniswhite")
+    if shown.min() == shown.max():
+        return
+    grey = read_image(MemoryFile("a.tif", file.getvalue()), 1)[0]
+    assert np.allclose(grey, shown.astype(float) / full, atol=1e-9)
+
+
+@pytest.mark.parametrize(("kind", "white_is_zero"), [(np.float32, False), (np.float32, True), (np.int16, False)])
+def test_numbers_without_a_range_of_their_own(kind: Any, white_is_zero: bool) -> None:
+    values = picture().astype(kind) - 100
+    file = io.BytesIO()
+    tifffile.imwrite(file, values, photometric="miniswhite" if white_is_zero else "minisblack")
+    source = MemoryFile("a.tif", file.getvalue())
+    with pytest.raises(Rejected, match="grey_range"):
+        read_image(source, 1)
+    shown = (255 - picture() if white_is_zero else picture()) / 255
+    for options in ({"grey_range": (-100.0, 155.0)}, {"window": (0.0, 100.0)}):
+        assert np.allclose(read_image(source, 1, **options)[0], shown)
+
+
+def test_a_grey_range_is_of_the_values_in_the_file() -> None:
+    stored = (4095 - picture().astype(np.uint16) * 16).clip(0, 4095)  # a scan of 12 bits, 0 is white
+    file = io.BytesIO()
+    tifffile.imwrite(file, stored, photometric="miniswhite")
+    grey = read_image(MemoryFile("a.tif", file.getvalue()), 1, (0.0, 4095.0))[0]
+    assert np.allclose(grey, picture().astype(float) * 16 / 4095)
+
+
+def test_a_tiff_palette_becomes_colours() -> None:
+    palette = np.stack([np.arange(256)[::-1] * 257] * 3).astype(np.uint16)  # 0 is white
+    file = io.BytesIO()
+    tifffile.imwrite(file, picture(), photometric="palette", colormap=palette)
+    assert np.allclose(read_image(MemoryFile("a.tif", file.getvalue()), 1)[0], (255 - picture()) / 255)
+
+
+# --- several pictures in a file ---
+
+
+def test_of_a_jpeg_with_a_preview_inside_the_picture_is_read() -> None:
+    main, preview = (Image.fromarray(picture(*size)) for size in ((32, 48), (8, 12)))
+    content = encoded(main, "mpo", save_all=True, append_images=[preview], quality=100)
+    seen = see_image(MemoryFile("a.jpg", content), 1)
+    assert seen.grey.shape == (1, 32, 48)
+    assert np.abs(seen.grey[0] * 255 - picture(32, 48)).max() <= 4
+    assert [remark.kind for remark in seen.remarks] == ["several pictures"]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_of_a_tiff_file_with_a_preview_the_page_that_is_none_is_read(first: bool, tmp_path: Path) -> None:
+    pages = [(picture(32, 48), 0), (picture(8, 12), 1)]
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for values, subfile in pages if first else reversed(pages):
+            file.write(values, subfiletype=subfile)
+    seen = see_image(tmp_path / "a.tif", 1)
+    assert np.allclose(seen.grey[0] * 255, picture(32, 48))
+    assert [remark.kind for remark in seen.remarks] == ["several pictures"]
+
+
+def test_two_pages_of_which_neither_is_a_preview_are_no_image(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for _ in range(2):
+            file.write(picture(), subfiletype=0)
+    with pytest.raises(Rejected, match="2 images"):
+        see_image(tmp_path / "a.tif", 1)
