@@ -27,6 +27,9 @@ BLENDED = 0.1
 """Share of a label map's borders that are ramps, above which it was smoothed. In masks of lungs, hearts and hippocampi
 as experts drew them it is at most 0.06; after interpolation, or as a JPEG file, 0.15 to 0.75."""
 
+MOST_EXACT = 2**53
+"""Whole numbers from here on are not all real numbers of the computer's."""
+
 FEWEST_BORDERS = 100
 """Pixels of a border below which nothing is said of it."""
 
@@ -136,7 +139,7 @@ def _whole(path: Source, values: NDArray[np.floating[Any]]) -> tuple[NDArray[Any
         raise Rejected(f"{path}: holds values that are not finite numbers")
     low, high = float(values.min()), float(values.max())
     whole = np.rint(values)
-    if max(-low, high) < 2**53 and np.abs(values - whole).max() <= WHOLE:
+    if max(-low, high) < MOST_EXACT and np.abs(values - whole).max() <= WHOLE:
         return whole.astype(np.int64), largest(whole.astype(np.int64))
     return values, 1.0 if low >= 0 and high <= 1 + WHOLE else None
 
@@ -148,10 +151,10 @@ def _labels(path: Source, file: MaskFile, thin: bool = False) -> NDArray[np.inte
         Rejected: they are none, or its shapes are in the transparency alone.
     """
     if file.values.dtype.kind == "f":
-        odd = file.values[np.abs(file.values - np.rint(file.values)) > WHOLE][0]
+        odd = file.values.flat[np.abs(file.values - np.rint(file.values)).argmax()]
         raise Rejected(
-            f"{path}: labels are whole numbers, this holds {odd:.4g}: it was resized or smoothed; "
-            "resize label maps by nearest neighbour"
+            f"{path}: labels are whole numbers below 2^53, this holds {odd:.4g}; if it was resized or smoothed, do so "
+            "by nearest neighbour"
         )
     labels = file.values.astype(np.uint8) if file.values.dtype == bool else file.values
     if file.alpha is not None:
