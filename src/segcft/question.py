@@ -164,8 +164,9 @@ def look(study: Study, image: ImageLike) -> Looked:
             path = Path(image) if isinstance(image, str) else image
             source = study.data if isinstance(study.data, FolderData) else None
             limits = (source.grey_range, source.window) if source else (None, None)
-            grey, aspect, said, remarks = see_image(path, study.image.channels, *limits)
-            return Looked(fit_image(grey, study.image, aspect, str(path)), header_facts(study, said), remarks)
+            seen = see_image(path, study.image.channels, *limits)
+            pixels = fit_image(seen.grey, study.image, seen.aspect, str(path))
+            return Looked(pixels, header_facts(study, seen.person), seen.remarks)
         return Looked(fit_image(_array(image, study.image.channels), study.image), [], ())
     except (Rejected, OSError) as error:
         raise DataError(str(error)) from None

@@ -186,11 +186,13 @@ class _Folder:
     def _pixels(self, id: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8], tuple[Remark, ...]]:
         grid = self.study.image
         path = find_file(self.images, id)
-        image, aspect, _, remarks = see_image(path, grid.channels, self.spec.grey_range, self.spec.window)
-        masks = read_masks(self.masks, id, self.study.structures, (image.shape[1], image.shape[2]))
-        pixels, coverage = resize.fit_image(image, grid, aspect, str(path)), resize.fit_masks(masks, grid, aspect)
+        seen = see_image(path, grid.channels, self.spec.grey_range, self.spec.window)
+        height, width = seen.grey.shape[1:]
+        masks = read_masks(self.masks, id, self.study.structures, (height, width), seen.turn)
+        pixels = resize.fit_image(seen.grey, grid, seen.aspect, str(path))
+        coverage = resize.fit_masks(masks, grid, seen.aspect)
         self._check_presence(id, coverage)
-        return pixels, coverage, remarks
+        return pixels, coverage, seen.remarks
 
     def _check_presence(self, id: str, coverage: NDArray[np.uint8]) -> None:
         names = list(self.study.structures)

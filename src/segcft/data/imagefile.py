@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from segcft.data.dicomhead import is_dicom_file
 from segcft.data.nifti import NIFTI, is_nifti, read_nifti
 from segcft.data.reject import Rejected, Remark
 from segcft.data.source import MOST_PIXELS, Source, check_size
+from segcft.data.turn import AS_STORED, Turn
 from segcft.study import Structure
 
 LOSSLESS = (".png", ".tif", ".tiff", ".bmp", *NIFTI)
@@ -78,6 +80,8 @@ class Seen(NamedTuple):
     """Of a DICOM file: see :func:`segcft.data.dicom.person`."""
     remarks: tuple[Remark, ...] = ()
     """What is to be told of the file though it is read."""
+    turn: Turn = AS_STORED
+    """How the pixels of a DICOM file were turned to be looked at; a mask of the stored ones has to be turned alike."""
 
 
 def see_image(
@@ -106,8 +110,9 @@ def see_image(
         from segcft.data import dicom
 
         dataset = dicom.open_dicom(path)
-        grey = dicom.shown(path, dataset, grey_range, window)[None].astype(np.float64)
-        return Seen(np.repeat(grey, channels, axis=0), dicom.aspect(dataset), dicom.person(dataset))
+        picture = dicom.shown(path, dataset, grey_range, window)
+        grey = np.repeat(picture.grey[None].astype(np.float64), channels, axis=0)
+        return Seen(grey, picture.aspect, dicom.person(dataset), picture.remarks, picture.turn)
     pixels, aspect = read_nifti(path) if is_nifti(path) else (read_pixels(path), 1.0)
     if is_nifti(path) and grey_range is None and pixels.dtype not in (np.uint8, np.uint16):
         from segcft.data.convert import PERCENTILES
@@ -162,28 +167,40 @@ def is_dicom(path: Source) -> bool:
         return True
     try:
         with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
+            return is_dicom_file(file)
     except (OSError, ValueError):  # ValueError: no path can be called so
         return False  # who reads it will say why
 
 
 def read_masks(
-    folder: Path, id: str, structures: Mapping[str, Structure], size: tuple[int, int]
+    folder: Path,
+    id: str,
+    structures: Mapping[str, Structure],
+    size: tuple[int, int],
+    turn: Turn = AS_STORED,
 ) -> NDArray[np.float64]:
     """Coverage in [0, 1] of each structure at the resolution of its file: (S, H, W).
 
     Structures with a ``bit`` or a ``label`` share one file a sample. Those with a ``file`` have their own: of
     at most two values (0 is outside), or of grey coverage up to the type's full value.
 
+    Args:
+        folder: of the masks.
+        id: of the sample.
+        structures: by name.
+        size: (H, W) of the image as it is seen.
+        turn: how the image was turned to be seen, and its mask with it: masks are of the stored pixels. One that says
+            itself how it lies (NIfTI) is turned by that.
+
     Raises:
-        Rejected: a file is missing, cannot be read, or is not of ``size`` (H, W), that of the image.
+        Rejected: a file is missing, cannot be read, or is not of ``size``.
     """
     files: dict[Path, NDArray[Any]] = {}
     masks = []
     for name, structure in structures.items():
         path = find_mask(folder, id, name, structure)
         if path not in files:
-            files[path] = _read_mask(path, size)
+            files[path] = _read_mask(path, size, turn)
         pixels = files[path]
         if structure.bit is not None:
             masks.append(pixels.astype(np.int64) & structure.bit != 0)
@@ -294,8 +311,10 @@ def read_labels(path: Source) -> NDArray[Any]:
     return pixels
 
 
-def _read_mask(path: Path, size: tuple[int, int]) -> NDArray[Any]:
+def _read_mask(path: Path, size: tuple[int, int], turn: Turn) -> NDArray[Any]:
     pixels = read_labels(path)
+    if not is_nifti(path):
+        pixels = turn(pixels)
     if pixels.shape != size:
         found, wanted = (f"{width}x{height}" for height, width in (pixels.shape, size))
         raise Rejected(f"{path}: the mask has {found} pixels, its image {wanted}")
