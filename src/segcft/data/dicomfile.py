@@ -132,12 +132,8 @@ def broken(path: Source, error: Exception) -> Unreadable:
     """What to raise where pydicom or what reads its elements gave up."""
     if isinstance(error, OSError) and error.strerror:
         return Unreadable("damaged file", f"{path}: cannot open this file: {error.strerror}")
-    return Unreadable("damaged file", f"{path}: damaged or cut off: cannot read an element of it ({one_line(error)})")
-
-
-def one_line(error: Exception) -> str:
-    """An error's message in one line, or its type."""
-    return " ".join(str(error).split()) or type(error).__name__
+    why = " ".join(str(error).split()) or type(error).__name__
+    return Unreadable("damaged file", f"{path}: damaged or cut off: cannot read an element of it ({why})")
 
 
 def text_of(dataset: Dataset, name: str) -> str | None:
