@@ -72,7 +72,9 @@ def read_series(folder: Path) -> Volume:
     for number, one in enumerate(slices):
         dataset = open_dicom(one.path)
         try:
-            stored = decode(one.path, dataset, []).stored
+            stored, padding = decode(one.path, dataset, [])
+            if padding is not None and not padding.all():
+                stored = np.where(padding, stored[~padding].min(), stored)
         except Rejected:
             raise
         except Exception as error:

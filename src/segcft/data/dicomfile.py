@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from typing import Any
 
@@ -129,11 +130,12 @@ def _check_deflated(path: Source, file: Any) -> None:
 
 
 def broken(path: Source, error: Exception) -> Unreadable:
-    """What to raise where pydicom or what reads its elements gave up."""
+    """What to raise where pydicom, or what reads its elements, gave up: in words that say what of the file is wrong."""
     if isinstance(error, OSError) and error.strerror:
         return Unreadable("damaged file", f"{path}: cannot open this file: {error.strerror}")
-    why = " ".join(str(error).split()) or type(error).__name__
-    return Unreadable("damaged file", f"{path}: damaged or cut off: cannot read an element of it ({why})")
+    tag = re.search(r"\([0-9A-Fa-f]{4}, ?[0-9A-Fa-f]{4}\)", str(error))  # pydicom says where it was, if it knows
+    what = f"its element {tag[0]}" if tag else "one of its elements"
+    return Unreadable("damaged file", f"{path}: damaged or cut off: cannot read {what}")
 
 
 def text_of(dataset: Dataset, name: str) -> str | None:

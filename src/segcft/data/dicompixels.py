@@ -101,7 +101,7 @@ def _check_object(path: Source, dataset: Dataset) -> Layout:
     Raises:
         Excluded: it is not one, is not meant to be seen, or elements that say how to read it are missing.
     """
-    if "PixelData" not in dataset:
+    if not dataset.get("PixelData"):
         floats = "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset
         found = "floating-point pixels" if floats else "no image that can be read"
         raise Excluded("no image", f"{path}: holds {found} (modality {text_of(dataset, 'Modality') or 'unknown'})")
