@@ -246,3 +246,26 @@ def test_a_compressed_image_that_is_damaged_says_so(tmp_path: Path) -> None:
     dataset = make(RAMP, JPEG2000Lossless)
     dataset.PixelData = encapsulate([b"\xff\x4f" + b"\0" * 20])
     assert kind_of(save(tmp_path / "x.dcm", dataset)) == "damaged file"
+
+
+@pytest.mark.parametrize("group", ["SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"])
+def test_an_enhanced_object_of_one_frame_says_in_its_groups_what_others_say_in_the_header(
+    tmp_path: Path, group: str
+) -> None:
+    def item(**elements: Any) -> list[Dataset]:
+        one = Dataset()
+        for name, value in elements.items():
+            setattr(one, name, value)
+        return [one]
+
+    groups = item(
+        PixelMeasuresSequence=item(PixelSpacing=["0.4", "0.2"]),
+        PlaneOrientationSequence=item(ImageOrientationPatient=["-1", "0", "0", "0", "0", "-1"]),
+        PixelValueTransformationSequence=item(RescaleSlope="2", RescaleIntercept="-100", RescaleType="US"),
+        FrameVOILUTSequence=item(WindowCenter="3000.5", WindowWidth="4001"),
+    )
+    path = save(tmp_path / "x.dcm", make(RAMP, NumberOfFrames=1, **{group: groups}))
+    seen = see_image(path, 1)
+    expected = np.clip((RAMP[:, ::-1] * 2.0 - 1100) / 4000, 0, 1)
+    np.testing.assert_allclose(seen.grey[0], expected, atol=1e-6)
+    assert seen.aspect == pytest.approx(2)

@@ -39,6 +39,15 @@ HEADER = (
 )
 """The elements that are read beside those of the pixels."""
 
+FRAME_MACROS = (
+    "PixelMeasuresSequence",
+    "PlaneOrientationSequence",
+    "PlanePositionSequence",
+    "PixelValueTransformationSequence",
+    "FrameVOILUTSequence",
+)
+"""Where enhanced objects keep, frame by frame, what others have in the header itself."""
+
 MOST_BYTES = 1 << 28
 """Of a file that is compressed as a whole ('deflated'), when unpacked."""
 
@@ -76,6 +85,7 @@ def open_dicom(path: Source, pixels: bool = True) -> FileDataset:
             dataset.get(name)
         for code in dataset.get("ViewCodeSequence") or ():
             code.get("CodeMeaning")
+        _lift_frame(dataset)
         return dataset
     except Excluded:
         raise
@@ -115,6 +125,15 @@ def transfer_syntax(path: Source, dataset: FileDataset, remarks: list[Remark]) -
             f"the file to {ExplicitVRLittleEndian.name}",
         )
     return syntax
+
+
+def _lift_frame(dataset: Dataset) -> None:
+    """Take over what an enhanced object says of all its frames and of its one frame (PS3.3, section C.7.6.16)."""
+    for name in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+        groups = dataset.get(name) or ()
+        for macro in FRAME_MACROS if len(groups) == 1 else ():
+            for element in (groups[0].get(macro) or [Dataset()])[0]:
+                dataset.setdefault(element.tag, element)
 
 
 def _check_deflated(path: Source, file: Any) -> None:
