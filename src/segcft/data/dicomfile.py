@@ -130,10 +130,13 @@ def transfer_syntax(path: Source, dataset: FileDataset, remarks: list[Remark]) -
 def _lift_frame(dataset: Dataset) -> None:
     """Take over what an enhanced object says of all its frames and of its one frame (PS3.3, section C.7.6.16)."""
     for name in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
-        groups = dataset.get(name) or ()
-        for macro in FRAME_MACROS if len(groups) == 1 else ():
-            for element in (groups[0].get(macro) or [Dataset()])[0]:
-                dataset.setdefault(element.tag, element)
+        groups = list(dataset.get(name) or ())
+        if len(groups) != 1:
+            continue
+        for macro in FRAME_MACROS:
+            for item in list(groups[0].get(macro) or ())[:1]:
+                for element in item:
+                    dataset.setdefault(element.tag, element)
 
 
 def _check_deflated(path: Source, file: Any) -> None:

@@ -189,7 +189,8 @@ class _Reader:
             self._patient(item, dataset),
             fitted(self.size),
             attributes=self._attributes(dataset, picture.turn),
-            remarks=picture.remarks,
+            # A path may hold names, which stay behind: what is told names the image.
+            remarks=tuple(one._replace(text=one.text.replace(str(item.path), item.id)) for one in picture.remarks),
         )
         if self.masking is None:
             return sample
