@@ -313,7 +313,7 @@ DICOM_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: change(folder / name_of(0), RescaleSlope="2"),
         "differ in slope and intercept",
     ),
-    "truncated": (lambda folder: truncate(folder / name_of(2)), "IM0003.dcm: cannot"),
+    "truncated": (lambda folder: truncate(folder / name_of(2)), "IM0003.dcm: cut off"),
     "text": (lambda folder: (folder / "z.dcm").write_text("?"), "z.dcm: not a DICOM file"),
 }
 

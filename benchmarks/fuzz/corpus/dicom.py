@@ -95,6 +95,16 @@ def radiographs() -> list[bytes]:
     files.append(
         saved(radiograph(VOILUTSequence=[table], PixelPaddingValue=0, PhotometricInterpretation="MONOCHROME1"))
     )
+    turned = radiograph(
+        PatientOrientation=["R", "F"],
+        ImageOrientationPatient=["-1", "0", "0", "0", "0", "-1"],
+        PresentationLUTShape="INVERSE",
+        PixelIntensityRelationshipSign=1,
+        HighBit=15,
+        ModalityLUTSequence=[table],
+    )
+    files.append(saved(turned))
+    files += [saved(one)[132:] for one in (turned, radiograph(RescaleSlope="0.0001", WindowWidth="0.5"))]  # no preamble
     return [*files, answer()]
 
 

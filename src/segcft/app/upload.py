@@ -6,13 +6,14 @@ The bytes are a stranger's: a small file can unpack to a huge image. Readers bou
 
 from __future__ import annotations
 
+from segcft.data.dicomhead import HEAD, begins_as_dicom
 from segcft.data.source import MemoryFile
 from segcft.errors import DataError
 
 TITLE = "the uploaded file"
 """What errors call it."""
 
-_DICOM, _NIFTI = slice(128, 132), slice(344, 348)
+_NIFTI = slice(344, 348)
 _GZIP = b"\x1f\x8b"
 
 
@@ -24,7 +25,7 @@ def received(data: bytes) -> MemoryFile:
     """
     if not data:
         raise DataError(f"{TITLE}: is empty")
-    if data[_DICOM] == b"DICM":
+    if begins_as_dicom(data[:HEAD], len(data)):
         return MemoryFile("upload.dcm", data, TITLE)
     if data[_NIFTI] == b"n+1\0" or data.startswith(_GZIP):
         return MemoryFile("upload.nii", data, TITLE)

@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcft.coronary.volume import Volume
-from segcft.data.dicom import Dataset, broken, check_object, decode, open_dicom, text_of
+from segcft.data.dicomfile import Dataset, broken, open_dicom, text_of
+from segcft.data.dicomhead import is_dicom_file
+from segcft.data.dicompixels import decode
 from segcft.data.reject import Rejected
 
 TOLERANCE = 0.1
@@ -70,8 +72,9 @@ def read_series(folder: Path) -> Volume:
     for number, one in enumerate(slices):
         dataset = open_dicom(one.path)
         try:
-            check_object(one.path, dataset)
-            stored = decode(one.path, dataset)
+            stored, padding = decode(one.path, dataset, [])
+            if padding is not None and not padding.all():
+                stored = np.where(padding, stored[~padding].min(), stored)
         except Rejected:
             raise
         except Exception as error:
@@ -114,7 +117,7 @@ def _may_be_slice(path: Path) -> bool:
     if re.fullmatch(r"|\.(dcm|dicom|ima|\d+)", path.suffix.lower()):
         return True
     with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
+        return is_dicom_file(file)
 
 
 def _read_header(path: Path, header: Dataset) -> Slice:

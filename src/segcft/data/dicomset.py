@@ -14,15 +14,20 @@ from numpy.typing import NDArray
 
 from segcft.data import dicom
 from segcft.data.convert import Converted, Excluded, Summary, Value, convert, fit_values
+from segcft.data.dicomfile import text_of
 from segcft.data.imagefile import strip_suffix
 from segcft.data.loop import Progress
 from segcft.data.masks import FolderMasks, Masking, Plausibility, Segmenter
 from segcft.data.reject import Rejected
 from segcft.data.resize import border_median, pad_to_aspect
+from segcft.data.turn import AS_STORED, Turn
 from segcft.errors import DataError
 from segcft.study import Splits
 
 Naming = Literal["digest", "uid", "file"]
+
+READING = 2
+"""Another number where the same file becomes another image; a conversion does not mix them. 2: images are turned."""
 
 SQUARE = 0.01
 """How far the ratio of a pixel's sides may be from 1 for masks of the file's pixels to fit: headers are rounded."""
@@ -65,8 +70,8 @@ def convert_dicom(
 ) -> Summary:
     """Convert all DICOM images below ``folder`` to the folder ``out``, which a study with ``source: folder`` reads.
 
-    Images are padded to the aspect ratio of ``size``, that of their pixels respected. There are no masks in DICOM
-    images: without a ``segmenter`` bring your own, of the converted size, into ``out/masks``.
+    Images are turned to be looked at and padded to the aspect ratio of ``size``, that of their pixels respected. There
+    are no masks in DICOM images: without a ``segmenter`` bring your own, of the converted size, into ``out/masks``.
 
     Args:
         folder: every file below it is looked at; the rest of them is listed as left out.
@@ -102,6 +107,7 @@ def convert_dicom(
         out,
         settings={
             "format": "dicom",
+            "reading": READING,
             "size": size,
             "window": window,
             "views": reader.views,
@@ -169,24 +175,36 @@ class _Reader:
         if self.views and view not in self.views:
             kind = f"view is not {' or '.join(self.views)}"
             return Excluded(kind, f"{item.path}: view is {view or 'not in the header'}")
-        aspect = dicom.aspect(dataset)
-        if self.masking and isinstance(self.masking.segmenter, FolderMasks) and abs(aspect - 1) > SQUARE:
-            # A mask of the file's pixels would have to be stretched, and one of the padded frame not.
-            reason = f"pixels are {aspect:.3g} times as high as wide, for which ready-made masks are not read"
-            return Excluded("pixels not square", f"{item.path}: {reason}")
-        grey = dicom.shown(item.path, dataset, window=self.window)
-        ratio = self.size[1] / self.size[0] * aspect  # in pixels of the file
-        canvas = pad_to_aspect(grey[None], ratio, border_median(grey[None]))[0]
+        picture = dicom.shown(item.path, dataset, window=self.window)
+        if self.masking and isinstance(self.masking.segmenter, FolderMasks):
+            self._check_ready_made(item.path, picture)
+        ratio = self.size[1] / self.size[0] * picture.aspect  # in pixels of the file
+        canvas = pad_to_aspect(picture.grey[None], ratio, border_median(picture.grey[None]))[0]
 
         def fitted(size: tuple[int, int]) -> NDArray[np.uint8]:
             return np.rint(fit_values(canvas, size, lambda part: part) * 255).astype(np.uint8)
 
         sample = Converted(
-            item.id, self._patient(item, dataset), fitted(self.size), attributes=self._attributes(dataset)
+            item.id,
+            self._patient(item, dataset),
+            fitted(self.size),
+            attributes=self._attributes(dataset, picture.turn),
+            # A path may hold names, which stay behind: what is told names the image.
+            remarks=tuple(one._replace(text=one.text.replace(str(item.path), item.id)) for one in picture.remarks),
         )
         if self.masking is None:
             return sample
         return self.masking.begin(replace(sample, large=fitted(self.masking.segmenter.size)))
+
+    @staticmethod
+    def _check_ready_made(path: Path, picture: dicom.Picture) -> None:
+        """Refuse an image of which a ready-made mask may be of the file's pixels or of the frame made of them."""
+        if abs(picture.aspect - 1) > SQUARE:  # one of the pixels would have to be stretched, and the other not
+            reason = f"pixels are {picture.aspect:.3g} times as high as wide, for which ready-made masks are not read"
+            raise Excluded("pixels not square", f"{path}: {reason}")
+        if picture.turn != AS_STORED:
+            reason = f"pixels are {picture.turn} to be seen as usual, for which ready-made masks are not read"
+            raise Excluded("pixels turned", f"{path}: {reason}: they may be of the one or of the other")
 
     def _patient(self, item: _File, dataset: dicom.Dataset) -> str:
         patient = str(dataset.get("PatientID") or "").strip()
@@ -196,15 +214,16 @@ class _Reader:
         who = patient or str(dataset.get("StudyInstanceUID") or item.id)
         return self.pseudonyms.of(f"patient {who}")
 
-    def _attributes(self, dataset: dicom.Dataset) -> dict[str, Value]:
-        extent = dicom.field_of_view(dataset) or (None, None)
+    def _attributes(self, dataset: dicom.Dataset, turn: Turn) -> dict[str, Value]:
+        lengths = dicom.field_of_view(dataset) or (None, None), (dataset.Rows, dataset.Columns)
+        extent, pixels = (pair[::-1] if turn.exchanged else pair for pair in lengths)
         return {
             **dicom.person(dataset),
             "view": dicom.view(dataset),
-            "modality": dicom.text_of(dataset, "Modality"),
-            "body_part": dicom.text_of(dataset, "BodyPartExamined"),
-            "file_height": dataset.Rows,
-            "file_width": dataset.Columns,
+            "modality": text_of(dataset, "Modality"),
+            "body_part": text_of(dataset, "BodyPartExamined"),
+            "file_height": pixels[0],
+            "file_width": pixels[1],
             "height_mm": extent[0],
             "width_mm": extent[1],
         }

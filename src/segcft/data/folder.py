@@ -193,7 +193,7 @@ class _Folder:
             raise Rejected(wrong.text)
         size = (seen.grey.shape[1], seen.grey.shape[2])
         masks = read_masks(
-            self.masks, id, self.study.structures, size, seen.placed, spec.nifti_axes, spec.thin_structures
+            self.masks, id, self.study.structures, size, seen.turn, seen.placed, spec.nifti_axes, spec.thin_structures
         )
         pixels = resize.fit_image(seen.grey, grid, seen.aspect, str(path))
         coverage = resize.fit_masks(masks, grid, seen.aspect)

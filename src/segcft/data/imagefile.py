@@ -10,10 +10,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from segcft.data.dicomhead import is_dicom_file
 from segcft.data.nifti import NIFTI, PICTURE, Axes, Placed, is_nifti, read_nifti
 from segcft.data.picture import Pixels, largest, read_picture
 from segcft.data.reject import Rejected, Remark
 from segcft.data.source import Source
+from segcft.data.turn import AS_STORED, Turn
 from segcft.study import Structure
 
 LOSSLESS = (".png", ".tif", ".tiff", ".bmp", *NIFTI)
@@ -73,6 +75,8 @@ class Seen(NamedTuple):
     """What is to be told of the file though it is read."""
     placed: Placed = PICTURE
     """What the file says of how it lies, which its mask has to fit."""
+    turn: Turn = AS_STORED
+    """How the pixels of a DICOM file were turned to be looked at; a mask of the stored ones has to be turned alike."""
     extent: tuple[float, float] | None = None
     """Height and width of the image in mm, as a DICOM or NIfTI header says."""
 
@@ -105,9 +109,11 @@ def see_image(
         from segcft.data import dicom
 
         dataset = dicom.open_dicom(path)
-        grey = np.repeat(dicom.shown(path, dataset, grey_range, window)[None].astype(np.float64), channels, axis=0)
-        said = dicom.person(dataset)
-        return Seen(grey, dicom.aspect(dataset), said, extent=dicom.field_of_view(dataset))
+        picture = dicom.shown(path, dataset, grey_range, window)
+        grey = np.repeat(picture.grey[None].astype(np.float64), channels, axis=0)
+        said, extent = dicom.person(dataset), dicom.field_of_view(dataset)
+        extent = extent[::-1] if extent and picture.turn.exchanged else extent
+        return Seen(grey, picture.aspect, said, picture.remarks, turn=picture.turn, extent=extent)
     if is_nifti(path):
         return _see_nifti(path, channels, grey_range, window, axes)
     pixels = read_picture(path)
@@ -135,7 +141,7 @@ def _see_nifti(
         )
         remarks.append(Remark("unknown orientation", text))
     grey = shades(pixels, str(path), channels, grey_range, window)
-    return Seen(grey, image.aspect, {}, tuple(remarks), image.placed, image.extent)
+    return Seen(grey, image.aspect, {}, tuple(remarks), placed=image.placed, extent=image.extent)
 
 
 def read_image(
@@ -189,7 +195,7 @@ def is_dicom(path: Source) -> bool:
         return True
     try:
         with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
+            return is_dicom_file(file)
     except (OSError, ValueError):  # ValueError: no path can be called so
         return False  # who reads it will say why
 

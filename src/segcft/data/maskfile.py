@@ -18,6 +18,7 @@ from segcft.data.nifti import PICTURE, Axes, Placed, is_nifti, read_nifti
 from segcft.data.picture import largest, read_picture
 from segcft.data.reject import Rejected
 from segcft.data.source import Source
+from segcft.data.turn import AS_STORED, Turn
 from segcft.study import Structure
 
 WHOLE = 0.05
@@ -53,6 +54,7 @@ def read_masks(
     id: str,
     structures: Mapping[str, Structure],
     size: tuple[int, int],
+    turn: Turn = AS_STORED,
     placed: Placed = PICTURE,
     axes: Axes | None = None,
     thin: bool = False,
@@ -66,7 +68,9 @@ def read_masks(
         folder: of the masks.
         id: of the sample.
         structures: by name.
-        size: (H, W) of the sample's image.
+        size: (H, W) of the sample's image, as it is seen.
+        turn: how the image was turned to be seen. Masks are of the stored pixels and turned with it; one in NIfTI says
+            itself how it lies.
         placed: what the file of the image says of how it lies.
         axes: of arrays in NIfTI, see :func:`segcft.data.nifti.read_nifti`.
         thin: structures may be a pixel wide, so that borders do not tell whether a label map was smoothed.
@@ -80,7 +84,7 @@ def read_masks(
     for name, structure in structures.items():
         path = find_mask(folder, id, name, structure)
         if path not in files:
-            files[path] = _read(path, size, placed, axes)
+            files[path] = _read(path, size, turn, placed, axes)
         file = files[path]
         if structure.file is not None:
             masks.append(_coverage(path, name, file))
@@ -102,8 +106,11 @@ def read_labels(path: Source) -> NDArray[np.integer[Any]]:
     return _labels(path, _open(path, None))
 
 
-def _read(path: Path, size: tuple[int, int], image: Placed, axes: Axes | None) -> MaskFile:
+def _read(path: Path, size: tuple[int, int], turn: Turn, image: Placed, axes: Axes | None) -> MaskFile:
     file = _open(path, axes)
+    if not is_nifti(path):
+        alpha = None if file.alpha is None else turn(file.alpha)
+        file = file._replace(values=turn(file.values), alpha=alpha)
     if axes is None and not image.fits(file.placed):
         raise Rejected(
             f"{path}: of this mask and its image only one says in its header how it lies in the patient, so how they "

@@ -7,7 +7,8 @@ is, unless masks are stored another way round than images, or belong to other im
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from scipy.stats import binomtest
 
 from segcft.data.reject import Remark
 from segcft.data.store import FULL, Store
+from segcft.data.turn import Turn
 
 MOST = 100
 """Samples that are looked at, spread over the store, one a patient."""
@@ -35,15 +37,8 @@ BETTER = 0.05
 WHOLE_FRAME = 0.995
 """Share of the frame, in every sample, above which a mask is told to cover all of it."""
 
-_TURNS: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
-    "mirrored left to right": lambda a: a[..., ::-1],
-    "upside down": lambda a: a[..., ::-1, :],
-    "turned by 180 degrees": lambda a: a[..., ::-1, ::-1],
-    "with its axes exchanged": lambda a: a.swapaxes(-1, -2),
-    "turned by 90 degrees clockwise": lambda a: a.swapaxes(-1, -2)[..., ::-1],
-    "turned by 90 degrees anticlockwise": lambda a: a.swapaxes(-1, -2)[..., ::-1, :],
-    "with its axes exchanged and turned by 180 degrees": lambda a: a.swapaxes(-1, -2)[..., ::-1, ::-1],
-}
+TURNS = [Turn(*flags) for flags in itertools.product((False, True), repeat=3) if any(flags)]
+"""The other ways to lay a mask down."""
 
 
 def check_masks(store: Store) -> list[Remark]:
@@ -59,10 +54,8 @@ def check_masks(store: Store) -> list[Remark]:
     edges, borders, own = edges[some], borders[some], own[some]
     if len(own) < FEWEST:
         return remarks
-    turned = {
-        name: _along(edges, turn(borders)) for name, turn in _TURNS.items() if turn(borders).shape == borders.shape
-    }
-    best = max(turned, key=lambda name: float(turned[name].mean()))
+    turned = {turn: _along(edges, turn(borders)) for turn in TURNS if turn(borders).shape == borders.shape}
+    best = max(turned, key=lambda turn: float(turned[turn].mean()))
     improved = int((turned[best] > own).sum())
     if binomtest(improved, len(own), 0.5, "greater").pvalue < CHANCE:
         text = (

@@ -18,6 +18,7 @@ from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 from segcft.data.reject import Rejected, Remark
 from segcft.data.source import MOST_PIXELS, Source, check_size
+from segcft.data.turn import AS_STORED, Turn
 
 PICTURES = ("PNG", "JPEG", "TIFF", "BMP", "GIF")
 """Pillow's kinds of files that are read. It knows others, some of which run programs."""
@@ -100,7 +101,7 @@ def pixels_of(picture: Image.Image, labels: bool = False) -> Pixels:
     tiff = picture.tag_v2 if isinstance(picture, TiffImageFile) else {}
     inverted = tiff.get(PHOTOMETRIC_INTERPRETATION) == _WHITE_IS_ZERO
     picture.load()
-    turn = 1 if isinstance(picture, TiffImageFile) else _exif_orientation(picture)  # of TIFF Pillow has applied it
+    turn = AS_STORED if isinstance(picture, TiffImageFile) else _exif_turn(picture)  # of TIFF Pillow has applied it
     values, alpha = _values(picture, labels), _alpha(picture)
     full = _full_value(values, raw)
     if inverted and values.dtype in (bool, np.uint8):  # which Pillow has inverted
@@ -108,23 +109,23 @@ def pixels_of(picture: Image.Image, labels: bool = False) -> Pixels:
     if labels and (bits := re.match(r"L;([24])", raw)):  # which Pillow has stretched to 0..255
         values = values // (255 // (2 ** int(bits[1]) - 1))
     remarks: list[Remark] = []
-    if turn in _TURNS:
-        text = f"EXIF says that it lies otherwise (orientation {turn}), so it was turned; its mask has to fit that"
-        remarks.append(Remark("turned by EXIF", text))
-        values, alpha = _TURNS[turn](values), None if alpha is None else _TURNS[turn](alpha)
+    if turn != AS_STORED:
+        remarks.append(Remark("turned by EXIF", f"by its EXIF record it is {turn}; its mask has to fit that"))
+        values = np.moveaxis(turn(np.moveaxis(values, (0, 1), (-2, -1))), (-2, -1), (0, 1))  # colours are the last axis
+        alpha = None if alpha is None else turn(alpha)
     return Pixels(np.ascontiguousarray(values), full, inverted, alpha, tuple(remarks))
 
 
-# EXIF's orientation -> what turns the stored picture upright. 1 is upright.
-_TURNS = {
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.swapaxes(0, 1),
-    6: lambda a: a.swapaxes(0, 1)[:, ::-1],
-    7: lambda a: a.swapaxes(0, 1)[::-1, ::-1],
-    8: lambda a: a.swapaxes(0, 1)[::-1],
+_EXIF = {
+    2: Turn(mirrored=True),
+    3: Turn(upside_down=True, mirrored=True),
+    4: Turn(upside_down=True),
+    5: Turn(exchanged=True),
+    6: Turn(exchanged=True, mirrored=True),
+    7: Turn(True, True, True),
+    8: Turn(exchanged=True, upside_down=True),
 }
+"""EXIF's orientation -> what turns the stored picture upright. 1 is upright."""
 
 
 def _named(path: Source, remark: Remark) -> Remark:
@@ -159,12 +160,11 @@ def _raw_mode(picture: Image.Image) -> str:
     return ""
 
 
-def _exif_orientation(picture: Image.Image) -> int:
+def _exif_turn(picture: Image.Image) -> Turn:
     try:
-        turn = picture.getexif().get(ExifTags.Base.Orientation, 1)
+        return _EXIF.get(picture.getexif().get(ExifTags.Base.Orientation, 1), AS_STORED)
     except Exception:  # a damaged record, which raises almost anything, says nothing
-        return 1
-    return turn if isinstance(turn, int) else 1
+        return AS_STORED
 
 
 def _values(picture: Image.Image, labels: bool) -> NDArray[Any]:

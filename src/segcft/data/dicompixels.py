@@ -1,0 +1,271 @@
+"""The stored values of a DICOM image, as numbers: its bits brought into their place, and where it is filled up.
+
+Messages are about the file: what an element says, and what it would have to.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydicom import Dataset, FileDataset
+from pydicom.encaps import generate_frames
+from pydicom.pixels import get_decoder
+from pydicom.uid import UID, JPEGExtended12Bit, RLELossless
+
+from segcft.data.convert import Excluded, Unreadable
+from segcft.data.dicomfile import text_of, transfer_syntax
+from segcft.data.reject import Remark
+from segcft.data.source import Source, check_size
+
+OVERLAYS = range(0x6000, 0x6020, 2)
+"""Groups of elements that describe overlays. Old files keep an overlay in bits of the pixels that are not used."""
+
+
+class Pixels(NamedTuple):
+    """What :func:`decode` answers."""
+
+    stored: NDArray[np.integer[Any]]
+    """(H, W), signed where the file's values are."""
+    padding: NDArray[np.bool_] | None
+    """Where the image is filled up, (H, W); None where it is nowhere."""
+
+
+class Layout(NamedTuple):
+    """Where the bits of a stored value are (PS3.5, section 8.1.1)."""
+
+    allocated: int
+    stored: int
+    high: int
+    """The most significant one, counted from 0."""
+    signed: bool
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the words that values are kept in."""
+        return np.dtype(f"{'i' if self.signed else 'u'}{self.allocated // 8}")
+
+    @property
+    def usual(self) -> bool:
+        """Whether values are in the lowest bits."""
+        return self.high == self.stored - 1
+
+    def values(self, words: NDArray[np.integer[Any]]) -> NDArray[np.integer[Any]]:
+        """The values in ``words`` of :attr:`dtype`, whatever else is in their other bits."""
+        return (words << (self.allocated - 1 - self.high)) >> (self.allocated - self.stored)
+
+    def holds(self, value: int) -> bool:
+        """Whether ``value`` can be a stored one."""
+        low, high = (-(1 << self.stored - 1), 1 << self.stored - 1) if self.signed else (0, 1 << self.stored)
+        return low <= value < high
+
+    def in_words(self, value: int) -> int:
+        """A number that was written with a sign or without, as the words have one or not."""
+        value %= 1 << self.allocated
+        return value - (1 << self.allocated) if self.signed and value >> self.allocated - 1 else value
+
+
+def decode(path: Source, dataset: FileDataset, remarks: list[Remark]) -> Pixels:
+    """The pixels of a file that holds one grey image of 8 to 16 bits.
+
+    Args:
+        path: of the file, for messages.
+        dataset: from :func:`segcft.data.dicomfile.open_dicom`.
+        remarks: gets what is to be told of the pixels.
+
+    Raises:
+        Excluded: it holds something else, is compressed and there is no decoder, or is damaged.
+    """
+    layout = _check_object(path, dataset)
+    syntax = transfer_syntax(path, dataset, remarks)
+    if syntax.is_encapsulated:
+        words = _decompress(path, dataset, syntax, layout)
+    else:
+        words = _native(path, dataset, syntax, layout, remarks)
+    if words.shape != (dataset.Rows, dataset.Columns):
+        raise Excluded("no image", f"{path}: pixels of shape {words.shape}, expected one grey image")
+    # The decoders of all but RLE answer values, not words.
+    stored = layout.values(words) if not syntax.is_encapsulated or syntax == RLELossless else words
+    padding = _padding(dataset, layout, words, stored)
+    if stored is not words and not _overlaid(dataset):
+        _look_at_other_bits(path, layout, words, stored, padding, remarks)
+    return Pixels(stored, padding)
+
+
+def _check_object(path: Source, dataset: Dataset) -> Layout:
+    """Where the bits of the one grey image of ``dataset`` are.
+
+    Raises:
+        Excluded: it is not one, is not meant to be seen, or elements that say how to read it are missing.
+    """
+    if not dataset.get("PixelData"):
+        floats = "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset
+        found = "floating-point pixels" if floats else "no image that can be read"
+        raise Excluded("no image", f"{path}: holds {found} (modality {text_of(dataset, 'Modality') or 'unknown'})")
+    check_size(path, (_whole(path, dataset, "Columns"), _whole(path, dataset, "Rows")))
+    frames = _whole(path, dataset, "NumberOfFrames", 1, positive=False)
+    if frames > 1:
+        raise Excluded("several frames", f"{path}: holds {frames} frames, not one")
+    photometric = text_of(dataset, "PhotometricInterpretation") or "no PhotometricInterpretation"
+    if _whole(path, dataset, "SamplesPerPixel", 1) != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
+        raise Excluded("not grey", f"{path}: {photometric}, expected MONOCHROME1 or MONOCHROME2")
+    if (text_of(dataset, "PresentationIntentType") or "").strip().upper() == "FOR PROCESSING":
+        raise Excluded(
+            "for processing",
+            f"{path}: PresentationIntentType is FOR PROCESSING: values of a detector, of which nobody says how they "
+            "are to look; take the image FOR PRESENTATION that was made of it",
+        )
+    allocated = _whole(path, dataset, "BitsAllocated")
+    stored = _whole(path, dataset, "BitsStored")
+    if allocated not in (8, 16) or not 8 <= stored <= allocated:
+        raise Excluded("not 8 to 16 bits", f"{path}: {stored} bits in {allocated}, expected 8 to 16 in 8 or 16")
+    high = _whole(path, dataset, "HighBit", stored - 1, positive=False)
+    if not stored - 1 <= high < allocated:
+        expected = f"{stored - 1} to {allocated - 1}, since {stored} of {allocated} bits are stored"
+        raise Unreadable("bits that cannot be", f"{path}: HighBit is {high}, expected {expected}")
+    signed = _whole(path, dataset, "PixelRepresentation", positive=False)
+    if signed not in (0, 1):
+        raise Unreadable("damaged file", f"{path}: PixelRepresentation is {signed}, expected 0 or 1")
+    return Layout(allocated, stored, high, bool(signed))
+
+
+def _whole(path: Source, dataset: Dataset, name: str, default: int | None = None, positive: bool = True) -> int:
+    """An element that is a whole number, above 0 where it has to be."""
+    wanted = f"a whole number{' above 0' if positive else ''}"
+    if name not in dataset or dataset.get_item(name).value in (None, "", b""):
+        if default is None:
+            raise Unreadable("damaged file", f"{path}: has no {name}, without which its pixels cannot be read")
+        return default
+    try:
+        number = int(dataset.get(name))
+    except (TypeError, ValueError):
+        raise Unreadable("damaged file", f"{path}: {name} is no number, expected {wanted}") from None
+    if number < positive:
+        raise Unreadable("damaged file", f"{path}: {name} is {number}, expected {wanted}")
+    return number
+
+
+def _native(
+    path: Source, dataset: FileDataset, syntax: UID, layout: Layout, remarks: list[Remark]
+) -> NDArray[np.integer[Any]]:
+    """Words (H, W) that are not compressed."""
+    shape = int(dataset.Rows), int(dataset.Columns)
+    data, expected = bytes(dataset.PixelData), shape[0] * shape[1] * layout.allocated // 8
+    if len(data) < expected:
+        found = f"holds {len(data)} bytes of pixels, expected {expected}"
+        raise Unreadable("damaged file", f"{path}: cut off, or of another size than its header says: {found}")
+    if len(data) > expected + expected % 2:
+        remarks.append(
+            Remark(
+                "more pixels than its header says",
+                f"{path}: holds {len(data)} bytes of pixels, expected {expected}: those after them are not read",
+            )
+        )
+    if layout.allocated == 8 and not syntax.is_little_endian and dataset["PixelData"].VR == "OW":
+        data = np.frombuffer(data[: len(data) // 2 * 2], "<u2").byteswap().tobytes()  # bytes that were written as words
+    dtype = layout.dtype.newbyteorder("<" if syntax.is_little_endian else ">")
+    words = np.frombuffer(data, dtype, shape[0] * shape[1])
+    return words.reshape(shape).astype(layout.dtype)
+
+
+def _decompress(path: Source, dataset: FileDataset, syntax: UID, layout: Layout) -> NDArray[np.integer[Any]]:
+    """Values (H, W) of a compressed image; of RLE its words."""
+    if syntax != RLELossless and not layout.usual:
+        where = f"bit {layout.high} of {layout.stored} stored ones"
+        raise Unreadable("bits that cannot be", f"{path}: HighBit is {where}, which {syntax.name} does not know")
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError:
+        raise Unreadable(
+            "no decoder", f"{path}: {syntax.name} cannot be decoded: convert the file to Explicit VR Little Endian"
+        ) from None
+    # Not its GDCM: the package of that name on PyPI is another one.
+    other = [text.partition(" - requires ")[2] for text in decoder.missing_dependencies if "gdcm" not in text]
+    needs = f": to decode it, pip install 'segcft[dicom]' (or {'; or '.join(other)})" if other else ""
+    if not decoder.is_available:
+        raise Unreadable("no decoder", f"{path}: {syntax.name}{needs}")
+    if syntax == JPEGExtended12Bit and layout.stored > 8 and needs:
+        raise Unreadable("no decoder", f"{path}: {syntax.name} with {layout.stored} bits{needs}")
+    _check_frame(path, dataset)
+    dataset.SamplesPerPixel = 1
+    dataset.pixel_array_options(correct_unused_bits=syntax != RLELossless)
+    try:
+        return np.asarray(dataset.pixel_array)
+    except Exception:  # decoders raise almost anything
+        why = "damaged, or of another kind than its header says"
+        raise Unreadable("damaged file", f"{path}: its compressed image ({syntax.name}) is {why}") from None
+
+
+def _check_frame(path: Source, dataset: Dataset) -> None:
+    """Check what a compressed image says of itself, which need not be what the header of the file says."""
+    try:
+        frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
+    except Exception:
+        raise Unreadable("damaged file", f"{path}: holds no compressed image though its header says so") from None
+    # pydicom walks through the boxes of JPEG 2000 forever where one has no length.
+    at = 12  # the first box
+    while frame.startswith(b"\0\0\0\x0cjP  ") and at < len(frame) and frame[at + 4 : at + 8] != b"jp2c":
+        length = int.from_bytes(frame[at : at + 4], "big")
+        if length < 8:
+            raise Unreadable("damaged file", f"{path}: a box of its JPEG 2000 image has {length} bytes")
+        at += length
+    try:
+        with Image.open(io.BytesIO(frame), formats=("JPEG", "JPEG2000")) as picture:
+            size = picture.size
+    except Exception:  # of another kind, or damaged, which the decoder will say
+        return
+    if size != (dataset.Columns, dataset.Rows):
+        found = f"{size[0]} x {size[1]}, not {dataset.Columns} x {dataset.Rows}"
+        raise Unreadable("damaged file", f"{path}: its compressed image has {found} pixels")
+
+
+def _padding(
+    dataset: Dataset, layout: Layout, words: NDArray[np.integer[Any]], stored: NDArray[np.integer[Any]]
+) -> NDArray[np.bool_] | None:
+    """Where the image is filled up: bool (H, W), or None.
+
+    The value may be written without a sign though pixels have one, or the other way round; and it may need more bits
+    than values have, and is then compared with whole words.
+    """
+    value = dataset.get("PixelPaddingValue")
+    if not isinstance(value, int):
+        return None
+    limit = dataset.get("PixelPaddingRangeLimit")
+    low, high = sorted(layout.in_words(one) for one in (value, limit if isinstance(limit, int) else value))
+    numbers = stored if layout.holds(low) and layout.holds(high) else words
+    padding = (numbers >= low) & (numbers <= high)
+    return padding if padding.any() else None
+
+
+def _overlaid(dataset: Dataset) -> bool:
+    """Whether the header tells of an overlay in the pixels' unused bits (PS3.5, section 8.1.2)."""
+    positions = (dataset.get((group, 0x0102)) for group in OVERLAYS)
+    return any(element is not None and element.value for element in positions)
+
+
+def _look_at_other_bits(
+    path: Source,
+    layout: Layout,
+    words: NDArray[np.integer[Any]],
+    stored: NDArray[np.integer[Any]],
+    padding: NDArray[np.bool_] | None,
+    remarks: list[Remark],
+) -> None:
+    """Tell of pixels with something in the bits that are not used, where it is no sign either."""
+    unsigned = f"u{layout.allocated // 8}"
+    shift = layout.high + 1 - layout.stored
+    unused = np.array(~(((1 << layout.stored) - 1) << shift) & (1 << layout.allocated) - 1, unsigned)
+    found, signs = words.view(unsigned) & unused, (stored << shift).view(unsigned) & unused
+    odd = (found != 0) & (found != signs)
+    count = int(np.count_nonzero(odd if padding is None else odd & ~padding))
+    if count:
+        remarks.append(
+            Remark(
+                "bits that are not stored",
+                f"{path}: {count} pixels have more than the {layout.stored} bits up to bit {layout.high} that its "
+                "header says: the others are left out; if the image is noise, correct BitsStored and HighBit",
+            )
+        )

@@ -1,0 +1,33 @@
+"""The ways to lay an image down."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Turn(NamedTuple):
+    """One of the eight ways to lay an image down: rows and columns are exchanged first, then either is reversed."""
+
+    exchanged: bool = False
+    upside_down: bool = False
+    mirrored: bool = False
+
+    def __call__(self, pixels: NDArray[Any]) -> NDArray[Any]:
+        """Pixels (..., H, W), turned."""
+        pixels = np.swapaxes(pixels, -1, -2) if self.exchanged else pixels
+        return pixels[..., :: -1 if self.upside_down else 1, :: -1 if self.mirrored else 1]
+
+    def aspect(self, aspect: float) -> float:
+        """Height divided by width of a pixel that has this ``aspect`` before it is turned."""
+        return 1 / aspect if self.exchanged else aspect
+
+    def __str__(self) -> str:
+        names = ("rows and columns exchanged", "turned upside down", "mirrored left to right")
+        return ", ".join(name for name, done in zip(names, self, strict=True) if done) or "as stored"
+
+
+AS_STORED = Turn()
+"""Nothing is turned."""
