@@ -342,10 +342,10 @@ def parse_vtk(content: bytes) -> MeshFile:
                     pass
             case ["FIELD", _, count]:
                 for _ in range(int(count)):
-                    name, components, tuples, kind = (cursor.line() or cursor.line() or "").split()
+                    field_name, components, tuples, kind = (cursor.line() or cursor.line() or "").split()
                     if kind.lower() == "string":
                         texts = cursor.texts(int(components) * int(tuples))
-                        space = texts[0] if name == "SPACE" and texts else space
+                        space = texts[0] if field_name == "SPACE" and texts else space
                     else:
                         cursor.numbers(_VTK[kind.lower()], int(components) * int(tuples))
             case ["POINT_DATA" | "CELL_DATA", _]:  # nothing but values at points and cells follows

@@ -202,7 +202,7 @@ class Crop:
                 except Rejected:
                     continue
                 changed = [("centreline", LINE_COLUMN, traced.line.frame, line)] * (line != traced.line.frame)
-                changed += [("meshes", MESH_COLUMN, traced.frames[0], meshes)] * (meshes is not None)
+                changed += [("meshes", MESH_COLUMN, traced.frames[0], meshes)] if meshes else []
                 fitting = " and ".join(f"the {what} in {frame}, not {was}" for what, _, was, frame in changed)
                 cells = " and ".join(f"{column} = {frame}" for _, column, _, frame in changed)
                 return f"all would fit with {fitting}: if so it is, say it in the table ({cells})"

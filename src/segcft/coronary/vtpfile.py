@@ -57,7 +57,7 @@ def parse_vtp(content: bytes) -> MeshFile:
     if not any(len(piece.points) for piece in pieces):
         raise Rejected("holds no points")
     starts = np.cumsum([0, *(len(piece.points) for piece in pieces)])
-    joined = {
+    joined: dict[str, Any] = {
         name: _joined([getattr(piece, name) for piece in pieces], starts) for name in ("lines", "polygons", "strips")
     }
     space = root.find("PolyData/FieldData/*[@Name='SPACE']")
@@ -111,7 +111,7 @@ class _Reader:
         if count < 0 or (points is None and count):
             raise Rejected("holds no points")
         places = np.zeros((0, 3)) if points is None else self.values(points, 3 * count).reshape(-1, 3)
-        cells = {}
+        cells: dict[str, Any] = {}
         for tag, name in _PARTS.items():
             number = int(element.get(f"NumberOf{tag}", "0"))
             arrays = {array.get("Name"): array for array in element.findall(f"{tag}/DataArray")}

@@ -226,12 +226,13 @@ class _Reader:
     def __init__(self, crop: Crop, smooth: float, window: tuple[float, float], ras: bool, keep: int) -> None:
         self.crop, self.window = crop, window
         self._volumes = Shared(_read_volume, keep)
-        self._traced = Shared(lambda files: Traced.read(files, smooth, ras), keep)
+        self._traced: Shared[Files, Traced] = Shared(lambda files: Traced.read(files, smooth, ras), keep)
 
     def read(self, item: _Item) -> Converted:
         vessel = item.vessel
-        files = Files(*(_there(column, place) for column, place in vessel.files.items()), *vessel.frames)
-        volume = partial(self._volumes, files.volume)
+        volume_path, centreline, lumen, wall = (_there(column, place) for column, place in vessel.files.items())
+        files = Files(volume_path, centreline, lumen, wall, *vessel.frames)
+        volume = partial(self._volumes, volume_path)
         seen = self.crop.see(self._traced(files), volume, float(np.radians(item.angle)))
         low, high = self.window
         image = np.rint(np.clip((seen.hu - low) / (high - low), 0, 1) * 255).astype(np.uint8)
