@@ -65,15 +65,12 @@ def parse_frame(text: str) -> Frame:
     Raises:
         ValueError: it is none of these.
     """
-    frame = AS_SAID
-    for word in text.split():
-        if word.upper() in SPACES and not frame.space:
-            frame = frame._replace(space=word.upper())
-        elif word.lower() in UNITS and word == text.split()[-1]:
-            frame = frame._replace(unit=word.lower())
-        else:
-            raise ValueError(f"{text!r}, expected {' or '.join(SPACES)}, {', '.join(UNITS)}, or both, e.g. 'RAS cm'")
-    return frame
+    words = text.split()
+    space = words.pop(0).upper() if words and words[0].upper() in SPACES else ""
+    unit = words.pop(0).lower() if words and words[0].lower() in UNITS else "mm"
+    if words:
+        raise ValueError(f"{text!r}, expected {' or '.join(SPACES)}, {', '.join(UNITS)}, or both, e.g. 'RAS cm'")
+    return Frame(space, unit)
 
 
 def said_in(text: str) -> str:

@@ -179,8 +179,8 @@ class Crop:
             if mean < LEAST_LUMEN:
                 raise Excluded(
                     DARK,
-                    f"the lumen has {mean:.0f} HU on average, expected {LEAST_LUMEN:g} or more: does the mesh lie "
-                    "where the vessel is in the volume?",
+                    f"the lumen has {mean:.0f} HU on average, expected {LEAST_LUMEN:g} or more: the mesh may not "
+                    "lie where the vessel is in the volume",
                 )
         return Seen(hu, lumen, wall, mean, calcium)
 
@@ -232,7 +232,7 @@ def _check_wall(lumen: NDArray[np.float64], wall: NDArray[np.float64]) -> None:
     """
     seen = float((wall.max(axis=0) > 0).mean())
     if seen == 0:
-        raise Excluded(APART, "the mesh is nowhere in the image: is it of this vessel, and in which coordinates is it?")
+        raise Excluded(APART, "the mesh is nowhere in the image: it is of another vessel, or in other coordinates")
     if seen < LEAST_LENGTH:
         raise Excluded(
             SHORT_MESH,
