@@ -140,7 +140,7 @@ def _one_series(folder: Path) -> tuple[list[tuple[Path, Dataset]], list[str]]:
 def _is_image(path: Path, header: Dataset) -> bool:
     """Whether a DICOM file is one, or a damaged one: reports, presentation states and tables of contents are none."""
     try:
-        kind = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
+        kind = header.get("SOPClassUID") or getattr(header, "file_meta", header).get("MediaStorageSOPClassUID")
         return bool(header.get("Rows")) or kind is None or "Image" in UID(kind).name
     except Exception as error:  # pydicom decodes an element when it is asked for, which may fail in any way
         raise broken(path, error) from None
