@@ -157,7 +157,7 @@ def test_a_number_that_looks_like_a_change_is_hinted_at(model: Model, pictures: 
 
 def test_errors_say_what_was_expected(model: Model, pictures: NDArray[np.uint8]) -> None:
     for images in ("a.png", Path("a.png"), MemoryFile("a.png", b""), Image.fromarray(pictures[0]), None):
-        with pytest.raises(DataError, match=r"images: expected several, e.g. a list, not .*`counterfactual` is about"):
+        with pytest.raises(DataError, match=r"images: expected several, .*`counterfactual` is about one, not "):
             model.counterfactuals(images, do=DO)  # type: ignore[arg-type]
     for image, message in (
         (None, "image: expected a file, an array, a tensor or a Pillow image, not NoneType"),
@@ -314,7 +314,7 @@ def test_what_cannot_be_is_refused(model: Model, pictures: NDArray[np.uint8]) ->
         (lambda: model.log_likelihood(pictures[0], draws=0), "draws"),
         (lambda: model.trajectory(pictures[0], "age", -1), "values"),
     ):
-        with pytest.raises(DataError, match=f"{name}: expected . or more"):
+        with pytest.raises(DataError, match=f"{name}: expected .* or more"):
             refused()
 
 

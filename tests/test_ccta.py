@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import gc
+import re
 import shutil
 import sys
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +20,19 @@ import pytest
 import pyvista
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.spatial.distance import cdist
 from scipy.spatial.transform import Rotation
 
 from segcft.cli import main
 from segcft.coronary import volume
+from segcft.coronary.files import open_centreline, open_surface
 from segcft.coronary.plaque import Threshold
+from segcft.coronary.space import Frame, parse_frame
 from segcft.coronary.volume import Volume
 from segcft.data import ccta
 from segcft.data.ccta import BITS, convert_ccta, label_angles, read_vessels, to_bits
 from segcft.data.convert import Summary
+from segcft.data.reject import Rejected
 from segcft.data.splits import assign
 from segcft.errors import DataError
 from segcft.study import Splits
@@ -113,7 +119,7 @@ class Cases:
 
     def save(self) -> None:
         with self.table.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(self.rows[0]), restval="")
+            writer = csv.DictWriter(file, list(dict.fromkeys(chain(*self.rows))), restval="")
             writer.writeheader()
             writer.writerows(self.rows)
 
@@ -391,7 +397,7 @@ FAULTS: dict[str, tuple[Callable[[Cases], object], str, str]] = {
         "two/lumen.ply: from the first to the last that the mesh is in are 75% of the image's columns, expected 95%",
     ),
     "exchanged": (swap, "lumen outside the wall", "two/lumen.ply: 40% of the lumen is outside"),
-    "other coordinates": (move, "mesh shorter than the crop", "two/wall.ply: the mesh is in 0% of"),
+    "other coordinates": (move, "coordinates confused", "in the table (centreline_in = RAS mm)"),
     "in fat": (move_all, "lumen without contrast agent", "two/lumen.ply: the lumen has"),
 }
 
@@ -444,9 +450,128 @@ def test_coordinates_that_are_confused_throughout_are_told_and_read_with_ras(cas
     move(cases)
     with pytest.raises(DataError, match="no image could be converted"):
         cases.convert()
-    assert "LPS and RAS are confused (--ras)" in cases.read("rejected.csv")[0]["reason"]
+    assert "centreline_in = RAS mm and meshes_in = RAS mm" in cases.read("rejected.csv")[0]["reason"]
     shutil.rmtree(cases.out)
     assert sum(cases.convert(ras=True).samples.values()) == 3
+
+
+RAS = np.array([-1.0, -1, 1])
+
+
+def write_stl(path: Path, mesh: pyvista.PolyData, title: str) -> None:
+    """A binary STL file with a header of its own."""
+    triangles = np.zeros(mesh.n_cells, np.dtype([("n", "<f4", 3), ("corners", "<f4", (3, 3)), ("a", "<u2")]))
+    triangles["corners"] = mesh.points[mesh.faces.reshape(-1, 4)[:, 1:]]
+    path.write_bytes(title.encode().ljust(80) + len(triangles).to_bytes(4, "little") + triangles.tobytes())
+
+
+def write_in(path: Path, mesh: pyvista.PolyData, space: str, binary: bool) -> None:
+    """Poly data in the coordinates that the file says, in the manner of 3D Slicer."""
+    title = f"3D Slicer output. SPACE={space}"
+    mesh = mesh.copy()
+    mesh.points = mesh.points * (RAS if space == "RAS" else 1)
+    if path.suffix == ".vtp":
+        mesh.field_data["SPACE"] = [space]
+    mesh.save(path, binary=binary)
+    content = path.read_bytes()
+    match path.suffix:
+        case ".stl" if binary:
+            write_stl(path, mesh, title)
+        case ".stl":
+            path.write_bytes(f"solid {title}\n".encode() + content.partition(b"\n")[2])
+        case ".ply":
+            path.write_bytes(content.replace(b"\nelement", b"\ncomment x\ncomment " + title.encode() + b"\nelement", 1))
+        case ".vtk":
+            first, _, rest = content.partition(b"\n")
+            path.write_bytes(first + b"\n" + title.encode() + b"\n" + rest.partition(b"\n")[2])
+
+
+@pytest.mark.parametrize("ras", [False, True])
+@pytest.mark.parametrize("space", ["RAS", "LPS"])
+@pytest.mark.parametrize("suffix", [".stl", ".ply", ".vtk", ".vtp"])
+@pytest.mark.parametrize("binary", [True, False])
+def test_coordinates_are_what_the_file_says(tmp_path: Path, suffix: str, space: str, binary: bool, ras: bool) -> None:
+    ball = pyvista.Sphere(center=(30, -50, 80), theta_resolution=8, phi_resolution=8)
+    silent, telling = tmp_path / f"silent{suffix}", tmp_path / f"telling{suffix}"
+    ball.save(silent, binary=binary)
+    write_in(telling, ball, space, binary)
+    expected, found = open_surface(silent), open_surface(telling, ras)
+    apart = cdist(found.vertices, expected.vertices).min(axis=1)
+    assert len(apart) == len(expected.vertices)
+    assert apart.max() <= (0 if binary else 1e-3)
+    assert found.frame.space == space
+    meant = open_surface(telling, frame=Frame("RAS" if space == "LPS" else "LPS"))  # the user knows better
+    assert meant.vertices.mean(axis=0) == pytest.approx(found.vertices.mean(axis=0) * RAS)
+    if suffix in (".vtk", ".vtp"):
+        line = pyvista.lines_from_points(ball.points)
+        write_in(telling, line, space, binary)
+        assert open_centreline(telling, ras).points == pytest.approx(ball.points, abs=0 if binary else 1e-3)
+    if suffix == ".vtk":  # as a field, if it was .vtp before
+        ball.field_data["a"] = ["x" * 200, "%41"]
+        ball.field_data["SPACE"] = [space]
+        ball.save(telling, binary=binary)
+        assert open_surface(telling).frame.space == space
+
+
+def test_coordinates_of_a_table_of_points_are_what_a_comment_says(tmp_path: Path) -> None:
+    points = np.arange(12.0).reshape(4, 3)
+    for name, comment in (("a.csv", "# CoordinateSystem = RAS"), ("a.txt", "#SPACE=RAS")):
+        rows = ["# exported", comment, *((", " if name == "a.csv" else " ").join(map(str, row)) for row in points)]
+        (tmp_path / name).write_text("\n".join(rows))
+        assert np.array_equal(open_centreline(tmp_path / name).points, points * RAS)
+    (tmp_path / "a.txt").write_text("# SPACE=scanner\n1 2 3\n4 5 6\n")
+    with pytest.raises(Rejected, match="SPACE=scanner, expected LPS or RAS"):
+        open_centreline(tmp_path / "a.txt")
+    assert open_centreline(tmp_path / "a.txt", frame=Frame("LPS")).points[0].tolist() == [1, 2, 3]
+
+
+def test_meshes_that_say_they_are_ras_give_the_same_image(cases: Cases, original: Cases) -> None:
+    for name in ("lumen.stl", "wall.stl", "line.vtp"):
+        write_in(cases.file(f"one/{name}"), pyvista.read(cases.file(f"one/{name}")), "RAS", binary=True)
+    assert not cases.convert().left_out
+    for name in ("images", "masks"):
+        assert np.array_equal(cases.pixels(f"{name}/a_a000"), original.pixels(f"{name}/a_a000"))
+
+
+@pytest.mark.parametrize("columns", [["meshes_in"], ["centreline_in"], ["meshes_in", "centreline_in"]])
+@pytest.mark.parametrize("frame", ["RAS", "cm", "m", "RAS cm", "RAS m"])
+def test_coordinates_that_nothing_says_are_found_and_said_in_the_table(
+    cases: Cases, original: Cases, columns: list[str], frame: str
+) -> None:
+    cases.rows = [row for row in cases.rows if row["id"] != "b"]
+    for name, column in (("line.vtp", "centreline_in"), ("lumen.stl", "meshes_in"), ("wall.stl", "meshes_in")):
+        if column in columns:
+            mesh = pyvista.read(cases.file(f"one/{name}"))
+            mesh.points = mesh.points.astype(np.float64) / parse_frame(frame).of_file("", False).vector
+            mesh.save(cases.file(f"one/{name}"))
+    cases.save()
+    assert cases.convert().left_out == {"coordinates confused": 1}
+    (row,) = cases.read("rejected.csv")
+    said = dict(re.findall(r"(\w+) = (\w+ \w+)", row["reason"]))
+    assert set(said) == set(columns)
+    cases.rows[0] |= said
+    cases.save()
+    assert not cases.convert().left_out
+    ours, before = (one.pixels("images/a_a000").astype(int) for one in (cases, original))
+    assert np.abs(ours - before).max() <= 2  # files hold numbers of 32 bits
+    assert (cases.pixels("masks/a_a000") != original.pixels("masks/a_a000")).mean() < 0.005
+
+
+def test_a_vessel_that_lies_nowhere_has_no_diagnosis(cases: Cases) -> None:
+    for name in ("lumen", "wall"):
+        path = cases.file(f"one/{name}.stl")
+        pyvista.read(path).translate((25, 0, 0)).save(path)
+    assert cases.convert().left_out == {"mesh elsewhere": 2}
+
+
+def test_files_beside_a_series_are_told_of_each_image(cases: Cases) -> None:
+    write_series(cases.file("two/series"), *phantom())
+    cases.file("two/series/LICENSE").write_text("free")
+    cases.rows[1]["volume"] = "two/series"
+    cases.save()
+    summary = cases.convert()
+    assert "LICENSE" in summary.warning
+    assert [row["id"] for row in cases.read("warnings.csv")] == ["c_a000"]
 
 
 TABLES: dict[str, tuple[Callable[[list[dict[str, str]]], object], str]] = {
@@ -458,6 +583,8 @@ TABLES: dict[str, tuple[Callable[[list[dict[str, str]]], object], str]] = {
         lambda rows: [row.update(split="train" if row["id"] == "c" else "val") for row in rows],
         "line 2: split is 'val', expected one of train, validation, test, or nothing",
     ),
+    "coordinates": (lambda rows: rows[0].update(meshes_in="RAS inch"), "line 2: meshes_in is 'RAS inch', expected"),
+    "twice": (lambda rows: rows[0].update(centreline_in="RAS LPS"), "line 2: centreline_in is 'RAS LPS', expected"),
     "two parts": (
         lambda rows: [row.update(split="train" if row["id"] == "a" else "") for row in rows],
         "line 4: one patient is in two parts: train, and here to be drawn",

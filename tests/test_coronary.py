@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from segcft.coronary.centreline import Centreline
+from segcft.coronary.centreline import IN_PIECES, UNORDERED, Centreline
 from segcft.coronary.plaque import Threshold, split
 from segcft.coronary.reformation import JAGGED, TOO_SHORT, Reformation
 from segcft.coronary.surface import CROSSED, OPEN, Surface
@@ -125,8 +125,10 @@ def test_a_curve_through_centres_of_voxels_is_refused_until_it_is_smoothed(voxel
 
 def test_a_curve_that_turns_back_is_refused() -> None:
     there = np.linspace(0, 36, 19)[:, None] * [0, 0, 1.0]
-    with pytest.raises(Excluded, match="degrees from one column"):
-        Reformation.of(Centreline(np.concatenate([there, there[-2::-1]])), SIZE, SPACING)
+    beside = there[-2::-1] + np.array([3, 0, 0.9])
+    with pytest.raises(Excluded) as told:
+        Reformation.of(Centreline(np.concatenate([there, beside])), SIZE, SPACING)
+    assert told.value.kind == JAGGED
 
 
 @pytest.mark.parametrize("points", [line(60), planar_arc(25, 60), helix(8, 6, 60)])
@@ -240,6 +242,56 @@ def test_broken_meshes_are_refused() -> None:
     with pytest.raises(Excluded, match="crosses itself") as caught:
         crossed.coverage(reformation)
     assert caught.value.kind == CROSSED
+
+
+def some(points: Array, *, every: int = 1, chosen: int = 0) -> Array:
+    """Points of a curve: one in ``every``, or so many at random, some of them twice."""
+    return points[np.sort(np.random.default_rng(0).integers(0, len(points), chosen))] if chosen else points[::every]
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        line(60, 6),  # sparse
+        some(line(60, 200), chosen=60),
+        some(planar_arc(25, 60), chosen=150),
+        some(helix(8, 6, 60), every=20),
+        some(helix(3, 2, 60), every=8),  # turns are 13 mm apart
+        line(60, 200) + np.random.default_rng(0).normal(0, 0.5, (200, 3)),  # less sure than they are close
+    ],
+)
+def test_points_by_hand_are_one_course(points: Array) -> None:
+    assert Centreline(points, tolerance=0.5).length > 30
+
+
+@given(
+    before=st.integers(3, 60),
+    after=st.integers(3, 60),
+    leap=st.floats(45, 112),
+    step=st.floats(0.3, 5),
+    turn=st.integers(0, 99),
+)
+def test_a_leap_to_another_branch_is_refused(before: int, after: int, leap: float, step: float, turn: int) -> None:
+    direction = np.random.default_rng(turn).normal(size=3)
+    one, other = (np.arange(count)[:, None] * step * np.array([0, 0.6, 0.8]) for count in (before, after))
+    points = np.concatenate([one, one[-1] + leap * direction / np.linalg.norm(direction) + other])
+    with pytest.raises(Excluded, match="in 2 pieces") as told:
+        Centreline(points)
+    assert told.value.kind == IN_PIECES
+
+
+@pytest.mark.parametrize("count", [12, 40, 200])
+@pytest.mark.parametrize("disorder", ["shuffled", "there and back", "twice"])
+def test_points_in_no_order_are_refused(count: int, disorder: str) -> None:
+    points = some(helix(8, 6, 9), every=200 // count)[:count]
+    order = {
+        "shuffled": np.random.default_rng(0).permutation(count),
+        "there and back": np.r_[0:count, count - 2 : 0 : -1],
+        "twice": np.r_[0:count, 0:count],
+    }[disorder]
+    with pytest.raises(Excluded) as told:
+        Centreline(points[order])
+    assert told.value.kind == UNORDERED
 
 
 def test_short_or_empty_centrelines_are_refused() -> None:

@@ -30,9 +30,10 @@ def inspect(path: str | Path) -> dict[str, Any] | None:
     Raises:
         DataError: the file cannot be read, or its record is damaged.
     """
+    from segcft.arguments import place
     from segcft.provenance import inspect
 
-    return inspect(path)
+    return inspect(place("path", path))
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segcft import artefact
+from segcft import arguments, artefact
 from segcft.causal.intervention import Intervention
 from segcft.evaluate.names import method_name, plain
 from segcft.provenance import dicom_bytes, png_bytes
@@ -135,7 +135,7 @@ class Answer:
         Raises:
             DataError: the file would be of a kind that is not written, or the folder holds other things.
         """
-        path = Path(path)
+        path = arguments.place("path", path)
         check_answer(path)
         text = json.dumps(self.record, indent=1, allow_nan=False, ensure_ascii=False)
         match path.suffix.lower():

@@ -160,7 +160,9 @@ def _add_ccta(ccta: argparse.ArgumentParser) -> None:
         help="by this many of the lumen's standard deviations (default: %(default)g)",
     )
     ccta.add_argument(
-        "--ras", action="store_true", help="coordinates of centrelines and meshes are RAS (default: LPS, as in DICOM)"
+        "--ras",
+        action="store_true",
+        help="centrelines and meshes are in RAS where neither they nor the table say so (default: LPS, as in DICOM)",
     )
 
 

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from numbers import Number
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ import torch
 from torch import Generator, Tensor
 
 import segcft
-from segcft import artefact
+from segcft import arguments, artefact
 from segcft.answer import Answer
 from segcft.causal.intervention import Intervention
 from segcft.counterfactual import Abduction, CounterfactualModel
@@ -26,7 +27,7 @@ from segcft.images.likelihood import to_grey_levels, to_unit
 from segcft.images.mechanism import seeded
 from segcft.images.typicality import Length, length_of
 from segcft.inference import Person, areas_of, resolve_areas, who_is_asked
-from segcft.question import ImageLike, Match, Question, Values, look, name_of, parse_values
+from segcft.question import ImageLike, Match, Question, Values, is_one, look, name_of, parse_values
 from segcft.run import Run
 from segcft.samples import Samples
 from segcft.trajectory import Trajectory
@@ -62,13 +63,14 @@ class Model:
         device: where to compute.
 
     Raises:
-        RunError: the folder is neither, or a part, or a published model's card, is missing or damaged.
+        RunError: the folder is neither, or a part, or a published model's card, is missing or damaged, or there is no
+            such device.
     """
 
     def __init__(self, folder: str | Path | Run, device: str | torch.device = "cpu") -> None:
-        self.run = folder if isinstance(folder, Run) else Run(folder)
+        self.device = arguments.hardware("device", device)
+        self.run = folder if isinstance(folder, Run) else Run(arguments.place("folder", folder, RunError))
         self.study = self.run.study
-        self.device = torch.device(device)
         self.methods = self.run.methods()
         """Method -> the part that is its image mechanism."""
         if not self.methods:
@@ -112,7 +114,7 @@ class Model:
             DataError: the image cannot be read.
             RunError: the model lacks a part.
         """
-        if not do:
+        if not (do := arguments.values("do", do)):
             raise InterventionError("do: nothing is asked for, e.g. {'heart_area': '+20%'}")
         return self.answer([self.question(image, attributes, do)], method, draws)[0]
 
@@ -138,9 +140,13 @@ class Model:
             DataError: ``images`` is only one, or an image cannot be read.
             RunError: the model lacks a part.
         """
-        if isinstance(images, str) or not isinstance(images, Iterable):
-            raise DataError(f"images: expected several, e.g. a list, not {images!r}; `counterfactual` is about one")
-        return self._answers(self._questions(images, self._each(attributes), self._each(do)), method, draws)
+        expected = "several, e.g. a list or an array (N, H, W); `counterfactual` is about one"
+        if is_one(images):
+            arguments.refuse("images", expected, images)
+        images = arguments.stream("images", images, expected, DataError)
+        draws = arguments.whole("draws", draws, 0)
+        asked = self._questions(images, self._each("attributes", attributes), self._each("do", do))
+        return self._answers(asked, method, draws)
 
     def _answers(self, questions: Iterable[Question], method: str | None, draws: int = 0) -> Iterator[Answer]:
         questions = iter(questions)
@@ -162,12 +168,12 @@ class Model:
 
         ``do`` may be empty: the answer is then the image as it is, with what is known and inferred.
         """
-        known = parse_values(self.study, attributes)
+        known = parse_values(self.study, arguments.values("attributes", attributes))
         for name, fact in known.items():
             if isinstance(fact, Match) or fact.kind != "set":
                 raise InterventionError(f"{_text(name, fact)}: what is known is a value, not a change")
         given = {name: fact for name, fact in known.items() if isinstance(fact, Intervention)}
-        asked = parse_values(self.study, do)
+        asked = parse_values(self.study, arguments.values("do", do))
         seen = look(self.study, image)
         return Question(
             name=name_of(image),
@@ -185,7 +191,10 @@ class Model:
 
         An answer does not depend on the questions beside it.
         """
-        _check_count("draws", draws, 0)
+        draws = arguments.whole("draws", draws, 0)
+        for question in (questions := arguments.several("questions", questions, "a list of questions")):
+            if not isinstance(question, Question):
+                arguments.refuse("questions", "what `question` gives", question)
         if not questions:
             return []
         method, model = self._model(method)
@@ -261,16 +270,20 @@ class Model:
             RunError: the model lacks a part.
         """
         variables = list(self.study.variables)
+        variable = arguments.text("variable", variable, variables[0], InterventionError)
         if variable not in variables:
             raise InterventionError(f"{variable!r} is not a variable ({', '.join(variables)})")
-        if isinstance(values, int | np.integer):
-            _check_count("values", values, 1)
+        if isinstance(values, Number):
+            count = arguments.whole("values", values, 1)
             known = self.people[:, variables.index(variable)].cpu().numpy()
             categories = self.study.variables[variable].categories
-            values = list(categories) or np.quantile(known, np.linspace(0.05, 0.95, values)).tolist()
-        if not len(values):
+            values = list(categories) or np.quantile(known, np.linspace(0.05, 0.95, count)).tolist()
+        values = arguments.several("values", values, "how many, or a list of them")
+        if not values:
             raise InterventionError("values: expected at least one")
-        others = parse_values(self.study, do)
+        for number, value in enumerate(values):
+            arguments.amount(f"values[{number}]", value)
+        others = parse_values(self.study, arguments.values("do", do))
         if variable in others:
             raise InterventionError(f"do: {variable!r} is what the trajectory sets")
         set_to = [parse_values(self.study, {variable: value})[variable] for value in values]
@@ -279,7 +292,7 @@ class Model:
             replace(seen, do=(*seen.do, self._matched(variable, one)), asked=(*seen.asked, _text(variable, one)))
             for one in set_to
         )
-        return Trajectory(variable, list(values), list(self._answers(questions, method)))
+        return Trajectory(variable, values, list(self._answers(questions, method)))
 
     @torch.no_grad()
     def sample(
@@ -304,9 +317,11 @@ class Model:
             InterventionError: ``do`` is not understood, or changes a value instead of setting it.
             RunError: the model lacks a part.
         """
-        _check_count("n", n, 1)
+        n, seed = arguments.whole("n", n, 1), arguments.whole("seed", seed, *arguments.SEEDS)
+        pixel_noise = arguments.flag("pixel_noise", pixel_noise)
         method, model = self._model(method)
-        interventions = [self._set(name, one) for name, one in parse_values(self.study, do or {}).items()]
+        parsed = parse_values(self.study, arguments.values("do", do))
+        interventions = [self._set(name, one) for name, one in parsed.items()]
         generator = self._generator(seed)
         missing = torch.full((n, len(self.study.variables)), torch.nan, device=self.device)
         asked = resolve_areas(self.study, interventions, missing, model.scm)
@@ -338,7 +353,7 @@ class Model:
             DataError: the image cannot be read, or there is no draw.
             RunError: the model lacks a part.
         """
-        _check_count("draws", draws, 1)
+        draws = arguments.whole("draws", draws, 1)
         _, model = self._model(method)
         question = self.question(image, attributes)
         x = to_unit(torch.from_numpy(question.pixels)[None].to(self.device))
@@ -352,18 +367,19 @@ class Model:
         return LogLikelihood(-nats * model.hvae.pixels, nats / float(np.log(2)), attributes_terms)
 
     def _model(self, method: str | None) -> tuple[str, CounterfactualModel]:
+        method = None if method is None else arguments.text("method", method, list(self.methods)[-1], RunError)
         method = {shown: name for name, shown in METHODS.items()}.get(method or "", method) or list(self.methods)[-1]
         if method not in self._models:
             self._models[method] = self.run.model(method, self.device)
         return method, self._models[method]
 
-    def _each(self, values: Values | Iterable[Values]) -> Iterator[Values]:
+    def _each(self, name: str, values: Values | Iterable[Values]) -> Iterator[Values]:
         """One for all, or each one's own."""
-        if isinstance(values, Mapping):
-            return itertools.repeat(values)
+        if values is None or isinstance(values, str | Mapping):
+            return itertools.repeat(arguments.values(name, values))
         if isinstance(values, Sequence) and all(isinstance(value, str | Intervention) for value in values):
-            return itertools.repeat(values)
-        return iter(values)  # type: ignore[arg-type]
+            return itertools.repeat(arguments.values(name, values))
+        return arguments.stream(name, values, "values, or those of each image", InterventionError)
 
     def _matched(self, name: str, match: Intervention | Match) -> Intervention:
         """The value of a variable in another image, as an intervention that sets it; others are what they are."""
@@ -434,8 +450,3 @@ class Model:
 
 def _text(name: str, one: Intervention | Match) -> str:
     return f"{name}={one}" if isinstance(one, Match) else str(one)
-
-
-def _check_count(name: str, number: int, least: int) -> None:
-    if number < least:
-        raise DataError(f"{name}: expected {least} or more, not {number}")

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
+import torch
 from numpy.typing import NDArray
 from PIL.Image import Image as Picture
 from torch import Tensor
@@ -24,7 +26,7 @@ from segcft.study import FolderData, Study
 
 ImageLike = str | Path | MemoryFile | NDArray[Any] | Tensor | Picture
 """A file (PNG, TIFF, JPEG, BMP, DICOM, NIfTI), or pixels: (H, W) or (H, W, 3), of a tensor (H, W) or (C, H, W); of 8 or
-16 bits, or floating point in [0, 1]."""
+16 bits, or floating point in [0, 1], bfloat16 too."""
 
 MATCH = "match:"
 
@@ -179,19 +181,33 @@ def look(study: Study, image: ImageLike) -> Looked:
         raise DataError(str(error)) from None
 
 
+def is_one(images: object) -> bool:
+    """Whether an array or tensor of numbers is one image, or none, and not several in its rows."""
+    if isinstance(images, Tensor):
+        return images.ndim < 3 or images.shape[-1] in (1, 3)
+    if not isinstance(images, np.ndarray) or images.dtype.kind not in "biufc":  # the others may be names of files
+        return False
+    return images.ndim < 3 or (images.ndim == 3 and images.shape[-1] in (1, 3))
+
+
 def _array(image: Any, channels: int) -> NDArray[np.float64]:
-    if isinstance(image, Picture):
-        return shades(pixels_of(image), "image", channels)
-    if isinstance(image, Tensor):
-        array = image.detach().cpu().numpy()
-        array = np.moveaxis(array, 0, -1) if array.ndim == 3 else array
-    else:
-        array = np.asarray(image)
+    """Grey values (C, H, W) in [0, 1] of pixels in any form; see :data:`ImageLike`."""
+    try:
+        stored = pixels_of(image) if isinstance(image, Picture) else None
+        if stored is not None and stored.values.dtype.kind != "f":  # real numbers have a range as in arrays
+            return shades(stored, "image", channels)
+        array = _pixels(image) if stored is None else stored.values
+    except Rejected:
+        raise
+    except Exception as error:  # of PyTorch, of Pillow, or of whatever says that it can be an array
+        raise DataError(f"image: no pixels can be had of {type(image).__name__} ({_line(error)})") from None
     if array.dtype == object:
         raise DataError(f"image: expected a file, an array, a tensor or a Pillow image, not {type(image).__name__}")
+    shape = array.shape
+    array = np.moveaxis(array, 0, -1) if isinstance(image, Tensor) and array.ndim == 3 else array
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (1, 3)) or 0 in array.shape:
         expected = "(H, W) or (C, H, W) of 1 or 3 channels" if isinstance(image, Tensor) else "(H, W) or (H, W, 3)"
-        raise DataError(f"image: expected {expected}, not an array of shape {tuple(np.shape(image))}")
+        raise DataError(f"image: expected {expected}, not an array of shape {shape}{_hint(shape)}")
     unit = np.issubdtype(array.dtype, np.floating)
     # Other whole numbers have no white: those of 0 to 255 would be taken for nearly black ones of 16 bits.
     if not unit and array.dtype not in (bool, np.uint8, np.uint16):
@@ -199,3 +215,30 @@ def _array(image: Any, channels: int) -> NDArray[np.float64]:
     if unit and not (array.min() >= 0 and array.max() <= 1):
         raise DataError("image: floating-point pixels must be in [0, 1]")
     return shades(Pixels(array, 1.0 if unit else largest(array), False, None), "image", channels)
+
+
+def _pixels(image: Any) -> NDArray[Any]:
+    """An image as an array in this machine's order of bytes."""
+    if isinstance(image, Tensor):
+        if image.layout != torch.strided or image.is_quantized:
+            found = "quantized" if image.is_quantized else str(image.layout)
+            raise TypeError(f"it is {found}; make it dense floating point")
+        tensor = image.detach().cpu().resolve_conj().resolve_neg()
+        # NumPy lacks bfloat16 and the types of 8 bits, all of whose values single precision has.
+        lacking = tensor.is_floating_point() and tensor.dtype not in (torch.float16, torch.float32, torch.float64)
+        return np.asarray((tensor.float() if lacking else tensor).numpy())
+    if isinstance(image, pd.DataFrame | pd.Series):
+        raise TypeError("a table is no image; if these are pixels, give `to_numpy()` of it")
+    if np.ma.is_masked(image):
+        raise TypeError("some pixels are masked; fill them")
+    array = np.asarray(image)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _hint(shape: tuple[int, ...]) -> str:
+    return "; give one image of the batch, e.g. image[0]" if len(shape) == 4 else ""
+
+
+def _line(error: Exception) -> str:
+    """An error's message in one line, or its type."""
+    return " ".join(str(error).split()) or type(error).__name__

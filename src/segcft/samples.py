@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from segcft import artefact
+from segcft import arguments, artefact
 from segcft.provenance import png_bytes
 from segcft.rendering import to_html
 from segcft.target import check
@@ -43,7 +43,7 @@ class Samples:
         Raises:
             DataError: the folder holds other things.
         """
-        folder = Path(folder)
+        folder = arguments.place("folder", folder)
         check(folder, (), TABLE, "samples are written to a folder")
         names = [f"{number}.png" for number in range(1, len(self) + 1)]
         table = self.attributes.assign(image=names)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segcft import artefact
+from segcft import arguments, artefact
 from segcft.answer import Answer
 from segcft.errors import DataError
 from segcft.evaluate.names import plain
@@ -61,7 +61,7 @@ class Trajectory:
         Raises:
             DataError: the file would be of another kind.
         """
-        path = Path(path)
+        path = arguments.place("path", path)
         match path.suffix.lower():
             case ".png":
                 artefact.write_bytes(path, png_bytes(self.strip(), self.record))

@@ -29,6 +29,9 @@ CHANGE = "a change is written as text, such as '-20%'"
 """What to say of a number that looks like one."""
 
 
+Kind = Literal["set", "add", "percent", "sd"]
+
+
 @dataclass(frozen=True)
 class Intervention:
     """One variable and what is done to it; ``str()`` gives the text that :func:`parse_intervention` reads.
@@ -40,7 +43,7 @@ class Intervention:
 
     variable: str
     amount: float | str
-    kind: Literal["set", "add", "percent", "sd"] = "set"
+    kind: Kind = "set"
 
     def __str__(self) -> str:
         if isinstance(self.amount, str):

@@ -7,12 +7,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import BSpline, CubicSpline, splprep
+from scipy.spatial import cKDTree
 
 from segcft.data.convert import Excluded
 
 Points = NDArray[np.float64]
 
 UNUSABLE = "centreline unusable"
+IN_PIECES = "centreline in pieces"
+UNORDERED = "centreline out of order"
+
+LEAP = (5.0, 10.0)
+"""A step is a leap from one vessel to another where it is longer than so many times the median step, and than so many
+mm: 10 mm are more than a curve through points can bridge within a vessel."""
+
+ASTRAY = (2.0, 0.1)
+"""Points are out of order where their nearest one is, by the median, further down the list than so many places and than
+this share of all of them. In order it is the next, or the next but some where points lie closer than they are sure."""
 
 FARTHEST = 1e4
 """mm from the origin, 10 m, within which any patient is."""
@@ -39,7 +50,8 @@ class Centreline:
         tolerance: how far the curve may pass by the points, root mean square in mm; 0: it goes through all of them.
 
     Raises:
-        Excluded: there are fewer than four different points, or some are not finite or beyond :data:`FARTHEST`.
+        Excluded: there are fewer than four different points, some are not finite or beyond :data:`FARTHEST`, or they
+            are in pieces or out of order.
     """
 
     def __init__(self, points: Points, tolerance: float = 0.0) -> None:
@@ -58,6 +70,7 @@ class Centreline:
         points = points[np.concatenate([[True], apart])]
         if len(points) < 4:
             raise Excluded(UNUSABLE, f"the centreline has {len(points)} different points; four are needed")
+        _check_one_course(points)
         chords = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
         if tolerance > 0:
             # Not make_splprep, which takes minutes for thousands of points. With full_output it keeps quiet.
@@ -123,6 +136,33 @@ class Centreline:
             axis = np.eye(3)[np.argmin(np.abs(tangent))]
             across = axis - tangent * (axis @ tangent)
         return np.asarray(across / np.linalg.norm(across))
+
+
+def _check_one_course(points: Points) -> None:
+    """Check that points follow one vessel.
+
+    Raises:
+        Excluded: there is a leap among their steps, see :data:`LEAP`, or they are out of order, see :data:`ASTRAY`.
+    """
+    steps = np.linalg.norm(np.diff(points, axis=0), axis=1)
+    usual = float(np.median(steps))
+    if len(leaps := np.nonzero(steps > max(LEAP[0] * usual, LEAP[1]))[0]):
+        first = int(leaps[0])
+        raise Excluded(
+            IN_PIECES,
+            f"the centreline is in {len(leaps) + 1} pieces: {steps[first]:.4g} mm from its point {first + 1} to the "
+            f"next, where half of its steps are below {usual:.3g}; give one vessel a file, with points all along it",
+        )
+    nearest = cKDTree(points).query(points, k=2)[1]
+    numbers = np.arange(len(points))
+    other = np.where(nearest[:, 0] == numbers, nearest[:, 1], nearest[:, 0])  # two points may be at one place
+    astray = float(np.median(np.abs(other - numbers)))
+    if astray > max(ASTRAY[0], ASTRAY[1] * len(points)):
+        raise Excluded(
+            UNORDERED,
+            f"the centreline's points are not in order along the vessel, or go along it more than once: the nearest "
+            f"one of half of them is {astray:.0f} or more places down the list",
+        )
 
 
 def _reflect(vector: Points, across: Points) -> Points:

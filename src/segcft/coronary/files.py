@@ -5,52 +5,89 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segcft.coronary.meshfile import read_mesh
-from segcft.coronary.volume import FLIP
+from segcft.coronary.meshfile import MeshFile, read_mesh
+from segcft.coronary.space import AS_SAID, Frame, said_in
 from segcft.data.reject import Rejected
 
 CENTRELINES = (".vtp", ".vtk", ".csv", ".txt")
 SURFACES = (".stl", ".ply", ".vtp", ".vtk")
 
+_TOLD = 8  # lines of which a message gives the length
 
-def read_centreline(path: Path, ras: bool = False) -> NDArray[np.float64]:
-    """Points (N, 3) of a centreline in mm, in LPS coordinates and in the order in which they follow each other.
+
+class Line(NamedTuple):
+    """A centreline."""
+
+    points: NDArray[np.float64]
+    """(N, 3) in mm, in LPS, in the order in which they follow each other."""
+    frame: Frame
+    """In which coordinates the file has them."""
+
+
+class Mesh(NamedTuple):
+    """The surface of a body."""
+
+    vertices: NDArray[np.float64]
+    """(V, 3) in mm, in LPS."""
+    faces: NDArray[np.int64]
+    """Its triangles (F, 3), as numbers of vertices."""
+    frame: Frame
+    """In which coordinates the file has them."""
+
+
+def read_centreline(path: Path, ras: bool = False, frame: Frame = AS_SAID) -> NDArray[np.float64]:
+    """The points of :func:`open_centreline` alone, (N, 3) in mm, in LPS."""
+    return open_centreline(path, ras, frame).points
+
+
+def read_surface(
+    path: Path, ras: bool = False, frame: Frame = AS_SAID
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Vertices (V, 3) in mm, in LPS, and triangles (F, 3) of :func:`open_surface`."""
+    return open_surface(path, ras, frame)[:2]
+
+
+def open_centreline(path: Path, ras: bool = False, frame: Frame = AS_SAID) -> Line:
+    """A centreline, and how its file has it.
 
     Args:
         path: ``.vtp`` or ``.vtk`` with one line; ``.csv`` with columns x, y, z, or with these three and no header;
             ``.txt`` as in the Rotterdam Coronary Artery Algorithm Evaluation: x, y, z and whatever follows (radius,
             variability between observers), a point a line.
-        ras: the file's coordinates are RAS.
+        ras: coordinates are RAS where neither ``frame`` nor the file says what they are; else LPS.
+        frame: what the user says of the file's coordinates.
 
     Raises:
         Rejected: it cannot be read, or does not hold one line.
     """
     match path.suffix.lower():
         case ".vtp" | ".vtk":
-            points = _read_line(path)
-        case ".csv":
-            points = parse_csv(_read_text(path), str(path))
-        case ".txt":
-            points = parse_rotterdam(_read_text(path), str(path))
+            mesh = read_mesh(path)
+            points, said = _the_line(path, mesh), mesh.space
+        case (".csv" | ".txt") as suffix:
+            text = _read_text(path)
+            points = (parse_csv if suffix == ".csv" else parse_rotterdam)(text, str(path))
+            said = next(filter(None, (said_in(line) for line in text.splitlines() if line.startswith("#"))), "")
         case _:
             raise Rejected(f"{path}: expected a centreline in a file that ends in {', '.join(CENTRELINES)}")
-    return _checked(path, points, ras)
+    return Line(*_placed(path, points, said, ras, frame))
 
 
-def read_surface(path: Path, ras: bool = False) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Vertices (V, 3) of a mesh in mm, in LPS coordinates, and its triangles (F, 3), as numbers of vertices.
+def open_surface(path: Path, ras: bool = False, frame: Frame = AS_SAID) -> Mesh:
+    """A mesh as triangles, and how its file has it.
 
     Polygons and strips become triangles. Vertices at exactly the same place are one, since STL repeats them in every
     triangle; triangles that have two of their corners there are dropped.
 
     Args:
         path: ``.stl``, ``.ply``, ``.vtp`` or ``.vtk``.
-        ras: the file's coordinates are RAS.
+        ras: see :func:`open_centreline`.
+        frame: see :func:`open_centreline`.
 
     Raises:
         Rejected: it cannot be read, or holds no triangle.
@@ -61,13 +98,13 @@ def read_surface(path: Path, ras: bool = False) -> tuple[NDArray[np.float64], ND
     faces = mesh.triangles()
     if not len(faces):
         raise Rejected(f"{path}: the mesh is empty: {len(mesh.points)} points and no polygon")
-    points = _checked(path, mesh.points, ras)
+    points, frame = _placed(path, mesh.points, mesh.space, ras, frame)
     vertices, place = np.unique(points[faces].reshape(-1, 3), axis=0, return_inverse=True)
     faces = place.reshape(-1, 3)
     collapsed = (faces == np.roll(faces, 1, axis=1)).any(axis=1)
     if collapsed.all():
         raise Rejected(f"{path}: the mesh is empty: all of its {len(faces)} triangles are collapsed")
-    return vertices, faces[~collapsed]
+    return Mesh(vertices, faces[~collapsed], frame)
 
 
 def parse_csv(text: str, name: str) -> NDArray[np.float64]:
@@ -163,15 +200,24 @@ def chain(lines: Sequence[NDArray[np.int64]], points: NDArray[np.float64], name:
         order.append(at)
         at = next((place for place in neighbours[at] if place != before), None) if len(order) <= len(places) else None
     if not order or len(order) != len(neighbours) or any(len(beside) > 2 for beside in neighbours.values()):
-        raise Rejected(f"{name}: {len(lines)} lines with {len(ends)} loose ends, expected one line")
+        raise Rejected(
+            f"{name}: {len(lines)} lines with {len(ends)} loose ends, expected one line{_lengths(lines, points)}"
+        )
     if order.index(steps[0, 0]) > order.index(steps[0, 1]):
         order.reverse()
     return places[order]
 
 
-def _read_line(path: Path) -> NDArray[np.float64]:
+def _lengths(lines: Sequence[NDArray[np.int64]], points: NDArray[np.float64]) -> str:
+    """The end of a message: how long the first lines are."""
+    if len(lines) > _TOLD:
+        return ""
+    lengths = (float(np.linalg.norm(np.diff(points[line], axis=0), axis=1).sum()) for line in lines)
+    return f" (they are {', '.join(f'{length:.4g}' for length in lengths)} long): give one vessel a file"
+
+
+def _the_line(path: Path, mesh: MeshFile) -> NDArray[np.float64]:
     """The points of the one line in a VTK file."""
-    mesh = read_mesh(path)
     lines = [line for line in map(mesh.lines.__getitem__, range(len(mesh.lines))) if len(line) > 1]
     if not lines:
         raise Rejected(f"{path}: holds no line: {len(mesh.points)} points, {len(mesh.polygons)} polygons")
@@ -211,8 +257,13 @@ def _numbers(cells: Sequence[str], line: int, name: str) -> list[float]:
     return [float(cell) for cell in cells]
 
 
-def _checked(path: Path, points: NDArray[Any], ras: bool) -> NDArray[np.float64]:
+def _placed(path: Path, points: NDArray[Any], said: str, ras: bool, frame: Frame) -> tuple[NDArray[np.float64], Frame]:
+    """Points as mm in LPS, and in which coordinates they were."""
     points = np.asarray(points, dtype=np.float64)
     if not np.isfinite(points).all():
         raise Rejected(f"{path}: holds coordinates that are not finite numbers")
-    return points * FLIP if ras else points + 0.0  # + 0.0: -0.0 becomes 0.0, so that both are one place
+    try:
+        frame = frame.of_file(said, ras)
+    except Rejected as reason:
+        raise Rejected(f"{path}: {reason}") from None
+    return points * frame.vector + 0.0, frame  # + 0.0: -0.0 becomes 0.0, so that both are one place

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcft.coronary.extra import extra
+from segcft.coronary.space import said_in
 from segcft.data.reject import Rejected
 
 
@@ -69,12 +70,14 @@ class MeshFile:
         lines: of points.
         polygons: of points; their corners in order.
         strips: of triangles; each point beyond the second makes one with the two before it.
+        space: what the file says its coordinates are, e.g. RAS; "" where it does not.
     """
 
     points: NDArray[np.float64]
     lines: Cells = field(default_factory=Cells)
     polygons: Cells = field(default_factory=Cells)
     strips: Cells = field(default_factory=Cells)
+    space: str = ""
 
     def triangles(self) -> NDArray[np.int64]:
         """Polygons and strips as triangles (F, 3); those of one or two corners, which enclose nothing, are none."""
@@ -118,10 +121,12 @@ def parse_stl(content: bytes) -> MeshFile:
         Rejected: it is cut off, or neither.
     """
     count = int.from_bytes(content[80:84], "little")
+    title = content[:80]
     if len(content) >= 84 and len(content) == 84 + 50 * count:  # first: some binary files begin with "solid" too
         layout = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
         points = np.frombuffer(content, layout, count, 84)["corners"].reshape(-1, 3)
     elif content[:5].lower() == b"solid":
+        title = content.partition(b"\n")[0]
         text = content.decode("ascii", errors="replace").lower()
         numbers = re.findall(r"\bvertex\s+(\S+)\s+(\S+)\s+(\S+)", text)
         facets, ends, solids = (
@@ -132,8 +137,8 @@ def parse_stl(content: bytes) -> MeshFile:
         points = np.array(numbers, dtype=np.float64).reshape(-1, 3)
     else:
         raise Rejected(f"cut off, or no STL file: {len(content)} bytes, and {count} triangles take {84 + 50 * count}")
-    corners = np.arange(len(points))
-    return MeshFile(points.astype(np.float64), polygons=Cells(corners, np.arange(0, len(points) + 1, 3)))
+    triangles = Cells(np.arange(len(points)), np.arange(0, len(points) + 1, 3))
+    return MeshFile(points.astype(np.float64), polygons=triangles, space=said_in(title.decode("ascii", "replace")))
 
 
 class _Cursor:
@@ -180,6 +185,28 @@ class _Cursor:
         self.at += found.nbytes
         return found
 
+    def texts(self, count: int) -> list[str]:
+        """The next ``count`` texts of a VTK file: a line each, or in binary each after its length.
+
+        The first two bits of a length say of how many bytes it is, 8, 4, 2 or 1 (``vtkDataReader::ReadArray``).
+
+        Raises:
+            Rejected: the file ends before.
+        """
+        found: list[str] = []
+        while len(found) < count:
+            if self.at >= len(self.content):
+                raise Rejected(f"cut off: {count} texts expected, {len(found)} found")
+            if not self.order:
+                found.append(self.line() or "")
+                continue
+            bytes_of_length = 8 >> (self.content[self.at] >> 6)
+            length = int.from_bytes(self.content[self.at : self.at + bytes_of_length])
+            length &= (1 << (8 * bytes_of_length - 2)) - 1
+            self.at += bytes_of_length + length
+            found.append(self.content[max(self.at - length, 0) : self.at].decode("utf-8", "replace"))
+        return found
+
     def _words(self, kind: str, count: int) -> NDArray[Any]:
         found: list[bytes] = []
         while len(found) < count:
@@ -218,6 +245,7 @@ def parse_ply(content: bytes) -> MeshFile:
     if cursor.line() != "ply":
         raise Rejected("no PLY file: it does not begin with 'ply'")
     elements: list[_Element] = []
+    space = ""
     while (line := cursor.line()) != "end_header":
         match (line or "").split():
             case ["format", ("ascii" | "binary_little_endian" | "binary_big_endian") as kind, _]:
@@ -229,7 +257,7 @@ def parse_ply(content: bytes) -> MeshFile:
             case ["property", kind, name] if elements and kind in _PLY:
                 elements[-1].columns[name] = (_PLY[kind],)
             case ["comment" | "obj_info", *_]:
-                pass
+                space = space or said_in(line or "")
             case _:
                 raise Rejected("the header is cut off" if line is None else f"the header has {line!r}")
     points, polygons = np.zeros((0, 3)), Cells()
@@ -244,7 +272,7 @@ def parse_ply(content: bytes) -> MeshFile:
             if not isinstance(cells, Cells):
                 raise Rejected("faces lack vertex_indices")
             polygons = cells
-    return MeshFile(points, polygons=polygons)
+    return MeshFile(points, polygons=polygons, space=space)
 
 
 def _ply_rows(cursor: _Cursor, element: _Element) -> Mapping[str, Any]:
@@ -289,7 +317,7 @@ def parse_vtk(content: bytes) -> MeshFile:
     version = re.fullmatch(r"# vtk DataFile Version (\d+)\.\d+", cursor.line() or "")
     if version is None:
         raise Rejected("no VTK file: it does not begin with '# vtk DataFile Version'")
-    cursor.line()  # a title
+    space = said_in(cursor.line() or "")  # in the title
     kind, dataset = (cursor.line() or "").upper(), (cursor.line() or "").upper()
     if kind not in ("ASCII", "BINARY"):
         raise Rejected(f"{kind!r}, expected ASCII or BINARY")
@@ -314,8 +342,12 @@ def parse_vtk(content: bytes) -> MeshFile:
                     pass
             case ["FIELD", _, count]:
                 for _ in range(int(count)):
-                    _, components, tuples, kind = (cursor.line() or cursor.line() or "").split()
-                    cursor.numbers(_VTK[kind.lower()], int(components) * int(tuples))
+                    field_name, components, tuples, kind = (cursor.line() or cursor.line() or "").split()
+                    if kind.lower() == "string":
+                        texts = cursor.texts(int(components) * int(tuples))
+                        space = texts[0] if field_name == "SPACE" and texts else space
+                    else:
+                        cursor.numbers(_VTK[kind.lower()], int(components) * int(tuples))
             case ["POINT_DATA" | "CELL_DATA", _]:  # nothing but values at points and cells follows
                 break
             case _:
@@ -323,7 +355,7 @@ def parse_vtk(content: bytes) -> MeshFile:
     if points is None:
         raise Rejected("cut off, or empty: no POINTS")
     cells.pop("", None)
-    return MeshFile(points, **cells)
+    return MeshFile(points, **cells, space=space)
 
 
 def _offsets_and_connectivity(cursor: _Cursor, offsets: int, connectivity: int) -> Cells:

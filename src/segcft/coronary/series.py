@@ -10,15 +10,20 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.uid import UID
 
 from segcft.coronary.volume import Volume
+from segcft.data.convert import Unreadable
 from segcft.data.dicomfile import Dataset, broken, open_dicom, text_of
-from segcft.data.dicomhead import is_dicom_file
 from segcft.data.dicompixels import decode
-from segcft.data.reject import Rejected
+from segcft.data.imagefile import is_dicom
+from segcft.data.reject import Rejected, Remark
 
 TOLERANCE = 0.1
 """How far a slice may be from where its number puts it, as a share of the distance between slices."""
+
+TOLD = 5
+"""Files that are no slices and are named in a remark; others are counted."""
 
 ROUNDING = 0.01
 """Headers may round positions to this many mm, which is no reason to refuse thin slices."""
@@ -52,14 +57,16 @@ class Slice:
 def read_series(folder: Path) -> Volume:
     """The volume of the one CT series in ``folder``, whatever the order and the names of its files.
 
+    What is no DICOM image is passed over, and told by a remark, unless it is called like the slices.
     Slices of a tilted gantry are each moved sideways; the affine says so, and nothing is resampled.
 
     Raises:
         Rejected: there is no series or several, a slice is missing, damaged or there twice, or slices do not make a
             regular grid.
     """
+    files, others = _one_series(folder)
     slices = []
-    for path, header in _one_series(folder):
+    for path, header in files:
         try:
             slices.append(_read_header(path, header))
         except Rejected:
@@ -69,10 +76,11 @@ def read_series(folder: Path) -> Volume:
     slices = _in_order(folder, slices)
     first, step = slices[0], _step(folder, slices)
     values: NDArray[Any] | None = None
+    remarks: list[Remark] = []
     for number, one in enumerate(slices):
         dataset = open_dicom(one.path)
         try:
-            stored, padding = decode(one.path, dataset, [])
+            stored, padding = decode(one.path, dataset, remarks)
             if padding is not None and not padding.all():
                 stored = np.where(padding, stored[~padding].min(), stored)
         except Rejected:
@@ -87,19 +95,48 @@ def read_series(folder: Path) -> Volume:
     assert values is not None
     affine = np.eye(4)
     affine[:3] = np.column_stack([first.along, step, first.position])
-    return Volume(values.transpose(2, 1, 0), affine, *first.scale)
+    return Volume(
+        values.transpose(2, 1, 0), affine, *first.scale, remarks=(*_passed_over(folder, others), *_once_a_kind(remarks))
+    )
 
 
-def _one_series(folder: Path) -> list[tuple[Path, Dataset]]:
-    """Files and headers of the series in ``folder``."""
+def _passed_over(folder: Path, names: Sequence[str]) -> tuple[Remark, ...]:
+    if not names:
+        return ()
+    some = ", ".join(names[:TOLD]) + (", ..." if len(names) > TOLD else "")
+    told = f"{folder}: {len(names)} files are no slices and passed over: {some}"
+    return (Remark("files beside the series", told),)
+
+
+def _once_a_kind(remarks: Sequence[Remark]) -> tuple[Remark, ...]:
+    """The first remark of each kind: what is told of one slice holds for its neighbours."""
+    return tuple({remark.kind: remark for remark in reversed(remarks)}.values())
+
+
+def _one_series(folder: Path) -> tuple[list[tuple[Path, Dataset]], list[str]]:
+    """Files and headers of the series in ``folder``, and what else lies there.
+
+    Raises:
+        Rejected: there is none or several, or a file that must be a slice is none.
+    """
     found: dict[str, list[tuple[Path, Dataset]]] = {}
+    others: list[Path] = []
     for path in sorted(folder.iterdir()):
-        if not path.is_file() or path.name.startswith(".") or not _may_be_slice(path):
+        # Some systems keep their notes on a file in a hidden one that is called like it.
+        if not path.is_file() or path.name.startswith(".") or path.name == "DICOMDIR" or not is_dicom(path):
+            others.append(path)
             continue
         header = open_dicom(path, pixels=False)
-        found.setdefault(str(header.get("SeriesInstanceUID") or ""), []).append((path, header))
+        if _is_image(path, header):
+            found.setdefault(str(header.get("SeriesInstanceUID") or ""), []).append((path, header))
+        else:
+            others.append(path)
     if not found:
         raise Rejected(f"{folder}: holds no DICOM file")
+    names = {_pattern(path) for files in found.values() for path, _ in files}
+    for path in others:
+        if path.is_file() and not is_dicom(path) and _pattern(path) in names:
+            raise Unreadable("damaged file", f"{path}: is called like the slices beside it, and is no DICOM file")
     if len(found) > 1:
         each = "; ".join(
             f"{len(files)} files {text_of(files[0][1], 'SeriesDescription') or uid or 'without SeriesInstanceUID'!r} "
@@ -107,17 +144,21 @@ def _one_series(folder: Path) -> list[tuple[Path, Dataset]]:
             for uid, files in found.items()
         )
         raise Rejected(f"{folder}: holds {len(found)} series, expected one: {each}")
-    return next(iter(found.values()))
+    return next(iter(found.values())), [path.name for path in others]
 
 
-def _may_be_slice(path: Path) -> bool:
-    """Whether a file is DICOM, or is called as if it were: the name alone then makes it an error that it is none."""
-    if path.name == "DICOMDIR":  # a table of contents
-        return False
-    if re.fullmatch(r"|\.(dcm|dicom|ima|\d+)", path.suffix.lower()):
-        return True
-    with path.open("rb") as file:
-        return is_dicom_file(file)
+def _is_image(path: Path, header: Dataset) -> bool:
+    """Whether a DICOM file is one, or a damaged one: reports, presentation states and tables of contents are none."""
+    try:
+        kind = header.get("SOPClassUID") or getattr(header, "file_meta", header).get("MediaStorageSOPClassUID")
+        return bool(header.get("Rows")) or kind is None or "Image" in UID(kind).name
+    except Exception as error:  # pydicom decodes an element when it is asked for, which may fail in any way
+        raise broken(path, error) from None
+
+
+def _pattern(path: Path) -> str:
+    """What the names of a series' files have in common: all but their numbers, which may be hexadecimal."""
+    return re.sub(r"\b[0-9a-f-]{8,}\b|\d+(\.\d+)*", "#", path.name.lower())
 
 
 def _read_header(path: Path, header: Dataset) -> Slice:

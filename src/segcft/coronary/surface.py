@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -41,6 +43,12 @@ class Surface:
         corners = (vertices - vertices.mean(axis=0))[faces]
         volume = np.einsum("fi,fi->", corners[:, 0], np.cross(corners[:, 1], corners[:, 2]))
         self.vertices, self.faces = vertices, faces if volume >= 0 else faces[:, ::-1]
+
+    def scaled(self, vector: NDArray[np.float64]) -> Surface:
+        """With coordinates multiplied by ``vector`` (3,), of which none or two are negative: nothing is mirrored."""
+        other = copy(self)
+        other.vertices = self.vertices * vector
+        return other
 
     def coverage(self, reformation: Reformation) -> NDArray[np.float64]:
         """The enclosed share of each pixel, (H, W) in 0 to 1: exact across the vessel, along the column's middle.

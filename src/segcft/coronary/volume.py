@@ -14,12 +14,15 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import map_coordinates
 
 from segcft.coronary.extra import extra
+from segcft.coronary.space import FLIP
 from segcft.data.convert import Excluded
 from segcft.data.nifti import NIFTI
-from segcft.data.reject import Rejected
+from segcft.data.reject import Rejected, Remark
 
 VOXEL = (0.05, 10.0)
 """Edges of a voxel in mm that are believed; beyond, the header is wrong, or in metres."""
+
+OUTSIDE = "outside the volume"
 
 LEAST_RANGE = 200.0
 """HU between the least and the largest value: air and blood, which any chest holds, are some 1000 apart."""
@@ -28,9 +31,6 @@ MOST_BYTES = 1 << 30
 """Of the voxels of a volume: 512 x 512 x 2048 of 16 bits."""
 _DEFLATE = 1032  # bytes that one byte of gzip can stand for
 _MORE = 1 << 20  # bytes after the voxels that are passed over
-
-FLIP = np.array([-1.0, -1.0, 1.0])
-"""From RAS coordinates (right, anterior, superior) to LPS (left, posterior, superior), and back."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,14 @@ class Volume:
         affine: (4, 4), from a voxel's index, whole numbers at its centre, to mm in LPS, DICOM's patient coordinates.
         slope: Hounsfield units are ``slope * value + intercept``.
         intercept: see ``slope``.
+        remarks: what is to be told of its files though they are read.
     """
 
     values: NDArray[Any]
     affine: NDArray[np.float64]
     slope: float = 1.0
     intercept: float = 0.0
+    remarks: tuple[Remark, ...] = ()
 
     def sample(self, points: ArrayLike) -> NDArray[np.float32]:
         """Hounsfield units (...) at ``points`` (..., 3) in mm, by linear interpolation between voxels.
@@ -64,12 +66,8 @@ class Volume:
         if (outside := beyond.max(axis=-1) > 0).any():
             spacing = np.linalg.norm(self.affine[:3, :3], axis=0)
             farthest = float((beyond * spacing).max())
-            hint = "; with x and y negated all are inside: LPS and RAS are confused (--ras)"
-            flipped = self._beyond(self._voxels(points * FLIP))
             raise Excluded(
-                "outside the volume",
-                f"{outside.mean():.1%} of the image is outside the volume, by up to {farthest:.1f} mm"
-                f"{'' if (flipped > 0).any() else hint}",
+                OUTSIDE, f"{outside.mean():.1%} of the image is outside the volume, by up to {farthest:.1f} mm"
             )
         voxels = voxels.reshape(-1, 3).T
         values = map_coordinates(self.values, voxels, np.float64, order=1, mode="nearest", prefilter=False)

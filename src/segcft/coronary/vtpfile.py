@@ -57,10 +57,12 @@ def parse_vtp(content: bytes) -> MeshFile:
     if not any(len(piece.points) for piece in pieces):
         raise Rejected("holds no points")
     starts = np.cumsum([0, *(len(piece.points) for piece in pieces)])
-    joined = {
+    joined: dict[str, Any] = {
         name: _joined([getattr(piece, name) for piece in pieces], starts) for name in ("lines", "polygons", "strips")
     }
-    return MeshFile(np.concatenate([piece.points for piece in pieces]), **joined)
+    space = root.find("PolyData/FieldData/*[@Name='SPACE']")
+    said = "" if space is None else reader.text(space)
+    return MeshFile(np.concatenate([piece.points for piece in pieces]), **joined, space=said)
 
 
 def _joined(parts: list[Cells], starts: NDArray[np.int64]) -> Cells:
@@ -109,7 +111,7 @@ class _Reader:
         if count < 0 or (points is None and count):
             raise Rejected("holds no points")
         places = np.zeros((0, 3)) if points is None else self.values(points, 3 * count).reshape(-1, 3)
-        cells = {}
+        cells: dict[str, Any] = {}
         for tag, name in _PARTS.items():
             number = int(element.get(f"NumberOf{tag}", "0"))
             arrays = {array.get("Name"): array for array in element.findall(f"{tag}/DataArray")}
@@ -121,9 +123,13 @@ class _Reader:
                 cells[name] = Cells(corners, np.concatenate([[0], ends]))
         return MeshFile(places.astype(np.float64), **cells)
 
-    def values(self, array: ElementTree.Element, count: int) -> NDArray[Any]:
-        """The ``count`` numbers of an array."""
-        kind = _TYPES.get(array.get("type", ""))
+    def text(self, array: ElementTree.Element) -> str:
+        """The name of a space: three letters and a 0, as numbers."""
+        return bytes(self.values(array, 4, "u1").astype(np.uint8)).rstrip(b"\0").decode("ascii", "replace")
+
+    def values(self, array: ElementTree.Element, count: int, kind: str | None = None) -> NDArray[Any]:
+        """The ``count`` numbers of an array, of NumPy's ``kind`` or of the one that it says."""
+        kind = kind or _TYPES.get(array.get("type", ""))
         if kind is None:
             raise Rejected(f"an array is of type {array.get('type')!r}")
         dtype = np.dtype(self.order + kind)

@@ -8,26 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segcft.coronary.centreline import Centreline
 from segcft.coronary.defaults import SIZE, SPACING, WINDOW
 from segcft.coronary.extra import extra
-from segcft.coronary.files import read_centreline, read_surface
 from segcft.coronary.plaque import STRUCTURES, Threshold, split
-from segcft.coronary.reformation import Reformation
-from segcft.coronary.surface import Surface
+from segcft.coronary.space import Frame, parse_frame
+from segcft.coronary.vessel import LINE_COLUMN, MESH_COLUMN, Crop, Files, Traced, about
 from segcft.coronary.volume import NIFTI, Volume, read_volume
 from segcft.data import attributes
 from segcft.data.convert import Converted, Excluded, Summary, Value, convert
 from segcft.data.loop import Progress
-from segcft.data.reject import Rejected
 from segcft.data.shared import Shared
 from segcft.data.splits import PARTS
 from segcft.errors import DataError
@@ -42,18 +40,6 @@ FILES = {"volume": "CT volume", "centreline": "centreline", "lumen": "mesh of th
 WRITTEN = ("vessel_id", "angle_deg", "lumen_hu", "calcium_hu")
 """Columns of the result beside the table's own."""
 
-SHORT_MESH = "mesh shorter than the crop"
-
-LEAST_LENGTH = 0.95
-"""Share of the image's columns that the mesh of the wall must be in, and that must lie between the ends of the lumen's:
-without a wall plaque is missing, and beyond the lumen all of it is plaque. In between the vessel may be occluded."""
-
-MOST_OUTSIDE = 0.1
-"""Share of the lumen that may be outside of the wall, as surfaces drawn one by one cross a little."""
-
-LEAST_LUMEN = 100.0
-"""HU: blood without contrast agent has 40, so that a darker lumen than this is none, or the meshes lie elsewhere."""
-
 
 @dataclass(frozen=True)
 class Vessel:
@@ -64,6 +50,7 @@ class Vessel:
         patient: whose it is.
         split: its part, or None.
         files: place of each of :data:`FILES`, or why there is none.
+        frames: in which coordinates the centreline's file and those of the meshes are, as far as the table says.
         attributes: further columns; None is an empty cell.
         stamp: changes when the row or one of its files does.
     """
@@ -72,6 +59,7 @@ class Vessel:
     patient: str
     split: str | None
     files: Mapping[str, Path | Excluded]
+    frames: tuple[Frame, Frame]
     attributes: Mapping[str, str | None]
     stamp: str
 
@@ -98,9 +86,10 @@ def convert_ccta(
     row or one of its files has changed; ``angles`` may differ, to add some.
 
     Args:
-        table: CSV with a row a vessel: id, volume, centreline, lumen, wall; patient (default: the id) and split
-            (default: drawn by patient) may follow, and any other columns, which are kept. Relative paths are below
-            the table's folder.
+        table: CSV with a row a vessel: id, volume, centreline, lumen, wall; patient (default: the id), split
+            (default: drawn by patient), centreline_in and meshes_in (coordinates, see
+            :func:`segcft.coronary.space.parse_frame`) may follow, and any other columns, which are kept. Relative paths
+            are below the table's folder.
         out: folder to write; an interrupted conversion goes on.
         size: (H, W) of the images in pixels: across the vessel and along it.
         spacing: of pixels, in mm.
@@ -109,7 +98,8 @@ def convert_ccta(
         angles: about the centreline, in degrees to a tenth, of each vessel's images.
         window: HU that become black and white.
         threshold: above how many HU the wall is calcified.
-        ras: coordinates of centrelines and meshes are RAS, not LPS. Volumes say themselves.
+        ras: coordinates of centrelines and meshes are RAS, not LPS, where neither the table nor the file says what
+            they are. Volumes say themselves.
         splits: shares of the parts, by patient.
         workers: threads; each may hold a volume, and as many more are kept.
         progress: wraps the loop over images.
@@ -133,7 +123,7 @@ def convert_ccta(
     return convert(
         items,
         len(items),
-        _Reader(size, spacing, start, smooth, window, threshold, ras, keep=workers).read,
+        _Reader(Crop(size, spacing, start, threshold), smooth, window, ras, keep=workers).read,
         out,
         settings={
             "format": "ccta",
@@ -156,7 +146,7 @@ def read_vessels(table: Path) -> list[Vessel]:
 
     Raises:
         DataError: it cannot be read, lacks a column, has one that the result needs, has a row without an id or two of
-            one, or puts a patient into two parts.
+            one, puts a patient into two parts, or names coordinates that there are not.
     """
     if not table.is_file():
         raise DataError(f"{table}: no such table (--table)")
@@ -179,9 +169,10 @@ def read_vessels(table: Path) -> list[Vessel]:
         if parts.setdefault(patient, part) != part:
             one, other = (name or "to be drawn" for name in (parts[patient], part))
             raise DataError(f"{where}: one patient is in two parts: {one}, and here {other}")
+        frames = (_frame(where, LINE_COLUMN, cells), _frame(where, MESH_COLUMN, cells))
         files = {column: _place(table.parent, column, cells.pop(column)) for column in FILES}
         further = {name: text or None for name, text in cells.items()}
-        vessels[id] = Vessel(id, patient, part, files, further, _stamp(row.cells, files))
+        vessels[id] = Vessel(id, patient, part, files, frames, further, _stamp(row.cells, files))
     return list(vessels.values())
 
 
@@ -229,79 +220,31 @@ class _Item:
         return self.vessel.stamp
 
 
-@dataclass(frozen=True)
-class _Traced:
-    """What was traced of a vessel."""
-
-    centreline: Centreline
-    lumen: Surface
-    wall: Surface
-
-
 class _Reader:
     """Makes a sample of a vessel and an angle."""
 
-    def __init__(
-        self,
-        size: tuple[int, int],
-        spacing: float,
-        start: float,
-        smooth: float,
-        window: tuple[float, float],
-        threshold: Threshold,
-        ras: bool,
-        keep: int,
-    ) -> None:
-        self.size, self.spacing, self.start, self.smooth = size, spacing, start, smooth
-        self.window, self.threshold, self.ras = window, threshold, ras
+    def __init__(self, crop: Crop, smooth: float, window: tuple[float, float], ras: bool, keep: int) -> None:
+        self.crop, self.window = crop, window
         self._volumes = Shared(_read_volume, keep)
-        self._traced = Shared(self._trace, keep)
+        self._traced: Shared[Files, Traced] = Shared(lambda files: Traced.read(files, smooth, ras), keep)
 
     def read(self, item: _Item) -> Converted:
         vessel = item.vessel
-        paths = {column: _there(column, place) for column, place in vessel.files.items()}
-        traced = self._traced(tuple(paths.values())[1:])
-        with _about(paths["centreline"]):
-            angle = float(np.radians(item.angle))
-            reformation = Reformation.of(traced.centreline, self.size, self.spacing, angle, self.start)
-        with _about(paths["lumen"]):
-            lumen = traced.lumen.coverage(reformation)
-            _check_lumen(lumen)
-        with _about(paths["wall"]):
-            wall = traced.wall.coverage(reformation)
-            _check_wall(lumen, wall)
-        volume = self._volumes(paths["volume"])
-        with _about(paths["volume"]):
-            hu = volume.sample(reformation.points)
-        with _about(paths["lumen"]):
-            calcium = self.threshold.of(hu, lumen)
-            mean = float((hu * lumen).sum() / lumen.sum())
-            if mean < LEAST_LUMEN:
-                raise Excluded(
-                    "lumen without contrast agent",
-                    f"the lumen has {mean:.0f} HU on average, expected {LEAST_LUMEN:g} or more: does the mesh lie "
-                    "where the vessel is in the volume, and are coordinates LPS (or RAS: --ras)?",
-                )
+        volume_path, centreline, lumen, wall = (_there(column, place) for column, place in vessel.files.items())
+        files = Files(volume_path, centreline, lumen, wall, *vessel.frames)
+        volume = partial(self._volumes, volume_path)
+        seen = self.crop.see(self._traced(files), volume, float(np.radians(item.angle)))
         low, high = self.window
-        image = np.rint(np.clip((hu - low) / (high - low), 0, 1) * 255).astype(np.uint8)
-        coverage = split(hu, lumen, wall, calcium)
-        found = (vessel.id, item.angle, round(mean, 1), round(calcium, 1))
-        about: dict[str, Value] = {**vessel.attributes, **dict(zip(WRITTEN, found, strict=True))}
-        return Converted(item.id, vessel.patient, image, to_bits(coverage), about, vessel.split)
-
-    def _trace(self, paths: tuple[Path, ...]) -> _Traced:
-        centreline, lumen, wall = paths
-        with _about(centreline, "centreline unreadable"):
-            curve = Centreline(read_centreline(centreline, self.ras), self.smooth)
-        surfaces = []
-        for path in (lumen, wall):
-            with _about(path, "mesh unreadable"):
-                surfaces.append(Surface(*read_surface(path, self.ras)))
-        return _Traced(curve, *surfaces)
+        image = np.rint(np.clip((seen.hu - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+        coverage = split(seen.hu, seen.lumen, seen.wall, seen.calcium)
+        found = (vessel.id, item.angle, round(seen.mean, 1), round(seen.calcium, 1))
+        known: dict[str, Value] = {**vessel.attributes, **dict(zip(WRITTEN, found, strict=True))}
+        flags, told = to_bits(coverage), volume().remarks
+        return Converted(item.id, vessel.patient, image, flags, known, vessel.split, remarks=told)
 
 
 def _read_volume(path: Path) -> Volume:
-    with _about(path, "volume unreadable"):
+    with about(path, "volume unreadable"):
         return read_volume(path)
 
 
@@ -320,38 +263,11 @@ def _check_packages(vessels: Sequence[Vessel]) -> None:
                 extra("pyvista", place)
 
 
-def _check_lumen(lumen: NDArray[np.float64]) -> None:
-    """Check that the lumen's mesh is as long as the image; whether there is one at all is for others to tell.
-
-    Raises:
-        Excluded: it is not.
-    """
-    columns = np.nonzero(lumen.max(axis=0) > 0)[0]
-    if len(columns) and (length := (columns[-1] - columns[0] + 1) / lumen.shape[1]) < LEAST_LENGTH:
-        raise Excluded(
-            SHORT_MESH,
-            f"from the first to the last that the mesh is in are {length:.0%} of the image's columns, expected "
-            f"{LEAST_LENGTH:.0%} (--start, --size)",
-        )
-
-
-def _check_wall(lumen: NDArray[np.float64], wall: NDArray[np.float64]) -> None:
-    """Check that the wall's mesh is as long as the image and holds the lumen.
-
-    Raises:
-        Excluded: it does not.
-    """
-    seen = float((wall.max(axis=0) > 0).mean())
-    if seen < LEAST_LENGTH:
-        raise Excluded(
-            SHORT_MESH,
-            f"the mesh is in {seen:.0%} of the image's columns, expected {LEAST_LENGTH:.0%} (--start, --size)",
-        )
-    outside = float(np.maximum(lumen - wall, 0).sum() / max(lumen.sum(), 1e-9))
-    if outside > MOST_OUTSIDE:
-        raise Excluded(
-            "lumen outside the wall", f"{outside:.0%} of the lumen is outside of this mesh; are they exchanged?"
-        )
+def _frame(where: str, column: str, cells: dict[str, str]) -> Frame:
+    try:
+        return parse_frame(cells.pop(column, ""))
+    except ValueError as error:
+        raise DataError(f"{where}: {column} is {error}") from None
 
 
 def _place(folder: Path, column: str, text: str) -> Path | Excluded:
@@ -385,14 +301,3 @@ def _stamp(cells: Mapping[str, str], files: Mapping[str, Path | Excluded]) -> st
                 about = path.stat()
                 digest.update(f"{path.name}\0{about.st_size}\0{about.st_mtime_ns}\0".encode())
     return digest.hexdigest()[:16]
-
-
-@contextmanager
-def _about(path: Path, kind: str = "") -> Iterator[None]:
-    """Name ``path`` in what is raised, unless it is named there, and the ``kind`` of reason."""
-    try:
-        yield
-    except Rejected as reason:
-        text = str(reason)
-        text = text if text.startswith(str(path)) else f"{path}: {text}"
-        raise Excluded(reason.kind if isinstance(reason, Excluded) else kind, text) from None

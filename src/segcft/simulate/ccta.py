@@ -19,7 +19,7 @@ from scipy.spatial import cKDTree
 from segcft.coronary.centreline import Frames
 from segcft.coronary.defaults import SIZE, SPACING
 from segcft.coronary.extra import extra
-from segcft.coronary.volume import FLIP
+from segcft.coronary.space import FLIP
 from segcft.data.loop import Progress, silent
 from segcft.data.simulated import person_number
 from segcft.simulate.coronary import CoronarySimulator, Noise, Scene
