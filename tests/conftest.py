@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,6 +95,12 @@ def changed(raw: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
             section = section.setdefault(name, {})
         section[last] = value
     return raw
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c_is_heard() -> None:
+    """A shell starts what it runs in the background with SIGINT ignored, which children inherit."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
