@@ -289,7 +289,12 @@ def describe(store: Store) -> str:
     missing = f"; {len(store) - complete} lack an attribute" if complete < len(store) else ""
     rejected = f"; {len(store.rejected)} rejected, see rejected.csv" if len(store.rejected) else ""
     told = "".join(say(store) for say in (_dark, _twins, _unseen, _told))
-    return f"{len(store)} samples ({parts}){missing}{rejected}{told}"
+    return f"{samples_of_people(len(store), store.table['patient'].nunique())} ({parts}){missing}{rejected}{told}"
+
+
+def samples_of_people(samples: int, people: int) -> str:
+    """How many samples there are, and of how many people where that is another number."""
+    return f"{samples} samples" + (f" of {people} {'person' if people == 1 else 'people'}" if people != samples else "")
 
 
 def _told(store: Store) -> str:

@@ -54,9 +54,10 @@ class Variable(Section):
 
     ``scale: log`` models a positive variable through its logarithm. With ``zero_inflated`` it may also be exactly 0,
     as the area of an absent structure is, and the scale is that of its positive values. ``parents`` are direct causes.
+    ``range`` are the values that are believed where a table has them; of an age it is 0 to 130 years by default.
     """
 
-    LATER = frozenset({"zero_inflated"})
+    LATER = frozenset({"zero_inflated", "range"})
 
     kind: Literal["continuous", "categorical"]
     parents: tuple[str, ...] = ()
@@ -64,6 +65,7 @@ class Variable(Section):
     scale: Literal["linear", "log"] = "linear"
     zero_inflated: bool = False
     unit: str = ""
+    range: tuple[float, float] | None = None
 
     @model_validator(mode="after")
     def _categories_fit_kind(self) -> Variable:
@@ -71,6 +73,8 @@ class Variable(Section):
             raise ValueError("a categorical variable needs at least two different 'categories'")
         if self.kind == "continuous" and self.categories:
             raise ValueError("only a categorical variable has 'categories'")
+        if self.range is not None and (self.kind != "continuous" or not self.range[0] < self.range[1]):
+            raise ValueError("'range' is of a continuous variable and goes from a smaller to a larger number")
         if self.zero_inflated and (self.kind != "continuous" or self.scale != "log"):
             # On a linear scale nothing would keep the values that are not 0 above it.
             raise ValueError("'zero_inflated' is of a continuous variable with 'scale: log'")
