@@ -29,6 +29,7 @@ from segcft.inference import Person, areas_of, resolve_areas, who_is_asked
 from segcft.question import ImageLike, Match, Question, Values, look, name_of, parse_values
 from segcft.run import Run
 from segcft.samples import Samples
+from segcft.support import limits
 from segcft.trajectory import Trajectory
 
 BATCH = 16
@@ -83,7 +84,7 @@ class Model:
     def __repr__(self) -> str:
         lines = [f"Model {self.study.name!r}: {', '.join(map(method_name, self.methods))}"]
         for k, (name, variable) in enumerate(self.study.variables.items()):
-            low, high = float(self.people[:, k].min()), float(self.people[:, k].max())
+            low, high = limits(variable, self.people[:, k].cpu().numpy())
             known = ", ".join(variable.categories) or f"{low:.4g} to {high:.4g} {variable.unit}".rstrip()
             lines.append(f"  {name}: {known}")
         return "\n".join(lines)

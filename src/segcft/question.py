@@ -13,6 +13,7 @@ from PIL.Image import Image as Picture
 from torch import Tensor
 
 from segcft.causal.intervention import Intervention, parse_intervention
+from segcft.data.attributes import believed, is_age
 from segcft.data.imagefile import grey_values, native, see_image
 from segcft.data.reject import Rejected, Remark
 from segcft.data.resize import fit_image
@@ -25,8 +26,6 @@ ImageLike = str | Path | MemoryFile | NDArray[Any] | Tensor | Picture
 16 bits, or floating point in [0, 1]."""
 
 MATCH = "match:"
-
-_YEARS = ("", "years", "year", "y", "a")  # units of an age that a header can tell
 
 
 @dataclass(frozen=True)
@@ -121,8 +120,9 @@ def header_facts(study: Study, said: Mapping[str, float | str | None]) -> list[I
         if isinstance(value, str):
             spelt = {"F": ("f", "female"), "M": ("m", "male")}[value]
             facts += [Intervention(name, one) for one in variable.categories if one.lower() in spelt]
-        elif value is not None and variable.kind == "continuous" and variable.unit.lower() in _YEARS:
-            facts += [Intervention(name, value)] if variable.allows(value) else []
+        elif value is not None and is_age(name, variable):
+            fits = variable.allows(value) and believed(value, name, variable)
+            facts += [Intervention(name, value)] if fits else []
     return facts
 
 
