@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,15 @@ from hypothesis import strategies as st
 
 from segcft.data.attributes import Row, believed, is_age, parse, read_table
 from segcft.data.folder import import_folder
+from segcft.data.imagefile import LOSSLESS, find_file, find_mask
+from segcft.data.near import near_file
 from segcft.data.reject import Rejected
 from segcft.data.splits import assign
 from segcft.data.unnamed import alike_ids, find_columns
 from segcft.errors import DataError, StudyError
 from segcft.importing import describe
-from segcft.study import Splits, Variable, load_study
+from segcft.study import Splits, Structure, Variable, load_study
+from tests.test_dicom import RAMP, make, save
 from tests.test_folder import Folder, make_study
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -258,3 +262,72 @@ def test_a_range_is_of_a_number_and_changes_no_older_study() -> None:
     for wrong in ({"kind": "categorical", "categories": ["a", "b"]}, {"kind": "continuous", "range": [3, 3]}):
         with pytest.raises((ValueError, StudyError)):
             Variable.model_validate({"range": [0, 1]} | wrong)
+
+
+# --- ids that are nearly a file's name ---
+
+
+@pytest.mark.parametrize(
+    ("id", "file", "key"),
+    [
+        ("1", "0001.png", "zeros"),
+        ("1.0", "0001.png", "zeros"),
+        ("12_3", "0012_003.png", "zeros"),
+        ("jos\u00e9", "jose\u0301.png", "Unicode"),
+        ("P1", "p1.png", "capital"),
+        ("p1", "p1_mask.png", "_mask"),
+        ("p1", "p1.webp", "kind"),
+    ],
+)
+def test_the_message_of_a_missing_file_names_the_one_that_is_nearly_called_so(
+    tmp_path: Path, id: str, file: str, key: str
+) -> None:
+    for name in (file, "other.png", "0002.png"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(Rejected) as caught:
+        find_file(tmp_path, id)
+    assert f"there is {file}" in str(caught.value)
+    assert key in str(caught.value)
+    structure = Structure(variable="v", file="{id}.png")
+    with pytest.raises(Rejected, match=file.replace(".", r"\.")):
+        find_mask(tmp_path, id, "s", structure)
+
+
+def test_a_missing_file_without_a_near_one_is_only_missing(tmp_path: Path) -> None:
+    (tmp_path / "0010.png").touch()
+    for id in ("1", "p10", "100", "gone/1"):
+        with pytest.raises(Rejected) as caught:
+            find_file(tmp_path, id)
+        assert "there is" not in str(caught.value)
+
+
+def test_a_new_file_is_near_at_once(tmp_path: Path) -> None:
+    assert near_file(tmp_path / "1") == ""
+    (tmp_path / "01.png").touch()
+    os.utime(tmp_path, (1, 1))
+    assert "01.png" in near_file(tmp_path / "1")
+
+
+@given(st.text(max_size=12))
+def test_any_name_has_near_ones_or_none(name: str) -> None:
+    near_file(Path(__file__).parent / name)
+
+
+def test_ids_without_their_zeros_are_told_where_no_sample_is_usable(folder: Folder) -> None:
+    for kind in ("images", "masks"):
+        for i in range(12):
+            (folder.root / kind / f"p{i}.png").rename(folder.root / kind / f"{i:04}.png")
+    folder.rows = [[str(i), *row[1:]] for i, row in enumerate(folder.rows)]
+    with pytest.raises(DataError, match=r"no usable sample.*\n.*0000.png.*spreadsheet"):
+        folder.read()
+
+
+def test_a_dicom_file_of_a_study_may_have_any_name(tmp_path: Path) -> None:
+    for name in ("IM000001", "IM2.IMA"):
+        save(tmp_path / name, make(RAMP))
+        assert find_file(tmp_path, name) == tmp_path / name
+    (tmp_path / "IM3").write_bytes(b"no image")
+    with pytest.raises(Rejected):
+        find_file(tmp_path, "IM3")
+    with pytest.raises(Rejected):
+        find_file(tmp_path, "IM000001", LOSSLESS)  # no mask is DICOM

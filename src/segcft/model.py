@@ -100,7 +100,7 @@ class Model:
 
         Args:
             image: a file, or pixels; see :data:`segcft.question.ImageLike`.
-            attributes: what is known of the person; values alone, no changes.
+            attributes: what is known of the person; values alone, no changes. None and NaN: not known.
             do: interventions: numbers set (``0.8`` is an area of 0.8 px); texts are as
                 :func:`segcft.causal.intervention.parse_intervention` reads them, so that those with a sign change
                 (``"+20%"``, ``"-500"``); and :class:`segcft.question.Match` takes the value from another image.
@@ -163,7 +163,7 @@ class Model:
 
         ``do`` may be empty: the answer is then the image as it is, with what is known and inferred.
         """
-        known = parse_values(self.study, attributes)
+        known = parse_values(self.study, attributes, known=True)
         for name, fact in known.items():
             if isinstance(fact, Match) or fact.kind != "set":
                 raise InterventionError(f"{_text(name, fact)}: what is known is a value, not a change")

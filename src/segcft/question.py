@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from PIL.Image import Image as Picture
 from torch import Tensor
@@ -42,9 +43,10 @@ class Match:
         return f"{MATCH}{name_of(self.image)}"
 
 
-Amount = float | str | Match
+Amount = float | str | Match | None
 Values = Mapping[str, Amount | Intervention] | Sequence[str | Intervention]
-"""``{"age": 63, "heart_area": "+20%"}``, or ``["age=63", "heart_area=+20%"]``; a text alone is one of these."""
+"""``{"age": 63, "heart_area": "+20%"}``, or ``["age=63", "heart_area=+20%"]``; a text alone is one of these. None and
+NaN, of what is known of a person, say that a value is not."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,14 @@ class Question:
     remarks: tuple[Remark, ...] = ()
 
 
-def parse_values(study: Study, values: Values) -> dict[str, Intervention | Match]:
+def parse_values(study: Study, values: Values, known: bool = False) -> dict[str, Intervention | Match]:
     """Interventions, by variable, as a user writes them.
+
+    Args:
+        study: has the variables.
+        values: see :data:`Values`.
+        known: they say what is known of a person. Variables that are None or NaN, as a table's missing cells are in
+            pandas, are left out; a variable cannot be set to that.
 
     Raises:
         InterventionError: one is not understood, or a variable has two.
@@ -81,6 +89,12 @@ def parse_values(study: Study, values: Values) -> dict[str, Intervention | Match
     parts = values.items() if isinstance(values, Mapping) else ((None, value) for value in values)
     parsed: dict[str, Intervention | Match] = {}
     for name, value in parts:
+        if pd.api.types.is_scalar(value) and pd.isna(value):
+            if name not in study.variables:
+                raise InterventionError(f"{name!r} is not a variable ({', '.join(study.variables)})")
+            if not known:
+                raise InterventionError(f"{name}: {value} is no value that a variable can be set to; leave it out")
+            continue
         one = _parse(study, name, value)
         variable = one[0]
         if variable in parsed:

@@ -140,11 +140,11 @@ def believed(number: float, name: str, variable: Variable) -> bool:
     return low <= number <= high
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """``; did you mean ...?`` for a misspelt name, or nothing."""
+def nearest(name: str, known: Iterable[str], alike: float = 0.6) -> str:
+    """``; did you mean ...?`` for a misspelt name, or nothing; ``alike``: how much, from 0 to 1."""
     known = list(known)
     lower = {entry.lower(): entry for entry in known}
-    near = difflib.get_close_matches(name.lower(), lower, n=1)
+    near = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=alike)
     return f"; did you mean {lower[near[0]]!r}?" if near else ""
 
 

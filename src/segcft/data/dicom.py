@@ -195,9 +195,8 @@ def person(dataset: Dataset) -> dict[str, float | str | None]:
     sex = str(dataset.get("PatientSex") or "").strip().upper()
     dates = (str(dataset.get(name) or "") for name in ("StudyDate", "SeriesDate", "AcquisitionDate"))
     day = next((text for text in dates if text), "")
-    age = parse_age(str(dataset.get("PatientAge") or "")) or age_between(
-        str(dataset.get("PatientBirthDate") or ""), day
-    )
+    born = str(dataset.get("PatientBirthDate") or "")
+    age = parse_age(str(dataset.get("PatientAge") or "")) or age_between(born, day)
     return {"age": age, "sex": sex if sex in ("F", "M") else None}
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from segcft.data.near import near_file
 from segcft.data.nifti import NIFTI, is_nifti, read_nifti
 from segcft.data.reject import Rejected, Remark
 from segcft.data.source import MOST_PIXELS, Source, check_size
@@ -33,7 +34,8 @@ _NATIVE = frozenset({"1", "L", "I", "I;16", "I;16B", "I;16L", "F", "RGB"})
 def find_file(folder: Path, id: str, suffixes: tuple[str, ...] = SUFFIXES) -> Path:
     """The file of the sample ``id`` in ``folder``: named ``id`` itself, or ``id`` and one of ``suffixes``.
 
-    An ``id`` that ends in the suffix of an image may stand for a file with another of ``suffixes``.
+    An ``id`` that ends in the suffix of an image may stand for a file with another of ``suffixes``. A DICOM file may be
+    called ``id`` itself, with any suffix or none, if ``suffixes`` are also of DICOM files.
 
     Raises:
         Rejected: there is none or more than one, or ``id`` leads out of the folder.
@@ -47,8 +49,11 @@ def find_file(folder: Path, id: str, suffixes: tuple[str, ...] = SUFFIXES) -> Pa
     for base, kinds in itertools.product((id, stem), (set(suffixes) - set(DICOM), set(suffixes) & set(DICOM))):
         names = [f"{base}{cased}" for suffix in suffixes if suffix in kinds for cased in (suffix, suffix.upper())]
         found = found or [folder / name for name in names if (folder / name).is_file()]
+    if not found and set(suffixes) & set(DICOM) and (folder / id).is_file() and is_dicom(folder / id):
+        return folder / id
     if not found:
-        raise Rejected(f"{folder / stem}: file missing (looked for {', '.join(suffixes)})")
+        near = near_file(folder / id)
+        raise Rejected(f"{folder / stem}: file missing (looked for {', '.join(suffixes)}){near}")
     if not all(path.samefile(found[0]) for path in found):  # one file has two names where case is ignored
         raise Rejected(f"{folder / stem}: several files: {', '.join(path.name for path in found)}")
     return found[0]
@@ -205,7 +210,7 @@ def find_mask(folder: Path, id: str, name: str, structure: Structure) -> Path:
     check_id(id)
     path = folder / structure.file.replace("{id}", strip_suffix(id))
     if not path.is_file():
-        raise Rejected(f"{path}: file missing (mask of {name})")
+        raise Rejected(f"{path}: file missing (mask of {name}){near_file(path)}")
     return path
 
 
