@@ -19,14 +19,24 @@ from segcft.causal.mechanisms import ParentEncoder
 from segcft.data.folder import import_folder
 from segcft.data.reject import summarise
 from segcft.data.shards import Shard, join
-from segcft.data.simulated import import_simulated
-from segcft.data.splits import PARTS
+from segcft.data.simulated import import_simulated, person_id, person_number
+from segcft.data.splits import PARTS, assign
 from segcft.data.store import WARNINGS, Store
 from segcft.errors import DataError
+from segcft.evaluate.names import counted
 from segcft.lock import Lock
 from segcft.progress import Progress
 from segcft.run import Run
-from segcft.study import FolderData, Study
+from segcft.study import FolderData, SimulatedData, Study
+
+SAME_NAMES = (
+    "have the id of a training or validation person and another image: if they are those people, at another time or "
+    "prepared otherwise, figures flatter the model; people who are only numbered alike do no harm"
+)
+PUBLISHED = (
+    "a published model comes without its samples, so nobody can tell here whether the people judged were among those "
+    "that it was trained on; its card says on whom that was"
+)
 
 DARK = 63
 """Images none of which is brighter than this, of 255, were probably not read as they were meant."""
@@ -146,21 +156,47 @@ def new_people(study: Study, data: Path | None, seed: int | None, out: Path, pro
     return import_data(study, None, out, progress, split="test", seed=seed, people=people)
 
 
-def check_unseen(run: Run, store: Store) -> None:
-    """Refuse people on whom the run was trained, by their names and by their images.
+def check_unseen(run: Run, store: Store) -> list[str]:
+    """Refuse people on whom a run or a published model was trained.
+
+    Images tell that: those of different people are different. Names do not, as two hospitals number their people alike.
+
+    Returns:
+        what cannot be known, for readers of the table.
 
     Raises:
-        DataError: a patient or an image of ``store`` is also among the run's training or validation people.
+        DataError: an image of ``store``, or a simulated person, is also among the training or validation people.
     """
+    if run.published:
+        return _check_published(run, store)
     own = run.store()
     taught = own.table["split"] != "test"
-    shared = len(set(own.table.loc[taught, "patient"]) & set(store.table["patient"]))
-    what = "people"
-    if not shared:
-        what, shared = "images", shared_images(store, store.table.index, own, np.flatnonzero(taught))
+    _refuse(store, "images", shared_images(store, store.table.index, own, np.flatnonzero(taught)))
+    named = len(set(own.table.loc[taught, "patient"]) & set(store.table["patient"]))
+    return [f"Warning: {named} of the people given {SAME_NAMES}."] if named else []
+
+
+def _check_published(run: Run, store: Store) -> list[str]:
+    """:func:`check_unseen` without the samples: simulated people are known by their numbers, and others are not."""
+    data = run.study.data
+    parts = ["judge", "scm", *run.methods().values()]
+    if store.fingerprint in {artefact.read_meta(run.path(part)).get("data") for part in parts}:
+        _refuse(store, "samples", len(store))
+    if isinstance(data, SimulatedData) and "person" in store.table:
+        taught = {
+            person_number(data.seed, index)
+            for index in range(data.people)
+            if assign(person_id(data.seed, index), run.study.splits) != "test"
+        }
+        _refuse(store, "people", len(taught & set(store.table["person"])))
+        return []
+    return [f"Warning: {PUBLISHED}."]
+
+
+def _refuse(store: Store, what: str, shared: int) -> None:
     if shared:
         raise DataError(
-            f"{store.folder}: {shared} of the {what} given were in this run's training or validation; evaluate on "
+            f"{store.folder}: {shared} of the {what} given were in this model's training or validation; evaluate on "
             "people it has never seen"
         )
 
@@ -289,12 +325,7 @@ def describe(store: Store) -> str:
     missing = f"; {len(store) - complete} lack an attribute" if complete < len(store) else ""
     rejected = f"; {len(store.rejected)} rejected, see rejected.csv" if len(store.rejected) else ""
     told = "".join(say(store) for say in (_dark, _twins, _unseen, _told))
-    return f"{samples_of_people(len(store), store.table['patient'].nunique())} ({parts}){missing}{rejected}{told}"
-
-
-def samples_of_people(samples: int, people: int) -> str:
-    """How many samples there are, and of how many people where that is another number."""
-    return f"{samples} samples" + (f" of {people} {'person' if people == 1 else 'people'}" if people != samples else "")
+    return f"{counted(len(store), store.table['patient'].nunique())} ({parts}){missing}{rejected}{told}"
 
 
 def _told(store: Store) -> str:

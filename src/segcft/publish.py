@@ -123,7 +123,7 @@ def model_card(run: Run, store: Store, parts: Sequence[str], methods: Sequence[s
     """The card, in Markdown."""
     study = run.study
     height, width = study.image.size
-    counts = run.samples()
+    counts, people = run.samples(), store.table["patient"].nunique()
     example, again = "image.png", " --data DIR"
     if isinstance(study.data, SimulatedData):
         example, again = "FOLDER/examples/1.png", ""
@@ -175,7 +175,8 @@ within the range of the training people; they tell what is within the training r
 
 {card.strip()}
 
-{counts["train"]} training, {counts["validation"]} validation and {counts["test"]} test samples, split by patient; \
+{counts["train"]} training, {counts["validation"]} validation and {counts["test"]} test samples\
+{"" if people == len(store) else f", of {people} people"}, split by patient; \
 fingerprint `{store.fingerprint}`.
 
 ## Training

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +90,7 @@ def parse_values(study: Study, values: Values, known: bool = False) -> dict[str,
     parts = values.items() if isinstance(values, Mapping) else ((None, value) for value in values)
     parsed: dict[str, Intervention | Match] = {}
     for name, value in parts:
-        if pd.api.types.is_scalar(value) and pd.isna(value):
+        if value is None or value is pd.NA or (isinstance(value, float | np.floating) and math.isnan(value)):
             if name not in study.variables:
                 raise InterventionError(f"{name!r} is not a variable ({', '.join(study.variables)})")
             if not known:
