@@ -53,9 +53,8 @@ def write_people(run: Run, folder: Path, rows: Sequence[int], prefix: str = "", 
             image, masks = own.images[row], own.masks[row]
             if turned:
                 image, masks = image[:, ::-1], masks[:, ::-1]
-            writer.append(
-                f"{prefix}{own.table['id'][row]}", f"{prefix}{own.table['patient'][row]}", "test", image, masks, known
-            )
+            id, patient = (f"{prefix}{own.table[column][row]}" for column in ("id", "patient"))
+            writer.append(id, patient, "test", image, masks, known)
     return Store(folder)
 
 
@@ -89,9 +88,8 @@ def test_people_who_share_nothing_are_judged_without_a_word(small_run: Run, tmp_
 
 def test_a_published_model_is_judged_as_its_run_is(small_run: Run, published: Run, tmp_path: Path) -> None:
     people = new_people(published.study, None, 7, tmp_path / "store", Progress())
-    ours, theirs = (
-        evaluate_people(run, people, tmp_path / run.folder.name, CPU, Progress()) for run in (small_run, published)
-    )
+    runs = (small_run, published)
+    ours, theirs = (evaluate_people(run, people, tmp_path / run.folder.name, CPU, Progress()) for run in runs)
     assert {row["method"] for row in theirs} >= {"none", "segmentor", names.JUDGE, names.TRUTH}
     for row in theirs:
         same = [r for r in ours if all(r[k] == row[k] for k in ("method", "metric", "intervention", "structure"))]
