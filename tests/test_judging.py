@@ -78,6 +78,23 @@ def test_the_same_images_are_refused_whatever_they_are_called(small_run: Run, tm
         check_unseen(small_run, write_people(small_run, tmp_path / "s", rows, prefix, turned=False))
 
 
+def test_a_training_image_that_was_prepared_otherwise_is_refused_under_its_name(small_run: Run, tmp_path: Path) -> None:
+    own = small_run.store()
+    for prefix, refused in (("", True), ("new-", False)):  # under another name nothing tells it
+        with StoreWriter(tmp_path / "s", small_run.study) as writer:
+            for row in own.indices("train")[:2]:
+                brighter = (255 * (own.images[row] / 255.0) ** 0.9).astype(np.uint8)
+                known = {name: own.table[name][row] for name in own.variables}
+                name = f"{prefix}{own.table['patient'][row]}"
+                writer.append(name, name, "test", brighter, own.masks[row], known)
+        store = Store(tmp_path / "s")
+        if not refused:
+            assert check_unseen(small_run, store) == []
+            continue
+        with pytest.raises(DataError, match=r"2 of the images given .* prepared otherwise"):
+            check_unseen(small_run, store)
+
+
 def test_people_who_share_nothing_are_judged_without_a_word(small_run: Run, tmp_path: Path) -> None:
     store = write_people(small_run, tmp_path / "s", small_run.store().indices("train")[:3], "new-")
     assert check_unseen(small_run, store) == []

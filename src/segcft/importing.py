@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -37,6 +38,10 @@ PUBLISHED = (
     "a published model comes without its samples, so nobody can tell here whether the people judged were among those "
     "that it was trained on; its card says on whom that was"
 )
+
+COPY = 0.98
+"""Correlation of grey levels over which two images of one name are one, at another size or with other contrast. Those
+of different people reach 0.96 in JSRT and 0.975 in the simulators; JPEG, resizing or a gamma of 0.7 leave over 0.98."""
 
 DARK = 63
 """Images none of which is brighter than this, of 255, were probably not read as they were meant."""
@@ -159,7 +164,8 @@ def new_people(study: Study, data: Path | None, seed: int | None, out: Path, pro
 def check_unseen(run: Run, store: Store) -> list[str]:
     """Refuse people on whom a run or a published model was trained.
 
-    Images tell that: those of different people are different. Names do not, as two hospitals number their people alike.
+    Images tell that: those of different people are different. Names do not, as two hospitals number their people alike;
+    but an image of the same name that is nearly the same one (:data:`COPY`) is a copy.
 
     Returns:
         what cannot be known, for readers of the table.
@@ -172,6 +178,7 @@ def check_unseen(run: Run, store: Store) -> list[str]:
     own = run.store()
     taught = own.table["split"] != "test"
     _refuse(store, "images", shared_images(store, store.table.index, own, np.flatnonzero(taught)))
+    _refuse(store, "images", _copies(store, own, np.flatnonzero(taught)), ", prepared otherwise")
     named = len(set(own.table.loc[taught, "patient"]) & set(store.table["patient"]))
     return [f"Warning: {named} of the people given {SAME_NAMES}."] if named else []
 
@@ -193,11 +200,23 @@ def _check_published(run: Run, store: Store) -> list[str]:
     return [f"Warning: {PUBLISHED}."]
 
 
-def _refuse(store: Store, what: str, shared: int) -> None:
+def _copies(store: Store, own: Store, taught: NDArray[np.int64]) -> int:
+    """How many images of ``store`` are copies of those of the same patient among the rows ``taught`` of ``own``."""
+    images: dict[str, list[int]] = defaultdict(list)
+    for row in taught:
+        images[own.table["patient"].iloc[row]].append(row)
+    return sum(
+        any(np.corrcoef(store.images[row].ravel(), own.images[other].ravel())[0, 1] > COPY for other in images[patient])
+        for row, patient in zip(store.table.index.tolist(), store.table["patient"], strict=True)
+        if patient in images
+    )
+
+
+def _refuse(store: Store, what: str, shared: int, how: str = "") -> None:
     if shared:
         raise DataError(
-            f"{store.folder}: {shared} of the {what} given were in this model's training or validation; evaluate on "
-            "people it has never seen"
+            f"{store.folder}: {shared} of the {what} given were in this model's training or validation{how}; evaluate "
+            "on people it has never seen"
         )
 
 
