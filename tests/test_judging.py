@@ -183,6 +183,17 @@ def test_another_judge_gives_another_opinion(small_run: Run, published: Run, tmp
     assert f"Judged by {other}" in (tmp_path / "out" / "table.md").read_text()
 
 
+def test_another_judge_leaves_the_run_s_own_table_alone(small_run: Run, tmp_path: Path) -> None:
+    shutil.copytree(small_run.folder, tmp_path / "run")
+    own = (tmp_path / "run" / "evaluation" / "table.md").read_text()
+    judge = str(small_run.path("judge"))
+    assert main(["evaluate", str(tmp_path / "run"), "--judge", judge, "--device", "cpu"]) == 0
+    assert (tmp_path / "run" / "evaluation" / "table.md").read_text() == own
+    assert judge in (tmp_path / "run" / "evaluation-other-judge" / "table.md").read_text()
+    guide = str(small_run.path("segmentor"))
+    assert main(["evaluate", str(tmp_path / "run"), "--judge", guide, "--device", "cpu"]) == 1
+
+
 def test_a_judge_that_is_the_guide_is_refused_also_where_the_guide_is_not(small_run: Run, published: Run) -> None:
     for run in (small_run, published):
         with pytest.raises(RunError, match="is the guide"):

@@ -236,7 +236,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         type=Path,
         help="folder of table and figures (default: RUN/evaluation, of other people RUN/evaluation-new; of a published "
-        "model runs/evaluation-NAME)",
+        "model runs/evaluation-NAME; by another judge with -other-judge)",
     )
     judged.add_argument("--json", action="store_true", help="print the rows of table.json instead of the table")
     hardware(judged)
@@ -395,10 +395,13 @@ def _evaluate(options: argparse.Namespace) -> None:
     device, progress = make_fabric(options.device).device, ConsoleProgress()
     if run.published:
         run.require_card()
-        folder = options.out or Path("runs") / f"evaluation-{run.folder.resolve().name}"
+        folder = Path("runs") / f"evaluation-{run.folder.resolve().name}"
     else:
         own = run.store()  # told before people are simulated, if there is none
-        folder = options.out or (run.folder / "evaluation-new" if others else run.evaluation_of(options.split))
+        folder = run.folder / "evaluation-new" if others else run.evaluation_of(options.split)
+    if options.judge is not None:  # the run's own table is its own judge's
+        folder = folder.with_name(f"{folder.name}-other-judge")
+    folder = options.out or folder
     with Lock(folder):
         store = new_people(run.study, options.data, options.seed, folder / "store", progress) if others else own
         rows = evaluate_people(run, store, folder, device, progress, options.split, options.judge)
