@@ -87,7 +87,7 @@ def test_what_is_made_alike_is_made_once(made: tuple[Path, Notes]) -> None:
         same = {name for name, place in mine.items() if first.get(name) == place}
         store = {name for name in first if name.startswith("store/")}
         assert same == {f"{part}.safetensors" for part in parts} | store | {"import.json"}
-        assert len(store) == 5
+        assert len(store) == 6
         assert not any("partial" in name for name in mine)
 
 

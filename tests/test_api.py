@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -248,6 +249,27 @@ def test_a_variable_is_given_one_value(model: Model, pictures: NDArray[np.uint8]
 
 
 # --- many images ---
+
+
+@pytest.mark.parametrize("missing", [None, math.nan, np.float32("nan"), pd.NA])
+def test_what_is_missing_in_a_table_is_not_known(model: Model, pictures: NDArray[np.uint8], missing: Any) -> None:
+    """As ``table.iloc[0].to_dict()`` has it."""
+    known = {"age": missing, "sex": "F", "heart_area": missing}
+    answer = model.counterfactual(pictures[0], known, {"left_lung_area": "-10%"}, draws=0)
+    expected = model.counterfactual(pictures[0], {"sex": "F"}, {"left_lung_area": "-10%"}, draws=0)
+    assert answer.record["variables"] == expected.record["variables"]
+    assert answer.record["variables"]["age"]["source"] == "inferred"
+    with pytest.raises(InterventionError, match=r"age: .* no value that a variable can be set to"):
+        model.counterfactual(pictures[0], do={"age": missing})
+    with pytest.raises(InterventionError, match="'height' is not a variable"):
+        model.counterfactual(pictures[0], {"height": missing}, {"age": 60})
+
+
+@pytest.mark.parametrize("text", ["4_5", "1e400", "\N{ARABIC-INDIC DIGIT FOUR}", "0x2d", "45,", "45 years"])
+def test_what_is_no_number_is_none_in_questions_either(model: Model, pictures: NDArray[np.uint8], text: str) -> None:
+    for question in ({"attributes": {"age": text}, "do": {"heart_area": "+5%"}}, {"do": {"age": text}}):
+        with pytest.raises(InterventionError):
+            model.counterfactual(pictures[0], **question)  # type: ignore[arg-type]
 
 
 def test_many_answers_are_those_of_each(model: Model, pictures: NDArray[np.uint8]) -> None:

@@ -21,6 +21,7 @@ from segcft.batch import Item, _distinct, answer_all, folder_items, table_items
 from segcft.cli import main
 from segcft.errors import DataError
 from segcft.run import Run
+from tests.test_dicom import make, save
 
 CPU = torch.device("cpu")
 
@@ -44,7 +45,7 @@ def manifest(out: Path) -> pd.DataFrame:
 
 def test_a_folder_is_answered_and_what_cannot_be_is_listed(small_run: Run, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    items = folder_items(images, ["age=60"], ["heart_area=+10%"])
+    items = folder_items(images, ["age=60"], ["heart_area=+10%"]).items
     done = answer_all(small_run, items, out, CPU, draws=2, dicom=True)
     assert done == (6, 0, 1)
     table = manifest(out)
@@ -68,7 +69,7 @@ def test_a_folder_is_answered_and_what_cannot_be_is_listed(small_run: Run, image
 
 def test_what_was_cut_off_goes_on(small_run: Run, images: Path, tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    items = folder_items(images, [], ["age=70"])
+    items = folder_items(images, [], ["age=70"]).items
     answer_all(small_run, items, whole, CPU)
     answer_all(small_run, items[:3], cut, CPU)
     before = {path.name: path.stat().st_mtime_ns for path in (cut / "images").iterdir()}
@@ -87,7 +88,7 @@ def test_what_was_cut_off_goes_on(small_run: Run, images: Path, tmp_path: Path) 
 
 
 def test_a_lost_dicom_file_is_written_again(small_run: Run, images: Path, tmp_path: Path) -> None:
-    items = folder_items(images, [], ["age=70"])[:3]
+    items = folder_items(images, [], ["age=70"]).items[:3]
     assert answer_all(small_run, items, tmp_path, CPU, dicom=True) == (3, 0, 0)
     (tmp_path / "dicom" / "1.dcm").unlink()
     (tmp_path / "dicom" / "2.dcm").write_bytes(b"")
@@ -99,7 +100,7 @@ def test_a_lost_dicom_file_is_written_again(small_run: Run, images: Path, tmp_pa
 def test_an_answer_in_the_journal_that_is_none_is_told(
     small_run: Run, images: Path, tmp_path: Path, field: str
 ) -> None:
-    items, out = folder_items(images, [], ["age=70"])[:1], tmp_path / "out"
+    items, out = folder_items(images, [], ["age=70"]).items[:1], tmp_path / "out"
     answer_all(small_run, items, out, CPU)
     journal = out / "journal.jsonl"
     settings, line = map(json.loads, journal.read_text().splitlines())
@@ -118,7 +119,7 @@ def test_a_name_in_another_encoding_is_listed(small_run: Run, images: Path, tmp_
     own = tmp_path / "images"
     own.mkdir()
     shutil.copy(images / "0.png", os.fsencode(own) + b"/a\xe9.png")
-    done = answer_all(small_run, folder_items(own, [], ["age=70"]), tmp_path / "out", CPU)
+    done = answer_all(small_run, folder_items(own, [], ["age=70"]).items, tmp_path / "out", CPU)
     assert done == (0, 0, 1)
     assert list(pd.read_csv(tmp_path / "out" / "rejected.csv")["id"]) == [r"a\udce9"]
 
@@ -127,24 +128,24 @@ def test_a_question_that_changed_is_asked_again(small_run: Run, images: Path, tm
     own = tmp_path / "images"
     shutil.copytree(images, own)
     out = tmp_path / "out"
-    answer_all(small_run, folder_items(own, [], ["age=70"]), out, CPU)
+    answer_all(small_run, folder_items(own, [], ["age=70"]).items, out, CPU)
     Image.fromarray(np.asarray(Image.open(own / "2.png"))[::-1]).save(own / "2.png")
-    assert answer_all(small_run, folder_items(own, [], ["age=70"]), out, CPU).answered == 1
-    assert answer_all(small_run, folder_items(own, [], ["age=71"]), out, CPU).answered == 6
+    assert answer_all(small_run, folder_items(own, [], ["age=70"]).items, out, CPU).answered == 1
+    assert answer_all(small_run, folder_items(own, [], ["age=71"]).items, out, CPU).answered == 6
     assert (manifest(out)["age_after"] == 71).all()
     with pytest.raises(DataError, match="with other settings: draws was 0 and is 3"):
-        answer_all(small_run, folder_items(own, [], ["age=71"]), out, CPU, draws=3)
+        answer_all(small_run, folder_items(own, [], ["age=71"]).items, out, CPU, draws=3)
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "letter.txt").touch()
     with pytest.raises(DataError, match="choose another folder"):
-        answer_all(small_run, folder_items(own, [], ["age=71"]), tmp_path / "taken", CPU)
+        answer_all(small_run, folder_items(own, [], ["age=71"]).items, tmp_path / "taken", CPU)
 
 
 def test_two_processes_answer_as_one(small_run: Run, images: Path, tmp_path: Path) -> None:
     items = [
         Item(f"{copy}/{item.id}", item.image, item.known, item.do)
         for copy in range(3)
-        for item in folder_items(images, [], ["heart_area=-5%"])
+        for item in folder_items(images, [], ["heart_area=-5%"]).items
     ]
     assert answer_all(small_run, items, tmp_path / "one", CPU) == (18, 0, 3)
     assert answer_all(small_run, items, tmp_path / "two", CPU, jobs=2) == (18, 0, 3)
@@ -164,7 +165,7 @@ def test_a_table_asks_each_its_own(small_run: Run, images: Path, tmp_path: Path)
         "2.png,heart_area=much,,\n"
         "3.png,heart_area=-100000,,\n"
     )
-    items = table_items(table, small_run.study, ["age=50"], ["sex=M"])
+    items = table_items(table, small_run.study, ["age=50"], ["sex=M"]).items
     assert answer_all(small_run, items, tmp_path / "out", CPU) == (3, 0, 3)
     rows = manifest(tmp_path / "out").set_index("id")
     assert list(rows.index) == ["0", "0-2", "1"]
@@ -183,30 +184,67 @@ def test_a_table_takes_values_from_images_beside_it(small_run: Run, images: Path
     shutil.copytree(images, own)
     table = own / "questions.csv"
     table.write_text("image,do\n0.png,heart_area=match: 1.png\n2.png,age=60\n")
-    assert answer_all(small_run, table_items(table, small_run.study, [], []), out, CPU) == (2, 0, 0)
+    assert answer_all(small_run, table_items(table, small_run.study, [], []).items, out, CPU) == (2, 0, 0)
     assert list(manifest(out)["do"]) == ["heart_area=match:1.png", "age=60.0"]
     shutil.copy(own / "3.png", own / "1.png")  # another value is asked for
-    assert answer_all(small_run, table_items(table, small_run.study, [], []), out, CPU) == (1, 1, 0)
+    assert answer_all(small_run, table_items(table, small_run.study, [], []).items, out, CPU) == (1, 1, 0)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "'image' is missing"),
-        ("id,do\n1,age=60\n", "'image' is missing"),
-        ("image,height\na.png,3\n", "not 'height'"),
-        ("image,do\n", "has no rows"),
+        ("", "the table is empty"),
+        ("id,do\n1,age=60\n", "no column 'image'"),
+        ("image,Age\na.png,3\n", "'Age' is not read; did you mean 'age'"),
+        ("image,hart_area\na.png,3\n", "'hart_area' is not read; did you mean 'heart_area'"),
+        ("image,age,age\na.png,3,4\n", "column 'age' is there 2 times"),
+        ("image,do\n", "no usable row"),
         ("image,do\n,age=60\n", "line 2: 'image' is empty"),
         ("image,do\n\n\n,age=60\n", "line 4: 'image' is empty"),
-        ("image,do\na.png,age=60,3\n", "line 2: expected 2 cells"),
-        ("image,do\na.png\n", "line 2: expected 2 cells"),
-        ("image\n\xff", "cannot be read as CSV"),
+        ("image,do\na.png,age=60,3\n", "line 2: 3 cells"),
+        ("image,do\na.png\n", "line 2: 1 cells"),
+        ("image\n\xff", "cannot read this table"),
     ],
 )
 def test_tables_that_are_none(small_run: Run, tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "t.csv").write_bytes(content.encode("latin-1"))
     with pytest.raises(DataError, match=message):
         table_items(tmp_path / "t.csv", small_run.study, [], [])
+
+
+def test_a_table_of_questions_is_read_as_a_study_s_own_table(small_run: Run, tmp_path: Path) -> None:
+    """Missing values as in metadata.csv, empty lines, further columns, and semicolons with decimal commas."""
+    table = tmp_path / "t.csv"
+    table.write_text(
+        'image;do;age;sex;heart_area;ward\na.png;"age=70; sex=M";60,5;NA;;3\n;;;;;\n'
+        "b.png;NA;n/a;F;;NA\nc.png;;sixty;;-5;\n"
+    )
+    items, passed = table_items(table, small_run.study, ["age=50"], ["sex=F"])
+    assert [item.known for item in items] == [
+        ("age=60.5",),
+        ("age=50", "sex=F"),
+        ("age=sixty", "heart_area=(-5.0)"),  # the question is rejected, and not the table
+    ]
+    assert [item.do for item in items] == [("age=70", "sex=M"), ("sex=F",), ("sex=F",)]
+    assert [one.name for one in passed] == ["ward"]
+    assert answer_all(small_run, items, tmp_path / "out", CPU, passed=passed).rejected == 3
+    assert list(pd.read_csv(tmp_path / "out" / "passed-over.csv")["name"]) == ["ward"]
+
+
+def test_dicom_files_are_asked_about_whatever_they_are_called(small_run: Run, images: Path, tmp_path: Path) -> None:
+    own, out = tmp_path / "archive", tmp_path / "out"
+    (own / "DIR").mkdir(parents=True)
+    for name in ("IM000001", "IM2.IMA", "DIR/DICOMDIR", "1.2.840.3"):
+        save(own / name, make(np.random.default_rng(1).integers(0, 4096, (32, 32), dtype=np.uint16)))
+    shutil.copy(images / "0.png", own)
+    for name in ("notes.txt", ".DS_Store", "DIR/report"):
+        (own / name).write_text("no image")
+    items, passed = folder_items(own, [], ["age=70"])
+    assert [item.id for item in items] == ["0", "1.2.840.3", "IM000001", "IM2.IMA"]
+    assert [one.name for one in passed] == ["DIR/DICOMDIR", "DIR/report", "notes.txt"]
+    assert answer_all(small_run, items, out, CPU, passed=passed) == (4, 0, 0)
+    assert list(pd.read_csv(out / "passed-over.csv")["name"]) == [one.name for one in passed]
+    assert len(manifest(out)) == 4
 
 
 def test_no_answer_leaves_the_folder(small_run: Run, images: Path, tmp_path: Path) -> None:
@@ -235,6 +273,7 @@ def test_the_command_line_asks_many(
     assert main([*ask, "--do", "heart_area=+10%", "--jobs", "1"]) == 1  # one image is broken
     captured = capsys.readouterr()
     assert "6 answers, 0 of them from before" in captured.out
+    assert "files were passed over, the first: notes.txt" in captured.err
     assert "1 questions could not be answered" in captured.err
     for wrong, message in (
         (["--do", "height=3"], "'height' is not a variable"),

@@ -250,7 +250,7 @@ def test_people_of_the_study_are_refused(segcft: Callable[..., Outcome], small_r
     assert "--seed 3: these are the people of the study itself" in one_line(refused)
     store = small_run.folder / "store"
     refused = segcft("evaluate", small_run.folder, "--data", store, "--out", tmp_path / "o", "--device", "cpu")
-    assert "people given were in this run's training or validation" in one_line(refused)
+    assert "images given were in this model's training or validation" in one_line(refused)
 
 
 # --- one image ---

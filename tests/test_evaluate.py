@@ -28,7 +28,7 @@ from segcft.evaluate.answers import Inquiry
 from segcft.evaluate.bootstrap import bootstrap_means
 from segcft.evaluate.cohort import Cohort
 from segcft.evaluate.effectiveness import area_error, from_marginal, saved, slope
-from segcft.evaluate.evaluation import evaluate, judge_models
+from segcft.evaluate.evaluation import asked_values, evaluate, judge_models
 from segcft.evaluate.figures import draw_progression
 from segcft.evaluate.locality import changed_region, dilate, mean_inside, radius, share_inside, share_near
 from segcft.evaluate.page import Page
@@ -37,7 +37,7 @@ from segcft.evaluate.table import render_table
 from segcft.evaluate.truth import Truth
 from segcft.guides.segmentor import Segmentor, SegmentorObjective
 from segcft.images.hvae import HVAE
-from segcft.images.likelihood import to_unit
+from segcft.images.likelihood import to_grey_levels, to_unit
 from segcft.progress import Progress
 from segcft.run import Run
 from segcft.study import Study, parse_study
@@ -143,6 +143,69 @@ def judge(store: Store) -> Segmentor:
     return network.eval()
 
 
+class Exact:
+    """A judge that knows the masks of some images, as the simulator has drawn them; others are all structure."""
+
+    pixel_area = 1.0
+
+    def __init__(self) -> None:
+        self.known: dict[bytes, Tensor] = {}
+
+    def learn(self, images: Tensor, masks: Tensor) -> None:
+        """``images`` (B, C, H, W) in [-1, 1] have these ``masks`` (B, S, H, W); none that could not be drawn."""
+        self.known |= {_bytes(x): mask for x, mask in zip(images, masks, strict=True) if x.isfinite().all()}
+
+    def masks(self, x: Tensor) -> Tensor:
+        structures = len(next(iter(self.known.values())))
+        nothing, everything = (torch.full((structures, *x.shape[2:]), value) for value in (math.nan, 1.0))
+        return torch.stack([self.known.get(_bytes(one), everything) if one.isfinite().all() else nothing for one in x])
+
+    def areas(self, x: Tensor) -> Tensor:
+        return self.masks(x).sum(dim=(2, 3))
+
+
+def _bytes(image: Tensor) -> bytes:
+    return to_grey_levels(image).numpy().tobytes()
+
+
+def exact_judge(cohort: Cohort, scm: StructuralCausalModel) -> Exact:
+    """One that knows the cohort's images and their true counterfactuals."""
+    judge, truth = Exact(), Truth.of(cohort.study, cohort.store)
+    assert truth is not None
+    for people, asked in zip(cohort.batches(), asked_values(cohort, scm), strict=True):
+        judge.learn(people.image, people.mask)
+        for variable in cohort.study.areas:
+            do = {variable: asked[variable][:, cohort.column(variable)]}
+            drawn = truth.counterfactuals(people.rows, do)
+            judge.learn(drawn.image, drawn.mask)
+    return judge
+
+
+@pytest.fixture(scope="module")
+def deaf(models: dict[str, CounterfactualModel]) -> CounterfactualModel:
+    """A model whose images ignore their parents."""
+    copied = copy.deepcopy(models["none"])
+    with torch.no_grad():
+        copied.hvae.embed[-1].weight.zero_()  # type: ignore[union-attr, operator, index]
+    return copied
+
+
+@pytest.fixture(scope="module")
+def cohort(store: Store) -> Cohort:
+    return Cohort.choose(make_study(), store, store.indices("test", complete=True), CPU)
+
+
+@pytest.fixture(scope="module")
+def exact(cohort: Cohort, deaf: CounterfactualModel) -> Any:
+    return exact_judge(cohort, deaf.scm)
+
+
+@pytest.fixture(scope="module")
+def exact_rows(cohort: Cohort, deaf: CounterfactualModel, exact: Any) -> list[Row]:
+    """The results of the deaf model and the truth, by the judge that is never wrong."""
+    return judged(cohort, {"none": deaf}, exact)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("evaluation") / "run" / "evaluation"
@@ -209,14 +272,14 @@ def test_nothing_asked_is_nothing_changed(rows: list[Row]) -> None:
         assert only(rows, method=method, metric=names.RECONSTRUCTION)["value"] > 1
 
 
-def test_the_truth_is_local_and_beats_no_change(rows: list[Row]) -> None:
+def test_the_truth_is_local_and_beats_no_change(exact_rows: list[Row]) -> None:
     for structure, variable in zip(make_study().structures, make_study().areas, strict=True):
-        assert only(rows, method="truth", metric=names.LOCALITY, intervention=variable)["value"] > 0.9
+        assert only(exact_rows, method="truth", metric=names.LOCALITY, intervention=variable)["value"] > 0.9
         true, idle = (
-            only(rows, method=m, metric="mape", intervention=variable, structure=structure)["value"]
+            only(exact_rows, method=m, metric="mape", intervention=variable, structure=structure)["value"]
             for m in ("truth", "no change")
         )
-        assert true < idle
+        assert true < 1 < idle  # in %; areas are asked for in numbers and drawn in pixels
 
 
 def test_the_answer_is_the_same_every_time(
@@ -503,21 +566,21 @@ def test_the_slope_is_that_of_least_squares() -> None:
 
 
 def test_areas_move_as_they_should_or_not_at_all(
-    store: Store, models: dict[str, CounterfactualModel], judge: Segmentor
+    cohort: Cohort, models: dict[str, CounterfactualModel], exact: Any, exact_rows: list[Row]
 ) -> None:
-    """What ignores its parents has slopes of 0; the truth moves areas even for a poor judge."""
-    deaf = copy.deepcopy(models["none"])
-    with torch.no_grad():
-        deaf.hvae.embed[-1].weight.zero_()  # type: ignore[union-attr, operator, index]
-    cohort = Cohort.choose(make_study(), store, store.indices("test", complete=True), CPU)
-    found = judged(cohort, {"none": deaf}, judge)
-    slopes = [row for row in found if row["metric"] == names.SLOPE]
+    """What ignores its parents has slopes of 0, and the truth has slopes of 1, to a judge that is never wrong."""
+    slopes = [row for row in exact_rows if row["metric"] == names.SLOPE]
     areas = list(cohort.study.areas)
     own = [(row["intervention"], row["structure"]) for row in slopes if row["intervened"] and row["method"] == "none"]
     assert own == [(area, area.removesuffix("_area")) for area in areas]
     assert {row["intervention"] for row in slopes} == {*areas, "sex", "age"}
     assert all(row["value"] == pytest.approx(0, abs=1e-6) for row in slopes if row["method"] == "none" and row["n"])
-    assert all(row["ci_low"] > 0.05 for row in slopes if row["method"] == names.TRUTH)
+    true = [row for row in slopes if row["method"] == names.TRUTH]
+    assert [row["intervention"] for row in true] == areas
+    assert all(row["value"] == pytest.approx(1, abs=0.02) for row in true), true
+    # A mechanism that hears its parents makes other images, which this judge notices.
+    heard = judged(cohort, {"none": models["none"]}, exact)
+    assert any(abs(row["value"]) > 0.1 for row in heard if row["metric"] == names.SLOPE and row["method"] == "none")
 
 
 def test_area_error_guards_against_zero() -> None:

@@ -286,7 +286,7 @@ def test_whatever_writes_in_a_folder_is_alone_there(
         assert main(["evaluate", str(run.folder), "--out", str(taken)]) == 1
         assert "another segcft" in capsys.readouterr().err
         with refused:
-            answer_all(run, folder_items(images, [], ["age=70"]), taken, CPU)
+            answer_all(run, folder_items(images, [], ["age=70"]).items, taken, CPU)
         ablation = tmp_path / "ablation.yaml"
         ablation.write_text(yaml.safe_dump({"base": str(small_study_file), "variants": {"same": {}}}))
         with refused:

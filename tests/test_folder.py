@@ -492,7 +492,7 @@ def _latin1(folder: Folder) -> None:
             r"no column 'age' \(variable age\); it has id, Age, sex; did you mean 'Age'",
         ),
         (_replace_table("name,age,sex\np1,4,M\n"), r"no column 'id' \(data.id\)"),
-        (_replace_table("id;age;sex\np1;4;M\n"), "cells seem to be separated by ';'"),
+        (_replace_table("a;b;c\np1;4;M\n"), r"no column 'id' \(data.id\)"),
         (_replace_table("id,age,sex,age\np1,4,M,5\n"), "column 'age' is there 2 times"),
         (_replace_table('id,age,sex\n"p1,4,M\n'), "cannot read this table"),
         (_latin1, "cannot read this table"),

@@ -20,7 +20,7 @@ from segcft.data.splits import assign
 from segcft.data.store import StoreWriter
 from segcft.errors import DataError, RunError
 from segcft.importing import check_unseen, describe, import_data
-from segcft.pipeline import evaluate_people
+from segcft.judging import evaluate_people
 from segcft.progress import Progress
 from segcft.run import Run
 from segcft.study import parse_study
@@ -89,7 +89,7 @@ def test_training_images_under_other_names_are_refused(
             writer.append(f"new-{number}", f"new-{number}", "test", own.images[row], own.masks[row], known)
     arguments = ["evaluate", str(small_run.folder), "--data", str(tmp_path / "renamed"), "--out", str(tmp_path / "out")]
     assert main(arguments) == 1
-    assert "2 of the images given were in this run's training or validation" in capsys.readouterr().err
+    assert "2 of the images given were in this model's training or validation" in capsys.readouterr().err
 
 
 def test_no_name_is_told_of_whoever_was_in_training(small_run: Run) -> None:

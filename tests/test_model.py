@@ -154,11 +154,6 @@ def test_the_command_line_asks_and_publishes(
     assert (tmp_path / "answer" / "counterfactual.png").is_file()
     assert main(["publish", str(small_run.folder), str(tmp_path / "model"), "--method", "regressor"]) == 0
     assert Model(tmp_path / "model").methods == {"regressor": "cft-regressor"}
-    assert main(["evaluate", str(published), "--device", "cpu"]) == 1
-    assert "a published model has no samples" in capsys.readouterr().err
-    assert main(["evaluate", str(published), "--seed", "7", "--device", "cpu"]) == 1
-    assert "a published model has no samples" in capsys.readouterr().err
-    assert not (published / "evaluation-new").exists()
 
 
 @pytest.mark.parametrize("folder", SHIPPED, ids=lambda path: path.name)

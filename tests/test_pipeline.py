@@ -17,7 +17,8 @@ from PIL import Image
 from segcft import artefact
 from segcft.errors import DataError, RunError
 from segcft.importing import check_unseen, new_people
-from segcft.pipeline import Pipeline, evaluate_people
+from segcft.judging import evaluate_people
+from segcft.pipeline import Pipeline
 from segcft.progress import Progress
 from segcft.report.facts import seeds
 from segcft.run import Run
@@ -219,7 +220,7 @@ def test_a_study_of_one_guide_has_no_stage_of_the_other(make_small_study: Any, t
 
 
 def test_the_training_people_are_refused(small_run: Run) -> None:
-    with pytest.raises(DataError, match=r"72 of the people given were in this run's training or validation"):
+    with pytest.raises(DataError, match=r"72 of the images given were in this model's training or validation"):
         check_unseen(small_run, small_run.store())
     store = small_run.store()
     store.table = store.table[store.table["split"] == "test"]
@@ -324,7 +325,7 @@ def test_real_radiographs_go_through_every_stage(make_small_study: Any, tmp_path
     assert artefact.read_meta(run.path("hvae"))["data"] == run.store().fingerprint
     # With the samples imported, the folder is no longer needed.
     assert run_all(run.folder, study).skipped == ["import", *PARTS, "evaluate"]
-    with pytest.raises(DataError, match="were in this run's training or validation"):
+    with pytest.raises(DataError, match="were in this model's training or validation"):
         check_unseen(run, new_people(study, JSRT, None, tmp_path / "people", Progress()))
     with pytest.raises(DataError, match="is not simulated, so --seed means nothing"):
         new_people(study, None, 4, tmp_path / "people", Progress())

@@ -47,6 +47,7 @@ from segcft.progress import Progress
 from segcft.provenance import png_bytes
 from segcft.run import Run
 from segcft.study import FolderData, Study
+from segcft.support import all_limits
 from segcft.writing import whole_folder
 
 STORE = ".store"
@@ -155,11 +156,12 @@ class _Augmentation:
         self.column, self.label_column = names.index(recipe.variable), names.index(recipe.label)
 
         known = run.people(parts)
-        self.low, self.high = (torch.from_numpy(limit).to(device) for limit in (known.min(axis=0), known.max(axis=0)))
+        low, high = all_limits(self.study.variables, known)
+        self.low, self.high = (torch.from_numpy(limit).to(device) for limit in (low, high))
         self.spread = torch.from_numpy(known[:, self.study.area_columns].std(axis=0)).to(device)
         rows, values = self.store.indices("train", complete=True), self.store.values()
-        inside = (values >= known.min(axis=0)) & (values <= known.max(axis=0))
-        self.outside = rows[~inside[rows].all(axis=1)]  # nobody, where the people are the run's own
+        inside = (values >= low) & (values <= high)
+        self.outside = rows[~inside[rows].all(axis=1)]
         self.rows = rows[inside[rows].all(axis=1)]
         self.values = values[self.rows]
         self.labels = self.values[:, self.label_column].astype(np.int64)

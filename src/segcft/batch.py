@@ -6,12 +6,12 @@ The answers are a folder::
     dicom/ID.dcm    the same in DICOM, where asked for
     manifest.csv    a row an answer: image, interventions, model; each variable before, after and as obtained; warnings
     rejected.csv    id, image and reason of every question that could not be answered
+    passed-over.csv files in the folder, or columns of the table, that were not asked about, and why
     journal.jsonl   what is done already: the same command goes on from there
 """
 
 from __future__ import annotations
 
-import csv
 import multiprocessing
 import signal
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +26,9 @@ import torch
 
 from segcft import artefact
 from segcft.answer import Answer
-from segcft.data.imagefile import SUFFIXES, check_id, strip_suffix
+from segcft.causal.intervention import Intervention
+from segcft.data.attributes import MISSING, Row, nearest, parse, read_table
+from segcft.data.imagefile import SUFFIXES, check_id, is_dicom, strip_suffix
 from segcft.data.journal import Journal, Table
 from segcft.data.reject import Rejected
 from segcft.errors import DataError, InterventionError, RunError, SegcftError
@@ -70,6 +72,16 @@ def _state(path: Path) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
+DICOMDIR = "DICOMDIR"
+"""The file that lists what a DICOM medium holds (PS3.10, section 8.6), which begins as an image does."""
+
+ALIKE = 0.8
+"""How alike, from 0 to 1, the name of a further column may not be to that of one that is missing."""
+
+PASSED = "passed-over.csv"
+"""The list of what was not asked about, in the folder of answers."""
+
+
 class Done(NamedTuple):
     """How many questions were answered now, how many had been, and how many were rejected."""
 
@@ -78,69 +90,102 @@ class Done(NamedTuple):
     rejected: int
 
 
+class Passed(NamedTuple):
+    """What was not asked about, a file or a column of a table, and why."""
+
+    name: str
+    reason: str
+
+
+class Asked(NamedTuple):
+    """The questions of a batch, and what was passed over."""
+
+    items: list[Item]
+    passed: list[Passed]
+
+
 class _Outcome(NamedTuple):
     item: Item
     record: dict[str, Any] | None
     reason: str = ""
 
 
-def folder_items(folder: Path, known: Sequence[str], do: Sequence[str]) -> list[Item]:
+def folder_items(folder: Path, known: Sequence[str], do: Sequence[str]) -> Asked:
     """The same question about every image file in ``folder`` and below, in the order of their names.
+
+    An image has the suffix of one (:data:`segcft.data.imagefile.SUFFIXES`), or is a DICOM file, whatever it is called:
+    those of an archive have no suffix, or ``.IMA``. Files whose names begin with a dot are the system's.
 
     Raises:
         DataError: there is no image.
     """
-    images = sorted(path for path in folder.rglob("*") if path.is_file() and path.name.lower().endswith(SUFFIXES))
+    images, passed = [], []
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
+        name = path.relative_to(folder).as_posix()
+        if path.name.upper() == DICOMDIR:
+            passed.append(Passed(name, "the contents of a DICOM medium, no image"))
+        elif path.name.lower().endswith(SUFFIXES) or is_dicom(path):
+            images.append((name, path))
+        else:
+            passed.append(Passed(name, f"no DICOM file, and its name ends in none of {', '.join(SUFFIXES)}"))
     if not images:
-        raise DataError(f"{folder}: has no image ({', '.join(SUFFIXES)})")
-    names = [path.relative_to(folder).as_posix() for path in images]
-    return [
-        Item(id, image, tuple(known), tuple(do))
-        for id, image in zip(_distinct([strip_suffix(name) for name in names]), images, strict=True)
-    ]
+        others = f"; it has {len(passed)} other files, like {passed[0].name}" if passed else ""
+        raise DataError(f"{folder}: has no image ({', '.join(SUFFIXES)}, or DICOM){others}")
+    ids = _distinct([strip_suffix(name) for name, _ in images])
+    return Asked(
+        [Item(id, path, tuple(known), tuple(do)) for id, (_, path) in zip(ids, images, strict=True)],
+        passed,
+    )
 
 
-def table_items(table: Path, study: Study, known: Sequence[str], do: Sequence[str]) -> list[Item]:
-    """The questions of a CSV file, a row each.
+def table_items(table: Path, study: Study, known: Sequence[str], do: Sequence[str]) -> Asked:
+    """The questions of a table, a row each, which is read as a study's own is; see
+    :func:`segcft.data.attributes.read_table`.
 
     Its columns are ``image`` (a path, from the table's folder), ``do`` (interventions, with ``;`` between them; paths
     of ``match:`` are from the table's folder, too) and the names of variables, for what is known; all but ``image`` may
-    be left out or empty. ``id`` names the answers (default: as the image). ``known`` and ``do`` hold where a row does
-    not say.
+    be left out, empty or NA. ``id`` names the answers (default: as the image). ``known`` and ``do`` hold where a row
+    does not say. Further columns are passed over, unless they are called almost like one of these.
 
     Raises:
         DataError: it is no such table.
     """
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            columns = list(reader.fieldnames or ())
-            rows = [(reader.line_num, row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{table}: cannot be read as CSV ({error})") from None
     expected = ("id", "image", "do", *study.variables)
-    if "image" not in columns or (strange := [name for name in columns if name not in expected]):
-        found = "'image' is missing" if "image" not in columns else f"not {', '.join(map(repr, strange))}"
-        raise DataError(f"{table}: columns: {found}; expected {', '.join(expected)}")
-    if not rows:
-        raise DataError(f"{table}: has no rows")
+    rows, ragged = read_table(table, {"image": "file of the image"}, expected)
+    if ragged:
+        raise DataError(f"{table}: line {ragged[0][0]}: {ragged[0][1]}")
+    further = [column for column in rows[0].cells if column not in expected]
+    missing = [name for name in expected if name not in rows[0].cells]
+    for column in further:
+        if near := nearest(column, missing, ALIKE):
+            raise DataError(f"{table}: column {column!r} is not read{near} Rename or remove it")
     said = {text.partition("=")[0].strip(): text for text in known}
     items = []
-    for number, row in rows:
-        if None in row or None in row.values():
-            raise DataError(f"{table}: line {number}: expected {len(columns)} cells")
-        cells = {name: (text or "").strip() for name, text in row.items()}
+    for row in rows:
+        cells = row.cells
         if not cells["image"]:
-            raise DataError(f"{table}: line {number}: 'image' is empty")
-        facts = said | {name: f"{name}={cells[name]}" for name in study.variables if cells.get(name)}
-        parts = (part.strip() for part in cells.get("do", "").split(";") if part.strip())
+            raise DataError(f"{table}: line {row.line}: 'image' is empty")
+        facts = said | {name: text for name in study.variables if (text := _fact(row, name, study)) is not None}
+        told = cells.get("do", "")
+        parts = (part.strip() for part in told.split(";") if part.strip() and told.lower() not in MISSING)
         asked = tuple(_below(table.parent, part) for part in parts) or tuple(do)
         id = cells.get("id") or strip_suffix(Path(cells["image"]).name)
         items.append(Item(id, table.parent / cells["image"], tuple(facts.values()), asked))
-    return [
-        Item(id, item.image, item.known, item.do)
-        for id, item in zip(_distinct([item.id for item in items]), items, strict=True)
-    ]
+    ids = _distinct([item.id for item in items])
+    return Asked(
+        [Item(id, item.image, item.known, item.do) for id, item in zip(ids, items, strict=True)],
+        [Passed(column, f"column of {table.name} that is no variable of the study") for column in further],
+    )
+
+
+def _fact(row: Row, name: str, study: Study) -> str | None:
+    """What a row of a table says of a variable, ``age=63``; None where it says nothing. What cannot be read stays as it
+    is: the question is then rejected, and not the table."""
+    try:
+        value = parse(row.cells.get(name, ""), name, name, study.variables[name], row.comma)
+    except Rejected:
+        return f"{name}={row.cells[name]}"
+    return None if value is None else str(Intervention(name, value))
 
 
 def _below(folder: Path, text: str) -> str:
@@ -182,6 +227,7 @@ def answer_all(
     dicom: bool = False,
     jobs: int = 1,
     progress: Progress | None = None,
+    passed: Sequence[Passed] = (),
 ) -> Done:
     """Answer every question into the folder ``out``, or those that are not answered there yet.
 
@@ -196,6 +242,7 @@ def answer_all(
         jobs: processes, each with its share of the cores. With more than one, a script needs
             ``if __name__ == "__main__":``.
         progress: shows how far it is.
+        passed: what is not asked about, to be listed.
 
     Raises:
         DataError: ``out`` holds something else.
@@ -222,6 +269,9 @@ def answer_all(
         records = {row["id"]: row["record"] for row in journal.rows()}
         reasons = {one.item.id: one.reason for one in outcomes if one.record is None}
         _write_tables(out, run.study, items, records, reasons)
+        with Table(out / PASSED, Passed._fields) as table:
+            for one in passed:
+                table.write(one)
     rejected = sum(outcome.record is None for outcome in outcomes)
     return Done(len(outcomes) - rejected, len(items) - len(waiting), rejected)
 

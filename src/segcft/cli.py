@@ -42,6 +42,9 @@ your own images, masks and table:
   segcft run configs/jsrt.yaml --data /data/jsrt256 --out runs/jsrt
   segcft evaluate runs/jsrt --data /data/other-people --json > table.json
 
+a published model, judged on your own people:
+  segcft evaluate models/jsrt --data /data/jsrt256 --out judged
+
 a public data set in its own format, which becomes a folder as above:
   segcft import padchest --csv PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv --images DIR --out padchest
   segcft run configs/padchest.yaml --data padchest
@@ -201,14 +204,14 @@ def _parser() -> argparse.ArgumentParser:
     add_simulate(command)
     add_augment(command)
 
-    judged = command("evaluate", _evaluate, "judge a run's counterfactuals and print the table")
-    judged.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
+    judged = command("evaluate", _evaluate, "judge the counterfactuals of a run or published model; print the table")
+    judged.add_argument("run", metavar="RUN", type=Path, help="folder of a run or of a published model")
     judged.add_argument(
         "--data",
         metavar="DIR",
         type=Path,
         help="people that the run has never seen: a folder like the study's data, or a store (default: the run's "
-        "own test people)",
+        "own test people; a published model has none)",
     )
     judged.add_argument(
         "--seed",
@@ -221,7 +224,20 @@ def _parser() -> argparse.ArgumentParser:
         default="test",
         help="which of the run's own people: validation people where settings are chosen (default: test)",
     )
-    judged.add_argument("--out", metavar="DIR", type=Path, help="folder of table and figures")
+    judged.add_argument(
+        "--judge",
+        metavar="RUN",
+        type=Path,
+        help="another judge: that of a run or published model of the same structures on the same grid, or its file "
+        "(default: the run's own)",
+    )
+    judged.add_argument(
+        "--out",
+        metavar="DIR",
+        type=Path,
+        help="folder of table and figures (default: RUN/evaluation, of other people RUN/evaluation-new; of a published "
+        "model runs/evaluation-NAME; by another judge with -other-judge)",
+    )
     judged.add_argument("--json", action="store_true", help="print the rows of table.json instead of the table")
     hardware(judged)
 
@@ -361,28 +377,34 @@ def _evaluate(options: argparse.Namespace) -> None:
     from segcft.run import Run
 
     run = Run(options.run)
+    others = options.data is not None or options.seed is not None
+    if others and options.split != "test":
+        raise SegcftError("--split validation: is about the run's own people; leave out --data and --seed")
+    if run.published and not others:
+        raise SegcftError(
+            f"{options.run}: a published model has no people of its own to be judged on; give others, with --data DIR, "
+            "or, of a simulated study, --seed N"
+        )
     quiet_libraries()
-    from segcft.importing import check_unseen, new_people
+    from segcft.importing import new_people
+    from segcft.judging import evaluate_people
     from segcft.lock import Lock
-    from segcft.pipeline import evaluate_people
     from segcft.progress import ConsoleProgress
     from segcft.training import make_fabric
 
     device, progress = make_fabric(options.device).device, ConsoleProgress()
-    if options.data is None and options.seed is None:
-        folder = options.out or run.evaluation_of(options.split)
-        store = run.store()
-        with Lock(folder):
-            rows = evaluate_people(run, store, folder, device, progress, options.split)
+    if run.published:
+        run.require_card()
+        folder = Path("runs") / f"evaluation-{run.folder.resolve().name}"
     else:
-        if options.split != "test":
-            raise SegcftError("--split validation: is about the run's own people; leave out --data and --seed")
-        run.store()  # told before people are simulated, if there is none
-        folder = options.out or run.folder / "evaluation-new"
-        with Lock(folder):
-            store = new_people(run.study, options.data, options.seed, folder / "store", progress)
-            check_unseen(run, store)
-            rows = evaluate_people(run, store, folder, device, progress)
+        own = run.store()  # told before people are simulated, if there is none
+        folder = run.folder / "evaluation-new" if others else run.evaluation_of(options.split)
+    if options.judge is not None:  # the run's own table is its own judge's
+        folder = folder.with_name(f"{folder.name}-other-judge")
+    folder = options.out or folder
+    with Lock(folder):
+        store = new_people(run.study, options.data, options.seed, folder / "store", progress) if others else own
+        rows = evaluate_people(run, store, folder, device, progress, options.split, options.judge)
     if options.json:
         print(json.dumps(rows, indent=1))
     else:

@@ -104,25 +104,25 @@ def _counterfactual(options: argparse.Namespace) -> None:
 
 
 def _batch(options: argparse.Namespace, run: Run, device: torch.device) -> None:
-    from segcft.batch import answer_all, folder_items, table_items
+    from segcft.batch import PASSED, answer_all, folder_items, table_items
     from segcft.errors import InterventionError
     from segcft.parallel import default_jobs
     from segcft.progress import ConsoleProgress
     from segcft.question import parse_values
 
     parse_values(run.study, options.do)  # a wrong question is told once and not of every image
-    parse_values(run.study, options.known)
+    parse_values(run.study, options.known, known=True)
     if options.image.is_dir():
         if not options.do:
             raise InterventionError("--do: nothing is asked for, e.g. --do heart_area=+20%")
         if options.out.resolve().is_relative_to(options.image.resolve()):
             raise SegcftError(f"--out {options.out}: is in the folder that is asked about, which its images would join")
-        items = folder_items(options.image, options.known, options.do)
+        asked = folder_items(options.image, options.known, options.do)
     else:
-        items = table_items(options.image, run.study, options.known, options.do)
+        asked = table_items(options.image, run.study, options.known, options.do)
     done = answer_all(
         run,
-        items,
+        asked.items,
         options.out,
         device,
         options.method,
@@ -130,8 +130,13 @@ def _batch(options: argparse.Namespace, run: Run, device: torch.device) -> None:
         options.dicom,
         options.jobs or default_jobs(device),
         ConsoleProgress(),
+        asked.passed,
     )
     print(f"{options.out / 'manifest.csv'}: {done.answered + done.before} answers, {done.before} of them from before")
+    if asked.passed:
+        kind, first = "files were" if options.image.is_dir() else "columns were", asked.passed[0]
+        told = f"{len(asked.passed)} {kind} passed over, the first: {first.name} ({first.reason})"
+        print(f"{options.out / PASSED}: {told}", file=sys.stderr)
     if done.rejected:
         raise SegcftError(f"{options.out / 'rejected.csv'}: {done.rejected} questions could not be answered")
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from segcft.causal.intervention import CHANGE
 from segcft.images.typicality import Length, Usual
 from segcft.study import Study
+from segcft.support import limits
 
 NOTABLE = 0.25
 """An area that misses its change by more than this share of a standard deviation over people is worth a warning."""
@@ -26,7 +27,7 @@ def out_of_support(
 ) -> list[str]:
     """A warning for each value that is known, asked for or implied (V,), outside the training people's range (N, V).
 
-    A category is outside if no training person is of it.
+    The range is that of :func:`segcft.support.limits`. A category is outside if no training person is of it.
     """
     warnings = []
     for k, (name, variable) in enumerate(study.variables.items()):
@@ -40,7 +41,7 @@ def out_of_support(
                 if value not in seen:
                     warnings.append(f"{name}: {variable.categories[int(value)]} ({origin}) is no training person's")
             continue
-        low, high = float(people[:, k].min()), float(people[:, k].max())
+        low, high = limits(variable, people[:, k].cpu().numpy())
         for origin, value in told.items():
             if value < low or value > high:
                 share = origin == "asked for" and name in study.areas and value <= SHARE and value < FAR * low

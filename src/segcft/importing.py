@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,14 +21,28 @@ from segcft.data.folder import import_folder
 from segcft.data.maskfit import check_masks
 from segcft.data.reject import summarise
 from segcft.data.shards import Shard, join
-from segcft.data.simulated import import_simulated
-from segcft.data.splits import PARTS
+from segcft.data.simulated import import_simulated, person_id, person_number
+from segcft.data.splits import PARTS, assign
 from segcft.data.store import WARNINGS, Store
 from segcft.errors import DataError
+from segcft.evaluate.names import counted
 from segcft.lock import Lock
 from segcft.progress import Progress
 from segcft.run import Run
-from segcft.study import FolderData, Study
+from segcft.study import FolderData, SimulatedData, Study
+
+SAME_NAMES = (
+    "have the id of a training or validation person and another image: if they are those people, at another time or "
+    "prepared otherwise, figures flatter the model; people who are only numbered alike do no harm"
+)
+PUBLISHED = (
+    "a published model comes without its samples, so nobody can tell here whether the people judged were among those "
+    "that it was trained on; its card says on whom that was"
+)
+
+COPY = 0.98
+"""Correlation of grey levels over which two images of one name are one, at another size or with other contrast. Those
+of different people reach 0.96 in JSRT and 0.975 in the simulators; JPEG, resizing or a gamma of 0.7 leave over 0.98."""
 
 DARK = 63
 """Images none of which is brighter than this, of 255, were probably not read as they were meant."""
@@ -147,22 +162,62 @@ def new_people(study: Study, data: Path | None, seed: int | None, out: Path, pro
     return import_data(study, None, out, progress, split="test", seed=seed, people=people)
 
 
-def check_unseen(run: Run, store: Store) -> None:
-    """Refuse people on whom the run was trained, by their names and by their images.
+def check_unseen(run: Run, store: Store) -> list[str]:
+    """Refuse people on whom a run or a published model was trained.
+
+    Images tell that: those of different people are different. Names do not, as two hospitals number their people alike;
+    but an image of the same name that is nearly the same one (:data:`COPY`) is a copy.
+
+    Returns:
+        what cannot be known, for readers of the table.
 
     Raises:
-        DataError: a patient or an image of ``store`` is also among the run's training or validation people.
+        DataError: an image of ``store``, or a simulated person, is also among the training or validation people.
     """
+    if run.published:
+        return _check_published(run, store)
     own = run.store()
     taught = own.table["split"] != "test"
-    shared = len(set(own.table.loc[taught, "patient"]) & set(store.table["patient"]))
-    what = "people"
-    if not shared:
-        what, shared = "images", shared_images(store, store.table.index, own, np.flatnonzero(taught))
+    _refuse(store, "images", shared_images(store, store.table.index, own, np.flatnonzero(taught)))
+    _refuse(store, "images", _copies(store, own, np.flatnonzero(taught)), ", prepared otherwise")
+    named = len(set(own.table.loc[taught, "patient"]) & set(store.table["patient"]))
+    return [f"Warning: {named} of the people given {SAME_NAMES}."] if named else []
+
+
+def _check_published(run: Run, store: Store) -> list[str]:
+    """:func:`check_unseen` without the samples: simulated people are known by their numbers, and others are not."""
+    data = run.study.data
+    parts = ["judge", "scm", *run.methods().values()]
+    if store.fingerprint in {artefact.read_meta(run.path(part)).get("data") for part in parts}:
+        _refuse(store, "samples", len(store))
+    if isinstance(data, SimulatedData) and "person" in store.table:
+        taught = {
+            person_number(data.seed, index)
+            for index in range(data.people)
+            if assign(person_id(data.seed, index), run.study.splits) != "test"
+        }
+        _refuse(store, "people", len(taught & set(store.table["person"])))
+        return []
+    return [f"Warning: {PUBLISHED}."]
+
+
+def _copies(store: Store, own: Store, taught: NDArray[np.int64]) -> int:
+    """How many images of ``store`` are copies of those of the same patient among the rows ``taught`` of ``own``."""
+    images: dict[str, list[int]] = defaultdict(list)
+    for row in taught:
+        images[own.table["patient"].iloc[row]].append(row)
+    return sum(
+        any(np.corrcoef(store.images[row].ravel(), own.images[other].ravel())[0, 1] > COPY for other in images[patient])
+        for row, patient in zip(store.table.index.tolist(), store.table["patient"], strict=True)
+        if patient in images
+    )
+
+
+def _refuse(store: Store, what: str, shared: int, how: str = "") -> None:
     if shared:
         raise DataError(
-            f"{store.folder}: {shared} of the {what} given were in this run's training or validation; evaluate on "
-            "people it has never seen"
+            f"{store.folder}: {shared} of the {what} given were in this model's training or validation{how}; evaluate "
+            "on people it has never seen"
         )
 
 
@@ -290,7 +345,7 @@ def describe(store: Store) -> str:
     missing = f"; {len(store) - complete} lack an attribute" if complete < len(store) else ""
     rejected = f"; {len(store.rejected)} rejected, see rejected.csv" if len(store.rejected) else ""
     told = "".join(say(store) for say in (_dark, _twins, _unseen, _told, _masks))
-    return f"{len(store)} samples ({parts}){missing}{rejected}{told}"
+    return f"{counted(len(store), store.table['patient'].nunique())} ({parts}){missing}{rejected}{told}"
 
 
 def _told(store: Store) -> str:

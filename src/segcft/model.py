@@ -30,6 +30,7 @@ from segcft.inference import Person, areas_of, resolve_areas, who_is_asked
 from segcft.question import ImageLike, Match, Question, Values, is_one, look, name_of, parse_values
 from segcft.run import Run
 from segcft.samples import Samples
+from segcft.support import limits
 from segcft.trajectory import Trajectory
 
 BATCH = 16
@@ -85,7 +86,7 @@ class Model:
     def __repr__(self) -> str:
         lines = [f"Model {self.study.name!r}: {', '.join(map(method_name, self.methods))}"]
         for k, (name, variable) in enumerate(self.study.variables.items()):
-            low, high = float(self.people[:, k].min()), float(self.people[:, k].max())
+            low, high = limits(variable, self.people[:, k].cpu().numpy())
             known = ", ".join(variable.categories) or f"{low:.4g} to {high:.4g} {variable.unit}".rstrip()
             lines.append(f"  {name}: {known}")
         return "\n".join(lines)
@@ -101,7 +102,7 @@ class Model:
 
         Args:
             image: a file, or pixels; see :data:`segcft.question.ImageLike`.
-            attributes: what is known of the person; values alone, no changes.
+            attributes: what is known of the person; values alone, no changes. None and NaN: not known.
             do: interventions: numbers set (``0.8`` is an area of 0.8 px); texts are as
                 :func:`segcft.causal.intervention.parse_intervention` reads them, so that those with a sign change
                 (``"+20%"``, ``"-500"``); and :class:`segcft.question.Match` takes the value from another image.
@@ -168,7 +169,7 @@ class Model:
 
         ``do`` may be empty: the answer is then the image as it is, with what is known and inferred.
         """
-        known = parse_values(self.study, arguments.values("attributes", attributes))
+        known = parse_values(self.study, arguments.values("attributes", attributes), known=True)
         for name, fact in known.items():
             if isinstance(fact, Match) or fact.kind != "set":
                 raise InterventionError(f"{_text(name, fact)}: what is known is a value, not a change")

@@ -22,8 +22,7 @@ from segcft import artefact
 from segcft.causal.scm import StructuralCausalModel
 from segcft.data.batches import Batches, sequential
 from segcft.data.store import Store
-from segcft.errors import DataError, RunError
-from segcft.evaluate.evaluation import evaluate
+from segcft.errors import RunError
 from segcft.finetune import CounterfactualObjective, constraint_level
 from segcft.guides.regressor import RegressorObjective
 from segcft.guides.segmentor import SegmentorObjective, dice
@@ -31,7 +30,8 @@ from segcft.images.likelihood import to_unit
 from segcft.images.mechanism import ImageMechanism
 from segcft.images.objective import LikelihoodObjective
 from segcft.images.typicality import usual_images
-from segcft.importing import check_apart, check_values, import_samples
+from segcft.importing import check_values, import_samples
+from segcft.judging import UNKNOWN_PEOPLE, evaluate_people
 from segcft.lock import Lock
 from segcft.progress import Progress
 from segcft.run import Run
@@ -40,13 +40,6 @@ from segcft.training import Objective, freeze, train
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
-
-
-UNKNOWN_PEOPLE = (
-    "the image mechanism was imported, and segcft does not know on whom it was trained: the people judged may be among "
-    "them, unless the run has its original split (data.split)"
-)
-VALIDATION_PEOPLE = "Validation people: to choose settings by. What was chosen is reported on test people."
 
 
 class SCMObjective(Objective):
@@ -397,40 +390,3 @@ class Pipeline:
         self.fabric.barrier()
         self.keys["evaluate"] = key
         return True
-
-
-def evaluate_people(
-    run: Run, store: Store, folder: Path, device: torch.device, progress: Progress, split: str = "test"
-) -> list[dict[str, Any]]:
-    """Judge every method of ``run`` on the people of one part of ``store``; the table and figures go to ``folder``.
-
-    Raises:
-        DataError: nobody is in that part, "test" or "validation", with all attributes; the run's samples are not those
-            that were imported; or a person of them is one whom an earlier stage has seen.
-    """
-    study = run.study
-    rows = store.indices(split, complete=True)
-    if len(rows) == 0:
-        raise DataError(f"{store.folder}: no {split} person has all attributes, so there is nothing to evaluate")
-    methods = run.methods()
-    own = run.samples_of(["scm", "judge", *methods.values()])
-    own.verify()
-    check_apart(own, store, rows, split)
-    models = {method: run.model(method, device) for method in methods}
-    trained = torch.from_numpy(own.values()[own.indices("train", complete=True)])
-    judge = run.load("judge", device)
-    notes = [VALIDATION_PEOPLE] if split == "validation" else []
-    if "source" in artefact.read_meta(run.path("hvae")):
-        notes.append(f"Warning: {UNKNOWN_PEOPLE}.")
-    return evaluate(
-        study,
-        store,
-        rows,
-        models,
-        judge,
-        folder,
-        device=device,
-        training_values=trained,
-        notes=notes,
-        progress=progress,
-    )

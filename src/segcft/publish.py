@@ -25,6 +25,7 @@ from segcft.evaluate.names import method_name
 from segcft.provenance import png_bytes
 from segcft.run import Run, write_people
 from segcft.study import SimulatedData
+from segcft.support import all_limits
 
 PEOPLE = 2000
 """Made-up people in a published model."""
@@ -91,10 +92,12 @@ def publish(run: Run, folder: Path, methods: Sequence[str] = (), card: str = "",
 
 
 def made_up_people(scm: StructuralCausalModel, known: np.ndarray, seed: int) -> np.ndarray:
-    """Values (PEOPLE, V) drawn from the attributes' mechanisms, within the range of the ``known`` people (N, V)."""
+    """Values (PEOPLE, V) drawn from the attributes' mechanisms, within the range of the ``known`` people (N, V), see
+    :func:`segcft.support.limits`."""
     generator = torch.Generator().manual_seed(seed)
     drawn = scm.sample(4 * PEOPLE, generator).numpy()
-    within = ((drawn >= known.min(axis=0)) & (drawn <= known.max(axis=0))).all(axis=1)
+    low, high = all_limits(scm.definitions, known)
+    within = ((drawn >= low) & (drawn <= high)).all(axis=1)
     return drawn[within][:PEOPLE]
 
 
@@ -120,7 +123,7 @@ def model_card(run: Run, store: Store, parts: Sequence[str], methods: Sequence[s
     """The card, in Markdown."""
     study = run.study
     height, width = study.image.size
-    counts = run.samples()
+    counts, people = run.samples(), store.table["patient"].nunique()
     example, again = "image.png", " --data DIR"
     if isinstance(study.data, SimulatedData):
         example, again = "FOLDER/examples/1.png", ""
@@ -172,7 +175,8 @@ within the range of the training people; they tell what is within the training r
 
 {card.strip()}
 
-{counts["train"]} training, {counts["validation"]} validation and {counts["test"]} test samples, split by patient; \
+{counts["train"]} training, {counts["validation"]} validation and {counts["test"]} test samples\
+{"" if people == len(store) else f", of {people} people"}, split by patient; \
 fingerprint `{store.fingerprint}`.
 
 ## Training

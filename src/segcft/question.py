@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL.Image import Image as Picture
 from torch import Tensor
 
 from segcft.causal.intervention import Intervention, parse_intervention
+from segcft.data.attributes import believed, is_age
 from segcft.data.extent import contradiction
 from segcft.data.imagefile import see_image, shades
 from segcft.data.picture import Pixels, largest, pixels_of
@@ -29,8 +31,6 @@ ImageLike = str | Path | MemoryFile | NDArray[Any] | Tensor | Picture
 16 bits, or floating point in [0, 1], bfloat16 too."""
 
 MATCH = "match:"
-
-_YEARS = ("", "years", "year", "y", "a")  # units of an age that a header can tell
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,10 @@ class Match:
         return f"{MATCH}{name_of(self.image)}"
 
 
-Amount = float | str | Match
+Amount = float | str | Match | None
 Values = Mapping[str, Amount | Intervention] | Sequence[str | Intervention]
-"""``{"age": 63, "heart_area": "+20%"}``, or ``["age=63", "heart_area=+20%"]``; a text alone is one of these."""
+"""``{"age": 63, "heart_area": "+20%"}``, or ``["age=63", "heart_area=+20%"]``; a text alone is one of these. None and
+NaN, of what is known of a person, say that a value is not."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,14 @@ class Question:
     remarks: tuple[Remark, ...] = ()
 
 
-def parse_values(study: Study, values: Values) -> dict[str, Intervention | Match]:
+def parse_values(study: Study, values: Values, known: bool = False) -> dict[str, Intervention | Match]:
     """Interventions, by variable, as a user writes them.
+
+    Args:
+        study: has the variables.
+        values: see :data:`Values`.
+        known: they say what is known of a person. Variables that are None or NaN, as a table's missing cells are in
+            pandas, are left out; a variable cannot be set to that.
 
     Raises:
         InterventionError: one is not understood, or a variable has two.
@@ -86,6 +93,12 @@ def parse_values(study: Study, values: Values) -> dict[str, Intervention | Match
     parts = values.items() if isinstance(values, Mapping) else ((None, value) for value in values)
     parsed: dict[str, Intervention | Match] = {}
     for name, value in parts:
+        if value is None or value is pd.NA or (isinstance(value, float | np.floating) and math.isnan(value)):
+            if name not in study.variables:
+                raise InterventionError(f"{name!r} is not a variable ({', '.join(study.variables)})")
+            if not known:
+                raise InterventionError(f"{name}: {value} is no value that a variable can be set to; leave it out")
+            continue
         one = _parse(study, name, value)
         variable = one[0]
         if variable in parsed:
@@ -125,8 +138,9 @@ def header_facts(study: Study, said: Mapping[str, float | str | None]) -> list[I
         if isinstance(value, str):
             spelt = {"F": ("f", "female"), "M": ("m", "male")}[value]
             facts += [Intervention(name, one) for one in variable.categories if one.lower() in spelt]
-        elif value is not None and variable.kind == "continuous" and variable.unit.lower() in _YEARS:
-            facts += [Intervention(name, value)] if variable.allows(value) else []
+        elif value is not None and is_age(name, variable):
+            fits = variable.allows(value) and believed(value, name, variable)
+            facts += [Intervention(name, value)] if fits else []
     return facts
 
 

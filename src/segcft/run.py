@@ -131,8 +131,9 @@ class Run:
         """
         if self.published:
             raise RunError(
-                f"{self.folder}: a published model has no samples, so it answers questions and nothing else; "
-                f"`segcft run {self.folder}/study.yaml --out RUN` trains it again, as a run"
+                f"{self.folder}: a published model has no samples: it answers questions, and `segcft evaluate "
+                f"{self.folder} --data DIR` judges it on other people; `segcft run {self.folder}/study.yaml --out RUN` "
+                "trains it again, as a run"
             )
         store = Store(self.folder / "store", verify)
         store.require(self.study)
@@ -176,6 +177,11 @@ class Run:
                 f"{self.path(part)}: has the weights of {guide.name}: a judge that is the guide proves nothing; remove "
                 "the file and train it from a seed of its own: `segcft judge`"
             )
+        return self.ready(module, device)
+
+    @staticmethod
+    def ready(module: nn.Module, device: torch.device | str) -> Any:
+        """A part as it is used: frozen, on ``device``."""
         module.to(device)
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return freeze(module)

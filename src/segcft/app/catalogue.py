@@ -18,6 +18,7 @@ from segcft.question import read_pixels
 from segcft.rendering import is_wide, structure_colours
 from segcft.run import Run
 from segcft.study import Study
+from segcft.support import limits
 
 CENTRAL = (0.05, 0.95)
 """The quantiles between which a value is an everyday one."""
@@ -106,7 +107,7 @@ def _variable(model: Model, k: int) -> dict[str, Any]:
     }
     if not variable.categories:
         people = model.people[:, k].cpu().numpy()
-        low, high = float(people.min()), float(people.max())
+        low, high = limits(variable, people)
         told |= {
             "low": low,
             "high": high,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import difflib
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,46 +16,72 @@ from segcft.study import Variable
 
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none"})
 
+SEPARATORS = ",;\t|"
+"""Between the cells of a table; the first one counts where the header does not tell."""
+
+MOST_HEADER = 1 << 20
+"""Characters of the line that names the columns."""
+
+YEARS = frozenset({"years", "year", "yrs", "yr", "y", "a"})
+"""Units of an age."""
+
+OLDEST = 130
+"""Ages above this, in years, are not believed; nobody has been older than 122."""
+
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+_COMMA = re.compile(r"([+-]?\d+),(\d+)((?:[eE][+-]?\d+)?)", re.ASCII)
+
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: its number in the file, from 1, and its cells by column."""
+    """A line of the table: its number in the file, from 1, and its cells by column.
+
+    ``comma`` says that numbers may be written with a decimal comma, as where cells are parted by semicolons.
+    """
 
     line: int
     cells: dict[str, str]
+    comma: bool = False
 
 
-def read_table(path: Path, required: dict[str, str]) -> tuple[list[Row], list[tuple[int, str]]]:
-    """Read a CSV file (UTF-8, comma; ``.tsv``: tab), cells as text without surrounding blanks.
+def read_table(
+    path: Path, required: dict[str, str], optional: Sequence[str] = ()
+) -> tuple[list[Row], list[tuple[int, str]]]:
+    """Read a table of text (UTF-8), cells without surrounding blanks. Lines of nothing but empty cells are no rows.
+
+    Cells are parted by tabs in a file called ``.tsv``, and else by that one of :data:`SEPARATORS` with which the header
+    has the most of the columns that are read. Spreadsheets of countries with a decimal comma write semicolons.
 
     Args:
         path: the file.
         required: column that must be there -> what it is for, as errors say it.
+        optional: columns that are read, too, if they are there.
 
     Returns:
         rows in order, and (line, reason) of the lines that have too few or too many cells.
 
     Raises:
-        DataError: the file cannot be read, has no rows, or lacks a required column or has it twice.
+        DataError: the file cannot be read, has no rows, lacks a required column, or has one that is read twice.
     """
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     rows: list[Row] = []
     ragged: list[tuple[int, str]] = []
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            separator = _separator(path, file.readline(MOST_HEADER), {*required, *optional})
+            file.seek(0)
+            reader = csv.reader(file, delimiter=separator, strict=True)
             header = [cell.strip() for cell in next(reader, [])]
-            _check_header(path, header, required)
+            _check_header(path, header, required, optional)
             for cells in reader:
-                if not cells:
+                if not any(cell.strip() for cell in cells):
                     continue
                 if len(cells) != len(header):
                     ragged.append((reader.line_num, f"{len(cells)} cells in a table of {len(header)} columns"))
                     continue
                 texts = dict(zip(header, (cell.strip() for cell in cells), strict=True))
-                rows.append(Row(reader.line_num, texts))
+                rows.append(Row(reader.line_num, texts, separator == ";"))
     except FileNotFoundError:
-        raise DataError(f"{path}: no such table (data.table)") from None
+        raise DataError(f"{path}: there is no such table") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot read this table ({error})") from None
     if not rows:
@@ -62,8 +89,19 @@ def read_table(path: Path, required: dict[str, str]) -> tuple[list[Row], list[tu
     return rows, ragged
 
 
-def parse(text: str, name: str, column: str, variable: Variable) -> float | str | None:
+def _separator(path: Path, header: str, wanted: set[str]) -> str:
+    """What parts the cells of a table that begins with the line ``header`` and has the columns ``wanted``."""
+    if path.suffix.lower() == ".tsv":
+        return "\t"
+    found = {mark: {cell.strip().strip('"') for cell in header.split(mark)} & wanted for mark in SEPARATORS}
+    return max(SEPARATORS, key=lambda mark: len(found[mark]))
+
+
+def parse(text: str, name: str, column: str, variable: Variable, comma: bool = False) -> float | str | None:
     """The value of ``variable`` that a cell spells; None where the cell is empty or says that it is missing.
+
+    A number has the digits 0 to 9, at most one point and an exponent, and nothing else: ``45``, ``-4.5``, ``1e3``. With
+    ``comma`` it may have a comma for the point. Whether a number can be believed says :func:`believed`.
 
     Raises:
         Rejected: it is not a number or category that the variable can be.
@@ -73,7 +111,7 @@ def parse(text: str, name: str, column: str, variable: Variable) -> float | str 
         return text
     if text.lower() in MISSING:
         return None
-    number = _number(text)
+    number = _number(text, comma, where)
     if variable.kind == "categorical":
         # Tables that once held missing values often spell the category 1 as 1.0.
         same = [c for c in variable.categories if number is not None and _number(c) == number]
@@ -81,36 +119,52 @@ def parse(text: str, name: str, column: str, variable: Variable) -> float | str 
             return same[0]
         raise Rejected(f"{where}: unknown category {text!r}; the study has {', '.join(variable.categories)}")
     if number is None or not math.isfinite(number):
-        raise Rejected(f"{where}: {text!r} is not a number")
+        raise Rejected(f"{where}: {text!r} is not a number; expected digits and a point, as in 45.5, without a unit")
     if not variable.allows(number):
         needs = "not be negative" if variable.zero_inflated else "be positive"
         raise Rejected(f"{where}: {text} must {needs}, the variable is on a log scale")
     return number
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """``; did you mean ...?`` for a misspelt name, or nothing."""
+def is_age(name: str, variable: Variable) -> bool:
+    """Whether a variable is an age in years: its unit says so, or it has none and is called so, as ``age_at_scan``."""
+    if variable.kind != "continuous":
+        return False
+    return variable.unit.lower() in YEARS or (not variable.unit and "age" in re.split(r"[^a-z]+", name.lower()))
+
+
+def believed(number: float, name: str, variable: Variable) -> bool:
+    """Whether a number can be a person's value: within the variable's ``range``, which is 0 to :data:`OLDEST` of an age
+    unless the study says another one. 999 and -1 are ways to say that an age is not known."""
+    low, high = variable.range or ((0, OLDEST) if is_age(name, variable) else (-math.inf, math.inf))
+    return low <= number <= high
+
+
+def nearest(name: str, known: Iterable[str], alike: float = 0.6) -> str:
+    """``; did you mean ...?`` for a misspelt name, or nothing; ``alike``: how much, from 0 to 1."""
     known = list(known)
     lower = {entry.lower(): entry for entry in known}
-    near = difflib.get_close_matches(name.lower(), lower, n=1)
+    near = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=alike)
     return f"; did you mean {lower[near[0]]!r}?" if near else ""
 
 
-def _check_header(path: Path, header: list[str], required: dict[str, str]) -> None:
+def _check_header(path: Path, header: list[str], required: dict[str, str], optional: Sequence[str]) -> None:
     if not any(header):
         raise DataError(f"{path}: the table is empty")
-    for column, purpose in required.items():
+    for column in (*required, *optional):
         if header.count(column) > 1:
             raise DataError(f"{path}: column {column!r} is there {header.count(column)} times")
+    for column, purpose in required.items():
         if column not in header:
-            hint = nearest(column, header)
-            if len(header) == 1 and (other := next((d for d in ";\t|" if d in header[0]), None)):
-                hint = f"; cells seem to be separated by {other!r}, not by a comma"
-            raise DataError(f"{path}: no column {column!r} ({purpose}); it has {', '.join(header)}{hint}")
+            raise DataError(
+                f"{path}: no column {column!r} ({purpose}); it has {', '.join(header)}{nearest(column, header)}"
+            )
 
 
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
+def _number(text: str, comma: bool = False, where: str = "") -> float | None:
+    if comma and (match := _COMMA.fullmatch(text)):
+        whole, decimals, exponent = match.groups()
+        if len(decimals) == 3 and int(whole) and not exponent and len(whole.lstrip("+-")) <= 3:
+            raise Rejected(f"{where}: {text!r} may be {whole}{decimals} or {whole}.{decimals}; write it with a point")
+        text = f"{whole}.{decimals}{exponent}"
+    return float(text) if _NUMBER.fullmatch(text) else None

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, FileDataset
 
+from segcft.data.attributes import OLDEST
 from segcft.data.convert import PERCENTILES, Excluded
 from segcft.data.dicomfile import broken, open_dicom
 from segcft.data.dicompixels import decode
@@ -23,8 +24,8 @@ from segcft.data.source import Source
 from segcft.data.turn import Turn
 from segcft.data.voi import as_file_says, is_inverted, look_at_polarity, modality_values
 
-OLDEST = 130
-"""Ages above this, in years, are not believed."""
+NO_BIRTH = ("19000101", "18991230", "18991231")
+"""Dates of birth that stand for none: where the calendars of spreadsheets and databases begin."""
 
 _YEARS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 _VIEWS = {"POSTEROANTERIOR": "PA", "ANTEROPOSTERIOR": "AP", "LATERAL": "LATERAL", "LEFTLATERAL": "LL"}
@@ -136,13 +137,16 @@ def field_of_view(dataset: Dataset) -> tuple[float, float] | None:
 
 
 def person(dataset: Dataset) -> dict[str, float | str | None]:
-    """Age in years and sex, F or M, where the header says them."""
+    """Age in years and sex, F or M, where the header says them.
+
+    The age is the Patient's Age, else the one between birth and study. An age of 0, as ``000Y``, is what many files say
+    where nobody knows it, so it is believed of whom the dates say that they were less than a year old.
+    """
     sex = str(dataset.get("PatientSex") or "").strip().upper()
-    age = parse_age(str(dataset.get("PatientAge") or ""))
-    if age is None:
-        dates = (str(dataset.get(name) or "") for name in ("StudyDate", "SeriesDate", "AcquisitionDate"))
-        known = [text for text in dates if text]
-        age = age_between(str(dataset.get("PatientBirthDate") or ""), known[0]) if known else None
+    dates = (str(dataset.get(name) or "") for name in ("StudyDate", "SeriesDate", "AcquisitionDate"))
+    day = next((text for text in dates if text), "")
+    born = str(dataset.get("PatientBirthDate") or "")
+    age = parse_age(str(dataset.get("PatientAge") or "")) or age_between(born, day)
     return {"age": age, "sex": sex if sex in ("F", "M") else None}
 
 
@@ -162,7 +166,7 @@ def view_name(text: str) -> str:
 def parse_age(text: str) -> float | None:
     """Years that an Age String gives: ``063Y``, ``018M``, ``006W``, ``010D``; a bare number is years.
 
-    None where it is something else or more than :data:`OLDEST`.
+    None where it is something else or more than :data:`~segcft.data.attributes.OLDEST`.
     """
     match = re.fullmatch(r"\s*(\d{1,3})\s*([DWMY]?)\s*", text.upper(), re.ASCII)
     if match is None:
@@ -172,7 +176,10 @@ def parse_age(text: str) -> float | None:
 
 
 def age_between(birth: str, day: str) -> float | None:
-    """Completed years between two dates, ``19500321``; None where one is no date or they are not in order."""
+    """Completed years between two dates, ``19500321``; None where one is no date, the first stands for none
+    (:data:`NO_BIRTH`), they are not in order, or are further apart than :data:`~segcft.data.attributes.OLDEST`."""
+    if birth.strip() in NO_BIRTH:
+        return None
     try:
         born, seen = (date.fromisoformat(f"{t[:4]}-{t[4:6]}-{t[6:]}") for t in (birth.strip(), day.strip()))
     except ValueError:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcft.data import resize
-from segcft.data.attributes import Row, nearest, parse, read_table
+from segcft.data.attributes import MISSING, OLDEST, Row, believed, nearest, parse, read_table
 from segcft.data.extent import contradiction
 from segcft.data.imagefile import check_id, find_file, find_mask, see_image
 from segcft.data.loop import Progress, ahead, silent
@@ -27,6 +27,7 @@ from segcft.data.reject import Rejected, Remark
 from segcft.data.shards import Shard
 from segcft.data.splits import PARTS, assign, expected_parts
 from segcft.data.store import Store, StoreWriter
+from segcft.data.unnamed import SPELLINGS, alike_ids, find_columns, other_split
 from segcft.errors import DataError
 from segcft.study import FolderData, Study
 
@@ -47,9 +48,6 @@ class Ragged(NamedTuple):
 
     line: int
     reason: str
-
-
-_SPELLINGS = {**{part: part for part in PARTS}, "val": "validation"}
 
 
 def import_folder(
@@ -83,15 +81,18 @@ def import_folder(
 
     Raises:
         DataError: a folder or the table is missing or unreadable, a column is missing, a patient is in two
-            parts, no sample is usable, or a part of the split is empty.
+            parts, the table has a column of patients that the study does not name, no sample is usable, or a part of
+            the split is empty.
     """
     source = _Folder(study, Path(data), split)
     lines = source.read_lines()
+    told = source.remarks if shard is None or shard.index == 1 else []
     if shard is not None:
         lines = list(shard.of(lines))
     workers = min(8, os.cpu_count() or 1)
     reading = closing(ahead(source.read_sample, lines, workers, depth=2 * workers))
     with StoreWriter(out, study, partial=shard is not None) as writer, reading as samples:
+        writer.remark("", told)
         for line, sample in (progress or silent)(zip(lines, samples, strict=True), len(lines), "Importing images"):
             id = line.cells[source.spec.id] if isinstance(line, Row) else ""
             if isinstance(sample, Rejected):
@@ -120,6 +121,9 @@ class _Folder:
         self._check_names("columns", self.spec.columns, study.variables)
         self._check_names("may_be_absent", self.spec.may_be_absent, study.structures)
         self.split_column = self.spec.split if split is None else None
+        self.patient_column = self.spec.patient or self.spec.id
+        self.remarks: list[Remark] = []
+        """What is to be told of the table as a whole."""
         self._first_lines: dict[str, int] = {}  # of each id
         for name in self.spec.columns:
             if name in study.areas:
@@ -129,6 +133,8 @@ class _Folder:
 
     def read_lines(self) -> list[Row | Ragged]:
         """Lines of the table in their order, those among them that are no rows included."""
+        if not self.table.is_file():
+            raise DataError(f"{self.table}: no such table (data.table)")
         required = {self.spec.id: "data.id"}
         if self.spec.patient is not None:
             required[self.spec.patient] = "data.patient"
@@ -136,6 +142,7 @@ class _Folder:
             required[self.split_column] = "data.split"
         required |= {column: f"variable {name}" for name, column in self.columns.items()}
         rows, ragged = read_table(self.table, required)
+        self._look_for_unnamed(rows, set(required))
         if self.split_column is not None:
             self._check_patients_stay_in_one_part(rows, self.split_column)
         for row in rows:
@@ -148,9 +155,9 @@ class _Folder:
         if isinstance(row, Ragged):
             return Rejected(f"{self.table}: line {row.line}: {row.reason}")
         try:
-            patient, part, attributes = self._cells(row)  # before the images, which take longer
+            patient, part, attributes, doubted = self._cells(row)  # before the images, which take longer
             image, masks, remarks = self._pixels(row.cells[self.spec.id])
-            return Sample(patient, part, image, masks, attributes, remarks)
+            return Sample(patient, part, image, masks, attributes, (*doubted, *remarks))
         except Rejected as reason:
             return reason
 
@@ -168,7 +175,7 @@ class _Folder:
             remedy = "change the seed or the shares in 'splits', or bring more people"
         return parts, str(self.table), remedy
 
-    def _cells(self, row: Row) -> tuple[str, str, dict[str, float | str | None]]:
+    def _cells(self, row: Row) -> tuple[str, str, dict[str, float | str | None], list[Remark]]:
         try:
             id = row.cells[self.spec.id]
             if not id:
@@ -177,13 +184,29 @@ class _Folder:
                 raise Rejected(f"column {self.spec.id!r}: id {id!r} is already on line {self._first_lines[id]}")
             check_id(id)
             patient = self._patient(row)
-            attributes = {
-                name: parse(row.cells[column], name, column, self.study.variables[name])
-                for name, column in self.columns.items()
-            }
-            return patient, self._part(row, patient), attributes
+            attributes, doubted = self._attributes(row)
+            return patient, self._part(row, patient), attributes, doubted
         except Rejected as reason:
             raise Rejected(f"{self.table}: line {row.line}: {reason}") from None
+
+    def _attributes(self, row: Row) -> tuple[dict[str, float | str | None], list[Remark]]:
+        """Values by variable, and what is to be told of those that are not believed, which are missing."""
+        attributes: dict[str, float | str | None] = {}
+        doubted = []
+        for name, column in self.columns.items():
+            text, variable = row.cells[column], self.study.variables[name]
+            value = attributes[name] = parse(text, name, column, variable, row.comma)
+            if isinstance(value, float) and not believed(value, name, variable):
+                low, high = variable.range or (0, OLDEST)
+                attributes[name] = None
+                doubted.append(
+                    Remark(
+                        f"{name} not believed",
+                        f"{self.table}: line {row.line}: column {column!r}: {text} is not within {low:g} to {high:g} "
+                        f"and counts as missing; if it is right, set variables.{name}.range in the study",
+                    )
+                )
+        return attributes, doubted
 
     def _pixels(self, id: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8], tuple[Remark, ...]]:
         grid, spec = self.study.image, self.spec
@@ -216,10 +239,10 @@ class _Folder:
                 raise Rejected(f"{path}: the mask of {name} is empty (data.may_be_absent)")
 
     def _patient(self, row: Row) -> str:
-        column = self.spec.patient or self.spec.id
-        if not row.cells[column]:
-            raise Rejected(f"column {column!r}: no patient")
-        return row.cells[column]
+        patient = row.cells[self.patient_column]
+        if patient.lower() in MISSING and self.patient_column != self.spec.id:
+            raise Rejected(f"column {self.patient_column!r}: no patient")
+        return patient
 
     def _part(self, row: Row, patient: str) -> str:
         if self.forced_split is not None:
@@ -227,15 +250,45 @@ class _Folder:
         if self.split_column is None:
             return assign(patient, self.study.splits)
         text = row.cells[self.split_column]
-        if text.lower() not in _SPELLINGS:
+        if text.lower() not in SPELLINGS:
             raise Rejected(f"column {self.split_column!r}: {text!r} is not one of {', '.join(PARTS)}")
-        return _SPELLINGS[text.lower()]
+        return SPELLINGS[text.lower()]
+
+    def _look_for_unnamed(self, rows: list[Row], named: set[str]) -> None:
+        """See that no column says who is who, or who is in which part, and the study does not name it.
+
+        Where everybody is a test person the study may be another's, which its user does not change. Intervals then are
+        over the patients that the table has.
+
+        Raises:
+            DataError: a column seems to be of patients, of whom there are several images.
+        """
+        found = find_columns(rows, {*named, *filter(None, (self.spec.split,))}, self.spec.id)
+        if self.spec.patient is None and found.patient is not None:
+            use = f"column {found.patient!r} has patients with several images"
+            if self.forced_split is None:
+                raise DataError(
+                    f"{self.table}: {use}, and without data.patient each image would be a person, in training or in "
+                    f"test by itself. Add 'patient: {found.patient}' to the study's data section, or "
+                    f"'patient: {self.spec.id}' if it is something else"
+                )
+            self.patient_column = found.patient
+            self.remarks.append(Remark("patients", f"{self.table}: {use}, which the study does not name: it is used"))
+        elif self.spec.patient is None:
+            self.remarks += alike_ids(list(dict.fromkeys(row.cells[self.spec.id] for row in rows)))
+        if found.split is not None and self.spec.split is None and self.forced_split is None:
+            self.remarks += other_split(rows, found.split, self._drawn_part)
+
+    def _drawn_part(self, row: Row) -> str | None:
+        """The part that the study draws for the patient of a row, if it has one."""
+        patient = row.cells[self.patient_column]
+        return assign(patient, self.study.splits) if patient else None
 
     def _check_patients_stay_in_one_part(self, rows: list[Row], column: str) -> None:
         parts: dict[str, dict[str, int]] = defaultdict(dict)
         for row in rows:
-            part = _SPELLINGS.get(row.cells[column].lower())
-            patient = row.cells[self.spec.patient or self.spec.id]
+            part = SPELLINGS.get(row.cells[column].lower())
+            patient = row.cells[self.patient_column]
             if part and patient:
                 parts[patient].setdefault(part, row.line)
         for lines in parts.values():

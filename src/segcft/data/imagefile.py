@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcft.data.dicomhead import is_dicom_file
+from segcft.data.near import near_file
 from segcft.data.nifti import NIFTI, PICTURE, Axes, Placed, is_nifti, read_nifti
 from segcft.data.picture import Pixels, largest, read_picture
 from segcft.data.reject import Rejected, Remark
@@ -28,7 +29,8 @@ LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601: red, green, blue
 def find_file(folder: Path, id: str, suffixes: tuple[str, ...] = SUFFIXES) -> Path:
     """The file of the sample ``id`` in ``folder``: named ``id`` itself, or ``id`` and one of ``suffixes``.
 
-    An ``id`` that ends in the suffix of an image may stand for a file with another of ``suffixes``.
+    An ``id`` that ends in the suffix of an image may stand for a file with another of ``suffixes``. A DICOM file may be
+    called ``id`` itself, with any suffix or none, if ``suffixes`` are also of DICOM files.
 
     Raises:
         Rejected: there is none or more than one, or ``id`` leads out of the folder.
@@ -42,8 +44,11 @@ def find_file(folder: Path, id: str, suffixes: tuple[str, ...] = SUFFIXES) -> Pa
     for base, kinds in itertools.product((id, stem), (set(suffixes) - set(DICOM), set(suffixes) & set(DICOM))):
         names = [f"{base}{cased}" for suffix in suffixes if suffix in kinds for cased in (suffix, suffix.upper())]
         found = found or [folder / name for name in names if (folder / name).is_file()]
+    if not found and set(suffixes) & set(DICOM) and (folder / id).is_file() and is_dicom(folder / id):
+        return folder / id
     if not found:
-        raise Rejected(f"{folder / stem}: file missing (looked for {', '.join(suffixes)})")
+        near = near_file(folder / id)
+        raise Rejected(f"{folder / stem}: file missing (looked for {', '.join(suffixes)}){near}")
     if not all(path.samefile(found[0]) for path in found):  # one file has two names where case is ignored
         raise Rejected(f"{folder / stem}: several files: {', '.join(path.name for path in found)}")
     return found[0]
@@ -211,5 +216,5 @@ def find_mask(folder: Path, id: str, name: str, structure: Structure) -> Path:
     check_id(id)
     path = folder / structure.file.replace("{id}", strip_suffix(id))
     if not path.is_file():
-        raise Rejected(f"{path}: file missing (mask of {name})")
+        raise Rejected(f"{path}: file missing (mask of {name}){near_file(path)}")
     return path

@@ -69,6 +69,11 @@ def person_number(seed: int, index: int) -> int:
     return int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
+def person_id(seed: int, index: int) -> str:
+    """What person ``index`` in the population ``seed`` is called in a store."""
+    return f"{seed}-{index:06d}"
+
+
 def import_simulated(
     study: Study,
     out: str | Path,
@@ -103,7 +108,7 @@ def import_simulated(
     indices = range(people) if shard is None else shard.of(range(people))
     with StoreWriter(out, study, partial=shard is not None) as writer:
         for index in (progress or silent)(indices, len(indices), "Simulating people"):
-            id = f"{seed}-{index:06d}"
+            id = person_id(seed, index)
             person = person_number(seed, index)
             attributes = simulator.attributes(person)
             image, masks = simulator.render(person, attributes)

@@ -14,6 +14,7 @@ from segcft.evaluate import names
 from segcft.evaluate.cohort import Cohort, People
 from segcft.evaluate.effectiveness import Judge, saved
 from segcft.evaluate.truth import Truth
+from segcft.support import all_limits
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,8 @@ class Inquiry:
         training_values: Tensor,
     ) -> None:
         self.cohort, self.models, self.judge = cohort, models, judge
-        # Missing values, NaN, are no limit.
         self.known = training_values.cpu().numpy()
-        self.low, self.high = np.nanmin(self.known, axis=0), np.nanmax(self.known, axis=0)
+        self.low, self.high = all_limits(cohort.study.variables, self.known)
         self.truth = Truth.of(cohort.study, cohort.store)
         # Random people: the store may be sorted.
         order = np.random.default_rng(cohort.study.evaluation.seed).permutation(len(cohort))

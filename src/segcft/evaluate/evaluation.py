@@ -75,13 +75,14 @@ def evaluate(
     scores = judge_models(cohort, models, judge.to(device).eval(), progress)
     patients = cohort.named("patient")
     rows = scores.rows(patients, study.evaluation.bootstrap, study.evaluation.seed)
-    few = few_people(len(set(patients)))
+    people = len(set(patients))
+    few = few_people(people)
     for note in few:
         progress.note(f"warning: {note}")
     with written(folder / "scores.parquet") as partial:
         scores.by_sample(cohort.named("id"), patients).to_parquet(partial, index=False)
     write_text(folder / "table.json", json.dumps(rows, indent=1, allow_nan=False) + "\n")
-    write_text(folder / "table.md", render_table(rows, study, [*few, *notes]))
+    write_text(folder / "table.md", render_table(rows, study, [*few, *notes], people))
     write_figures(cohort, models, judge, folder / "figures", training_values, progress)
     return rows
 

@@ -41,3 +41,8 @@ def method_name(method: str) -> str:
 def plain(name: str) -> str:
     """A structure or variable in words: ``left_lung`` is "left lung"."""
     return name.replace("_", " ")
+
+
+def counted(samples: int, people: int, of: str = "samples") -> str:
+    """How many samples there are, and of how many people where that is another number."""
+    return f"{samples} {of}" + (f" of {people} {'person' if people == 1 else 'people'}" if people < samples else "")

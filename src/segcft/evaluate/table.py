@@ -15,10 +15,11 @@ FEW = 30
 Find = Callable[..., Row | None]
 
 
-def render_table(rows: Sequence[Row], study: Study, notes: Sequence[str] = ()) -> str:
+def render_table(rows: Sequence[Row], study: Study, notes: Sequence[str] = (), patients: int | None = None) -> str:
     """All rows as Markdown: effectiveness, the judge's reading error, axioms, locality and true error.
 
-    ``notes`` are lines at the top, for what the rows do not show.
+    ``notes`` are lines at the top, for what the rows do not show; ``patients`` is of how many people the samples are
+    (default: of as many).
     """
     find = _finder(rows)
     methods = [m for m in names.METHODS if any(row["method"] == m for row in rows)]
@@ -28,7 +29,7 @@ def render_table(rows: Sequence[Row], study: Study, notes: Sequence[str] = ()) -
     ]
     people = max((row["n"] for row in rows), default=0)
     parts = [
-        _title(study, people, notes),
+        _title(study, people, people if patients is None else patients, notes),
         _effectiveness(find, study, methods, interventions),
         _judge(find, study),
         _slopes(find, study, methods, asked_of),
@@ -46,10 +47,11 @@ def few_people(people: int) -> list[str]:
     return [f"Only {people} people: the intervals are wide, and small differences mean nothing."]
 
 
-def _title(study: Study, people: int, notes: Sequence[str]) -> str:
+def _title(study: Study, samples: int, patients: int, notes: Sequence[str]) -> str:
     source = "simulated people" if isinstance(study.data, SimulatedData) else "samples"
     height, width = study.image.size
-    lines = [f"# {study.name}: counterfactuals of {people} {source}, {height} x {width} pixels"]
+    whom = names.counted(samples, patients, source)
+    lines = [f"# {study.name}: counterfactuals of {whom}, {height} x {width} pixels"]
     if study.description:
         lines += ["", study.description]
     lines += ["", "± is half the width of the 95 % bootstrap interval over people."]

@@ -19,6 +19,7 @@ from segcft.evaluate.cohort import Cohort
 from segcft.evaluate.effectiveness import Judge, area_error, saved
 from segcft.evaluate.evaluation import asked_values
 from segcft.evaluate.truth import Truth
+from segcft.support import limits
 
 WORST = 0.1
 """Share of the people that counts as failures."""
@@ -209,9 +210,9 @@ def _quantities(
             found[f"{names.plain(name)}{_unit(variable.unit)}"] = values[:, k]
     area = study.structures[structure].variable
     known, wanted = values[:, cohort.column(area)], asked.cpu().numpy()
-    trained = training_values[:, cohort.column(area)].cpu().numpy()
+    low, high = limits(study.variables[area], training_values[:, cohort.column(area)].cpu().numpy())
     unit, change = _unit(study.image.area_unit), wanted - known
-    outside = (wanted < np.nanmin(trained)) | (wanted > np.nanmax(trained))
+    outside = (wanted < low) | (wanted > high)
     found |= {
         f"area asked for{unit}": wanted,
         f"change asked for{unit}": change,

@@ -124,6 +124,7 @@ def render_report(run: Run, device: torch.device) -> str:
         study=study,
         result=result,
         store=store,
+        people=store.table["patient"].nunique(),
         simulated=isinstance(study.data, SimulatedData),
         source=_source(study),
         version=segcft.__version__,
