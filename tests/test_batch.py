@@ -212,6 +212,14 @@ def test_tables_that_are_none(small_run: Run, tmp_path: Path, content: str, mess
         table_items(tmp_path / "t.csv", small_run.study, [], [])
 
 
+@pytest.mark.parametrize("age", ["999", "-1", "300"])
+def test_an_age_that_nobody_has_is_not_known(small_run: Run, tmp_path: Path, age: str) -> None:
+    (tmp_path / "t.csv").write_text(f"image,age,heart_area\na.png,60,400\nb.png,{age},999\n")
+    items, passed = table_items(tmp_path / "t.csv", small_run.study, [], ["sex=F"])
+    assert [item.known for item in items] == [("age=60.0", "heart_area=400.0"), ("heart_area=999.0",)]
+    assert [one.name for one in passed] == ["line 3: age"]
+
+
 def test_a_table_of_questions_is_read_as_a_study_s_own_table(small_run: Run, tmp_path: Path) -> None:
     """Missing values as in metadata.csv, empty lines, further columns, and semicolons with decimal commas."""
     table = tmp_path / "t.csv"

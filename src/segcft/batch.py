@@ -27,7 +27,7 @@ import torch
 from segcft import artefact
 from segcft.answer import Answer
 from segcft.causal.intervention import Intervention
-from segcft.data.attributes import MISSING, Row, nearest, parse, read_table
+from segcft.data.attributes import MISSING, Row, disbelief, nearest, parse, read_table
 from segcft.data.imagefile import SUFFIXES, check_id, is_dicom, strip_suffix
 from segcft.data.journal import Journal, Table
 from segcft.data.reject import Rejected
@@ -91,7 +91,7 @@ class Done(NamedTuple):
 
 
 class Passed(NamedTuple):
-    """What was not asked about, a file or a column of a table, and why."""
+    """What was not asked about, a file, or not read, a column or cell of a table; and why."""
 
     name: str
     reason: str
@@ -160,12 +160,13 @@ def table_items(table: Path, study: Study, known: Sequence[str], do: Sequence[st
         if near := nearest(column, missing, ALIKE):
             raise DataError(f"{table}: column {column!r} is not read{near} Rename or remove it")
     said = {text.partition("=")[0].strip(): text for text in known}
+    passed = [Passed(column, f"column of {table.name} that is no variable of the study") for column in further]
     items = []
     for row in rows:
         cells = row.cells
         if not cells["image"]:
             raise DataError(f"{table}: line {row.line}: 'image' is empty")
-        facts = said | {name: text for name in study.variables if (text := _fact(row, name, study)) is not None}
+        facts = said | {name: text for name in study.variables if (text := _fact(row, name, study, passed)) is not None}
         told = cells.get("do", "")
         parts = (part.strip() for part in told.split(";") if part.strip() and told.lower() not in MISSING)
         asked = tuple(_below(table.parent, part) for part in parts) or tuple(do)
@@ -174,17 +175,21 @@ def table_items(table: Path, study: Study, known: Sequence[str], do: Sequence[st
     ids = _distinct([item.id for item in items])
     return Asked(
         [Item(id, item.image, item.known, item.do) for id, item in zip(ids, items, strict=True)],
-        [Passed(column, f"column of {table.name} that is no variable of the study") for column in further],
+        passed,
     )
 
 
-def _fact(row: Row, name: str, study: Study) -> str | None:
-    """What a row of a table says of a variable, ``age=63``; None where it says nothing. What cannot be read stays as it
-    is: the question is then rejected, and not the table."""
+def _fact(row: Row, name: str, study: Study, passed: list[Passed]) -> str | None:
+    """What a row of a table says of a variable, ``age=63``; None where it says nothing, or what nobody's is, which is
+    ``passed`` over. What cannot be read stays as it is: the question is then rejected, and not the table."""
+    variable = study.variables[name]
     try:
-        value = parse(row.cells.get(name, ""), name, name, study.variables[name], row.comma)
+        value = parse(row.cells.get(name, ""), name, name, variable, row.comma)
     except Rejected:
         return f"{name}={row.cells[name]}"
+    if isinstance(value, float) and (doubt := disbelief(value, name, variable)):
+        passed.append(Passed(f"line {row.line}: {name}", doubt))
+        return None
     return None if value is None else str(Intervention(name, value))
 
 

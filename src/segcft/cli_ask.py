@@ -134,7 +134,7 @@ def _batch(options: argparse.Namespace, run: Run, device: torch.device) -> None:
     )
     print(f"{options.out / 'manifest.csv'}: {done.answered + done.before} answers, {done.before} of them from before")
     if asked.passed:
-        kind, first = "files were" if options.image.is_dir() else "columns were", asked.passed[0]
+        kind, first = "files were" if options.image.is_dir() else "columns or cells were", asked.passed[0]
         told = f"{len(asked.passed)} {kind} passed over, the first: {first.name} ({first.reason})"
         print(f"{options.out / PASSED}: {told}", file=sys.stderr)
     if done.rejected:

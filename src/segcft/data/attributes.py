@@ -140,6 +140,17 @@ def believed(number: float, name: str, variable: Variable) -> bool:
     return low <= number <= high
 
 
+def disbelief(number: float, name: str, variable: Variable) -> str:
+    """Why a table's number counts as missing: it is not :func:`believed`; "" where it is."""
+    if believed(number, name, variable):
+        return ""
+    low, high = variable.range or (0, OLDEST)
+    return (
+        f"{number:g} is not within {low:g} to {high:g} and counts as missing; if it is right, set "
+        f"variables.{name}.range in the study"
+    )
+
+
 def nearest(name: str, known: Iterable[str], alike: float = 0.6) -> str:
     """``; did you mean ...?`` for a misspelt name, or nothing; ``alike``: how much, from 0 to 1."""
     known = list(known)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcft.data import resize
-from segcft.data.attributes import MISSING, OLDEST, Row, believed, nearest, parse, read_table
+from segcft.data.attributes import MISSING, Row, disbelief, nearest, parse, read_table
 from segcft.data.extent import contradiction
 from segcft.data.imagefile import check_id, find_file, find_mask, see_image
 from segcft.data.loop import Progress, ahead, silent
@@ -196,16 +196,10 @@ class _Folder:
         for name, column in self.columns.items():
             text, variable = row.cells[column], self.study.variables[name]
             value = attributes[name] = parse(text, name, column, variable, row.comma)
-            if isinstance(value, float) and not believed(value, name, variable):
-                low, high = variable.range or (0, OLDEST)
+            if isinstance(value, float) and (doubt := disbelief(value, name, variable)):
                 attributes[name] = None
-                doubted.append(
-                    Remark(
-                        f"{name} not believed",
-                        f"{self.table}: line {row.line}: column {column!r}: {text} is not within {low:g} to {high:g} "
-                        f"and counts as missing; if it is right, set variables.{name}.range in the study",
-                    )
-                )
+                where = f"{self.table}: line {row.line}: column {column!r}"
+                doubted.append(Remark(f"{name} not believed", f"{where}: {doubt}"))
         return attributes, doubted
 
     def _pixels(self, id: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8], tuple[Remark, ...]]:
