@@ -32,7 +32,7 @@ def modality_values(path: Source, dataset: FileDataset, stored: NDArray[np.integ
     """
     if dataset.get("ModalityLUTSequence"):
         return _through(_table(path, dataset, "ModalityLUTSequence", stored), stored)
-    slope, intercept = number(dataset.get("RescaleSlope", 1)), number(dataset.get("RescaleIntercept", 0))
+    slope, intercept = (_finite(path, dataset, name) for name in ("RescaleSlope", "RescaleIntercept"))
     values = (stored * (1.0 if slope is None else slope) + (intercept or 0.0)).astype(np.float32)
     if not np.isfinite(values).all():
         raise Excluded("values not finite", f"{path}: holds values that are not finite numbers (RescaleSlope?)")
@@ -132,6 +132,19 @@ def number(value: Any) -> float | None:
         return None if value is None or not np.isfinite(float(value)) else float(value)
     except (TypeError, ValueError):
         return None
+
+
+def _finite(path: Source, dataset: FileDataset, name: str) -> float | None:
+    """A number of the header, or None where there is none.
+
+    Raises:
+        Excluded: it is not finite, or is none.
+    """
+    said = dataset.get(name)
+    found = number(said)
+    if found is None and said not in (None, ""):
+        raise Excluded("values not finite", f"{path}: holds values that are not finite numbers: {name} is {said}")
+    return found
 
 
 def _through(table: Table, values: NDArray[Any]) -> NDArray[np.float32]:
