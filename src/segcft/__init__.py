@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,10 +31,13 @@ def inspect(path: str | Path) -> dict[str, Any] | None:
     Raises:
         DataError: the file cannot be read, or its record is damaged.
     """
-    from segcft.arguments import place
     from segcft.provenance import inspect
 
-    return inspect(place("path", path))
+    if not (isinstance(path, str | Path) and os.path.isfile(path)):
+        from segcft.arguments import place  # late: it takes seconds to import what it needs
+
+        path = place("path", path)
+    return inspect(path)
 
 
 def __getattr__(name: str) -> Any:
