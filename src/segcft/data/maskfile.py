@@ -80,20 +80,21 @@ def read_masks(
             numbers that are no labels.
     """
     files: dict[Path, MaskFile] = {}
+    labels: dict[Path, NDArray[np.integer[Any]]] = {}
     masks = []
     for name, structure in structures.items():
         path = find_mask(folder, id, name, structure)
         if path not in files:
             files[path] = _read(path, size, turn, placed, axes)
-        file = files[path]
         if structure.file is not None:
-            masks.append(_coverage(path, name, file))
+            masks.append(_coverage(path, name, files[path]))
             continue
-        labels = _labels(path, file, thin)
+        if path not in labels:  # many structures share a file, which is looked at once
+            labels[path] = _labels(path, files[path], thin)
         if structure.bit is not None:
-            masks.append(labels.astype(np.int64) & structure.bit != 0)
+            masks.append(labels[path].astype(np.int64) & structure.bit != 0)
         else:
-            masks.append(labels == structure.label)
+            masks.append(labels[path] == structure.label)
     return np.stack(masks).astype(np.float64)
 
 
