@@ -95,17 +95,18 @@ def _spread(store: Store) -> NDArray[np.int64]:
     return rows[:: max(1, len(rows) // MOST)][:MOST]
 
 
-def _steepness(array: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Length of the gradient of ``array`` (..., H, W)."""
-    down, across = np.gradient(array.astype(np.float64), axis=(-2, -1))
+def _steepness(array: NDArray[Any]) -> NDArray[np.float32]:
+    """Length of the gradient of ``array`` (..., H, W); in single precision, since those of all samples are kept."""
+    down, across = np.gradient(array.astype(np.float32), axis=(-2, -1))
     return np.hypot(down, across)
 
 
-def _along(edges: NDArray[np.float64], borders: NDArray[np.float64]) -> NDArray[np.float64]:
+def _along(edges: NDArray[np.float32], borders: NDArray[np.float32]) -> NDArray[np.float64]:
     """Mean steepness of images (N, H, W) along borders (N, H, W), divided by that of the whole image: (N,)."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        mean = (edges * borders).sum(axis=(-2, -1)) / borders.sum(axis=(-2, -1))
-        return mean / edges.mean(axis=(-2, -1))
+        along = np.einsum("...hw,...hw->...", edges, borders, dtype=np.float64)  # without an array of all products
+        mean = along / borders.sum(axis=(-2, -1), dtype=np.float64)
+        return np.asarray(mean / edges.mean(axis=(-2, -1), dtype=np.float64))
 
 
 def _others(i: int, count: int) -> Iterator[int]:
