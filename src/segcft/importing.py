@@ -23,7 +23,7 @@ from segcft.data.reject import summarise
 from segcft.data.shards import Shard, join
 from segcft.data.simulated import import_simulated, person_id, person_number
 from segcft.data.splits import PARTS, assign
-from segcft.data.store import WARNINGS, Store
+from segcft.data.store import Store
 from segcft.errors import DataError
 from segcft.evaluate.names import counted
 from segcft.lock import Lock
@@ -344,18 +344,14 @@ def describe(store: Store) -> str:
     complete = len(store.indices(complete=True))
     missing = f"; {len(store) - complete} lack an attribute" if complete < len(store) else ""
     rejected = f"; {len(store.rejected)} rejected, see rejected.csv" if len(store.rejected) else ""
-    told = "".join(say(store) for say in (_dark, _twins, _unseen, _told, _masks))
+    told = "".join(say(store) for say in (_dark, _twins, _unseen, _told))
     return f"{counted(len(store), store.table['patient'].nunique())} ({parts}){missing}{rejected}{told}"
 
 
 def _told(store: Store) -> str:
-    """The remarks of the import."""
-    return summarise(store.remarks[["id", "kind", "text"]].itertuples(index=False, name=None), WARNINGS)
-
-
-def _masks(store: Store) -> str:
-    """What is odd about the masks as a whole."""
-    return summarise((("", *remark) for remark in check_masks(store)), WARNINGS)
+    """The remarks of the import, and what is odd about the masks as a whole."""
+    remarks = [*store.remarks.itertuples(index=False, name=None), *(("", *remark) for remark in check_masks(store))]
+    return "".join(f"\n  {line}" for line in summarise(remarks))
 
 
 def _dark(store: Store) -> str:

@@ -33,7 +33,7 @@ from PIL import Image
 from segcft.data.imagefile import LUMA, check_id, strip_suffix
 from segcft.data.journal import Journal, Table
 from segcft.data.loop import Progress, ahead, silent
-from segcft.data.reject import Rejected, Remark, bare, summarise
+from segcft.data.reject import REMARK_COLUMNS, WARNINGS, Rejected, Remark, bare, summarise
 from segcft.data.resize import border_median, pad_to_aspect, smooth
 from segcft.data.splits import PARTS, assign
 from segcft.errors import DataError
@@ -261,7 +261,7 @@ def convert(
                 if repeated:  # only now it is known which of the first are readable
                     convert_all(progress(repeated.values(), len(repeated), "Looking at further copies"), 2, rejected)
             images = _write_metadata(out / "metadata.csv", journal, kept)
-            told = _write_remarks(out / "warnings.csv", journal, kept)
+            told = _write_remarks(out / WARNINGS, journal, kept)
             summary = _summarize(total, images, _count(out / "rejected.csv"), told)
             with written(out / "summary.txt") as partial:
                 warning = f"\n{summary.warning}\n" if summary.warning else ""
@@ -386,7 +386,7 @@ def _write_remarks(path: Path, journal: Journal, ids: set[str]) -> list[tuple[st
     """Write the remarks on the images of ``ids``; returns them: id, kind and text."""
     latest = {entry["row"]["id"]: entry.get("remarks", ()) for entry in journal.entries()}
     remarks = [(id, *Remark(*remark)) for id, found in latest.items() if id in ids for remark in found]
-    with Table(path, ["id", "kind", "text"]) as table:
+    with Table(path, REMARK_COLUMNS) as table:
         for remark in remarks:
             table.write(remark)
     return remarks
@@ -423,8 +423,7 @@ def _summarize(
         warning = warning or (
             f"warning: no image is in {' and '.join(empty)}: bring more people, or another --seed of the split"
         )
-    told = summarise(remarks, "warnings.csv").replace("\n  ", "\n").strip()
-    return Summary(items, samples, patients, left_out, "\n".join(filter(None, (warning, told))))
+    return Summary(items, samples, patients, left_out, "\n".join(filter(None, (warning, *summarise(remarks)))))
 
 
 def _count(rejected: Path) -> Counter[str]:

@@ -6,6 +6,9 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
+WARNINGS = "warnings.csv"
+"""The list of remarks, in a store and in a converted data set."""
+
 
 class Rejected(Exception):  # noqa: N818 - an outcome of reading a sample, not a failure of the import
     """One sample cannot be used; the message names the file or field and says why."""
@@ -20,12 +23,15 @@ class Remark(NamedTuple):
     """One sentence or two: the file, what was found, and what to do."""
 
 
-def summarise(remarks: Iterable[tuple[str, str, str]], list_file: str) -> str:
-    """Lines of warnings: of each kind how many samples have it and its first text; "" where there is none.
+REMARK_COLUMNS = ("id", *Remark._fields)
+"""Of :data:`WARNINGS`; the id is "" where the remark is on the data set as a whole."""
+
+
+def summarise(remarks: Iterable[tuple[str, str, str]]) -> list[str]:
+    """Lines of warnings: of each kind how many samples have it and its first text.
 
     Args:
-        remarks: id of the sample, "" for the data set as a whole, and the parts of its :class:`Remark`.
-        list_file: name of the file that lists them all.
+        remarks: rows of :data:`REMARK_COLUMNS`.
     """
     counts: Counter[tuple[bool, str]] = Counter()
     first: dict[tuple[bool, str], str] = {}
@@ -34,9 +40,9 @@ def summarise(remarks: Iterable[tuple[str, str, str]], list_file: str) -> str:
         first.setdefault((bool(id), kind), text)
     lines = []
     for (of_sample, kind), count in counts.items():
-        samples = f"{count} sample{'s' if count > 1 else ''} ({kind}; see {list_file}): " if of_sample else ""
-        lines.append(f"\n  warning: {samples}{first[of_sample, kind]}")
-    return "".join(lines)
+        samples = f"{count} sample{'s' if count > 1 else ''} ({kind}; see {WARNINGS}): " if of_sample else ""
+        lines.append(f"warning: {samples}{first[of_sample, kind]}")
+    return lines
 
 
 def bare(reason: Rejected) -> Rejected:

@@ -74,7 +74,7 @@ def join(study: Study, shards: Sequence[Path], out: Path, progress: Progress | N
                 writer.append(id, patient, part, image, masks, attributes, {name: row[name] for name in extra})
             for id, reason in zip(store.rejected["id"], store.rejected["reason"], strict=True):
                 writer.reject(id, reason)
-            for id, *remark in store.remarks[["id", "kind", "text"]].itertuples(index=False):
+            for id, *remark in store.remarks.itertuples(index=False):
                 writer.remark(id, [Remark(*remark)])
         writer.check_parts(expected_parts(study.splits), str(shards[0].parent), "bring more people")
     return Store(out)

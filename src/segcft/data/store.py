@@ -32,7 +32,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from segcft.data.reject import Remark
+from segcft.data.reject import REMARK_COLUMNS, WARNINGS, Remark
 from segcft.data.splits import PARTS
 from segcft.errors import DataError
 from segcft.study import Study
@@ -40,7 +40,7 @@ from segcft.writing import reason, sync
 
 VERSION = 1
 FULL = 255  # coverage of a pixel that lies wholly inside a structure
-IMAGES, MASKS, TABLE, WARNINGS = "images.u8", "masks.u8", "table.parquet", "warnings.csv"
+IMAGES, MASKS, TABLE = "images.u8", "masks.u8", "table.parquet"
 
 
 class Store:
@@ -221,14 +221,13 @@ class Store:
     def _read_remarks(self) -> pd.DataFrame:
         path = self.folder / WARNINGS
         if not path.is_file():  # a store from before there were any
-            return pd.DataFrame(columns=["id", "kind", "text"])
+            return pd.DataFrame(columns=REMARK_COLUMNS)
         try:
-            remarks = pd.read_csv(path, dtype=str, keep_default_na=False)
+            return pd.read_csv(path, dtype=str, keep_default_na=False)[[*REMARK_COLUMNS]]
         except (OSError, ValueError) as error:
             raise DataError(f"{path}: cannot read this table ({error}); {self._again}") from None
-        if not {"id", "kind", "text"} <= {*remarks.columns}:
-            raise DataError(f"{path}: expected columns id, kind and text; {self._again}")
-        return remarks
+        except KeyError:
+            raise DataError(f"{path}: expected columns {', '.join(REMARK_COLUMNS)}; {self._again}") from None
 
     def _recompute_fingerprint(self) -> str:
         fingerprint = _Fingerprint({key: self._meta[key] for key in _SHAPE_KEYS})
@@ -398,7 +397,7 @@ class StoreWriter:
         pd.DataFrame(self._rejected, columns=["id", "reason"]).to_csv(
             self._partial / "rejected.csv", index=False, errors="backslashreplace"
         )
-        pd.DataFrame(self._remarks, columns=["id", "kind", "text"]).to_csv(
+        pd.DataFrame(self._remarks, columns=REMARK_COLUMNS).to_csv(
             self._partial / WARNINGS, index=False, errors="backslashreplace"
         )
         meta = {"version": VERSION, "samples": len(self._rows), **_shape_of(self.study)}
