@@ -133,10 +133,15 @@ def is_age(name: str, variable: Variable) -> bool:
     return variable.unit.lower() in YEARS or (not variable.unit and "age" in re.split(r"[^a-z]+", name.lower()))
 
 
+def believed_range(name: str, variable: Variable) -> tuple[float, float]:
+    """The least and the largest number that can be a person's value: the variable's ``range``, which is 0 to
+    :data:`OLDEST` of an age unless the study says another one. 999 and -1 are ways to say that an age is not known."""
+    return variable.range or ((0, OLDEST) if is_age(name, variable) else (-math.inf, math.inf))
+
+
 def believed(number: float, name: str, variable: Variable) -> bool:
-    """Whether a number can be a person's value: within the variable's ``range``, which is 0 to :data:`OLDEST` of an age
-    unless the study says another one. 999 and -1 are ways to say that an age is not known."""
-    low, high = variable.range or ((0, OLDEST) if is_age(name, variable) else (-math.inf, math.inf))
+    """Whether a number is in the :func:`believed_range`."""
+    low, high = believed_range(name, variable)
     return low <= number <= high
 
 
@@ -144,7 +149,7 @@ def disbelief(number: float, name: str, variable: Variable) -> str:
     """Why a table's number counts as missing: it is not :func:`believed`; "" where it is."""
     if believed(number, name, variable):
         return ""
-    low, high = variable.range or (0, OLDEST)
+    low, high = believed_range(name, variable)
     return (
         f"{number:g} is not within {low:g} to {high:g} and counts as missing; if it is right, set "
         f"variables.{name}.range in the study"
