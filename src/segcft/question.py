@@ -228,7 +228,7 @@ def _array(image: Any, channels: int) -> NDArray[np.float64]:
         raise DataError(f"image: expected numbers of type uint8 or uint16, or floating point, not {array.dtype}")
     if unit and not (array.min() >= 0 and array.max() <= 1):
         raise DataError("image: floating-point pixels must be in [0, 1]")
-    return shades(Pixels(array, 1.0 if unit else largest(array), False, None), "image", channels)
+    return shades(Pixels(array, 1.0 if unit else largest(array)), "image", channels)
 
 
 def _pixels(image: Any) -> NDArray[Any]:

@@ -137,7 +137,7 @@ def _see_nifti(
         from segcft.data.convert import PERCENTILES
 
         window = window or PERCENTILES
-    pixels = Pixels(image.values, largest(image.values), False, None)
+    pixels = Pixels(image.values, largest(image.values))
     remarks = []
     if not image.placed.said:
         text = (

@@ -277,14 +277,15 @@ class _Reader:
         if row.PatientID.lower() in MISSING:
             raise Excluded("patient unknown", "PatientID is empty")
         path = self._find(row)
-        pixels, *_, remarks = read_picture(path)
+        picture = read_picture(path)
+        pixels = picture.values
         try:
             image, large = fit_window(pixels, self.window, self.masking.size, self.masking.segmenter.size)
         except Rejected as reason:
             raise Rejected(f"{path}: {reason}") from None
         check_polarity(image)
         attributes |= {"file_height": pixels.shape[0], "file_width": pixels.shape[1]}
-        sample = Converted(row.id, row.PatientID, image, attributes=attributes, large=large, remarks=remarks)
+        sample = Converted(row.id, row.PatientID, image, attributes=attributes, large=large, remarks=picture.remarks)
         return self.masking.begin(sample)
 
     def _find(self, row: Row) -> Path:

@@ -23,6 +23,17 @@ from segcft.data.turn import AS_STORED, Turn
 PICTURES = ("PNG", "JPEG", "TIFF", "BMP", "GIF")
 """Pillow's kinds of files that are read. It knows others, some of which run programs."""
 
+_EXIF = {
+    2: Turn(mirrored=True),
+    3: Turn(upside_down=True, mirrored=True),
+    4: Turn(upside_down=True),
+    5: Turn(exchanged=True),
+    6: Turn(exchanged=True, mirrored=True),
+    7: Turn(True, True, True),
+    8: Turn(exchanged=True, upside_down=True),
+}
+"""EXIF's orientation -> what turns the stored picture upright. 1 is upright."""
+
 MOST_PAGES = 64
 """Of a TIFF file among which the one that is no preview is looked for."""
 
@@ -39,9 +50,9 @@ class Pixels(NamedTuple):
     """As they are stored, the right way up: (H, W), or (H, W, 3) in colour."""
     full: float | None
     """The largest value that the file's type has; None where it has none of its own."""
-    inverted: bool
+    inverted: bool = False
     """The file says that 0 is white (TIFF's WhiteIsZero)."""
-    alpha: NDArray[np.float64] | None
+    alpha: NDArray[np.float64] | None = None
     """Opacity (H, W) in [0, 1]; None where the file has none, or the same everywhere."""
     remarks: tuple[Remark, ...] = ()
     """What is to be told of the file."""
@@ -64,7 +75,8 @@ def read_picture(path: Source, labels: bool = False) -> Pixels:
         with path.open("rb") as opened, open_picture(path, opened) as file:
             remarks = _choose_page(path, file)
             pixels = pixels_of(file, labels)
-            return pixels._replace(remarks=(*remarks, *(_named(path, remark) for remark in pixels.remarks)))
+            named = (remark._replace(text=f"{path}: {remark.text}") for remark in pixels.remarks)
+            return pixels._replace(remarks=(*remarks, *named))
     except Rejected:
         raise
     except UnidentifiedImageError:
@@ -114,22 +126,6 @@ def pixels_of(picture: Image.Image, labels: bool = False) -> Pixels:
         values = np.moveaxis(turn(np.moveaxis(values, (0, 1), (-2, -1))), (-2, -1), (0, 1))  # colours are the last axis
         alpha = None if alpha is None else turn(alpha)
     return Pixels(np.ascontiguousarray(values), full, inverted, alpha, tuple(remarks))
-
-
-_EXIF = {
-    2: Turn(mirrored=True),
-    3: Turn(upside_down=True, mirrored=True),
-    4: Turn(upside_down=True),
-    5: Turn(exchanged=True),
-    6: Turn(exchanged=True, mirrored=True),
-    7: Turn(True, True, True),
-    8: Turn(exchanged=True, upside_down=True),
-}
-"""EXIF's orientation -> what turns the stored picture upright. 1 is upright."""
-
-
-def _named(path: Source, remark: Remark) -> Remark:
-    return remark._replace(text=f"{path}: {remark.text}")
 
 
 def _choose_page(path: Source, file: Image.Image) -> tuple[Remark, ...]:
