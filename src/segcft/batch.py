@@ -17,7 +17,7 @@ import signal
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -28,6 +28,7 @@ from segcft import artefact
 from segcft.answer import Answer
 from segcft.causal.intervention import Intervention
 from segcft.data.attributes import MISSING, Row, disbelief, nearest, parse, read_table
+from segcft.data.dicomhead import DICOMDIR
 from segcft.data.imagefile import SUFFIXES, check_id, is_dicom, strip_suffix
 from segcft.data.journal import Journal, Table
 from segcft.data.reject import Rejected
@@ -40,6 +41,12 @@ from segcft.question import MATCH, Question
 from segcft.run import Run
 from segcft.study import Study
 from segcft.writing import reason
+
+ALIKE = 0.8
+"""How alike, from 0 to 1, the name of a further column may not be to that of one that is missing."""
+
+PASSED = "passed-over.csv"
+"""The list of what was not asked about, in the folder of answers."""
 
 
 @dataclass(frozen=True)
@@ -70,16 +77,6 @@ def _state(path: Path) -> tuple[int, int]:
     except (OSError, ValueError):  # ValueError: no path can be called so
         return 0, 0
     return stat.st_size, stat.st_mtime_ns
-
-
-DICOMDIR = "DICOMDIR"
-"""The file that lists what a DICOM medium holds (PS3.10, section 8.6), which begins as an image does."""
-
-ALIKE = 0.8
-"""How alike, from 0 to 1, the name of a further column may not be to that of one that is missing."""
-
-PASSED = "passed-over.csv"
-"""The list of what was not asked about, in the folder of answers."""
 
 
 class Done(NamedTuple):
@@ -173,10 +170,7 @@ def table_items(table: Path, study: Study, known: Sequence[str], do: Sequence[st
         id = cells.get("id") or strip_suffix(Path(cells["image"]).name)
         items.append(Item(id, table.parent / cells["image"], tuple(facts.values()), asked))
     ids = _distinct([item.id for item in items])
-    return Asked(
-        [Item(id, item.image, item.known, item.do) for id, item in zip(ids, items, strict=True)],
-        passed,
-    )
+    return Asked([replace(item, id=id) for id, item in zip(ids, items, strict=True)], passed)
 
 
 def _fact(row: Row, name: str, study: Study, passed: list[Passed]) -> str | None:

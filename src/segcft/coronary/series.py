@@ -15,6 +15,7 @@ from pydicom.uid import UID
 from segcft.coronary.volume import Volume
 from segcft.data.convert import Unreadable
 from segcft.data.dicomfile import Dataset, broken, open_dicom, text_of
+from segcft.data.dicomhead import DICOMDIR
 from segcft.data.dicompixels import decode
 from segcft.data.imagefile import is_dicom
 from segcft.data.reject import Rejected, Remark
@@ -120,22 +121,22 @@ def _one_series(folder: Path) -> tuple[list[tuple[Path, Dataset]], list[str]]:
         Rejected: there is none or several, or a file that must be a slice is none.
     """
     found: dict[str, list[tuple[Path, Dataset]]] = {}
-    others: list[Path] = []
+    others: list[str] = []
+    foreign: list[Path] = []
     for path in sorted(folder.iterdir()):
         # Some systems keep their notes on a file in a hidden one that is called like it.
-        if not path.is_file() or path.name.startswith(".") or path.name == "DICOMDIR" or not is_dicom(path):
-            others.append(path)
-            continue
-        header = open_dicom(path, pixels=False)
-        if _is_image(path, header):
-            found.setdefault(str(header.get("SeriesInstanceUID") or ""), []).append((path, header))
-        else:
-            others.append(path)
+        if path.is_file() and not path.name.startswith(".") and path.name != DICOMDIR:
+            if not is_dicom(path):
+                foreign.append(path)
+            elif _is_image(path, header := open_dicom(path, pixels=False)):
+                found.setdefault(str(header.get("SeriesInstanceUID") or ""), []).append((path, header))
+                continue
+        others.append(path.name)
     if not found:
         raise Rejected(f"{folder}: holds no DICOM file")
     names = {_pattern(path) for files in found.values() for path, _ in files}
-    for path in others:
-        if path.is_file() and not is_dicom(path) and _pattern(path) in names:
+    for path in foreign:
+        if _pattern(path) in names:
             raise Unreadable("damaged file", f"{path}: is called like the slices beside it, and is no DICOM file")
     if len(found) > 1:
         each = "; ".join(
@@ -144,7 +145,7 @@ def _one_series(folder: Path) -> tuple[list[tuple[Path, Dataset]], list[str]]:
             for uid, files in found.items()
         )
         raise Rejected(f"{folder}: holds {len(found)} series, expected one: {each}")
-    return next(iter(found.values())), [path.name for path in others]
+    return next(iter(found.values())), others
 
 
 def _is_image(path: Path, header: Dataset) -> bool:

@@ -88,11 +88,12 @@ def shown(
         turn = turn_to_see(path, dataset, view(dataset), remarks)
         inside = slice(None) if padding is None else ~padding
         values = modality_values(path, dataset, stored)
-        if values[inside].size == 0 or values[inside].min() == values[inside].max():
+        seen = values[inside]
+        if seen.size == 0 or seen.min() == seen.max():
             raise Excluded("constant image", f"{path}: constant image")
         own = as_file_says(path, dataset, values, remarks) if grey_range is None and window is None else None
         if own is None:
-            own = _linear(values, *(grey_range or np.percentile(values[inside], window or PERCENTILES)))
+            own = _linear(values, *(grey_range or np.percentile(seen, window or PERCENTILES)))
         grey = np.clip(1 - own if is_inverted(path, dataset, remarks) else own, 0, 1).astype(np.float32)
         if padding is not None:
             grey[padding] = 0

@@ -166,3 +166,8 @@ def text_of(dataset: Dataset, name: str) -> str | None:
     if value is None or isinstance(value, str):
         return value
     return "\\".join(map(str, value)) if hasattr(value, "__iter__") else str(value)
+
+
+def term_of(dataset: Dataset, name: str) -> str:
+    """An element that has one of the standard's terms, in capitals; "" where there is none."""
+    return (text_of(dataset, name) or "").strip().upper()

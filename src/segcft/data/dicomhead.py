@@ -13,6 +13,9 @@ PREAMBLE = 128
 """Bytes before the prefix."""
 PREFIX = b"DICM"
 
+DICOMDIR = "DICOMDIR"
+"""The file that lists what a medium holds (PS3.10, section 8.6). It begins as an image does, and is none."""
+
 HEAD = 4096
 """How many bytes at the beginning of a file are looked at."""
 

@@ -17,7 +17,7 @@ from pydicom.pixels import get_decoder
 from pydicom.uid import UID, JPEGExtended12Bit, RLELossless
 
 from segcft.data.convert import Excluded, Unreadable
-from segcft.data.dicomfile import text_of, transfer_syntax
+from segcft.data.dicomfile import term_of, text_of, transfer_syntax
 from segcft.data.reject import Remark
 from segcft.data.source import Source, check_size
 
@@ -112,7 +112,7 @@ def _check_object(path: Source, dataset: Dataset) -> Layout:
     photometric = text_of(dataset, "PhotometricInterpretation") or "no PhotometricInterpretation"
     if _whole(path, dataset, "SamplesPerPixel", 1) != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise Excluded("not grey", f"{path}: {photometric}, expected MONOCHROME1 or MONOCHROME2")
-    if (text_of(dataset, "PresentationIntentType") or "").strip().upper() == "FOR PROCESSING":
+    if term_of(dataset, "PresentationIntentType") == "FOR PROCESSING":
         raise Excluded(
             "for processing",
             f"{path}: PresentationIntentType is FOR PROCESSING: values of a detector, of which nobody says how they "

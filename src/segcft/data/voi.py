@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset, FileDataset
 
 from segcft.data.convert import Excluded, Unreadable
-from segcft.data.dicomfile import text_of
+from segcft.data.dicomfile import term_of, text_of
 from segcft.data.reject import Remark
 from segcft.data.source import Source
 
@@ -67,7 +67,7 @@ def as_file_says(
         text = f"{path}: WindowWidth is {width:g}, expected more than 0: the file's window is not used"
         remarks.append(Remark("window that cannot be", text))
         return None
-    function = (text_of(dataset, "VOILUTFunction") or "").strip().upper()
+    function = term_of(dataset, "VOILUTFunction")
     if function == "SIGMOID":
         return 1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -60, 60)))
     if function == "LINEAR_EXACT":
@@ -96,7 +96,7 @@ def is_inverted(path: Source, dataset: Dataset, remarks: list[Remark]) -> bool:
     C.8.11.3), so that both together invert once. Either alone is told.
     """
     photometric = text_of(dataset, "PhotometricInterpretation")
-    shape = (text_of(dataset, "PresentationLUTShape") or "").strip().upper()
+    shape = term_of(dataset, "PresentationLUTShape")
     if (photometric, shape) in (("MONOCHROME1", "IDENTITY"), ("MONOCHROME2", "INVERSE")):
         reason = f"PhotometricInterpretation is {photometric} and PresentationLUTShape {shape}"
         text = f"{path}: {reason}, which do not go together: grey values are turned round; look whether air is dark"
