@@ -80,3 +80,10 @@ def test_one_image_of_each_patient_counts(tmp_path: Path, small_study: Study, ch
     store = write(tmp_path / "store", small_study, images, masks, [chest[2] for chest in chests])
     store.table = pd.DataFrame(store.table).assign(patient="one")
     assert check_masks(store) == []
+
+
+def test_a_variable_may_be_called_index(tmp_path: Path, small_study: Study, chests: list) -> None:
+    images, masks = (np.stack([chest[k].reshape(-1, *small_study.image.size) for chest in chests]) for k in (0, 1))
+    store = write(tmp_path / "store", small_study, images, masks, [chest[2] for chest in chests])
+    store.table = pd.DataFrame(store.table).assign(index=0.5)
+    assert check_masks(store) == []

@@ -91,7 +91,7 @@ def _whole_frame(store: Store) -> Iterator[Remark]:
 
 
 def _spread(store: Store) -> NDArray[np.int64]:
-    rows = np.sort(store.table.reset_index().groupby("patient")["index"].first().to_numpy())
+    rows = np.flatnonzero(~store.table["patient"].duplicated())
     return rows[:: max(1, len(rows) // MOST)][:MOST]
 
 
