@@ -284,18 +284,21 @@ def test_a_damaged_journal_is_an_error_and_one_that_was_just_begun_is_not(tmp_pa
 @pytest.mark.parametrize(
     "change",
     [
-        {"split": None},
-        {"split": "exam"},
-        {"split": []},
-        {"patient": {}},
-        {"id": []},
+        {"row": {"split": None}},
+        {"row": {"split": "exam"}},
+        {"row": {"split": []}},
+        {"row": {"patient": {}}},
+        {"row": {"id": []}},
+        {"remarks": 3},
+        {"remarks": [["a kind alone"]]},
+        {"remarks": [[["no kind"], "text"]]},
     ],
 )
-def test_a_damaged_row_of_a_journal_is_told_before_anything_is_done(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_a_damaged_entry_of_a_journal_is_told_before_anything_is_done(tmp_path: Path, change: dict[str, Any]) -> None:
     run(tmp_path, people=4)
     journal = tmp_path / "journal.jsonl"
     settings, first, *more = map(json.loads, journal.read_text().splitlines())
-    first["row"] |= change
+    first |= change | {"row": first["row"] | change.get("row", {})}
     journal.write_text("".join(json.dumps(line) + "\n" for line in (settings, first, *more)))
     before = content(tmp_path)
     with pytest.raises(DataError, match=r"journal.jsonl: damaged"):

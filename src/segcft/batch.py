@@ -250,7 +250,7 @@ def answer_all(
     progress = progress or Progress()
     settings = _settings(run, method, draws, dicom)
     outcomes: list[_Outcome] = []
-    with Journal(out, settings, lambda row: _cells(run.study, row["record"])) as journal:
+    with Journal(out, settings, lambda entry: _cells(run.study, entry["row"]["record"])) as journal:
         stamps = {item.id: item.stamp() for item in items}
         more = ("dicom/{id}.dcm",) if dicom else ()
         waiting = [item for item in items if not journal.has(item.id, stamps[item.id], more)]

@@ -185,7 +185,7 @@ def convert(
     """
     workers = workers or min(16, os.cpu_count() or 1)
     splits = splits or Splits()
-    journal = Journal(out, {**settings, "splits": splits.model_dump(mode="json")}, _part_and_patient)
+    journal = Journal(out, {**settings, "splits": splits.model_dump(mode="json")}, _check_entry)
     repeated: dict[str, list[AnyItem]] = {}  # id -> its second item and those after it
     unreadable: set[str] = set()
     kept: set[str] = set()
@@ -390,6 +390,14 @@ def _write_remarks(path: Path, journal: Journal, ids: set[str]) -> list[tuple[st
         for remark in remarks:
             table.write(remark)
     return remarks
+
+
+def _check_entry(entry: Mapping[str, Any]) -> None:
+    """Raise, as :class:`Journal` wants it, where an entry is not one of :func:`_write`."""
+    _part_and_patient(entry["row"])
+    for remark in entry.get("remarks", ()):
+        if not all(isinstance(part, str) for part in Remark(*remark)):
+            raise ValueError(f"a remark is {remark!r}")
 
 
 def _part_and_patient(row: Mapping[str, Any]) -> tuple[str, str]:

@@ -24,7 +24,7 @@ class Journal:
     Args:
         out: folder that it is in.
         settings: what a journal that was begun before must have, too.
-        use: called with every row of a journal that was begun before; what it raises where a row is not one of
+        use: called with every entry of a journal that was begun before; what it raises where an entry is not one of
             :meth:`add` (LookupError, TypeError, ValueError, AttributeError) is told as damage on entering.
 
     Raises:
@@ -101,7 +101,7 @@ class Journal:
                         self._check(entry["settings"])
                     else:
                         self._note(entry)
-                        self._use(entry["row"])
+                        self._use(entry)
                     end += len(line)
             os.truncate(self.path, end)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
