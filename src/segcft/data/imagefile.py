@@ -22,6 +22,7 @@ from segcft.study import Structure
 LOSSLESS = (".png", ".tif", ".tiff", ".bmp", *NIFTI)
 DICOM = (".dcm", ".dicom")
 SUFFIXES = (*LOSSLESS, ".jpg", ".jpeg", *DICOM)
+"""Of the files that are read as images."""
 
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601: red, green, blue
 
