@@ -6,7 +6,7 @@ The answers are a folder::
     dicom/ID.dcm    the same in DICOM, where asked for
     manifest.csv    a row an answer: image, interventions, model; each variable before, after and as obtained; warnings
     rejected.csv    id, image and reason of every question that could not be answered
-    passed-over.csv files in the folder, or columns of the table, that were not asked about, and why
+    passed-over.csv files in the folder, or columns and cells of the table, that were passed over, and why
     journal.jsonl   what is done already: the same command goes on from there
 """
 
