@@ -119,6 +119,11 @@ def test_parts_may_be_spelt_otherwise(folder: Folder, text: str, part: str) -> N
         ([f"p{i // 2:03}_{'ab'[i % 2]}" for i in range(40)], True),
         ([f"{i // 3:08}_{i % 3:03}" for i in range(60)], True),
         ([f"person{i // 2}/{i % 2}" for i in range(40)], True),
+        ([f"sub-{i // 2:02}_ses-{i % 2}_T1w" for i in range(40)], True),  # BIDS
+        ([f"patient{i // 2:05}/study{i % 2}/view1_frontal" for i in range(40)], True),  # CheXpert
+        ([f"sub-{i:02}_ses-1_T1w" for i in range(40)], False),
+        ([f"1.2.826.0.1.3680043.8.498.{i:04}" for i in range(40)], False),
+        ([f"siteA/p{i:03}_pa" for i in range(40)], False),
         ([f"site_{i:04}" for i in range(40)], False),
         ([f"{'abc'[i % 3]}-{i:04}" for i in range(60)], False),
         ([f"JPCLN{i:03}" for i in range(40)], False),
@@ -128,6 +133,28 @@ def test_parts_may_be_spelt_otherwise(folder: Folder, text: str, part: str) -> N
 )
 def test_ids_that_look_like_several_images_of_a_person_are_told(ids: list[str], told: bool) -> None:
     assert bool(alike_ids(ids)) == told
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "found"),
+    [
+        ("USUBJID", [f"S1-{i // 2:03}" for i in range(20)], True),  # CDISC
+        ("src_subject_id", [f"NDAR{i // 2:03}" for i in range(20)], True),
+        ("Patientennummer", [f"{i // 2}" for i in range(20)], True),
+        ("Pat_ID", [f"{i // 2}" for i in range(20)], True),
+        ("f.eid", [f"{i // 2}" for i in range(20)], True),  # UK Biobank
+        ("participant_id", [f"sub-{i // 2:02}" for i in range(20)], True),
+        ("patient", [f"{'abcdefghij'[i // 2]}" for i in range(20)], True),
+        ("case", [("control", "mild", "severe")[i % 3] for i in range(20)], False),
+        ("Subject", [("chest", "hand", "knee", "skull")[i % 4] for i in range(20)], False),
+        ("patient_age", [f"{60 + i // 2}" for i in range(20)], False),
+        ("patch_nr", [f"{i // 2}" for i in range(20)], False),
+        ("subtype", [f"{i // 2}" for i in range(20)], False),
+    ],
+)
+def test_columns_of_patients_are_known_by_their_names_and_values(column: str, values: list[str], found: bool) -> None:
+    rows = [Row(k, {"id": f"i{k}", column: value}) for k, value in enumerate(values)]
+    assert find_columns(rows, set(), "id").patient == (column if found else None)
 
 
 @given(st.lists(st.text(max_size=6), max_size=20, unique=True))
