@@ -118,7 +118,8 @@ def see_image(
         grey = np.repeat(picture.grey[None].astype(np.float64), channels, axis=0)
         said, extent = dicom.person(dataset), dicom.field_of_view(dataset)
         extent = extent[::-1] if extent and picture.turn.exchanged else extent
-        return Seen(grey, picture.aspect, said, picture.remarks, turn=picture.turn, extent=extent)
+        placed = Placed(None, measured=picture.measured)
+        return Seen(grey, picture.aspect, said, picture.remarks, placed, picture.turn, extent)
     if is_nifti(path):
         return _see_nifti(path, channels, grey_range, window, axes)
     pixels = read_picture(path)

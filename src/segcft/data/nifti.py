@@ -38,6 +38,8 @@ class Placed(NamedTuple):
     """Whether it says so; None for a picture (PNG, ...) and DICOM, which are seen as they are stored or meant."""
     straight: bool = True
     """The picture's columns are the stored first axis and its rows the second, as in what ITK makes of a picture."""
+    measured: bool = False
+    """A DICOM file's Image Orientation (Patient) says how it lies, which ITK heeds; Patient Orientation it does not."""
 
     def fits(self, mask: Placed) -> bool:
         """Whether it is certain how a ``mask`` lies on this image.
@@ -48,6 +50,14 @@ class Placed(NamedTuple):
         if self.said == mask.said:
             return True
         return {self.said, mask.said} == {None, True} and (self.said is None or self.straight)
+
+    def turns(self, mask: Placed, axes: Axes | None) -> bool:
+        """Whether a ``mask`` in NIfTI is of the stored pixels of this image, and to be turned as these are.
+
+        It is if ``axes`` are said, which are those of an array of the pixels; or if it lies as ITK lays a picture, and
+        ITK does not know how the image lies. Else the mask's header has turned it already.
+        """
+        return axes in ("xy", "yx") or (mask.straight and not self.measured)
 
 
 PICTURE = Placed(None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -124,6 +125,11 @@ def _named(path: Source, header: Any, remarks: list[Remark]) -> tuple[str, str] 
         remarks.append(_not_understood(path, "PatientOrientation", _text(texts), "two directions like L\\F"))
         return None
     return texts[0][0], texts[1][0]
+
+
+def is_measured(header: Any) -> bool:
+    """Whether Image Orientation (Patient) is there and understood."""
+    return _measured(Path(), header, []) is not None
 
 
 def _measured(path: Source, header: Any, remarks: list[Remark]) -> tuple[str, str] | None:
