@@ -111,6 +111,25 @@ def test_numbers_without_a_range_of_their_own(kind: Any, white_is_zero: bool) ->
         assert np.allclose(read_image(source, 1, **options)[0], shown)
 
 
+@pytest.mark.parametrize("kind", [np.int8, np.uint32])
+def test_numbers_have_the_sign_that_the_file_says(kind: Any, tmp_path: Path) -> None:
+    """Pillow takes 8 bits with a sign for none, and 32 without for some."""
+    limits = np.iinfo(kind)
+    values = np.linspace(limits.min, limits.max, 24).astype(kind).reshape(4, 6)
+    tifffile.imwrite(tmp_path / "a.tif", values)
+    assert np.array_equal(read_picture(tmp_path / "a.tif").values, values)
+    assert np.all(np.diff(see_image(tmp_path / "a.tif", 1, window=(0, 100)).grey.ravel()) > 0)
+    with pytest.raises(Rejected, match="no range of their own"):
+        see_image(tmp_path / "a.tif", 1)
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float16, np.int64])
+def test_a_tiff_file_of_other_numbers_is_refused_and_what_to_do(kind: Any, tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", picture().astype(kind))
+    with pytest.raises(Rejected, match=r"16 or 64 bits.* as float32"):
+        see_image(tmp_path / "a.tif", 1, window=(0, 100))
+
+
 def test_a_grey_range_is_of_the_values_in_the_file() -> None:
     stored = (4095 - picture().astype(np.uint16) * 16).clip(0, 4095)  # a scan of 12 bits, 0 is white
     file = io.BytesIO()
