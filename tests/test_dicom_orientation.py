@@ -96,6 +96,13 @@ def test_other_planes_and_oblique_directions(tmp_path: Path, said: str, turn: Tu
     assert see(tmp_path, said=said).turn == turn
 
 
+@pytest.mark.parametrize(("view", "said"), [("CC", "A\\R"), ("CC", "P\\L"), ("MLO", "A\\FR"), ("MLO", "P\\FL")])
+def test_mammograms_are_as_stored(tmp_path: Path, view: str, said: str) -> None:
+    """By its directions a craniocaudal one would be an axial slice, and lie on its side."""
+    picture = see(tmp_path, said=said, Modality="MG", ViewPosition=view)
+    assert (picture.turn, picture.remarks) == (AS_STORED, ())
+
+
 def test_padding_is_turned_with_the_image(tmp_path: Path) -> None:
     pixels = UPRIGHT.copy()
     pixels[0, 0] = 4000

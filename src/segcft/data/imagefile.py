@@ -134,7 +134,7 @@ def _see_nifti(
     axes: Axes | None,
 ) -> Seen:
     image = read_nifti(path, axes)
-    if grey_range is None and image.values.dtype not in (np.uint8, np.uint16):
+    if grey_range is None and image.values.dtype.newbyteorder("=") not in (np.uint8, np.uint16):
         from segcft.data.convert import PERCENTILES
 
         window = window or PERCENTILES

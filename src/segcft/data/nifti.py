@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from segcft.data.reject import Rejected
 from segcft.data.source import Source, check_size
+from segcft.data.turn import AS_STORED
 from segcft.errors import DataError
 
 NIFTI = (".nii", ".nii.gz")
@@ -163,13 +164,25 @@ def _as_seen(
     values: NDArray[Any], affine: NDArray[np.float64], spacing: NDArray[np.float64]
 ) -> tuple[NDArray[Any], tuple[float, float], bool]:
     """As :func:`_as_stored`, by an ``affine`` that leads from indices (I, J, K), one of these lengths being 1, to RAS
-    coordinates in mm."""
+    coordinates in mm. Rows and columns are named as those of DICOM are, so that both agree about an oblique plane."""
     from nibabel.orientations import apply_orientation, io_orientation
 
+    from segcft.data.orientation import letters_of, turn_of
+
+    first, second = _plane(values)
+    try:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            to_left_back_head = affine[:3, [first, second]] / spacing[[first, second]] * [[-1], [-1], [1]]
+        turn = turn_of(*letters_of(to_left_back_head.T.ravel().tolist()))
+    except ValueError:
+        pass  # sheared, or the header does not say
+    else:
+        picture = turn(values.reshape(values.shape[first], values.shape[second]).T)
+        down, across = (first, second) if turn.exchanged else (second, first)
+        return picture, (float(spacing[down]), float(spacing[across])), turn == AS_STORED
     orientation = io_orientation(affine)
     if np.isnan(orientation).any():  # a header that does not say: as stored
         orientation = np.array([[0, 1], [1, 1], [2, 1]], dtype=float)
-    first, second = _plane(values)
     turned = apply_orientation(values, orientation)  # indices now rise to the right, to the front and to the head
     spacing = spacing[np.argsort(orientation[:, 0])]
     across, down = _plane(turned)

@@ -76,11 +76,14 @@ def turn_to_see(path: Source, header: Any, view: str | None, remarks: list[Remar
         remarks: gets what is to be told: that it is turned, or that a header is not understood and it is not.
 
     Returns:
-        As stored where the header does not say, as most radiographs' does not.
+        As stored where the header does not say, as most radiographs' does not, and of mammograms, which are looked at
+        with the chest wall on the side that they are stored with: a craniocaudal one is not seen as an axial slice is.
 
     Raises:
         Excluded: both elements are there and contradict each other.
     """
+    if header.get("Modality") == "MG":
+        return AS_STORED
     named, measured = _named(path, header, remarks), _measured(path, header, remarks)
     if named and measured:
         _check_agreement(path, named, measured, header)
