@@ -212,6 +212,26 @@ def test_a_table_of_a_country_with_decimal_commas(folder: Folder) -> None:
     assert len(store.rejected) == 0
 
 
+@pytest.mark.parametrize("first", ["sep=;\r\n", "\ufeffSEP=;\n"])
+def test_a_line_for_excel_says_what_parts_cells(tmp_path: Path, first: str) -> None:
+    (tmp_path / "t.csv").write_text(f"{first}id;age\na;2,5\nb\n", encoding="utf-8", newline="")
+    rows, ragged = read_table(tmp_path / "t.csv", {"id": "ids"})
+    assert [(row.line, row.cells, row.comma) for row in rows] == [(3, {"id": "a", "age": "2,5"}, True)]
+    assert [line for line, _ in ragged] == [4]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16"])
+def test_a_table_in_another_encoding_is_refused_and_what_to_do(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "t.csv").write_bytes("id,name\n1,M\u00fcller\n".encode(encoding))
+    with pytest.raises(DataError, match="CSV UTF-8"):
+        read_table(tmp_path / "t.csv", {"id": "ids"})
+
+
+@pytest.mark.parametrize("text", ["#N/A", "<NA>", ".", "n/a", "NA", ""])
+def test_what_programs_write_of_a_missing_value(text: str) -> None:
+    assert parse(text, "age", "age", Variable(kind="continuous")) is None
+
+
 def test_a_thousand_or_a_decimal_is_refused() -> None:
     age = Variable(kind="continuous")
     assert parse("0,125", "x", "x", age, comma=True) == 0.125
