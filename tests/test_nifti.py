@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nibabel.orientations import axcodes2ornt, ornt_transform
 
+from segcft.app.upload import received
 from segcft.data.imagefile import read_image, see_image
 from segcft.data.maskfile import read_labels
 from segcft.data.nifti import read_nifti
@@ -165,3 +166,16 @@ def test_bytes_in_any_order_are_the_same_image() -> None:
         pictures.append(see_image(write(image), 1).grey)
     assert np.array_equal(*pictures)
     assert pictures[0].max() == pytest.approx(11000 / 65535)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_nifti_2_is_read_like_nifti_1(suffix: str, tmp_path: Path) -> None:
+    affine = np.diag([-0.5, -0.5, 1.0, 1.0])
+    found = []
+    for number, kind in enumerate((nibabel.Nifti1Image, nibabel.Nifti2Image)):
+        path = tmp_path / f"{number}{suffix}"
+        nibabel.save(kind(PIXELS.T, affine), path)
+        seen = see_image(path, 1)
+        found.append((seen.grey.tolist(), seen.placed, seen.extent))
+        assert received(path.read_bytes()).name == "upload.nii"
+    assert found[0] == found[1]

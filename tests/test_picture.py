@@ -18,6 +18,8 @@ from segcft.data.imagefile import read_image, see_image
 from segcft.data.picture import pixels_of, read_picture
 from segcft.data.reject import Rejected
 from segcft.data.source import MemoryFile
+from segcft.question import look
+from segcft.study import Study
 
 
 def picture(height: int = 6, width: int = 9) -> np.ndarray:
@@ -64,6 +66,13 @@ def test_a_pillow_image_that_was_opened_from_a_file_is_turned_too() -> None:
     exif[ExifTags.Base.Orientation] = 3
     with Image.open(io.BytesIO(encoded(stored_as(3, picture()), "png", exif=exif))) as image:
         assert np.array_equal(pixels_of(image).values, picture())
+
+
+def test_a_question_about_such_an_image_tells_of_it(small_study: Study) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3
+    with Image.open(io.BytesIO(encoded(stored_as(3, picture()), "png", exif=exif))) as image:
+        assert [remark.kind for remark in look(small_study, image).remarks] == ["turned by EXIF"]
 
 
 @pytest.mark.parametrize("value", [0, 9, 65535])

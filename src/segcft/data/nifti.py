@@ -1,4 +1,4 @@
-"""Reading one NIfTI file that holds a single image: its pixels as they are to be seen, and how they lie."""
+"""Reading one file of NIfTI-1 or NIfTI-2 that holds a single image: its pixels as they are seen, and how they lie."""
 
 from __future__ import annotations
 
@@ -99,7 +99,8 @@ def read_nifti(path: Source, axes: Axes | None = None) -> NiftiImage:
         raise DataError(f"{path}: this needs nibabel ({error}): pip install 'segcft[nifti]'") from None
     try:
         content = _content(path)
-        image = nibabel.Nifti1Image.from_bytes(content)
+        kind = nibabel.Nifti2Image if content[4:8] == b"n+2\0" else nibabel.Nifti1Image
+        image = kind.from_bytes(content)
         shape, affine = tuple(image.shape), np.asarray(image.affine, dtype=np.float64)
         volume = (*shape, 1, 1)[:3]
         if 0 in shape or any(length != 1 for length in shape[3:]) or 1 not in volume:
