@@ -177,6 +177,18 @@ def test_of_a_tiff_file_with_a_preview_the_page_that_is_none_is_read(first: bool
     assert [remark.kind for remark in seen.remarks] == ["several pictures"]
 
 
+@pytest.mark.parametrize("pages", [1, 3])
+def test_a_large_stack_of_imagej_is_no_image_though_it_has_one_page(pages: int, tmp_path: Path) -> None:
+    """Beyond 4 GB ImageJ lists the first page alone and says how many follow in the description."""
+    stack = np.stack([picture()] * pages)
+    tifffile.imwrite(tmp_path / "a.tif", stack, imagej=True, truncate=True)
+    if pages == 1:
+        assert np.array_equal(read_picture(tmp_path / "a.tif").values, picture())
+    else:
+        with pytest.raises(Rejected, match="holds 3 images"):
+            read_picture(tmp_path / "a.tif")
+
+
 def test_two_pages_of_which_neither_is_a_preview_are_no_image(tmp_path: Path) -> None:
     with tifffile.TiffWriter(tmp_path / "a.tif") as file:
         for _ in range(2):

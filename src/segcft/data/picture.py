@@ -32,6 +32,7 @@ _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how it begins; with the plus
 _NATIVE = frozenset({"1", "L", "I", "I;16", "I;16B", "I;16L", "F", "RGB"})
 _WHITE_IS_ZERO = 0  # of TIFF's PhotometricInterpretation
 _SUBFILE, _REDUCED, _TRANSPARENCY = 254, 1, 4  # TIFF's NewSubfileType and two of its flags
+_DESCRIPTION, _STACK = 270, re.compile(r"ImageJ=[^\n]*\n(?:[^\n]*\n)*?images=(\d{1,9})\b")
 _SAMPLE_FORMAT, _SIGNED = 339, 2  # TIFF's element for whole numbers with a sign, and its value for them
 
 
@@ -152,6 +153,11 @@ def _named(path: Source, remark: Remark) -> Remark:
 def _choose_page(path: Source, file: Image.Image) -> tuple[Remark, ...]:
     """Go to the page that is the image."""
     pages = getattr(file, "n_frames", 1)
+    if pages == 1 and isinstance(file, TiffImageFile):
+        said = _STACK.match(str(file.tag_v2.get(_DESCRIPTION, "")))
+        pages = int(said[1]) if said else 1
+        if pages > 1:  # whose pages but the first are behind it, where only ImageJ looks
+            raise Rejected(f"{path}: holds {pages} images by its description (ImageJ), not one")
     if pages == 1:
         return ()
     if file.format == "MPO":  # of which the first is the picture itself
