@@ -67,7 +67,15 @@ def read_picture(path: Source, labels: bool = False) -> Pixels:
     try:
         with path.open("rb") as opened, open_picture(path, opened) as file:
             remarks = _choose_page(path, file)
+            halved = ";16" in _raw_mode(file) and not file.mode.startswith(
+                "I"
+            )  # of which Pillow reads the upper 8 bits
             pixels = pixels_of(file, labels)
+            if labels and halved and pixels.alpha is None and not pixels.values.any():
+                raise Rejected(
+                    f"{path}: holds several channels of 16 bits, of which the upper 8 are read, and they are all 0; "
+                    "save masks with one channel"
+                )
             return pixels._replace(remarks=(*remarks, *(_named(path, remark) for remark in pixels.remarks)))
     except Rejected:
         raise
