@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import yaml
@@ -21,10 +22,12 @@ from segcft.data.convert import Excluded
 from segcft.data.dicom import Picture, open_dicom, shown
 from segcft.data.folder import import_folder
 from segcft.data.imagefile import see_image
+from segcft.data.maskfile import read_masks
+from segcft.data.nifti import Axes
 from segcft.data.orientation import letters_of, turn_of
 from segcft.data.turn import AS_STORED, Turn
 from segcft.run import Run
-from segcft.study import parse_study
+from segcft.study import Structure, parse_study
 from tests.test_dicom import chest, drawn_chest, make, rows, save
 
 UPRIGHT = np.arange(12, dtype=np.uint16).reshape(3, 4) * 300
@@ -91,6 +94,13 @@ def test_image_orientation_says_the_same_in_numbers(tmp_path: Path, said: str) -
 )
 def test_other_planes_and_oblique_directions(tmp_path: Path, said: str, turn: Turn) -> None:
     assert see(tmp_path, said=said).turn == turn
+
+
+@pytest.mark.parametrize(("view", "said"), [("CC", "A\\R"), ("CC", "P\\L"), ("MLO", "A\\FR"), ("MLO", "P\\FL")])
+def test_mammograms_are_as_stored(tmp_path: Path, view: str, said: str) -> None:
+    """By its directions a craniocaudal one would be an axial slice, and lie on its side."""
+    picture = see(tmp_path, said=said, Modality="MG", ViewPosition=view)
+    assert (picture.turn, picture.remarks) == (AS_STORED, ())
 
 
 def test_padding_is_turned_with_the_image(tmp_path: Path) -> None:
@@ -228,6 +238,37 @@ def test_masks_beside_a_dicom_image_are_turned_with_it(tmp_path: Path) -> None:
     assert np.argwhere(store.masks[0, 0])[:, 1].mean() > 24 > np.argwhere(store.masks[0, 1])[:, 1].mean()
     with (tmp_path / "store" / "warnings.csv").open(encoding="utf-8", newline="") as file:
         assert sum(row["kind"] == "turned" for row in csv.DictReader(file)) == 24
+
+
+@pytest.mark.parametrize("said", FRONTAL)
+@pytest.mark.parametrize("axes", [None, "header", "xy", "yx"])
+def test_a_mask_in_nifti_is_of_the_stored_pixels_too(tmp_path: Path, said: str, axes: Axes | None) -> None:
+    """ITK does not heed Patient Orientation: what it makes of such a file lies as the stored pixels do."""
+    stored, elsewhere = np.ascontiguousarray(FRONTAL[said]), FRONTAL[said] > 2000
+    path = save(tmp_path / "p.dcm", make(stored, PatientOrientation=said.split("\\")))
+    mask = elsewhere.astype(np.uint8) if axes == "yx" else elsewhere.T.astype(np.uint8)
+    known = np.diag([-1.0, -1.0, 1.0, 1.0])
+    nibabel.save(nibabel.Nifti1Image(mask, np.eye(4) if axes in ("xy", "yx") else known), tmp_path / "p.nii.gz")
+    assert np.array_equal(mask_beside(path, axes), UPRIGHT > 2000)
+
+
+@pytest.mark.parametrize("letters", ["LF", "RF", "AL", "RA", "PF", "AH"])
+@pytest.mark.parametrize("axes", [None, "xy"])
+def test_a_mask_in_nifti_lies_as_image_orientation_says(tmp_path: Path, letters: str, axes: Axes | None) -> None:
+    row, column = (np.array(VECTORS[letter], dtype=float) for letter in letters)
+    path = save(tmp_path / "p.dcm", make(UPRIGHT, ImageOrientationPatient=[*row, *column]))
+    affine = np.eye(4)
+    affine[:3] = np.diag([-1, -1, 1]) @ np.column_stack([row, column, np.cross(row, column), [30, 20, 10]])
+    nibabel.save(nibabel.Nifti1Image((UPRIGHT > 2000).T[:, :, None].astype(np.uint8), affine), tmp_path / "p.nii")
+    assert np.array_equal(mask_beside(path, axes), turn_of(*letters)(UPRIGHT > 2000))
+
+
+def mask_beside(path: Path, axes: Axes | None) -> NDArray[np.bool_]:
+    """The mask of a DICOM image, as it is seen."""
+    seen = see_image(path, 1, axes=axes)
+    structures = {"a": Structure(variable="a", label=1)}
+    size = (seen.grey.shape[1], seen.grey.shape[2])
+    return read_masks(path.parent, "p", structures, size, seen.turn, seen.placed, axes)[0] == 1
 
 
 def test_a_question_about_a_mirrored_file_is_about_the_chest_as_it_is_seen(small_run: Run, tmp_path: Path) -> None:

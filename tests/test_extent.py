@@ -123,6 +123,12 @@ def test_a_question_about_such_an_image_is_answered_with_a_warning(
     assert not look(study_of(make_small_study, ignore_spacing=True), root / f"images/p1{suffix}").remarks
 
 
+@pytest.mark.parametrize(("suffix", "write"), [(".dcm", dicom), (".nii", nifti)])
+def test_a_spacing_of_one_says_nothing(tmp_path: Path, suffix: str, write: Any, make_small_study: MakeStudy) -> None:
+    write(tmp_path / f"a{suffix}", np.arange(1024, dtype=np.uint16).reshape(32, 32) // 4, 1.0)
+    assert not look(study_of(make_small_study), tmp_path / f"a{suffix}").remarks
+
+
 def test_what_is_told_of_a_file_is_among_the_answer_s_warnings(tmp_path: Path) -> None:
     """Of any kind: here a NIfTI file that does not say how it lies."""
     with Pillow.open(MODELS / "chest-sim" / "examples" / "1.png") as picture:

@@ -49,6 +49,16 @@ def true(values: tuple[int, ...] = (0, 1, 2, 3)) -> np.ndarray:
     return np.stack([labels(values) == value for value in values[1:]]).astype(float)
 
 
+def test_labels_in_several_channels_of_16_bits_are_not_taken_for_nothing(tmp_path: Path) -> None:
+    """Pillow reads the upper 8 bits of them, which are 0 of every label below 256."""
+    colours = np.repeat(labels()[..., None], 3, axis=-1)
+    tifffile.imwrite(tmp_path / "p.tif", colours.astype(np.uint16), photometric="rgb")
+    with pytest.raises(Rejected, match="save masks with one channel"):
+        coverage(tmp_path, BY_LABEL)
+    tifffile.imwrite(tmp_path / "p.tif", (colours * 256).astype(np.uint16), photometric="rgb")
+    assert np.array_equal(coverage(tmp_path, BY_LABEL), true())
+
+
 # --- numbers that are whole but for rounding ---
 
 

@@ -59,6 +59,26 @@ def test_masks_of_other_images(tmp_path: Path, small_study: Study, chests: list)
     ]
 
 
+@pytest.mark.parametrize("faint", [0.0, 0.05])
+def test_faint_lesions_beside_steep_edges_are_not_told(tmp_path: Path, small_study: Study, faint: float) -> None:
+    """Masks of others lie on steeper edges, those of a skull, in every image alike: that is no better fit."""
+    size, random = small_study.image.size, np.random.default_rng(0)
+    down, across = np.mgrid[-1 : 1 : size[0] * 1j, -1 : 1 : size[1] * 1j]
+    radius = np.hypot(down, across)
+    head = np.where(np.abs(radius - 0.85) < 0.07, 1, 0.4 * (radius < 0.9))
+    images, masks, facts = [], [], []
+    for _ in range(60):
+        angle, place = random.uniform(0, 2 * np.pi), random.uniform(0.4, 0.65)
+        lesion = np.hypot(down - place * np.sin(angle), across - place * np.cos(angle)) < random.uniform(0.15, 0.25)
+        image = head + faint * lesion + random.normal(0, 0.02, size)
+        images.append(np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8)[None])
+        masks.append(np.repeat(np.uint8(255) * lesion[None], len(small_study.structures), axis=0))
+        facts.append(ChestSimulator(size).attributes(0))
+    store = write(tmp_path / "store", small_study, np.stack(images), np.stack(masks), facts)
+    found = [remark.kind for remark in check_masks(store)]
+    assert found == ([] if faint else ["masks do not fit their images"])
+
+
 def test_masks_of_everything(tmp_path: Path, small_study: Study, chests: list) -> None:
     def change(masks: np.ndarray) -> np.ndarray:
         masks = masks.copy()

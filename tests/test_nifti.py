@@ -13,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nibabel.orientations import axcodes2ornt, ornt_transform
 
+from segcft.app.upload import received
 from segcft.data.imagefile import read_image, see_image
 from segcft.data.maskfile import read_labels
 from segcft.data.nifti import read_nifti
+from segcft.data.orientation import letters_of, turn_of
 from segcft.data.reject import Rejected
 from segcft.data.source import MemoryFile
 
@@ -143,3 +145,37 @@ def test_the_extent_is_in_millimetres(unit: str, millimetres: float) -> None:
 
 def test_spacings_of_exactly_one_are_no_extent() -> None:
     assert read_nifti(write(itk(PIXELS, 1.0))).extent is None
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_an_oblique_image_lies_as_in_dicom(seed: int) -> None:
+    """So that a mask fits a DICOM image whose plane is nearest to two others."""
+    rows, columns, across = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))[0].T
+    affine = np.eye(4)
+    affine[:3] = np.diag([-1, -1, 1]) @ np.column_stack([rows, columns, across, [3, 4, 5]])
+    image = nibabel.Nifti1Image(PIXELS.T[:, :, None].copy(), affine)
+    assert np.array_equal(read_nifti(write(image)).values, turn_of(*letters_of([*rows, *columns]))(PIXELS))
+
+
+def test_bytes_in_any_order_are_the_same_image() -> None:
+    pictures = []
+    for order in "<>":
+        header = nibabel.Nifti1Header(endianness=order)
+        header.set_data_dtype(np.uint16)
+        image = nibabel.Nifti1Image(1000 * PIXELS.astype(f"{order}u2"), np.diag([-1.0, -1, 1, 1]), header)
+        pictures.append(see_image(write(image), 1).grey)
+    assert np.array_equal(*pictures)
+    assert pictures[0].max() == pytest.approx(11000 / 65535)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_nifti_2_is_read_like_nifti_1(suffix: str, tmp_path: Path) -> None:
+    affine = np.diag([-0.5, -0.5, 1.0, 1.0])
+    found = []
+    for number, kind in enumerate((nibabel.Nifti1Image, nibabel.Nifti2Image)):
+        path = tmp_path / f"{number}{suffix}"
+        nibabel.save(kind(PIXELS.T, affine), path)
+        seen = see_image(path, 1)
+        found.append((seen.grey.tolist(), seen.placed, seen.extent))
+        assert received(path.read_bytes()).name == "upload.nii"
+    assert found[0] == found[1]

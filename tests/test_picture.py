@@ -18,6 +18,8 @@ from segcft.data.imagefile import read_image, see_image
 from segcft.data.picture import pixels_of, read_picture
 from segcft.data.reject import Rejected
 from segcft.data.source import MemoryFile
+from segcft.question import look
+from segcft.study import Study
 
 
 def picture(height: int = 6, width: int = 9) -> np.ndarray:
@@ -66,6 +68,13 @@ def test_a_pillow_image_that_was_opened_from_a_file_is_turned_too() -> None:
         assert np.array_equal(pixels_of(image).values, picture())
 
 
+def test_a_question_about_such_an_image_tells_of_it(small_study: Study) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3
+    with Image.open(io.BytesIO(encoded(stored_as(3, picture()), "png", exif=exif))) as image:
+        assert [remark.kind for remark in look(small_study, image).remarks] == ["turned by EXIF"]
+
+
 @pytest.mark.parametrize("value", [0, 9, 65535])
 def test_an_orientation_that_is_none_turns_nothing(value: int) -> None:
     exif = Image.Exif()
@@ -111,6 +120,25 @@ def test_numbers_without_a_range_of_their_own(kind: Any, white_is_zero: bool) ->
         assert np.allclose(read_image(source, 1, **options)[0], shown)
 
 
+@pytest.mark.parametrize("kind", [np.int8, np.uint32])
+def test_numbers_have_the_sign_that_the_file_says(kind: Any, tmp_path: Path) -> None:
+    """Pillow takes 8 bits with a sign for none, and 32 without for some."""
+    limits = np.iinfo(kind)
+    values = np.linspace(limits.min, limits.max, 24).astype(kind).reshape(4, 6)
+    tifffile.imwrite(tmp_path / "a.tif", values)
+    assert np.array_equal(read_picture(tmp_path / "a.tif").values, values)
+    assert np.all(np.diff(see_image(tmp_path / "a.tif", 1, window=(0, 100)).grey.ravel()) > 0)
+    with pytest.raises(Rejected, match="no range of their own"):
+        see_image(tmp_path / "a.tif", 1)
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float16, np.int64])
+def test_a_tiff_file_of_other_numbers_is_refused_and_what_to_do(kind: Any, tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", picture().astype(kind))
+    with pytest.raises(Rejected, match=r"16 or 64 bits.* as float32"):
+        see_image(tmp_path / "a.tif", 1, window=(0, 100))
+
+
 def test_a_grey_range_is_of_the_values_in_the_file() -> None:
     stored = (4095 - picture().astype(np.uint16) * 16).clip(0, 4095)  # a scan of 12 bits, 0 is white
     file = io.BytesIO()
@@ -147,6 +175,18 @@ def test_of_a_tiff_file_with_a_preview_the_page_that_is_none_is_read(first: bool
     seen = see_image(tmp_path / "a.tif", 1)
     assert np.allclose(seen.grey[0] * 255, picture(32, 48))
     assert [remark.kind for remark in seen.remarks] == ["several pictures"]
+
+
+@pytest.mark.parametrize("pages", [1, 3])
+def test_a_large_stack_of_imagej_is_no_image_though_it_has_one_page(pages: int, tmp_path: Path) -> None:
+    """Beyond 4 GB ImageJ lists the first page alone and says how many follow in the description."""
+    stack = np.stack([picture()] * pages)
+    tifffile.imwrite(tmp_path / "a.tif", stack, imagej=True, truncate=True)
+    if pages == 1:
+        assert np.array_equal(read_picture(tmp_path / "a.tif").values, picture())
+    else:
+        with pytest.raises(Rejected, match="holds 3 images"):
+            read_picture(tmp_path / "a.tif")
 
 
 def test_two_pages_of_which_neither_is_a_preview_are_no_image(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_a_public_file_is_read_as_it_should(name: str) -> None:
     assert dicom.view(dataset) == (row["view"] or None)
     seen = see_image(path, 1)
     np.testing.assert_allclose(seen.grey[0], picture.grey)
-    assert (seen.aspect, seen.turn, seen.remarks) == picture[1:]
+    assert (seen.aspect, seen.turn, seen.remarks, seen.placed.measured) == picture[1:]
 
 
 def test_every_file_is_in_the_table() -> None:

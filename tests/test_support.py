@@ -45,6 +45,13 @@ def test_zero_is_ordinary_on_a_logarithmic_scale() -> None:
     assert limits(LOG, np.geomspace(1, 100, 70)) == (1, 100)
 
 
+def test_those_who_have_none_do_not_make_the_others_rare() -> None:
+    """Of most people the pack years are 0; those of the others are spread as ever."""
+    smokers = np.array([2.0, 4, 5, 7, 10, 12, 15, 20, 25, 30, 40, 55])
+    assert limits(NUMBER, np.concatenate([np.zeros(30), smokers])) == (0, 55)
+    assert limits(NUMBER, np.concatenate([np.zeros(30), smokers, [999]])) == (0, 55)
+
+
 def test_categories_are_all_there() -> None:
     kinds = Variable(kind="categorical", categories=("a", "b", "c"))
     assert limits(kinds, np.array([0.0] * 99 + [2.0])) == (0, 2)

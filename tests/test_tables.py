@@ -119,6 +119,11 @@ def test_parts_may_be_spelt_otherwise(folder: Folder, text: str, part: str) -> N
         ([f"p{i // 2:03}_{'ab'[i % 2]}" for i in range(40)], True),
         ([f"{i // 3:08}_{i % 3:03}" for i in range(60)], True),
         ([f"person{i // 2}/{i % 2}" for i in range(40)], True),
+        ([f"sub-{i // 2:02}_ses-{i % 2}_T1w" for i in range(40)], True),  # BIDS
+        ([f"patient{i // 2:05}/study{i % 2}/view1_frontal" for i in range(40)], True),  # CheXpert
+        ([f"sub-{i:02}_ses-1_T1w" for i in range(40)], False),
+        ([f"1.2.826.0.1.3680043.8.498.{i:04}" for i in range(40)], False),
+        ([f"siteA/p{i:03}_pa" for i in range(40)], False),
         ([f"site_{i:04}" for i in range(40)], False),
         ([f"{'abc'[i % 3]}-{i:04}" for i in range(60)], False),
         ([f"JPCLN{i:03}" for i in range(40)], False),
@@ -128,6 +133,28 @@ def test_parts_may_be_spelt_otherwise(folder: Folder, text: str, part: str) -> N
 )
 def test_ids_that_look_like_several_images_of_a_person_are_told(ids: list[str], told: bool) -> None:
     assert bool(alike_ids(ids)) == told
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "found"),
+    [
+        ("USUBJID", [f"S1-{i // 2:03}" for i in range(20)], True),  # CDISC
+        ("src_subject_id", [f"NDAR{i // 2:03}" for i in range(20)], True),
+        ("Patientennummer", [f"{i // 2}" for i in range(20)], True),
+        ("Pat_ID", [f"{i // 2}" for i in range(20)], True),
+        ("f.eid", [f"{i // 2}" for i in range(20)], True),  # UK Biobank
+        ("participant_id", [f"sub-{i // 2:02}" for i in range(20)], True),
+        ("patient", [f"{'abcdefghij'[i // 2]}" for i in range(20)], True),
+        ("case", [("control", "mild", "severe")[i % 3] for i in range(20)], False),
+        ("Subject", [("chest", "hand", "knee", "skull")[i % 4] for i in range(20)], False),
+        ("patient_age", [f"{60 + i // 2}" for i in range(20)], False),
+        ("patch_nr", [f"{i // 2}" for i in range(20)], False),
+        ("subtype", [f"{i // 2}" for i in range(20)], False),
+    ],
+)
+def test_columns_of_patients_are_known_by_their_names_and_values(column: str, values: list[str], found: bool) -> None:
+    rows = [Row(k, {"id": f"i{k}", column: value}) for k, value in enumerate(values)]
+    assert find_columns(rows, set(), "id").patient == (column if found else None)
 
 
 @given(st.lists(st.text(max_size=6), max_size=20, unique=True))
@@ -183,6 +210,26 @@ def test_a_table_of_a_country_with_decimal_commas(folder: Folder) -> None:
     store = import_folder(make_study(), folder.root, folder.root / "store")
     assert list(store.table["age"]) == [40.5 + i for i in range(12)]
     assert len(store.rejected) == 0
+
+
+@pytest.mark.parametrize("first", ["sep=;\r\n", "\ufeffSEP=;\n"])
+def test_a_line_for_excel_says_what_parts_cells(tmp_path: Path, first: str) -> None:
+    (tmp_path / "t.csv").write_text(f"{first}id;age\na;2,5\nb\n", encoding="utf-8", newline="")
+    rows, ragged = read_table(tmp_path / "t.csv", {"id": "ids"})
+    assert [(row.line, row.cells, row.comma) for row in rows] == [(3, {"id": "a", "age": "2,5"}, True)]
+    assert [line for line, _ in ragged] == [4]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16"])
+def test_a_table_in_another_encoding_is_refused_and_what_to_do(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "t.csv").write_bytes("id,name\n1,M\u00fcller\n".encode(encoding))
+    with pytest.raises(DataError, match="CSV UTF-8"):
+        read_table(tmp_path / "t.csv", {"id": "ids"})
+
+
+@pytest.mark.parametrize("text", ["#N/A", "<NA>", ".", "n/a", "NA", ""])
+def test_what_programs_write_of_a_missing_value(text: str) -> None:
+    assert parse(text, "age", "age", Variable(kind="continuous")) is None
 
 
 def test_a_thousand_or_a_decimal_is_refused() -> None:

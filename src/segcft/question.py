@@ -190,7 +190,8 @@ def look(study: Study, image: ImageLike) -> Looked:
                 remarks = (*remarks, wrong)
             pixels = fit_image(seen.grey, study.image, seen.aspect, str(path))
             return Looked(pixels, header_facts(study, seen.person), remarks)
-        return Looked(fit_image(_array(image, study.image.channels), study.image), [], ())
+        grey, remarks = _array(image, study.image.channels)
+        return Looked(fit_image(grey, study.image), [], remarks)
     except (Rejected, OSError) as error:
         raise DataError(str(error)) from None
 
@@ -204,12 +205,12 @@ def is_one(images: object) -> bool:
     return images.ndim < 3 or (images.ndim == 3 and images.shape[-1] in (1, 3))
 
 
-def _array(image: Any, channels: int) -> NDArray[np.float64]:
-    """Grey values (C, H, W) in [0, 1] of pixels in any form; see :data:`ImageLike`."""
+def _array(image: Any, channels: int) -> tuple[NDArray[np.float64], tuple[Remark, ...]]:
+    """Grey values (C, H, W) in [0, 1] of pixels in any form, see :data:`ImageLike`, and what is to be told of them."""
     try:
         stored = pixels_of(image) if isinstance(image, Picture) else None
         if stored is not None and stored.values.dtype.kind != "f":  # real numbers have a range as in arrays
-            return shades(stored, "image", channels)
+            return shades(stored, "image", channels), stored.remarks
         array = _pixels(image) if stored is None else stored.values
     except Rejected:
         raise
@@ -228,7 +229,8 @@ def _array(image: Any, channels: int) -> NDArray[np.float64]:
         raise DataError(f"image: expected numbers of type uint8 or uint16, or floating point, not {array.dtype}")
     if unit and not (array.min() >= 0 and array.max() <= 1):
         raise DataError("image: floating-point pixels must be in [0, 1]")
-    return shades(Pixels(array, 1.0 if unit else largest(array)), "image", channels)
+    grey = shades(Pixels(array, 1.0 if unit else largest(array)), "image", channels)
+    return grey, () if stored is None else stored.remarks
 
 
 def _pixels(image: Any) -> NDArray[Any]:

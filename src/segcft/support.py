@@ -17,6 +17,11 @@ FEW = 0.05
 """The most people, as a share of all, that are left out at one end for such a gap."""
 
 
+MANY = 0.25
+"""The share of people with a value of 0 from which on it stands for what they have none of, as pack years: quartiles
+and gaps are then those of the others."""
+
+
 def limits(variable: Variable, values: NDArray[np.floating]) -> tuple[float, float]:
     """The smallest and the largest value in whose neighbourhood there are training people.
 
@@ -32,7 +37,8 @@ def limits(variable: Variable, values: NDArray[np.floating]) -> tuple[float, flo
     low, high = float(known[0]), float(known[-1])
     if variable.categories:
         return low, high
-    near = known[known > 0] if variable.scale == "log" else known
+    absent = low == 0 and np.mean(known == 0) >= MANY
+    near = known[known > 0] if variable.scale == "log" or absent else known
     if len(near) == 0:
         return low, high
     scaled = np.log(near) if variable.scale == "log" else near
@@ -42,7 +48,7 @@ def limits(variable: Variable, values: NDArray[np.floating]) -> tuple[float, flo
     if quartiles[0] < quartiles[1] and len(near) > 2 * few:
         first = int(np.flatnonzero(wide[:few])[-1]) + 1 if wide[:few].any() else 0
         last = len(near) - few + int(np.flatnonzero(wide[-few:])[0]) - 1 if wide[-few:].any() else len(near) - 1
-        # Of a variable on a logarithmic scale that may be 0, 0 is far from everything and still ordinary.
+        # What many have none of may be 0: on a logarithmic scale that is far from everything, and still ordinary.
         low, high = float(near[first]) if len(near) == len(known) else low, float(near[last])
     return low, high
 

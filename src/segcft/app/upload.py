@@ -13,7 +13,7 @@ from segcft.errors import DataError
 TITLE = "the uploaded file"
 """What errors call it."""
 
-_NIFTI = slice(344, 348)
+_NIFTI, _NIFTI_2 = slice(344, 348), slice(4, 8)
 _GZIP = b"\x1f\x8b"
 
 
@@ -27,6 +27,6 @@ def received(data: bytes) -> MemoryFile:
         raise DataError(f"{TITLE}: is empty")
     if begins_as_dicom(data[:HEAD], len(data)):
         return MemoryFile("upload.dcm", data, TITLE)
-    if data[_NIFTI] == b"n+1\0" or data.startswith(_GZIP):
+    if data[_NIFTI] == b"n+1\0" or data[_NIFTI_2] == b"n+2\0" or data.startswith(_GZIP):
         return MemoryFile("upload.nii", data, TITLE)
     return MemoryFile("upload", data, TITLE)

@@ -14,7 +14,8 @@ from segcft.data.reject import Rejected
 from segcft.errors import DataError
 from segcft.study import Variable
 
-MISSING = frozenset({"", "na", "n/a", "nan", "null", "none"})
+MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "#n/a", "<na>", "."})
+"""Texts of a missing value, in small letters; ``#N/A`` is a spreadsheet's, a point that of SAS and Stata."""
 
 SEPARATORS = ",;\t|"
 """Between the cells of a table; the first one counts where the header does not tell."""
@@ -28,6 +29,7 @@ YEARS = frozenset({"years", "year", "yrs", "yr", "y", "a"})
 OLDEST = 130
 """Ages above this, in years, are not believed; nobody has been older than 122."""
 
+_SAID = re.compile(r"sep=([,;\t|])\s*", re.IGNORECASE)
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _COMMA = re.compile(r"([+-]?\d+),(\d+)((?:[eE][+-]?\d+)?)", re.ASCII)
 
@@ -50,7 +52,8 @@ def read_table(
     """Read a table of text (UTF-8), cells without surrounding blanks. Lines of nothing but empty cells are no rows.
 
     Cells are parted by tabs in a file called ``.tsv``, and else by that one of :data:`SEPARATORS` with which the header
-    has the most of the columns that are read. Spreadsheets of countries with a decimal comma write semicolons.
+    has the most of the columns that are read. Spreadsheets of countries with a decimal comma write semicolons. A line
+    ``sep=;`` before the header, for Excel, says it.
 
     Args:
         path: the file.
@@ -67,22 +70,30 @@ def read_table(
     ragged: list[tuple[int, str]] = []
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            separator = _separator(path, file.readline(MOST_HEADER), {*required, *optional})
-            file.seek(0)
+            first = file.readline(MOST_HEADER)
+            said = _SAID.fullmatch(first)
+            if not said:
+                file.seek(0)
+            separator = said[1] if said else _separator(path, first, {*required, *optional})
             reader = csv.reader(file, delimiter=separator, strict=True)
+            before = 1 if said else 0
             header = [cell.strip() for cell in next(reader, [])]
             _check_header(path, header, required, optional)
             for cells in reader:
                 if not any(cell.strip() for cell in cells):
                     continue
                 if len(cells) != len(header):
-                    ragged.append((reader.line_num, f"{len(cells)} cells in a table of {len(header)} columns"))
+                    ragged.append((reader.line_num + before, f"{len(cells)} cells in a table of {len(header)} columns"))
                     continue
                 texts = dict(zip(header, (cell.strip() for cell in cells), strict=True))
-                rows.append(Row(reader.line_num, texts, separator == ";"))
+                rows.append(Row(reader.line_num + before, texts, separator == ";"))
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such table") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError:
+        raise DataError(
+            f"{path}: cannot read this table: it is not in UTF-8; in a spreadsheet, save it as 'CSV UTF-8'"
+        ) from None
+    except (OSError, csv.Error) as error:
         raise DataError(f"{path}: cannot read this table ({error})") from None
     if not rows:
         raise DataError(f"{path}: no usable row" + (f"; line {ragged[0][0]}: {ragged[0][1]}" if ragged else ""))

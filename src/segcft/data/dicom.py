@@ -18,7 +18,7 @@ from segcft.data.attributes import OLDEST
 from segcft.data.convert import PERCENTILES, Excluded
 from segcft.data.dicomfile import broken, open_dicom
 from segcft.data.dicompixels import decode
-from segcft.data.orientation import turn_to_see
+from segcft.data.orientation import is_measured, turn_to_see
 from segcft.data.reject import Rejected, Remark
 from segcft.data.source import Source
 from segcft.data.turn import Turn
@@ -57,6 +57,8 @@ class Picture(NamedTuple):
     """How the stored pixels were turned."""
     remarks: tuple[Remark, ...]
     """What is to be told of the file though it is read."""
+    measured: bool
+    """Image Orientation (Patient) says how it lies, and not Patient Orientation alone."""
 
 
 def shown(
@@ -100,7 +102,9 @@ def shown(
         if grey[inside].min() == grey[inside].max():
             raise Excluded("constant image", f"{path}: constant image between the grey values that are shown")
         look_at_polarity(path, dataset, stored[inside], grey[inside], remarks)
-        return Picture(np.ascontiguousarray(turn(grey)), turn.aspect(aspect(dataset)), turn, tuple(remarks))
+        return Picture(
+            np.ascontiguousarray(turn(grey)), turn.aspect(aspect(dataset)), turn, tuple(remarks), is_measured(dataset)
+        )
     except Rejected:
         raise
     except Exception as error:

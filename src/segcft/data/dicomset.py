@@ -26,8 +26,9 @@ from segcft.study import Splits
 
 Naming = Literal["digest", "uid", "file"]
 
-READING = 2
-"""Another number where the same file becomes another image; a conversion does not mix them. 2: images are turned."""
+READING = 3
+"""Another number where the same file becomes another image; a conversion does not mix them. 2: images are turned; 3:
+mammograms are not."""
 
 SQUARE = 0.01
 """How far the ratio of a pixel's sides may be from 1 for masks of the file's pixels to fit: headers are rounded."""

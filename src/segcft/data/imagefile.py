@@ -118,8 +118,11 @@ def see_image(
         picture = dicom.shown(path, dataset, grey_range, window)
         grey = np.repeat(picture.grey[None].astype(np.float64), channels, axis=0)
         said, extent = dicom.person(dataset), dicom.field_of_view(dataset)
+        if extent == (dataset.Rows, dataset.Columns):  # a spacing of exactly 1, which stands for none
+            extent = None
         extent = extent[::-1] if extent and picture.turn.exchanged else extent
-        return Seen(grey, picture.aspect, said, picture.remarks, turn=picture.turn, extent=extent)
+        placed = Placed(None, measured=picture.measured)
+        return Seen(grey, picture.aspect, said, picture.remarks, placed, picture.turn, extent)
     if is_nifti(path):
         return _see_nifti(path, channels, grey_range, window, axes)
     pixels = read_picture(path)
@@ -134,7 +137,7 @@ def _see_nifti(
     axes: Axes | None,
 ) -> Seen:
     image = read_nifti(path, axes)
-    if grey_range is None and image.values.dtype not in (np.uint8, np.uint16):
+    if grey_range is None and image.values.dtype.newbyteorder("=") not in (np.uint8, np.uint16):
         from segcft.data.convert import PERCENTILES
 
         window = window or PERCENTILES

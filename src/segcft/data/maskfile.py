@@ -69,8 +69,8 @@ def read_masks(
         id: of the sample.
         structures: by name.
         size: (H, W) of the sample's image, as it is seen.
-        turn: how the image was turned to be seen. Masks are of the stored pixels and turned with it; one in NIfTI says
-            itself how it lies.
+        turn: how the image was turned to be seen. Masks are of the stored pixels and turned with it; one in NIfTI may
+            say itself how it lies, see :meth:`segcft.data.nifti.Placed.turns`.
         placed: what the file of the image says of how it lies.
         axes: of arrays in NIfTI, see :func:`segcft.data.nifti.read_nifti`.
         thin: structures may be a pixel wide, so that borders do not tell whether a label map was smoothed.
@@ -109,7 +109,7 @@ def read_labels(path: Source) -> NDArray[np.integer[Any]]:
 
 def _read(path: Path, size: tuple[int, int], turn: Turn, image: Placed, axes: Axes | None) -> MaskFile:
     file = _open(path, axes)
-    if not is_nifti(path):
+    if not is_nifti(path) or image.turns(file.placed, axes):
         alpha = None if file.alpha is None else turn(file.alpha)
         file = file._replace(values=turn(file.values), alpha=alpha)
     if axes is None and not image.fits(file.placed):

@@ -1,4 +1,4 @@
-"""Reading one NIfTI file that holds a single image: its pixels as they are to be seen, and how they lie."""
+"""Reading one file of NIfTI-1 or NIfTI-2 that holds a single image: its pixels as they are seen, and how they lie."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from segcft.data.reject import Rejected
 from segcft.data.source import Source, check_size
+from segcft.data.turn import AS_STORED
 from segcft.errors import DataError
 
 NIFTI = (".nii", ".nii.gz")
@@ -38,6 +39,8 @@ class Placed(NamedTuple):
     """Whether it says so; None for a picture (PNG, ...) and DICOM, which are seen as they are stored or meant."""
     straight: bool = True
     """The picture's columns are the stored first axis and its rows the second, as in what ITK makes of a picture."""
+    measured: bool = False
+    """A DICOM file's Image Orientation (Patient) says how it lies, which ITK heeds; Patient Orientation it does not."""
 
     def fits(self, mask: Placed) -> bool:
         """Whether it is certain how a ``mask`` lies on this image.
@@ -48,6 +51,14 @@ class Placed(NamedTuple):
         if self.said == mask.said:
             return True
         return {self.said, mask.said} == {None, True} and (self.said is None or self.straight)
+
+    def turns(self, mask: Placed, axes: Axes | None) -> bool:
+        """Whether a ``mask`` in NIfTI is of the stored pixels of this image, and to be turned as these are.
+
+        It is if ``axes`` are said, which are those of an array of the pixels; or if it lies as ITK lays a picture, and
+        ITK does not know how the image lies. Else the mask's header has turned it already.
+        """
+        return axes in ("xy", "yx") or (mask.straight and not self.measured)
 
 
 PICTURE = Placed(None)
@@ -88,7 +99,8 @@ def read_nifti(path: Source, axes: Axes | None = None) -> NiftiImage:
         raise DataError(f"{path}: this needs nibabel ({error}): pip install 'segcft[nifti]'") from None
     try:
         content = _content(path)
-        image = nibabel.Nifti1Image.from_bytes(content)
+        kind = nibabel.Nifti2Image if content[4:8] == b"n+2\0" else nibabel.Nifti1Image
+        image = kind.from_bytes(content)
         shape, affine = tuple(image.shape), np.asarray(image.affine, dtype=np.float64)
         volume = (*shape, 1, 1)[:3]
         if 0 in shape or any(length != 1 for length in shape[3:]) or 1 not in volume:
@@ -153,13 +165,25 @@ def _as_seen(
     values: NDArray[Any], affine: NDArray[np.float64], spacing: NDArray[np.float64]
 ) -> tuple[NDArray[Any], tuple[float, float], bool]:
     """As :func:`_as_stored`, by an ``affine`` that leads from indices (I, J, K), one of these lengths being 1, to RAS
-    coordinates in mm."""
+    coordinates in mm. Rows and columns are named as those of DICOM are, so that both agree about an oblique plane."""
     from nibabel.orientations import apply_orientation, io_orientation
 
+    from segcft.data.orientation import letters_of, turn_of
+
+    first, second = _plane(values)
+    try:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            to_left_back_head = affine[:3, [first, second]] / spacing[[first, second]] * [[-1], [-1], [1]]
+        turn = turn_of(*letters_of(to_left_back_head.T.ravel().tolist()))
+    except ValueError:
+        pass  # sheared, or the header does not say
+    else:
+        picture = turn(values.reshape(values.shape[first], values.shape[second]).T)
+        down, across = (first, second) if turn.exchanged else (second, first)
+        return picture, (float(spacing[down]), float(spacing[across])), turn == AS_STORED
     orientation = io_orientation(affine)
     if np.isnan(orientation).any():  # a header that does not say: as stored
         orientation = np.array([[0, 1], [1, 1], [2, 1]], dtype=float)
-    first, second = _plane(values)
     turned = apply_orientation(values, orientation)  # indices now rise to the right, to the front and to the head
     spacing = spacing[np.argsort(orientation[:, 0])]
     across, down = _plane(turned)

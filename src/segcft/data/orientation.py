@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -75,11 +76,14 @@ def turn_to_see(path: Source, header: Any, view: str | None, remarks: list[Remar
         remarks: gets what is to be told: that it is turned, or that a header is not understood and it is not.
 
     Returns:
-        As stored where the header does not say, as most radiographs' does not.
+        As stored where the header does not say, as most radiographs' does not, and of mammograms, which are looked at
+        with the chest wall on the side that they are stored with: a craniocaudal one is not seen as an axial slice is.
 
     Raises:
         Excluded: both elements are there and contradict each other.
     """
+    if header.get("Modality") == "MG":
+        return AS_STORED
     named, measured = _named(path, header, remarks), _measured(path, header, remarks)
     if named and measured:
         _check_agreement(path, named, measured, header)
@@ -124,6 +128,11 @@ def _named(path: Source, header: Any, remarks: list[Remark]) -> tuple[str, str] 
         remarks.append(_not_understood(path, "PatientOrientation", _text(texts), "two directions like L\\F"))
         return None
     return texts[0][0], texts[1][0]
+
+
+def is_measured(header: Any) -> bool:
+    """Whether Image Orientation (Patient) is there and understood."""
+    return _measured(Path(), header, []) is not None
 
 
 def _measured(path: Source, header: Any, remarks: list[Remark]) -> tuple[str, str] | None:

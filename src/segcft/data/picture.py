@@ -37,10 +37,14 @@ _EXIF = {
 MOST_PAGES = 64
 """Of a TIFF file among which the one that is no preview is looked for."""
 
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how it begins; with the plus BigTIFF
+
 # Pillow's modes whose pixels are used as they are; the others are converted to grey or colour first.
 _NATIVE = frozenset({"1", "L", "I", "I;16", "I;16B", "I;16L", "F", "RGB"})
 _WHITE_IS_ZERO = 0  # of TIFF's PhotometricInterpretation
 _SUBFILE, _REDUCED, _TRANSPARENCY = 254, 1, 4  # TIFF's NewSubfileType and two of its flags
+_DESCRIPTION, _STACK = 270, re.compile(r"ImageJ=[^\n]*\n(?:[^\n]*\n)*?images=(\d{1,9})\b")
+_SAMPLE_FORMAT, _SIGNED = 339, 2  # TIFF's element for whole numbers with a sign, and its value for them
 
 
 class Pixels(NamedTuple):
@@ -74,17 +78,33 @@ def read_picture(path: Source, labels: bool = False) -> Pixels:
     try:
         with path.open("rb") as opened, open_picture(path, opened) as file:
             remarks = _choose_page(path, file)
+            halved = ";16" in _raw_mode(file) and file.mode[:1] != "I"  # of which Pillow reads the upper 8 bits
             pixels = pixels_of(file, labels)
+            if labels and halved and pixels.alpha is None and not pixels.values.any():
+                raise Rejected(
+                    f"{path}: holds several channels of 16 bits, of which the upper 8 are read, and they are all 0; "
+                    "save masks with one channel"
+                )
             named = (remark._replace(text=f"{path}: {remark.text}") for remark in pixels.remarks)
             return pixels._replace(remarks=(*remarks, *named))
     except Rejected:
         raise
     except UnidentifiedImageError:
-        raise Rejected(
-            f"{path}: cannot read this image: damaged, or none of {', '.join(PICTURES)}, DICOM, NIfTI"
-        ) from None
+        raise Rejected(f"{path}: cannot read this image: {_unknown(path)}") from None
     except Exception as error:  # Pillow's readers raise almost anything over a broken file
         raise Rejected(f"{path}: cannot read this image ({error})") from None
+
+
+def _unknown(path: Source) -> str:
+    """Why Pillow may not know a file."""
+    with path.open("rb") as file:
+        tiff = file.read(4) in _TIFF
+    if tiff:  # NumPy's own numbers have 64 bits, and libraries write them as they are
+        return (
+            "damaged, or a TIFF file of numbers that are not read here (real ones of 16 or 64 bits, whole ones of 64); "
+            "save it with 8 or 16 bits, or as float32"
+        )
+    return f"damaged, or none of {', '.join(PICTURES)}, DICOM, NIfTI"
 
 
 def open_picture(path: Source, opened: IO[bytes]) -> Image.Image:
@@ -115,9 +135,13 @@ def pixels_of(picture: Image.Image, labels: bool = False) -> Pixels:
     picture.load()
     turn = AS_STORED if isinstance(picture, TiffImageFile) else _exif_turn(picture)  # of TIFF Pillow has applied it
     values, alpha = _values(picture, labels), _alpha(picture)
+    if re.fullmatch(r"I;32[BN]?", raw):  # numbers without a sign, which Pillow gives one
+        values = values.view(np.uint32)
     full = _full_value(values, raw)
     if inverted and values.dtype in (bool, np.uint8):  # which Pillow has inverted
         values = ~values
+    if values.dtype == np.uint8 and set(tiff.get(_SAMPLE_FORMAT, ())) == {_SIGNED}:  # which Pillow does not look at
+        values, full = values.view(np.int8), None
     if labels and (bits := re.match(r"L;([24])", raw)):  # which Pillow has stretched to 0..255
         values = values // (255 // (2 ** int(bits[1]) - 1))
     remarks: list[Remark] = []
@@ -131,6 +155,11 @@ def pixels_of(picture: Image.Image, labels: bool = False) -> Pixels:
 def _choose_page(path: Source, file: Image.Image) -> tuple[Remark, ...]:
     """Go to the page that is the image."""
     pages = getattr(file, "n_frames", 1)
+    if pages == 1 and isinstance(file, TiffImageFile):
+        said = _STACK.match(str(file.tag_v2.get(_DESCRIPTION, "")))
+        pages = int(said[1]) if said else 1
+        if pages > 1:  # whose pages but the first are behind it, where only ImageJ looks
+            raise Rejected(f"{path}: holds {pages} images by its description (ImageJ), not one")
     if pages == 1:
         return ()
     if file.format == "MPO":  # of which the first is the picture itself

@@ -15,12 +15,14 @@ from segcft.data.attributes import MISSING, Row
 from segcft.data.reject import Remark
 from segcft.data.splits import PARTS
 
+_NUMBERED = r"(?:ids?|nr|no|num|number|nummer|key|code|name|uid|hash|identifier|index)"
 PATIENT = re.compile(
-    r"(?:id|pseudo|anon|study|deid|deidentified)?"
-    r"(?:patient|subject|person|participant|individual|case|mrn|pid|ptid|eid)s?"
-    r"(?:ids?|nr|no|num|number|key|code|name|uid|hash|identifier)?"
+    r"(?:id|pseudo|anon|src|u|study|deid|deidentified)?"
+    rf"(?:(?:patient|patienten|subject|subj|person|participant|individual|donor|case|mrn|medrecno|pid|ptid|n?f?eid)s?{_NUMBERED}?"
+    rf"|(?:pat|empi){_NUMBERED}|sub(?:id|nr|no)|empianon|record(?:id|no)|rid)"
 )
-"""Names of columns of patients, in small letters and digits alone: ``Patient ID`` is ``patientid``."""
+"""Names of columns of patients, in small letters and digits alone: ``Patient ID`` is ``patientid``, and CDISC's
+``USUBJID`` is ``usubjid``."""
 
 SPLIT = frozenset({"split", "splits", "set", "subset", "fold", "partition", "part", "dataset", "phase", "datasplit"})
 """Names of columns of the parts of a split."""
@@ -32,10 +34,14 @@ SPELLINGS |= {"testing": "test"}
 FEWEST_PATIENTS = 3
 """Values of a column of patients; one of two, like yes and no, says something else."""
 
+FEWEST_NAMES = 10
+"""Values of one without any digit; a ``case`` that is mild, severe or none is no person, and a ``subject`` may be a
+part of the body."""
+
 SHARING = 0.5
 """The share of ids that must share their beginning with another one to look like several images of a person."""
 
-_ENDING = re.compile(r"(.+)[_\-./ ]([^_\-./ ]+)")
+_SEPARATOR = re.compile(r"(?<=.)[_\-./ ](?=.)")
 
 
 class Unnamed(NamedTuple):
@@ -71,7 +77,8 @@ def _repeats(rows: Sequence[Row], column: str, id: str) -> bool:
     """Whether some values of a column are of several ids, and they are many enough to be people."""
     pairs = {(row.cells[column], row.cells[id]) for row in rows if row.cells[column].lower() not in MISSING}
     images = Counter(patient for patient, _ in pairs)
-    return len(images) >= FEWEST_PATIENTS and max(images.values()) > 1
+    numbered = any(character.isdigit() for patient in images for character in patient)
+    return len(images) >= (FEWEST_PATIENTS if numbered else FEWEST_NAMES) and max(images.values()) > 1
 
 
 def _are_parts(rows: Sequence[Row], column: str) -> bool:
@@ -101,26 +108,41 @@ def other_split(rows: Sequence[Row], column: str, part: Callable[[Row], str | No
 def alike_ids(ids: Sequence[str]) -> list[Remark]:
     """What is to be told where ids like ``p001_a`` and ``p001_b`` seem to be several images of a person.
 
-    Most ids share their beginning, up to the last separator, with another id, and there are more beginnings than
-    endings: in ``site_0001``, ``site_0002`` it is the other way round.
+    Most ids share their beginning, up to one of their separators, with another id, and there are more beginnings than
+    endings: in ``site_0001``, ``site_0002`` it is the other way round. Persons may have several sessions, as in
+    ``sub-01_ses-1_T1w`` and ``patient01/study1/view1``.
     """
-    parts = [match.groups() for match in map(_ENDING.fullmatch, ids) if match]
-    beginnings = Counter(beginning for beginning, _ in parts)
-    shared = sum(count for count in beginnings.values() if count > 1)
-    if not parts or shared < SHARING * len(ids) or len(beginnings) <= len({ending for _, ending in parts}):
-        return []
-    return [
-        Remark(
-            "ids alike",
-            f"{shared} of {len(ids)} ids share their beginning with another, like {_alike(ids, beginnings)}; if those "
-            "are images of one person, add a column of patients to the table and 'patient: COLUMN' to the study's data "
-            "section ('patient: ID', with the name of the column of ids, says that they are not)",
-        )
-    ]
+    for depth in range(1, 1 + max((len(_SEPARATOR.findall(id)) for id in ids), default=0)):
+        parts = [part for id in ids if (part := _parted(id, depth)) is not None]
+        beginnings = Counter(beginning for beginning, _ in parts)
+        shared = sum(count for count in beginnings.values() if count > 1)
+        if shared >= SHARING * len(ids) and len(beginnings) > len({ending for _, ending in parts}):
+            return [
+                Remark(
+                    "ids alike",
+                    f"{shared} of {len(ids)} ids share their beginning with another, like {_alike(ids, depth)}; if "
+                    "those are images of one person, add a column of patients to the table and 'patient: COLUMN' to "
+                    "the study's data section ('patient: ID', with the name of the column of ids, says that they are "
+                    "not)",
+                )
+            ]
+    return []
 
 
-def _alike(ids: Sequence[str], beginnings: Counter[str]) -> str:
+def _parted(id: str, depth: int) -> tuple[str, str] | None:
+    """What is before and after one separator of an id, counted from its end; None where there are fewer."""
+    places = list(_SEPARATOR.finditer(id))
+    if len(places) < depth:
+        return None
+    place = places[-depth]
+    return id[: place.start()], id[place.end() :]
+
+
+def _alike(ids: Sequence[str], depth: int) -> str:
     """Two ids that begin alike."""
-    first = next(beginning for beginning, count in beginnings.items() if count > 1)
-    pair = [id for id in ids if (match := _ENDING.fullmatch(id)) and match[1] == first]
-    return " and ".join(map(repr, pair[:2]))
+    known: dict[str, str] = {}
+    for id in ids:
+        part = _parted(id, depth)
+        if part is not None and known.setdefault(part[0], id) != id:
+            return f"{known[part[0]]!r} and {id!r}"
+    return ""
