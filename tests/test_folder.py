@@ -586,10 +586,10 @@ def test_masks_round_trip_as_bits_and_labels(pixels: np.ndarray, suffix: str) ->
         Image.fromarray(pixels).save(Path(folder) / f"x{suffix}")
         size = pixels.shape[0], pixels.shape[1]
         bits = {str(bit): Structure(variable="v", bit=bit) for bit in (1, 2, 4)}
-        flags = read_masks(Path(folder), "x", bits, size)
+        flags = read_masks(Path(folder), "x", bits, size).coverage
         np.testing.assert_array_equal(np.tensordot([1, 2, 4], flags, 1), pixels)
         labels = {str(label): Structure(variable="v", label=label) for label in range(1, 8)}
-        maps = read_masks(Path(folder), "x", labels, size)
+        maps = read_masks(Path(folder), "x", labels, size).coverage
         np.testing.assert_array_equal(np.tensordot(np.arange(1, 8), maps, 1), pixels)
 
 

@@ -12,7 +12,7 @@ import pytest
 import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image
 
 from segcft.data.maskfile import BLENDED, blended, read_labels, read_masks
 from segcft.data.nifti import PICTURE, Placed
@@ -42,7 +42,7 @@ def save(path: Path, array: np.ndarray, kind: Any = np.uint8, **options: Any) ->
 
 
 def coverage(tmp_path: Path, structures: dict[str, Structure], **options: Any) -> np.ndarray:
-    return read_masks(tmp_path, "p", structures, options.pop("size", SIZE), **options)
+    return read_masks(tmp_path, "p", structures, options.pop("size", SIZE), **options).coverage
 
 
 def true(values: tuple[int, ...] = (0, 1, 2, 3)) -> np.ndarray:
@@ -231,6 +231,15 @@ def test_structures_a_pixel_wide_may_be_said_to_be_so(tmp_path: Path) -> None:
 
 
 # --- how a mask lies on its image ---
+
+
+def test_a_mask_that_exif_turns_is_told(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3
+    save(tmp_path / "p.png", labels()[::-1, ::-1], exif=exif)
+    masks = read_masks(tmp_path, "p", BY_LABEL, SIZE)
+    assert np.array_equal(masks.coverage, true())
+    assert [remark.kind for remark in masks.remarks] == ["turned by EXIF"]
 
 
 def as_monai(mask: np.ndarray) -> nibabel.Nifti1Image:

@@ -213,9 +213,9 @@ class _Folder:
             self.masks, id, self.study.structures, size, seen.turn, seen.placed, spec.nifti_axes, spec.thin_structures
         )
         pixels = resize.fit_image(seen.grey, grid, seen.aspect, str(path))
-        coverage = resize.fit_masks(masks, grid, seen.aspect)
+        coverage = resize.fit_masks(masks.coverage, grid, seen.aspect)
         self._check_presence(id, coverage)
-        return pixels, coverage, seen.remarks
+        return pixels, coverage, (*seen.remarks, *masks.remarks)
 
     def _check_presence(self, id: str, coverage: NDArray[np.uint8]) -> None:
         names = list(self.study.structures)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from segcft.data.imagefile import find_mask
 from segcft.data.nifti import PICTURE, Axes, Placed, is_nifti, read_nifti
-from segcft.data.picture import largest, read_picture
-from segcft.data.reject import Rejected
+from segcft.data.picture import Pixels, largest, read_picture
+from segcft.data.reject import Rejected, Remark
 from segcft.data.source import Source
 from segcft.data.turn import AS_STORED, Turn
 from segcft.study import Structure
@@ -47,6 +47,17 @@ class MaskFile(NamedTuple):
     inverted: bool
     """The file says that 0 is white."""
     placed: Placed
+    remarks: tuple[Remark, ...] = ()
+    """What is to be told of the file."""
+
+
+class Masks(NamedTuple):
+    """The masks of one sample."""
+
+    coverage: NDArray[np.float64]
+    """Of each structure, (S, H, W) in [0, 1], at the resolution of the files."""
+    remarks: tuple[Remark, ...]
+    """What is to be told of the files though they are read."""
 
 
 def read_masks(
@@ -58,8 +69,8 @@ def read_masks(
     placed: Placed = PICTURE,
     axes: Axes | None = None,
     thin: bool = False,
-) -> NDArray[np.float64]:
-    """Coverage in [0, 1] of each structure at the resolution of its file: (S, H, W).
+) -> Masks:
+    """How much of each pixel is inside each structure.
 
     Structures with a ``bit`` or a ``label`` share one file a sample. Those with a ``file`` have their own: of
     at most two values (0 is outside), or of grey coverage up to the type's full value.
@@ -95,7 +106,8 @@ def read_masks(
             masks.append(labels[path].astype(np.int64) & structure.bit != 0)
         else:
             masks.append(labels[path] == structure.label)
-    return np.stack(masks).astype(np.float64)
+    remarks = (remark for file in files.values() for remark in file.remarks)
+    return Masks(np.stack(masks).astype(np.float64), tuple(remarks))
 
 
 def read_labels(path: Source) -> NDArray[np.integer[Any]]:
@@ -127,10 +139,10 @@ def _read(path: Path, size: tuple[int, int], turn: Turn, image: Placed, axes: Ax
 def _open(path: Source, axes: Axes | None) -> MaskFile:
     if is_nifti(path):
         image = read_nifti(path, axes)
-        values, placed, alpha, full, inverted = image.values, image.placed, None, largest(image.values), False
+        pixels, placed = Pixels(image.values, largest(image.values)), image.placed
     else:
-        values, full, inverted, alpha, _ = read_picture(path, labels=True)
-        placed = PICTURE
+        pixels, placed = read_picture(path, labels=True), PICTURE
+    values, full, alpha = pixels.values, pixels.full, pixels.alpha
     if values.ndim == 3:
         shown = values if alpha is None else values[alpha > 0]
         if (shown != shown[..., :1]).any():
@@ -138,7 +150,8 @@ def _open(path: Source, axes: Axes | None) -> MaskFile:
         values = values[..., 0]
     if values.dtype.kind == "f":
         values, full = _whole(path, values)
-    return MaskFile(values, None if alpha is None else alpha / alpha.max(), full, inverted, placed)
+    alpha = None if alpha is None else alpha / alpha.max()
+    return MaskFile(values, alpha, full, pixels.inverted, placed, pixels.remarks)
 
 
 def _whole(path: Source, values: NDArray[np.floating[Any]]) -> tuple[NDArray[Any], float | None]:
