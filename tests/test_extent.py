@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,9 @@ def test_what_is_told_of_a_file_is_among_the_answer_s_warnings(tmp_path: Path) -
     """Of any kind: here a NIfTI file that does not say how it lies."""
     with Pillow.open(MODELS / "chest-sim" / "examples" / "1.png") as picture:
         pixels = np.asarray(picture.convert("L"))
-    nibabel.save(nibabel.Nifti1Image(pixels.T.copy(), np.eye(4)), tmp_path / "a.nii")
-    answer = segcft.load(MODELS / "chest-sim").counterfactual(tmp_path / "a.nii", do={"heart_area": "+10%"}, draws=0)
+    nibabel.save(nibabel.Nifti1Image(pixels.T.copy(), np.eye(4)), tmp_path / "Doe^Jane.nii")
+    answer = segcft.load(MODELS / "chest-sim").counterfactual(
+        tmp_path / "Doe^Jane.nii", do={"heart_area": "+10%"}, draws=0
+    )
     assert any("nifti_axes" in warning for warning in answer.warnings)
+    assert "Doe" not in json.dumps(answer.provenance)  # nor anything else of the file's name

@@ -183,13 +183,13 @@ def look(study: Study, image: ImageLike) -> Looked:
             source = study.data if isinstance(study.data, FolderData) else None
             settings = (source.grey_range, source.window, source.nifti_axes) if source else ()
             seen = see_image(path, study.image.channels, *settings)
-            remarks = seen.remarks
-            if (wrong := contradiction(seen.extent, study.image, name_of(path))) and not (
-                source and source.ignore_spacing
-            ):
-                remarks = (*remarks, wrong)
+            found = list(seen.remarks)
+            if not (source and source.ignore_spacing):
+                found += filter(None, [contradiction(seen.extent, study.image, str(path))])
             pixels = fit_image(seen.grey, study.image, seen.aspect, str(path))
-            return Looked(pixels, header_facts(study, seen.person), remarks)
+            # Answers and their pictures hold what is told, and no names of files.
+            told = tuple(remark.of(path) for remark in found)
+            return Looked(pixels, header_facts(study, seen.person), told)
         grey, remarks = _array(image, study.image.channels)
         return Looked(fit_image(grey, study.image), [], remarks)
     except (Rejected, OSError) as error:

@@ -190,8 +190,7 @@ class _Reader:
             self._patient(item, dataset),
             fitted(self.size),
             attributes=self._attributes(dataset, picture.turn),
-            # A path may hold names, which stay behind: what is told names the image.
-            remarks=tuple(one._replace(text=one.text.replace(str(item.path), item.id)) for one in picture.remarks),
+            remarks=tuple(remark.of(item.path, item.id) for remark in picture.remarks),
         )
         if self.masking is None:
             return sample

@@ -22,6 +22,11 @@ class Remark(NamedTuple):
     text: str
     """One sentence or two: the file, what was found, and what to do."""
 
+    def of(self, path: object, name: str = "") -> Remark:
+        """The same without the ``path`` of the file, which may hold names of patients: it is called ``name``."""
+        text = self.text if name else self.text.removeprefix(f"{path}: ")
+        return self._replace(text=text.replace(str(path), name or "the file"))
+
 
 REMARK_COLUMNS = ("id", *Remark._fields)
 """Of :data:`WARNINGS`; the id is "" where the remark is on the data set as a whole."""
