@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -58,6 +59,17 @@ def test_what_is_not_evaluated_is_named(small_run: Run, tmp_path: Path) -> None:
     (bare / "evaluation" / "table.json").unlink()
     with pytest.raises(RunError, match=r"bare/evaluation/table\.json: not the table of an evaluation"):
         render_results([bare])
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400), 1e301, "3", [3]])
+def test_a_figure_that_cannot_be_is_refused(small_run: Run, tmp_path: Path, value: object) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(small_run.folder, copy)
+    rows = json.loads((copy / "evaluation" / "table.json").read_text())
+    rows[0]["ci_high"] = value
+    (copy / "evaluation" / "table.json").write_text(json.dumps(rows))
+    with pytest.raises(RunError, match=r"table\.json"):
+        render_results([copy])
 
 
 def test_the_page_of_the_project_is_that_of_its_models(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,9 @@ from segcft.evaluate.table import cell, grid
 from segcft.run import Run
 from segcft.study import SimulatedData, Study
 
+LARGEST = 1e300
+"""Of a figure, either way; the difference of two that are larger is none."""
+
 SHOWN = (names.NO_CHANGE, "none", "regressor", "segmentor", names.SEG_LESS_REG, names.TRUTH)
 
 
@@ -78,10 +81,14 @@ def _checked(rows: Any) -> list[Row]:
         if not isinstance(row, dict) or not {*texts, *numbers, "intervened", "n"} <= row.keys():
             raise ValueError(f"row {number} lacks a field")
         right = [isinstance(row[name], str) for name in texts]
-        right += [row[name] is None or isinstance(row[name], float | int) for name in numbers]
+        right += [row[name] is None or _is_figure(row[name]) for name in numbers]
         if not all(right) or not isinstance(row["n"], int) or not isinstance(row["intervened"], bool):
             raise ValueError(f"row {number} has a field of another type")
     return rows
+
+
+def _is_figure(value: object) -> bool:
+    return isinstance(value, float | int) and abs(value) <= LARGEST
 
 
 def render_results(folders: Sequence[Path]) -> str:
