@@ -61,7 +61,7 @@ def test_what_is_not_evaluated_is_named(small_run: Run, tmp_path: Path) -> None:
         render_results([bare])
 
 
-@pytest.mark.parametrize("value", [10**400, -(10**400), 1e301, "3", [3]])
+@pytest.mark.parametrize("value", [10**400, -(10**400), 1e301, "3", [3], None])
 def test_a_figure_that_cannot_be_is_refused(small_run: Run, tmp_path: Path, value: object) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(small_run.folder, copy)

@@ -82,6 +82,7 @@ def _checked(rows: Any) -> list[Row]:
             raise ValueError(f"row {number} lacks a field")
         right = [isinstance(row[name], str) for name in texts]
         right += [row[name] is None or _is_figure(row[name]) for name in numbers]
+        right.append((row["ci_low"] is None) == (row["ci_high"] is None))
         if not all(right) or not isinstance(row["n"], int) or not isinstance(row["intervened"], bool):
             raise ValueError(f"row {number} has a field of another type")
     return rows
