@@ -16,19 +16,19 @@ from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEG2000Los
 
 from segcft.coronary.series import read_series
 from segcft.data.convert import Excluded
-from segcft.data.dicom import Picture, open_dicom, shown
+from segcft.data.dicom import Shown, open_dicom, shown
 from segcft.data.dicompixels import decode
 from tests.test_coronary_volumes import placed, write_series
 from tests.test_dicom import RAMP, lut, make, save
 
-See = Callable[..., Picture]
+See = Callable[..., Shown]
 
 
 @pytest.fixture
 def see(tmp_path: Path) -> See:
     """``see(pixels, ...)``: what is read of a file with these pixels and elements."""
 
-    def read(pixels: NDArray[Any] = RAMP, grey_range: tuple[float, float] | None = None, **elements: Any) -> Picture:
+    def read(pixels: NDArray[Any] = RAMP, grey_range: tuple[float, float] | None = None, **elements: Any) -> Shown:
         dataset = elements.pop("dataset", None) or make(pixels, **elements)
         path = save(tmp_path / "x.dcm", dataset)
         return shown(path, open_dicom(path), grey_range)
@@ -36,7 +36,7 @@ def see(tmp_path: Path) -> See:
     return read
 
 
-def kinds(picture: Picture) -> list[str]:
+def kinds(picture: Shown) -> list[str]:
     return [remark.kind for remark in picture.remarks]
 
 

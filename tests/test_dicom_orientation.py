@@ -19,7 +19,7 @@ from PIL import Image
 
 from segcft.cli import main
 from segcft.data.convert import Excluded
-from segcft.data.dicom import Picture, open_dicom, shown
+from segcft.data.dicom import Shown, open_dicom, shown
 from segcft.data.folder import import_folder
 from segcft.data.imagefile import see_image
 from segcft.data.maskfile import read_masks
@@ -49,14 +49,14 @@ FRONTAL = {  # Patient Orientation -> how the pixels are stored that are seen as
 VECTORS = {"L": (1, 0, 0), "R": (-1, 0, 0), "P": (0, 1, 0), "A": (0, -1, 0), "H": (0, 0, 1), "F": (0, 0, -1)}
 
 
-def see(tmp_path: Path, pixels: NDArray[Any] = UPRIGHT, said: str | None = None, **elements: Any) -> Picture:
+def see(tmp_path: Path, pixels: NDArray[Any] = UPRIGHT, said: str | None = None, **elements: Any) -> Shown:
     """What is read of a file, with Patient Orientation ``said``."""
     more = {} if said is None else {"PatientOrientation": said.split("\\")}
     path = save(tmp_path / "x.dcm", make(np.ascontiguousarray(pixels), **more, **elements))
     return shown(path, open_dicom(path), grey_range=(0, 3300))
 
 
-def kinds(picture: Picture) -> list[str]:
+def kinds(picture: Shown) -> list[str]:
     return [remark.kind for remark in picture.remarks]
 
 

@@ -112,7 +112,7 @@ class Traced:
         return replace(self, lumen=lumen, wall=wall, frames=(frame, frame))
 
 
-class Seen(NamedTuple):
+class Straightened(NamedTuple):
     """A straightened vessel."""
 
     hu: NDArray[np.float32]
@@ -143,7 +143,7 @@ class Crop:
     start: float
     threshold: Threshold
 
-    def see(self, traced: Traced, volume: Callable[[], Volume], angle: float) -> Seen:
+    def see(self, traced: Traced, volume: Callable[[], Volume], angle: float) -> Straightened:
         """The vessel, straightened.
 
         Args:
@@ -161,7 +161,7 @@ class Crop:
                 raise Excluded(CONFUSED, f"{reason}; {hint}") from None
             raise
 
-    def _see(self, traced: Traced, volume: Callable[[], Volume], angle: float) -> Seen:
+    def _see(self, traced: Traced, volume: Callable[[], Volume], angle: float) -> Straightened:
         files = traced.files
         with about(files.centreline):
             reformation = Reformation.of(traced.centreline, self.size, self.spacing, angle, self.start)
@@ -182,7 +182,7 @@ class Crop:
                     f"the lumen has {mean:.0f} HU on average, expected {LEAST_LUMEN:g} or more: the mesh may not "
                     "lie where the vessel is in the volume",
                 )
-        return Seen(hu, lumen, wall, mean, calcium)
+        return Straightened(hu, lumen, wall, mean, calcium)
 
     def _elsewhere(self, traced: Traced, volume: Callable[[], Volume], angle: float) -> str:
         """What to say of a vessel that would be seen in other coordinates; "" of one that would not.

@@ -46,7 +46,7 @@ def read_dicom(
     return shown(path, open_dicom(path), grey_range, window).grey
 
 
-class Picture(NamedTuple):
+class Shown(NamedTuple):
     """What :func:`shown` answers."""
 
     grey: NDArray[np.float32]
@@ -66,7 +66,7 @@ def shown(
     dataset: FileDataset,
     grey_range: tuple[float, float] | None = None,
     window: tuple[float, float] | None = None,
-) -> Picture:
+) -> Shown:
     """The image of ``dataset`` as it is meant to be seen.
 
     Stored values become the modality's (slope and intercept, or a table). Of these the first VOI table or window of
@@ -102,7 +102,7 @@ def shown(
         if grey[inside].min() == grey[inside].max():
             raise Excluded("constant image", f"{path}: constant image between the grey values that are shown")
         look_at_polarity(path, dataset, stored[inside], grey[inside], remarks)
-        return Picture(
+        return Shown(
             np.ascontiguousarray(turn(grey)), turn.aspect(aspect(dataset)), turn, tuple(remarks), is_measured(dataset)
         )
     except Rejected:
@@ -117,7 +117,7 @@ def aspect(dataset: Dataset) -> float:
     Raises:
         Excluded: it is more than :data:`MOST_ASPECT`, or less than 1 of that: such an image would be a line.
     """
-    spacing = _spacing(dataset) or dataset.get("PixelAspectRatio")
+    spacing = spacing_of(dataset) or dataset.get("PixelAspectRatio")
     try:
         height, width = (float(number) for number in spacing or ())
     except (TypeError, ValueError):
@@ -134,7 +134,7 @@ def aspect(dataset: Dataset) -> float:
 
 def field_of_view(dataset: Dataset) -> tuple[float, float] | None:
     """Height and width of the image in mm, in the detector's plane where nothing better is known."""
-    spacing = _spacing(dataset)
+    spacing = spacing_of(dataset)
     rows, columns = dataset.get("Rows"), dataset.get("Columns")
     if spacing is None or not isinstance(rows, int) or not isinstance(columns, int):
         return None
@@ -197,7 +197,7 @@ def _linear(values: NDArray[np.float32], low: float, high: float) -> NDArray[np.
     return (values - low) / (high - low) if low < high else np.zeros_like(values)
 
 
-def _spacing(dataset: Dataset) -> tuple[float, float] | None:
+def spacing_of(dataset: Dataset) -> tuple[float, float] | None:
     """Distance in mm between rows and between columns."""
     for name in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
         try:

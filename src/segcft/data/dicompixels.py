@@ -25,7 +25,7 @@ OVERLAYS = range(0x6000, 0x6020, 2)
 """Groups of elements that describe overlays. Old files keep an overlay in bits of the pixels that are not used."""
 
 
-class Pixels(NamedTuple):
+class Stored(NamedTuple):
     """What :func:`decode` answers."""
 
     stored: NDArray[np.integer[Any]]
@@ -68,7 +68,7 @@ class Layout(NamedTuple):
         return value - (1 << self.allocated) if self.signed and value >> self.allocated - 1 else value
 
 
-def decode(path: Source, dataset: FileDataset, remarks: list[Remark]) -> Pixels:
+def decode(path: Source, dataset: FileDataset, remarks: list[Remark]) -> Stored:
     """The pixels of a file that holds one grey image of 8 to 16 bits.
 
     Args:
@@ -92,7 +92,7 @@ def decode(path: Source, dataset: FileDataset, remarks: list[Remark]) -> Pixels:
     padding = _padding(dataset, layout, words, stored)
     if stored is not words and not _overlaid(dataset):
         _look_at_other_bits(path, layout, words, stored, padding, remarks)
-    return Pixels(stored, padding)
+    return Stored(stored, padding)
 
 
 def _check_object(path: Source, dataset: Dataset) -> Layout:

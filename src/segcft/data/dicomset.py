@@ -197,7 +197,7 @@ class _Reader:
         return self.masking.begin(replace(sample, large=fitted(self.masking.segmenter.size)))
 
     @staticmethod
-    def _check_ready_made(path: Path, picture: dicom.Picture) -> None:
+    def _check_ready_made(path: Path, picture: dicom.Shown) -> None:
         """Refuse an image of which a ready-made mask may be of the file's pixels or of the frame made of them."""
         if abs(picture.aspect - 1) > SQUARE:  # one of the pixels would have to be stretched, and the other not
             reason = f"pixels are {picture.aspect:.3g} times as high as wide, for which ready-made masks are not read"

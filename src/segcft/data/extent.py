@@ -11,6 +11,17 @@ TOLERANCE = 0.05
 _MILLIMETRES = {"µm": 0.001, "um": 0.001, "mm": 1.0, "cm": 10.0, "m": 1000.0}
 
 
+def extent_of(shape: tuple[int, int], spacing: tuple[float, float], unit: float = 1.0) -> tuple[float, float] | None:
+    """Height and width of an image in mm, by its header; None where that says nothing.
+
+    Args:
+        shape: (H, W) in pixels.
+        spacing: height and width of a pixel. Of exactly 1 they are what programs write that know none.
+        unit: of ``spacing``, in mm.
+    """
+    return None if spacing == (1.0, 1.0) else (shape[0] * spacing[0] * unit, shape[1] * spacing[1] * unit)
+
+
 def contradiction(extent: tuple[float, float] | None, grid: Image, name: str) -> Remark | None:
     """What to tell where an image's header and the study's field of view contradict each other; None where they do not.
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcft.data.dicomhead import is_dicom_file
+from segcft.data.extent import extent_of
 from segcft.data.near import near_file
 from segcft.data.nifti import NIFTI, PICTURE, Axes, Placed, is_nifti, read_nifti
 from segcft.data.picture import Pixels, largest, read_picture
@@ -117,9 +118,8 @@ def see_image(
         dataset = dicom.open_dicom(path)
         picture = dicom.shown(path, dataset, grey_range, window)
         grey = np.repeat(picture.grey[None].astype(np.float64), channels, axis=0)
-        said, extent = dicom.person(dataset), dicom.field_of_view(dataset)
-        if extent == (dataset.Rows, dataset.Columns):  # a spacing of exactly 1, which stands for none
-            extent = None
+        said, spacing = dicom.person(dataset), dicom.spacing_of(dataset)
+        extent = extent_of((dataset.Rows, dataset.Columns), spacing) if spacing else None
         extent = extent[::-1] if extent and picture.turn.exchanged else extent
         placed = Placed(None, measured=picture.measured)
         return Seen(grey, picture.aspect, said, picture.remarks, placed, picture.turn, extent)

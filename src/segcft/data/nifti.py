@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from segcft.data.extent import extent_of
 from segcft.data.reject import Rejected
 from segcft.data.source import Source, check_size
 from segcft.data.turn import AS_STORED
@@ -128,8 +129,8 @@ def read_nifti(path: Source, axes: Axes | None = None) -> NiftiImage:
     extent = None
     if not all(math.isfinite(step) and step > 0 for step in steps):
         steps = (1.0, 1.0)
-    elif coded and unit is not None and steps != (1.0, 1.0):  # which programs write that know none
-        extent = (picture.shape[0] * steps[0] * unit, picture.shape[1] * steps[1] * unit)
+    elif coded and unit is not None:
+        extent = extent_of((picture.shape[0], picture.shape[1]), steps, unit)
     return NiftiImage(np.ascontiguousarray(picture), steps[0] / steps[1], Placed(said, straight), extent)
 
 

@@ -18,7 +18,8 @@ from segcft.data.splits import PARTS
 _NUMBERED = r"(?:ids?|nr|no|num|number|nummer|key|code|name|uid|hash|identifier|index)"
 PATIENT = re.compile(
     r"(?:id|pseudo|anon|src|u|study|deid|deidentified)?"
-    rf"(?:(?:patient|patienten|subject|subj|person|participant|individual|donor|case|mrn|medrecno|pid|ptid|n?f?eid)s?{_NUMBERED}?"
+    r"(?:(?:patient|patienten|subject|subj|person|participant|individual|donor|case|mrn|medrecno|pid|ptid|n?f?eid)s?"
+    rf"{_NUMBERED}?"
     rf"|(?:pat|empi){_NUMBERED}|sub(?:id|nr|no)|empianon|record(?:id|no)|rid)"
 )
 """Names of columns of patients, in small letters and digits alone: ``Patient ID`` is ``patientid``, and CDISC's
