@@ -27,9 +27,9 @@ from segcft.cli import main
 from segcft.data.store import Store
 from segcft.doubts import NOTABLE
 from segcft.errors import DataError, InterventionError
-from segcft.progress import Progress
 from segcft.provenance import inspect
 from segcft.run import Run, write_people
+from segcft.utils.progress import Progress
 from tests.conftest import MakeStudy
 
 RECIPE = Recipe("heart_area", "sex", threshold=float("inf"))  # tiny networks miss what they are asked for

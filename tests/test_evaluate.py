@@ -38,9 +38,9 @@ from segcft.evaluate.truth import Truth
 from segcft.guides.segmentor import Segmentor, SegmentorObjective
 from segcft.images.hvae import HVAE
 from segcft.images.likelihood import to_grey_levels, to_unit
-from segcft.progress import Progress
 from segcft.run import Run
 from segcft.study import Study, parse_study
+from segcft.utils.progress import Progress
 
 CPU = torch.device("cpu")
 SIZE, PEOPLE = 48, 40

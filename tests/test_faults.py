@@ -32,14 +32,14 @@ from segcft.data.shards import Shard
 from segcft.data.store import Store
 from segcft.errors import DataError, RunError, WriteError
 from segcft.importing import import_shard
-from segcft.lock import Lock
 from segcft.pipeline import Pipeline
-from segcft.progress import Progress, Task
 from segcft.run import Run
-from segcft.signals import HeldBack, Terminated, orderly_end
 from segcft.study import Study
 from segcft.training import make_fabric
-from segcft.writing import sync
+from segcft.utils.atomic import sync
+from segcft.utils.lock import Lock
+from segcft.utils.progress import Progress, Task
+from segcft.utils.signals import HeldBack, Terminated, orderly_end
 from tests.conftest import small_mapping
 from tests.test_training import command, copy_of, log_of, same, tensors_of, wait_for
 

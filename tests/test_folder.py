@@ -30,10 +30,10 @@ from segcft.data.splits import assign
 from segcft.data.store import Store
 from segcft.errors import DataError, StudyError
 from segcft.importing import import_samples
-from segcft.lock import Lock
-from segcft.progress import Progress
 from segcft.run import Run
 from segcft.study import Structure, Study, Variable, parse_study
+from segcft.utils.lock import Lock
+from segcft.utils.progress import Progress
 
 JSRT = Path(os.environ.get("SEGCFT_JSRT", Path(__file__).parents[2] / "shared" / "data" / "jsrt256"))
 needs_jsrt = pytest.mark.skipif(

@@ -13,9 +13,9 @@ from segcft.data.shards import Shard
 from segcft.data.store import Store, StoreWriter
 from segcft.errors import DataError
 from segcft.importing import describe, import_samples, import_shard
-from segcft.progress import Progress
 from segcft.run import Run
 from segcft.study import Study
+from segcft.utils.progress import Progress
 
 
 @pytest.fixture

@@ -19,9 +19,9 @@ from segcft.errors import DataError, RunError
 from segcft.evaluate import names
 from segcft.importing import check_unseen, new_people
 from segcft.judging import evaluate_people, load_judge
-from segcft.progress import Progress
 from segcft.publish import publish
 from segcft.run import Run
+from segcft.utils.progress import Progress
 from tests.conftest import MODELS, MakeStudy
 from tests.test_model import as_real
 from tests.test_pipeline import Notes

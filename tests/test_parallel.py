@@ -14,10 +14,10 @@ import pytest
 from segcft.errors import SegcftError
 from segcft.parallel import _Worker, run_all
 from segcft.pipeline import Pipeline
-from segcft.progress import ConsoleProgress, Progress, Task
 from segcft.run import Run
 from segcft.study import Study
 from segcft.training import make_fabric
+from segcft.utils.progress import ConsoleProgress, Progress, Task
 from tests.conftest import MakeStudy
 from tests.test_training import same, tensors_of
 

@@ -19,11 +19,11 @@ from segcft.errors import DataError, RunError
 from segcft.importing import check_unseen, new_people
 from segcft.judging import evaluate_people
 from segcft.pipeline import Pipeline
-from segcft.progress import Progress
 from segcft.report.facts import seeds
 from segcft.run import Run
 from segcft.study import Study, load_study
 from segcft.training import make_fabric
+from segcft.utils.progress import Progress
 
 PARTS = ("segmentor", "judge", "regressor", "scm", "hvae", "cft-regressor", "cft-segmentor")
 FIELDS = {"method", "metric", "intervention", "structure", "intervened", "value", "ci_low", "ci_high", "n"}

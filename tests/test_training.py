@@ -26,10 +26,10 @@ from segcft import artefact
 from segcft.data.batches import Batch, Batches
 from segcft.errors import RunError, SegcftError, StudyError
 from segcft.pipeline import Pipeline
-from segcft.progress import Progress, Task
 from segcft.run import Run
 from segcft.study import Study, Training
 from segcft.training import MovingAverage, Objective, freeze, learning_rate, make_fabric, train
+from segcft.utils.progress import Progress, Task
 
 
 class LineFit(Objective):

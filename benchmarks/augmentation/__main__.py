@@ -29,10 +29,10 @@ from segcft.augment import Recipe, augment
 from segcft.balance import correlation_ratio
 from segcft.parallel import run_all
 from segcft.pipeline import Pipeline
-from segcft.progress import ConsoleProgress, Progress
 from segcft.run import Run
 from segcft.study import load_study
 from segcft.training import make_fabric
+from segcft.utils.progress import ConsoleProgress, Progress
 
 CONFOUNDED, REWEIGHTED = "confounded people", "confounded people, reweighted"
 NO_CFT, REG_CFT, SEG_CFT = (f"+ counterfactuals, {name}" for name in ("No CFT, unchecked", "Reg-CFT", "Seg-CFT"))

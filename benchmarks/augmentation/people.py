@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segcft.data.store import Store
-from segcft.progress import Progress
 from segcft.simulate.chest import ChestSimulator
 from segcft.simulate.chestset import Confounding, write_chest
+from segcft.utils.progress import Progress
 
 SEEDS = {"confounded": 101, "test": 202, "unbiased": 303}
 SIZE = 64

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from segcft.evaluate.comparison import Judged
     from segcft.evaluate.scores import Row
     from segcft.pipeline import Pipeline
-    from segcft.progress import Progress
     from segcft.run import Run
+    from segcft.utils.progress import Progress
 
 SPLIT = "validation"
 """Whom variants are judged on."""
@@ -170,7 +170,7 @@ def run_ablation(
         StudyError: ``only`` names no variant.
         SegcftError: the first variant failed; or others did, which is said once all have been tried.
     """
-    from segcft.lock import Lock
+    from segcft.utils.lock import Lock
 
     chosen = ablation.choose(only)
     with Lock(folder):

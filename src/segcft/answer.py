@@ -18,7 +18,7 @@ from segcft.evaluate.names import method_name, plain
 from segcft.provenance import dicom_bytes, png_bytes
 from segcft.question import MATCH
 from segcft.rendering import difference_colours, is_wide, outlined, to_html
-from segcft.target import RECORD, check_answer
+from segcft.utils.output import RECORD, check_answer
 
 WHITE = 16.0
 """Standard deviation in grey levels that is white in a picture of the uncertainty."""

@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from segcft.errors import RunError
-from segcft.writing import written
+from segcft.utils.atomic import written
 
 DIGEST = "sha256"
 """The field of a header that has the digest of the rest; older parts have none."""

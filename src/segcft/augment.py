@@ -43,12 +43,12 @@ from segcft.evaluate.names import METHODS
 from segcft.images.likelihood import to_grey_levels, to_unit
 from segcft.importing import import_data
 from segcft.inference import areas_of
-from segcft.progress import Progress
 from segcft.provenance import png_bytes
 from segcft.run import Run
 from segcft.study import FolderData, Study
 from segcft.support import all_limits
-from segcft.writing import whole_folder
+from segcft.utils.atomic import whole_folder
+from segcft.utils.progress import Progress
 
 STORE = ".store"
 """Where samples that are given as a folder are while they are augmented."""

@@ -30,17 +30,17 @@ from segcft.causal.intervention import Intervention
 from segcft.data.attributes import MISSING, Row, disbelief, nearest, parse, read_table
 from segcft.data.dicomhead import DICOMDIR
 from segcft.data.imagefile import SUFFIXES, check_id, is_dicom, strip_suffix
-from segcft.data.journal import Journal, Table
 from segcft.data.reject import Rejected
 from segcft.errors import DataError, InterventionError, RunError, SegcftError
 from segcft.model import BATCH, Model
 from segcft.parallel import end_with_parent
-from segcft.progress import Progress
 from segcft.provenance import dicom_bytes, png_bytes
 from segcft.question import MATCH, Question
 from segcft.run import Run
 from segcft.study import Study
-from segcft.writing import reason
+from segcft.utils.atomic import reason
+from segcft.utils.journal import Journal, Table
+from segcft.utils.progress import Progress
 
 ALIKE = 0.8
 """How alike, from 0 to 1, the name of a further column may not be to that of one that is missing."""

@@ -20,7 +20,7 @@ from segcft.cli_formats import FORMATS, add_formats
 from segcft.cli_options import count, hardware, quiet_libraries, seed
 from segcft.cli_simulate import add_simulate
 from segcft.errors import SegcftError
-from segcft.signals import Terminated, orderly_end
+from segcft.utils.signals import Terminated, orderly_end
 
 if TYPE_CHECKING:
     from segcft.data.shards import Shard
@@ -286,9 +286,9 @@ def _pipeline(options: argparse.Namespace) -> Pipeline:
     study = load_study(options.study)  # a wrong study is told before anything heavy is imported
     quiet_libraries()
     from segcft.pipeline import Pipeline
-    from segcft.progress import ConsoleProgress
     from segcft.run import Run
     from segcft.training import make_fabric
+    from segcft.utils.progress import ConsoleProgress
 
     fabric = make_fabric(options.device, getattr(options, "devices", 1), getattr(options, "nodes", 1))
     run = Run(options.out or Path("runs") / study.name, study)
@@ -333,8 +333,8 @@ def _ablation(options: argparse.Namespace) -> None:
     ablation.choose(options.only)  # a wrong name, too, is told before anything heavy is imported
     quiet_libraries()
     from segcft.parallel import default_jobs
-    from segcft.progress import ConsoleProgress
     from segcft.training import make_fabric
+    from segcft.utils.progress import ConsoleProgress
 
     fabric = make_fabric(options.device)
     folder = options.out or Path("runs") / f"ablation-{ablation.name}"
@@ -388,9 +388,9 @@ def _evaluate(options: argparse.Namespace) -> None:
     quiet_libraries()
     from segcft.importing import new_people
     from segcft.judging import evaluate_people
-    from segcft.lock import Lock
-    from segcft.progress import ConsoleProgress
     from segcft.training import make_fabric
+    from segcft.utils.lock import Lock
+    from segcft.utils.progress import ConsoleProgress
 
     device, progress = make_fabric(options.device).device, ConsoleProgress()
     if run.published:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from segcft.cli_options import hardware, quiet_libraries
 from segcft.errors import SegcftError
-from segcft.signals import Terminated
+from segcft.utils.signals import Terminated
 
 
 def add_app(command: Callable[[str, object, str], argparse.ArgumentParser]) -> None:

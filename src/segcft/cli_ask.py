@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from segcft.cli_options import count, hardware, quiet_libraries, whole
 from segcft.errors import SegcftError
-from segcft.target import check_answer, check_answers
+from segcft.utils.output import check_answer, check_answers
 
 if TYPE_CHECKING:
     import torch
@@ -107,8 +107,8 @@ def _batch(options: argparse.Namespace, run: Run, device: torch.device) -> None:
     from segcft.batch import PASSED, answer_all, folder_items, table_items
     from segcft.errors import InterventionError
     from segcft.parallel import default_jobs
-    from segcft.progress import ConsoleProgress
     from segcft.question import parse_values
+    from segcft.utils.progress import ConsoleProgress
 
     parse_values(run.study, options.do)  # a wrong question is told once and not of every image
     parse_values(run.study, options.known, known=True)

@@ -71,8 +71,8 @@ def _augment(options: argparse.Namespace) -> None:
     quiet_libraries()
     from segcft.augment import Recipe, augment
     from segcft.doubts import NOTABLE
-    from segcft.progress import ConsoleProgress
     from segcft.training import make_fabric
+    from segcft.utils.progress import ConsoleProgress
 
     recipe = Recipe(
         options.variable,

@@ -239,8 +239,8 @@ def _number(text: str) -> float:
 def _import_padchest(options: argparse.Namespace) -> None:
     from segcft.data.masks import PSPNet
     from segcft.data.padchest import Selection, check_source, convert_padchest
-    from segcft.progress import ConsoleProgress
     from segcft.study import Splits
+    from segcft.utils.progress import ConsoleProgress
 
     _check_order("--window", options.window)
     _check_order("--ages", options.ages)
@@ -266,8 +266,8 @@ def _import_padchest(options: argparse.Namespace) -> None:
 
 def _import_jsrt(options: argparse.Namespace) -> None:
     from segcft.data.jsrt import convert_jsrt
-    from segcft.progress import ConsoleProgress
     from segcft.study import Splits
+    from segcft.utils.progress import ConsoleProgress
 
     _check_order("--window", options.window)
     summary = convert_jsrt(
@@ -287,8 +287,8 @@ def _import_jsrt(options: argparse.Namespace) -> None:
 def _import_dicom(options: argparse.Namespace) -> None:
     quiet_libraries()
     from segcft.data.dicomset import Pseudonyms, convert_dicom
-    from segcft.progress import ConsoleProgress
     from segcft.study import Splits
+    from segcft.utils.progress import ConsoleProgress
 
     _check_order("--window", options.window)
     summary = convert_dicom(
@@ -311,8 +311,8 @@ def _import_ccta(options: argparse.Namespace) -> None:
     quiet_libraries()
     from segcft.coronary.plaque import Threshold
     from segcft.data.ccta import convert_ccta
-    from segcft.progress import ConsoleProgress
     from segcft.study import Splits
+    from segcft.utils.progress import ConsoleProgress
 
     _check_order("--window", options.window)
     sweep = options.sweep and [180 * step / options.sweep for step in range(options.sweep)]

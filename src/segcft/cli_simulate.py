@@ -66,7 +66,7 @@ def _confounding(text: str) -> tuple[str, float]:
 
 
 def _simulate(options: argparse.Namespace) -> None:
-    from segcft.progress import ConsoleProgress
+    from segcft.utils.progress import ConsoleProgress
 
     if options.kind == "chest":
         from segcft.simulate.chestset import Confounding, study_lines, write_chest

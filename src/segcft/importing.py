@@ -26,10 +26,10 @@ from segcft.data.splits import PARTS, assign
 from segcft.data.store import Store
 from segcft.errors import DataError
 from segcft.evaluate.names import counted
-from segcft.lock import Lock
-from segcft.progress import Progress
 from segcft.run import Run
 from segcft.study import FolderData, SimulatedData, Study
+from segcft.utils.lock import Lock
+from segcft.utils.progress import Progress
 
 SAME_NAMES = (
     "have the id of a training or validation person and another image: if they are those people, at another time or "

@@ -14,9 +14,9 @@ from segcft.errors import DataError, RunError
 from segcft.evaluate.evaluation import evaluate
 from segcft.guides.segmentor import Segmentor
 from segcft.importing import check_apart, check_unseen
-from segcft.progress import Progress
 from segcft.run import Run
 from segcft.study import Study, parse_study
+from segcft.utils.progress import Progress
 
 UNKNOWN_PEOPLE = (
     "the image mechanism was imported, and segcft does not know on whom it was trained: the people judged may be among "

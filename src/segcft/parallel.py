@@ -23,10 +23,10 @@ import torch
 from segcft.errors import SegcftError
 from segcft.importing import check_values
 from segcft.pipeline import Pipeline
-from segcft.progress import Progress, Task
 from segcft.run import Run
-from segcft.signals import orderly_end
 from segcft.training import make_fabric
+from segcft.utils.progress import Progress, Task
+from segcft.utils.signals import orderly_end
 
 PATIENCE = 30.0
 """Seconds that a process which is to stop has for its step and the checkpoint."""

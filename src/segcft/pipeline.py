@@ -32,11 +32,11 @@ from segcft.images.objective import LikelihoodObjective
 from segcft.images.typicality import usual_images
 from segcft.importing import check_values, import_samples
 from segcft.judging import UNKNOWN_PEOPLE, evaluate_people
-from segcft.lock import Lock
-from segcft.progress import Progress
 from segcft.run import Run
 from segcft.study import Training
 from segcft.training import Objective, freeze, train
+from segcft.utils.lock import Lock
+from segcft.utils.progress import Progress
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from segcft import arguments, artefact
 from segcft.provenance import png_bytes
 from segcft.rendering import to_html
-from segcft.target import check
+from segcft.utils.output import check
 
 TABLE = "attributes.csv"
 """The file by which their folder is known."""

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from segcft import artefact
 from segcft.data.batches import Batch, Batches
 from segcft.errors import RunError, SegcftError, StudyError
-from segcft.progress import Progress
-from segcft.signals import HeldBack
 from segcft.study import Training
-from segcft.writing import append
+from segcft.utils.atomic import append
+from segcft.utils.progress import Progress
+from segcft.utils.signals import HeldBack
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -118,7 +118,8 @@ def train(
 
     Checkpoints go to ``folder/name.checkpoint`` every ``spec.checkpoint_steps`` steps and figures to
     ``folder/name.jsonl``. A checkpoint made from the same ``key`` is continued. Ctrl-C and, where somebody handles them
-    (:func:`segcft.signals.orderly_end`), SIGTERM and SIGUSR1 take effect once the step is done and its checkpoint kept.
+    (:func:`segcft.utils.signals.orderly_end`), SIGTERM and SIGUSR1 take effect once the step is done and its checkpoint
+    kept.
 
     Returns:
         the last figures, their mean over the last tenth of the steps, of those whose figure is finite; ``skipped``, how

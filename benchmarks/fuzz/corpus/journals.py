@@ -33,7 +33,7 @@ def readers() -> list[Reader]:
 
 def _journal(settings: Mapping[str, Any], row: Mapping[str, Any], stamp: str | None = None) -> bytes:
     """With one row."""
-    from segcft.data.journal import Journal
+    from segcft.utils.journal import Journal
 
     with tempfile.TemporaryDirectory() as folder:
         with Journal(Path(folder), settings, lambda row: None) as journal:
@@ -48,7 +48,7 @@ def _conversions() -> list[bytes]:
 def _read_conversion(path: Path) -> None:
     """As :func:`segcft.data.convert.convert` does where nothing is left to be done."""
     from segcft.data.convert import _part_and_patient, _write_metadata
-    from segcft.data.journal import Journal
+    from segcft.utils.journal import Journal
 
     with Journal(path.parent, _SETTINGS, _part_and_patient) as journal:
         journal.has("a", None)

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segcft.coronary.extra import extra
 from segcft.coronary.space import said_in
 from segcft.data.reject import Rejected
+from segcft.utils.extra import extra
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import map_coordinates
 
-from segcft.coronary.extra import extra
 from segcft.coronary.space import FLIP
 from segcft.data.convert import Excluded
 from segcft.data.nifti import NIFTI
 from segcft.data.reject import Rejected, Remark
+from segcft.utils.extra import extra
 
 VOXEL = (0.05, 10.0)
 """Edges of a voxel in mm that are believed; beyond, the header is wrong, or in metres."""

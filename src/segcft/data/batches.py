@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segcft.data.loop import ahead
 from segcft.data.store import Store
 from segcft.errors import DataError, StudyError
+from segcft.utils.loop import ahead
 
 Batch = dict[str, Tensor]
 

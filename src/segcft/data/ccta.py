@@ -18,18 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcft.coronary.defaults import SIZE, SPACING, WINDOW
-from segcft.coronary.extra import extra
 from segcft.coronary.plaque import STRUCTURES, Threshold, split
 from segcft.coronary.space import Frame, parse_frame
 from segcft.coronary.vessel import LINE_COLUMN, MESH_COLUMN, Crop, Files, Traced, about
 from segcft.coronary.volume import NIFTI, Volume, read_volume
 from segcft.data import attributes
 from segcft.data.convert import Converted, Excluded, Summary, Value, convert
-from segcft.data.loop import Progress
 from segcft.data.shared import Shared
 from segcft.data.splits import PARTS
 from segcft.errors import DataError
 from segcft.study import Splits
+from segcft.utils.extra import extra
+from segcft.utils.loop import Progress
 
 BITS = {"lumen": 1, "noncalcified": 2, "calcified": 4}
 """Flags of the masks; no pixel has two of them."""

@@ -16,13 +16,13 @@ from segcft.data import dicom
 from segcft.data.convert import Converted, Excluded, Summary, Value, convert, fit_values
 from segcft.data.dicomfile import text_of
 from segcft.data.imagefile import strip_suffix
-from segcft.data.loop import Progress
 from segcft.data.masks import FolderMasks, Masking, Plausibility, Segmenter
 from segcft.data.reject import Rejected
 from segcft.data.resize import border_median, pad_to_aspect
 from segcft.data.turn import AS_STORED, Turn
 from segcft.errors import DataError
 from segcft.study import Splits
+from segcft.utils.loop import Progress
 
 Naming = Literal["digest", "uid", "file"]
 

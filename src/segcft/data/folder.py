@@ -21,7 +21,6 @@ from segcft.data import resize
 from segcft.data.attributes import MISSING, Row, disbelief, nearest, parse, read_table
 from segcft.data.extent import contradiction
 from segcft.data.imagefile import check_id, find_file, find_mask, see_image
-from segcft.data.loop import Progress, ahead, silent
 from segcft.data.maskfile import read_masks
 from segcft.data.reject import Rejected, Remark
 from segcft.data.shards import Shard
@@ -30,6 +29,7 @@ from segcft.data.store import Store, StoreWriter
 from segcft.data.unnamed import SPELLINGS, alike_ids, find_columns, other_split
 from segcft.errors import DataError
 from segcft.study import FolderData, Study
+from segcft.utils.loop import Progress, ahead, silent
 
 
 class Sample(NamedTuple):

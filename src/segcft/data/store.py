@@ -36,7 +36,7 @@ from segcft.data.reject import REMARK_COLUMNS, WARNINGS, Remark
 from segcft.data.splits import PARTS
 from segcft.errors import DataError
 from segcft.study import Study
-from segcft.writing import reason, sync
+from segcft.utils.atomic import reason, sync
 
 VERSION = 1
 FULL = 255  # coverage of a pixel that lies wholly inside a structure

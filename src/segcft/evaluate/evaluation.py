@@ -25,9 +25,9 @@ from segcft.evaluate.scores import Row, Scores
 from segcft.evaluate.table import few_people, render_table
 from segcft.evaluate.truth import Drawn, Truth
 from segcft.guides.segmentor import Segmentor
-from segcft.progress import Progress
 from segcft.study import Study
-from segcft.writing import written
+from segcft.utils.atomic import written
+from segcft.utils.progress import Progress
 
 
 def evaluate(

@@ -19,11 +19,11 @@ from segcft.evaluate.cohort import Cohort
 from segcft.evaluate.effectiveness import Judge
 from segcft.evaluate.names import method_name, plain
 from segcft.evaluate.page import Page, blank, frame, outline, percent, show
-from segcft.progress import Progress
 from segcft.provenance import KEY, SYNTHETIC
 from segcft.rendering import structure_colours
 from segcft.study import Study
-from segcft.writing import written
+from segcft.utils.atomic import written
+from segcft.utils.progress import Progress
 
 METHOD_COLOURS = {"none": "#7f7f7f", "regressor": "#e6862a", "segmentor": "#1f6fb4"}
 BEFORE, AFTER = "#222222", "#0a7d32"

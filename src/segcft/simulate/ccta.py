@@ -18,12 +18,12 @@ from scipy.spatial import cKDTree
 
 from segcft.coronary.centreline import Frames
 from segcft.coronary.defaults import SIZE, SPACING
-from segcft.coronary.extra import extra
 from segcft.coronary.space import FLIP
-from segcft.data.loop import Progress, silent
 from segcft.data.simulated import person_number
 from segcft.simulate.coronary import CoronarySimulator, Noise, Scene
-from segcft.writing import whole_folder, write_rows
+from segcft.utils.atomic import whole_folder, write_rows
+from segcft.utils.extra import extra
+from segcft.utils.loop import Progress, silent
 
 Array = NDArray[np.floating]
 

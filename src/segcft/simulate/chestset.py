@@ -16,12 +16,12 @@ import numpy as np
 from PIL import Image
 
 import segcft
-from segcft.data.loop import Progress, silent
 from segcft.data.simulated import person_number
 from segcft.errors import DataError
 from segcft.provenance import png_bytes
 from segcft.simulate.chest import Attributes, ChestSimulator
-from segcft.writing import whole_folder, write_rows
+from segcft.utils.atomic import whole_folder, write_rows
+from segcft.utils.loop import Progress, silent
 
 CANDIDATES = 2000
 """How many natural people the median is of by which a selection goes."""

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from segcft.errors import DataError, WriteError
-from segcft.lock import Lock
-from segcft.target import is_empty
-from segcft.writing import append, reason, sync
+from segcft.utils.atomic import append, reason, sync
+from segcft.utils.lock import Lock
+from segcft.utils.output import is_empty
 
 
 class Journal:

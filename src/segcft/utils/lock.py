@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from segcft.errors import RunError, WriteError
-from segcft.writing import reason
+from segcft.utils.atomic import reason
 
 
 class Lock:
