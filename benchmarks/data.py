@@ -21,10 +21,10 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from segcft.config.study import Study, parse_study
 from segcft.data.batches import Batches
 from segcft.data.folder import import_folder
 from segcft.data.store import Store
-from segcft.study import Study, parse_study
 
 
 class Files(Dataset[Any]):

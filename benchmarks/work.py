@@ -86,9 +86,9 @@ class Work:
 
     def _make_guide(self) -> Any:
         """The same guide on both sides: ours, with random weights, frozen."""
+        from segcft.config.study import Image, RegressorSpec, SegmentorSpec
         from segcft.guides.regressor import Regressor
         from segcft.guides.segmentor import Segmentor
-        from segcft.study import Image, RegressorSpec, SegmentorSpec
         from segcft.training import freeze
 
         size = self.configuration["size"]

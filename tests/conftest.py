@@ -16,11 +16,11 @@ import yaml
 from hypothesis import settings
 from PIL import Image
 
+from segcft.config.study import Study, parse_study
 from segcft.data.batches import sequential
 from segcft.images.likelihood import to_unit
 from segcft.pipeline import Pipeline
 from segcft.run import Run
-from segcft.study import Study, parse_study
 from segcft.training import make_fabric
 
 if TYPE_CHECKING:

@@ -24,10 +24,10 @@ from starlette.testclient import TestClient
 from segcft.app.catalogue import Catalogue
 from segcft.app.payload import decode, encode, outlines
 from segcft.cli import main
+from segcft.config.study import Image as Grid
+from segcft.config.study import load_study
 from segcft.errors import SegcftError
 from segcft.provenance import SYNTHETIC, dicom_bytes
-from segcft.study import Image as Grid
-from segcft.study import load_study
 from tests.conftest import MODELS
 
 STUDY = load_study(MODELS / "chest-sim/study.yaml")

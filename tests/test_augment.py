@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from segcft.config.study import Augment
 from segcft.data.augment import Augmenter
-from segcft.study import Augment
 
 STRONG = Augment(
     rotate=20,

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from segcft.causal.graph import CycleError, Graph
 from segcft.causal.mechanisms import CategoricalMechanism, ConditionalSplineFlow, HurdleFlow, ParentEncoder
 from segcft.causal.scm import StructuralCausalModel
+from segcft.config.graph import CycleError, Graph
+from segcft.config.study import SCMSpec, Variable
 from segcft.errors import DataError, InterventionError
-from segcft.study import SCMSpec, Variable
 
 # sex, age -> area -> grade; age -> volume; alone. Declared out of causal order, on purpose.
 VARIABLES = {

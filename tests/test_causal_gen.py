@@ -29,15 +29,15 @@ from torch.nn import functional as F
 from conftest import changed, small_mapping
 from segcft import artefact
 from segcft.cli import main
+from segcft.config.mechanisms import CausalGenSpec, HVAESpec, parse_arch
+from segcft.config.study import Image, Study, Variable, parse_study
 from segcft.counterfactual import Abduction
 from segcft.errors import DataError, RunError, StudyError
 from segcft.images.causal_gen import CausalGenHVAE, ParentsShare
 from segcft.images.checkpoint import TrainedParent, load_causal_gen
 from segcft.images.likelihood import DiscretisedGaussian, TanhDiscretisedGaussian, to_unit
-from segcft.images.spec import CausalGenSpec, HVAESpec, parse_arch
 from segcft.pipeline import Pipeline
 from segcft.run import Run
-from segcft.study import Image, Study, Variable, parse_study
 from segcft.training import make_fabric
 from tests.test_hvae import one_step
 

@@ -24,6 +24,7 @@ from scipy.spatial.distance import cdist
 from scipy.spatial.transform import Rotation
 
 from segcft.cli import main
+from segcft.config.study import Splits
 from segcft.coronary import volume
 from segcft.coronary.files import open_centreline, open_surface
 from segcft.coronary.plaque import Threshold
@@ -35,7 +36,6 @@ from segcft.data.convert import Summary
 from segcft.data.reject import Rejected
 from segcft.data.splits import assign
 from segcft.errors import DataError
-from segcft.study import Splits
 from tests.test_coronary_volumes import write_series
 
 Array = NDArray[np.float64]

@@ -15,14 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from segcft.config.study import Image as Grid
+from segcft.config.study import Splits
 from segcft.data.convert import Converted, Excluded, Summary, Unreadable, convert, fit_window
 from segcft.data.imagefile import read_image
 from segcft.data.reject import Rejected
 from segcft.data.resize import fit_image
 from segcft.data.splits import assign
 from segcft.errors import DataError
-from segcft.study import Image as Grid
-from segcft.study import Splits
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from scipy import ndimage
 
 import segcft
 from segcft.cli import main
+from segcft.config.study import load_study, parse_study
 from segcft.coronary.defaults import WINDOW
 from segcft.coronary.plaque import Threshold, split
 from segcft.coronary.reformation import Reformation
@@ -33,7 +34,6 @@ from segcft.run import Run
 from segcft.simulate import CoronarySimulator
 from segcft.simulate.ccta import Grid, vessel_mesh, volume, write_ccta
 from segcft.simulate.coronary import MARGIN
-from segcft.study import load_study, parse_study
 from segcft.training import make_fabric
 
 PEOPLE = st.integers(0, 2**63 - 1)

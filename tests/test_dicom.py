@@ -42,6 +42,8 @@ from pydicom.uid import (
 )
 
 from segcft.cli import main
+from segcft.config.study import Image as Grid
+from segcft.config.study import parse_study
 from segcft.data.convert import Excluded, Summary, Unreadable
 from segcft.data.dicom import (
     age_between,
@@ -61,8 +63,6 @@ from segcft.data.masks import BITS, Plausibility, RunSegmenter
 from segcft.data.resize import fit_image
 from segcft.errors import DataError
 from segcft.run import Run
-from segcft.study import Image as Grid
-from segcft.study import parse_study
 
 RAMP = np.arange(12, dtype=np.uint16).reshape(3, 4) * 300
 """Twelve grey values of 12 bits, 0 to 3300."""

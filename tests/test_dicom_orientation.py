@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segcft.cli import main
+from segcft.config.study import Structure, parse_study
 from segcft.data.convert import Excluded
 from segcft.data.dicom import Shown, open_dicom, shown
 from segcft.data.folder import import_folder
@@ -27,7 +28,6 @@ from segcft.data.nifti import Axes
 from segcft.data.orientation import letters_of, turn_of
 from segcft.data.turn import AS_STORED, Turn
 from segcft.run import Run
-from segcft.study import Structure, parse_study
 from tests.test_dicom import chest, drawn_chest, make, rows, save
 
 UPRIGHT = np.arange(12, dtype=np.uint16).reshape(3, 4) * 300

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from segcft.causal.scm import StructuralCausalModel
+from segcft.config.study import Study, parse_study
 from segcft.counterfactual import Abduction, CounterfactualModel
 from segcft.data.simulated import import_simulated, make_simulator
 from segcft.data.store import Store
@@ -39,7 +40,6 @@ from segcft.guides.segmentor import Segmentor, SegmentorObjective
 from segcft.images.hvae import HVAE
 from segcft.images.likelihood import to_grey_levels, to_unit
 from segcft.run import Run
-from segcft.study import Study, parse_study
 from segcft.utils.progress import Progress
 
 CPU = torch.device("cpu")

@@ -17,11 +17,11 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 import segcft
+from segcft.config.study import Image, Study
 from segcft.data.extent import TOLERANCE, contradiction
 from segcft.data.folder import import_folder
 from segcft.data.store import Store
 from segcft.question import look
-from segcft.study import Image, Study
 from tests.conftest import MODELS, MakeStudy
 
 

@@ -28,13 +28,13 @@ from segcft import artefact
 from segcft.ablation import load_ablation, run_ablation
 from segcft.batch import answer_all, folder_items
 from segcft.cli import main
+from segcft.config.study import Study
 from segcft.data.shards import Shard
 from segcft.data.store import Store
 from segcft.errors import DataError, RunError, WriteError
 from segcft.importing import import_shard
 from segcft.pipeline import Pipeline
 from segcft.run import Run
-from segcft.study import Study
 from segcft.training import make_fabric
 from segcft.utils.atomic import sync
 from segcft.utils.lock import Lock

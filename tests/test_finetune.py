@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from segcft.config.study import Study
 from segcft.data.batches import Batches
 from segcft.finetune import CounterfactualObjective, constraint_level
 from segcft.images.likelihood import to_unit
 from segcft.run import Run
-from segcft.study import Study
 from segcft.training import make_fabric
 
 GUIDES = ("segmentor", "regressor")

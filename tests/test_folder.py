@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
+from segcft.config.study import Structure, Study, Variable, parse_study
 from segcft.data import resize
 from segcft.data.attributes import parse, read_table
 from segcft.data.folder import import_folder
@@ -31,7 +32,6 @@ from segcft.data.store import Store
 from segcft.errors import DataError, StudyError
 from segcft.importing import import_samples
 from segcft.run import Run
-from segcft.study import Structure, Study, Variable, parse_study
 from segcft.utils.lock import Lock
 from segcft.utils.progress import Progress
 

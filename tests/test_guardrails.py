@@ -16,13 +16,13 @@ from safetensors.torch import load_file, save_file
 
 import segcft
 from segcft.cli import main
+from segcft.config.study import parse_study
 from segcft.data.splits import assign
 from segcft.data.store import StoreWriter
 from segcft.errors import DataError, RunError
 from segcft.importing import check_unseen, describe, import_data
 from segcft.judging import evaluate_people
 from segcft.run import Run
-from segcft.study import parse_study
 from segcft.utils.progress import Progress
 from tests.conftest import MODELS, MakeStudy, changed, plaque_mapping, write_plaques
 from tests.test_pipeline import Notes

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from segcft import artefact
+from segcft.config.study import Augment, Image, RegressorSpec, SegmentorSpec
 from segcft.guides.regressor import Regressor, RegressorObjective
 from segcft.guides.segmentor import Segmentor, SegmentorObjective, dice
 from segcft.images.likelihood import to_unit
 from segcft.run import Run
-from segcft.study import Augment, Image, RegressorSpec, SegmentorSpec
 from segcft.training import freeze
 
 Batch = dict[str, Tensor]

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from segcft.cli import main
+from segcft.config.study import Study
 from segcft.data.shards import Shard
 from segcft.data.store import Store, StoreWriter
 from segcft.errors import DataError
 from segcft.importing import describe, import_samples, import_shard
 from segcft.run import Run
-from segcft.study import Study
 from segcft.utils.progress import Progress
 
 

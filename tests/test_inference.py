@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from segcft.causal.scm import StructuralCausalModel
+from segcft.config.study import SCMSpec, Variable
 from segcft.errors import InterventionError
 from segcft.inference import MissingValues
-from segcft.study import SCMSpec, Variable
 
 
 def chain() -> StructuralCausalModel:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from segcft.causal.intervention import Intervention, parse_intervention, resolve
 from segcft.causal.scm import StructuralCausalModel
+from segcft.config.study import SCMSpec, Variable
 from segcft.errors import InterventionError
-from segcft.study import SCMSpec, Variable
 
 VARIABLES = {
     "sex": Variable(kind="categorical", categories=("F", "M", "not known")),

@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
+from segcft.config.study import Structure
 from segcft.data.maskfile import BLENDED, blended, read_labels, read_masks
 from segcft.data.nifti import PICTURE, Placed
 from segcft.data.reject import Rejected
 from segcft.simulate import ChestSimulator
-from segcft.study import Structure
 
 SIZE = (48, 64)
 ITK = np.diag([-1.0, -1.0, 1.0, 1.0])

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from segcft.config.study import Study
 from segcft.data.maskfit import check_masks
 from segcft.data.store import Store, StoreWriter
 from segcft.simulate import ChestSimulator
-from segcft.study import Study
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from segcft import artefact
+from segcft.config.study import parse_study
 from segcft.data.imagefile import read_image
 from segcft.data.reject import Rejected
 from segcft.data.splits import assign
@@ -24,7 +25,6 @@ from segcft.guides.regressor import RegressorObjective
 from segcft.guides.segmentor import SegmentorObjective
 from segcft.pipeline import Pipeline
 from segcft.run import Run
-from segcft.study import parse_study
 from segcft.training import make_fabric
 from tests.conftest import MakeStudy, changed, plaque_mapping, write_plaques
 from tests.test_dicom import RAMP, make, save

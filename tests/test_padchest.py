@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segcft.cli import main
+from segcft.config.study import Splits, load_study
 from segcft.data.convert import Excluded, Summary
 from segcft.data.folder import import_folder
 from segcft.data.masks import BITS, FolderMasks, Plausibility, PSPNet, RunSegmenter, check_polarity, largest_parts
@@ -28,7 +29,6 @@ from segcft.data.padchest import Selection, convert_padchest, parse_age, parse_l
 from segcft.data.splits import assign
 from segcft.errors import DataError
 from segcft.run import Run
-from segcft.study import Splits, load_study
 
 COLUMNS = [
     "",

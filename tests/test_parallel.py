@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from segcft.config.study import Study
 from segcft.errors import SegcftError
 from segcft.parallel import _Worker, run_all
 from segcft.pipeline import Pipeline
 from segcft.run import Run
-from segcft.study import Study
 from segcft.training import make_fabric
 from segcft.utils.progress import ConsoleProgress, Progress, Task
 from tests.conftest import MakeStudy

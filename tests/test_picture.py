@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import ExifTags, Image, ImageOps
 
+from segcft.config.study import Study
 from segcft.data.imagefile import read_image, see_image
 from segcft.data.picture import pixels_of, read_picture
 from segcft.data.reject import Rejected
 from segcft.data.source import MemoryFile
 from segcft.question import look
-from segcft.study import Study
 
 
 def picture(height: int = 6, width: int = 9) -> np.ndarray:

@@ -15,13 +15,13 @@ import torch
 from PIL import Image
 
 from segcft import artefact
+from segcft.config.study import Study, load_study
 from segcft.errors import DataError, RunError
 from segcft.importing import check_unseen, new_people
 from segcft.judging import evaluate_people
 from segcft.pipeline import Pipeline
 from segcft.report.facts import seeds
 from segcft.run import Run
-from segcft.study import Study, load_study
 from segcft.training import make_fabric
 from segcft.utils.progress import Progress
 

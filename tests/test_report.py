@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from segcft import artefact
 from segcft.cli import main
+from segcft.config.study import Study, Variable, parse_study
 from segcft.errors import RunError
 from segcft.publish import publish
 from segcft.report import charts
@@ -29,7 +30,6 @@ from segcft.report.graph import draw_graph
 from segcft.report.page import render_report, write_report
 from segcft.report.tables import tables
 from segcft.run import Run
-from segcft.study import Study, Variable, parse_study
 from tests.conftest import small_mapping
 
 CPU = torch.device("cpu")

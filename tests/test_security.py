@@ -21,12 +21,12 @@ import yaml
 
 from segcft import artefact
 from segcft.cli import main
+from segcft.config.study import load_study
 from segcft.data.store import Store
 from segcft.errors import DataError, RunError, SegcftError, StudyError
 from segcft.images.causal_gen import CausalGenHVAE
 from segcft.images.checkpoint import load_causal_gen
 from segcft.run import Run
-from segcft.study import load_study
 from tests.conftest import MakeStudy, changed, plaque_mapping, write_plaques
 from tests.test_dicom import make, save
 from tools import licences

@@ -15,11 +15,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from segcft.config.study import Splits, Study, parse_study
 from segcft.data.batches import Batches, sequential
 from segcft.data.splits import PARTS, assign, expected_parts, uniform
 from segcft.data.store import Store, StoreWriter
 from segcft.errors import DataError, StudyError
-from segcft.study import Splits, Study, parse_study
 from segcft.utils.loop import ahead
 
 GRID = (4, 6)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from segcft.config.study import Study, load_study, parse_study
 from segcft.errors import StudyError
-from segcft.study import Study, load_study, parse_study
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 

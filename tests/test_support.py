@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from segcft.app.catalogue import Catalogue
+from segcft.config.study import Variable
 from segcft.doubts import out_of_support
 from segcft.model import Model
 from segcft.run import Run
-from segcft.study import Variable
 from segcft.support import all_limits, limits
 from tests.conftest import MODELS
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from segcft.config.study import Splits, Structure, Variable, load_study
 from segcft.data.attributes import Row, believed, is_age, parse, read_table
 from segcft.data.folder import import_folder
 from segcft.data.imagefile import LOSSLESS, find_file, find_mask
@@ -21,7 +22,6 @@ from segcft.data.splits import assign
 from segcft.data.unnamed import alike_ids, find_columns
 from segcft.errors import DataError, StudyError
 from segcft.importing import describe
-from segcft.study import Splits, Structure, Variable, load_study
 from tests.test_dicom import RAMP, make, save
 from tests.test_folder import Folder, make_study
 

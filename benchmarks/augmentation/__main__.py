@@ -27,10 +27,10 @@ from benchmarks.augmentation.table import Correct, Interval, accuracies, markdow
 from segcft.artefact import write_text
 from segcft.augment import Recipe, augment
 from segcft.balance import correlation_ratio
+from segcft.config.study import load_study
 from segcft.parallel import run_all
 from segcft.pipeline import Pipeline
 from segcft.run import Run
-from segcft.study import load_study
 from segcft.training import make_fabric
 from segcft.utils.progress import ConsoleProgress, Progress
 

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
 
+from segcft.config.section import Section
+from segcft.config.study import Study, parse_study, read_mapping, validate
 from segcft.errors import SegcftError, StudyError
-from segcft.section import Section
-from segcft.study import Study, parse_study, read_mapping, validate
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric

@@ -34,8 +34,9 @@ from torch import Tensor
 import segcft
 from segcft import artefact
 from segcft.balance import Request, Turns, correlation_ratio, requests
-from segcft.causal.graph import Graph
 from segcft.causal.intervention import Intervention
+from segcft.config.graph import Graph
+from segcft.config.study import FolderData, Study
 from segcft.data.store import Store
 from segcft.doubts import NOTABLE
 from segcft.errors import DataError, InterventionError
@@ -45,7 +46,6 @@ from segcft.importing import import_data
 from segcft.inference import areas_of
 from segcft.provenance import png_bytes
 from segcft.run import Run
-from segcft.study import FolderData, Study
 from segcft.support import all_limits
 from segcft.utils.atomic import whole_folder
 from segcft.utils.progress import Progress

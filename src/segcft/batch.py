@@ -27,6 +27,7 @@ import torch
 from segcft import artefact
 from segcft.answer import Answer
 from segcft.causal.intervention import Intervention
+from segcft.config.study import Study
 from segcft.data.attributes import MISSING, Row, disbelief, nearest, parse, read_table
 from segcft.data.dicomhead import DICOMDIR
 from segcft.data.imagefile import SUFFIXES, check_id, is_dicom, strip_suffix
@@ -37,7 +38,6 @@ from segcft.parallel import end_with_parent
 from segcft.provenance import dicom_bytes, png_bytes
 from segcft.question import MATCH, Question
 from segcft.run import Run
-from segcft.study import Study
 from segcft.utils.atomic import reason
 from segcft.utils.journal import Journal, Table
 from segcft.utils.progress import Progress

@@ -281,7 +281,7 @@ def _shard(text: str) -> Shard:
 
 
 def _pipeline(options: argparse.Namespace) -> Pipeline:
-    from segcft.study import load_study
+    from segcft.config.study import load_study
 
     study = load_study(options.study)  # a wrong study is told before anything heavy is imported
     quiet_libraries()
@@ -353,8 +353,8 @@ def _ablation(options: argparse.Namespace) -> None:
 
 
 def _import_causal_gen(options: argparse.Namespace) -> None:
-    from segcft.images.spec import CausalGenSpec
-    from segcft.study import load_study
+    from segcft.config.mechanisms import CausalGenSpec
+    from segcft.config.study import load_study
 
     if not isinstance(load_study(options.study).hvae, CausalGenSpec):
         raise SegcftError(f"{options.study}: hvae.architecture: a checkpoint of causal-gen needs 'causal-gen'")

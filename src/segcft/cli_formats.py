@@ -237,9 +237,9 @@ def _number(text: str) -> float:
 
 
 def _import_padchest(options: argparse.Namespace) -> None:
+    from segcft.config.study import Splits
     from segcft.data.masks import PSPNet
     from segcft.data.padchest import Selection, check_source, convert_padchest
-    from segcft.study import Splits
     from segcft.utils.progress import ConsoleProgress
 
     _check_order("--window", options.window)
@@ -265,8 +265,8 @@ def _import_padchest(options: argparse.Namespace) -> None:
 
 
 def _import_jsrt(options: argparse.Namespace) -> None:
+    from segcft.config.study import Splits
     from segcft.data.jsrt import convert_jsrt
-    from segcft.study import Splits
     from segcft.utils.progress import ConsoleProgress
 
     _check_order("--window", options.window)
@@ -286,8 +286,8 @@ def _import_jsrt(options: argparse.Namespace) -> None:
 
 def _import_dicom(options: argparse.Namespace) -> None:
     quiet_libraries()
+    from segcft.config.study import Splits
     from segcft.data.dicomset import Pseudonyms, convert_dicom
-    from segcft.study import Splits
     from segcft.utils.progress import ConsoleProgress
 
     _check_order("--window", options.window)
@@ -309,9 +309,9 @@ def _import_dicom(options: argparse.Namespace) -> None:
 
 def _import_ccta(options: argparse.Namespace) -> None:
     quiet_libraries()
+    from segcft.config.study import Splits
     from segcft.coronary.plaque import Threshold
     from segcft.data.ccta import convert_ccta
-    from segcft.study import Splits
     from segcft.utils.progress import ConsoleProgress
 
     _check_order("--window", options.window)

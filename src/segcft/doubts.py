@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from segcft.causal.intervention import CHANGE
+from segcft.config.study import Study
 from segcft.images.typicality import Length, Usual
-from segcft.study import Study
 from segcft.support import limits
 
 NOTABLE = 0.25

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segcft.causal.scm import StructuralCausalModel
+from segcft.config.study import FinetuneSpec, Study, Training
 from segcft.data.augment import Augmenter
 from segcft.data.batches import Batch, Batches
 from segcft.images.mechanism import ImageMechanism
 from segcft.images.objective import Samples
-from segcft.study import FinetuneSpec, Study, Training
 from segcft.training import Objective, freeze, parts
 
 if TYPE_CHECKING:

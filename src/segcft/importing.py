@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from segcft import artefact
 from segcft.causal.mechanisms import ParentEncoder
+from segcft.config.study import FolderData, SimulatedData, Study
 from segcft.data.folder import import_folder
 from segcft.data.maskfit import check_masks
 from segcft.data.reject import summarise
@@ -27,7 +28,6 @@ from segcft.data.store import Store
 from segcft.errors import DataError
 from segcft.evaluate.names import counted
 from segcft.run import Run
-from segcft.study import FolderData, SimulatedData, Study
 from segcft.utils.lock import Lock
 from segcft.utils.progress import Progress
 

@@ -11,9 +11,9 @@ from torch import Generator, Tensor
 
 from segcft.causal.intervention import CHANGE, Intervention, resolve
 from segcft.causal.scm import StructuralCausalModel
+from segcft.config.study import Study
 from segcft.errors import InterventionError
 from segcft.question import Question
-from segcft.study import Study
 
 
 def areas_of(study: Study, masks: Tensor) -> Tensor:

@@ -19,12 +19,12 @@ import torch
 import segcft
 from segcft import artefact
 from segcft.causal.scm import StructuralCausalModel
+from segcft.config.study import SimulatedData
 from segcft.data.store import Store
 from segcft.errors import RunError
 from segcft.evaluate.names import method_name
 from segcft.provenance import png_bytes
 from segcft.run import Run, write_people
-from segcft.study import SimulatedData
 from segcft.support import all_limits
 
 PEOPLE = 2000

@@ -32,6 +32,8 @@ from torch import nn
 
 from segcft import artefact
 from segcft.causal.scm import StructuralCausalModel
+from segcft.config.mechanisms import CausalGenSpec
+from segcft.config.study import Study, load_study
 from segcft.counterfactual import CounterfactualModel
 from segcft.data.splits import PARTS
 from segcft.data.store import Store
@@ -41,9 +43,7 @@ from segcft.guides.regressor import Regressor
 from segcft.guides.segmentor import Segmentor
 from segcft.images.causal_gen import CausalGenHVAE
 from segcft.images.hvae import HVAE
-from segcft.images.spec import CausalGenSpec
 from segcft.images.typicality import Usual
-from segcft.study import Study, load_study
 from segcft.training import freeze
 
 

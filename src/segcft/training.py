@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from segcft import artefact
+from segcft.config.study import Training
 from segcft.data.batches import Batch, Batches
 from segcft.errors import RunError, SegcftError, StudyError
-from segcft.study import Training
 from segcft.utils.atomic import append
 from segcft.utils.progress import Progress
 from segcft.utils.signals import HeldBack

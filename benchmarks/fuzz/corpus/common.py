@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segcft.study import Study, load_study
+from segcft.config.study import Study, load_study
 
 ROOT = Path(__file__).parents[3]
 MODEL = ROOT / "models" / "coronary-quickstart"

@@ -74,11 +74,11 @@ def _checkpoints() -> list[bytes]:
 @cache
 def _causal_gen() -> tuple[Any, list[Any], dict[str, Tensor], dict[str, Any]]:
     """A tiny network, its parents, and the tensors and settings of a checkpoint that fits it."""
+    from segcft.config.mechanisms import CausalGenSpec
+    from segcft.config.study import Image as Grid
+    from segcft.config.study import Variable
     from segcft.images.causal_gen import CausalGenHVAE
     from segcft.images.checkpoint import TrainedParent, _Weights
-    from segcft.images.spec import CausalGenSpec
-    from segcft.study import Image as Grid
-    from segcft.study import Variable
 
     settings: dict[str, Any] = {"enc_arch": "16b1d2,8b1d8,1b1", "dec_arch": "1b1,8b2,16b2", "widths": [4, 4, 8]}
     settings |= {"bottleneck": 4, "z_dim": 2, "z_max_res": 16, "bias_max_res": 16}

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from benchmarks.fuzz.corpus.common import ROOT, chest, contents, lazily
 from benchmarks.fuzz.work import Reader
+from segcft.config.study import load_study
 from segcft.errors import SegcftError
-from segcft.study import load_study
 
 _STUDIES = [ROOT / "configs" / f"{name}.yaml" for name in ("quickstart", "jsrt", "ccta")]
 _ABLATION = b"base: quickstart.yaml\nvariants:\n  best: {}\n  one: {why: fewer, finetune: {also: 0, slack: 0.1}}\n"

@@ -11,13 +11,13 @@ import numpy as np
 
 from segcft.app.payload import encode
 from segcft.app.refused import RefusedError
+from segcft.config.study import Study
 from segcft.errors import RunError, SegcftError
 from segcft.evaluate.names import method_name, plain
 from segcft.model import Model
 from segcft.question import read_pixels
 from segcft.rendering import is_wide, structure_colours
 from segcft.run import Run
-from segcft.study import Study
 from segcft.support import limits
 
 CENTRAL = (0.05, 0.95)

@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from segcft.answer import Answer
 from segcft.app.refused import RefusedError
 from segcft.causal.intervention import Intervention, parse_intervention
+from segcft.config.study import Study
 from segcft.model import Model
-from segcft.study import Study
 
 MOST_DRAWS = 12
 _MOST_NAMES = 1000

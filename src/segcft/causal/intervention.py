@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from segcft.config.study import Variable
 from segcft.errors import InterventionError
-from segcft.study import Variable
 
 if TYPE_CHECKING:
     from segcft.causal.scm import StructuralCausalModel

@@ -11,8 +11,8 @@ import zuko
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from segcft.config.study import Variable
 from segcft.errors import DataError
-from segcft.study import Variable
 
 
 class ParentEncoder(nn.Module):

@@ -9,10 +9,10 @@ from typing import cast
 import torch
 from torch import Generator, Tensor, nn
 
-from segcft.causal.graph import Graph
 from segcft.causal.mechanisms import CategoricalMechanism, ConditionalSplineFlow, HurdleFlow, Mechanism, ParentEncoder
+from segcft.config.graph import Graph
+from segcft.config.study import SCMSpec, Variable
 from segcft.errors import InterventionError
-from segcft.study import SCMSpec, Variable
 
 
 class StructuralCausalModel(nn.Module):

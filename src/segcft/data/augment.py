@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segcft.study import Augment
+from segcft.config.study import Augment
 
 
 class Augmenter:
@@ -17,7 +17,7 @@ class Augmenter:
     to no structure.
 
     Args:
-        spec: how much of what; see :class:`segcft.section.Augment`.
+        spec: how much of what; see :class:`segcft.config.section.Augment`.
     """
 
     def __init__(self, spec: Augment) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from segcft.config.study import Splits
 from segcft.coronary.defaults import SIZE, SPACING, WINDOW
 from segcft.coronary.plaque import STRUCTURES, Threshold, split
 from segcft.coronary.space import Frame, parse_frame
@@ -27,7 +28,6 @@ from segcft.data.convert import Converted, Excluded, Summary, Value, convert
 from segcft.data.shared import Shared
 from segcft.data.splits import PARTS
 from segcft.errors import DataError
-from segcft.study import Splits
 from segcft.utils.extra import extra
 from segcft.utils.loop import Progress
 

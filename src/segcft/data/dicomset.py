@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from segcft.config.study import Splits
 from segcft.data import dicom
 from segcft.data.convert import Converted, Excluded, Summary, Value, convert, fit_values
 from segcft.data.dicomfile import text_of
@@ -21,7 +22,6 @@ from segcft.data.reject import Rejected
 from segcft.data.resize import border_median, pad_to_aspect
 from segcft.data.turn import AS_STORED, Turn
 from segcft.errors import DataError
-from segcft.study import Splits
 from segcft.utils.loop import Progress
 
 Naming = Literal["digest", "uid", "file"]

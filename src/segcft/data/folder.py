@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from segcft.config.study import FolderData, Study
 from segcft.data import resize
 from segcft.data.attributes import MISSING, Row, disbelief, nearest, parse, read_table
 from segcft.data.extent import contradiction
@@ -28,7 +29,6 @@ from segcft.data.splits import PARTS, assign, expected_parts
 from segcft.data.store import Store, StoreWriter
 from segcft.data.unnamed import SPELLINGS, alike_ids, find_columns, other_split
 from segcft.errors import DataError
-from segcft.study import FolderData, Study
 from segcft.utils.loop import Progress, ahead, silent
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from segcft.config.study import Structure
 from segcft.data.dicomhead import is_dicom_file
 from segcft.data.extent import extent_of
 from segcft.data.near import near_file
@@ -18,7 +19,6 @@ from segcft.data.picture import Pixels, largest, read_picture
 from segcft.data.reject import Rejected, Remark
 from segcft.data.source import Source
 from segcft.data.turn import AS_STORED, Turn
-from segcft.study import Structure
 
 LOSSLESS = (".png", ".tif", ".tiff", ".bmp", *NIFTI)
 DICOM = (".dcm", ".dicom")

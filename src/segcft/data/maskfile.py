@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from segcft.config.study import Structure
 from segcft.data.imagefile import find_mask
 from segcft.data.nifti import PICTURE, Axes, Placed, is_nifti, read_nifti
 from segcft.data.picture import Pixels, largest, read_picture
 from segcft.data.reject import Rejected, Remark
 from segcft.data.source import Source
 from segcft.data.turn import AS_STORED, Turn
-from segcft.study import Structure
 
 WHOLE = 0.05
 """How far a label may be from a whole number: files store numbers scaled, which rounds them."""

@@ -18,6 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
+from segcft.config.study import Splits
 from segcft.data.attributes import MISSING, nearest
 from segcft.data.convert import PERCENTILES, Converted, Excluded, Summary, Unreadable, convert, fit_window
 from segcft.data.imagefile import check_id, strip_suffix
@@ -25,7 +26,6 @@ from segcft.data.masks import Masking, Plausibility, Segmenter, check_polarity
 from segcft.data.picture import read_picture
 from segcft.data.reject import Rejected
 from segcft.errors import DataError
-from segcft.study import Splits
 from segcft.utils.loop import Progress
 
 

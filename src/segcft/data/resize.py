@@ -11,9 +11,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from segcft.config.study import Image
 from segcft.data.reject import Rejected
 from segcft.data.source import MOST_PIXELS
-from segcft.study import Image
 
 Array = NDArray[np.float64]
 

@@ -14,11 +14,11 @@ from typing import TypeVar
 
 import pandas as pd
 
+from segcft.config.study import Study
 from segcft.data.reject import Remark
 from segcft.data.splits import expected_parts
 from segcft.data.store import Store, StoreWriter, records
 from segcft.errors import DataError
-from segcft.study import Study
 from segcft.utils.loop import Progress, silent
 
 Item = TypeVar("Item")

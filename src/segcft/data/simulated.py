@@ -11,11 +11,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from segcft.config.study import SimulatedData, Study
 from segcft.data.shards import Shard
 from segcft.data.splits import assign, expected_parts
 from segcft.data.store import Store, StoreWriter
 from segcft.errors import DataError
-from segcft.study import SimulatedData, Study
 from segcft.utils.loop import Progress, silent
 
 

@@ -32,10 +32,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from segcft.config.study import Study
 from segcft.data.reject import REMARK_COLUMNS, WARNINGS, Remark
 from segcft.data.splits import PARTS
 from segcft.errors import DataError
-from segcft.study import Study
 from segcft.utils.atomic import reason, sync
 
 VERSION = 1

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from segcft.config.study import Study
 from segcft.data.batches import sequential
 from segcft.data.store import Store
 from segcft.errors import DataError
 from segcft.images.likelihood import to_unit
-from segcft.study import Study
 
 
 class People(NamedTuple):

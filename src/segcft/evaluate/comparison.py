@@ -8,12 +8,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from segcft.config.study import EvaluationSpec, Study
 from segcft.evaluate import names
 from segcft.evaluate.bootstrap import bootstrap_means
 from segcft.evaluate.names import method_name, plain
 from segcft.evaluate.scores import Row
 from segcft.evaluate.table import grid
-from segcft.study import EvaluationSpec, Study
 
 SAMPLE = ["intervention", "structure", "id"]
 """What makes results of two runs a pair."""

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from segcft.artefact import write_text
-from segcft.causal.graph import Graph
 from segcft.causal.scm import StructuralCausalModel
+from segcft.config.graph import Graph
+from segcft.config.study import Study
 from segcft.counterfactual import Abduction, CounterfactualModel
 from segcft.data.store import Store
 from segcft.evaluate import names
@@ -25,7 +26,6 @@ from segcft.evaluate.scores import Row, Scores
 from segcft.evaluate.table import few_people, render_table
 from segcft.evaluate.truth import Drawn, Truth
 from segcft.guides.segmentor import Segmentor
-from segcft.study import Study
 from segcft.utils.atomic import written
 from segcft.utils.progress import Progress
 

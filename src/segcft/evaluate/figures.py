@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import segcft
+from segcft.config.study import Study
 from segcft.counterfactual import CounterfactualModel
 from segcft.evaluate.answers import Answers, Inquiry
 from segcft.evaluate.axioms import GREY_LEVELS
@@ -21,7 +22,6 @@ from segcft.evaluate.names import method_name, plain
 from segcft.evaluate.page import Page, blank, frame, outline, percent, show
 from segcft.provenance import KEY, SYNTHETIC
 from segcft.rendering import structure_colours
-from segcft.study import Study
 from segcft.utils.atomic import written
 from segcft.utils.progress import Progress
 

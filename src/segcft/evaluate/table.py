@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from segcft.config.study import SimulatedData, Study
 from segcft.evaluate import names
 from segcft.evaluate.names import method_name, plain
 from segcft.evaluate.scores import Row
-from segcft.study import SimulatedData, Study
 
 FEW = 30
 """People below whom the table warns of its intervals."""

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from segcft.config.study import SimulatedData, Study
 from segcft.data.simulated import make_simulator, mask_order
 from segcft.data.store import Store
 from segcft.images.likelihood import to_unit
-from segcft.study import SimulatedData, Study
 
 
 class Drawn(NamedTuple):

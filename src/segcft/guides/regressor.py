@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segcft.config.study import Image, RegressorSpec
 from segcft.data.augment import Augmenter
 from segcft.data.batches import Batch
 from segcft.images.likelihood import to_unit
-from segcft.study import Image, RegressorSpec
 from segcft.training import Objective
 
 

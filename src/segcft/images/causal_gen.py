@@ -23,10 +23,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segcft.config.mechanisms import BlockShape, CausalGenSpec
+from segcft.config.study import Image, Variable
 from segcft.images.likelihood import DiscretisedGaussian, TanhDiscretisedGaussian
 from segcft.images.mechanism import Exogenous, ImageMechanism, Recomputing
-from segcft.images.spec import BlockShape, CausalGenSpec
-from segcft.study import Image, Variable
 
 STEM_KERNEL = 7
 BLOCK_KERNEL = 3

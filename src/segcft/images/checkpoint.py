@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from segcft import artefact
+from segcft.config.mechanisms import CausalGenSpec, parse_arch
 from segcft.errors import DataError
 from segcft.images.causal_gen import CausalGenHVAE, Convolutions, DecoderBlock, ResidualBlock
-from segcft.images.spec import CausalGenSpec, parse_arch
 
 AVERAGED, RAW = "ema_model_state_dict", "model_state_dict"
 FINETUNED = "vae."

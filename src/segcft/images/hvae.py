@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segcft.config.mechanisms import HVAESpec, Level
+from segcft.config.study import Image, Variable
 from segcft.images.likelihood import DiscretisedGaussian
 from segcft.images.mechanism import Exogenous, ImageMechanism, Recomputing
-from segcft.images.spec import HVAESpec, Level
 from segcft.images.warp import Displacement, displaced
-from segcft.study import Image, Variable
 
 LOG_SCALE_RANGE = (-8.0, 2.0)
 """Of the posterior relative to the standard normal prior; wider only overflows."""

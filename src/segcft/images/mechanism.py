@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from segcft.causal.mechanisms import ParentEncoder
+from segcft.config.mechanisms import MechanismSpec
+from segcft.config.study import Image, Variable
 from segcft.images.likelihood import DiscretisedGaussian
-from segcft.images.spec import MechanismSpec
-from segcft.study import Image, Variable
 
 Inputs = TypeVarTuple("Inputs")
 Output = TypeVar("Output")

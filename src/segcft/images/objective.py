@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from segcft.config.mechanisms import MechanismSpec
+from segcft.config.study import Study
 from segcft.data.augment import Augmenter
 from segcft.data.batches import Batch
 from segcft.images.likelihood import to_unit
 from segcft.images.mechanism import ImageMechanism
-from segcft.images.spec import MechanismSpec
-from segcft.study import Study
 from segcft.training import Objective
 
 

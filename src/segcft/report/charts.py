@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from segcft.config.study import Variable
 from segcft.errors import RunError
 from segcft.evaluate.names import plain
-from segcft.study import Variable
 
 WIDTH, HEIGHT = 216.0, 104.0
 LEFT, BOTTOM, TOP, RIGHT = 42.0, 18.0, 8.0, 16.0

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from segcft.causal.graph import Graph
+from segcft.config.graph import Graph
+from segcft.config.study import Study
 from segcft.evaluate.names import plain
-from segcft.study import Study
 
 IMAGE = "\0image"
 """The image's name in the graph: no variable can have it."""

@@ -13,6 +13,7 @@ import yaml
 
 import segcft
 from segcft import artefact
+from segcft.config.study import SimulatedData, Study
 from segcft.errors import RunError
 from segcft.evaluate.cohort import Cohort
 from segcft.evaluate.names import METHODS, NO_CHANGE, TRUTH, method_name, plain
@@ -27,7 +28,6 @@ from segcft.report.pictures import data_uri, difference, difference_picture, out
 from segcft.report.tables import tables
 from segcft.results import Result
 from segcft.run import Run
-from segcft.study import SimulatedData, Study
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,12 @@ from pydantic import (
     model_validator,
 )
 
+from segcft.config.mechanisms import CausalGenSpec as CausalGenSpec
+from segcft.config.mechanisms import HVAESpec as HVAESpec
+from segcft.config.mechanisms import ImageSpec
+from segcft.config.section import Augment as Augment
+from segcft.config.section import Fraction, Section, Training
 from segcft.errors import StudyError
-from segcft.images.spec import CausalGenSpec as CausalGenSpec
-from segcft.images.spec import HVAESpec as HVAESpec
-from segcft.images.spec import ImageSpec
-from segcft.section import Augment as Augment
-from segcft.section import Fraction, Section, Training
 
 MOST_SHOWN = 200
 """Characters of a wrong value that an error shows."""
@@ -340,7 +340,7 @@ class Study(Section):
                         f"variables.{name}.parents: {parent!r} is not a variable ({', '.join(self.variables)})"
                     )
         # Imported here: the graph is plain Python, but the causal package imports torch.
-        from segcft.causal.graph import CycleError, Graph
+        from segcft.config.graph import CycleError, Graph
 
         try:
             Graph({name: variable.parents for name, variable in self.variables.items()})

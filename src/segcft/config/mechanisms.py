@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Discriminator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, Tag, field_validator
 
-from segcft.section import Section, Training
+from segcft.config.section import Section, Training
 
 
 class Level(Section):
