@@ -84,8 +84,8 @@ def _script(table: Path, angles: int) -> None:
     from scipy.ndimage import map_coordinates
 
     from segcft.coronary.centreline import Centreline
-    from segcft.coronary.files import read_centreline
     from segcft.coronary.reformation import Reformation
+    from segcft.io.vesselfile import read_centreline
 
     with table.open(newline="") as file:
         rows = list(csv.DictReader(file))

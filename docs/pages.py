@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from segcft.evaluate.names import plain
 from segcft.evaluate.page import frame, outline
 from segcft.evaluate.table import grid
-from segcft.rendering import structure_colours
+from segcft.io.rendering import structure_colours
 
 matplotlib.use("agg")
 

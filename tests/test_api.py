@@ -21,11 +21,11 @@ from PIL import Image
 
 import segcft
 from segcft.answer import Answer
-from segcft.data.source import MemoryFile
 from segcft.errors import DataError, InterventionError, RunError, WriteError
+from segcft.io.provenance import dicom_bytes, png_bytes
+from segcft.io.rendering import difference_colours, outlined, strip
+from segcft.io.source import MemoryFile
 from segcft.model import BATCH, Model
-from segcft.provenance import dicom_bytes, png_bytes
-from segcft.rendering import difference_colours, outlined, strip
 from segcft.run import Run
 
 DO = {"heart_area": "+10%"}

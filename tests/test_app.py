@@ -27,7 +27,7 @@ from segcft.cli import main
 from segcft.config.study import Image as Grid
 from segcft.config.study import load_study
 from segcft.errors import SegcftError
-from segcft.provenance import SYNTHETIC, dicom_bytes
+from segcft.io.provenance import SYNTHETIC, dicom_bytes
 from tests.conftest import MODELS
 
 STUDY = load_study(MODELS / "chest-sim/study.yaml")

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, ConsoleMessage, Page, Route, expect, sync_playwright
 
-from segcft.provenance import SYNTHETIC, inspect
+from segcft.io.provenance import SYNTHETIC, inspect
 from tests.conftest import MODELS
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

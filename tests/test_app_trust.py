@@ -28,7 +28,7 @@ from segcft.app.guard import RateLimit
 from segcft.app.refused import RefusedError
 from segcft.app.server import MOST_UPLOADED, make_app
 from segcft.app.worker import Worker
-from segcft.provenance import dicom_bytes
+from segcft.io.provenance import dicom_bytes
 from tests.test_app import OCTETS, decode_upload, error, picture, upload
 
 ADDRESS = "http://127.0.0.1:8000"

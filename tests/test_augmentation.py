@@ -27,7 +27,7 @@ from segcft.cli import main
 from segcft.data.store import Store
 from segcft.doubts import NOTABLE
 from segcft.errors import DataError, InterventionError
-from segcft.provenance import inspect
+from segcft.io.provenance import inspect
 from segcft.run import Run, write_people
 from segcft.utils.progress import Progress
 from tests.conftest import MakeStudy

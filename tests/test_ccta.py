@@ -25,17 +25,17 @@ from scipy.spatial.transform import Rotation
 
 from segcft.cli import main
 from segcft.config.study import Splits
-from segcft.coronary import volume
-from segcft.coronary.files import open_centreline, open_surface
 from segcft.coronary.plaque import Threshold
-from segcft.coronary.space import Frame, parse_frame
-from segcft.coronary.volume import Volume
 from segcft.data import ccta
 from segcft.data.ccta import BITS, convert_ccta, label_angles, read_vessels, to_bits
 from segcft.data.convert import Summary
-from segcft.data.reject import Rejected
 from segcft.data.splits import assign
 from segcft.errors import DataError
+from segcft.io import volume
+from segcft.io.reject import Rejected
+from segcft.io.space import Frame, parse_frame
+from segcft.io.vesselfile import open_centreline, open_surface
+from segcft.io.volume import Volume
 from tests.test_coronary_volumes import write_series
 
 Array = NDArray[np.float64]

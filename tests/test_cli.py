@@ -18,8 +18,8 @@ import yaml
 from PIL import Image
 
 from segcft.cli import STAGES, main
+from segcft.io.provenance import inspect
 from segcft.model import Model
-from segcft.provenance import inspect
 from segcft.run import Run
 
 Outcome = tuple[int, str, str]

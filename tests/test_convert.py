@@ -18,11 +18,11 @@ from PIL import Image
 from segcft.config.study import Image as Grid
 from segcft.config.study import Splits
 from segcft.data.convert import Converted, Excluded, Summary, Unreadable, convert, fit_window
-from segcft.data.imagefile import read_image
-from segcft.data.reject import Rejected
 from segcft.data.resize import fit_image
 from segcft.data.splits import assign
 from segcft.errors import DataError
+from segcft.io.imagefile import read_image
+from segcft.io.reject import Rejected
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from segcft.coronary.files import chain, parse_csv, parse_rotterdam, read_centreline, read_surface
-from segcft.coronary.meshfile import parse_stl, read_mesh
 from segcft.coronary.surface import Surface
-from segcft.data.reject import Rejected
+from segcft.io.meshfile import parse_stl, read_mesh
+from segcft.io.reject import Rejected
+from segcft.io.vesselfile import chain, parse_csv, parse_rotterdam, read_centreline, read_surface
 
 Array = NDArray[np.float64]
 
@@ -324,7 +324,7 @@ def test_nothing_but_the_error_tells_of_a_damaged_file(tmp_path: Path) -> None:
     pyvista.Sphere().save(tmp_path / "cut.vtp")
     (tmp_path / "cut.vtp").write_bytes((tmp_path / "cut.vtp").read_bytes()[:5000])
     code = (
-        "import sys, pathlib; from segcft.coronary.files import read_surface\n"
+        "import sys, pathlib; from segcft.io.vesselfile import read_surface\n"
         "try: read_surface(pathlib.Path(sys.argv[1]))\nexcept Exception as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "cut.vtp")], capture_output=True, text=True)

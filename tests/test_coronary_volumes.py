@@ -31,10 +31,10 @@ from pydicom.uid import (
 )
 from scipy.spatial.transform import Rotation
 
-from segcft.coronary.files import read_centreline, read_surface
-from segcft.coronary.volume import Volume, read_volume
 from segcft.data.convert import Excluded
-from segcft.data.reject import Rejected
+from segcft.io.reject import Rejected
+from segcft.io.vesselfile import read_centreline, read_surface
+from segcft.io.volume import Volume, read_volume
 
 Array = NDArray[np.float64]
 

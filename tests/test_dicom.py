@@ -45,7 +45,12 @@ from segcft.cli import main
 from segcft.config.study import Image as Grid
 from segcft.config.study import parse_study
 from segcft.data.convert import Excluded, Summary, Unreadable
-from segcft.data.dicom import (
+from segcft.data.dicomset import Pseudonyms, convert_dicom
+from segcft.data.folder import import_folder
+from segcft.data.masks import BITS, Plausibility, RunSegmenter
+from segcft.data.resize import fit_image
+from segcft.errors import DataError
+from segcft.io.dicom import (
     age_between,
     aspect,
     field_of_view,
@@ -55,13 +60,8 @@ from segcft.data.dicom import (
     read_dicom,
     view,
 )
-from segcft.data.dicomfile import text_of
-from segcft.data.dicomset import Pseudonyms, convert_dicom
-from segcft.data.folder import import_folder
-from segcft.data.imagefile import read_image, see_image
-from segcft.data.masks import BITS, Plausibility, RunSegmenter
-from segcft.data.resize import fit_image
-from segcft.errors import DataError
+from segcft.io.dicomfile import text_of
+from segcft.io.imagefile import read_image, see_image
 from segcft.run import Run
 
 RAMP = np.arange(12, dtype=np.uint16).reshape(3, 4) * 300

@@ -27,12 +27,12 @@ from pydicom.uid import (
 
 from segcft.app.upload import received
 from segcft.cli import main
-from segcft.coronary.series import read_series
 from segcft.data.convert import Excluded
-from segcft.data.dicom import open_dicom, read_dicom, shown
-from segcft.data.dicomhead import HEAD, begins_as_dicom
-from segcft.data.imagefile import is_dicom, see_image
-from segcft.data.source import MemoryFile
+from segcft.io.dicom import open_dicom, read_dicom, shown
+from segcft.io.dicomhead import HEAD, begins_as_dicom
+from segcft.io.imagefile import is_dicom, see_image
+from segcft.io.series import read_series
+from segcft.io.source import MemoryFile
 from segcft.run import Run
 from tests.test_coronary_volumes import placed, ramp, write_series
 from tests.test_dicom import RAMP, chest, make, rows, save

@@ -20,13 +20,13 @@ from PIL import Image
 from segcft.cli import main
 from segcft.config.study import Structure, parse_study
 from segcft.data.convert import Excluded
-from segcft.data.dicom import Shown, open_dicom, shown
 from segcft.data.folder import import_folder
-from segcft.data.imagefile import see_image
-from segcft.data.maskfile import read_masks
-from segcft.data.nifti import Axes
-from segcft.data.orientation import letters_of, turn_of
-from segcft.data.turn import AS_STORED, Turn
+from segcft.io.dicom import Shown, open_dicom, shown
+from segcft.io.imagefile import see_image
+from segcft.io.maskfile import read_masks
+from segcft.io.nifti import Axes
+from segcft.io.orientation import letters_of, turn_of
+from segcft.io.turn import AS_STORED, Turn
 from segcft.run import Run
 from tests.test_dicom import chest, drawn_chest, make, rows, save
 

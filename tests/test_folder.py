@@ -22,15 +22,15 @@ from segcft.config.study import Structure, Study, Variable, parse_study
 from segcft.data import resize
 from segcft.data.attributes import parse, read_table
 from segcft.data.folder import import_folder
-from segcft.data.imagefile import find_file, read_image
-from segcft.data.maskfile import read_masks
-from segcft.data.reject import Rejected
 from segcft.data.shards import Shard, join
 from segcft.data.simulated import import_simulated, make_simulator, person_number
 from segcft.data.splits import assign
 from segcft.data.store import Store
 from segcft.errors import DataError, StudyError
 from segcft.importing import import_samples
+from segcft.io.imagefile import find_file, read_image
+from segcft.io.maskfile import read_masks
+from segcft.io.reject import Rejected
 from segcft.run import Run
 from segcft.utils.lock import Lock
 from segcft.utils.progress import Progress

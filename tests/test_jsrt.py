@@ -21,9 +21,9 @@ from segcft.config.study import load_study
 from segcft.data.convert import Excluded, Summary
 from segcft.data.folder import import_folder
 from segcft.data.jsrt import convert_jsrt, parse_clinical, read_clinical, read_outline, read_raw, split_place
-from segcft.data.reject import Rejected
 from segcft.data.splits import assign
 from segcft.errors import DataError
+from segcft.io.reject import Rejected
 
 CONFIG = Path(__file__).parents[1] / "configs" / "jsrt.yaml"
 STUDY = load_study(CONFIG)

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from segcft.config.study import Structure
-from segcft.data.maskfile import BLENDED, blended, read_labels, read_masks
-from segcft.data.nifti import PICTURE, Placed
-from segcft.data.reject import Rejected
+from segcft.io.maskfile import BLENDED, blended, read_labels, read_masks
+from segcft.io.nifti import PICTURE, Placed
+from segcft.io.reject import Rejected
 from segcft.simulate import ChestSimulator
 
 SIZE = (48, 64)
@@ -112,7 +112,7 @@ def test_a_zero_that_a_scale_factor_moved_is_outside(tmp_path: Path) -> None:
 def test_files_of_few_bits_hold_their_numbers(bits: int) -> None:
     values = np.arange(16).reshape(4, 4) % 2**bits
     content = png_of_bits(values, bits)
-    from segcft.data.source import MemoryFile
+    from segcft.io.source import MemoryFile
 
     assert np.array_equal(read_labels(MemoryFile("p.png", content)), values)
 

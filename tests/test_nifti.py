@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from nibabel.orientations import axcodes2ornt, ornt_transform
 
 from segcft.app.upload import received
-from segcft.data.imagefile import read_image, see_image
-from segcft.data.maskfile import read_labels
-from segcft.data.nifti import read_nifti
-from segcft.data.orientation import letters_of, turn_of
-from segcft.data.reject import Rejected
-from segcft.data.source import MemoryFile
+from segcft.io.imagefile import read_image, see_image
+from segcft.io.maskfile import read_labels
+from segcft.io.nifti import read_nifti
+from segcft.io.orientation import letters_of, turn_of
+from segcft.io.reject import Rejected
+from segcft.io.source import MemoryFile
 
 CODES = ["".join(code) for axes in itertools.permutations(("RL", "AP", "SI")) for code in itertools.product(*axes)]
 

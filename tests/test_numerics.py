@@ -16,13 +16,13 @@ from PIL import Image
 
 from segcft import artefact
 from segcft.config.study import parse_study
-from segcft.data.imagefile import read_image
-from segcft.data.reject import Rejected
 from segcft.data.splits import assign
 from segcft.doubts import out_of_support
 from segcft.errors import DataError, RunError, StudyError
 from segcft.guides.regressor import RegressorObjective
 from segcft.guides.segmentor import SegmentorObjective
+from segcft.io.imagefile import read_image
+from segcft.io.reject import Rejected
 from segcft.pipeline import Pipeline
 from segcft.run import Run
 from segcft.training import make_fabric

@@ -15,10 +15,10 @@ from hypothesis.extra import numpy as arrays
 from PIL import ExifTags, Image, ImageOps
 
 from segcft.config.study import Study
-from segcft.data.imagefile import read_image, see_image
-from segcft.data.picture import pixels_of, read_picture
-from segcft.data.reject import Rejected
-from segcft.data.source import MemoryFile
+from segcft.io.imagefile import read_image, see_image
+from segcft.io.picture import pixels_of, read_picture
+from segcft.io.reject import Rejected
+from segcft.io.source import MemoryFile
 from segcft.question import look
 
 

@@ -16,9 +16,9 @@ from pydicom import dcmread
 
 import segcft
 from segcft.cli import main
-from segcft.data.dicom import person, read_dicom
 from segcft.errors import DataError
-from segcft.provenance import dicom_bytes, gif_bytes, picture, png_bytes
+from segcft.io.dicom import person, read_dicom
+from segcft.io.provenance import dicom_bytes, gif_bytes, picture, png_bytes
 from segcft.run import Run
 
 JSON = st.recursive(

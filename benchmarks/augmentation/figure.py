@@ -11,7 +11,7 @@ from PIL import Image
 
 from benchmarks.augmentation.people import SIZE, VARIABLE, read_table
 from segcft.data.store import Store
-from segcft.provenance import SYNTHETIC
+from segcft.io.provenance import SYNTHETIC
 from segcft.simulate.chest import ChestSimulator
 
 PER_SEX = 2

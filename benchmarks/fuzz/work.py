@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.fuzz.mutate import Structure, mutate
-from segcft.data.reject import Rejected
 from segcft.errors import SegcftError
+from segcft.io.reject import Rejected
 
 SECONDS = 10.0
 """An input that takes longer is a finding."""

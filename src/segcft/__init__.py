@@ -31,7 +31,7 @@ def inspect(path: str | Path) -> dict[str, Any] | None:
     Raises:
         DataError: the file cannot be read, or its record is damaged.
     """
-    from segcft.provenance import inspect
+    from segcft.io.provenance import inspect
 
     if not (isinstance(path, str | Path) and os.path.isfile(path)):
         from segcft.arguments import place  # late: it takes seconds to import what it needs

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from segcft import arguments, artefact
 from segcft.causal.intervention import Intervention
 from segcft.evaluate.names import method_name, plain
-from segcft.provenance import dicom_bytes, png_bytes
+from segcft.io.provenance import dicom_bytes, png_bytes
+from segcft.io.rendering import difference_colours, is_wide, outlined, to_html
 from segcft.question import MATCH
-from segcft.rendering import difference_colours, is_wide, outlined, to_html
 from segcft.utils.output import RECORD, check_answer
 
 WHITE = 16.0

@@ -44,7 +44,7 @@ from segcft.evaluate.names import METHODS
 from segcft.images.likelihood import to_grey_levels, to_unit
 from segcft.importing import import_data
 from segcft.inference import areas_of
-from segcft.provenance import png_bytes
+from segcft.io.provenance import png_bytes
 from segcft.run import Run
 from segcft.support import all_limits
 from segcft.utils.atomic import whole_folder

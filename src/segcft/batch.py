@@ -29,13 +29,13 @@ from segcft.answer import Answer
 from segcft.causal.intervention import Intervention
 from segcft.config.study import Study
 from segcft.data.attributes import MISSING, Row, disbelief, nearest, parse, read_table
-from segcft.data.dicomhead import DICOMDIR
-from segcft.data.imagefile import SUFFIXES, check_id, is_dicom, strip_suffix
-from segcft.data.reject import Rejected
 from segcft.errors import DataError, InterventionError, RunError, SegcftError
+from segcft.io.dicomhead import DICOMDIR
+from segcft.io.imagefile import SUFFIXES, check_id, is_dicom, strip_suffix
+from segcft.io.provenance import dicom_bytes, png_bytes
+from segcft.io.reject import Rejected
 from segcft.model import BATCH, Model
 from segcft.parallel import end_with_parent
-from segcft.provenance import dicom_bytes, png_bytes
 from segcft.question import MATCH, Question
 from segcft.run import Run
 from segcft.utils.atomic import reason
@@ -110,7 +110,7 @@ class _Outcome(NamedTuple):
 def folder_items(folder: Path, known: Sequence[str], do: Sequence[str]) -> Asked:
     """The same question about every image file in ``folder`` and below, in the order of their names.
 
-    An image has the suffix of one (:data:`segcft.data.imagefile.SUFFIXES`), or is a DICOM file, whatever it is called:
+    An image has the suffix of one (:data:`segcft.io.imagefile.SUFFIXES`), or is a DICOM file, whatever it is called:
     those of an archive have no suffix, or ``.IMA``. Files whose names begin with a dot are the system's.
 
     Raises:

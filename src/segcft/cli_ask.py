@@ -142,7 +142,7 @@ def _batch(options: argparse.Namespace, run: Run, device: torch.device) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    from segcft.provenance import inspect
+    from segcft.io.provenance import inspect
 
     unknown = 0
     for path in options.files:

@@ -23,7 +23,7 @@ from segcft.config.study import SimulatedData
 from segcft.data.store import Store
 from segcft.errors import RunError
 from segcft.evaluate.names import method_name
-from segcft.provenance import png_bytes
+from segcft.io.provenance import png_bytes
 from segcft.run import Run, write_people
 from segcft.support import all_limits
 

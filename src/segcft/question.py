@@ -18,13 +18,13 @@ from torch import Tensor
 from segcft.causal.intervention import Intervention, parse_intervention
 from segcft.config.study import FolderData, Study
 from segcft.data.attributes import believed, is_age
-from segcft.data.extent import contradiction
-from segcft.data.imagefile import see_image, shades
-from segcft.data.picture import Pixels, largest, pixels_of
-from segcft.data.reject import Rejected, Remark
 from segcft.data.resize import fit_image
-from segcft.data.source import MemoryFile
 from segcft.errors import DataError, InterventionError
+from segcft.io.extent import contradiction
+from segcft.io.imagefile import see_image, shades
+from segcft.io.picture import Pixels, largest, pixels_of
+from segcft.io.reject import Rejected, Remark
+from segcft.io.source import MemoryFile
 
 ImageLike = str | Path | MemoryFile | NDArray[Any] | Tensor | Picture
 """A file (PNG, TIFF, JPEG, BMP, DICOM, NIfTI), or pixels: (H, W) or (H, W, 3), of a tensor (H, W) or (C, H, W); of 8 or

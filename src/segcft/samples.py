@@ -12,8 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from segcft import arguments, artefact
-from segcft.provenance import png_bytes
-from segcft.rendering import to_html
+from segcft.io.provenance import png_bytes
+from segcft.io.rendering import to_html
 from segcft.utils.output import check
 
 TABLE = "attributes.csv"

@@ -14,8 +14,8 @@ from segcft import arguments, artefact
 from segcft.answer import Answer
 from segcft.errors import DataError
 from segcft.evaluate.names import plain
-from segcft.provenance import gif_bytes, picture, png_bytes
-from segcft.rendering import strip, to_html
+from segcft.io.provenance import gif_bytes, picture, png_bytes
+from segcft.io.rendering import strip, to_html
 
 MILLISECONDS = 200
 """For which a picture of the GIF is shown."""

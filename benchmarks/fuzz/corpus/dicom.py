@@ -22,7 +22,7 @@ def readers() -> list[Reader]:
 
 
 def _read(path: Path) -> None:
-    from segcft.data import dicom
+    from segcft.io import dicom
 
     dataset = dicom.open_dicom(path)
     dicom.person(dataset)
@@ -34,7 +34,7 @@ def _read(path: Path) -> None:
 
 
 def _read_series(path: Path) -> None:
-    from segcft.coronary.volume import read_volume
+    from segcft.io.volume import read_volume
 
     read_volume(path.parent)
 
@@ -113,7 +113,7 @@ def answer() -> bytes:
     from pydicom import dcmread
     from pydicom.uid import UID
 
-    from segcft.provenance import dicom_bytes
+    from segcft.io.provenance import dicom_bytes
 
     dataset = dcmread(io.BytesIO(dicom_bytes(pixels()[None], RECORD, (0.2, 0.2))))
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = UID("1.2.3.4")

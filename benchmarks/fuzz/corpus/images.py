@@ -14,7 +14,7 @@ from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION
 
 from benchmarks.fuzz.corpus.common import RECORD, chest, lazily, pixels
 from benchmarks.fuzz.work import Reader
-from segcft.data.reject import Rejected
+from segcft.io.reject import Rejected
 
 
 def readers() -> list[Reader]:
@@ -33,8 +33,8 @@ def readers() -> list[Reader]:
 
 def read(path: Path) -> None:
     """Read an image in each of the ways in which segcft does."""
-    from segcft.data.imagefile import read_image
-    from segcft.data.maskfile import read_labels
+    from segcft.io.imagefile import read_image
+    from segcft.io.maskfile import read_labels
     from segcft.question import read_pixels
 
     read_image(path, 3)
@@ -93,13 +93,13 @@ def _outlines() -> list[bytes]:
 
 
 def _answers() -> list[bytes]:
-    from segcft.provenance import png_bytes
+    from segcft.io.provenance import png_bytes
 
     return [png_bytes(pixels()[None], RECORD), png_bytes(pixels()[None])]
 
 
 def _animations() -> list[bytes]:
-    from segcft.provenance import gif_bytes, picture
+    from segcft.io.provenance import gif_bytes, picture
 
     shown = pixels()[None]
     return [gif_bytes([picture(shown), picture(255 - shown)], RECORD, 100)]

@@ -14,8 +14,8 @@ _POINTS = [b"# SPACE=RAS\nx,y,z\n1,2,3\n2,3,4\n3,4,6\n", b"x (mm);y;z\n1,5;2;3\n
 
 
 def readers() -> list[Reader]:
-    centreline = lazily("segcft.coronary.files", "read_centreline")
-    surface = lazily("segcft.coronary.files", "read_surface")
+    centreline = lazily("segcft.io.vesselfile", "read_centreline")
+    surface = lazily("segcft.io.vesselfile", "read_surface")
     lines = [Reader(f"centreline {s[1:]}", s, partial(_lines, s), centreline, "text") for s in (".vtp", ".vtk")]
     kinds = (".stl", ".ply", ".vtp", ".vtk")
     return [

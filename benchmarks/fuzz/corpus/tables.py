@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.fuzz.corpus.common import CHEST, chest, lazily
 from benchmarks.fuzz.work import Reader
-from segcft.data.reject import Rejected
+from segcft.io.reject import Rejected
 
 _TABLE = b"id,age,sex,patient\na,63,F,p1\nb,,M,p2\nc,1e2,F,p1\n"
 _VESSELS = (

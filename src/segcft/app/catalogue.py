@@ -14,9 +14,9 @@ from segcft.app.refused import RefusedError
 from segcft.config.study import Study
 from segcft.errors import RunError, SegcftError
 from segcft.evaluate.names import method_name, plain
+from segcft.io.rendering import is_wide, structure_colours
 from segcft.model import Model
 from segcft.question import read_pixels
-from segcft.rendering import is_wide, structure_colours
 from segcft.run import Run
 from segcft.support import limits
 

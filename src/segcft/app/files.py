@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 
 from segcft.answer import Answer
-from segcft.provenance import dicom_bytes, png_bytes
+from segcft.io.provenance import dicom_bytes, png_bytes
 
 FORMATS = {"png": "image/png", "dcm": "application/dicom", "json": "application/json"}
 """Suffix of a file -> its media type."""

@@ -1,14 +1,14 @@
 """An uploaded file, read in memory alone: nothing of it is written or kept, its name is never asked for.
 
 The bytes are a stranger's: a small file can unpack to a huge image. Readers bound what they unpack, see
-:mod:`segcft.data.source`.
+:mod:`segcft.io.source`.
 """
 
 from __future__ import annotations
 
-from segcft.data.dicomhead import HEAD, begins_as_dicom
-from segcft.data.source import MemoryFile
 from segcft.errors import DataError
+from segcft.io.dicomhead import HEAD, begins_as_dicom
+from segcft.io.source import MemoryFile
 
 TITLE = "the uploaded file"
 """What errors call it."""

@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcft.coronary.centreline import Centreline
-from segcft.coronary.files import Line, open_centreline, open_surface
 from segcft.coronary.plaque import NO_LUMEN, Threshold
 from segcft.coronary.reformation import TOO_SHORT, Reformation
-from segcft.coronary.space import AS_SAID, FRAMES, Frame
 from segcft.coronary.surface import Surface
-from segcft.coronary.volume import OUTSIDE, Volume
 from segcft.data.convert import Excluded
-from segcft.data.reject import Rejected
+from segcft.io.reject import Rejected
+from segcft.io.space import AS_SAID, FRAMES, Frame
+from segcft.io.vesselfile import Line, open_centreline, open_surface
+from segcft.io.volume import OUTSIDE, Volume
 
 SHORT_MESH = "mesh shorter than the crop"
 APART = "mesh elsewhere"
@@ -78,7 +78,7 @@ class Traced:
 
     @classmethod
     def read(cls, files: Files, smooth: float, ras: bool) -> Traced:
-        """What ``files`` hold; see :func:`segcft.coronary.files.open_centreline`.
+        """What ``files`` hold; see :func:`segcft.io.vesselfile.open_centreline`.
 
         Raises:
             Excluded: a file cannot be read, or what it holds is no course or no surface of a vessel.

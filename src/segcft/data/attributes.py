@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segcft.config.study import Variable
-from segcft.data.reject import Rejected
 from segcft.errors import DataError
+from segcft.io.reject import Rejected
 
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "#n/a", "<na>", "."})
 """Texts of a missing value, in small letters; ``#N/A`` is a spreadsheet's, a point that of SAS and Stata."""

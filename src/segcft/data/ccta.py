@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 from segcft.config.study import Splits
 from segcft.coronary.defaults import SIZE, SPACING, WINDOW
 from segcft.coronary.plaque import STRUCTURES, Threshold, split
-from segcft.coronary.space import Frame, parse_frame
 from segcft.coronary.vessel import LINE_COLUMN, MESH_COLUMN, Crop, Files, Traced, about
-from segcft.coronary.volume import NIFTI, Volume, read_volume
 from segcft.data import attributes
 from segcft.data.convert import Converted, Excluded, Summary, Value, convert
 from segcft.data.shared import Shared
 from segcft.data.splits import PARTS
 from segcft.errors import DataError
+from segcft.io.space import Frame, parse_frame
+from segcft.io.volume import NIFTI, Volume, read_volume
 from segcft.utils.extra import extra
 from segcft.utils.loop import Progress
 
@@ -88,7 +88,7 @@ def convert_ccta(
     Args:
         table: CSV with a row a vessel: id, volume, centreline, lumen, wall; patient (default: the id), split
             (default: drawn by patient), centreline_in and meshes_in (coordinates, see
-            :func:`segcft.coronary.space.parse_frame`) may follow, and any other columns, which are kept. Relative paths
+            :func:`segcft.io.space.parse_frame`) may follow, and any other columns, which are kept. Relative paths
             are below the table's folder.
         out: folder to write; an interrupted conversion goes on.
         size: (H, W) of the images in pixels: across the vessel and along it.

@@ -31,11 +31,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segcft.config.study import Splits
-from segcft.data.imagefile import LUMA, check_id, strip_suffix
-from segcft.data.reject import REMARK_COLUMNS, WARNINGS, Rejected, Remark, bare, summarise
 from segcft.data.resize import border_median, pad_to_aspect, smooth
 from segcft.data.splits import PARTS, assign
 from segcft.errors import DataError
+from segcft.io.imagefile import LUMA, check_id, strip_suffix
+from segcft.io.reject import REMARK_COLUMNS, WARNINGS, Rejected, Remark, bare, summarise
 from segcft.utils.atomic import written
 from segcft.utils.journal import Journal, Table
 from segcft.utils.loop import Progress, ahead, silent

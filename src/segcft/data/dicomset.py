@@ -13,15 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcft.config.study import Splits
-from segcft.data import dicom
 from segcft.data.convert import Converted, Excluded, Summary, Value, convert, fit_values
-from segcft.data.dicomfile import text_of
-from segcft.data.imagefile import strip_suffix
 from segcft.data.masks import FolderMasks, Masking, Plausibility, Segmenter
-from segcft.data.reject import Rejected
 from segcft.data.resize import border_median, pad_to_aspect
-from segcft.data.turn import AS_STORED, Turn
 from segcft.errors import DataError
+from segcft.io import dicom
+from segcft.io.dicomfile import text_of
+from segcft.io.imagefile import strip_suffix
+from segcft.io.reject import Rejected
+from segcft.io.turn import AS_STORED, Turn
 from segcft.utils.loop import Progress
 
 Naming = Literal["digest", "uid", "file"]

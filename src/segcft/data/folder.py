@@ -20,15 +20,15 @@ from numpy.typing import NDArray
 from segcft.config.study import FolderData, Study
 from segcft.data import resize
 from segcft.data.attributes import MISSING, Row, disbelief, nearest, parse, read_table
-from segcft.data.extent import contradiction
-from segcft.data.imagefile import check_id, find_file, find_mask, see_image
-from segcft.data.maskfile import read_masks
-from segcft.data.reject import Rejected, Remark
 from segcft.data.shards import Shard
 from segcft.data.splits import PARTS, assign, expected_parts
 from segcft.data.store import Store, StoreWriter
 from segcft.data.unnamed import SPELLINGS, alike_ids, find_columns, other_split
 from segcft.errors import DataError
+from segcft.io.extent import contradiction
+from segcft.io.imagefile import check_id, find_file, find_mask, see_image
+from segcft.io.maskfile import read_masks
+from segcft.io.reject import Rejected, Remark
 from segcft.utils.loop import Progress, ahead, silent
 
 

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from segcft.config.study import Splits
 from segcft.data.convert import PERCENTILES, Converted, Excluded, Summary, Value, convert, fit_window
 from segcft.data.masks import BITS, Plausibility, areas, check_polarity, to_flags
-from segcft.data.picture import read_picture
-from segcft.data.reject import Rejected
 from segcft.data.resize import pad_to_aspect
 from segcft.errors import DataError
+from segcft.io.picture import read_picture
+from segcft.io.reject import Rejected
 from segcft.utils.loop import Progress, ahead, silent
 
 SIDE = 2048

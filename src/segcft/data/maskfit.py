@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from segcft.data.reject import Remark
 from segcft.data.store import FULL, Store
-from segcft.data.turn import Turn
+from segcft.io.reject import Remark
+from segcft.io.turn import Turn
 
 MOST = 100
 """Samples that are looked at, spread over the store, one a patient."""

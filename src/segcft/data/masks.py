@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcft.data.convert import Converted, Excluded, Finish, fit_values
-from segcft.data.imagefile import LOSSLESS, find_file
-from segcft.data.maskfile import read_labels
-from segcft.data.reject import Rejected
 from segcft.data.resize import pad_to_aspect, smooth
 from segcft.errors import DataError
+from segcft.io.imagefile import LOSSLESS, find_file
+from segcft.io.maskfile import read_labels
+from segcft.io.reject import Rejected
 
 if TYPE_CHECKING:
     import torch

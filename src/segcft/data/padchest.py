@@ -21,11 +21,11 @@ from typing import NamedTuple, TextIO
 from segcft.config.study import Splits
 from segcft.data.attributes import MISSING, nearest
 from segcft.data.convert import PERCENTILES, Converted, Excluded, Summary, Unreadable, convert, fit_window
-from segcft.data.imagefile import check_id, strip_suffix
 from segcft.data.masks import Masking, Plausibility, Segmenter, check_polarity
-from segcft.data.picture import read_picture
-from segcft.data.reject import Rejected
 from segcft.errors import DataError
+from segcft.io.imagefile import check_id, strip_suffix
+from segcft.io.picture import read_picture
+from segcft.io.reject import Rejected
 from segcft.utils.loop import Progress
 
 

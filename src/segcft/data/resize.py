@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcft.config.study import Image
-from segcft.data.reject import Rejected
-from segcft.data.source import MOST_PIXELS
+from segcft.io.reject import Rejected
+from segcft.io.source import MOST_PIXELS
 
 Array = NDArray[np.float64]
 

@@ -15,10 +15,10 @@ from typing import TypeVar
 import pandas as pd
 
 from segcft.config.study import Study
-from segcft.data.reject import Remark
 from segcft.data.splits import expected_parts
 from segcft.data.store import Store, StoreWriter, records
 from segcft.errors import DataError
+from segcft.io.reject import Remark
 from segcft.utils.loop import Progress, silent
 
 Item = TypeVar("Item")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
-from segcft.data.reject import Rejected, bare
+from segcft.io.reject import Rejected, bare
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")

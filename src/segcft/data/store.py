@@ -33,9 +33,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from segcft.config.study import Study
-from segcft.data.reject import REMARK_COLUMNS, WARNINGS, Remark
 from segcft.data.splits import PARTS
 from segcft.errors import DataError
+from segcft.io.reject import REMARK_COLUMNS, WARNINGS, Remark
 from segcft.utils.atomic import reason, sync
 
 VERSION = 1

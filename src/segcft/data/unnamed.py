@@ -12,8 +12,8 @@ from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 from segcft.data.attributes import MISSING, Row
-from segcft.data.reject import Remark
 from segcft.data.splits import PARTS
+from segcft.io.reject import Remark
 
 _NUMBERED = r"(?:ids?|nr|no|num|number|nummer|key|code|name|uid|hash|identifier|index)"
 PATIENT = re.compile(

@@ -20,8 +20,8 @@ from segcft.evaluate.cohort import Cohort
 from segcft.evaluate.effectiveness import Judge
 from segcft.evaluate.names import method_name, plain
 from segcft.evaluate.page import Page, blank, frame, outline, percent, show
-from segcft.provenance import KEY, SYNTHETIC
-from segcft.rendering import structure_colours
+from segcft.io.provenance import KEY, SYNTHETIC
+from segcft.io.rendering import structure_colours
 from segcft.utils.atomic import written
 from segcft.utils.progress import Progress
 

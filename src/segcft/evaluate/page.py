@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from segcft.evaluate.names import method_name
-from segcft.rendering import is_wide
+from segcft.io.rendering import is_wide
 
 
 class Page:

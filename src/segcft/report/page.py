@@ -19,7 +19,7 @@ from segcft.evaluate.cohort import Cohort
 from segcft.evaluate.names import METHODS, NO_CHANGE, TRUTH, method_name, plain
 from segcft.evaluate.page import percent
 from segcft.evaluate.scores import Row
-from segcft.rendering import is_wide
+from segcft.io.rendering import is_wide
 from segcft.report import charts, facts
 from segcft.report.charts import Chart
 from segcft.report.failures import SHOWN, WORST, Case, Failures, find_failures, read_scores

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from segcft.evaluate.axioms import GREY_LEVELS
 from segcft.images.likelihood import to_grey_levels
-from segcft.provenance import SYNTHETIC
+from segcft.io.provenance import SYNTHETIC
 
 COLOURS = "RdBu_r"
 """Of differences: blue is darker than before, red is brighter."""

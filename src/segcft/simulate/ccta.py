@@ -18,8 +18,8 @@ from scipy.spatial import cKDTree
 
 from segcft.coronary.centreline import Frames
 from segcft.coronary.defaults import SIZE, SPACING
-from segcft.coronary.space import FLIP
 from segcft.data.simulated import person_number
+from segcft.io.space import FLIP
 from segcft.simulate.coronary import CoronarySimulator, Noise, Scene
 from segcft.utils.atomic import whole_folder, write_rows
 from segcft.utils.extra import extra

@@ -18,7 +18,7 @@ from PIL import Image
 import segcft
 from segcft.data.simulated import person_number
 from segcft.errors import DataError
-from segcft.provenance import png_bytes
+from segcft.io.provenance import png_bytes
 from segcft.simulate.chest import Attributes, ChestSimulator
 from segcft.utils.atomic import whole_folder, write_rows
 from segcft.utils.loop import Progress, silent

@@ -10,11 +10,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from segcft.data.extent import extent_of
-from segcft.data.reject import Rejected
-from segcft.data.source import Source, check_size
-from segcft.data.turn import AS_STORED
 from segcft.errors import DataError
+from segcft.io.extent import extent_of
+from segcft.io.reject import Rejected
+from segcft.io.source import Source, check_size
+from segcft.io.turn import AS_STORED
 
 NIFTI = (".nii", ".nii.gz")
 
@@ -169,7 +169,7 @@ def _as_seen(
     coordinates in mm. Rows and columns are named as those of DICOM are, so that both agree about an oblique plane."""
     from nibabel.orientations import apply_orientation, io_orientation
 
-    from segcft.data.orientation import letters_of, turn_of
+    from segcft.io.orientation import letters_of, turn_of
 
     first, second = _plane(values)
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from segcft.config.study import Image
-from segcft.data.reject import Remark
+from segcft.io.reject import Remark
 
 TOLERANCE = 0.05
 """How far the length of an image's side may be from the field of view's: headers are rounded, and so are studies."""

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.uid import UID
 
-from segcft.coronary.volume import Volume
 from segcft.data.convert import Unreadable
-from segcft.data.dicomfile import Dataset, broken, open_dicom, text_of
-from segcft.data.dicomhead import DICOMDIR
-from segcft.data.dicompixels import decode
-from segcft.data.imagefile import is_dicom
-from segcft.data.reject import Rejected, Remark
+from segcft.io.dicomfile import Dataset, broken, open_dicom, text_of
+from segcft.io.dicomhead import DICOMDIR
+from segcft.io.dicompixels import decode
+from segcft.io.imagefile import is_dicom
+from segcft.io.reject import Rejected, Remark
+from segcft.io.volume import Volume
 
 TOLERANCE = 0.1
 """How far a slice may be from where its number puts it, as a share of the distance between slices."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import IO, Any
 
-from segcft.data.reject import Rejected
+from segcft.io.reject import Rejected
 
 MOST_PIXELS = 32_000_000
 """Of an image that is read; the largest mammograms have 28 million. A small file can say that it has any number."""

@@ -1,4 +1,4 @@
-"""Finding the files of a sample and reading its image; whatever is wrong is a :class:`~segcft.data.reject.Rejected`."""
+"""Finding the files of a sample and reading its image; whatever is wrong is a :class:`~segcft.io.reject.Rejected`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcft.config.study import Structure
-from segcft.data.dicomhead import is_dicom_file
-from segcft.data.extent import extent_of
-from segcft.data.near import near_file
-from segcft.data.nifti import NIFTI, PICTURE, Axes, Placed, is_nifti, read_nifti
-from segcft.data.picture import Pixels, largest, read_picture
-from segcft.data.reject import Rejected, Remark
-from segcft.data.source import Source
-from segcft.data.turn import AS_STORED, Turn
+from segcft.io.dicomhead import is_dicom_file
+from segcft.io.extent import extent_of
+from segcft.io.near import near_file
+from segcft.io.nifti import NIFTI, PICTURE, Axes, Placed, is_nifti, read_nifti
+from segcft.io.picture import Pixels, largest, read_picture
+from segcft.io.reject import Rejected, Remark
+from segcft.io.source import Source
+from segcft.io.turn import AS_STORED, Turn
 
 LOSSLESS = (".png", ".tif", ".tiff", ".bmp", *NIFTI)
 DICOM = (".dcm", ".dicom")
@@ -77,7 +77,7 @@ class Seen(NamedTuple):
     aspect: float
     """Height of a pixel divided by its width: as a DICOM or NIfTI header says, else 1."""
     person: Mapping[str, float | str | None]
-    """Of a DICOM file: see :func:`segcft.data.dicom.person`."""
+    """Of a DICOM file: see :func:`segcft.io.dicom.person`."""
     remarks: tuple[Remark, ...] = ()
     """What is to be told of the file though it is read."""
     placed: Placed = PICTURE
@@ -99,7 +99,7 @@ def see_image(
 
     Args:
         path: PNG, TIFF, JPEG or BMP; grey, palette or RGB, 8 or 16 bit; transparency is dropped. Or DICOM, see
-            :func:`segcft.data.dicom.shown`. Or NIfTI, see :func:`segcft.data.nifti.read_nifti`; of other types than
+            :func:`segcft.io.dicom.shown`. Or NIfTI, see :func:`segcft.io.nifti.read_nifti`; of other types than
             8 or 16 bits without a sign, percentiles become 0 and 1, as in DICOM files that do not say.
         channels: 1 (colour becomes luma) or 3 (grey is repeated).
         grey_range: values in the file that become 0 and 1; default: the whole range of the file's type, or what a
@@ -113,7 +113,7 @@ def see_image(
     if isinstance(path, Path) and not path.exists():
         raise Rejected(f"{path}: there is no such file")
     if is_dicom(path):
-        from segcft.data import dicom
+        from segcft.io import dicom
 
         dataset = dicom.open_dicom(path)
         picture = dicom.shown(path, dataset, grey_range, window)

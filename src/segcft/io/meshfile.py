@@ -1,7 +1,7 @@
 """Points, lines and triangles of STL, PLY and VTK files.
 
 VTK's own readers do not notice that a file is cut off, or crash over it, and with them whatever calls them. Files are
-therefore read here, with every count checked against what the file holds; XML files in :mod:`segcft.coronary.vtpfile`.
+therefore read here, with every count checked against what the file holds; XML files in :mod:`segcft.io.vtpfile`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segcft.coronary.space import said_in
-from segcft.data.reject import Rejected
+from segcft.io.reject import Rejected
+from segcft.io.space import said_in
 from segcft.utils.extra import extra
 
 
@@ -95,7 +95,7 @@ def read_mesh(path: Path) -> MeshFile:
     Raises:
         Rejected: it cannot be read, is cut off, or has lines and polygons of points that it does not have.
     """
-    from segcft.coronary.vtpfile import parse_vtp  # which needs MeshFile
+    from segcft.io.vtpfile import parse_vtp  # which needs MeshFile
 
     parsers = {".stl": parse_stl, ".ply": parse_ply, ".vtk": parse_vtk, ".vtp": parse_vtp}
     try:

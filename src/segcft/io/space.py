@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from segcft.data.reject import Rejected
+from segcft.io.reject import Rejected
 
 FLIP = np.array([-1.0, -1.0, 1.0])
 """From RAS coordinates (right, anterior, superior) to LPS (left, posterior, superior), and back."""

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcft.config.study import Structure
-from segcft.data.imagefile import find_mask
-from segcft.data.nifti import PICTURE, Axes, Placed, is_nifti, read_nifti
-from segcft.data.picture import Pixels, largest, read_picture
-from segcft.data.reject import Rejected, Remark
-from segcft.data.source import Source
-from segcft.data.turn import AS_STORED, Turn
+from segcft.io.imagefile import find_mask
+from segcft.io.nifti import PICTURE, Axes, Placed, is_nifti, read_nifti
+from segcft.io.picture import Pixels, largest, read_picture
+from segcft.io.reject import Rejected, Remark
+from segcft.io.source import Source
+from segcft.io.turn import AS_STORED, Turn
 
 WHOLE = 0.05
 """How far a label may be from a whole number: files store numbers scaled, which rounds them."""
@@ -81,9 +81,9 @@ def read_masks(
         structures: by name.
         size: (H, W) of the sample's image, as it is seen.
         turn: how the image was turned to be seen. Masks are of the stored pixels and turned with it; one in NIfTI may
-            say itself how it lies, see :meth:`segcft.data.nifti.Placed.turns`.
+            say itself how it lies, see :meth:`segcft.io.nifti.Placed.turns`.
         placed: what the file of the image says of how it lies.
-        axes: of arrays in NIfTI, see :func:`segcft.data.nifti.read_nifti`.
+        axes: of arrays in NIfTI, see :func:`segcft.io.nifti.read_nifti`.
         thin: structures may be a pixel wide, so that borders do not tell whether a label map was smoothed.
 
     Raises:

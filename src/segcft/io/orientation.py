@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from segcft.data.convert import Excluded
-from segcft.data.reject import Remark
-from segcft.data.source import Source
-from segcft.data.turn import AS_STORED, Turn
+from segcft.io.reject import Remark
+from segcft.io.source import Source
+from segcft.io.turn import AS_STORED, Turn
 
 SEEN = "LPF"
 """The directions to which pixels follow one another in an image that is seen as usual: columns from the patient's right
@@ -72,7 +72,7 @@ def turn_to_see(path: Source, header: Any, view: str | None, remarks: list[Remar
     Args:
         path: of the file, for messages.
         header: its elements.
-        view: its projection, see :func:`segcft.data.dicom.view`.
+        view: its projection, see :func:`segcft.io.dicom.view`.
         remarks: gets what is to be told: that it is turned, or that a header is not understood and it is not.
 
     Returns:

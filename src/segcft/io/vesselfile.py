@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from segcft.coronary.meshfile import MeshFile, read_mesh
-from segcft.coronary.space import AS_SAID, Frame, said_in
-from segcft.data.reject import Rejected
+from segcft.io.meshfile import MeshFile, read_mesh
+from segcft.io.reject import Rejected
+from segcft.io.space import AS_SAID, Frame, said_in
 
 CENTRELINES = (".vtp", ".vtk", ".csv", ".txt")
 SURFACES = (".stl", ".ply", ".vtp", ".vtk")

@@ -17,9 +17,9 @@ from pydicom.pixels import get_decoder
 from pydicom.uid import UID, JPEGExtended12Bit, RLELossless
 
 from segcft.data.convert import Excluded, Unreadable
-from segcft.data.dicomfile import term_of, text_of, transfer_syntax
-from segcft.data.reject import Remark
-from segcft.data.source import Source, check_size
+from segcft.io.dicomfile import term_of, text_of, transfer_syntax
+from segcft.io.reject import Remark
+from segcft.io.source import Source, check_size
 
 OVERLAYS = range(0x6000, 0x6020, 2)
 """Groups of elements that describe overlays. Old files keep an overlay in bits of the pixels that are not used."""
@@ -73,7 +73,7 @@ def decode(path: Source, dataset: FileDataset, remarks: list[Remark]) -> Stored:
 
     Args:
         path: of the file, for messages.
-        dataset: from :func:`segcft.data.dicomfile.open_dicom`.
+        dataset: from :func:`segcft.io.dicomfile.open_dicom`.
         remarks: gets what is to be told of the pixels.
 
     Raises:

@@ -16,13 +16,13 @@ from pydicom import Dataset, FileDataset
 
 from segcft.data.attributes import OLDEST
 from segcft.data.convert import PERCENTILES, Excluded
-from segcft.data.dicomfile import broken, open_dicom
-from segcft.data.dicompixels import decode
-from segcft.data.orientation import is_measured, turn_to_see
-from segcft.data.reject import Rejected, Remark
-from segcft.data.source import Source
-from segcft.data.turn import Turn
-from segcft.data.voi import as_file_says, is_inverted, look_at_polarity, modality_values
+from segcft.io.dicomfile import broken, open_dicom
+from segcft.io.dicompixels import decode
+from segcft.io.orientation import is_measured, turn_to_see
+from segcft.io.reject import Rejected, Remark
+from segcft.io.source import Source
+from segcft.io.turn import Turn
+from segcft.io.voi import as_file_says, is_inverted, look_at_polarity, modality_values
 
 NO_BIRTH = ("19000101", "18991230", "18991231")
 """Dates of birth that stand for none: where the calendars of spreadsheets and databases begin."""
@@ -72,7 +72,7 @@ def shown(
     Stored values become the modality's (slope and intercept, or a table). Of these the first VOI table or window of
     the file says what is black and white, else :data:`PERCENTILES`. MONOCHROME1 and an inverse presentation are turned
     round. Padding is black and counts in no percentile. At last the patient's left comes to the right and the head up,
-    see :func:`segcft.data.orientation.turn_to_see`.
+    see :func:`segcft.io.orientation.turn_to_see`.
 
     Args:
         path: of the file, for messages.

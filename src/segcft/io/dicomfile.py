@@ -17,9 +17,9 @@ from pydicom.uid import (
 )
 
 from segcft.data.convert import Excluded, Unreadable
-from segcft.data.dicomhead import HEAD, PREAMBLE, PREFIX, begins_as_dicom
-from segcft.data.reject import Remark
-from segcft.data.source import Source
+from segcft.io.dicomhead import HEAD, PREAMBLE, PREFIX, begins_as_dicom
+from segcft.io.reject import Remark
+from segcft.io.source import Source
 
 HEADER = (
     *(

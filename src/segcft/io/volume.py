@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import map_coordinates
 
-from segcft.coronary.space import FLIP
 from segcft.data.convert import Excluded
-from segcft.data.nifti import NIFTI
-from segcft.data.reject import Rejected, Remark
+from segcft.io.nifti import NIFTI
+from segcft.io.reject import Rejected, Remark
+from segcft.io.space import FLIP
 from segcft.utils.extra import extra
 
 VOXEL = (0.05, 10.0)
@@ -109,7 +109,7 @@ def read_volume(path: Path) -> Volume:
     Raises:
         Rejected: it cannot be read, lacks what places it in space, or is not in Hounsfield units.
     """
-    from segcft.coronary.series import read_series  # which needs Volume
+    from segcft.io.series import read_series  # which needs Volume
 
     if path.is_dir():
         volume = read_series(path)

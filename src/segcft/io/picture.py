@@ -1,8 +1,8 @@
 """Reading one picture file (PNG, JPEG, TIFF, BMP, GIF): its pixels as they are stored, the right way up.
 
 What a file says of its pixels beside their values comes along: which one is white, whether 0 is, and transparency. Who
-reads an image uses all of it, see :mod:`segcft.data.imagefile`; who reads a mask has rules of their own, see
-:mod:`segcft.data.maskfile`.
+reads an image uses all of it, see :mod:`segcft.io.imagefile`; who reads a mask has rules of their own, see
+:mod:`segcft.io.maskfile`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
-from segcft.data.reject import Rejected, Remark
-from segcft.data.source import MOST_PIXELS, Source, check_size
-from segcft.data.turn import AS_STORED, Turn
+from segcft.io.reject import Rejected, Remark
+from segcft.io.source import MOST_PIXELS, Source, check_size
+from segcft.io.turn import AS_STORED, Turn
 
 PICTURES = ("PNG", "JPEG", "TIFF", "BMP", "GIF")
 """Pillow's kinds of files that are read. It knows others, some of which run programs."""

@@ -18,8 +18,8 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
-from segcft.coronary.meshfile import Cells, MeshFile
-from segcft.data.reject import Rejected
+from segcft.io.meshfile import Cells, MeshFile
+from segcft.io.reject import Rejected
 
 MOST_BYTES = 1 << 28
 """Of one of a file's arrays."""

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from segcft.data.imagefile import is_dicom
-from segcft.data.picture import open_picture
-from segcft.data.reject import Rejected
 from segcft.errors import DataError
+from segcft.io.imagefile import is_dicom
+from segcft.io.picture import open_picture
+from segcft.io.reject import Rejected
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -132,7 +132,7 @@ def inspect(path: str | Path) -> dict[str, Any] | None:
             found = json.loads(path.read_text(encoding="utf-8"))
             text = json.dumps(found) if isinstance(found, dict) and KEY in found else None
         elif is_dicom(path):
-            from segcft.data.dicom import open_dicom
+            from segcft.io.dicom import open_dicom
 
             text = _dicom_record(open_dicom(path, pixels=False))
         else:

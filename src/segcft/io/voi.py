@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from pydicom import Dataset, FileDataset
 
 from segcft.data.convert import Excluded, Unreadable
-from segcft.data.dicomfile import term_of, text_of
-from segcft.data.reject import Remark
-from segcft.data.source import Source
+from segcft.io.dicomfile import term_of, text_of
+from segcft.io.reject import Remark
+from segcft.io.source import Source
 
 NARROW = 16.0
 """A window of fewer units than this, over values that are no whole ones, is no window of whole numbers."""

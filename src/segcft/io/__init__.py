@@ -1,0 +1,1 @@
+"""Files of one image, mask, volume, line or mesh, read and written."""
