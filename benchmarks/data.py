@@ -23,8 +23,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from segcft.config.study import Study, parse_study
 from segcft.data.batches import Batches
-from segcft.data.folder import import_folder
 from segcft.data.store import Store
+from segcft.importers.folder import import_folder
 
 
 class Files(Dataset[Any]):

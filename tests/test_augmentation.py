@@ -262,7 +262,7 @@ def test_simulated_files_are_confounded_or_randomised_as_asked(tmp_path: Path) -
 def test_simulated_files_are_a_folder_data_set(
     tmp_path: Path, make_small_study: MakeStudy, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from segcft.data.folder import import_folder
+    from segcft.importers.folder import import_folder
 
     table = simulate(tmp_path / "people").set_index("id")
     study = make_small_study(yaml.safe_load(capsys.readouterr().err.partition("has the lines")[2]))

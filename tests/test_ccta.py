@@ -26,11 +26,11 @@ from scipy.spatial.transform import Rotation
 from segcft.cli import main
 from segcft.config.study import Splits
 from segcft.coronary.plaque import Threshold
-from segcft.data import ccta
-from segcft.data.ccta import BITS, convert_ccta, label_angles, read_vessels, to_bits
-from segcft.data.convert import Summary
 from segcft.data.splits import assign
 from segcft.errors import DataError
+from segcft.importers import ccta
+from segcft.importers.ccta import BITS, convert_ccta, label_angles, read_vessels, to_bits
+from segcft.importers.convert import Summary
 from segcft.io import volume
 from segcft.io.reject import Rejected
 from segcft.io.space import Frame, parse_frame

@@ -17,10 +17,10 @@ from PIL import Image
 
 from segcft.config.study import Image as Grid
 from segcft.config.study import Splits
-from segcft.data.convert import Converted, Excluded, Summary, Unreadable, convert, fit_window
 from segcft.data.resize import fit_image
 from segcft.data.splits import assign
 from segcft.errors import DataError
+from segcft.importers.convert import Converted, Excluded, Summary, Unreadable, convert, fit_window
 from segcft.io.imagefile import read_image
 from segcft.io.reject import Rejected
 

@@ -26,9 +26,9 @@ from segcft.coronary.defaults import WINDOW
 from segcft.coronary.plaque import Threshold, split
 from segcft.coronary.reformation import Reformation
 from segcft.coronary.surface import Surface
-from segcft.data.ccta import BITS, convert_ccta
-from segcft.data.simulated import make_simulator
 from segcft.errors import DataError, InterventionError
+from segcft.importers.ccta import BITS, convert_ccta
+from segcft.importers.simulated import make_simulator
 from segcft.pipeline import Pipeline
 from segcft.run import Run
 from segcft.simulate import CoronarySimulator

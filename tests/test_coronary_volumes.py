@@ -31,7 +31,7 @@ from pydicom.uid import (
 )
 from scipy.spatial.transform import Rotation
 
-from segcft.data.convert import Excluded
+from segcft.importers.convert import Excluded
 from segcft.io.reject import Rejected
 from segcft.io.vesselfile import read_centreline, read_surface
 from segcft.io.volume import Volume, read_volume

@@ -44,12 +44,12 @@ from pydicom.uid import (
 from segcft.cli import main
 from segcft.config.study import Image as Grid
 from segcft.config.study import parse_study
-from segcft.data.convert import Excluded, Summary, Unreadable
-from segcft.data.dicomset import Pseudonyms, convert_dicom
-from segcft.data.folder import import_folder
-from segcft.data.masks import BITS, Plausibility, RunSegmenter
 from segcft.data.resize import fit_image
 from segcft.errors import DataError
+from segcft.importers.convert import Excluded, Summary, Unreadable
+from segcft.importers.dicom import Pseudonyms, convert_dicom
+from segcft.importers.folder import import_folder
+from segcft.importers.masks import BITS, Plausibility, RunSegmenter
 from segcft.io.dicom import (
     age_between,
     aspect,

@@ -27,7 +27,7 @@ from pydicom.uid import (
 
 from segcft.app.upload import received
 from segcft.cli import main
-from segcft.data.convert import Excluded
+from segcft.importers.convert import Excluded
 from segcft.io.dicom import open_dicom, read_dicom, shown
 from segcft.io.dicomhead import HEAD, begins_as_dicom
 from segcft.io.imagefile import is_dicom, see_image

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydicom import DataElement, Dataset
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
-from segcft.data.convert import Excluded
+from segcft.importers.convert import Excluded
 from segcft.io.dicom import Shown, open_dicom, shown
 from segcft.io.dicompixels import decode
 from segcft.io.series import read_series

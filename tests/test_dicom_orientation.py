@@ -19,8 +19,8 @@ from PIL import Image
 
 from segcft.cli import main
 from segcft.config.study import Structure, parse_study
-from segcft.data.convert import Excluded
-from segcft.data.folder import import_folder
+from segcft.importers.convert import Excluded
+from segcft.importers.folder import import_folder
 from segcft.io.dicom import Shown, open_dicom, shown
 from segcft.io.imagefile import see_image
 from segcft.io.maskfile import read_masks

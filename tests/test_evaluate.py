@@ -21,7 +21,6 @@ from torch import Tensor
 from segcft.causal.scm import StructuralCausalModel
 from segcft.config.study import Study, parse_study
 from segcft.counterfactual import Abduction, CounterfactualModel
-from segcft.data.simulated import import_simulated, make_simulator
 from segcft.data.store import Store
 from segcft.errors import DataError
 from segcft.evaluate import names
@@ -39,6 +38,7 @@ from segcft.evaluate.truth import Truth
 from segcft.guides.segmentor import Segmentor, SegmentorObjective
 from segcft.images.hvae import HVAE
 from segcft.images.likelihood import to_grey_levels, to_unit
+from segcft.importers.simulated import import_simulated, make_simulator
 from segcft.run import Run
 from segcft.utils.progress import Progress
 

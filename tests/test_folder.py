@@ -21,12 +21,12 @@ from PIL import Image
 from segcft.config.study import Structure, Study, Variable, parse_study
 from segcft.data import resize
 from segcft.data.attributes import parse, read_table
-from segcft.data.folder import import_folder
 from segcft.data.shards import Shard, join
-from segcft.data.simulated import import_simulated, make_simulator, person_number
 from segcft.data.splits import assign
 from segcft.data.store import Store
 from segcft.errors import DataError, StudyError
+from segcft.importers.folder import import_folder
+from segcft.importers.simulated import import_simulated, make_simulator, person_number
 from segcft.importing import import_samples
 from segcft.io.imagefile import find_file, read_image
 from segcft.io.maskfile import read_masks

@@ -18,11 +18,11 @@ from PIL import Image
 
 from segcft.cli import main
 from segcft.config.study import load_study
-from segcft.data.convert import Excluded, Summary
-from segcft.data.folder import import_folder
-from segcft.data.jsrt import convert_jsrt, parse_clinical, read_clinical, read_outline, read_raw, split_place
 from segcft.data.splits import assign
 from segcft.errors import DataError
+from segcft.importers.convert import Excluded, Summary
+from segcft.importers.folder import import_folder
+from segcft.importers.jsrt import convert_jsrt, parse_clinical, read_clinical, read_outline, read_raw, split_place
 from segcft.io.reject import Rejected
 
 CONFIG = Path(__file__).parents[1] / "configs" / "jsrt.yaml"

@@ -22,12 +22,12 @@ from PIL import Image
 
 from segcft.cli import main
 from segcft.config.study import Splits, load_study
-from segcft.data.convert import Excluded, Summary
-from segcft.data.folder import import_folder
-from segcft.data.masks import BITS, FolderMasks, Plausibility, PSPNet, RunSegmenter, check_polarity, largest_parts
-from segcft.data.padchest import Selection, convert_padchest, parse_age, parse_labels, read_rows
 from segcft.data.splits import assign
 from segcft.errors import DataError
+from segcft.importers.convert import Excluded, Summary
+from segcft.importers.folder import import_folder
+from segcft.importers.masks import BITS, FolderMasks, Plausibility, PSPNet, RunSegmenter, check_polarity, largest_parts
+from segcft.importers.padchest import Selection, convert_padchest, parse_age, parse_labels, read_rows
 from segcft.run import Run
 
 COLUMNS = [

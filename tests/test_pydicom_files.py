@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.data.data_manager import external_data_sources
 
-from segcft.data.convert import Excluded
+from segcft.importers.convert import Excluded
 from segcft.io import dicom
 from segcft.io.imagefile import is_dicom, see_image
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from segcft.config.study import Splits, Structure, Variable, load_study
 from segcft.data.attributes import Row, believed, is_age, parse, read_table
-from segcft.data.folder import import_folder
 from segcft.data.splits import assign
 from segcft.data.unnamed import alike_ids, find_columns
 from segcft.errors import DataError, StudyError
+from segcft.importers.folder import import_folder
 from segcft.importing import describe
 from segcft.io.imagefile import LOSSLESS, find_file, find_mask
 from segcft.io.near import near_file

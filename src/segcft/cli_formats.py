@@ -16,8 +16,8 @@ from segcft.errors import SegcftError
 if TYPE_CHECKING:
     import torch
 
-    from segcft.data.convert import Summary
-    from segcft.data.masks import Segmenter
+    from segcft.importers.convert import Summary
+    from segcft.importers.masks import Segmenter
 
 FORMATS = ("padchest", "jsrt", "dicom", "ccta")
 """What `import` takes besides a study, in two words, as one says it."""
@@ -238,8 +238,8 @@ def _number(text: str) -> float:
 
 def _import_padchest(options: argparse.Namespace) -> None:
     from segcft.config.study import Splits
-    from segcft.data.masks import PSPNet
-    from segcft.data.padchest import Selection, check_source, convert_padchest
+    from segcft.importers.masks import PSPNet
+    from segcft.importers.padchest import Selection, check_source, convert_padchest
     from segcft.utils.progress import ConsoleProgress
 
     _check_order("--window", options.window)
@@ -266,7 +266,7 @@ def _import_padchest(options: argparse.Namespace) -> None:
 
 def _import_jsrt(options: argparse.Namespace) -> None:
     from segcft.config.study import Splits
-    from segcft.data.jsrt import convert_jsrt
+    from segcft.importers.jsrt import convert_jsrt
     from segcft.utils.progress import ConsoleProgress
 
     _check_order("--window", options.window)
@@ -287,7 +287,7 @@ def _import_jsrt(options: argparse.Namespace) -> None:
 def _import_dicom(options: argparse.Namespace) -> None:
     quiet_libraries()
     from segcft.config.study import Splits
-    from segcft.data.dicomset import Pseudonyms, convert_dicom
+    from segcft.importers.dicom import Pseudonyms, convert_dicom
     from segcft.utils.progress import ConsoleProgress
 
     _check_order("--window", options.window)
@@ -311,7 +311,7 @@ def _import_ccta(options: argparse.Namespace) -> None:
     quiet_libraries()
     from segcft.config.study import Splits
     from segcft.coronary.plaque import Threshold
-    from segcft.data.ccta import convert_ccta
+    from segcft.importers.ccta import convert_ccta
     from segcft.utils.progress import ConsoleProgress
 
     _check_order("--window", options.window)
@@ -350,7 +350,7 @@ def _tell(summary: Summary, out: Path) -> None:
 
 def _segmenter(options: argparse.Namespace) -> Segmenter | None:
     """What gives the masks of a conversion, where the options say so."""
-    from segcft.data import masks
+    from segcft.importers import masks
 
     if options.masks is not None:
         return masks.FolderMasks(options.masks, options.size)

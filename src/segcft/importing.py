@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from segcft import artefact
 from segcft.causal.mechanisms import ParentEncoder
 from segcft.config.study import FolderData, SimulatedData, Study
-from segcft.data.folder import import_folder
 from segcft.data.maskfit import check_masks
 from segcft.data.shards import Shard, join
-from segcft.data.simulated import import_simulated, person_id, person_number
 from segcft.data.splits import PARTS, assign
 from segcft.data.store import Store
 from segcft.errors import DataError
 from segcft.evaluate.names import counted
+from segcft.importers.folder import import_folder
+from segcft.importers.simulated import import_simulated, person_id, person_number
 from segcft.io.reject import summarise
 from segcft.run import Run
 from segcft.utils.lock import Lock

@@ -24,8 +24,8 @@ def readers() -> list[Reader]:
         Reader("tiff", ".tif", tiffs, image, weight=1.5),
         Reader("jpeg", ".jpg", jpegs, image),
         Reader("bmp", ".bmp", lambda: pictures("bmp"), image),
-        Reader("jsrt raw", ".IMG", _raws, lazily("segcft.data.jsrt", "read_raw"), weight=0.1),
-        Reader("outline", ".gif", _outlines, lazily("segcft.data.jsrt", "read_outline")),
+        Reader("jsrt raw", ".IMG", _raws, lazily("segcft.importers.jsrt", "read_raw"), weight=0.1),
+        Reader("outline", ".gif", _outlines, lazily("segcft.importers.jsrt", "read_outline")),
         Reader("inspect png", ".png", _answers, lazily("segcft", "inspect"), "png"),
         Reader("inspect gif", ".gif", _animations, lazily("segcft", "inspect")),
     ]
@@ -83,7 +83,7 @@ def _encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def _raws() -> list[bytes]:
-    from segcft.data.jsrt import BLACK, SIDE
+    from segcft.importers.jsrt import BLACK, SIDE
 
     return [np.random.default_rng(0).integers(0, BLACK, (SIDE, SIDE)).astype(">u2").tobytes()]
 

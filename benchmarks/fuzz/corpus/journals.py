@@ -46,8 +46,8 @@ def _conversions() -> list[bytes]:
 
 
 def _read_conversion(path: Path) -> None:
-    """As :func:`segcft.data.convert.convert` does where nothing is left to be done."""
-    from segcft.data.convert import _part_and_patient, _write_metadata
+    """As :func:`segcft.importers.convert.convert` does where nothing is left to be done."""
+    from segcft.importers.convert import _part_and_patient, _write_metadata
     from segcft.utils.journal import Journal
 
     with Journal(path.parent, _SETTINGS, _part_and_patient) as journal:

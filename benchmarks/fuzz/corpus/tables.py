@@ -24,7 +24,7 @@ def readers() -> list[Reader]:
     return [
         Reader("table", ".csv", lambda: [_TABLE], lambda: _read_table, "csv"),
         Reader("batch", ".csv", lambda: [_BATCH], lambda: _read_batch, "csv"),
-        Reader("vessels", ".csv", lambda: [_VESSELS], lazily("segcft.data.ccta", "read_vessels"), "csv"),
+        Reader("vessels", ".csv", lambda: [_VESSELS], lazily("segcft.importers.ccta", "read_vessels"), "csv"),
         Reader("padchest", ".csv", _padchest, lambda: _read_padchest, "csv"),
         Reader("people", ".csv", _people, lambda: _read_people, "csv"),
         Reader("clinical", ".txt", lambda: [_JSRT], lambda: _read_clinical, "text"),
@@ -52,7 +52,7 @@ def _read_batch(path: Path) -> None:
 
 
 def _padchest() -> list[bytes]:
-    from segcft.data.padchest import Row
+    from segcft.importers.padchest import Row
 
     cells = {"Labels": "\"['normal', ' pacemaker', '']\"", "PatientBirth": "1930.0", "StudyDate_DICOM": "20140915"}
     lines = [",".join(Row._fields)] + [
@@ -63,7 +63,7 @@ def _padchest() -> list[bytes]:
 
 
 def _read_padchest(path: Path) -> None:
-    from segcft.data.padchest import parse_age, parse_labels, read_rows
+    from segcft.importers.padchest import parse_age, parse_labels, read_rows
 
     for row in read_rows(path):
         parse_age(row.PatientBirth, row.StudyDate_DICOM)
@@ -84,6 +84,6 @@ def _read_people(path: Path) -> None:
 
 
 def _read_clinical(path: Path) -> None:
-    from segcft.data.jsrt import read_clinical
+    from segcft.importers.jsrt import read_clinical
 
     read_clinical([path])

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from segcft.config.study import SimulatedData, Study
-from segcft.data.simulated import make_simulator, mask_order
 from segcft.data.store import Store
 from segcft.images.likelihood import to_unit
+from segcft.importers.simulated import make_simulator, mask_order
 
 
 class Drawn(NamedTuple):

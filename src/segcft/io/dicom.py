@@ -1,7 +1,7 @@
 """Reading one DICOM file: its grey values as they are meant to be seen, and what the header says of the person.
 
 Of DICOM's objects those are read that are a single grey image, like a radiograph (CR, DX) or a slice. Whatever is
-wrong with a file is an :class:`~segcft.data.convert.Excluded`, which names its kind.
+wrong with a file is an :class:`~segcft.importers.convert.Excluded`, which names its kind.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset, FileDataset
 
 from segcft.data.attributes import OLDEST
-from segcft.data.convert import PERCENTILES, Excluded
+from segcft.importers.convert import PERCENTILES, Excluded
 from segcft.io.dicomfile import broken, open_dicom
 from segcft.io.dicompixels import decode
 from segcft.io.orientation import is_measured, turn_to_see

@@ -16,7 +16,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from segcft.data.convert import Excluded, Unreadable
+from segcft.importers.convert import Excluded, Unreadable
 from segcft.io.dicomhead import HEAD, PREAMBLE, PREFIX, begins_as_dicom
 from segcft.io.reject import Remark
 from segcft.io.source import Source

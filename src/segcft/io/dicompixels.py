@@ -16,7 +16,7 @@ from pydicom.encaps import generate_frames
 from pydicom.pixels import get_decoder
 from pydicom.uid import UID, JPEGExtended12Bit, RLELossless
 
-from segcft.data.convert import Excluded, Unreadable
+from segcft.importers.convert import Excluded, Unreadable
 from segcft.io.dicomfile import term_of, text_of, transfer_syntax
 from segcft.io.reject import Remark
 from segcft.io.source import Source, check_size

@@ -138,7 +138,7 @@ def _see_nifti(
 ) -> Seen:
     image = read_nifti(path, axes)
     if grey_range is None and image.values.dtype.newbyteorder("=") not in (np.uint8, np.uint16):
-        from segcft.data.convert import PERCENTILES
+        from segcft.importers.convert import PERCENTILES
 
         window = window or PERCENTILES
     pixels = Pixels(image.values, largest(image.values))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.uid import UID
 
-from segcft.data.convert import Unreadable
+from segcft.importers.convert import Unreadable
 from segcft.io.dicomfile import Dataset, broken, open_dicom, text_of
 from segcft.io.dicomhead import DICOMDIR
 from segcft.io.dicompixels import decode

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, FileDataset
 
-from segcft.data.convert import Excluded, Unreadable
+from segcft.importers.convert import Excluded, Unreadable
 from segcft.io.dicomfile import term_of, text_of
 from segcft.io.reject import Remark
 from segcft.io.source import Source

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import map_coordinates
 
-from segcft.data.convert import Excluded
+from segcft.importers.convert import Excluded
 from segcft.io.nifti import NIFTI
 from segcft.io.reject import Rejected, Remark
 from segcft.io.space import FLIP

@@ -1,6 +1,6 @@
 """Simulated people as files of CT angiography: volume, centreline and meshes, for the same import as real ones.
 
-A folder with ``cases.csv`` (see :mod:`segcft.data.ccta`), and for each person a NIfTI volume, a centreline (VTP) and
+A folder with ``cases.csv`` (see :mod:`segcft.importers.ccta`), and for each person a NIfTI volume, a centreline (VTP) and
 meshes of the lumen and the outer wall (STL). The areas that the simulator gave the image are in the table as well.
 """
 
@@ -18,7 +18,7 @@ from scipy.spatial import cKDTree
 
 from segcft.coronary.centreline import Frames
 from segcft.coronary.defaults import SIZE, SPACING
-from segcft.data.simulated import person_number
+from segcft.importers.simulated import person_number
 from segcft.io.space import FLIP
 from segcft.simulate.coronary import CoronarySimulator, Noise, Scene
 from segcft.utils.atomic import whole_folder, write_rows

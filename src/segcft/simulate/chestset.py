@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 import segcft
-from segcft.data.simulated import person_number
 from segcft.errors import DataError
+from segcft.importers.simulated import person_number
 from segcft.io.provenance import png_bytes
 from segcft.simulate.chest import Attributes, ChestSimulator
 from segcft.utils.atomic import whole_folder, write_rows

@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcft.config.study import Splits
-from segcft.data.convert import PERCENTILES, Converted, Excluded, Summary, Value, convert, fit_window
-from segcft.data.masks import BITS, Plausibility, areas, check_polarity, to_flags
 from segcft.data.resize import pad_to_aspect
 from segcft.errors import DataError
+from segcft.importers.convert import PERCENTILES, Converted, Excluded, Summary, Value, convert, fit_window
+from segcft.importers.masks import BITS, Plausibility, areas, check_polarity, to_flags
 from segcft.io.picture import read_picture
 from segcft.io.reject import Rejected
 from segcft.utils.loop import Progress, ahead, silent

@@ -1,6 +1,6 @@
 """PadChest (Bustos et al. 2020) in its own format: one CSV of 160,861 images, 16-bit PNG files in numbered folders.
 
-What is left out, and why, is :class:`Selection`'s and :class:`~segcft.data.masks.Plausibility`'s to say; what happens
+What is left out, and why, is :class:`Selection`'s and :class:`~segcft.importers.masks.Plausibility`'s to say; what happens
 to the rest is in :func:`convert_padchest`.
 """
 
@@ -20,9 +20,9 @@ from typing import NamedTuple, TextIO
 
 from segcft.config.study import Splits
 from segcft.data.attributes import MISSING, nearest
-from segcft.data.convert import PERCENTILES, Converted, Excluded, Summary, Unreadable, convert, fit_window
-from segcft.data.masks import Masking, Plausibility, Segmenter, check_polarity
 from segcft.errors import DataError
+from segcft.importers.convert import PERCENTILES, Converted, Excluded, Summary, Unreadable, convert, fit_window
+from segcft.importers.masks import Masking, Plausibility, Segmenter, check_polarity
 from segcft.io.imagefile import check_id, strip_suffix
 from segcft.io.picture import read_picture
 from segcft.io.reject import Rejected
@@ -126,7 +126,7 @@ def convert_padchest(
     """Convert PadChest to the folder ``out``, which a study with ``source: folder`` reads.
 
     An image is padded to the aspect ratio of ``size`` with the median of its border, as the import of a folder does;
-    nothing is cropped. Masks have the flags of :data:`segcft.data.masks.BITS`.
+    nothing is cropped. Masks have the flags of :data:`segcft.importers.masks.BITS`.
 
     Args:
         table: the CSV file, plain or gzip.

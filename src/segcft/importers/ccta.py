@@ -22,10 +22,10 @@ from segcft.coronary.defaults import SIZE, SPACING, WINDOW
 from segcft.coronary.plaque import STRUCTURES, Threshold, split
 from segcft.coronary.vessel import LINE_COLUMN, MESH_COLUMN, Crop, Files, Traced, about
 from segcft.data import attributes
-from segcft.data.convert import Converted, Excluded, Summary, Value, convert
-from segcft.data.shared import Shared
 from segcft.data.splits import PARTS
 from segcft.errors import DataError
+from segcft.importers.convert import Converted, Excluded, Summary, Value, convert
+from segcft.importers.shared import Shared
 from segcft.io.space import Frame, parse_frame
 from segcft.io.volume import NIFTI, Volume, read_volume
 from segcft.utils.extra import extra

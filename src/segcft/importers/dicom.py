@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcft.config.study import Splits
-from segcft.data.convert import Converted, Excluded, Summary, Value, convert, fit_values
-from segcft.data.masks import FolderMasks, Masking, Plausibility, Segmenter
 from segcft.data.resize import border_median, pad_to_aspect
 from segcft.errors import DataError
+from segcft.importers.convert import Converted, Excluded, Summary, Value, convert, fit_values
+from segcft.importers.masks import FolderMasks, Masking, Plausibility, Segmenter
 from segcft.io import dicom
 from segcft.io.dicomfile import text_of
 from segcft.io.imagefile import strip_suffix
@@ -81,7 +81,7 @@ def convert_dicom(
         window: percentiles of each image that become black and white; default: what the file says.
         views: projections to keep, e.g. ``("PA", "AP")``; default: all.
         pseudonyms: how images and patients are called.
-        segmenter: gives the masks, with the flags of :data:`segcft.data.masks.BITS`; default: there are none.
+        segmenter: gives the masks, with the flags of :data:`segcft.importers.masks.BITS`; default: there are none.
         plausibility: which masks to believe.
         batch_size: images that go through a network at once.
         splits: shares of the parts, by patient.

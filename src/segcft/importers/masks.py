@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from segcft.data.convert import Converted, Excluded, Finish, fit_values
 from segcft.data.resize import pad_to_aspect, smooth
 from segcft.errors import DataError
+from segcft.importers.convert import Converted, Excluded, Finish, fit_values
 from segcft.io.imagefile import LOSSLESS, find_file
 from segcft.io.maskfile import read_labels
 from segcft.io.reject import Rejected
@@ -343,7 +343,7 @@ class Masking:
 
     @property
     def finish(self) -> Finish | None:
-        """What :func:`~segcft.data.convert.convert` has to do with what :meth:`begin` answers."""
+        """What :func:`~segcft.importers.convert.convert` has to do with what :meth:`begin` answers."""
         return None if self.segmenter.parallel else self
 
     def begin(self, sample: Converted) -> Converted | Rejected:
