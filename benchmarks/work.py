@@ -89,7 +89,7 @@ class Work:
         from segcft.config.study import Image, RegressorSpec, SegmentorSpec
         from segcft.guides.regressor import Regressor
         from segcft.guides.segmentor import Segmentor
-        from segcft.training import freeze
+        from segcft.training.loop import freeze
 
         size = self.configuration["size"]
         image = Image(size=(size, size))

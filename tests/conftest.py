@@ -21,7 +21,7 @@ from segcft.data.batches import sequential
 from segcft.images.likelihood import to_unit
 from segcft.pipeline import Pipeline
 from segcft.run import Run
-from segcft.training import make_fabric
+from segcft.training.loop import make_fabric
 
 if TYPE_CHECKING:
     from starlette.testclient import TestClient

@@ -19,7 +19,7 @@ from segcft.evaluate import names
 from segcft.evaluate.comparison import SECONDS, WORST
 from segcft.importing import take_samples
 from segcft.run import Run
-from segcft.training import make_fabric
+from segcft.training.loop import make_fabric
 from tests.conftest import MakeStudy
 from tests.test_pipeline import Notes, times
 

@@ -20,7 +20,6 @@ from benchmarks.augmentation import __main__ as demonstration
 from benchmarks.augmentation.people import read_set, read_table, truth
 from benchmarks.augmentation.people import simulate as simulate_people
 from benchmarks.augmentation.table import accuracies
-from segcft import artefact
 from segcft.augment import Recipe, augment
 from segcft.balance import Turns, correlation_ratio, requests
 from segcft.cli import main
@@ -29,6 +28,7 @@ from segcft.doubts import NOTABLE
 from segcft.errors import DataError, InterventionError
 from segcft.io.provenance import inspect
 from segcft.run import Run, write_people
+from segcft.training import artefact
 from segcft.utils.progress import Progress
 from tests.conftest import MakeStudy
 

@@ -27,7 +27,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from conftest import changed, small_mapping
-from segcft import artefact
 from segcft.cli import main
 from segcft.config.mechanisms import CausalGenSpec, HVAESpec, parse_arch
 from segcft.config.study import Image, Study, Variable, parse_study
@@ -38,7 +37,8 @@ from segcft.images.checkpoint import TrainedParent, load_causal_gen
 from segcft.images.likelihood import DiscretisedGaussian, TanhDiscretisedGaussian, to_unit
 from segcft.pipeline import Pipeline
 from segcft.run import Run
-from segcft.training import make_fabric
+from segcft.training import artefact
+from segcft.training.loop import make_fabric
 from tests.test_hvae import one_step
 
 BETA = 2.0

@@ -34,7 +34,7 @@ from segcft.run import Run
 from segcft.simulate import CoronarySimulator
 from segcft.simulate.ccta import Grid, vessel_mesh, volume, write_ccta
 from segcft.simulate.coronary import MARGIN
-from segcft.training import make_fabric
+from segcft.training.loop import make_fabric
 
 PEOPLE = st.integers(0, 2**63 - 1)
 NONCALCIFIED, CALCIFIED, LUMEN = CoronarySimulator.variables

@@ -18,7 +18,7 @@ import segcft
 from segcft.data.store import Store
 from segcft.pipeline import Pipeline
 from segcft.run import Run
-from segcft.training import make_fabric
+from segcft.training.loop import make_fabric
 
 DATA = Path(__file__).parent / "data"
 MODELS = Path(__file__).parents[1] / "models"

@@ -24,7 +24,6 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from segcft import artefact
 from segcft.ablation import load_ablation, run_ablation
 from segcft.batch import answer_all, folder_items
 from segcft.cli import main
@@ -35,7 +34,8 @@ from segcft.errors import DataError, RunError, WriteError
 from segcft.importing import import_shard
 from segcft.pipeline import Pipeline
 from segcft.run import Run
-from segcft.training import make_fabric
+from segcft.training import artefact
+from segcft.training.loop import make_fabric
 from segcft.utils.atomic import sync
 from segcft.utils.lock import Lock
 from segcft.utils.progress import Progress, Task

@@ -14,7 +14,7 @@ from segcft.data.batches import Batches
 from segcft.finetune import CounterfactualObjective, constraint_level
 from segcft.images.likelihood import to_unit
 from segcft.run import Run
-from segcft.training import make_fabric
+from segcft.training.loop import make_fabric
 
 GUIDES = ("segmentor", "regressor")
 

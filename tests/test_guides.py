@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from segcft import artefact
 from segcft.config.study import Augment, Image, RegressorSpec, SegmentorSpec
 from segcft.guides.regressor import Regressor, RegressorObjective
 from segcft.guides.segmentor import Segmentor, SegmentorObjective, dice
 from segcft.images.likelihood import to_unit
 from segcft.run import Run
-from segcft.training import freeze
+from segcft.training import artefact
+from segcft.training.loop import freeze
 
 Batch = dict[str, Tensor]
 

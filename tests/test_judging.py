@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 import torch
 
-from segcft import artefact
 from segcft.cli import main
 from segcft.data.store import Store, StoreWriter
 from segcft.errors import DataError, RunError
@@ -21,6 +20,7 @@ from segcft.importing import check_unseen, new_people
 from segcft.judging import evaluate_people, load_judge
 from segcft.publish import publish
 from segcft.run import Run
+from segcft.training import artefact
 from segcft.utils.progress import Progress
 from tests.conftest import MODELS, MakeStudy
 from tests.test_model import as_real

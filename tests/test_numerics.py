@@ -14,7 +14,6 @@ import pytest
 import torch
 from PIL import Image
 
-from segcft import artefact
 from segcft.config.study import parse_study
 from segcft.data.splits import assign
 from segcft.doubts import out_of_support
@@ -25,7 +24,8 @@ from segcft.io.imagefile import read_image
 from segcft.io.reject import Rejected
 from segcft.pipeline import Pipeline
 from segcft.run import Run
-from segcft.training import make_fabric
+from segcft.training import artefact
+from segcft.training.loop import make_fabric
 from tests.conftest import MakeStudy, changed, plaque_mapping, write_plaques
 from tests.test_dicom import RAMP, make, save
 from tests.test_pipeline import Notes

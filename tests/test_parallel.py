@@ -16,7 +16,7 @@ from segcft.errors import SegcftError
 from segcft.parallel import _Worker, run_all
 from segcft.pipeline import Pipeline
 from segcft.run import Run
-from segcft.training import make_fabric
+from segcft.training.loop import make_fabric
 from segcft.utils.progress import ConsoleProgress, Progress, Task
 from tests.conftest import MakeStudy
 from tests.test_training import same, tensors_of

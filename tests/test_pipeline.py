@@ -14,7 +14,6 @@ import pytest
 import torch
 from PIL import Image
 
-from segcft import artefact
 from segcft.config.study import Study, load_study
 from segcft.errors import DataError, RunError
 from segcft.importing import check_unseen, new_people
@@ -22,7 +21,8 @@ from segcft.judging import evaluate_people
 from segcft.pipeline import Pipeline
 from segcft.report.facts import seeds
 from segcft.run import Run
-from segcft.training import make_fabric
+from segcft.training import artefact
+from segcft.training.loop import make_fabric
 from segcft.utils.progress import Progress
 
 PARTS = ("segmentor", "judge", "regressor", "scm", "hvae", "cft-regressor", "cft-segmentor")

@@ -18,7 +18,6 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segcft import artefact
 from segcft.cli import main
 from segcft.config.study import Study, Variable, parse_study
 from segcft.errors import RunError
@@ -30,6 +29,7 @@ from segcft.report.graph import draw_graph
 from segcft.report.page import render_report, write_report
 from segcft.report.tables import tables
 from segcft.run import Run
+from segcft.training import artefact
 from tests.conftest import small_mapping
 
 CPU = torch.device("cpu")

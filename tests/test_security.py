@@ -19,7 +19,6 @@ import pytest
 import torch
 import yaml
 
-from segcft import artefact
 from segcft.cli import main
 from segcft.config.study import load_study
 from segcft.data.store import Store
@@ -27,6 +26,7 @@ from segcft.errors import DataError, RunError, SegcftError, StudyError
 from segcft.images.causal_gen import CausalGenHVAE
 from segcft.images.checkpoint import load_causal_gen
 from segcft.run import Run
+from segcft.training import artefact
 from tests.conftest import MakeStudy, changed, plaque_mapping, write_plaques
 from tests.test_dicom import make, save
 from tools import licences

@@ -22,13 +22,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import segcft
-from segcft import artefact
 from segcft.config.study import Study, Training
 from segcft.data.batches import Batch, Batches
 from segcft.errors import RunError, SegcftError, StudyError
 from segcft.pipeline import Pipeline
 from segcft.run import Run
-from segcft.training import MovingAverage, Objective, freeze, learning_rate, make_fabric, train
+from segcft.training import artefact
+from segcft.training.loop import MovingAverage, Objective, freeze, learning_rate, make_fabric, train
 from segcft.utils.progress import Progress, Task
 
 

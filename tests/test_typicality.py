@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import segcft
-from segcft import artefact
 from segcft.cli import main
 from segcft.doubts import MANY, unlike
 from segcft.errors import RunError
 from segcft.images.typicality import FEWEST, Length, Usual, usual_images, usual_range
 from segcft.model import Model
 from segcft.run import Run
+from segcft.training import artefact
 from tests.conftest import MODELS
 
 if TYPE_CHECKING:

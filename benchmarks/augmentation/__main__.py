@@ -24,14 +24,14 @@ from benchmarks.augmentation.classifier import Settings, answers
 from benchmarks.augmentation.figure import draw
 from benchmarks.augmentation.people import LABEL, VARIABLE, Set, joined, part, read_set, simulate, truth
 from benchmarks.augmentation.table import Correct, Interval, accuracies, markdown
-from segcft.artefact import write_text
 from segcft.augment import Recipe, augment
 from segcft.balance import correlation_ratio
 from segcft.config.study import load_study
 from segcft.parallel import run_all
 from segcft.pipeline import Pipeline
 from segcft.run import Run
-from segcft.training import make_fabric
+from segcft.training.artefact import write_text
+from segcft.training.loop import make_fabric
 from segcft.utils.progress import ConsoleProgress, Progress
 
 CONFOUNDED, REWEIGHTED = "confounded people", "confounded people, reweighted"

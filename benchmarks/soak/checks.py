@@ -15,10 +15,10 @@ from PIL import Image
 from safetensors import safe_open
 
 from benchmarks.soak import SoakError
-from segcft import artefact
 from segcft.config.study import Study
 from segcft.data.store import Store
 from segcft.run import Run
+from segcft.training import artefact
 
 GREY_LEVELS, ROUNDING = 1, 1e-3
 """How far answers may be apart, in grey levels and relatively: who is in a batch with whom changes the rounding."""

@@ -216,8 +216,8 @@ def _run_chosen(
 
 def _share(pipeline: Pipeline, others: Mapping[str, Run]) -> None:
     """Link what other runs have made from the same: samples and trained parts."""
-    from segcft import artefact
     from segcft.importing import take_samples
+    from segcft.training import artefact
 
     if take_samples(pipeline.run, pipeline.data, others.values()):
         pipeline.progress.note("  samples: shared")
@@ -235,8 +235,8 @@ def _share(pipeline: Pipeline, others: Mapping[str, Run]) -> None:
 
 def _write_table(ablation: Ablation, runs: Mapping[str, Run], folder: Path, pipeline: Pipeline) -> list[Row]:
     """Compare all variants that are up to date; ``pipeline`` is of one that is."""
-    from segcft.artefact import write_text
     from segcft.evaluate.comparison import compare, render_comparison
+    from segcft.training.artefact import write_text
 
     judged = list(_judged(runs, pipeline))
     rows = compare(judged, ablation.base)
@@ -250,9 +250,9 @@ def _judged(runs: Mapping[str, Run], current: Pipeline) -> Iterator[Judged]:
     """The variants that are up to date, judged on the same samples as that of ``current``."""
     import pandas as pd
 
-    from segcft import artefact
     from segcft.evaluate.comparison import Judged
     from segcft.pipeline import Pipeline
+    from segcft.training import artefact
 
     for name, run in runs.items():
         pipeline = Pipeline(run, current.fabric, split=SPLIT)

@@ -32,7 +32,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import segcft
-from segcft import artefact
 from segcft.balance import Request, Turns, correlation_ratio, requests
 from segcft.causal.intervention import Intervention
 from segcft.config.graph import Graph
@@ -47,6 +46,7 @@ from segcft.inference import areas_of
 from segcft.io.provenance import png_bytes
 from segcft.run import Run
 from segcft.support import all_limits
+from segcft.training import artefact
 from segcft.utils.atomic import whole_folder
 from segcft.utils.progress import Progress
 

@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from segcft import artefact
 from segcft.answer import Answer
 from segcft.causal.intervention import Intervention
 from segcft.config.study import Study
@@ -38,6 +37,7 @@ from segcft.model import BATCH, Model
 from segcft.parallel import end_with_parent
 from segcft.question import MATCH, Question
 from segcft.run import Run
+from segcft.training import artefact
 from segcft.utils.atomic import reason
 from segcft.utils.journal import Journal, Table
 from segcft.utils.progress import Progress

@@ -287,7 +287,7 @@ def _pipeline(options: argparse.Namespace) -> Pipeline:
     quiet_libraries()
     from segcft.pipeline import Pipeline
     from segcft.run import Run
-    from segcft.training import make_fabric
+    from segcft.training.loop import make_fabric
     from segcft.utils.progress import ConsoleProgress
 
     fabric = make_fabric(options.device, getattr(options, "devices", 1), getattr(options, "nodes", 1))
@@ -333,7 +333,7 @@ def _ablation(options: argparse.Namespace) -> None:
     ablation.choose(options.only)  # a wrong name, too, is told before anything heavy is imported
     quiet_libraries()
     from segcft.parallel import default_jobs
-    from segcft.training import make_fabric
+    from segcft.training.loop import make_fabric
     from segcft.utils.progress import ConsoleProgress
 
     fabric = make_fabric(options.device)
@@ -359,8 +359,8 @@ def _import_causal_gen(options: argparse.Namespace) -> None:
     if not isinstance(load_study(options.study).hvae, CausalGenSpec):
         raise SegcftError(f"{options.study}: hvae.architecture: a checkpoint of causal-gen needs 'causal-gen'")
     pipeline = _pipeline(options)
-    from segcft.artefact import digest_of
     from segcft.images.checkpoint import TrainedParent, load_causal_gen
+    from segcft.training.artefact import digest_of
 
     checkpoint = options.checkpoint.absolute()  # what the run records is read from elsewhere
     parents = [TrainedParent.parse(text) for text in options.parents]
@@ -388,7 +388,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     quiet_libraries()
     from segcft.importing import new_people
     from segcft.judging import evaluate_people
-    from segcft.training import make_fabric
+    from segcft.training.loop import make_fabric
     from segcft.utils.lock import Lock
     from segcft.utils.progress import ConsoleProgress
 
@@ -433,15 +433,15 @@ def _report(options: argparse.Namespace) -> None:
     run, out = Run(options.run), options.out or options.run / "report.html"
     quiet_libraries()
     from segcft.report.page import write_report
-    from segcft.training import make_fabric
+    from segcft.training.loop import make_fabric
 
     write_report(run, out, make_fabric(options.device).device)
     print(f"report: {out}", file=sys.stderr)
 
 
 def _results(options: argparse.Namespace) -> None:
-    from segcft.artefact import write_text
     from segcft.results import render_results
+    from segcft.training.artefact import write_text
 
     write_text(options.out, render_results(options.folders))
     print(f"results: {options.out}", file=sys.stderr)

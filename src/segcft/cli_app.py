@@ -59,7 +59,7 @@ def _app(options: argparse.Namespace) -> None:
     _say_nothing_of_files()
     from segcft.app.catalogue import Catalogue
     from segcft.app.server import make_app, serve
-    from segcft.training import make_fabric
+    from segcft.training.loop import make_fabric
 
     catalogue = Catalogue(options.models, make_fabric(options.device).device)
     catalogue.describe(next(iter(catalogue.runs)))  # what is wrong with it is told now, and the page opens at once

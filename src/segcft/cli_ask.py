@@ -88,7 +88,7 @@ def _counterfactual(options: argparse.Namespace) -> None:
 
     run = Run(options.run)
     quiet_libraries()
-    from segcft.training import make_fabric
+    from segcft.training.loop import make_fabric
 
     device = make_fabric(options.device).device
     if many:

@@ -71,7 +71,7 @@ def _augment(options: argparse.Namespace) -> None:
     quiet_libraries()
     from segcft.augment import Recipe, augment
     from segcft.doubts import NOTABLE
-    from segcft.training import make_fabric
+    from segcft.training.loop import make_fabric
     from segcft.utils.progress import ConsoleProgress
 
     recipe = Recipe(

@@ -359,6 +359,6 @@ def _segmenter(options: argparse.Namespace) -> Segmenter | None:
 
 def _device(options: argparse.Namespace) -> torch.device:
     quiet_libraries()
-    from segcft.training import make_fabric
+    from segcft.training.loop import make_fabric
 
     return make_fabric(options.device).device

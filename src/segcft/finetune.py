@@ -23,7 +23,7 @@ from segcft.data.augment import Augmenter
 from segcft.data.batches import Batch, Batches
 from segcft.images.mechanism import ImageMechanism
 from segcft.images.objective import Samples
-from segcft.training import Objective, freeze, parts
+from segcft.training.loop import Objective, freeze, parts
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from segcft import artefact
 from segcft.causal.mechanisms import ParentEncoder
 from segcft.config.study import FolderData, SimulatedData, Study
 from segcft.data.maskfit import check_masks
@@ -28,6 +27,7 @@ from segcft.importers.folder import import_folder
 from segcft.importers.simulated import import_simulated, person_id, person_number
 from segcft.io.reject import summarise
 from segcft.run import Run
+from segcft.training import artefact
 from segcft.utils.lock import Lock
 from segcft.utils.progress import Progress
 

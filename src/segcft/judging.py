@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from segcft import artefact
 from segcft.config.study import Study, parse_study
 from segcft.data.store import Store
 from segcft.errors import DataError, RunError
@@ -16,6 +15,7 @@ from segcft.evaluate.evaluation import evaluate
 from segcft.guides.segmentor import Segmentor
 from segcft.importing import check_apart, check_unseen
 from segcft.run import Run
+from segcft.training import artefact
 from segcft.utils.progress import Progress
 
 UNKNOWN_PEOPLE = (

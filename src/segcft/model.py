@@ -16,7 +16,7 @@ import torch
 from torch import Generator, Tensor
 
 import segcft
-from segcft import arguments, artefact
+from segcft import arguments
 from segcft.answer import Answer
 from segcft.causal.intervention import Intervention
 from segcft.counterfactual import Abduction, CounterfactualModel
@@ -31,6 +31,7 @@ from segcft.question import ImageLike, Match, Question, Values, is_one, look, na
 from segcft.run import Run
 from segcft.samples import Samples
 from segcft.support import limits
+from segcft.training import artefact
 from segcft.trajectory import Trajectory
 
 BATCH = 16

@@ -24,7 +24,7 @@ from segcft.errors import SegcftError
 from segcft.importing import check_values
 from segcft.pipeline import Pipeline
 from segcft.run import Run
-from segcft.training import make_fabric
+from segcft.training.loop import make_fabric
 from segcft.utils.progress import Progress, Task
 from segcft.utils.signals import orderly_end
 

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 import segcft
-from segcft import artefact
 from segcft.causal.scm import StructuralCausalModel
 from segcft.config.study import Training
 from segcft.data.batches import Batches, sequential
@@ -34,7 +33,8 @@ from segcft.images.typicality import usual_images
 from segcft.importing import check_values, import_samples
 from segcft.judging import UNKNOWN_PEOPLE, evaluate_people
 from segcft.run import Run
-from segcft.training import Objective, freeze, train
+from segcft.training import artefact
+from segcft.training.loop import Objective, freeze, train
 from segcft.utils.lock import Lock
 from segcft.utils.progress import Progress
 

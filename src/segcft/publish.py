@@ -17,7 +17,6 @@ import pandas as pd
 import torch
 
 import segcft
-from segcft import artefact
 from segcft.causal.scm import StructuralCausalModel
 from segcft.config.study import SimulatedData
 from segcft.data.store import Store
@@ -26,6 +25,7 @@ from segcft.evaluate.names import method_name
 from segcft.io.provenance import png_bytes
 from segcft.run import Run, write_people
 from segcft.support import all_limits
+from segcft.training import artefact
 
 PEOPLE = 2000
 """Made-up people in a published model."""

@@ -11,7 +11,6 @@ from typing import Any
 
 import yaml
 
-from segcft import artefact
 from segcft.config.study import SimulatedData, Study
 from segcft.errors import RunError
 from segcft.evaluate import names
@@ -19,6 +18,7 @@ from segcft.evaluate.names import method_name, plain
 from segcft.evaluate.scores import Row
 from segcft.evaluate.table import cell, grid
 from segcft.run import Run
+from segcft.training import artefact
 
 LARGEST = 1e300
 """Of a figure, either way; the difference of two that are larger is none."""

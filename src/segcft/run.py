@@ -30,7 +30,6 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import nn
 
-from segcft import artefact
 from segcft.causal.scm import StructuralCausalModel
 from segcft.config.mechanisms import CausalGenSpec
 from segcft.config.study import Study, load_study
@@ -44,7 +43,8 @@ from segcft.guides.segmentor import Segmentor
 from segcft.images.causal_gen import CausalGenHVAE
 from segcft.images.hvae import HVAE
 from segcft.images.typicality import Usual
-from segcft.training import freeze
+from segcft.training import artefact
+from segcft.training.loop import freeze
 
 
 class Run:

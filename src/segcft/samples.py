@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from segcft import arguments, artefact
+from segcft import arguments
 from segcft.io.provenance import png_bytes
 from segcft.io.rendering import to_html
+from segcft.training import artefact
 from segcft.utils.output import check
 
 TABLE = "attributes.csv"

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segcft import arguments, artefact
+from segcft import arguments
 from segcft.answer import Answer
 from segcft.errors import DataError
 from segcft.evaluate.names import plain
 from segcft.io.provenance import gif_bytes, picture, png_bytes
 from segcft.io.rendering import strip, to_html
+from segcft.training import artefact
 
 MILLISECONDS = 200
 """For which a picture of the GIF is shown."""

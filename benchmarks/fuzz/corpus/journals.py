@@ -21,7 +21,7 @@ _ROW = {"id": "a", "patient": "p", "split": "train", "age": 63}
 
 
 def readers() -> list[Reader]:
-    log = lazily("segcft.training", "_keep_history", 2, False)
+    log = lazily("segcft.training.loop", "_keep_history", 2, False)
     return [
         Reader("history", ".jsonl", lambda: [_HISTORY], lazily("segcft.report.charts", "read_history"), "text"),
         Reader("training log", ".jsonl", lambda: [_HISTORY], log, "lines"),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from benchmarks.fuzz.corpus.common import CHEST, chest, contents, written
 from benchmarks.fuzz.work import Reader
-from segcft import artefact
+from segcft.training import artefact
 
 
 def readers() -> list[Reader]:

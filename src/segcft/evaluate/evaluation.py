@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segcft.artefact import write_text
 from segcft.causal.scm import StructuralCausalModel
 from segcft.config.graph import Graph
 from segcft.config.study import Study
@@ -26,6 +25,7 @@ from segcft.evaluate.scores import Row, Scores
 from segcft.evaluate.table import few_people, render_table
 from segcft.evaluate.truth import Drawn, Truth
 from segcft.guides.segmentor import Segmentor
+from segcft.training.artefact import write_text
 from segcft.utils.atomic import written
 from segcft.utils.progress import Progress
 

@@ -10,7 +10,7 @@ from segcft.config.study import Image, SegmentorSpec
 from segcft.data.augment import Augmenter
 from segcft.data.batches import Batch
 from segcft.images.likelihood import to_unit
-from segcft.training import Objective
+from segcft.training.loop import Objective
 
 
 class Segmentor(nn.Module):

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from segcft import artefact
 from segcft.config.mechanisms import CausalGenSpec, parse_arch
 from segcft.errors import DataError
 from segcft.images.causal_gen import CausalGenHVAE, Convolutions, DecoderBlock, ResidualBlock
+from segcft.training import artefact
 
 AVERAGED, RAW = "ema_model_state_dict", "model_state_dict"
 FINETUNED = "vae."

@@ -10,7 +10,7 @@ from segcft.data.augment import Augmenter
 from segcft.data.batches import Batch
 from segcft.images.likelihood import to_unit
 from segcft.images.mechanism import ImageMechanism
-from segcft.training import Objective
+from segcft.training.loop import Objective
 
 
 class Samples:

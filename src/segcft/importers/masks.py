@@ -118,8 +118,8 @@ class RunSegmenter:
     parallel = False
 
     def __init__(self, folder: Path, device: torch.device) -> None:
-        from segcft import artefact
         from segcft.run import Run
+        from segcft.training import artefact
 
         run = Run(folder)
         names = list(run.study.structures)

@@ -16,12 +16,12 @@ import pandas as pd
 import torch
 
 import segcft
-from segcft import artefact
 from segcft.config.study import SimulatedData, Study
 from segcft.data.splits import PARTS
 from segcft.data.store import Store
 from segcft.errors import RunError
 from segcft.run import Run
+from segcft.training import artefact
 
 LIBRARIES = ("torch", "lightning", "monai", "zuko", "numpy", "pandas", "scikit-image", "safetensors", "pydantic")
 """Whose versions can change a figure."""

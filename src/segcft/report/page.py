@@ -12,7 +12,6 @@ import torch
 import yaml
 
 import segcft
-from segcft import artefact
 from segcft.config.study import SimulatedData, Study
 from segcft.errors import RunError
 from segcft.evaluate.cohort import Cohort
@@ -28,6 +27,7 @@ from segcft.report.pictures import data_uri, difference, difference_picture, out
 from segcft.report.tables import tables
 from segcft.results import Result
 from segcft.run import Run
+from segcft.training import artefact
 
 
 @dataclass(frozen=True)

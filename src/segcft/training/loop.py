@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from segcft import artefact
 from segcft.config.study import Training
 from segcft.data.batches import Batch, Batches
 from segcft.errors import RunError, SegcftError, StudyError
+from segcft.training import artefact
 from segcft.utils.atomic import append
 from segcft.utils.progress import Progress
 from segcft.utils.signals import HeldBack

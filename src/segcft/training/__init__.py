@@ -1,0 +1,1 @@
+"""The training loop of every stage, and what it leaves on disk."""
