@@ -20,8 +20,8 @@ from skimage.transform import resize
 from segcft.counterfactual import Abduction
 from segcft.data.store import Store
 from segcft.doubts import unlike
-from segcft.images.likelihood import to_unit
-from segcft.images.typicality import Length, length_of
+from segcft.image_models.likelihood import to_unit
+from segcft.image_models.typicality import Length, length_of
 from segcft.run import Run
 
 Images = NDArray[np.uint8]

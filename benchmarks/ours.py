@@ -11,9 +11,9 @@ from torch import Tensor
 from benchmarks.work import Work
 from segcft.config.mechanisms import CausalGenSpec, HVAESpec
 from segcft.config.study import Image, Variable
-from segcft.images.causal_gen import CausalGenHVAE
-from segcft.images.hvae import HVAE
-from segcft.images.mechanism import ImageMechanism
+from segcft.image_models.causal_gen import CausalGenHVAE
+from segcft.image_models.hvae import HVAE
+from segcft.image_models.mechanism import ImageMechanism
 
 COPIED = ("enc_arch", "dec_arch", "widths", "block")
 

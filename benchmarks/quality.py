@@ -28,7 +28,7 @@ from benchmarks.ours import Ours
 from benchmarks.work import Work
 from segcft.data.batches import Batches, sequential
 from segcft.data.store import Store
-from segcft.images.likelihood import to_unit
+from segcft.image_models.likelihood import to_unit
 
 CONTENDERS = ("causal-gen", "causal-gen's network", "two-stream")
 

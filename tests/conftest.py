@@ -18,7 +18,7 @@ from PIL import Image
 
 from segcft.config.study import Study, parse_study
 from segcft.data.batches import sequential
-from segcft.images.likelihood import to_unit
+from segcft.image_models.likelihood import to_unit
 from segcft.pipeline import Pipeline
 from segcft.run import Run
 from segcft.training.loop import make_fabric

@@ -32,9 +32,9 @@ from segcft.config.mechanisms import CausalGenSpec, HVAESpec, parse_arch
 from segcft.config.study import Image, Study, Variable, parse_study
 from segcft.counterfactual import Abduction
 from segcft.errors import DataError, RunError, StudyError
-from segcft.images.causal_gen import CausalGenHVAE, ParentsShare
-from segcft.images.checkpoint import TrainedParent, load_causal_gen
-from segcft.images.likelihood import DiscretisedGaussian, TanhDiscretisedGaussian, to_unit
+from segcft.image_models.causal_gen import CausalGenHVAE, ParentsShare
+from segcft.image_models.causal_gen_checkpoint import TrainedParent, load_causal_gen
+from segcft.image_models.likelihood import DiscretisedGaussian, TanhDiscretisedGaussian, to_unit
 from segcft.pipeline import Pipeline
 from segcft.run import Run
 from segcft.training import artefact

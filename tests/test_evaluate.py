@@ -36,8 +36,8 @@ from segcft.evaluate.scores import Row, Scores
 from segcft.evaluate.table import render_table
 from segcft.evaluate.truth import Truth
 from segcft.guides.segmentor import Segmentor, SegmentorObjective
-from segcft.images.hvae import HVAE
-from segcft.images.likelihood import to_grey_levels, to_unit
+from segcft.image_models.hvae import HVAE
+from segcft.image_models.likelihood import to_grey_levels, to_unit
 from segcft.importers.simulated import import_simulated, make_simulator
 from segcft.run import Run
 from segcft.utils.progress import Progress

@@ -12,7 +12,7 @@ from torch import Tensor
 from segcft.config.study import Study
 from segcft.data.batches import Batches
 from segcft.finetune import CounterfactualObjective, constraint_level
-from segcft.images.likelihood import to_unit
+from segcft.image_models.likelihood import to_unit
 from segcft.run import Run
 from segcft.training.loop import make_fabric
 

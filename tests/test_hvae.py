@@ -11,9 +11,9 @@ from torch import Tensor
 
 from segcft.config.study import HVAESpec, Image, Variable
 from segcft.counterfactual import Abduction
-from segcft.images.hvae import HVAE, level_sizes
-from segcft.images.likelihood import to_unit
-from segcft.images.mechanism import ImageMechanism
+from segcft.image_models.hvae import HVAE, level_sizes
+from segcft.image_models.likelihood import to_unit
+from segcft.image_models.mechanism import ImageMechanism
 
 VARIABLES = {
     "sex": Variable(kind="categorical", categories=("F", "M")),

@@ -23,8 +23,8 @@ from segcft.cli import main
 from segcft.config.study import load_study
 from segcft.data.store import Store
 from segcft.errors import DataError, RunError, SegcftError, StudyError
-from segcft.images.causal_gen import CausalGenHVAE
-from segcft.images.checkpoint import load_causal_gen
+from segcft.image_models.causal_gen import CausalGenHVAE
+from segcft.image_models.causal_gen_checkpoint import load_causal_gen
 from segcft.run import Run
 from segcft.training import artefact
 from tests.conftest import MakeStudy, changed, plaque_mapping, write_plaques

@@ -21,7 +21,7 @@ import segcft
 from segcft.cli import main
 from segcft.doubts import MANY, unlike
 from segcft.errors import RunError
-from segcft.images.typicality import FEWEST, Length, Usual, usual_images, usual_range
+from segcft.image_models.typicality import FEWEST, Length, Usual, usual_images, usual_range
 from segcft.model import Model
 from segcft.run import Run
 from segcft.training import artefact

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from segcft.images.warp import Displacement, between, displaced
+from segcft.image_models.displacement import Displacement, between, displaced
 
 
 def smooth(seed: int, channels: int, size: tuple[int, int], nodes: int, largest: float) -> Tensor:

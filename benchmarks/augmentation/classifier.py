@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.augmentation.people import Set
-from segcft.images.likelihood import to_unit
+from segcft.image_models.likelihood import to_unit
 from segcft.training.artefact import key_of
 
 

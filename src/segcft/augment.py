@@ -40,7 +40,7 @@ from segcft.data.store import Store
 from segcft.doubts import NOTABLE
 from segcft.errors import DataError, InterventionError
 from segcft.evaluate.names import METHODS
-from segcft.images.likelihood import to_grey_levels, to_unit
+from segcft.image_models.likelihood import to_grey_levels, to_unit
 from segcft.importing import import_data
 from segcft.inference import areas_of
 from segcft.io.provenance import png_bytes

@@ -359,7 +359,7 @@ def _import_causal_gen(options: argparse.Namespace) -> None:
     if not isinstance(load_study(options.study).hvae, CausalGenSpec):
         raise SegcftError(f"{options.study}: hvae.architecture: a checkpoint of causal-gen needs 'causal-gen'")
     pipeline = _pipeline(options)
-    from segcft.images.checkpoint import TrainedParent, load_causal_gen
+    from segcft.image_models.causal_gen_checkpoint import TrainedParent, load_causal_gen
     from segcft.training.artefact import digest_of
 
     checkpoint = options.checkpoint.absolute()  # what the run records is read from elsewhere

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from segcft.causal.scm import StructuralCausalModel
-from segcft.images.mechanism import ELBO, ImageMechanism
+from segcft.image_models.mechanism import ELBO, ImageMechanism
 
 
 class Counterfactual(NamedTuple):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from segcft.causal.intervention import CHANGE
 from segcft.config.study import Study
-from segcft.images.typicality import Length, Usual
+from segcft.image_models.typicality import Length, Usual
 from segcft.support import limits
 
 NOTABLE = 0.25

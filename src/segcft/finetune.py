@@ -21,8 +21,8 @@ from segcft.causal.scm import StructuralCausalModel
 from segcft.config.study import FinetuneSpec, Study, Training
 from segcft.data.augment import Augmenter
 from segcft.data.batches import Batch, Batches
-from segcft.images.mechanism import ImageMechanism
-from segcft.images.objective import Samples
+from segcft.image_models.mechanism import ImageMechanism
+from segcft.image_models.objective import Samples
 from segcft.training.loop import Objective, freeze, parts
 
 if TYPE_CHECKING:

@@ -23,9 +23,9 @@ from segcft.counterfactual import Abduction, CounterfactualModel
 from segcft.doubts import misses, out_of_support, unlike
 from segcft.errors import DataError, InterventionError, RunError
 from segcft.evaluate.names import METHODS, method_name
-from segcft.images.likelihood import to_grey_levels, to_unit
-from segcft.images.mechanism import seeded
-from segcft.images.typicality import Length, length_of
+from segcft.image_models.likelihood import to_grey_levels, to_unit
+from segcft.image_models.mechanism import seeded
+from segcft.image_models.typicality import Length, length_of
 from segcft.inference import Person, areas_of, resolve_areas, who_is_asked
 from segcft.question import ImageLike, Match, Question, Values, is_one, look, name_of, parse_values
 from segcft.run import Run

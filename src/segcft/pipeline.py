@@ -26,10 +26,10 @@ from segcft.errors import RunError
 from segcft.finetune import CounterfactualObjective, constraint_level
 from segcft.guides.regressor import RegressorObjective
 from segcft.guides.segmentor import SegmentorObjective, dice
-from segcft.images.likelihood import to_unit
-from segcft.images.mechanism import ImageMechanism
-from segcft.images.objective import LikelihoodObjective
-from segcft.images.typicality import usual_images
+from segcft.image_models.likelihood import to_unit
+from segcft.image_models.mechanism import ImageMechanism
+from segcft.image_models.objective import LikelihoodObjective
+from segcft.image_models.typicality import usual_images
 from segcft.importing import check_values, import_samples
 from segcft.judging import UNKNOWN_PEOPLE, evaluate_people
 from segcft.run import Run

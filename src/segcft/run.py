@@ -40,9 +40,9 @@ from segcft.errors import RunError
 from segcft.evaluate.names import method_name
 from segcft.guides.regressor import Regressor
 from segcft.guides.segmentor import Segmentor
-from segcft.images.causal_gen import CausalGenHVAE
-from segcft.images.hvae import HVAE
-from segcft.images.typicality import Usual
+from segcft.image_models.causal_gen import CausalGenHVAE
+from segcft.image_models.hvae import HVAE
+from segcft.image_models.typicality import Usual
 from segcft.training import artefact
 from segcft.training.loop import freeze
 

@@ -77,8 +77,8 @@ def _causal_gen() -> tuple[Any, list[Any], dict[str, Tensor], dict[str, Any]]:
     from segcft.config.mechanisms import CausalGenSpec
     from segcft.config.study import Image as Grid
     from segcft.config.study import Variable
-    from segcft.images.causal_gen import CausalGenHVAE
-    from segcft.images.checkpoint import TrainedParent, _Weights
+    from segcft.image_models.causal_gen import CausalGenHVAE
+    from segcft.image_models.causal_gen_checkpoint import TrainedParent, _Weights
 
     settings: dict[str, Any] = {"enc_arch": "16b1d2,8b1d8,1b1", "dec_arch": "1b1,8b2,16b2", "widths": [4, 4, 8]}
     settings |= {"bottleneck": 4, "z_dim": 2, "z_max_res": 16, "bias_max_res": 16}
@@ -107,7 +107,7 @@ def _causal_gen_files() -> list[bytes]:
 
 
 def _read_causal_gen(path: Path) -> None:
-    from segcft.images.checkpoint import load_causal_gen
+    from segcft.image_models.causal_gen_checkpoint import load_causal_gen
 
     network, parents, _, _ = _causal_gen()
     load_causal_gen(path, network, parents)

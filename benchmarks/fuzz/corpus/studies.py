@@ -40,7 +40,7 @@ def _base(folder: Path) -> None:
 
 def _read_asked(path: Path) -> None:
     from segcft.data.shards import Shard
-    from segcft.images.checkpoint import TrainedParent
+    from segcft.image_models.causal_gen_checkpoint import TrainedParent
     from segcft.question import parse_values
 
     study = chest()

@@ -15,7 +15,7 @@ from segcft.config.study import Study
 from segcft.data.batches import sequential
 from segcft.data.store import Store
 from segcft.errors import DataError
-from segcft.images.likelihood import to_unit
+from segcft.image_models.likelihood import to_unit
 
 
 class People(NamedTuple):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from segcft.guides.segmentor import dice
-from segcft.images.likelihood import to_grey_levels, to_unit
+from segcft.image_models.likelihood import to_grey_levels, to_unit
 
 
 class Judge(Protocol):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from segcft.config.study import SimulatedData, Study
 from segcft.data.store import Store
-from segcft.images.likelihood import to_unit
+from segcft.image_models.likelihood import to_unit
 from segcft.importers.simulated import make_simulator, mask_order
 
 

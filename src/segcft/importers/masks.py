@@ -137,7 +137,7 @@ class RunSegmenter:
     def __call__(self, ids: Sequence[str], images: NDArray[np.uint8]) -> list[Coverage | Rejected]:
         import torch
 
-        from segcft.images.likelihood import to_unit
+        from segcft.image_models.likelihood import to_unit
 
         with torch.inference_mode():
             probabilities = self.network.masks(to_unit(torch.from_numpy(images)[:, None].to(self.device)))

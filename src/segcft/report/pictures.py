@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from segcft.evaluate.axioms import GREY_LEVELS
-from segcft.images.likelihood import to_grey_levels
+from segcft.image_models.likelihood import to_grey_levels
 from segcft.io.provenance import SYNTHETIC
 
 COLOURS = "RdBu_r"

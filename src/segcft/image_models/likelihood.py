@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from segcft.images.warp import between, displaced
+from segcft.image_models.displacement import between, displaced
 
 HALF_LEVEL = 1 / 255
 """Half the distance of two neighbouring grey levels when 0..255 is mapped to [-1, 1]."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from segcft.config.mechanisms import CausalGenSpec, parse_arch
 from segcft.errors import DataError
-from segcft.images.causal_gen import CausalGenHVAE, Convolutions, DecoderBlock, ResidualBlock
+from segcft.image_models.causal_gen import CausalGenHVAE, Convolutions, DecoderBlock, ResidualBlock
 from segcft.training import artefact
 
 AVERAGED, RAW = "ema_model_state_dict", "model_state_dict"

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from segcft.causal.mechanisms import ParentEncoder
 from segcft.config.mechanisms import MechanismSpec
 from segcft.config.study import Image, Variable
-from segcft.images.likelihood import DiscretisedGaussian
+from segcft.image_models.likelihood import DiscretisedGaussian
 
 Inputs = TypeVarTuple("Inputs")
 Output = TypeVar("Output")

@@ -1,6 +1,6 @@
 """The published image mechanism: the hierarchical VAE with an exogenous prior of De Sousa Ribeiro et al. 2023.
 
-It computes what their code (causal-gen) computes and loads what it trained, see :mod:`segcft.images.checkpoint`.
+It computes what their code (causal-gen) computes and loads what it trained, see :mod:`segcft.image_models.causal_gen_checkpoint`.
 One image stream ``h`` runs from a single pixel to the whole image; beside it runs a stream ``e`` of latents alone,
 from which the prior p(z_l | z_<l) is read, so that it never sees the parents. The posterior q(z_l | z_<l, x, pa)
 reads ``h``, the encoder's features of the image and the parents. Abduction therefore runs both streams, and what
@@ -25,8 +25,8 @@ from torch.nn import functional as F
 
 from segcft.config.mechanisms import BlockShape, CausalGenSpec
 from segcft.config.study import Image, Variable
-from segcft.images.likelihood import DiscretisedGaussian, TanhDiscretisedGaussian
-from segcft.images.mechanism import Exogenous, ImageMechanism, Recomputing
+from segcft.image_models.likelihood import DiscretisedGaussian, TanhDiscretisedGaussian
+from segcft.image_models.mechanism import Exogenous, ImageMechanism, Recomputing
 
 STEM_KERNEL = 7
 BLOCK_KERNEL = 3

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from segcft.data.batches import sequential
 from segcft.data.store import Store
-from segcft.images.likelihood import to_unit
-from segcft.images.mechanism import ELBO, ImageMechanism
+from segcft.image_models.likelihood import to_unit
+from segcft.image_models.mechanism import ELBO, ImageMechanism
 
 SEEN = 500
 """Images that the usual range is of, at most."""

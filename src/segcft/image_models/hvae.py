@@ -20,9 +20,9 @@ from torch.nn import functional as F
 
 from segcft.config.mechanisms import HVAESpec, Level
 from segcft.config.study import Image, Variable
-from segcft.images.likelihood import DiscretisedGaussian
-from segcft.images.mechanism import Exogenous, ImageMechanism, Recomputing
-from segcft.images.warp import Displacement, displaced
+from segcft.image_models.displacement import Displacement, displaced
+from segcft.image_models.likelihood import DiscretisedGaussian
+from segcft.image_models.mechanism import Exogenous, ImageMechanism, Recomputing
 
 LOG_SCALE_RANGE = (-8.0, 2.0)
 """Of the posterior relative to the standard normal prior; wider only overflows."""

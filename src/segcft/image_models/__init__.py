@@ -1,0 +1,1 @@
+"""Mechanisms of the image: networks that abduct, sample and predict."""
