@@ -87,8 +87,8 @@ class Work:
     def _make_guide(self) -> Any:
         """The same guide on both sides: ours, with random weights, frozen."""
         from segcft.config.study import Image, RegressorSpec, SegmentorSpec
-        from segcft.guides.regressor import Regressor
-        from segcft.guides.segmentor import Segmentor
+        from segcft.readers.regressor import Regressor
+        from segcft.readers.segmentor import Segmentor
         from segcft.training.loop import freeze
 
         size = self.configuration["size"]

@@ -35,10 +35,10 @@ from segcft.evaluate.page import Page
 from segcft.evaluate.scores import Row, Scores
 from segcft.evaluate.table import render_table
 from segcft.evaluate.truth import Truth
-from segcft.guides.segmentor import Segmentor, SegmentorObjective
 from segcft.image_models.hvae import HVAE
 from segcft.image_models.likelihood import to_grey_levels, to_unit
 from segcft.importers.simulated import import_simulated, make_simulator
+from segcft.readers.segmentor import Segmentor, SegmentorObjective
 from segcft.run import Run
 from segcft.utils.progress import Progress
 

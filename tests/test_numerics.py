@@ -18,11 +18,11 @@ from segcft.config.study import parse_study
 from segcft.data.splits import assign
 from segcft.doubts import out_of_support
 from segcft.errors import DataError, RunError, StudyError
-from segcft.guides.regressor import RegressorObjective
-from segcft.guides.segmentor import SegmentorObjective
 from segcft.io.imagefile import read_image
 from segcft.io.reject import Rejected
 from segcft.pipeline import Pipeline
+from segcft.readers.regressor import RegressorObjective
+from segcft.readers.segmentor import SegmentorObjective
 from segcft.run import Run
 from segcft.training import artefact
 from segcft.training.loop import make_fabric

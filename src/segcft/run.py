@@ -38,11 +38,11 @@ from segcft.data.splits import PARTS
 from segcft.data.store import Store
 from segcft.errors import RunError
 from segcft.evaluate.names import method_name
-from segcft.guides.regressor import Regressor
-from segcft.guides.segmentor import Segmentor
 from segcft.image_models.causal_gen import CausalGenHVAE
 from segcft.image_models.hvae import HVAE
 from segcft.image_models.typicality import Usual
+from segcft.readers.regressor import Regressor
+from segcft.readers.segmentor import Segmentor
 from segcft.training import artefact
 from segcft.training.loop import freeze
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segcft.guides.segmentor import dice
 from segcft.image_models.likelihood import to_grey_levels, to_unit
+from segcft.readers.segmentor import dice
 
 
 class Judge(Protocol):

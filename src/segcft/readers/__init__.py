@@ -1,0 +1,1 @@
+"""Frozen readers of an image: a segmentor or a regressor, both with ``areas(x)``."""
