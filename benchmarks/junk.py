@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from skimage import data
 from skimage.transform import resize
 
-from segcft.counterfactual import Abduction
+from segcft.counterfactual.model import Abduction
+from segcft.counterfactual.warnings import unlike
 from segcft.data.store import Store
-from segcft.doubts import unlike
 from segcft.image_models.likelihood import to_unit
 from segcft.image_models.typicality import Length, length_of
 from segcft.run import Run

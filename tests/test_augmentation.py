@@ -23,8 +23,8 @@ from benchmarks.augmentation.table import accuracies
 from segcft.augment import Recipe, augment
 from segcft.balance import Turns, correlation_ratio, requests
 from segcft.cli import main
+from segcft.counterfactual.warnings import NOTABLE
 from segcft.data.store import Store
-from segcft.doubts import NOTABLE
 from segcft.errors import DataError, InterventionError
 from segcft.io.provenance import inspect
 from segcft.run import Run, write_people

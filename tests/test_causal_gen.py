@@ -30,7 +30,7 @@ from conftest import changed, small_mapping
 from segcft.cli import main
 from segcft.config.mechanisms import CausalGenSpec, HVAESpec, parse_arch
 from segcft.config.study import Image, Study, Variable, parse_study
-from segcft.counterfactual import Abduction
+from segcft.counterfactual.model import Abduction
 from segcft.errors import DataError, RunError, StudyError
 from segcft.image_models.causal_gen import CausalGenHVAE, ParentsShare
 from segcft.image_models.causal_gen_checkpoint import TrainedParent, load_causal_gen

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from segcft.causal.scm import StructuralCausalModel
 from segcft.config.study import Study, parse_study
-from segcft.counterfactual import Abduction, CounterfactualModel
+from segcft.counterfactual.model import Abduction, CounterfactualModel
 from segcft.data.store import Store
 from segcft.errors import DataError
 from segcft.evaluate import names

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from segcft.config.study import Study
+from segcft.counterfactual.finetune import CounterfactualObjective, constraint_level
 from segcft.data.batches import Batches
-from segcft.finetune import CounterfactualObjective, constraint_level
 from segcft.image_models.likelihood import to_unit
 from segcft.run import Run
 from segcft.training.loop import make_fabric

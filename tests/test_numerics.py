@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from segcft.config.study import parse_study
+from segcft.counterfactual.warnings import out_of_support
 from segcft.data.splits import assign
-from segcft.doubts import out_of_support
 from segcft.errors import DataError, RunError, StudyError
 from segcft.io.imagefile import read_image
 from segcft.io.reject import Rejected

@@ -14,10 +14,10 @@ from hypothesis.extra import numpy as hnp
 
 from segcft.app.catalogue import Catalogue
 from segcft.config.study import Variable
-from segcft.doubts import out_of_support
+from segcft.counterfactual.support import all_limits, limits
+from segcft.counterfactual.warnings import out_of_support
 from segcft.model import Model
 from segcft.run import Run
-from segcft.support import all_limits, limits
 from tests.conftest import MODELS
 
 PEOPLE = sorted(path.parent for path in MODELS.glob("*/people.csv"))

@@ -19,7 +19,7 @@ from PIL import Image
 
 import segcft
 from segcft.cli import main
-from segcft.doubts import MANY, unlike
+from segcft.counterfactual.warnings import MANY, unlike
 from segcft.errors import RunError
 from segcft.image_models.typicality import FEWEST, Length, Usual, usual_images, usual_range
 from segcft.model import Model

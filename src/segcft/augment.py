@@ -36,8 +36,9 @@ from segcft.balance import Request, Turns, correlation_ratio, requests
 from segcft.causal.intervention import Intervention
 from segcft.config.graph import Graph
 from segcft.config.study import FolderData, Study
+from segcft.counterfactual.support import all_limits
+from segcft.counterfactual.warnings import NOTABLE
 from segcft.data.store import Store
-from segcft.doubts import NOTABLE
 from segcft.errors import DataError, InterventionError
 from segcft.evaluate.names import METHODS
 from segcft.image_models.likelihood import to_grey_levels, to_unit
@@ -45,7 +46,6 @@ from segcft.importing import import_data
 from segcft.inference import areas_of
 from segcft.io.provenance import png_bytes
 from segcft.run import Run
-from segcft.support import all_limits
 from segcft.training import artefact
 from segcft.utils.atomic import whole_folder
 from segcft.utils.progress import Progress

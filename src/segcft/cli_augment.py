@@ -70,7 +70,7 @@ def _augment(options: argparse.Namespace) -> None:
     run = Run(options.run)
     quiet_libraries()
     from segcft.augment import Recipe, augment
-    from segcft.doubts import NOTABLE
+    from segcft.counterfactual.warnings import NOTABLE
     from segcft.training.loop import make_fabric
     from segcft.utils.progress import ConsoleProgress
 

@@ -19,8 +19,9 @@ import segcft
 from segcft import arguments
 from segcft.answer import Answer
 from segcft.causal.intervention import Intervention
-from segcft.counterfactual import Abduction, CounterfactualModel
-from segcft.doubts import misses, out_of_support, unlike
+from segcft.counterfactual.model import Abduction, CounterfactualModel
+from segcft.counterfactual.support import limits
+from segcft.counterfactual.warnings import misses, out_of_support, unlike
 from segcft.errors import DataError, InterventionError, RunError
 from segcft.evaluate.names import METHODS, method_name
 from segcft.image_models.likelihood import to_grey_levels, to_unit
@@ -30,7 +31,6 @@ from segcft.inference import Person, areas_of, resolve_areas, who_is_asked
 from segcft.question import ImageLike, Match, Question, Values, is_one, look, name_of, parse_values
 from segcft.run import Run
 from segcft.samples import Samples
-from segcft.support import limits
 from segcft.training import artefact
 from segcft.trajectory import Trajectory
 

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 import segcft
 from segcft.causal.scm import StructuralCausalModel
 from segcft.config.study import Training
+from segcft.counterfactual.finetune import CounterfactualObjective, constraint_level
 from segcft.data.batches import Batches, sequential
 from segcft.data.store import Store
 from segcft.errors import RunError
-from segcft.finetune import CounterfactualObjective, constraint_level
 from segcft.image_models.likelihood import to_unit
 from segcft.image_models.mechanism import ImageMechanism
 from segcft.image_models.objective import LikelihoodObjective

@@ -19,12 +19,12 @@ import torch
 import segcft
 from segcft.causal.scm import StructuralCausalModel
 from segcft.config.study import SimulatedData
+from segcft.counterfactual.support import all_limits
 from segcft.data.store import Store
 from segcft.errors import RunError
 from segcft.evaluate.names import method_name
 from segcft.io.provenance import png_bytes
 from segcft.run import Run, write_people
-from segcft.support import all_limits
 from segcft.training import artefact
 
 PEOPLE = 2000
@@ -93,7 +93,7 @@ def publish(run: Run, folder: Path, methods: Sequence[str] = (), card: str = "",
 
 def made_up_people(scm: StructuralCausalModel, known: np.ndarray, seed: int) -> np.ndarray:
     """Values (PEOPLE, V) drawn from the attributes' mechanisms, within the range of the ``known`` people (N, V), see
-    :func:`segcft.support.limits`."""
+    :func:`segcft.counterfactual.support.limits`."""
     generator = torch.Generator().manual_seed(seed)
     drawn = scm.sample(4 * PEOPLE, generator).numpy()
     low, high = all_limits(scm.definitions, known)

@@ -33,7 +33,7 @@ from torch import nn
 from segcft.causal.scm import StructuralCausalModel
 from segcft.config.mechanisms import CausalGenSpec
 from segcft.config.study import Study, load_study
-from segcft.counterfactual import CounterfactualModel
+from segcft.counterfactual.model import CounterfactualModel
 from segcft.data.splits import PARTS
 from segcft.data.store import Store
 from segcft.errors import RunError

@@ -12,13 +12,13 @@ import numpy as np
 from segcft.app.payload import encode
 from segcft.app.refused import RefusedError
 from segcft.config.study import Study
+from segcft.counterfactual.support import limits
 from segcft.errors import RunError, SegcftError
 from segcft.evaluate.names import method_name, plain
 from segcft.io.rendering import is_wide, structure_colours
 from segcft.model import Model
 from segcft.question import read_pixels
 from segcft.run import Run
-from segcft.support import limits
 
 CENTRAL = (0.05, 0.95)
 """The quantiles between which a value is an everyday one."""

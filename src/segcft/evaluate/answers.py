@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segcft.counterfactual import Abduction, CounterfactualModel
+from segcft.counterfactual.model import Abduction, CounterfactualModel
+from segcft.counterfactual.support import all_limits
 from segcft.evaluate import names
 from segcft.evaluate.cohort import Cohort, People
 from segcft.evaluate.effectiveness import Judge, saved
 from segcft.evaluate.truth import Truth
-from segcft.support import all_limits
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from segcft.counterfactual import Abduction, CounterfactualModel
+from segcft.counterfactual.model import Abduction, CounterfactualModel
 
 GREY_LEVELS = 255 / 2
 """Grey levels per unit of an image in [-1, 1]."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from segcft.causal.scm import StructuralCausalModel
 from segcft.config.graph import Graph
 from segcft.config.study import Study
-from segcft.counterfactual import Abduction, CounterfactualModel
+from segcft.counterfactual.model import Abduction, CounterfactualModel
 from segcft.data.store import Store
 from segcft.evaluate import names
 from segcft.evaluate.axioms import GREY_LEVELS, grey_difference, null_intervention, undo

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import segcft
 from segcft.config.study import Study
-from segcft.counterfactual import CounterfactualModel
+from segcft.counterfactual.model import CounterfactualModel
 from segcft.evaluate.answers import Answers, Inquiry
 from segcft.evaluate.axioms import GREY_LEVELS
 from segcft.evaluate.cohort import Cohort

@@ -12,14 +12,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from segcft.counterfactual import Abduction, CounterfactualModel
+from segcft.counterfactual.model import Abduction, CounterfactualModel
+from segcft.counterfactual.support import limits
 from segcft.errors import RunError
 from segcft.evaluate import names
 from segcft.evaluate.cohort import Cohort
 from segcft.evaluate.effectiveness import Judge, area_error, saved
 from segcft.evaluate.evaluation import asked_values
 from segcft.evaluate.truth import Truth
-from segcft.support import limits
 
 WORST = 0.1
 """Share of the people that counts as failures."""

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from segcft.causal.intervention import CHANGE
 from segcft.config.study import Study
+from segcft.counterfactual.support import limits
 from segcft.image_models.typicality import Length, Usual
-from segcft.support import limits
 
 NOTABLE = 0.25
 """An area that misses its change by more than this share of a standard deviation over people is worth a warning."""
@@ -27,7 +27,7 @@ def out_of_support(
 ) -> list[str]:
     """A warning for each value that is known, asked for or implied (V,), outside the training people's range (N, V).
 
-    The range is that of :func:`segcft.support.limits`. A category is outside if no training person is of it.
+    The range is that of :func:`segcft.counterfactual.support.limits`. A category is outside if no training person is of it.
     """
     warnings = []
     for k, (name, variable) in enumerate(study.variables.items()):
