@@ -22,7 +22,7 @@ from segcft.counterfactual.warnings import unlike
 from segcft.data.store import Store
 from segcft.image_models.likelihood import to_unit
 from segcft.image_models.typicality import Length, length_of
-from segcft.run import Run
+from segcft.pipeline.run import Run
 
 Images = NDArray[np.uint8]
 BATCH = 32

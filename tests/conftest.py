@@ -19,8 +19,8 @@ from PIL import Image
 from segcft.config.study import Study, parse_study
 from segcft.data.batches import sequential
 from segcft.image_models.likelihood import to_unit
-from segcft.pipeline import Pipeline
-from segcft.run import Run
+from segcft.pipeline.run import Run
+from segcft.pipeline.runner import Pipeline
 from segcft.training.loop import make_fabric
 
 if TYPE_CHECKING:

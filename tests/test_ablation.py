@@ -11,14 +11,14 @@ import pandas as pd
 import pytest
 import yaml
 
-from segcft.ablation import load_ablation, merged, run_ablation
 from segcft.cli import main
 from segcft.config.study import load_study
 from segcft.errors import SegcftError, StudyError
 from segcft.evaluate import names
 from segcft.evaluate.comparison import SECONDS, WORST
-from segcft.importing import take_samples
-from segcft.run import Run
+from segcft.pipeline.ablation import load_ablation, merged, run_ablation
+from segcft.pipeline.importing import take_samples
+from segcft.pipeline.run import Run
 from segcft.training.loop import make_fabric
 from tests.conftest import MakeStudy
 from tests.test_pipeline import Notes, times

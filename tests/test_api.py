@@ -26,7 +26,7 @@ from segcft.io.provenance import dicom_bytes, png_bytes
 from segcft.io.rendering import difference_colours, outlined, strip
 from segcft.io.source import MemoryFile
 from segcft.model import BATCH, Model
-from segcft.run import Run
+from segcft.pipeline.run import Run
 
 DO = {"heart_area": "+10%"}
 

@@ -26,7 +26,7 @@ import segcft
 from segcft.causal.intervention import Intervention
 from segcft.errors import DataError, InterventionError, RunError, SegcftError
 from segcft.model import Model
-from segcft.run import Run
+from segcft.pipeline.run import Run
 
 DO = {"heart_area": "+10%"}
 

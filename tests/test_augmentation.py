@@ -27,7 +27,7 @@ from segcft.counterfactual.warnings import NOTABLE
 from segcft.data.store import Store
 from segcft.errors import DataError, InterventionError
 from segcft.io.provenance import inspect
-from segcft.run import Run, write_people
+from segcft.pipeline.run import Run, write_people
 from segcft.training import artefact
 from segcft.utils.progress import Progress
 from tests.conftest import MakeStudy

@@ -20,7 +20,7 @@ import segcft
 from segcft.batch import Item, _distinct, answer_all, folder_items, table_items
 from segcft.cli import main
 from segcft.errors import DataError
-from segcft.run import Run
+from segcft.pipeline.run import Run
 from tests.test_dicom import make, save
 
 CPU = torch.device("cpu")

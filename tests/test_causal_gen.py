@@ -35,8 +35,8 @@ from segcft.errors import DataError, RunError, StudyError
 from segcft.image_models.causal_gen import CausalGenHVAE, ParentsShare
 from segcft.image_models.causal_gen_checkpoint import TrainedParent, load_causal_gen
 from segcft.image_models.likelihood import DiscretisedGaussian, TanhDiscretisedGaussian, to_unit
-from segcft.pipeline import Pipeline
-from segcft.run import Run
+from segcft.pipeline.run import Run
+from segcft.pipeline.runner import Pipeline
 from segcft.training import artefact
 from segcft.training.loop import make_fabric
 from tests.test_hvae import one_step

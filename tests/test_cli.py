@@ -20,7 +20,7 @@ from PIL import Image
 from segcft.cli import STAGES, main
 from segcft.io.provenance import inspect
 from segcft.model import Model
-from segcft.run import Run
+from segcft.pipeline.run import Run
 
 Outcome = tuple[int, str, str]
 

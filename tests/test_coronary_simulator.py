@@ -29,8 +29,8 @@ from segcft.coronary.surface import Surface
 from segcft.errors import DataError, InterventionError
 from segcft.importers.ccta import BITS, convert_ccta
 from segcft.importers.simulated import make_simulator
-from segcft.pipeline import Pipeline
-from segcft.run import Run
+from segcft.pipeline.run import Run
+from segcft.pipeline.runner import Pipeline
 from segcft.simulate import CoronarySimulator
 from segcft.simulate.ccta import Grid, vessel_mesh, volume, write_ccta
 from segcft.simulate.coronary import MARGIN

@@ -62,7 +62,7 @@ from segcft.io.dicom import (
 )
 from segcft.io.dicomfile import text_of
 from segcft.io.imagefile import read_image, see_image
-from segcft.run import Run
+from segcft.pipeline.run import Run
 
 RAMP = np.arange(12, dtype=np.uint16).reshape(3, 4) * 300
 """Twelve grey values of 12 bits, 0 to 3300."""

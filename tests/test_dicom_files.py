@@ -33,7 +33,7 @@ from segcft.io.dicomhead import HEAD, begins_as_dicom
 from segcft.io.imagefile import is_dicom, see_image
 from segcft.io.series import read_series
 from segcft.io.source import MemoryFile
-from segcft.run import Run
+from segcft.pipeline.run import Run
 from tests.test_coronary_volumes import placed, ramp, write_series
 from tests.test_dicom import RAMP, chest, make, rows, save
 

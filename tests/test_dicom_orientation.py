@@ -27,7 +27,7 @@ from segcft.io.maskfile import read_masks
 from segcft.io.nifti import Axes
 from segcft.io.orientation import letters_of, turn_of
 from segcft.io.turn import AS_STORED, Turn
-from segcft.run import Run
+from segcft.pipeline.run import Run
 from tests.test_dicom import chest, drawn_chest, make, rows, save
 
 UPRIGHT = np.arange(12, dtype=np.uint16).reshape(3, 4) * 300

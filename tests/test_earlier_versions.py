@@ -16,8 +16,8 @@ import pytest
 
 import segcft
 from segcft.data.store import Store
-from segcft.pipeline import Pipeline
-from segcft.run import Run
+from segcft.pipeline.run import Run
+from segcft.pipeline.runner import Pipeline
 from segcft.training.loop import make_fabric
 
 DATA = Path(__file__).parent / "data"

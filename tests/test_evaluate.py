@@ -38,8 +38,8 @@ from segcft.evaluate.truth import Truth
 from segcft.image_models.hvae import HVAE
 from segcft.image_models.likelihood import to_grey_levels, to_unit
 from segcft.importers.simulated import import_simulated, make_simulator
+from segcft.pipeline.run import Run
 from segcft.readers.segmentor import Segmentor, SegmentorObjective
-from segcft.run import Run
 from segcft.utils.progress import Progress
 
 CPU = torch.device("cpu")

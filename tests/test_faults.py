@@ -24,16 +24,16 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from segcft.ablation import load_ablation, run_ablation
 from segcft.batch import answer_all, folder_items
 from segcft.cli import main
 from segcft.config.study import Study
 from segcft.data.shards import Shard
 from segcft.data.store import Store
 from segcft.errors import DataError, RunError, WriteError
-from segcft.importing import import_shard
-from segcft.pipeline import Pipeline
-from segcft.run import Run
+from segcft.pipeline.ablation import load_ablation, run_ablation
+from segcft.pipeline.importing import import_shard
+from segcft.pipeline.run import Run
+from segcft.pipeline.runner import Pipeline
 from segcft.training import artefact
 from segcft.training.loop import make_fabric
 from segcft.utils.atomic import sync

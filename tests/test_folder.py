@@ -27,11 +27,11 @@ from segcft.data.store import Store
 from segcft.errors import DataError, StudyError
 from segcft.importers.folder import import_folder
 from segcft.importers.simulated import import_simulated, make_simulator, person_number
-from segcft.importing import import_samples
 from segcft.io.imagefile import find_file, read_image
 from segcft.io.maskfile import read_masks
 from segcft.io.reject import Rejected
-from segcft.run import Run
+from segcft.pipeline.importing import import_samples
+from segcft.pipeline.run import Run
 from segcft.utils.lock import Lock
 from segcft.utils.progress import Progress
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from segcft.config.study import Augment, Image, RegressorSpec, SegmentorSpec
 from segcft.image_models.likelihood import to_unit
+from segcft.pipeline.run import Run
 from segcft.readers.regressor import Regressor, RegressorObjective
 from segcft.readers.segmentor import Segmentor, SegmentorObjective, dice
-from segcft.run import Run
 from segcft.training import artefact
 from segcft.training.loop import freeze
 

@@ -13,8 +13,8 @@ from segcft.config.study import Study
 from segcft.data.shards import Shard
 from segcft.data.store import Store, StoreWriter
 from segcft.errors import DataError
-from segcft.importing import describe, import_samples, import_shard
-from segcft.run import Run
+from segcft.pipeline.importing import describe, import_samples, import_shard
+from segcft.pipeline.run import Run
 from segcft.utils.progress import Progress
 
 

@@ -16,10 +16,10 @@ from segcft.cli import main
 from segcft.data.store import Store, StoreWriter
 from segcft.errors import DataError, RunError
 from segcft.evaluate import names
-from segcft.importing import check_unseen, new_people
-from segcft.judging import evaluate_people, load_judge
-from segcft.publish import publish
-from segcft.run import Run
+from segcft.pipeline.importing import check_unseen, new_people
+from segcft.pipeline.judging import evaluate_people, load_judge
+from segcft.pipeline.publish import publish
+from segcft.pipeline.run import Run
 from segcft.training import artefact
 from segcft.utils.progress import Progress
 from tests.conftest import MODELS, MakeStudy

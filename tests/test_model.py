@@ -16,8 +16,8 @@ import segcft
 from segcft.cli import main
 from segcft.errors import DataError, InterventionError, RunError
 from segcft.model import Model
-from segcft.publish import PEOPLE, publish
-from segcft.run import Run, read_people
+from segcft.pipeline.publish import PEOPLE, publish
+from segcft.pipeline.run import Run, read_people
 
 SHIPPED = sorted(path.parent for path in (Path(__file__).parents[1] / "models").glob("*/people.csv"))
 

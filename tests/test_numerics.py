@@ -20,10 +20,10 @@ from segcft.data.splits import assign
 from segcft.errors import DataError, RunError, StudyError
 from segcft.io.imagefile import read_image
 from segcft.io.reject import Rejected
-from segcft.pipeline import Pipeline
+from segcft.pipeline.run import Run
+from segcft.pipeline.runner import Pipeline
 from segcft.readers.regressor import RegressorObjective
 from segcft.readers.segmentor import SegmentorObjective
-from segcft.run import Run
 from segcft.training import artefact
 from segcft.training.loop import make_fabric
 from tests.conftest import MakeStudy, changed, plaque_mapping, write_plaques

@@ -28,7 +28,7 @@ from segcft.importers.convert import Excluded, Summary
 from segcft.importers.folder import import_folder
 from segcft.importers.masks import BITS, FolderMasks, Plausibility, PSPNet, RunSegmenter, check_polarity, largest_parts
 from segcft.importers.padchest import Selection, convert_padchest, parse_age, parse_labels, read_rows
-from segcft.run import Run
+from segcft.pipeline.run import Run
 
 COLUMNS = [
     "",

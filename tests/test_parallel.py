@@ -13,9 +13,9 @@ import pytest
 
 from segcft.config.study import Study
 from segcft.errors import SegcftError
-from segcft.parallel import _Worker, run_all
-from segcft.pipeline import Pipeline
-from segcft.run import Run
+from segcft.pipeline.pool import _Worker, run_all
+from segcft.pipeline.run import Run
+from segcft.pipeline.runner import Pipeline
 from segcft.training.loop import make_fabric
 from segcft.utils.progress import ConsoleProgress, Progress, Task
 from tests.conftest import MakeStudy

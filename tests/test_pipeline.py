@@ -16,11 +16,11 @@ from PIL import Image
 
 from segcft.config.study import Study, load_study
 from segcft.errors import DataError, RunError
-from segcft.importing import check_unseen, new_people
-from segcft.judging import evaluate_people
-from segcft.pipeline import Pipeline
+from segcft.pipeline.importing import check_unseen, new_people
+from segcft.pipeline.judging import evaluate_people
+from segcft.pipeline.run import Run
+from segcft.pipeline.runner import Pipeline
 from segcft.report.facts import seeds
-from segcft.run import Run
 from segcft.training import artefact
 from segcft.training.loop import make_fabric
 from segcft.utils.progress import Progress

@@ -19,7 +19,7 @@ from segcft.cli import main
 from segcft.errors import DataError
 from segcft.io.dicom import person, read_dicom
 from segcft.io.provenance import dicom_bytes, gif_bytes, picture, png_bytes
-from segcft.run import Run
+from segcft.pipeline.run import Run
 
 JSON = st.recursive(
     st.none()

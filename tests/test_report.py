@@ -21,14 +21,14 @@ from hypothesis import strategies as st
 from segcft.cli import main
 from segcft.config.study import Study, Variable, parse_study
 from segcft.errors import RunError
-from segcft.publish import publish
+from segcft.pipeline.publish import publish
+from segcft.pipeline.run import Run
 from segcft.report import charts
 from segcft.report.facts import left_out
 from segcft.report.failures import _contrasts
 from segcft.report.graph import draw_graph
 from segcft.report.page import render_report, write_report
 from segcft.report.tables import tables
-from segcft.run import Run
 from segcft.training import artefact
 from tests.conftest import small_mapping
 

@@ -10,9 +10,9 @@ import pytest
 
 from segcft.cli import main
 from segcft.errors import RunError
-from segcft.publish import publish
+from segcft.pipeline.publish import publish
+from segcft.pipeline.run import Run
 from segcft.results import Result, render_results
-from segcft.run import Run
 
 ROOT = Path(__file__).parents[1]
 

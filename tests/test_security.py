@@ -25,7 +25,7 @@ from segcft.data.store import Store
 from segcft.errors import DataError, RunError, SegcftError, StudyError
 from segcft.image_models.causal_gen import CausalGenHVAE
 from segcft.image_models.causal_gen_checkpoint import load_causal_gen
-from segcft.run import Run
+from segcft.pipeline.run import Run
 from segcft.training import artefact
 from tests.conftest import MakeStudy, changed, plaque_mapping, write_plaques
 from tests.test_dicom import make, save

@@ -17,7 +17,7 @@ from segcft.config.study import Variable
 from segcft.counterfactual.support import all_limits, limits
 from segcft.counterfactual.warnings import out_of_support
 from segcft.model import Model
-from segcft.run import Run
+from segcft.pipeline.run import Run
 from tests.conftest import MODELS
 
 PEOPLE = sorted(path.parent for path in MODELS.glob("*/people.csv"))

@@ -18,10 +18,10 @@ from segcft.data.splits import assign
 from segcft.data.unnamed import alike_ids, find_columns
 from segcft.errors import DataError, StudyError
 from segcft.importers.folder import import_folder
-from segcft.importing import describe
 from segcft.io.imagefile import LOSSLESS, find_file, find_mask
 from segcft.io.near import near_file
 from segcft.io.reject import Rejected
+from segcft.pipeline.importing import describe
 from tests.test_dicom import RAMP, make, save
 from tests.test_folder import Folder, make_study
 

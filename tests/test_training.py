@@ -25,8 +25,8 @@ import segcft
 from segcft.config.study import Study, Training
 from segcft.data.batches import Batch, Batches
 from segcft.errors import RunError, SegcftError, StudyError
-from segcft.pipeline import Pipeline
-from segcft.run import Run
+from segcft.pipeline.run import Run
+from segcft.pipeline.runner import Pipeline
 from segcft.training import artefact
 from segcft.training.loop import MovingAverage, Objective, freeze, learning_rate, make_fabric, train
 from segcft.utils.progress import Progress, Task

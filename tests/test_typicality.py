@@ -23,7 +23,7 @@ from segcft.counterfactual.warnings import MANY, unlike
 from segcft.errors import RunError
 from segcft.image_models.typicality import FEWEST, Length, Usual, usual_images, usual_range
 from segcft.model import Model
-from segcft.run import Run
+from segcft.pipeline.run import Run
 from segcft.training import artefact
 from tests.conftest import MODELS
 

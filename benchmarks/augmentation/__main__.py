@@ -27,9 +27,9 @@ from benchmarks.augmentation.table import Correct, Interval, accuracies, markdow
 from segcft.augment import Recipe, augment
 from segcft.balance import correlation_ratio
 from segcft.config.study import load_study
-from segcft.parallel import run_all
-from segcft.pipeline import Pipeline
-from segcft.run import Run
+from segcft.pipeline.pool import run_all
+from segcft.pipeline.run import Run
+from segcft.pipeline.runner import Pipeline
 from segcft.training.artefact import write_text
 from segcft.training.loop import make_fabric
 from segcft.utils.progress import ConsoleProgress, Progress

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from benchmarks.soak import SoakError
 from segcft.config.study import Study
 from segcft.data.store import Store
-from segcft.run import Run
+from segcft.pipeline.run import Run
 from segcft.training import artefact
 
 GREY_LEVELS, ROUNDING = 1, 1e-3

@@ -42,10 +42,10 @@ from segcft.data.store import Store
 from segcft.errors import DataError, InterventionError
 from segcft.evaluate.names import METHODS
 from segcft.image_models.likelihood import to_grey_levels, to_unit
-from segcft.importing import import_data
 from segcft.inference import areas_of
 from segcft.io.provenance import png_bytes
-from segcft.run import Run
+from segcft.pipeline.importing import import_data
+from segcft.pipeline.run import Run
 from segcft.training import artefact
 from segcft.utils.atomic import whole_folder
 from segcft.utils.progress import Progress

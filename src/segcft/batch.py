@@ -34,9 +34,9 @@ from segcft.io.imagefile import SUFFIXES, check_id, is_dicom, strip_suffix
 from segcft.io.provenance import dicom_bytes, png_bytes
 from segcft.io.reject import Rejected
 from segcft.model import BATCH, Model
-from segcft.parallel import end_with_parent
+from segcft.pipeline.pool import end_with_parent
+from segcft.pipeline.run import Run
 from segcft.question import MATCH, Question
-from segcft.run import Run
 from segcft.training import artefact
 from segcft.utils.atomic import reason
 from segcft.utils.journal import Journal, Table

@@ -24,7 +24,7 @@ from segcft.utils.signals import Terminated, orderly_end
 
 if TYPE_CHECKING:
     from segcft.data.shards import Shard
-    from segcft.pipeline import Pipeline
+    from segcft.pipeline.runner import Pipeline
 
 MANUAL = """\
 Counterfactual medical images: what would this radiograph look like, had the heart been 20 % larger?
@@ -285,8 +285,8 @@ def _pipeline(options: argparse.Namespace) -> Pipeline:
 
     study = load_study(options.study)  # a wrong study is told before anything heavy is imported
     quiet_libraries()
-    from segcft.pipeline import Pipeline
-    from segcft.run import Run
+    from segcft.pipeline.run import Run
+    from segcft.pipeline.runner import Pipeline
     from segcft.training.loop import make_fabric
     from segcft.utils.progress import ConsoleProgress
 
@@ -301,7 +301,7 @@ def _run(options: argparse.Namespace) -> None:
     if spread and (options.jobs or 1) > 1:
         raise SegcftError("--jobs: with --devices or --nodes one part is trained at a time, on all of them")
     pipeline = _pipeline(options)
-    from segcft.parallel import default_jobs, run_all
+    from segcft.pipeline.pool import default_jobs, run_all
 
     jobs = options.jobs or (1 if spread else default_jobs(pipeline.fabric.device))
     run_all(pipeline, jobs)
@@ -314,7 +314,7 @@ def _run(options: argparse.Namespace) -> None:
 def _stage(options: argparse.Namespace) -> None:
     pipeline = _pipeline(options)
     if getattr(options, "shard", None) is not None:
-        from segcft.importing import import_shard
+        from segcft.pipeline.importing import import_shard
 
         if pipeline.fabric.world_size > 1:
             raise SegcftError("--shard: one process imports one shard; leave out --devices and --nodes")
@@ -327,12 +327,12 @@ def _stage(options: argparse.Namespace) -> None:
 
 
 def _ablation(options: argparse.Namespace) -> None:
-    from segcft.ablation import load_ablation, run_ablation
+    from segcft.pipeline.ablation import load_ablation, run_ablation
 
     ablation = load_ablation(options.file)
     ablation.choose(options.only)  # a wrong name, too, is told before anything heavy is imported
     quiet_libraries()
-    from segcft.parallel import default_jobs
+    from segcft.pipeline.pool import default_jobs
     from segcft.training.loop import make_fabric
     from segcft.utils.progress import ConsoleProgress
 
@@ -374,7 +374,7 @@ def _import_causal_gen(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from segcft.run import Run
+    from segcft.pipeline.run import Run
 
     run = Run(options.run)
     others = options.data is not None or options.seed is not None
@@ -386,8 +386,8 @@ def _evaluate(options: argparse.Namespace) -> None:
             "or, of a simulated study, --seed N"
         )
     quiet_libraries()
-    from segcft.importing import new_people
-    from segcft.judging import evaluate_people
+    from segcft.pipeline.importing import new_people
+    from segcft.pipeline.judging import evaluate_people
     from segcft.training.loop import make_fabric
     from segcft.utils.lock import Lock
     from segcft.utils.progress import ConsoleProgress
@@ -413,7 +413,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _publish(options: argparse.Namespace) -> None:
-    from segcft.run import Run
+    from segcft.pipeline.run import Run
 
     run = Run(options.run)
     try:
@@ -421,14 +421,14 @@ def _publish(options: argparse.Namespace) -> None:
     except (OSError, UnicodeDecodeError) as error:
         raise SegcftError(f"--card {options.card}: cannot be read ({error})") from None
     quiet_libraries()
-    from segcft.publish import publish
+    from segcft.pipeline.publish import publish
 
     publish(run, options.folder, options.methods, card, options.large)
     print(f"published model: {options.folder} (its card is README.md)", file=sys.stderr)
 
 
 def _report(options: argparse.Namespace) -> None:
-    from segcft.run import Run
+    from segcft.pipeline.run import Run
 
     run, out = Run(options.run), options.out or options.run / "report.html"
     quiet_libraries()

@@ -16,7 +16,7 @@ from segcft.utils.output import check_answer, check_answers
 if TYPE_CHECKING:
     import torch
 
-    from segcft.run import Run
+    from segcft.pipeline.run import Run
 
 
 def add_ask(command: Callable[[str, object, str], argparse.ArgumentParser]) -> None:
@@ -84,7 +84,7 @@ def _counterfactual(options: argparse.Namespace) -> None:
     if not many and (options.dicom or options.jobs):
         raise SegcftError("--dicom, --jobs: are of many images; of one, give --out a name that ends in .dcm")
     (check_answers if many else check_answer)(options.out)  # before what takes its time
-    from segcft.run import Run
+    from segcft.pipeline.run import Run
 
     run = Run(options.run)
     quiet_libraries()
@@ -106,7 +106,7 @@ def _counterfactual(options: argparse.Namespace) -> None:
 def _batch(options: argparse.Namespace, run: Run, device: torch.device) -> None:
     from segcft.batch import PASSED, answer_all, folder_items, table_items
     from segcft.errors import InterventionError
-    from segcft.parallel import default_jobs
+    from segcft.pipeline.pool import default_jobs
     from segcft.question import parse_values
     from segcft.utils.progress import ConsoleProgress
 

@@ -65,7 +65,7 @@ def _threshold(text: str) -> float:
 
 
 def _augment(options: argparse.Namespace) -> None:
-    from segcft.run import Run
+    from segcft.pipeline.run import Run
 
     run = Run(options.run)
     quiet_libraries()

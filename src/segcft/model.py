@@ -28,8 +28,8 @@ from segcft.image_models.likelihood import to_grey_levels, to_unit
 from segcft.image_models.mechanism import seeded
 from segcft.image_models.typicality import Length, length_of
 from segcft.inference import Person, areas_of, resolve_areas, who_is_asked
+from segcft.pipeline.run import Run
 from segcft.question import ImageLike, Match, Question, Values, is_one, look, name_of, parse_values
-from segcft.run import Run
 from segcft.samples import Samples
 from segcft.training import artefact
 from segcft.trajectory import Trajectory

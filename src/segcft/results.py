@@ -17,7 +17,7 @@ from segcft.evaluate import names
 from segcft.evaluate.names import method_name, plain
 from segcft.evaluate.scores import Row
 from segcft.evaluate.table import cell, grid
-from segcft.run import Run
+from segcft.pipeline.run import Run
 from segcft.training import artefact
 
 LARGEST = 1e300

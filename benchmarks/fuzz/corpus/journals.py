@@ -63,7 +63,7 @@ def _item() -> Any:
 
 def _answers() -> list[bytes]:
     from segcft.batch import _settings
-    from segcft.run import Run
+    from segcft.pipeline.run import Run
 
     run = Run(MODEL)
     value = {"before": 1.5, "after": 2.5, "obtained": 2.25}
@@ -80,20 +80,20 @@ def _images(folder: Path) -> None:
 def _read_answers(path: Path) -> None:
     """A journal that is read answers the question; one with another question leaves it to be rejected."""
     from segcft.batch import answer_all
-    from segcft.run import Run
+    from segcft.pipeline.run import Run
 
     answer_all(Run(MODEL), [_item()], path.parent, torch.device("cpu"))
 
 
 def _records() -> list[bytes]:
-    from segcft.importing import _source
+    from segcft.pipeline.importing import _source
 
     return [json.dumps({**_source(chest(), None), "fingerprint": "f"}).encode()]
 
 
 def _read_record(path: Path) -> None:
-    from segcft.importing import _is_imported, _source
-    from segcft.run import Run
+    from segcft.pipeline.importing import _is_imported, _source
+    from segcft.pipeline.run import Run
 
     (path.parent / "store").mkdir(exist_ok=True)
     (path.parent / "store" / "store.json").write_bytes(path.read_bytes())

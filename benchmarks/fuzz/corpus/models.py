@@ -33,7 +33,7 @@ def readers() -> list[Reader]:
 
 @cache
 def _run(folder: Path) -> Any:
-    from segcft.run import Run
+    from segcft.pipeline.run import Run
 
     return Run(folder, chest())
 

@@ -25,7 +25,7 @@ _ASKED = [
 
 
 def readers() -> list[Reader]:
-    ablation = lazily("segcft.ablation", "load_ablation")
+    ablation = lazily("segcft.pipeline.ablation", "load_ablation")
     return [
         Reader("study", ".yaml", lambda: contents(*_STUDIES), lambda: load_study, "yaml"),
         # It may name another base.

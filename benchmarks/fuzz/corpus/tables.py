@@ -78,7 +78,7 @@ def _people() -> list[bytes]:
 
 
 def _read_people(path: Path) -> None:
-    from segcft.run import read_people
+    from segcft.pipeline.run import read_people
 
     read_people(path, chest())
 

@@ -60,7 +60,7 @@ def _post(address: str, kind: str) -> Callable[[Path], object]:
 def _questions() -> list[bytes]:
     from segcft.app.catalogue import _examples
     from segcft.app.payload import encode
-    from segcft.run import Run
+    from segcft.pipeline.run import Run
 
     run = Run(MODEL)
     size = run.study.image.size

@@ -17,8 +17,8 @@ from segcft.errors import RunError, SegcftError
 from segcft.evaluate.names import method_name, plain
 from segcft.io.rendering import is_wide, structure_colours
 from segcft.model import Model
+from segcft.pipeline.run import Run
 from segcft.question import read_pixels
-from segcft.run import Run
 
 CENTRAL = (0.05, 0.95)
 """The quantiles between which a value is an everyday one."""

@@ -118,7 +118,7 @@ class RunSegmenter:
     parallel = False
 
     def __init__(self, folder: Path, device: torch.device) -> None:
-        from segcft.run import Run
+        from segcft.pipeline.run import Run
         from segcft.training import artefact
 
         run = Run(folder)

@@ -20,7 +20,7 @@ from segcft.config.study import SimulatedData, Study
 from segcft.data.splits import PARTS
 from segcft.data.store import Store
 from segcft.errors import RunError
-from segcft.run import Run
+from segcft.pipeline.run import Run
 from segcft.training import artefact
 
 LIBRARIES = ("torch", "lightning", "monai", "zuko", "numpy", "pandas", "scikit-image", "safetensors", "pydantic")

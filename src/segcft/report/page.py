@@ -19,6 +19,7 @@ from segcft.evaluate.names import METHODS, NO_CHANGE, TRUTH, method_name, plain
 from segcft.evaluate.page import percent
 from segcft.evaluate.scores import Row
 from segcft.io.rendering import is_wide
+from segcft.pipeline.run import Run
 from segcft.report import charts, facts
 from segcft.report.charts import Chart
 from segcft.report.failures import SHOWN, WORST, Case, Failures, find_failures, read_scores
@@ -26,7 +27,6 @@ from segcft.report.graph import draw_graph
 from segcft.report.pictures import data_uri, difference, difference_picture, outline, picture
 from segcft.report.tables import tables
 from segcft.results import Result
-from segcft.run import Run
 from segcft.training import artefact
 
 

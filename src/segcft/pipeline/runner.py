@@ -28,11 +28,11 @@ from segcft.image_models.likelihood import to_unit
 from segcft.image_models.mechanism import ImageMechanism
 from segcft.image_models.objective import LikelihoodObjective
 from segcft.image_models.typicality import usual_images
-from segcft.importing import check_values, import_samples
-from segcft.judging import UNKNOWN_PEOPLE, evaluate_people
+from segcft.pipeline.importing import check_values, import_samples
+from segcft.pipeline.judging import UNKNOWN_PEOPLE, evaluate_people
+from segcft.pipeline.run import Run
 from segcft.readers.regressor import RegressorObjective
 from segcft.readers.segmentor import SegmentorObjective, dice
-from segcft.run import Run
 from segcft.training import artefact
 from segcft.training.loop import Objective, freeze, train
 from segcft.utils.lock import Lock

@@ -12,9 +12,9 @@ from segcft.config.study import Study, parse_study
 from segcft.data.store import Store
 from segcft.errors import DataError, RunError
 from segcft.evaluate.evaluation import evaluate
-from segcft.importing import check_apart, check_unseen
+from segcft.pipeline.importing import check_apart, check_unseen
+from segcft.pipeline.run import Run
 from segcft.readers.segmentor import Segmentor
-from segcft.run import Run
 from segcft.training import artefact
 from segcft.utils.progress import Progress
 

@@ -26,7 +26,7 @@ from segcft.evaluate.names import counted
 from segcft.importers.folder import import_folder
 from segcft.importers.simulated import import_simulated, person_id, person_number
 from segcft.io.reject import summarise
-from segcft.run import Run
+from segcft.pipeline.run import Run
 from segcft.training import artefact
 from segcft.utils.lock import Lock
 from segcft.utils.progress import Progress

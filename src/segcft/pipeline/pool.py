@@ -21,9 +21,9 @@ from typing import NamedTuple
 import torch
 
 from segcft.errors import SegcftError
-from segcft.importing import check_values
-from segcft.pipeline import Pipeline
-from segcft.run import Run
+from segcft.pipeline.importing import check_values
+from segcft.pipeline.run import Run
+from segcft.pipeline.runner import Pipeline
 from segcft.training.loop import make_fabric
 from segcft.utils.progress import Progress, Task
 from segcft.utils.signals import orderly_end

@@ -10,7 +10,7 @@ hvae.safetensors          mechanism of the image, pre-trained ("No CFT")
 cft-<guide>.safetensors   the same after fine-tuning with that guide
 training/                 checkpoints and figures of every step
 README.md                 of a published model only: its card
-people.csv, samples.json  of a published model only: made-up people instead of samples, see segcft.publish
+people.csv, samples.json  of a published model only: made-up people instead of samples, see segcft.pipeline.publish
 evaluation/               table.json, table.md, scores.parquet, figures/; of validation people: evaluation-validation/
 report.html               all of it on one page, see segcft.report
 """

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from segcft.evaluate.comparison import Judged
     from segcft.evaluate.scores import Row
-    from segcft.pipeline import Pipeline
-    from segcft.run import Run
+    from segcft.pipeline.run import Run
+    from segcft.pipeline.runner import Pipeline
     from segcft.utils.progress import Progress
 
 SPLIT = "validation"
@@ -187,9 +187,9 @@ def _run_chosen(
     jobs: int,
     compile: bool,
 ) -> list[Row]:
-    from segcft.parallel import run_all
-    from segcft.pipeline import Pipeline
-    from segcft.run import Run
+    from segcft.pipeline.pool import run_all
+    from segcft.pipeline.run import Run
+    from segcft.pipeline.runner import Pipeline
 
     runs = {name: Run(folder / name, study) for name, study in ablation.studies.items()}
     rows: list[Row] = []
@@ -216,7 +216,7 @@ def _run_chosen(
 
 def _share(pipeline: Pipeline, others: Mapping[str, Run]) -> None:
     """Link what other runs have made from the same: samples and trained parts."""
-    from segcft.importing import take_samples
+    from segcft.pipeline.importing import take_samples
     from segcft.training import artefact
 
     if take_samples(pipeline.run, pipeline.data, others.values()):
@@ -251,7 +251,7 @@ def _judged(runs: Mapping[str, Run], current: Pipeline) -> Iterator[Judged]:
     import pandas as pd
 
     from segcft.evaluate.comparison import Judged
-    from segcft.pipeline import Pipeline
+    from segcft.pipeline.runner import Pipeline
     from segcft.training import artefact
 
     for name, run in runs.items():

@@ -1,6 +1,6 @@
 """A published model: the trained parts of a run without its samples, with a card that says what they are.
 
-The folder opens like a run (:class:`segcft.run.Run`). What a question needs to know of the people, their ranges and
+The folder opens like a run (:class:`segcft.pipeline.run.Run`). What a question needs to know of the people, their ranges and
 how attributes go together, comes from made-up people whom the attributes' mechanisms drew (``people.csv``), so no
 person's values leave the run.
 """
@@ -24,7 +24,7 @@ from segcft.data.store import Store
 from segcft.errors import RunError
 from segcft.evaluate.names import method_name
 from segcft.io.provenance import png_bytes
-from segcft.run import Run, write_people
+from segcft.pipeline.run import Run, write_people
 from segcft.training import artefact
 
 PEOPLE = 2000
