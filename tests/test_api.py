@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import segcft
-from segcft.answer import Answer
+from segcft.api.answer import Answer
+from segcft.api.model import BATCH, Model
 from segcft.errors import DataError, InterventionError, RunError, WriteError
 from segcft.io.provenance import dicom_bytes, png_bytes
 from segcft.io.rendering import difference_colours, outlined, strip
 from segcft.io.source import MemoryFile
-from segcft.model import BATCH, Model
 from segcft.pipeline.run import Run
 
 DO = {"heart_area": "+10%"}

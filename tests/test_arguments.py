@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import segcft
+from segcft.api.model import Model
 from segcft.causal.intervention import Intervention
 from segcft.errors import DataError, InterventionError, RunError, SegcftError
-from segcft.model import Model
 from segcft.pipeline.run import Run
 
 DO = {"heart_area": "+10%"}

@@ -20,8 +20,8 @@ from benchmarks.augmentation import __main__ as demonstration
 from benchmarks.augmentation.people import read_set, read_table, truth
 from benchmarks.augmentation.people import simulate as simulate_people
 from benchmarks.augmentation.table import accuracies
-from segcft.augment import Recipe, augment
-from segcft.balance import Turns, correlation_ratio, requests
+from segcft.api.balance import Turns, correlation_ratio, requests
+from segcft.api.balanced import Recipe, augment
 from segcft.cli import main
 from segcft.counterfactual.warnings import NOTABLE
 from segcft.data.store import Store
@@ -209,7 +209,7 @@ def test_nothing_is_overwritten_and_a_failure_leaves_nothing(
     def interrupt(*_: object) -> float:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("segcft.augment.correlation_ratio", interrupt)
+    monkeypatch.setattr("segcft.api.balanced.correlation_ratio", interrupt)
     with pytest.raises(KeyboardInterrupt):
         augment(small_run, out, RECIPE)
     assert not list(tmp_path.iterdir())

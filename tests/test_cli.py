@@ -17,9 +17,9 @@ import pytest
 import yaml
 from PIL import Image
 
+from segcft.api.model import Model
 from segcft.cli import STAGES, main
 from segcft.io.provenance import inspect
-from segcft.model import Model
 from segcft.pipeline.run import Run
 
 Outcome = tuple[int, str, str]

@@ -17,11 +17,11 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 import segcft
+from segcft.api.question import look
 from segcft.config.study import Image, Study
 from segcft.data.store import Store
 from segcft.importers.folder import import_folder
 from segcft.io.extent import TOLERANCE, contradiction
-from segcft.question import look
 from tests.conftest import MODELS, MakeStudy
 
 

@@ -24,7 +24,7 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from segcft.batch import answer_all, folder_items
+from segcft.api.many import answer_all, folder_items
 from segcft.cli import main
 from segcft.config.study import Study
 from segcft.data.shards import Shard

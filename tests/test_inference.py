@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 
+from segcft.api.person import MissingValues
 from segcft.causal.scm import StructuralCausalModel
 from segcft.config.study import SCMSpec, Variable
 from segcft.errors import InterventionError
-from segcft.inference import MissingValues
 
 
 def chain() -> StructuralCausalModel:

@@ -13,9 +13,9 @@ import yaml
 from PIL import Image
 
 import segcft
+from segcft.api.model import Model
 from segcft.cli import main
 from segcft.errors import DataError, InterventionError, RunError
-from segcft.model import Model
 from segcft.pipeline.publish import PEOPLE, publish
 from segcft.pipeline.run import Run, read_people
 

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import ExifTags, Image, ImageOps
 
+from segcft.api.question import look
 from segcft.config.study import Study
 from segcft.io.imagefile import read_image, see_image
 from segcft.io.picture import pixels_of, read_picture
 from segcft.io.reject import Rejected
 from segcft.io.source import MemoryFile
-from segcft.question import look
 
 
 def picture(height: int = 6, width: int = 9) -> np.ndarray:

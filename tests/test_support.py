@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from segcft.api.model import Model
 from segcft.app.catalogue import Catalogue
 from segcft.config.study import Variable
 from segcft.counterfactual.support import all_limits, limits
 from segcft.counterfactual.warnings import out_of_support
-from segcft.model import Model
 from segcft.pipeline.run import Run
 from tests.conftest import MODELS
 

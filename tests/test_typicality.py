@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import segcft
+from segcft.api.model import Model
 from segcft.cli import main
 from segcft.counterfactual.warnings import MANY, unlike
 from segcft.errors import RunError
 from segcft.image_models.typicality import FEWEST, Length, Usual, usual_images, usual_range
-from segcft.model import Model
 from segcft.pipeline.run import Run
 from segcft.training import artefact
 from tests.conftest import MODELS

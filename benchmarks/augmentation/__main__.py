@@ -24,8 +24,8 @@ from benchmarks.augmentation.classifier import Settings, answers
 from benchmarks.augmentation.figure import draw
 from benchmarks.augmentation.people import LABEL, VARIABLE, Set, joined, part, read_set, simulate, truth
 from benchmarks.augmentation.table import Correct, Interval, accuracies, markdown
-from segcft.augment import Recipe, augment
-from segcft.balance import correlation_ratio
+from segcft.api.balance import correlation_ratio
+from segcft.api.balanced import Recipe, augment
 from segcft.config.study import load_study
 from segcft.pipeline.pool import run_all
 from segcft.pipeline.run import Run

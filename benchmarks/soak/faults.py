@@ -20,7 +20,13 @@ import psutil
 
 from benchmarks.soak import SoakError
 
-PRELOADED = ["segcft.cli", "segcft.pipeline.pool", "segcft.batch", "segcft.evaluate.figures", "segcft.simulate.chest"]
+PRELOADED = [
+    "segcft.cli",
+    "segcft.pipeline.pool",
+    "segcft.api.many",
+    "segcft.evaluate.figures",
+    "segcft.simulate.chest",
+]
 PRELOADED += ["lightning.fabric", "monai.networks.nets", "torch._dynamo"]
 FULL_DISK = "full disk"
 KINDS = {"SIGKILL": 2, "SIGTERM": 1, "SIGINT": 1, FULL_DISK: 1}

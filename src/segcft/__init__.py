@@ -7,20 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from segcft.model import Model
-    from segcft.question import Match
+    from segcft.api.model import Model
+    from segcft.api.question import Match
 
 __all__ = ["Match", "inspect", "load"]
 __version__ = "0.1.0"
 
 
 def load(folder: str | Path, device: str = "cpu") -> Model:
-    """Open a run or a published model, to ask it about images; see :class:`segcft.model.Model`.
+    """Open a run or a published model, to ask it about images; see :class:`segcft.api.model.Model`.
 
     Raises:
         RunError: the folder is neither, or a part is missing or damaged.
     """
-    from segcft.model import Model  # late: it takes seconds to import what it needs
+    from segcft.api.model import Model  # late: it takes seconds to import what it needs
 
     return Model(folder, device)
 
@@ -34,7 +34,7 @@ def inspect(path: str | Path) -> dict[str, Any] | None:
     from segcft.io.provenance import inspect
 
     if not (isinstance(path, str | Path) and os.path.isfile(path)):
-        from segcft.arguments import place  # late: it takes seconds to import what it needs
+        from segcft.api.arguments import place  # late: it takes seconds to import what it needs
 
         path = place("path", path)
     return inspect(path)
@@ -42,7 +42,7 @@ def inspect(path: str | Path) -> dict[str, Any] | None:
 
 def __getattr__(name: str) -> Any:
     if name == "Match":
-        from segcft.question import Match
+        from segcft.api.question import Match
 
         return Match
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -94,7 +94,7 @@ def _counterfactual(options: argparse.Namespace) -> None:
     if many:
         _batch(options, run, device)
         return
-    from segcft.model import DRAWS, Model
+    from segcft.api.model import DRAWS, Model
 
     draws = DRAWS if options.draws is None else options.draws
     found = Model(run, device).counterfactual(options.image, options.known, options.do, options.method, draws)
@@ -104,10 +104,10 @@ def _counterfactual(options: argparse.Namespace) -> None:
 
 
 def _batch(options: argparse.Namespace, run: Run, device: torch.device) -> None:
-    from segcft.batch import PASSED, answer_all, folder_items, table_items
+    from segcft.api.many import PASSED, answer_all, folder_items, table_items
+    from segcft.api.question import parse_values
     from segcft.errors import InterventionError
     from segcft.pipeline.pool import default_jobs
-    from segcft.question import parse_values
     from segcft.utils.progress import ConsoleProgress
 
     parse_values(run.study, options.do)  # a wrong question is told once and not of every image

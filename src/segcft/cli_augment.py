@@ -69,7 +69,7 @@ def _augment(options: argparse.Namespace) -> None:
 
     run = Run(options.run)
     quiet_libraries()
-    from segcft.augment import Recipe, augment
+    from segcft.api.balanced import Recipe, augment
     from segcft.counterfactual.warnings import NOTABLE
     from segcft.training.loop import make_fabric
     from segcft.utils.progress import ConsoleProgress

@@ -33,9 +33,9 @@ def readers() -> list[Reader]:
 
 def read(path: Path) -> None:
     """Read an image in each of the ways in which segcft does."""
+    from segcft.api.question import read_pixels
     from segcft.io.imagefile import read_image
     from segcft.io.maskfile import read_labels
-    from segcft.question import read_pixels
 
     read_image(path, 3)
     read_pixels(chest(), path)

@@ -56,13 +56,13 @@ def _read_conversion(path: Path) -> None:
 
 
 def _item() -> Any:
-    from segcft.batch import Item
+    from segcft.api.many import Item
 
     return Item("a", Path("a.png"), (), ("lumen_area=+20%",))  # of a file that is not there
 
 
 def _answers() -> list[bytes]:
-    from segcft.batch import _settings
+    from segcft.api.many import _settings
     from segcft.pipeline.run import Run
 
     run = Run(MODEL)
@@ -79,7 +79,7 @@ def _images(folder: Path) -> None:
 
 def _read_answers(path: Path) -> None:
     """A journal that is read answers the question; one with another question leaves it to be rejected."""
-    from segcft.batch import answer_all
+    from segcft.api.many import answer_all
     from segcft.pipeline.run import Run
 
     answer_all(Run(MODEL), [_item()], path.parent, torch.device("cpu"))

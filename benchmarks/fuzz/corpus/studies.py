@@ -39,9 +39,9 @@ def _base(folder: Path) -> None:
 
 
 def _read_asked(path: Path) -> None:
+    from segcft.api.question import parse_values
     from segcft.data.shards import Shard
     from segcft.image_models.causal_gen_checkpoint import TrainedParent
-    from segcft.question import parse_values
 
     study = chest()
     problems: list[SegcftError] = []

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from segcft.api.model import Model
+from segcft.api.question import read_pixels
 from segcft.app.payload import encode
 from segcft.app.refused import RefusedError
 from segcft.config.study import Study
@@ -16,9 +18,7 @@ from segcft.counterfactual.support import limits
 from segcft.errors import RunError, SegcftError
 from segcft.evaluate.names import method_name, plain
 from segcft.io.rendering import is_wide, structure_colours
-from segcft.model import Model
 from segcft.pipeline.run import Run
-from segcft.question import read_pixels
 
 CENTRAL = (0.05, 0.95)
 """The quantiles between which a value is an everyday one."""

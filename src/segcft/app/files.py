@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
-from segcft.answer import Answer
+from segcft.api.answer import Answer
 from segcft.io.provenance import dicom_bytes, png_bytes
 
 FORMATS = {"png": "image/png", "dcm": "application/dicom", "json": "application/json"}

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from segcft.answer import Answer
+from segcft.api.answer import Answer
+from segcft.api.model import Model
 from segcft.app.refused import RefusedError
 from segcft.causal.intervention import Intervention, parse_intervention
 from segcft.config.study import Study
-from segcft.model import Model
 
 MOST_DRAWS = 12
 _MOST_NAMES = 1000

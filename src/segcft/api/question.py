@@ -55,7 +55,7 @@ NaN, of what is known of a person, say that a value is not."""
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of one image; :meth:`segcft.model.Model.question` makes it.
+    """What is asked of one image; :meth:`segcft.api.model.Model.question` makes it.
 
     Attributes:
         name: of the image.

@@ -18,9 +18,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from segcft.api.question import Match, Values
 from segcft.causal.intervention import Intervention, Kind
 from segcft.errors import DataError, InterventionError, RunError, SegcftError
-from segcft.question import Match, Values
 
 MOST = 1_000_000
 """Draws or people that are asked for at once; there is no memory for the pictures of more."""
@@ -118,9 +118,9 @@ def hardware(name: str, value: Any) -> torch.device:
 
 
 def values(name: str, given: Any) -> Values:
-    """Values of variables, as :data:`segcft.question.Values` says; None is none of them.
+    """Values of variables, as :data:`segcft.api.question.Values` says; None is none of them.
 
-    What they say is for :func:`segcft.question.parse_values` to read, and so is a value that is missing.
+    What they say is for :func:`segcft.api.question.parse_values` to read, and so is a value that is missing.
 
     Raises:
         InterventionError: they are of another kind.

@@ -24,7 +24,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from segcft.answer import Answer
+from segcft.api.answer import Answer
+from segcft.api.model import BATCH, Model
+from segcft.api.question import MATCH, Question
 from segcft.causal.intervention import Intervention
 from segcft.config.study import Study
 from segcft.data.attributes import MISSING, Row, disbelief, nearest, parse, read_table
@@ -33,10 +35,8 @@ from segcft.io.dicomhead import DICOMDIR
 from segcft.io.imagefile import SUFFIXES, check_id, is_dicom, strip_suffix
 from segcft.io.provenance import dicom_bytes, png_bytes
 from segcft.io.reject import Rejected
-from segcft.model import BATCH, Model
 from segcft.pipeline.pool import end_with_parent
 from segcft.pipeline.run import Run
-from segcft.question import MATCH, Question
 from segcft.training import artefact
 from segcft.utils.atomic import reason
 from segcft.utils.journal import Journal, Table
@@ -235,7 +235,7 @@ def answer_all(
         items: questions.
         out: new, empty, or begun with the same model and settings.
         device: where to compute.
-        method: see :meth:`segcft.model.Model.counterfactual`.
+        method: see :meth:`segcft.api.model.Model.counterfactual`.
         draws: see there; the areas' standard deviations over them are in the manifest.
         dicom: write DICOM files, too.
         jobs: processes, each with its share of the cores. With more than one, a script needs

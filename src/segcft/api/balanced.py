@@ -2,7 +2,7 @@
 
 Where a hospital's men have large hearts and its women small ones, a model that is to learn one learns the other. Here
 training people are asked for the hearts of others, do(variable := value), such that every label gets every training
-person's value (:mod:`segcft.balance`); whatever else an image shows stays with its label.
+person's value (:mod:`segcft.api.balance`); whatever else an image shows stays with its label.
 
 The folder::
 
@@ -32,7 +32,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import segcft
-from segcft.balance import Request, Turns, correlation_ratio, requests
+from segcft.api.balance import Request, Turns, correlation_ratio, requests
+from segcft.api.person import areas_of
 from segcft.causal.intervention import Intervention
 from segcft.config.graph import Graph
 from segcft.config.study import FolderData, Study
@@ -42,7 +43,6 @@ from segcft.data.store import Store
 from segcft.errors import DataError, InterventionError
 from segcft.evaluate.names import METHODS
 from segcft.image_models.likelihood import to_grey_levels, to_unit
-from segcft.inference import areas_of
 from segcft.io.provenance import png_bytes
 from segcft.pipeline.importing import import_data
 from segcft.pipeline.run import Run

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from segcft import arguments
+from segcft.api import arguments
 from segcft.io.provenance import png_bytes
 from segcft.io.rendering import to_html
 from segcft.training import artefact

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segcft import arguments
+from segcft.api import arguments
+from segcft.api.question import MATCH
 from segcft.causal.intervention import Intervention
 from segcft.evaluate.names import method_name, plain
 from segcft.io.provenance import dicom_bytes, png_bytes
 from segcft.io.rendering import difference_colours, is_wide, outlined, to_html
-from segcft.question import MATCH
 from segcft.training import artefact
 from segcft.utils.output import RECORD, check_answer
 

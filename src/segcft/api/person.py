@@ -9,11 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
+from segcft.api.question import Question
 from segcft.causal.intervention import CHANGE, Intervention, resolve
 from segcft.causal.scm import StructuralCausalModel
 from segcft.config.study import Study
 from segcft.errors import InterventionError
-from segcft.question import Question
 
 
 def areas_of(study: Study, masks: Tensor) -> Tensor:

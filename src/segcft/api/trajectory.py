@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segcft import arguments
-from segcft.answer import Answer
+from segcft.api import arguments
+from segcft.api.answer import Answer
 from segcft.errors import DataError
 from segcft.evaluate.names import plain
 from segcft.io.provenance import gif_bytes, picture, png_bytes

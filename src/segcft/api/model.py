@@ -16,8 +16,12 @@ import torch
 from torch import Generator, Tensor
 
 import segcft
-from segcft import arguments
-from segcft.answer import Answer
+from segcft.api import arguments
+from segcft.api.answer import Answer
+from segcft.api.person import Person, areas_of, resolve_areas, who_is_asked
+from segcft.api.question import ImageLike, Match, Question, Values, is_one, look, name_of, parse_values
+from segcft.api.samples import Samples
+from segcft.api.trajectory import Trajectory
 from segcft.causal.intervention import Intervention
 from segcft.counterfactual.model import Abduction, CounterfactualModel
 from segcft.counterfactual.support import limits
@@ -27,12 +31,8 @@ from segcft.evaluate.names import METHODS, method_name
 from segcft.image_models.likelihood import to_grey_levels, to_unit
 from segcft.image_models.mechanism import seeded
 from segcft.image_models.typicality import Length, length_of
-from segcft.inference import Person, areas_of, resolve_areas, who_is_asked
 from segcft.pipeline.run import Run
-from segcft.question import ImageLike, Match, Question, Values, is_one, look, name_of, parse_values
-from segcft.samples import Samples
 from segcft.training import artefact
-from segcft.trajectory import Trajectory
 
 BATCH = 16
 """Images that are answered for at once."""
@@ -102,14 +102,14 @@ class Model:
         the areas by the SCM.
 
         Args:
-            image: a file, or pixels; see :data:`segcft.question.ImageLike`.
+            image: a file, or pixels; see :data:`segcft.api.question.ImageLike`.
             attributes: what is known of the person; values alone, no changes. None and NaN: not known.
             do: interventions: numbers set (``0.8`` is an area of 0.8 px); texts are as
                 :func:`segcft.causal.intervention.parse_intervention` reads them, so that those with a sign change
-                (``"+20%"``, ``"-500"``); and :class:`segcft.question.Match` takes the value from another image.
+                (``"+20%"``, ``"-500"``); and :class:`segcft.api.question.Match` takes the value from another image.
             method: none, regressor or segmentor, or as tables call them (default: the last of these that is there).
             draws: how many more answers to draw from the posterior of what is not known, the image's latents and
-                attributes, for :attr:`segcft.answer.Answer.uncertainty`; each takes about as long as the answer.
+                attributes, for :attr:`segcft.api.answer.Answer.uncertainty`; each takes about as long as the answer.
 
         Raises:
             InterventionError: ``do`` or ``attributes`` are not understood.

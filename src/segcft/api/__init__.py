@@ -1,0 +1,1 @@
+"""The Python interface: a model, questions about images, and answers."""
