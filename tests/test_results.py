@@ -12,7 +12,7 @@ from segcft.cli import main
 from segcft.errors import RunError
 from segcft.pipeline.publish import publish
 from segcft.pipeline.run import Run
-from segcft.results import Result, render_results
+from segcft.report.results import Result, render_results
 
 ROOT = Path(__file__).parents[1]
 

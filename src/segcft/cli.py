@@ -440,7 +440,7 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _results(options: argparse.Namespace) -> None:
-    from segcft.results import render_results
+    from segcft.report.results import render_results
     from segcft.training.artefact import write_text
 
     write_text(options.out, render_results(options.folders))

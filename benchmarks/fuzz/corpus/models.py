@@ -119,7 +119,7 @@ def _small_table() -> list[bytes]:
 
 
 def _read_results(path: Path) -> None:
-    from segcft.results import render_results
+    from segcft.report.results import render_results
 
     folder = path.parent
     run = folder / "run"

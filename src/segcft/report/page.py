@@ -25,8 +25,8 @@ from segcft.report.charts import Chart
 from segcft.report.failures import SHOWN, WORST, Case, Failures, find_failures, read_scores
 from segcft.report.graph import draw_graph
 from segcft.report.pictures import data_uri, difference, difference_picture, outline, picture
+from segcft.report.results import Result
 from segcft.report.tables import tables
-from segcft.results import Result
 from segcft.training import artefact
 
 
