@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segcft.cli_options import count, hardware, quiet_libraries, seed
+from segcft.cli.options import count, hardware, quiet_libraries, seed
 from segcft.coronary.defaults import CALCIUM_DEVIATIONS, CALCIUM_FLOOR, SIZE, SPACING, WINDOW
 from segcft.errors import SegcftError
 

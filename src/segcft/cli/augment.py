@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from segcft.cli_options import count, hardware, quiet_libraries, seed
+from segcft.cli.options import count, hardware, quiet_libraries, seed
 
 
 def add_augment(command: Callable[[str, object, str], argparse.ArgumentParser]) -> None:

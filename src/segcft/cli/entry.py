@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import segcft
-from segcft.cli_app import add_app
-from segcft.cli_ask import add_ask
-from segcft.cli_augment import add_augment
-from segcft.cli_formats import FORMATS, add_formats
-from segcft.cli_options import count, hardware, quiet_libraries, seed
-from segcft.cli_simulate import add_simulate
+from segcft.cli.app import add_app
+from segcft.cli.ask import add_ask
+from segcft.cli.augment import add_augment
+from segcft.cli.formats import FORMATS, add_formats
+from segcft.cli.options import count, hardware, quiet_libraries, seed
+from segcft.cli.simulate import add_simulate
 from segcft.errors import SegcftError
 from segcft.utils.signals import Terminated, orderly_end
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from segcft.cli_options import count, seed
+from segcft.cli.options import count, seed
 
 
 def add_simulate(command: Callable[[str, object, str], argparse.ArgumentParser]) -> None:

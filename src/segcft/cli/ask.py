@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segcft.cli_options import count, hardware, quiet_libraries, whole
+from segcft.cli.options import count, hardware, quiet_libraries, whole
 from segcft.errors import SegcftError
 from segcft.utils.output import check_answer, check_answers
 

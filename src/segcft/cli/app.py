@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from segcft.cli_options import hardware, quiet_libraries
+from segcft.cli.options import hardware, quiet_libraries
 from segcft.errors import SegcftError
 from segcft.utils.signals import Terminated
 
