@@ -5,9 +5,11 @@ Every code cell of a page is run when the site is built, so that no output is ol
 
 from __future__ import annotations
 
+import ast
 import logging
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -81,6 +83,29 @@ suppress_warnings = ["ref.python"]  # two modules may have a name in common
 NAPOLEON: Any = NapoleonConfig()  # its defaults
 
 
+def write_reference(app: Sphinx) -> None:
+    """A page of reference for each package, which has every module of it, but of the command line, which has its help; git
+    ignores them."""
+    folder = here / "api"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    package = root / "src" / "segcft"
+    for init in sorted(set(package.glob("*/__init__.py")) - {package / "cli" / "__init__.py"}):
+        name = init.parent.name
+        about = ast.get_docstring(ast.parse(init.read_text(encoding="utf-8"))) or ""
+        modules = [path.stem for path in sorted(init.parent.glob("*.py")) if not path.stem.startswith("__")]
+        sections = [
+            f"## `segcft.{name}.{module}`\n\n```{{eval-rst}}\n.. automodule:: segcft.{name}.{module}\n```\n"
+            for module in modules
+        ]
+        page = "\n".join([f"# `segcft.{name}`\n", f"```{{eval-rst}}\n{about}\n```\n", *sections])
+        (folder / f"{name}.md").write_text(page, encoding="utf-8")
+    alone = "\n".join(
+        f"```{{eval-rst}}\n.. automodule:: segcft.{path.stem}\n```\n" for path in sorted(package.glob("[a-z]*.py"))
+    )
+    (folder / "segcft.md").write_text(f"# `segcft`\n\n{alone}", encoding="utf-8")
+
+
 def google_style(app: Sphinx, what: Any, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Docstrings in Google's style become reStructuredText. Those of attributes are plain text, where the extension
     napoleon would take "The image: as it is." for a type and its description."""
@@ -103,6 +128,7 @@ def short_name(app: Sphinx, env: BuildEnvironment, node: Any, content: Any) -> A
 
 
 def setup(app: Sphinx) -> None:
+    app.connect("builder-inited", write_reference)
     app.connect("missing-reference", short_name)
     app.connect("autodoc-process-docstring", google_style)
     app.connect("source-read", link_cards)

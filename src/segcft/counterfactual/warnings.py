@@ -27,7 +27,8 @@ def out_of_support(
 ) -> list[str]:
     """A warning for each value that is known, asked for or implied (V,), outside the training people's range (N, V).
 
-    The range is that of :func:`segcft.counterfactual.support.limits`. A category is outside if no training person is of it.
+    The range is that of :func:`segcft.counterfactual.support.limits`. A category is outside if no training person is
+    of it.
     """
     warnings = []
     for k, (name, variable) in enumerate(study.variables.items()):

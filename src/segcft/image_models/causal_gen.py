@@ -1,6 +1,7 @@
 """The published image mechanism: the hierarchical VAE with an exogenous prior of De Sousa Ribeiro et al. 2023.
 
-It computes what their code (causal-gen) computes and loads what it trained, see :mod:`segcft.image_models.causal_gen_checkpoint`.
+It computes what their code (causal-gen) computes and loads what it trained, see
+:mod:`segcft.image_models.causal_gen_checkpoint`.
 One image stream ``h`` runs from a single pixel to the whole image; beside it runs a stream ``e`` of latents alone,
 from which the prior p(z_l | z_<l) is read, so that it never sees the parents. The posterior q(z_l | z_<l, x, pa)
 reads ``h``, the encoder's features of the image and the parents. Abduction therefore runs both streams, and what

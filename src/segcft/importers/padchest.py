@@ -1,7 +1,7 @@
 """PadChest (Bustos et al. 2020) in its own format: one CSV of 160,861 images, 16-bit PNG files in numbered folders.
 
-What is left out, and why, is :class:`Selection`'s and :class:`~segcft.importers.masks.Plausibility`'s to say; what happens
-to the rest is in :func:`convert_padchest`.
+What is left out, and why, is :class:`Selection`'s and :class:`~segcft.importers.masks.Plausibility`'s to say; what
+happens to the rest is in :func:`convert_padchest`.
 """
 
 from __future__ import annotations

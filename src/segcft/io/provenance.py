@@ -1,7 +1,8 @@
 """What every synthetic image says of itself, in PNG, GIF and DICOM files, and how it is read back.
 
 An image's *record* is a mapping that can be written as JSON. Records of counterfactuals have the study, the method,
-the fingerprint of the model, the interventions and what is known of each variable; see :class:`segcft.api.answer.Answer`.
+the fingerprint of the model, the interventions and what is known of each variable; see
+:class:`segcft.api.answer.Answer`.
 """
 
 from __future__ import annotations

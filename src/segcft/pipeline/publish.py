@@ -1,8 +1,8 @@
 """A published model: the trained parts of a run without its samples, with a card that says what they are.
 
-The folder opens like a run (:class:`segcft.pipeline.run.Run`). What a question needs to know of the people, their ranges and
-how attributes go together, comes from made-up people whom the attributes' mechanisms drew (``people.csv``), so no
-person's values leave the run.
+The folder opens like a run (:class:`segcft.pipeline.run.Run`). What a question needs to know of the people, their
+ranges and how attributes go together, comes from made-up people whom the attributes' mechanisms drew
+(``people.csv``), so no person's values leave the run.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Simulated people as files of CT angiography: volume, centreline and meshes, for the same import as real ones.
 
-A folder with ``cases.csv`` (see :mod:`segcft.importers.ccta`), and for each person a NIfTI volume, a centreline (VTP) and
-meshes of the lumen and the outer wall (STL). The areas that the simulator gave the image are in the table as well.
+A folder with ``cases.csv`` (see :mod:`segcft.importers.ccta`), and for each person a NIfTI volume, a centreline (VTP)
+and meshes of the lumen and the outer wall (STL). The areas that the simulator gave the image are in the table as well.
 """
 
 from __future__ import annotations

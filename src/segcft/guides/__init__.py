@@ -1,1 +1,0 @@
-"""Frozen readers of an image: a segmentor or a regressor, both with ``areas(x)``."""
