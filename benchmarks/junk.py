@@ -19,8 +19,8 @@ from skimage.transform import resize
 
 from segcft.counterfactual.model import Abduction
 from segcft.counterfactual.warnings import unlike
+from segcft.data.grey import to_unit
 from segcft.data.store import Store
-from segcft.image_models.likelihood import to_unit
 from segcft.image_models.typicality import Length, length_of
 from segcft.pipeline.run import Run
 

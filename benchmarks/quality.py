@@ -27,8 +27,8 @@ from benchmarks.baseline import Baseline
 from benchmarks.ours import Ours
 from benchmarks.work import Work
 from segcft.data.batches import Batches, sequential
+from segcft.data.grey import to_unit
 from segcft.data.store import Store
-from segcft.image_models.likelihood import to_unit
 
 CONTENDERS = ("causal-gen", "causal-gen's network", "two-stream")
 

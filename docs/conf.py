@@ -84,8 +84,7 @@ NAPOLEON: Any = NapoleonConfig()  # its defaults
 
 
 def write_reference(app: Sphinx) -> None:
-    """A page of reference for each package, which has every module of it, but of the command line, which has its help; git
-    ignores them."""
+    """A page of reference for each package, with every module of it. The command line has its help instead."""
     folder = here / "api"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()

@@ -18,7 +18,7 @@ from PIL import Image
 
 from segcft.config.study import Study, parse_study
 from segcft.data.batches import sequential
-from segcft.image_models.likelihood import to_unit
+from segcft.data.grey import to_unit
 from segcft.pipeline.run import Run
 from segcft.pipeline.runner import Pipeline
 from segcft.training.loop import make_fabric

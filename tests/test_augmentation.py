@@ -28,7 +28,7 @@ from segcft.data.store import Store
 from segcft.errors import DataError, InterventionError
 from segcft.io.provenance import inspect
 from segcft.pipeline.run import Run, write_people
-from segcft.training import artefact
+from segcft.utils.atomic import link
 from segcft.utils.progress import Progress
 from tests.conftest import MakeStudy
 
@@ -153,7 +153,7 @@ def test_a_published_model_augments_training_people_of_given_data(small_run: Run
     model = Run(tmp_path / "model", small_run.study)
     model.write_study()
     for part in ("judge", "scm", "hvae", "cft-segmentor"):
-        artefact.link(small_run.path(part), model.path(part))
+        link(small_run.path(part), model.path(part))
     store = small_run.store()
     known = store.values()[store.indices("train", complete=True)]
     narrow = known[known[:, 1] < np.quantile(known[:, 1], 0.8)]  # without the old

@@ -31,10 +31,11 @@ from segcft.cli import main
 from segcft.config.mechanisms import CausalGenSpec, HVAESpec, parse_arch
 from segcft.config.study import Image, Study, Variable, parse_study
 from segcft.counterfactual.model import Abduction
+from segcft.data.grey import to_unit
 from segcft.errors import DataError, RunError, StudyError
 from segcft.image_models.causal_gen import CausalGenHVAE, ParentsShare
 from segcft.image_models.causal_gen_checkpoint import TrainedParent, load_causal_gen
-from segcft.image_models.likelihood import DiscretisedGaussian, TanhDiscretisedGaussian, to_unit
+from segcft.image_models.likelihood import DiscretisedGaussian, TanhDiscretisedGaussian
 from segcft.pipeline.run import Run
 from segcft.pipeline.runner import Pipeline
 from segcft.training import artefact

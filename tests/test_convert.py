@@ -20,9 +20,10 @@ from segcft.config.study import Splits
 from segcft.data.resize import fit_image
 from segcft.data.splits import assign
 from segcft.errors import DataError
-from segcft.importers.convert import Converted, Excluded, Summary, Unreadable, convert, fit_window
+from segcft.importers.convert import Converted, Summary, convert
+from segcft.importers.fit import fit_window
 from segcft.io.imagefile import read_image
-from segcft.io.reject import Rejected
+from segcft.io.reject import Excluded, Rejected, Unreadable
 
 
 @dataclass(frozen=True)

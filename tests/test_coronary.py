@@ -15,7 +15,7 @@ from segcft.coronary.centreline import IN_PIECES, UNORDERED, Centreline
 from segcft.coronary.plaque import Threshold, split
 from segcft.coronary.reformation import JAGGED, TOO_SHORT, Reformation
 from segcft.coronary.surface import CROSSED, OPEN, Surface
-from segcft.importers.convert import Excluded
+from segcft.io.reject import Excluded
 
 Array = NDArray[np.float64]
 SIZE, SPACING = (64, 192), 0.25

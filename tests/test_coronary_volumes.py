@@ -31,10 +31,10 @@ from pydicom.uid import (
 )
 from scipy.spatial.transform import Rotation
 
-from segcft.importers.convert import Excluded
-from segcft.io.reject import Rejected
+from segcft.io.reject import Excluded, Rejected
 from segcft.io.vesselfile import read_centreline, read_surface
-from segcft.io.volume import Volume, read_volume
+from segcft.io.volume import Volume
+from segcft.io.volumefile import read_volume
 
 Array = NDArray[np.float64]
 

@@ -46,10 +46,10 @@ from segcft.config.study import Image as Grid
 from segcft.config.study import parse_study
 from segcft.data.resize import fit_image
 from segcft.errors import DataError
-from segcft.importers.convert import Excluded, Summary, Unreadable
+from segcft.importers.convert import Summary
 from segcft.importers.dicom import Pseudonyms, convert_dicom
 from segcft.importers.folder import import_folder
-from segcft.importers.masks import BITS, Plausibility, RunSegmenter
+from segcft.importers.masks import BITS, Plausibility
 from segcft.io.dicom import (
     age_between,
     aspect,
@@ -62,7 +62,9 @@ from segcft.io.dicom import (
 )
 from segcft.io.dicomfile import text_of
 from segcft.io.imagefile import read_image, see_image
+from segcft.io.reject import Excluded, Unreadable
 from segcft.pipeline.run import Run
+from segcft.pipeline.segmenter import RunSegmenter
 
 RAMP = np.arange(12, dtype=np.uint16).reshape(3, 4) * 300
 """Twelve grey values of 12 bits, 0 to 3300."""

@@ -27,10 +27,10 @@ from pydicom.uid import (
 
 from segcft.app.upload import received
 from segcft.cli import main
-from segcft.importers.convert import Excluded
 from segcft.io.dicom import open_dicom, read_dicom, shown
 from segcft.io.dicomhead import HEAD, begins_as_dicom
 from segcft.io.imagefile import is_dicom, see_image
+from segcft.io.reject import Excluded
 from segcft.io.series import read_series
 from segcft.io.source import MemoryFile
 from segcft.pipeline.run import Run

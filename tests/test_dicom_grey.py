@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from pydicom import DataElement, Dataset
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
-from segcft.importers.convert import Excluded
 from segcft.io.dicom import Shown, open_dicom, shown
 from segcft.io.dicompixels import decode
+from segcft.io.reject import Excluded
 from segcft.io.series import read_series
 from tests.test_coronary_volumes import placed, write_series
 from tests.test_dicom import RAMP, lut, make, save

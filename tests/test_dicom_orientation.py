@@ -19,13 +19,13 @@ from PIL import Image
 
 from segcft.cli import main
 from segcft.config.study import Structure, parse_study
-from segcft.importers.convert import Excluded
 from segcft.importers.folder import import_folder
 from segcft.io.dicom import Shown, open_dicom, shown
 from segcft.io.imagefile import see_image
 from segcft.io.maskfile import read_masks
 from segcft.io.nifti import Axes
 from segcft.io.orientation import letters_of, turn_of
+from segcft.io.reject import Excluded
 from segcft.io.turn import AS_STORED, Turn
 from segcft.pipeline.run import Run
 from tests.test_dicom import chest, drawn_chest, make, rows, save

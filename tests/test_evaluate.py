@@ -21,6 +21,7 @@ from torch import Tensor
 from segcft.causal.scm import StructuralCausalModel
 from segcft.config.study import Study, parse_study
 from segcft.counterfactual.model import Abduction, CounterfactualModel
+from segcft.data.grey import to_grey_levels, to_unit
 from segcft.data.store import Store
 from segcft.errors import DataError
 from segcft.evaluate import names
@@ -36,7 +37,6 @@ from segcft.evaluate.scores import Row, Scores
 from segcft.evaluate.table import render_table
 from segcft.evaluate.truth import Truth
 from segcft.image_models.hvae import HVAE
-from segcft.image_models.likelihood import to_grey_levels, to_unit
 from segcft.importers.simulated import import_simulated, make_simulator
 from segcft.pipeline.run import Run
 from segcft.readers.segmentor import Segmentor, SegmentorObjective

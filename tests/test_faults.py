@@ -37,6 +37,7 @@ from segcft.pipeline.runner import Pipeline
 from segcft.training import artefact
 from segcft.training.loop import make_fabric
 from segcft.utils.atomic import sync
+from segcft.utils.digest import digest_of
 from segcft.utils.lock import Lock
 from segcft.utils.progress import Progress, Task
 from segcft.utils.signals import HeldBack, Terminated, orderly_end
@@ -382,7 +383,7 @@ def test_samples_that_changed_on_the_disk_are_told(
     shutil.rmtree(run.folder / "store")
     Pipeline(run, make_fabric("cpu")).run_stage("scm")
     assert run.store(verify=True).fingerprint == small_run.store().fingerprint
-    assert artefact.digest_of(run.path("scm")) == artefact.digest_of(small_run.path("scm"))  # not trained again
+    assert digest_of(run.path("scm")) == digest_of(small_run.path("scm"))  # not trained again
 
 
 def test_a_checkpoint_that_changed_on_the_disk_is_told(tmp_path: Path) -> None:

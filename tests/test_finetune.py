@@ -12,7 +12,7 @@ from torch import Tensor
 from segcft.config.study import Study
 from segcft.counterfactual.finetune import CounterfactualObjective, constraint_level
 from segcft.data.batches import Batches
-from segcft.image_models.likelihood import to_unit
+from segcft.data.grey import to_unit
 from segcft.pipeline.run import Run
 from segcft.training.loop import make_fabric
 

@@ -26,12 +26,13 @@ from segcft.data.splits import assign
 from segcft.data.store import Store
 from segcft.errors import DataError, StudyError
 from segcft.importers.folder import import_folder
-from segcft.importers.simulated import import_simulated, make_simulator, person_number
+from segcft.importers.simulated import import_simulated, make_simulator
 from segcft.io.imagefile import find_file, read_image
 from segcft.io.maskfile import read_masks
 from segcft.io.reject import Rejected
 from segcft.pipeline.importing import import_samples
 from segcft.pipeline.run import Run
+from segcft.simulate.people import person_number
 from segcft.utils.lock import Lock
 from segcft.utils.progress import Progress
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from segcft.config.study import Augment, Image, RegressorSpec, SegmentorSpec
-from segcft.image_models.likelihood import to_unit
+from segcft.data.grey import to_unit
 from segcft.pipeline.run import Run
 from segcft.readers.regressor import Regressor, RegressorObjective
 from segcft.readers.segmentor import Segmentor, SegmentorObjective, dice

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from segcft.config.study import HVAESpec, Image, Variable
 from segcft.counterfactual.model import Abduction
+from segcft.data.grey import to_unit
 from segcft.image_models.hvae import HVAE, level_sizes
-from segcft.image_models.likelihood import to_unit
 from segcft.image_models.mechanism import ImageMechanism
 
 VARIABLES = {

@@ -20,10 +20,10 @@ from segcft.cli import main
 from segcft.config.study import load_study
 from segcft.data.splits import assign
 from segcft.errors import DataError
-from segcft.importers.convert import Excluded, Summary
+from segcft.importers.convert import Summary
 from segcft.importers.folder import import_folder
 from segcft.importers.jsrt import convert_jsrt, parse_clinical, read_clinical, read_outline, read_raw, split_place
-from segcft.io.reject import Rejected
+from segcft.io.reject import Excluded, Rejected
 
 CONFIG = Path(__file__).parents[1] / "configs" / "jsrt.yaml"
 STUDY = load_study(CONFIG)

@@ -24,11 +24,13 @@ from segcft.cli import main
 from segcft.config.study import Splits, load_study
 from segcft.data.splits import assign
 from segcft.errors import DataError
-from segcft.importers.convert import Excluded, Summary
+from segcft.importers.convert import Summary
 from segcft.importers.folder import import_folder
-from segcft.importers.masks import BITS, FolderMasks, Plausibility, PSPNet, RunSegmenter, check_polarity, largest_parts
+from segcft.importers.masks import BITS, FolderMasks, Plausibility, PSPNet, check_polarity, largest_parts
 from segcft.importers.padchest import Selection, convert_padchest, parse_age, parse_labels, read_rows
+from segcft.io.reject import Excluded
 from segcft.pipeline.run import Run
+from segcft.pipeline.segmenter import RunSegmenter
 
 COLUMNS = [
     "",

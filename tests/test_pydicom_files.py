@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.data.data_manager import external_data_sources
 
-from segcft.importers.convert import Excluded
 from segcft.io import dicom
 from segcft.io.imagefile import is_dicom, see_image
+from segcft.io.reject import Excluded
 
 with Path(__file__).with_name("pydicom_files.csv").open(encoding="utf-8", newline="") as _file:
     TABLE = {row["file"]: row for row in csv.DictReader(_file)}

@@ -30,9 +30,10 @@ LAYERS = (
     ("measures", "grid"),
     ("config",),
     ("utils",),
-    ("errors", ""),
+    ("errors",),
 )
-"""From the top down: packages, and modules beside them; the package itself, "", holds its version alone."""
+"""From the top down: packages, and modules beside them. The package itself is in none: it hands names on when they
+are asked for, and tells its version."""
 
 MOST_LINES, MOST_IN_FUNCTION = 400, 80
 """Of a module and of a function."""
@@ -54,8 +55,8 @@ def imports(known: Mapping[str, ast.Module]) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for module, tree in known.items():
         names = {name.removeprefix("segcft").removeprefix(".") for name in _imported(tree)}
-        found[module] = {_nearest(name, known) for name in names} - {module}
-    return found
+        found[module] = {_nearest(name, known) for name in names} - {module, ""}
+    return found | {"": set()}
 
 
 def _imported(node: ast.AST) -> Iterator[str]:
@@ -83,7 +84,7 @@ def package(module: str) -> str:
 def faults(known: Mapping[str, ast.Module], arrows: Mapping[str, set[str]], source: Path = SOURCE) -> list[str]:
     """What is wrong with the layout, a line each."""
     level = {name: floor for floor, names in enumerate(reversed(LAYERS)) for name in names}
-    wrong = [f"{module}: in no layer" for module in known if package(module) not in level]
+    wrong = [f"{module}: in no layer" for module in known if module and package(module) not in level]
     for module, targets in arrows.items():
         for target in sorted(targets):
             here, there = package(module), package(target)

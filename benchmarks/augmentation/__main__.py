@@ -30,8 +30,8 @@ from segcft.config.study import load_study
 from segcft.pipeline.pool import run_all
 from segcft.pipeline.run import Run
 from segcft.pipeline.runner import Pipeline
-from segcft.training.artefact import write_text
 from segcft.training.loop import make_fabric
+from segcft.utils.atomic import write_text
 from segcft.utils.progress import ConsoleProgress, Progress
 
 CONFOUNDED, REWEIGHTED = "confounded people", "confounded people, reweighted"

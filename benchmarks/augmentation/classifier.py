@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.augmentation.people import Set
-from segcft.image_models.likelihood import to_unit
-from segcft.training.artefact import key_of
+from segcft.data.grey import to_unit
+from segcft.utils.digest import key_of
 
 
 @dataclass(frozen=True)

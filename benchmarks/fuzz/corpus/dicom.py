@@ -34,7 +34,7 @@ def _read(path: Path) -> None:
 
 
 def _read_series(path: Path) -> None:
-    from segcft.io.volume import read_volume
+    from segcft.io.volumefile import read_volume
 
     read_volume(path.parent)
 

@@ -18,7 +18,7 @@ from segcft.causal.intervention import Intervention
 from segcft.evaluate.names import method_name, plain
 from segcft.io.provenance import dicom_bytes, png_bytes
 from segcft.io.rendering import difference_colours, is_wide, outlined, to_html
-from segcft.training import artefact
+from segcft.utils.atomic import write_bytes, write_text
 from segcft.utils.output import RECORD, check_answer
 
 WHITE = 16.0
@@ -141,18 +141,18 @@ class Answer:
         text = json.dumps(self.record, indent=1, allow_nan=False, ensure_ascii=False)
         match path.suffix.lower():
             case ".png":
-                artefact.write_bytes(path, self._png(self.image))
+                write_bytes(path, self._png(self.image))
             case ".dcm" | ".dicom":
-                artefact.write_bytes(path, dicom_bytes(self.image, self.provenance, self.spacing))
+                write_bytes(path, dicom_bytes(self.image, self.provenance, self.spacing))
             case ".json":
-                artefact.write_text(path, text)
+                write_text(path, text)
             case _:
-                artefact.write_text(path / RECORD, text)  # first: by it the folder is known again
+                write_text(path / RECORD, text)  # first: by it the folder is known again
                 for name in ("uncertainty.png", "draw-[0-9]*.png"):  # of an earlier answer, with more draws
                     for old in path.glob(name):
                         old.unlink()
                 for name, content in self._files().items():
-                    artefact.write_bytes(path / f"{name}.png", content)
+                    write_bytes(path / f"{name}.png", content)
 
     def _files(self) -> dict[str, bytes]:
         shown = np.clip(self.difference // 2 + 128, 0, 255).astype(np.uint8)  # grey: unchanged

@@ -39,15 +39,15 @@ from segcft.config.graph import Graph
 from segcft.config.study import FolderData, Study
 from segcft.counterfactual.support import all_limits
 from segcft.counterfactual.warnings import NOTABLE
+from segcft.data.grey import to_grey_levels, to_unit
 from segcft.data.store import Store
 from segcft.errors import DataError, InterventionError
 from segcft.evaluate.names import METHODS
-from segcft.image_models.likelihood import to_grey_levels, to_unit
 from segcft.io.provenance import png_bytes
 from segcft.pipeline.importing import import_data
 from segcft.pipeline.run import Run
 from segcft.training import artefact
-from segcft.utils.atomic import whole_folder
+from segcft.utils.atomic import whole_folder, write_text
 from segcft.utils.progress import Progress
 
 STORE = ".store"
@@ -197,7 +197,7 @@ class _Augmentation:
             "correlation ratio before": correlation_ratio(self.labels, self.values[:, self.column]),
             "correlation ratio after": correlation_ratio(table[recipe.label], table[recipe.variable]),
         }
-        artefact.write_text(self.out / "augmentation.json", json.dumps(report, indent=1) + "\n")
+        write_text(self.out / "augmentation.json", json.dumps(report, indent=1) + "\n")
         return report
 
     def _samples(self, parts: list[str], data: Path | None) -> Store:

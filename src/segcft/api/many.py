@@ -38,7 +38,8 @@ from segcft.io.reject import Rejected
 from segcft.pipeline.pool import end_with_parent
 from segcft.pipeline.run import Run
 from segcft.training import artefact
-from segcft.utils.atomic import reason
+from segcft.utils.atomic import reason, write_bytes
+from segcft.utils.digest import key_of
 from segcft.utils.journal import Journal, Table
 from segcft.utils.progress import Progress
 
@@ -68,7 +69,7 @@ class Item:
     def stamp(self) -> str:
         """Changes with the question, with the image's file and with those that values are taken from."""
         others = (path for path in map(_matched, self.do) if path is not None)
-        return artefact.key_of(str(self.image), self.known, self.do, *map(_state, (self.image, *others)))
+        return key_of(str(self.image), self.known, self.do, *map(_state, (self.image, *others)))
 
 
 def _state(path: Path) -> tuple[int, int]:
@@ -368,10 +369,10 @@ class _Worker:
         return [self._write(item, answer) for (item, _), answer in zip(asked, answers, strict=True)]
 
     def _write(self, item: Item, answer: Answer) -> _Outcome:
-        artefact.write_bytes(self.work.out / "images" / f"{item.id}.png", png_bytes(answer.image, answer.provenance))
+        write_bytes(self.work.out / "images" / f"{item.id}.png", png_bytes(answer.image, answer.provenance))
         if self.work.dicom:
             content = dicom_bytes(answer.image, answer.provenance, answer.spacing)
-            artefact.write_bytes(self.work.out / "dicom" / f"{item.id}.dcm", content)
+            write_bytes(self.work.out / "dicom" / f"{item.id}.dcm", content)
         return _Outcome(item, answer.record)
 
 

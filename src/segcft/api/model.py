@@ -26,9 +26,9 @@ from segcft.causal.intervention import Intervention
 from segcft.counterfactual.model import Abduction, CounterfactualModel
 from segcft.counterfactual.support import limits
 from segcft.counterfactual.warnings import misses, out_of_support, unlike
+from segcft.data.grey import to_grey_levels, to_unit
 from segcft.errors import DataError, InterventionError, RunError
 from segcft.evaluate.names import METHODS, method_name
-from segcft.image_models.likelihood import to_grey_levels, to_unit
 from segcft.image_models.mechanism import seeded
 from segcft.image_models.typicality import Length, length_of
 from segcft.pipeline.run import Run

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from segcft.api import arguments
 from segcft.io.provenance import png_bytes
 from segcft.io.rendering import to_html
-from segcft.training import artefact
+from segcft.utils.atomic import write_bytes, write_text
 from segcft.utils.output import check
 
 TABLE = "attributes.csv"
@@ -49,9 +49,9 @@ class Samples:
         names = [f"{number}.png" for number in range(1, len(self) + 1)]
         table = self.attributes.assign(image=names)
         # First: by it the folder is known again.
-        artefact.write_text(folder / TABLE, table.to_csv(index=False, float_format="%.6g"))
+        write_text(folder / TABLE, table.to_csv(index=False, float_format="%.6g"))
         for name, pixels in zip(names, self.images, strict=True):
-            artefact.write_bytes(folder / name, png_bytes(pixels, self.record))
+            write_bytes(folder / name, png_bytes(pixels, self.record))
 
     def sheet(self) -> NDArray[np.uint8]:
         """All of them in a sheet about as high as wide, uint8 (C, H, W)."""

@@ -16,7 +16,7 @@ from segcft.errors import DataError
 from segcft.evaluate.names import plain
 from segcft.io.provenance import gif_bytes, picture, png_bytes
 from segcft.io.rendering import strip, to_html
-from segcft.training import artefact
+from segcft.utils.atomic import write_bytes
 
 MILLISECONDS = 200
 """For which a picture of the GIF is shown."""
@@ -65,10 +65,10 @@ class Trajectory:
         path = arguments.place("path", path)
         match path.suffix.lower():
             case ".png":
-                artefact.write_bytes(path, png_bytes(self.strip(), self.record))
+                write_bytes(path, png_bytes(self.strip(), self.record))
             case ".gif":
                 frames = [picture(answer.image) for answer in self.answers]
-                artefact.write_bytes(path, gif_bytes([*frames, *frames[-2:0:-1]], self.record, MILLISECONDS))
+                write_bytes(path, gif_bytes([*frames, *frames[-2:0:-1]], self.record, MILLISECONDS))
             case _:
                 raise DataError(f"{path}: a trajectory is written to .png (a strip) or .gif")
 

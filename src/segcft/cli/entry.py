@@ -360,7 +360,7 @@ def _import_causal_gen(options: argparse.Namespace) -> None:
         raise SegcftError(f"{options.study}: hvae.architecture: a checkpoint of causal-gen needs 'causal-gen'")
     pipeline = _pipeline(options)
     from segcft.image_models.causal_gen_checkpoint import TrainedParent, load_causal_gen
-    from segcft.training.artefact import digest_of
+    from segcft.utils.digest import digest_of
 
     checkpoint = options.checkpoint.absolute()  # what the run records is read from elsewhere
     parents = [TrainedParent.parse(text) for text in options.parents]
@@ -441,7 +441,7 @@ def _report(options: argparse.Namespace) -> None:
 
 def _results(options: argparse.Namespace) -> None:
     from segcft.report.results import render_results
-    from segcft.training.artefact import write_text
+    from segcft.utils.atomic import write_text
 
     write_text(options.out, render_results(options.folders))
     print(f"results: {options.out}", file=sys.stderr)

@@ -350,11 +350,15 @@ def _tell(summary: Summary, out: Path) -> None:
 
 def _segmenter(options: argparse.Namespace) -> Segmenter | None:
     """What gives the masks of a conversion, where the options say so."""
-    from segcft.importers import masks
-
     if options.masks is not None:
-        return masks.FolderMasks(options.masks, options.size)
-    return masks.RunSegmenter(options.segmentor, _device(options)) if options.segmentor is not None else None
+        from segcft.importers.masks import FolderMasks
+
+        return FolderMasks(options.masks, options.size)
+    if options.segmentor is None:
+        return None
+    from segcft.pipeline.segmenter import RunSegmenter
+
+    return RunSegmenter(options.segmentor, _device(options))
 
 
 def _device(options: argparse.Namespace) -> torch.device:

@@ -493,3 +493,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
             if isinstance(key, str):
                 seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+OLDEST = 130
+"""Ages above this, in years, are not believed; nobody has been older than 122."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import BSpline, CubicSpline, splprep
 from scipy.spatial import cKDTree
 
-from segcft.importers.convert import Excluded
+from segcft.io.reject import Excluded
 
 Points = NDArray[np.float64]
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
 
 from segcft.coronary.defaults import CALCIUM_DEVIATIONS, CALCIUM_FLOOR
-from segcft.importers.convert import Excluded
+from segcft.io.reject import Excluded
 
 STRUCTURES = ("lumen", "calcified", "noncalcified")
 """What a straightened image shows."""

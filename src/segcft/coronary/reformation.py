@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from segcft.coronary.centreline import Centreline
 from segcft.coronary.defaults import SIZE, SPACING
-from segcft.importers.convert import Excluded
+from segcft.io.reject import Excluded
 
 TOO_SHORT = "vessel shorter than the crop"
 JAGGED = "centreline too jagged"

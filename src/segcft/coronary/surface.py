@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcft.coronary.reformation import Reformation
-from segcft.importers.convert import Excluded
+from segcft.io.reject import Excluded
 
 UNUSABLE = "mesh unusable"
 OPEN = "mesh not closed"

@@ -15,8 +15,7 @@ from segcft.coronary.centreline import Centreline
 from segcft.coronary.plaque import NO_LUMEN, Threshold
 from segcft.coronary.reformation import TOO_SHORT, Reformation
 from segcft.coronary.surface import Surface
-from segcft.importers.convert import Excluded
-from segcft.io.reject import Rejected
+from segcft.io.reject import Excluded, Rejected
 from segcft.io.space import AS_SAID, FRAMES, Frame
 from segcft.io.vesselfile import Line, open_centreline, open_surface
 from segcft.io.volume import OUTSIDE, Volume

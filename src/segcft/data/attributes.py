@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from segcft.config.study import Variable
+from segcft.config.study import OLDEST, Variable
 from segcft.errors import DataError
 from segcft.io.reject import Rejected
 
@@ -26,8 +26,6 @@ MOST_HEADER = 1 << 20
 YEARS = frozenset({"years", "year", "yrs", "yr", "y", "a"})
 """Units of an age."""
 
-OLDEST = 130
-"""Ages above this, in years, are not believed; nobody has been older than 122."""
 
 _SAID = re.compile(r"sep=([,;\t|])\s*", re.IGNORECASE)
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segcft.image_models.likelihood import to_grey_levels, to_unit
+from segcft.data.grey import to_grey_levels, to_unit
 from segcft.readers.segmentor import dice
 
 

@@ -25,8 +25,7 @@ from segcft.evaluate.scores import Row, Scores
 from segcft.evaluate.table import few_people, render_table
 from segcft.evaluate.truth import Drawn, Truth
 from segcft.readers.segmentor import Segmentor
-from segcft.training.artefact import write_text
-from segcft.utils.atomic import written
+from segcft.utils.atomic import write_text, written
 from segcft.utils.progress import Progress
 
 

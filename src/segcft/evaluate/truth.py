@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from segcft.config.study import SimulatedData, Study
+from segcft.data.grey import to_unit
 from segcft.data.store import Store
-from segcft.image_models.likelihood import to_unit
 from segcft.importers.simulated import make_simulator, mask_order
 
 

@@ -20,16 +20,6 @@ LEAST_MASS = 1e-12
 """A probability below this counts as this, in the published likelihood."""
 
 
-def to_unit(image: Tensor) -> Tensor:
-    """Grey levels 0..255 (uint8) to float32 in [-1, 1]."""
-    return image.float().mul_(2 / 255).sub_(1)
-
-
-def to_grey_levels(image: Tensor) -> Tensor:
-    """[-1, 1] to the nearest grey level 0..255 (uint8)."""
-    return image.clamp(-1, 1).add(1).mul(255 / 2).round().to(torch.uint8)
-
-
 class PixelNoise(NamedTuple):
     """Abducted pixel noise u (B, C, H, W), and the displacement of the frame in which it was abducted, if any."""
 

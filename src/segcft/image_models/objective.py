@@ -8,7 +8,7 @@ from segcft.config.mechanisms import MechanismSpec
 from segcft.config.study import Study
 from segcft.data.augment import Augmenter
 from segcft.data.batches import Batch
-from segcft.image_models.likelihood import to_unit
+from segcft.data.grey import to_unit
 from segcft.image_models.mechanism import ImageMechanism
 from segcft.training.loop import Objective
 

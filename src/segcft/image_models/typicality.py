@@ -18,8 +18,8 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 from segcft.data.batches import sequential
+from segcft.data.grey import to_unit
 from segcft.data.store import Store
-from segcft.image_models.likelihood import to_unit
 from segcft.image_models.mechanism import ELBO, ImageMechanism
 
 SEEN = 500

@@ -24,10 +24,13 @@ from segcft.coronary.vessel import LINE_COLUMN, MESH_COLUMN, Crop, Files, Traced
 from segcft.data import attributes
 from segcft.data.splits import PARTS
 from segcft.errors import DataError
-from segcft.importers.convert import Converted, Excluded, Summary, Value, convert
+from segcft.importers.convert import Converted, Summary, Value, convert
 from segcft.importers.shared import Shared
+from segcft.io.nifti import NIFTI
+from segcft.io.reject import Excluded
 from segcft.io.space import Frame, parse_frame
-from segcft.io.volume import NIFTI, Volume, read_volume
+from segcft.io.volume import Volume
+from segcft.io.volumefile import read_volume
 from segcft.utils.extra import extra
 from segcft.utils.loop import Progress
 

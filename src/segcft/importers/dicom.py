@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from segcft.config.study import Splits
 from segcft.data.resize import border_median, pad_to_aspect
 from segcft.errors import DataError
-from segcft.importers.convert import Converted, Excluded, Summary, Value, convert, fit_values
+from segcft.importers.convert import Converted, Summary, Value, convert
+from segcft.importers.fit import fit_values
 from segcft.importers.masks import FolderMasks, Masking, Plausibility, Segmenter
 from segcft.io import dicom
 from segcft.io.dicomfile import text_of
 from segcft.io.imagefile import strip_suffix
-from segcft.io.reject import Rejected
+from segcft.io.reject import Excluded, Rejected
 from segcft.io.turn import AS_STORED, Turn
 from segcft.utils.loop import Progress
 

@@ -21,10 +21,12 @@ from numpy.typing import NDArray
 from segcft.config.study import Splits
 from segcft.data.resize import pad_to_aspect
 from segcft.errors import DataError
-from segcft.importers.convert import PERCENTILES, Converted, Excluded, Summary, Value, convert, fit_window
+from segcft.importers.convert import Converted, Summary, Value, convert
+from segcft.importers.fit import fit_window
 from segcft.importers.masks import BITS, Plausibility, areas, check_polarity, to_flags
+from segcft.io.greys import PERCENTILES
 from segcft.io.picture import read_picture
-from segcft.io.reject import Rejected
+from segcft.io.reject import Excluded, Rejected
 from segcft.utils.loop import Progress, ahead, silent
 
 SIDE = 2048

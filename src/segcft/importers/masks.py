@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from segcft.data.resize import pad_to_aspect, smooth
 from segcft.errors import DataError
-from segcft.importers.convert import Converted, Excluded, Finish, fit_values
+from segcft.importers.convert import Converted, Finish
+from segcft.importers.fit import fit_values
 from segcft.io.imagefile import LOSSLESS, find_file
 from segcft.io.maskfile import read_labels
-from segcft.io.reject import Rejected
+from segcft.io.reject import Excluded, Rejected
 
 if TYPE_CHECKING:
     import torch
@@ -101,50 +102,6 @@ class FolderMasks:
             return reason
         canvas = pad_to_aspect(flags[None], self.size[1] / self.size[0], 0)[0]
         return fit_values(canvas, self.size, lambda part: np.stack([part & bit != 0 for bit in BITS.values()]))
-
-
-class RunSegmenter:
-    """The judge of a trained run, whose study has the structures of :data:`BITS` by name.
-
-    Args:
-        folder: of the run.
-        device: where it computes.
-
-    Raises:
-        RunError: the folder is no run, or has no judge yet.
-        DataError: its study has other structures or colour images.
-    """
-
-    parallel = False
-
-    def __init__(self, folder: Path, device: torch.device) -> None:
-        from segcft.pipeline.run import Run
-        from segcft.training import artefact
-
-        run = Run(folder)
-        names = list(run.study.structures)
-        missing = [name for name in BITS if name not in names]
-        if missing:
-            raise DataError(f"{folder}: its study has no structure {', '.join(missing)}, only {', '.join(names)}")
-        if run.study.image.channels != 1:
-            raise DataError(f"{folder}: its study has colour images")
-        self.size = run.study.image.size
-        self.device = device
-        self.network = run.load("judge", device)
-        self.order = [names.index(name) for name in BITS]
-        self.settings = {"segmentor": artefact.digest_of(run.path("judge"))}
-
-    def __call__(self, ids: Sequence[str], images: NDArray[np.uint8]) -> list[Coverage | Rejected]:
-        import torch
-
-        from segcft.image_models.likelihood import to_unit
-
-        with torch.inference_mode():
-            probabilities = self.network.masks(to_unit(torch.from_numpy(images)[:, None].to(self.device)))
-        return [largest_parts(one) for one in probabilities[:, self.order].cpu().numpy()]
-
-    def stamp(self, id: str) -> None:
-        return None
 
 
 class PSPNet:

@@ -21,11 +21,13 @@ from typing import NamedTuple, TextIO
 from segcft.config.study import Splits
 from segcft.data.attributes import MISSING, nearest
 from segcft.errors import DataError
-from segcft.importers.convert import PERCENTILES, Converted, Excluded, Summary, Unreadable, convert, fit_window
+from segcft.importers.convert import Converted, Summary, convert
+from segcft.importers.fit import fit_window
 from segcft.importers.masks import Masking, Plausibility, Segmenter, check_polarity
+from segcft.io.greys import PERCENTILES
 from segcft.io.imagefile import check_id, strip_suffix
 from segcft.io.picture import read_picture
-from segcft.io.reject import Rejected
+from segcft.io.reject import Excluded, Rejected, Unreadable
 from segcft.utils.loop import Progress
 
 

@@ -16,6 +16,7 @@ from segcft.data.shards import Shard
 from segcft.data.splits import assign, expected_parts
 from segcft.data.store import Store, StoreWriter
 from segcft.errors import DataError
+from segcft.simulate.people import person_id, person_number
 from segcft.utils.loop import Progress, silent
 
 
@@ -62,16 +63,6 @@ def make_simulator(study: Study) -> Simulator:
     except ValueError as error:
         raise DataError(f"{study.data.source}: {error}") from None
     return simulator
-
-
-def person_number(seed: int, index: int) -> int:
-    """The number of person ``index`` in the population ``seed``: below 2 ** 63, the same everywhere."""
-    return int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def person_id(seed: int, index: int) -> str:
-    """What person ``index`` in the population ``seed`` is called in a store."""
-    return f"{seed}-{index:06d}"
 
 
 def import_simulated(

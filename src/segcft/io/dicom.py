@@ -1,7 +1,7 @@
 """Reading one DICOM file: its grey values as they are meant to be seen, and what the header says of the person.
 
 Of DICOM's objects those are read that are a single grey image, like a radiograph (CR, DX) or a slice. Whatever is
-wrong with a file is an :class:`~segcft.importers.convert.Excluded`, which names its kind.
+wrong with a file is an :class:`~segcft.io.reject.Excluded`, which names its kind.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, FileDataset
 
-from segcft.data.attributes import OLDEST
-from segcft.importers.convert import PERCENTILES, Excluded
+from segcft.config.study import OLDEST
 from segcft.io.dicomfile import broken, open_dicom
 from segcft.io.dicompixels import decode
+from segcft.io.greys import PERCENTILES
 from segcft.io.orientation import is_measured, turn_to_see
-from segcft.io.reject import Rejected, Remark
+from segcft.io.reject import Excluded, Rejected, Remark
 from segcft.io.source import Source
 from segcft.io.turn import Turn
 from segcft.io.voi import as_file_says, is_inverted, look_at_polarity, modality_values
@@ -171,7 +171,7 @@ def view_name(text: str) -> str:
 def parse_age(text: str) -> float | None:
     """Years that an Age String gives: ``063Y``, ``018M``, ``006W``, ``010D``; a bare number is years.
 
-    None where it is something else or more than :data:`~segcft.data.attributes.OLDEST`.
+    None where it is something else or more than :data:`~segcft.config.study.OLDEST`.
     """
     match = re.fullmatch(r"\s*(\d{1,3})\s*([DWMY]?)\s*", text.upper(), re.ASCII)
     if match is None:
@@ -182,7 +182,7 @@ def parse_age(text: str) -> float | None:
 
 def age_between(birth: str, day: str) -> float | None:
     """Completed years between two dates, ``19500321``; None where one is no date, the first stands for none
-    (:data:`NO_BIRTH`), they are not in order, or are further apart than :data:`~segcft.data.attributes.OLDEST`."""
+    (:data:`NO_BIRTH`), they are not in order, or are further apart than :data:`~segcft.config.study.OLDEST`."""
     if birth.strip() in NO_BIRTH:
         return None
     try:

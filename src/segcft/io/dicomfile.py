@@ -16,9 +16,8 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from segcft.importers.convert import Excluded, Unreadable
 from segcft.io.dicomhead import HEAD, PREAMBLE, PREFIX, begins_as_dicom
-from segcft.io.reject import Remark
+from segcft.io.reject import Excluded, Remark, Unreadable
 from segcft.io.source import Source
 
 HEADER = (

@@ -16,9 +16,8 @@ from pydicom.encaps import generate_frames
 from pydicom.pixels import get_decoder
 from pydicom.uid import UID, JPEGExtended12Bit, RLELossless
 
-from segcft.importers.convert import Excluded, Unreadable
 from segcft.io.dicomfile import term_of, text_of, transfer_syntax
-from segcft.io.reject import Remark
+from segcft.io.reject import Excluded, Remark, Unreadable
 from segcft.io.source import Source, check_size
 
 OVERLAYS = range(0x6000, 0x6020, 2)

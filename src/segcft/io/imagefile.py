@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from segcft.config.study import Structure
 from segcft.io.dicomhead import is_dicom_file
 from segcft.io.extent import extent_of
+from segcft.io.greys import LUMA
 from segcft.io.near import near_file
 from segcft.io.nifti import NIFTI, PICTURE, Axes, Placed, is_nifti, read_nifti
 from segcft.io.picture import Pixels, largest, read_picture
@@ -24,8 +25,6 @@ LOSSLESS = (".png", ".tif", ".tiff", ".bmp", *NIFTI)
 DICOM = (".dcm", ".dicom")
 SUFFIXES = (*LOSSLESS, ".jpg", ".jpeg", *DICOM)
 """Of the files that are read as images."""
-
-LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601: red, green, blue
 
 
 def find_file(folder: Path, id: str, suffixes: tuple[str, ...] = SUFFIXES) -> Path:
@@ -138,7 +137,7 @@ def _see_nifti(
 ) -> Seen:
     image = read_nifti(path, axes)
     if grey_range is None and image.values.dtype.newbyteorder("=") not in (np.uint8, np.uint16):
-        from segcft.importers.convert import PERCENTILES
+        from segcft.io.greys import PERCENTILES
 
         window = window or PERCENTILES
     pixels = Pixels(image.values, largest(image.values))

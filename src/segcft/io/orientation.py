@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from segcft.importers.convert import Excluded
-from segcft.io.reject import Remark
+from segcft.io.reject import Excluded, Remark
 from segcft.io.source import Source
 from segcft.io.turn import AS_STORED, Turn
 

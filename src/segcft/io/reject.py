@@ -54,3 +54,21 @@ def bare(reason: Rejected) -> Rejected:
     """``reason`` without its history, whose frames keep alive what they have read, be it whole volumes."""
     reason.__context__ = None
     return reason.with_traceback(None)
+
+
+class Excluded(Rejected):
+    """A sample is left out for a reason that is counted under ``kind``, e.g. ``"not a PA projection"``.
+
+    Any other :class:`Rejected` counts as :data:`UNREADABLE`.
+    """
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(kind, reason)  # both, so that it survives pickling
+        self.kind, self.reason = kind, reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class Unreadable(Excluded):
+    """The file is at fault, not what it shows: of two copies the other one may be fine."""

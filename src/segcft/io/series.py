@@ -12,12 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.uid import UID
 
-from segcft.importers.convert import Unreadable
 from segcft.io.dicomfile import Dataset, broken, open_dicom, text_of
 from segcft.io.dicomhead import DICOMDIR
 from segcft.io.dicompixels import decode
 from segcft.io.imagefile import is_dicom
-from segcft.io.reject import Rejected, Remark
+from segcft.io.reject import Rejected, Remark, Unreadable
 from segcft.io.volume import Volume
 
 TOLERANCE = 0.1

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from segcft.io.meshfile import MeshFile, read_mesh
+from segcft.io.mesh import MeshFile
+from segcft.io.meshfile import read_mesh
 from segcft.io.reject import Rejected
 from segcft.io.space import AS_SAID, Frame, said_in
 

@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, FileDataset
 
-from segcft.importers.convert import Excluded, Unreadable
 from segcft.io.dicomfile import term_of, text_of
-from segcft.io.reject import Remark
+from segcft.io.reject import Excluded, Remark, Unreadable
 from segcft.io.source import Source
 
 NARROW = 16.0

@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
-from segcft.io.meshfile import Cells, MeshFile
+from segcft.io.mesh import Cells, MeshFile
 from segcft.io.reject import Rejected
 
 MOST_BYTES = 1 << 28

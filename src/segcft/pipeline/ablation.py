@@ -218,6 +218,7 @@ def _share(pipeline: Pipeline, others: Mapping[str, Run]) -> None:
     """Link what other runs have made from the same: samples and trained parts."""
     from segcft.pipeline.importing import take_samples
     from segcft.training import artefact
+    from segcft.utils.atomic import link
 
     if take_samples(pipeline.run, pipeline.data, others.values()):
         pipeline.progress.note("  samples: shared")
@@ -227,7 +228,7 @@ def _share(pipeline: Pipeline, others: Mapping[str, Run]) -> None:
             for name, other in others.items():
                 path = other.path(stage)
                 if path.is_file() and artefact.read_meta(path).get("key") == pipeline.key(stage):
-                    artefact.link(path, pipeline.run.path(stage))
+                    link(path, pipeline.run.path(stage))
                     pipeline.progress.note(f"  {stage}: that of {name}")
                     pipeline.is_current(stage)
                     break
@@ -236,7 +237,7 @@ def _share(pipeline: Pipeline, others: Mapping[str, Run]) -> None:
 def _write_table(ablation: Ablation, runs: Mapping[str, Run], folder: Path, pipeline: Pipeline) -> list[Row]:
     """Compare all variants that are up to date; ``pipeline`` is of one that is."""
     from segcft.evaluate.comparison import compare, render_comparison
-    from segcft.training.artefact import write_text
+    from segcft.utils.atomic import write_text
 
     judged = list(_judged(runs, pipeline))
     rows = compare(judged, ablation.base)

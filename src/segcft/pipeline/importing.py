@@ -24,10 +24,13 @@ from segcft.data.store import Store
 from segcft.errors import DataError
 from segcft.evaluate.names import counted
 from segcft.importers.folder import import_folder
-from segcft.importers.simulated import import_simulated, person_id, person_number
+from segcft.importers.simulated import import_simulated
 from segcft.io.reject import summarise
 from segcft.pipeline.run import Run
+from segcft.simulate.people import person_id, person_number
 from segcft.training import artefact
+from segcft.utils.atomic import link, write_text
+from segcft.utils.digest import key_of
 from segcft.utils.lock import Lock
 from segcft.utils.progress import Progress
 
@@ -91,7 +94,7 @@ def import_samples(run: Run, data: Path | None, progress: Progress) -> bool:
             store = join(run.study, shards, run.folder / "store", progress)
         else:
             store = import_data(run.study, data, run.folder / "store", progress)
-        artefact.write_text(record, json.dumps({**source, "fingerprint": store.fingerprint}))
+        write_text(record, json.dumps({**source, "fingerprint": store.fingerprint}))
         if shards:  # the store holds it all now
             shutil.rmtree(shards[0].parent)
     progress.note(f"  {describe(store)}")
@@ -110,10 +113,10 @@ def take_samples(run: Run, data: Path | None, others: Iterable[Run]) -> bool:
         return False
     store, partial = run.folder / "store", run.folder / ".store.linked"
     shutil.rmtree(partial, ignore_errors=True)  # what an interrupted run has left
-    shutil.copytree(other.folder / "store", partial, copy_function=artefact.link)
+    shutil.copytree(other.folder / "store", partial, copy_function=link)
     shutil.rmtree(store, ignore_errors=True)
     partial.rename(store)
-    artefact.link(_record(other), _record(run))
+    link(_record(other), _record(run))
     return True
 
 
@@ -130,7 +133,7 @@ def import_shard(run: Run, data: Path | None, shard: Shard, progress: Progress) 
         store = import_data(run.study, data, place, progress, shard=shard)
         if _source(run.study, data) != source:
             raise DataError(f"{data}: files changed while they were imported; import this shard again")
-        artefact.write_text(record, json.dumps(source))
+        write_text(record, json.dumps(source))
     progress.note(f"  shard {shard}: {len(store)} samples, {len(store.rejected)} rejected")
 
 
@@ -279,7 +282,7 @@ def _source(study: Study, data: Path | None) -> dict[str, Any]:
     """What the samples are made from; ``files`` is None where nobody said which."""
     settings = study.model_dump(mode="json")
     return {
-        "study": artefact.key_of(*(settings[k] for k in ("image", "variables", "structures", "data", "splits"))),
+        "study": key_of(*(settings[k] for k in ("image", "variables", "structures", "data", "splits"))),
         "files": _listing(data) if isinstance(study.data, FolderData) and data else None,
     }
 
@@ -335,7 +338,7 @@ def _listing(folder: Path) -> str:
     """A digest of which files a folder holds, their sizes and times: changes when the data do, and not with a lock."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
     stats = [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return artefact.key_of(stats)
+    return key_of(stats)
 
 
 def describe(store: Store) -> str:

@@ -26,6 +26,7 @@ from segcft.evaluate.names import method_name
 from segcft.io.provenance import png_bytes
 from segcft.pipeline.run import Run, write_people
 from segcft.training import artefact
+from segcft.utils.atomic import write_bytes, write_text
 
 PEOPLE = 2000
 """Made-up people in a published model."""
@@ -82,10 +83,10 @@ def publish(run: Run, folder: Path, methods: Sequence[str] = (), card: str = "",
         shutil.copyfile(run.evaluation / name, model.evaluation / name)
     known = store.values()[store.indices("train", complete=True)]
     write_people(model.people_file, run.study, made_up_people(run.load("scm"), known, run.study.scm.seed))
-    artefact.write_text(model.folder / "samples.json", json.dumps(run.samples()) + "\n")
+    write_text(model.folder / "samples.json", json.dumps(run.samples()) + "\n")
     if simulated:
         _write_examples(run, store, partial / "examples")
-    artefact.write_text(partial / "README.md", model_card(run, store, parts, methods, card))
+    write_text(partial / "README.md", model_card(run, store, parts, methods, card))
     if folder.exists():
         shutil.rmtree(folder)
     partial.rename(folder)
@@ -110,13 +111,13 @@ def _write_examples(run: Run, store: Store, folder: Path) -> None:
     said = {"segcft": segcft.__version__, "study": run.study.name, "simulator": run.study.data.source}
     for number, row in enumerate(rows, start=1):
         pixels = store.images[row]
-        artefact.write_bytes(folder / f"{number}.png", png_bytes(pixels, said))
+        write_bytes(folder / f"{number}.png", png_bytes(pixels, said))
         person: dict[str, float | str] = {"image": f"{number}.png"}
         for k, (name, variable) in enumerate(run.study.variables.items()):
             value = float(store.values()[row][k])
             person[name] = variable.categories[int(value)] if variable.categories else value
         table.append(person)
-    artefact.write_text(folder / "attributes.csv", pd.DataFrame(table).to_csv(index=False, float_format="%.6g"))
+    write_text(folder / "attributes.csv", pd.DataFrame(table).to_csv(index=False, float_format="%.6g"))
 
 
 def model_card(run: Run, store: Store, parts: Sequence[str], methods: Sequence[str], card: str) -> str:

@@ -45,6 +45,7 @@ from segcft.readers.regressor import Regressor
 from segcft.readers.segmentor import Segmentor
 from segcft.training import artefact
 from segcft.training.loop import freeze
+from segcft.utils.atomic import write_text
 
 
 class Run:
@@ -87,7 +88,7 @@ class Run:
     def write_study(self) -> None:
         """Keep the study in the folder, with every default spelled out."""
         content = yaml.safe_dump(self.study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-        artefact.write_text(self.folder / "study.yaml", content)
+        write_text(self.folder / "study.yaml", content)
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -301,4 +302,4 @@ def write_people(path: Path, study: Study, values: NDArray[np.float32]) -> None:
     for name, variable in study.variables.items():
         if variable.categories:
             table[name] = [variable.categories[int(index)] for index in table[name]]
-    artefact.write_text(path, table.to_csv(index=False, float_format="%.6g"))
+    write_text(path, table.to_csv(index=False, float_format="%.6g"))

@@ -22,9 +22,9 @@ from segcft.causal.scm import StructuralCausalModel
 from segcft.config.study import Training
 from segcft.counterfactual.finetune import CounterfactualObjective, constraint_level
 from segcft.data.batches import Batches, sequential
+from segcft.data.grey import to_unit
 from segcft.data.store import Store
 from segcft.errors import RunError
-from segcft.image_models.likelihood import to_unit
 from segcft.image_models.mechanism import ImageMechanism
 from segcft.image_models.objective import LikelihoodObjective
 from segcft.image_models.typicality import usual_images
@@ -35,6 +35,8 @@ from segcft.readers.regressor import RegressorObjective
 from segcft.readers.segmentor import SegmentorObjective, dice
 from segcft.training import artefact
 from segcft.training.loop import Objective, freeze, train
+from segcft.utils.atomic import write_text
+from segcft.utils.digest import key_of
 from segcft.utils.lock import Lock
 from segcft.utils.progress import Progress
 
@@ -245,7 +247,7 @@ class Pipeline:
         network.to(self.fabric.device)
         # Other weights from the same settings: what was made from those before must be made anew. Not the path: a
         # checkpoint that was moved is the same.
-        key = artefact.key_of(settings_key, source["sha256"], source["parents"])
+        key = key_of(settings_key, source["sha256"], source["parents"])
         self._keep("hvae", network, key, {}, start, {"source": source, "settings_key": settings_key})
         self.progress.note(f"warning: {UNKNOWN_PEOPLE}")
 
@@ -296,7 +298,7 @@ class Pipeline:
         study = self.study.model_dump(mode="json")
         shared = [study[name] for name in ("image", "variables", "structures")]
         upstream = {before: self.keys[before] for before in self.needs(stage)}
-        return artefact.key_of(stage, segcft.__version__, self._settings(self._spec(stage)), shared, upstream)
+        return key_of(stage, segcft.__version__, self._settings(self._spec(stage)), shared, upstream)
 
     def _settings(self, spec: Any) -> dict[str, Any]:
         """What of a section decides the outcome: not which stages there are, nor how often they save or recompute.
@@ -386,7 +388,7 @@ class Pipeline:
             record.unlink(missing_ok=True)  # it is of what is now replaced, file by file
             with Lock(record.parent):  # which `segcft evaluate` also writes to
                 evaluate_people(self.run, self.store, record.parent, self.fabric.device, self.progress, self.split)
-                artefact.write_text(record, json.dumps({"key": key, "data": self.store.fingerprint}))
+                write_text(record, json.dumps({"key": key, "data": self.store.fingerprint}))
         self.fabric.barrier()
         self.keys["evaluate"] = key
         return True

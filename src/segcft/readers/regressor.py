@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from segcft.config.study import Image, RegressorSpec
 from segcft.data.augment import Augmenter
 from segcft.data.batches import Batch
-from segcft.image_models.likelihood import to_unit
+from segcft.data.grey import to_unit
 from segcft.training.loop import Objective
 
 

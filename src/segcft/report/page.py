@@ -27,7 +27,7 @@ from segcft.report.graph import draw_graph
 from segcft.report.pictures import data_uri, difference, difference_picture, outline, picture
 from segcft.report.results import Result
 from segcft.report.tables import tables
-from segcft.training import artefact
+from segcft.utils.atomic import write_text
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def write_report(run: Run, out: Path, device: torch.device) -> None:
     """
     if out.is_dir():
         raise RunError(f"{out}: is a folder; --out names a file, e.g. {out / 'report.html'}")
-    artefact.write_text(out, render_report(run, device))
+    write_text(out, render_report(run, device))
 
 
 def render_report(run: Run, device: torch.device) -> str:

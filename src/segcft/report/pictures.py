@@ -11,8 +11,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from segcft.data.grey import to_grey_levels
 from segcft.evaluate.axioms import GREY_LEVELS
-from segcft.image_models.likelihood import to_grey_levels
 from segcft.io.provenance import SYNTHETIC
 
 COLOURS = "RdBu_r"

@@ -18,9 +18,9 @@ from scipy.spatial import cKDTree
 
 from segcft.coronary.centreline import Frames
 from segcft.coronary.defaults import SIZE, SPACING
-from segcft.importers.simulated import person_number
 from segcft.io.space import FLIP
 from segcft.simulate.coronary import CoronarySimulator, Noise, Scene
+from segcft.simulate.people import person_number
 from segcft.utils.atomic import whole_folder, write_rows
 from segcft.utils.extra import extra
 from segcft.utils.loop import Progress, silent

@@ -17,9 +17,9 @@ from PIL import Image
 
 import segcft
 from segcft.errors import DataError
-from segcft.importers.simulated import person_number
 from segcft.io.provenance import png_bytes
 from segcft.simulate.chest import Attributes, ChestSimulator
+from segcft.simulate.people import person_number
 from segcft.utils.atomic import whole_folder, write_rows
 from segcft.utils.loop import Progress, silent
 

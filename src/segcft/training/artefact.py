@@ -10,9 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import pickletools
-import shutil
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -120,17 +118,6 @@ def read_meta(path: Path) -> dict[str, Any]:
     return meta
 
 
-def key_of(*parts: Any) -> str:
-    """A short digest of what a part is made from; any change of a setting or of the data changes it."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def digest_of(path: Path) -> str:
-    """The SHA-256 of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
     """The SHA-256 of a header's text and of every tensor's name, type, shape and bytes."""
     found = hashlib.sha256(text.encode())
@@ -138,30 +125,6 @@ def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
         found.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
         found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
-
-
-def link(source: str | Path, path: str | Path) -> None:
-    """Have ``path`` hold what the file ``source`` does, once on the disk where its file system can do that."""
-    partial = Path(f"{path}.partial")
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    partial.unlink(missing_ok=True)
-    try:
-        os.link(source, partial)
-    except OSError:
-        shutil.copy2(source, partial)
-    os.replace(partial, path)
-    partial.unlink(missing_ok=True)  # which stays where both are one file already
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small text file whole, or not at all."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole, or not at all."""
-    with written(path) as partial:
-        partial.write_bytes(content)
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:

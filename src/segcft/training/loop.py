@@ -23,7 +23,7 @@ from segcft.config.study import Training
 from segcft.data.batches import Batch, Batches
 from segcft.errors import RunError, SegcftError, StudyError
 from segcft.training import artefact
-from segcft.utils.atomic import append
+from segcft.utils.atomic import append, write_text
 from segcft.utils.progress import Progress
 from segcft.utils.signals import HeldBack
 
@@ -275,7 +275,7 @@ def _keep_history(log: Path, steps: int, write: bool) -> list[dict[str, float]]:
         except (ValueError, AttributeError, RecursionError) as error:
             raise RunError(f"{log}: damaged ({error}); remove it to go on without its first {steps} lines") from None
     if write:
-        artefact.write_text(log, "".join(json.dumps(row) + "\n" for row in rows))
+        write_text(log, "".join(json.dumps(row) + "\n" for row in rows))
     return rows
 
 

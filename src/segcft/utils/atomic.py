@@ -107,3 +107,32 @@ def _remove(partial: Path) -> None:
     """Remove what was not finished, if it is there; why it could not be written says more than why it stays."""
     with suppress(OSError):
         partial.unlink()
+
+
+def link(source: str | Path, path: str | Path) -> None:
+    """Have ``path`` hold what the file ``source`` does, once on the disk where its file system can do that."""
+    partial = Path(f"{path}.partial")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    partial.unlink(missing_ok=True)
+    try:
+        os.link(source, partial)
+    except OSError:
+        shutil.copy2(source, partial)
+    os.replace(partial, path)
+    partial.unlink(missing_ok=True)  # which stays where both are one file already
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small text file whole, or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole, or not at all."""
+    with written(path) as partial:
+        partial.write_bytes(content)
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether nothing is in a folder but hidden files: a lock, or what macOS leaves there (``.DS_Store``)."""
+    return all(path.name.startswith(".") for path in folder.iterdir())

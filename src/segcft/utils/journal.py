@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from segcft.errors import DataError, WriteError
-from segcft.utils.atomic import append, reason, sync
+from segcft.utils.atomic import append, is_empty, reason, sync
 from segcft.utils.lock import Lock
-from segcft.utils.output import is_empty
 
 
 class Journal:

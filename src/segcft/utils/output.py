@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segcft.errors import DataError
+from segcft.utils.atomic import is_empty
 
 RECORD = "counterfactual.json"
 """The file by which the folder of an answer is known."""
@@ -62,8 +63,3 @@ def check(path: Path, kinds: Sequence[str], mark: str, expected: str) -> None:
         raise DataError(f"{path}: {expected}, not to {path.suffix}")
     elif not named and path.exists():
         raise DataError(f"{path}: is a file; {expected}")
-
-
-def is_empty(folder: Path) -> bool:
-    """Whether nothing is in a folder but hidden files: a lock, or what macOS leaves there (``.DS_Store``)."""
-    return all(path.name.startswith(".") for path in folder.iterdir())

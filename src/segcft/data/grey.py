@@ -1,0 +1,16 @@
+"""Grey levels 0 to 255 as a network reads them, and back."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def to_unit(image: Tensor) -> Tensor:
+    """Grey levels 0..255 (uint8) to float32 in [-1, 1]."""
+    return image.float().mul_(2 / 255).sub_(1)
+
+
+def to_grey_levels(image: Tensor) -> Tensor:
+    """[-1, 1] to the nearest grey level 0..255 (uint8)."""
+    return image.clamp(-1, 1).add(1).mul(255 / 2).round().to(torch.uint8)

@@ -1,0 +1,143 @@
+"""Reading a CT volume: a NIfTI file, or a folder with one series of DICOM files."""
+
+from __future__ import annotations
+
+import gzip
+import math
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segcft.io.nifti import NIFTI
+from segcft.io.reject import Excluded, Rejected
+from segcft.io.series import read_series
+from segcft.io.space import FLIP
+from segcft.io.volume import Volume
+from segcft.utils.extra import extra
+
+MOST_BYTES = 1 << 30
+"""Of the voxels of a volume: 512 x 512 x 2048 of 16 bits."""
+
+
+_DEFLATE = 1032  # bytes that one byte of gzip can stand for
+
+
+_MORE = 1 << 20  # bytes after the voxels that are passed over
+
+
+def read_volume(path: Path) -> Volume:
+    """A CT volume: a NIfTI file, or a folder that holds the DICOM files of one series.
+
+    Raises:
+        Rejected: it cannot be read, lacks what places it in space, or is not in Hounsfield units.
+    """
+    if path.is_dir():
+        volume = read_series(path)
+    elif path.name.lower().endswith(NIFTI):
+        volume = read_nifti(path)
+    else:
+        raise Rejected(f"{path}: expected a NIfTI file ({' or '.join(NIFTI)}) or a folder with a DICOM series")
+    check_affine(path, volume.affine)
+    try:
+        volume.check()
+    except Excluded as reason:
+        raise Excluded(reason.kind, f"{path}: {reason}") from None
+    except Rejected as reason:
+        raise Rejected(f"{path}: {reason}") from None
+    return volume
+
+
+def check_affine(path: Path, affine: NDArray[np.float64]) -> None:
+    """Check that voxels have a size and a shape.
+
+    Raises:
+        Rejected: they have none that can be.
+    """
+    if not np.isfinite(affine).all():
+        raise Rejected(f"{path}: the affine holds values that are not finite numbers")
+    edges = np.linalg.norm(affine[:3, :3], axis=0)
+    if not ((edges >= VOXEL[0]) & (edges <= VOXEL[1])).all():
+        size = " x ".join(f"{edge:g}" for edge in edges)
+        raise Rejected(f"{path}: voxels of {size} mm, expected edges of {VOXEL[0]:g} to {VOXEL[1]:g} mm")
+    if abs(np.linalg.det(affine[:3, :3])) < 0.1 * edges.prod():  # a tilted gantry shears voxels, by 30 degrees at most
+        raise Rejected(f"{path}: the affine is (nearly) singular: axes of the volume lie in a plane")
+
+
+def read_nifti(path: Path) -> Volume:
+    """A volume from a NIfTI-1 or NIfTI-2 file, plain or gzip; what is on disk is RAS.
+
+    Raises:
+        Rejected: it cannot be read, is not three-dimensional, or says nowhere, or in two ways, where it lies.
+    """
+    nibabel = extra("nibabel", path)
+    try:
+        kind = type(nibabel.load(path))
+        if not issubclass(kind, nibabel.Nifti1Image):
+            raise Rejected(f"{path}: not a single NIfTI file")
+        with ExitStack() as stack:
+            file: Any = stack.enter_context(path.open("rb"))
+            if path.suffix.lower() == ".gz":
+                file = stack.enter_context(gzip.GzipFile(fileobj=file))
+            image = kind.from_stream(file)
+            stored = image.dataobj
+            _check_bytes(path, image)
+            values = np.asanyarray(stored.get_unscaled())
+            if len(file.read(_MORE)) == _MORE:  # to the end, where gzip checks that nothing was damaged
+                raise Rejected(f"{path}: goes on after the {values.size} voxels of its header")
+        values = _three_dimensional(path, values)
+        affine = _nifti_affine(path, image)
+    except Rejected:
+        raise
+    except Exception as error:  # nibabel raises almost anything over a broken file
+        line = " ".join(str(error).split()) or type(error).__name__
+        raise Rejected(f"{path}: cannot read this NIfTI file ({line})") from None
+    return Volume(values, np.diag([*FLIP, 1]) @ affine, float(stored.slope), float(stored.inter))
+
+
+def _check_bytes(path: Path, image: Any) -> None:
+    """Check that a file can hold as many voxels as its header says, before there is memory for them."""
+    needed, found = math.prod(image.shape) * image.get_data_dtype().itemsize, path.stat().st_size
+    if needed > MOST_BYTES:
+        size = " x ".join(map(str, image.shape))
+        raise Rejected(f"{path}: its header says {size} voxels, more than the {MOST_BYTES >> 20} MiB that are read")
+    if needed > found * (_DEFLATE if path.suffix.lower() == ".gz" else 1):
+        raise Rejected(f"{path}: cut off: {found} bytes cannot hold the {math.prod(image.shape)} voxels of its header")
+
+
+def _three_dimensional(path: Path, values: NDArray[Any]) -> NDArray[Any]:
+    shape = values.shape
+    while values.ndim > 3 and values.shape[-1] == 1:
+        values = values[..., 0]
+    if values.ndim != 3 or min(values.shape) < 2:
+        found = " x ".join(map(str, shape))
+        raise Rejected(f"{path}: dim is {found}, expected a volume of three dimensions, each of 2 voxels or more")
+    if values.dtype.kind not in "iuf":
+        raise Rejected(f"{path}: datatype is {values.dtype}, expected whole or real numbers")
+    smaller = np.float32 if values.dtype.kind == "f" else values.dtype.newbyteorder("=")
+    return values.astype(smaller, copy=False)
+
+
+def _nifti_affine(path: Path, image: Any) -> NDArray[np.float64]:
+    """From indices to mm in RAS."""
+    unit = image.header.get_xyzt_units()[0]
+    if unit not in ("mm", "unknown"):
+        raise Rejected(f"{path}: xyzt_units is {unit}, expected mm")
+    (sform, has_sform), (qform, has_qform) = image.get_sform(coded=True), image.get_qform(coded=True)
+    if not has_sform and not has_qform:
+        raise Rejected(f"{path}: sform_code and qform_code are 0: it does not say where the volume lies")
+    if has_sform and has_qform:
+        corners = np.array(np.meshgrid(*([0, length - 1] for length in image.shape[:3]))).reshape(3, -1)
+        apart = np.linalg.norm((sform - qform)[:3] @ np.vstack([corners, np.ones(8)]), axis=0).max()
+        if not apart <= 0.1:
+            raise Rejected(
+                f"{path}: sform and qform place the volume differently, by up to {apart:.3g} mm; "
+                "remove the one that is wrong"
+            )
+    return np.asarray(sform if has_sform else qform, dtype=np.float64)
+
+
+VOXEL = (0.05, 10.0)
+"""Edges of a voxel in mm that are believed; beyond, the header is wrong, or in metres."""
