@@ -79,20 +79,24 @@ class Work:
         if self.guide is None:
             return self.bound()
         bound, changed = self.bound_and_counterfactual()
-        return bound + self.guide.areas(changed).square().mean()
+        return bound + self.guide.read(changed).square().mean()
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast)
 
     def _make_guide(self) -> Any:
         """The same guide on both sides: ours, with random weights, frozen."""
-        from segcft.config.study import Image, RegressorSpec, SegmentorSpec
+        from segcft.config.study import RegressorSpec, SegmentorSpec
+        from segcft.grid import Grid
+        from segcft.measures.area import Area
+        from segcft.measures.measurements import Measurement, Measurements
         from segcft.readers.regressor import Regressor
         from segcft.readers.segmentor import Segmentor
         from segcft.training.loop import freeze
 
         size = self.configuration["size"]
-        image = Image(size=(size, size))
+        areas = tuple(Measurement(f"area {n}", f"structure {n}", Area(), False) for n in range(3))
+        measurements = Measurements(Grid((size, size)), areas)
         if self.task == "cft-segmentor":
-            return freeze(Segmentor(SegmentorSpec(steps=1), image, 3)).to(self.device)
-        return freeze(Regressor(RegressorSpec(steps=1), image, 3)).to(self.device)
+            return freeze(Segmentor(SegmentorSpec(steps=1), 1, measurements)).to(self.device)
+        return freeze(Regressor(RegressorSpec(steps=1), 1, measurements)).to(self.device)

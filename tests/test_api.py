@@ -84,8 +84,8 @@ def test_unknown_attributes_add_to_the_uncertainty(model: Model, pictures: NDArr
 def test_masks_are_the_judges_and_areas_their_sums(model: Model, pictures: NDArray[np.uint8]) -> None:
     answer = model.counterfactual(pictures[0], do=DO, draws=0)
     assert answer.masks_before.shape == answer.masks_after.shape == (len(model.study.structures), *pictures[0].shape)
-    hearts = list(model.study.areas).index("heart_area")
-    assert answer.masks_after[hearts].sum() * model.study.image.pixel_area == pytest.approx(
+    hearts = list(model.study.measured).index("heart_area")
+    assert answer.masks_after[hearts].sum() * model.study.image.cell_size == pytest.approx(
         answer.areas["heart_area"], rel=0.2
     )
 

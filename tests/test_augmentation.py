@@ -138,11 +138,11 @@ def test_what_misses_is_rejected_and_listed_and_somebody_else_is_asked(small_run
     assert rejected["do"].str.startswith("heart_area=").all()
     # What was kept is within the threshold.
     store = small_run.store()
-    known = store.values()[store.indices("train", complete=True)][:, small_run.study.area_columns]
+    known = store.values()[store.indices("train", complete=True)][:, small_run.study.measured_columns]
     original = augment(small_run, tmp_path / "all", RECIPE) and read(tmp_path / "all").query("kind == 'original'")
     before = original.set_index("source").loc[table["source"]]
     people_before = store.table.set_index("id").loc[table["source"]]
-    for name, spread in zip(small_run.study.areas, known.std(axis=0), strict=True):
+    for name, spread in zip(small_run.study.measured, known.std(axis=0), strict=True):
         gained = table[f"read_{name}"].to_numpy() - before[f"read_{name}"].to_numpy()
         wanted = table[name].to_numpy() - people_before[name].to_numpy()
         assert (np.abs(gained - wanted) <= 0.5 * spread + 0.01).all()

@@ -31,7 +31,7 @@ from segcft.errors import DataError
 from segcft.importers import ccta
 from segcft.importers.ccta import BITS, convert_ccta, label_angles, read_vessels, to_bits
 from segcft.importers.convert import Summary
-from segcft.io import volume
+from segcft.io import volumefile
 from segcft.io.reject import Rejected
 from segcft.io.space import Frame, parse_frame
 from segcft.io.vesselfile import open_centreline, open_surface
@@ -289,7 +289,7 @@ def test_volumes_that_are_rejected_do_not_stay_in_memory(
         cases.file(name).symlink_to(cases.file("one/ct.nii.gz"))
     cases.rows += [cases.rows[0] | {"id": name[0], "volume": name} for name in names]
     cases.save()
-    real = volume.read_nifti
+    real = volumefile.read_nifti
     read: list[weakref.ref[Volume]] = []
     held = []
 
@@ -301,7 +301,7 @@ def test_volumes_that_are_rejected_do_not_stay_in_memory(
         read.append(weakref.ref(found))
         return found
 
-    monkeypatch.setattr(volume, "read_nifti", noted)
+    monkeypatch.setattr(volumefile, "read_nifti", noted)
     gc.disable()
     try:
         summary = cases.convert(workers=1)

@@ -38,6 +38,7 @@ from segcft.evaluate.table import render_table
 from segcft.evaluate.truth import Truth
 from segcft.image_models.hvae import HVAE
 from segcft.importers.simulated import import_simulated, make_simulator
+from segcft.measures.measurements import Measurements
 from segcft.pipeline.run import Run
 from segcft.readers.segmentor import Segmentor, SegmentorObjective
 from segcft.utils.progress import Progress
@@ -129,7 +130,7 @@ def judge(store: Store) -> Segmentor:
     """A judge with a little training: it finds the lungs, roughly."""
     study = make_study()
     torch.manual_seed(1)
-    network = Segmentor(study.judge, study.image, len(study.structures)).train()
+    network = Segmentor(study.judge, study.image.channels, Measurements.of(study)).train()
     objective = SegmentorObjective(network, study.judge)
     optimiser = torch.optim.AdamW(network.parameters(), 1e-2)
     batch = {
@@ -146,9 +147,8 @@ def judge(store: Store) -> Segmentor:
 class Exact:
     """A judge that knows the masks of some images, as the simulator has drawn them; others are all structure."""
 
-    pixel_area = 1.0
-
     def __init__(self) -> None:
+        self.measurements = Measurements.of(make_study())
         self.known: dict[bytes, Tensor] = {}
 
     def learn(self, images: Tensor, masks: Tensor) -> None:
@@ -160,8 +160,8 @@ class Exact:
         nothing, everything = (torch.full((structures, *x.shape[2:]), value) for value in (math.nan, 1.0))
         return torch.stack([self.known.get(_bytes(one), everything) if one.isfinite().all() else nothing for one in x])
 
-    def areas(self, x: Tensor) -> Tensor:
-        return self.masks(x).sum(dim=(2, 3))
+    def read(self, x: Tensor) -> Tensor:
+        return self.measurements.read(self.masks(x))
 
 
 def _bytes(image: Tensor) -> bytes:
@@ -174,7 +174,7 @@ def exact_judge(cohort: Cohort, scm: StructuralCausalModel) -> Exact:
     assert truth is not None
     for people, asked in zip(cohort.batches(), asked_values(cohort, scm), strict=True):
         judge.learn(people.image, people.mask)
-        for variable in cohort.study.areas:
+        for variable in cohort.study.measured:
             do = {variable: asked[variable][:, cohort.column(variable)]}
             drawn = truth.counterfactuals(people.rows, do)
             judge.learn(drawn.image, drawn.mask)
@@ -249,7 +249,7 @@ def test_rows_have_the_schema_and_are_the_json_on_disk(rows: list[Row], folder: 
 
 def test_every_method_has_every_metric(rows: list[Row]) -> None:
     study = make_study()
-    for variable in study.areas:
+    for variable in study.measured:
         for method in ("no change", "none", "segmentor", "truth"):
             found = [r for r in rows if (r["method"], r["intervention"], r["metric"]) == (method, variable, "mape")]
             assert {r["structure"]: r["intervened"] for r in found} == {
@@ -273,7 +273,7 @@ def test_nothing_asked_is_nothing_changed(rows: list[Row]) -> None:
 
 
 def test_the_truth_is_local_and_beats_no_change(exact_rows: list[Row]) -> None:
-    for structure, variable in zip(make_study().structures, make_study().areas, strict=True):
+    for structure, variable in zip(make_study().structures, make_study().measured, strict=True):
         assert only(exact_rows, method="truth", metric=names.LOCALITY, intervention=variable)["value"] > 0.9
         true, idle = (
             only(exact_rows, method=m, metric="mape", intervention=variable, structure=structure)["value"]
@@ -304,8 +304,8 @@ def test_no_change_and_judge_are_as_worked_out_by_hand(store: Store, judge: Segm
     study = make_study()
     image, values = everybody(store)
     with torch.no_grad():
-        read = judge.areas(image).numpy().astype(float)
-    for s, (structure, variable) in enumerate(zip(study.structures, study.areas, strict=True)):
+        read = judge.read(image).numpy().astype(float)
+    for s, (structure, variable) in enumerate(zip(study.structures, study.measured, strict=True)):
         column = list(study.variables).index(variable)
         own = values[:, column]
         asked = from_marginal(values, study.evaluation.seed, column)
@@ -427,7 +427,7 @@ def test_data_without_a_simulator(store: Store, models: dict[str, Counterfactual
     study = parse_study(raw)
     rows = judged(Cohort.choose(study, store, store.indices("test"), CPU), models, judge)
     assert not any(row["method"] == "truth" or row["metric"].startswith("true") for row in rows)
-    for variable in study.areas:
+    for variable in study.measured:
         locality = only(rows, method="none", metric=names.LOCALITY, intervention=variable)
         assert 0 <= locality["value"] < 1
     text = render_table(rows, study)
@@ -490,9 +490,9 @@ def test_figures_ask_within_the_range_of_training(
     assert not obtained["none"][:, 1].isnan().all()
     answers = Inquiry(cohort, models, judge, training).answers("heart", 3, (-0.2, 0.2))
     torch.testing.assert_close(
-        answers.areas[..., 0], answers.people.values[:, [4]] * torch.tensor([0.8, 1.2]), rtol=1e-6, atol=0
+        answers.measured[..., 0], answers.people.values[:, [4]] * torch.tensor([0.8, 1.2]), rtol=1e-6, atol=0
     )
-    assert (answers.areas[..., 0] >= heart.min() * 0.8).all()
+    assert (answers.measured[..., 0] >= heart.min() * 0.8).all()
     assert set(answers.images) == {*models, names.TRUTH}
 
 
@@ -504,7 +504,7 @@ def test_a_progression_raises_its_variables_together_and_holds_the_others(
     cohort = Cohort.choose(study, store, store.indices("test"), CPU)
     training = torch.from_numpy(store.values())
     progression = Inquiry(cohort, models, judge, training).progression(rising, 2, (0.1, 0.5, 0.9))
-    heart, left, right = progression.areas.unbind(dim=2)
+    heart, left, right = progression.measured.unbind(dim=2)
     torch.testing.assert_close(heart, progression.people.values[:, [4]].expand(2, 3))
     for areas, column in ((left, 2), (right, 3)):
         expected = torch.from_numpy(np.quantile(training[:, column].numpy(), (0.1, 0.5, 0.9))).float()
@@ -529,16 +529,16 @@ def test_wide_images_are_stacked() -> None:
 def test_pictures_ask_for_shares_of_what_is_there(plaque_run: Run) -> None:
     store, study = plaque_run.store(), plaque_run.study
     cohort = Cohort.choose(study, store, store.indices("test"), CPU)
-    plaque = cohort.values[:, study.area_columns[1]]
+    plaque = cohort.values[:, study.measured_columns[1]]
     have = int((plaque > 0).sum())
     assert 3 <= have < len(cohort) - 1
     models = {"none": plaque_run.model("none")}
     inquiry = Inquiry(cohort, models, plaque_run.load("judge"), torch.from_numpy(store.values()))
     changes = (-0.2, 0.2)
     answers = inquiry.answers("plaque", 3, changes)
-    assert (answers.areas[..., 1] > 0).all()
+    assert (answers.measured[..., 1] > 0).all()
     everybody = inquiry.answers("plaque", have + 1, changes)  # one of whom a share is nothing
-    assert (everybody.areas[..., 1] == 0).any(dim=1).tolist() == [False] * have + [True]
+    assert (everybody.measured[..., 1] == 0).any(dim=1).tolist() == [False] * have + [True]
     obtained = inquiry.obtained("plaque", have, (-0.2, 0.01))["none"]
     assert (~obtained[..., 1].isnan()).any(dim=1).sum() > have / 2
     others = inquiry.obtained("vessel", len(cohort), (0.01,))["none"]
@@ -570,7 +570,7 @@ def test_areas_move_as_they_should_or_not_at_all(
 ) -> None:
     """What ignores its parents has slopes of 0, and the truth has slopes of 1, to a judge that is never wrong."""
     slopes = [row for row in exact_rows if row["metric"] == names.SLOPE]
-    areas = list(cohort.study.areas)
+    areas = list(cohort.study.measured)
     own = [(row["intervention"], row["structure"]) for row in slopes if row["intervened"] and row["method"] == "none"]
     assert own == [(area, area.removesuffix("_area")) for area in areas]
     assert {row["intervention"] for row in slopes} == {*areas, "sex", "age"}

@@ -150,7 +150,7 @@ def test_the_guide_loss_weighs_structures_alike(small_run: Run, objective: Any) 
         expected = observed.std(0) if scale == "std" else observed.mean(0)
         torch.testing.assert_close(made.area_scale, expected)
     x = to_unit(torch.from_numpy(small_run.store().images[:5].copy()))
-    read = made.guide.areas(x)
+    read = made.guide.read(x)
     values = torch.zeros(5, 5)
     values[:, 2:] = read + made.area_scale * torch.tensor([1.0, 2.0, 3.0])
     assert float(made.guide_loss(x, values)) == pytest.approx((1 + 4 + 9) / 3, rel=1e-4)
@@ -159,11 +159,11 @@ def test_the_guide_loss_weighs_structures_alike(small_run: Run, objective: Any) 
 def test_an_absolute_guide_loss_is_as_steep_near_the_goal_as_far_from_it(small_run: Run, objective: Any) -> None:
     made = objective(guide_loss="absolute", rounding=0.01)
     x = to_unit(torch.from_numpy(small_run.store().images[:4].copy()))
-    read = made.guide.areas(x)
+    read = made.guide.read(x)
     values = values_of(small_run, 4).clone()
     losses = []
     for miss in (0.0, 0.5, 1.0):
-        values[:, made.areas] = read + miss * made.area_scale
+        values[:, made.measured] = read + miss * made.area_scale
         losses.append(float(made.guide_loss(x, values)))
     assert losses == pytest.approx([0.0, 0.5, 1.0], abs=0.01)
 
@@ -180,11 +180,11 @@ def test_an_absent_structure_can_be_asked_for(plaque_run: Run, guide: str, chang
     made = CounterfactualObjective(hvae.requires_grad_(True), scm, reader, spec, study, marginal, 10.0).train()
     values = values_of(plaque_run, 60)
     torch.manual_seed(0)
-    do = torch.cat([made.draw_intervention(values) for _ in range(5)])[:, study.area_columns[1]]
+    do = torch.cat([made.draw_intervention(values) for _ in range(5)])[:, study.measured_columns[1]]
     assert (do == 0).sum() > 10  # of about 100
     x = to_unit(torch.from_numpy(store.images[:60].copy())).requires_grad_()
     gone = values.clone()
-    gone[:, study.area_columns[1]] = 0
+    gone[:, study.measured_columns[1]] = 0
     made.guide_loss(x, gone).backward()
     assert x.grad is not None
     assert x.grad.isfinite().all()

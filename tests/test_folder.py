@@ -895,7 +895,7 @@ def test_jsrt_keeps_its_areas_when_it_shrinks(tmp_path: Path, size: int) -> None
     study = jsrt_study(size)
     store = import_folder(study, JSRT, tmp_path / "store", split="test")
     rows, _ = read_table(JSRT / "metadata.csv", {})
-    for name in study.areas:
+    for name in study.measured:
         expected = np.array([float(row.cells[name]) for row in rows]) * (size / 256) ** 2
         np.testing.assert_allclose(store.table[name], expected, rtol=5e-4)
 

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from segcft.config.study import Augment, Image, RegressorSpec, SegmentorSpec
 from segcft.data.grey import to_unit
+from segcft.grid import Grid
+from segcft.measures.area import Area
+from segcft.measures.measurements import Measurement, Measurements
 from segcft.pipeline.run import Run
 from segcft.readers.regressor import Regressor, RegressorObjective
 from segcft.readers.segmentor import Segmentor, SegmentorObjective, dice
@@ -20,14 +23,19 @@ from segcft.training.loop import freeze
 Batch = dict[str, Tensor]
 
 
+def two_areas(size: tuple[int, int] = (16, 16), **image: Any) -> Measurements:
+    areas = tuple(Measurement(f"{name}_area", name, Area(), False) for name in ("large", "small"))
+    return Measurements(Grid.of(Image(size=size, **image)), areas)
+
+
 def segmentor(size: tuple[int, int] = (16, 16), **image: Any) -> Segmentor:
     torch.manual_seed(0)
-    return Segmentor(SegmentorSpec(steps=1, widths=(4, 8, 8)), Image(size=size, **image), structures=2)
+    return Segmentor(SegmentorSpec(steps=1, widths=(4, 8, 8)), 1, two_areas(size, **image))
 
 
 def regressor(size: tuple[int, int] = (16, 16), **image: Any) -> Regressor:
     torch.manual_seed(0)
-    return Regressor(RegressorSpec(steps=1, widths=(4, 4, 8, 8)), Image(size=size, **image), structures=2)
+    return Regressor(RegressorSpec(steps=1, widths=(4, 4, 8, 8)), 1, two_areas(size, **image))
 
 
 def images(batch: int, size: tuple[int, int] = (16, 16)) -> Tensor:
@@ -36,12 +44,12 @@ def images(batch: int, size: tuple[int, int] = (16, 16)) -> Tensor:
 
 def test_a_segmentors_area_is_the_sum_of_its_probabilities() -> None:
     network = segmentor(field_of_view=(32, 48), length_unit="mm").eval()
-    assert network.pixel_area == pytest.approx(2 * 3)
+    assert network.grid.cell_size == pytest.approx(2 * 3)
     x = images(3)
     probabilities = torch.sigmoid(network(x))
     torch.testing.assert_close(network.masks(x), probabilities)
-    torch.testing.assert_close(network.areas(x), 6 * probabilities.sum(dim=(2, 3)))
-    assert network.areas(x).shape == (3, 2)
+    torch.testing.assert_close(network.read(x), 6 * probabilities.sum(dim=(2, 3)))
+    assert network.read(x).shape == (3, 2)
 
 
 @pytest.mark.parametrize("size", [(16, 16), (13, 18), (5, 3), (1, 1)])
@@ -66,7 +74,7 @@ def test_areas_do_not_depend_on_the_rest_of_the_batch(make: Any) -> None:
     network(images(8))  # moves the statistics of the batch normalisation
     network.eval()
     with torch.no_grad():
-        torch.testing.assert_close(network.areas(images(8))[3:4], network.areas(images(8)[3:4]))
+        torch.testing.assert_close(network.read(images(8))[3:4], network.read(images(8)[3:4]))
 
 
 @pytest.mark.parametrize("make", [segmentor, regressor])
@@ -74,7 +82,7 @@ def test_gradients_flow_through_a_frozen_guide_to_the_image_only(make: Any) -> N
     network = freeze(make())
     before = {key: value.clone() for key, value in network.state_dict().items()}
     x = images(2).requires_grad_()
-    network.areas(x).sum().backward()
+    network.read(x).sum().backward()
     assert x.grad is not None
     assert x.grad.flatten(1).any(dim=1).all()
     assert x.grad.isfinite().all()
@@ -137,7 +145,7 @@ def test_an_absent_structure_pulls_its_logits_down(logit: float) -> None:
 def test_a_segmentor_learns_who_lacks_a_structure(plaque_run: Run) -> None:
     store = plaque_run.store()
     x = to_unit(torch.from_numpy(store.images[:60].copy()))
-    truly = torch.from_numpy(store.values()[:60, plaque_run.study.area_columns[1]] > 0)
+    truly = torch.from_numpy(store.values()[:60, plaque_run.study.measured_columns[1]] > 0)
     with torch.no_grad():
         seen = (plaque_run.load("segmentor").masks(x)[:, 1] > 0.5).flatten(1).any(dim=1)
     assert (seen == truly).float().mean() > 0.9
@@ -151,7 +159,7 @@ def test_a_short_training_finds_the_organs(small_run: Run) -> None:
 
 
 def test_guide_and_judge_are_different_networks(small_run: Run, small_batch: Batch) -> None:
-    areas = [small_run.load(part).areas(small_batch["image"]) for part in ("segmentor", "judge")]
+    areas = [small_run.load(part).read(small_batch["image"]) for part in ("segmentor", "judge")]
     assert not torch.allclose(*areas, rtol=1e-3)
 
 
@@ -162,7 +170,7 @@ def test_regressed_areas_have_the_unit_of_the_training_areas() -> None:
     assert network.mean.tolist() == [300, 7]
     assert network.std.tolist() == [200, pytest.approx(1e-6)]  # a constant area does not divide by zero
     x = images(3)
-    torch.testing.assert_close(network.areas(x), network(x) * network.std + network.mean)
+    torch.testing.assert_close(network.read(x), network(x) * network.std + network.mean)
     assert network.state_dict()["mean"].tolist() == [300, 7]  # the unit travels with the weights
 
 
@@ -174,7 +182,7 @@ def test_the_regressors_loss_weighs_structures_alike() -> None:
     network.std.copy_(torch.tensor([32.0, 8.0]))
     mask = torch.zeros(1, 2, 16, 16, dtype=torch.uint8)
     mask[0, 0, :8, :12], mask[0, 1, :8, :3] = 255, 255  # 96 and 24 pixels: one standard deviation more
-    objective = RegressorObjective(network, RegressorSpec(steps=1), pixel_area=1.0)
+    objective = RegressorObjective(network, RegressorSpec(steps=1), two_areas())
     loss, _ = objective({"image": mask[:, :1], "mask": mask}, 0)
     assert float(loss.detach()) == pytest.approx(1)
 
@@ -187,7 +195,7 @@ def test_a_regressor_learns_areas_of_deformed_images() -> None:
     mask[:, :, 4:12, 4:12] = 255
     batch = {"image": mask[:, :1], "mask": mask}
     spec = RegressorSpec(steps=1, augment=Augment(scale=0.3))
-    objective = RegressorObjective(network, spec, pixel_area=1.0)
+    objective = RegressorObjective(network, spec, two_areas())
     optimiser = torch.optim.AdamW(network.parameters(), 1e-2)
     torch.manual_seed(0)
     losses = []

@@ -176,7 +176,7 @@ def test_another_judge_gives_another_opinion(small_run: Run, published: Run, tmp
     x = torch.from_numpy(np.array(small_run.store().images[:2])).float() / 127.5 - 1
     for place in (other, small_run.folder):
         judge = load_judge(published, place)
-        assert torch.equal(judge.areas(x), network.areas(x))
+        assert torch.equal(judge.read(x), network.read(x))
         assert not any(parameter.requires_grad for parameter in judge.parameters())
     people = new_people(published.study, None, 7, tmp_path / "store", Progress())
     evaluate_people(published, people, tmp_path / "out", CPU, Progress(), judge=other)

@@ -53,7 +53,7 @@ def test_a_published_model_answers_as_its_run(small_run: Run, published: Path, p
     assert np.array_equal(ours.original, picture[None])
     assert np.array_equal(ours.difference, ours.image.astype(int) - ours.original)
     assert ours.attributes["heart_area"] == pytest.approx(1.2 * ours.record["variables"]["heart_area"]["before"])
-    assert set(ours.areas) == set(small_run.study.areas)
+    assert set(ours.areas) == set(small_run.study.measured)
     assert "heart_area" in repr(ours)
     assert "Seg-CFT" in repr(segcft.load(published))
 
@@ -165,7 +165,9 @@ def test_shipped_models_answer(folder: Path, picture: np.ndarray) -> None:
     if examples.is_dir():
         person = pd.read_csv(examples / "attributes.csv").iloc[0].to_dict()
         known = {name: person[name] for name in ("sex", "age") if name in person}
-    largest = max(model.study.areas, key=lambda area: model.people[:, list(model.study.variables).index(area)].mean())
+    largest = max(
+        model.study.measured, key=lambda area: model.people[:, list(model.study.variables).index(area)].mean()
+    )
     answer = model.counterfactual(image, known, {largest: "-10%"})
     assert answer.image.shape == answer.original.shape == (1, *model.study.image.size)
     if examples.is_dir():
@@ -182,7 +184,7 @@ def test_shipped_models_answer(folder: Path, picture: np.ndarray) -> None:
 def person_with(run: Run, plaque: bool) -> np.ndarray:
     """The image of a test person with or without plaque."""
     store = run.store()
-    areas = store.values()[:, run.study.area_columns[1]]
+    areas = store.values()[:, run.study.measured_columns[1]]
     row = next(row for row in store.indices("test") if (areas[row] > 0) == plaque)
     return np.array(store.images[row, 0])
 

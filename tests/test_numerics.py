@@ -20,6 +20,7 @@ from segcft.data.splits import assign
 from segcft.errors import DataError, RunError, StudyError
 from segcft.io.imagefile import read_image
 from segcft.io.reject import Rejected
+from segcft.measures.measurements import Measurements
 from segcft.pipeline.run import Run
 from segcft.pipeline.runner import Pipeline
 from segcft.readers.regressor import RegressorObjective
@@ -138,7 +139,7 @@ def test_a_structure_that_a_whole_batch_lacks_still_teaches(small_run: Run, part
     if part == "segmentor":
         objective: Any = SegmentorObjective(network, spec)  # type: ignore[arg-type]
     else:
-        objective = RegressorObjective(network, spec, small_run.study.image.pixel_area)  # type: ignore[arg-type]
+        objective = RegressorObjective(network, spec, Measurements.of(small_run.study))  # type: ignore[arg-type]
     loss, _ = objective(batch, 0)
     loss.backward()
     assert loss.isfinite()

@@ -95,7 +95,7 @@ def test_a_run_makes_every_part(small_run: Run) -> None:
 def test_the_table_has_a_row_for_every_question(small_run: Run) -> None:
     rows = json.loads((small_run.evaluation / "table.json").read_text())
     assert all(set(row) == FIELDS for row in rows)
-    areas, structures = small_run.study.areas, tuple(small_run.study.structures)
+    areas, structures = small_run.study.measured, tuple(small_run.study.structures)
     asked = {(r["method"], r["intervention"], r["structure"]) for r in rows if r["metric"] == "mape"}
     for method in ("none", "regressor", "segmentor"):
         assert {(method, area, structure) for area in areas for structure in structures} <= asked
@@ -273,7 +273,7 @@ def test_validation_people_may_be_judged_on_instead(small_study: Study, copied: 
 
 def test_a_structure_that_many_lack_goes_through_every_stage(plaque_run: Run) -> None:
     store, study = plaque_run.store(), plaque_run.study
-    plaque = store.values()[:, study.area_columns[1]]
+    plaque = store.values()[:, study.measured_columns[1]]
     assert 0.2 < (plaque == 0).mean() < 0.6
     assert len(store.rejected) == 0
     for part in PARTS:

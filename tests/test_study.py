@@ -63,9 +63,9 @@ def test_a_valid_study(tmp_path: Path) -> None:
     study = load_study(write(tmp_path, valid()))
     assert study == parse_study(valid())
     assert tuple(study.variables) == ("sex", "age", "lung_area", "heart_area")  # in the order of the file
-    assert study.areas == ("lung_area", "heart_area")
-    assert study.image.pixel_area == pytest.approx(25)
-    assert study.image.area_unit == "mm²"
+    assert study.measured == ("lung_area", "heart_area")
+    assert study.image.cell_size == pytest.approx(25)
+    assert study.image.cell_unit == "mm²"
     assert study.splits.train + study.splits.validation + study.splits.test == pytest.approx(1)
 
 
@@ -80,7 +80,7 @@ def test_a_regressor_that_guides_nothing_may_be_left_out() -> None:
 
 def test_area_is_in_pixels_without_a_field_of_view() -> None:
     study = parse_study(spoil(valid(), "image", {"size": [64, 48]}))
-    assert (study.image.pixel_area, study.image.area_unit) == (1, "px")
+    assert (study.image.cell_size, study.image.cell_unit) == (1, "px")
 
 
 def test_a_study_is_written_and_read_back() -> None:

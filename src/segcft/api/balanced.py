@@ -33,7 +33,6 @@ from torch import Tensor
 
 import segcft
 from segcft.api.balance import Request, Turns, correlation_ratio, requests
-from segcft.api.person import areas_of
 from segcft.causal.intervention import Intervention
 from segcft.config.graph import Graph
 from segcft.config.study import FolderData, Study
@@ -158,7 +157,7 @@ class _Augmentation:
         known = run.people(parts)
         low, high = all_limits(self.study.variables, known)
         self.low, self.high = (torch.from_numpy(limit).to(device) for limit in (low, high))
-        self.spread = torch.from_numpy(known[:, self.study.area_columns].std(axis=0)).to(device)
+        self.spread = torch.from_numpy(known[:, self.study.measured_columns].std(axis=0)).to(device)
         rows, values = self.store.indices("train", complete=True), self.store.values()
         inside = (values >= low) & (values <= high)
         self.outside = rows[~inside[rows].all(axis=1)]
@@ -258,7 +257,7 @@ class _Augmentation:
 
     def _reasons(self, before: Tensor, after: Tensor, gained: Tensor) -> list[str]:
         """Why each answer is not good enough, "" if it is; values (B, V) before and after, areas' changes (B, S)."""
-        areas = self.study.area_columns
+        areas = self.study.measured_columns
         wanted = (after - before)[:, areas]
         missed = (gained - wanted).abs() > self.recipe.threshold * self.spread
         outside = (after < self.low) | (after > self.high)
@@ -267,7 +266,7 @@ class _Augmentation:
             reasons[i].append(f"{list(self.study.variables)[k]}: {float(after[i, k]):g} is outside the training range")
         for i, s in missed.nonzero().tolist():
             reasons[i].append(
-                f"{self.study.areas[s]}: should have changed by {float(wanted[i, s]):+.1f}; "
+                f"{self.study.measured[s]}: should have changed by {float(wanted[i, s]):+.1f}; "
                 f"the {self.reader_name} reads a change of {float(gained[i, s]):+.1f}"
             )
         return ["; ".join(found) for found in reasons]
@@ -278,7 +277,7 @@ class _Augmentation:
         row = {"id": f"{len(self.table):06d}", "patient": source["patient"], "source": source["id"]}
         row |= {"kind": kind, "do": do}
         row |= {name: self._told(name, float(after[k])) for k, name in enumerate(self.study.variables)}
-        row |= {f"read_{name}": float(area) for name, area in zip(self.study.areas, read, strict=True)}
+        row |= {f"read_{name}": float(area) for name, area in zip(self.study.measured, read, strict=True)}
         about = {key: value for key, value in row.items() if key not in ("id", "patient", "source", "do")}
         record = self.made_by | {"do": [do]} | about  # not who it is of
         content = png_bytes(image.cpu().numpy(), record if do else None)
@@ -302,4 +301,4 @@ class _Augmentation:
 
     @torch.no_grad()
     def _read(self, x: Tensor) -> Tensor:
-        return areas_of(self.study, self.reader.masks(x))
+        return self.reader.read(x)

@@ -393,7 +393,7 @@ def _write_tables(
 def _fields(study: Study) -> Iterator[tuple[str, str]]:
     """What the manifest tells of which variable."""
     for name in study.variables:
-        for field in ("before", "after", *(("obtained", "obtained_sd") if name in study.areas else ())):
+        for field in ("before", "after", *(("obtained", "obtained_sd") if name in study.measured else ())):
             yield name, field
 
 

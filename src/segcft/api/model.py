@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 import segcft
 from segcft.api import arguments
 from segcft.api.answer import Answer
-from segcft.api.person import Person, areas_of, resolve_areas, who_is_asked
+from segcft.api.person import Person, resolve_measured, who_is_asked
 from segcft.api.question import ImageLike, Match, Question, Values, is_one, look, name_of, parse_values
 from segcft.api.samples import Samples
 from segcft.api.trajectory import Trajectory
@@ -200,14 +200,14 @@ class Model:
         if not questions:
             return []
         method, model = self._model(method)
-        study, areas = self.study, self.study.area_columns
+        study, areas = self.study, self.study.measured_columns
         x = to_unit(torch.from_numpy(np.stack([question.pixels for question in questions])).to(self.device))
         masks_before = self.judge.masks(x)
-        read_before = areas_of(study, masks_before)
+        read_before = self.judge.measurements.read(masks_before)
         people, asked, after = [], [], []
         for question, read in zip(questions, read_before, strict=True):
-            person = who_is_asked(question, read, study, model.scm, self._generator())
-            do = resolve_areas(study, question.do, person.values, model.scm)
+            person = who_is_asked(question, read, study, self.judge.measurements, model.scm, self._generator())
+            do = resolve_measured(self.judge.measurements, question.do, person.values, model.scm)
             people.append(person)
             asked.append(do)
             after.append(model.scm.counterfactual(person.values, do, self._generator()))
@@ -216,7 +216,7 @@ class Model:
         lengths, usual = length_of(abduction.bound()), self.run.usual(self.methods[method])
         grey = to_grey_levels(abduction.counterfactual(torch.cat(after)))
         masks_after = self.judge.masks(to_unit(grey))
-        read_after = areas_of(study, masks_after)
+        read_after = self.judge.measurements.read(masks_after)
         answers = []
         for i, (question, person) in enumerate(zip(questions, people, strict=True)):
             drawn = self._draw(model, x[i : i + 1], person, asked[i], draws)
@@ -228,8 +228,8 @@ class Model:
                 *out_of_support(study, person.source, person.values[0], asked[i][0], after[i][0], self.people),
                 *misses(study, gained, wanted, self.people[:, areas].std(dim=0)),
             ]
-            spread = areas_of(study, self.judge.masks(to_unit(drawn))).std(dim=0) if draws > 1 else None
-            for s, name in enumerate(study.areas):
+            spread = self.judge.read(to_unit(drawn)).std(dim=0) if draws > 1 else None
+            for s, name in enumerate(study.measured):
                 record["variables"][name]["obtained"] = float(read_after[i, s])
                 if spread is not None:
                     record["variables"][name]["obtained_sd"] = float(spread[s])
@@ -326,7 +326,7 @@ class Model:
         interventions = [self._set(name, one) for name, one in parsed.items()]
         generator = self._generator(seed)
         missing = torch.full((n, len(self.study.variables)), torch.nan, device=self.device)
-        asked = resolve_areas(self.study, interventions, missing, model.scm)
+        asked = resolve_measured(self.judge.measurements, interventions, missing, model.scm)
         values = model.scm.sample(n, generator, asked)
         images = []
         with seeded(seed, self.device):
@@ -359,8 +359,8 @@ class Model:
         _, model = self._model(method)
         question = self.question(image, attributes)
         x = to_unit(torch.from_numpy(question.pixels)[None].to(self.device))
-        areas = areas_of(self.study, self.judge.masks(x))[0]
-        person = who_is_asked(question, areas, self.study, model.scm, self._generator())
+        areas = self.judge.read(x)[0]
+        person = who_is_asked(question, areas, self.study, self.judge.measurements, model.scm, self._generator())
         with seeded(self.study.evaluation.seed, self.device):
             bound = model.hvae(x.expand(draws, -1, -1, -1), person.values.expand(draws, -1), beta=1.0)
         nats = float((bound.distortion + bound.rate).mean())
@@ -389,11 +389,11 @@ class Model:
             return match
         other = self.question(match.image)
         facts = {fact.variable: fact for fact in other.known}
-        if name in self.study.areas:
+        if name in self.study.measured:
             with torch.no_grad():
                 x = to_unit(torch.from_numpy(other.pixels)[None].to(self.device))
-                areas = areas_of(self.study, self.judge.masks(x))[0]
-            return Intervention(name, float(areas[self.study.areas.index(name)]))
+                areas = self.judge.read(x)[0]
+            return Intervention(name, float(areas[self.study.measured.index(name)]))
         if name not in facts:
             raise InterventionError(f"{name}={match}: that image does not tell its {name}; set {name} to a value")
         return facts[name]

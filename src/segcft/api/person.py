@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -14,39 +13,31 @@ from segcft.causal.intervention import CHANGE, Intervention, resolve
 from segcft.causal.scm import StructuralCausalModel
 from segcft.config.study import Study
 from segcft.errors import InterventionError
+from segcft.measures.measurements import Measurements
 
 
-def areas_of(study: Study, masks: Tensor) -> Tensor:
-    """The areas of soft masks (B, S, H, W), (B, S).
-
-    The area of a structure that may be absent is 0 where no pixel is likelier inside than not: a sum of probabilities
-    never is, and nobody in training had a structure of which there is nothing to see.
-    """
-    may_be_absent = torch.tensor([study.variables[name].zero_inflated for name in study.areas], device=masks.device)
-    absent = may_be_absent & ~(masks > 0.5).any(dim=3).any(dim=2)
-    return torch.where(absent, 0.0, masks.sum(dim=(2, 3)) * study.image.pixel_area)
-
-
-def resolve_areas(
-    study: Study, interventions: Iterable[Intervention], values: Tensor, scm: StructuralCausalModel
+def resolve_measured(
+    measurements: Measurements, interventions: Iterable[Intervention], values: Tensor, scm: StructuralCausalModel
 ) -> Tensor:
-    """:func:`segcft.causal.intervention.resolve`, of which no area is negative or larger than the image.
+    """:func:`segcft.causal.intervention.resolve`, of which each measured variable is within its measure's bounds.
 
     Raises:
-        InterventionError: see there; or an area is.
+        InterventionError: see there; or one is not, as a negative area or one larger than the image.
     """
     interventions = tuple(interventions)
     numbers = {one.variable for one in interventions if one.kind == "set"}
     do = resolve(interventions, values, scm)
-    most = math.prod(study.image.size) * study.image.pixel_area
-    for name, k in zip(study.areas, study.area_columns, strict=True):
-        for value in do[:, k].tolist():
-            if value < 0:
-                hint = f"; this number sets it, and {CHANGE}" if name in numbers else ""
-                raise InterventionError(f"{name}: an area cannot be {value:g}, below 0{hint}")
+    for one in measurements.all:
+        least, most = one.measure.bounds(measurements.grid)
+        for value in do[:, scm.variables.index(one.variable)].tolist():
+            if value < least:
+                hint = f"; this number sets it, and {CHANGE}" if one.variable in numbers else ""
+                raise InterventionError(
+                    f"{one.variable}: an {one.measure.word} cannot be {value:g}, below {least:g}{hint}"
+                )
             if value > most:
-                unit = study.image.area_unit
-                raise InterventionError(f"{name}: {value:g} {unit} is larger than the image, {most:g} {unit}")
+                unit = one.measure.unit(measurements.grid)
+                raise InterventionError(f"{one.variable}: {value:g} {unit} is larger than the image, {most:g} {unit}")
     return do
 
 
@@ -124,19 +115,24 @@ class Person(NamedTuple):
 
 
 def who_is_asked(
-    question: Question, areas: Tensor, study: Study, scm: StructuralCausalModel, generator: Generator
+    question: Question,
+    read: Tensor,
+    study: Study,
+    measurements: Measurements,
+    scm: StructuralCausalModel,
+    generator: Generator,
 ) -> Person:
-    """The person of a question in whose image the ``areas`` (S,) are; ``generator`` draws people who are like that.
+    """The person of a question from whose image ``read`` (M,) was read; ``generator`` draws people who are like that.
 
     Raises:
         InterventionError: what is known does not fit its variable.
     """
-    values = areas.new_full((1, len(study.variables)), torch.nan)
-    values[0, study.area_columns] = areas
-    source = dict.fromkeys(study.variables, "inferred") | dict.fromkeys(study.areas, "read from the image")
+    values = read.new_full((1, len(study.variables)), torch.nan)
+    values[0, study.measured_columns] = read
+    source = dict.fromkeys(study.variables, "inferred") | dict.fromkeys(study.measured, "read from the image")
     for fact in question.known:
         source[fact.variable] = "given" if fact.variable in question.given else "read from the header"
-    facts = resolve_areas(study, question.known, values, scm)
+    facts = resolve_measured(measurements, question.known, values, scm)
     missing = MissingValues(scm, torch.where(facts.isnan(), values, facts), generator)
     values, sure = missing.likely()
     return Person(values, source, sure, missing)

@@ -103,7 +103,7 @@ def _variable(model: Model, k: int) -> dict[str, Any]:
         "parents": list(variable.parents),
         "categories": list(variable.categories),
         "unit": variable.unit,
-        "isArea": name in model.study.areas,
+        "isArea": name in model.study.measured,
     }
     if not variable.categories:
         people = model.people[:, k].cpu().numpy()
@@ -113,7 +113,7 @@ def _variable(model: Model, k: int) -> dict[str, Any]:
             "high": high,
             "central": [float(value) for value in np.quantile(people, CENTRAL)],
             # Below it the variable cannot be: areas and what is on a logarithmic scale.
-            "least": 0.0 if name in model.study.areas or variable.scale == "log" else None,
+            "least": 0.0 if name in model.study.measured or variable.scale == "log" else None,
             "mayBeZero": variable.zero_inflated or variable.scale == "linear",
         }
     return told
@@ -143,7 +143,7 @@ def _read_examples(study: Study, folder: Path, rows: Sequence[dict[str, str]]) -
         known: dict[str, float | str] = {
             name: row[name] if variable.categories else float(row[name])
             for name, variable in study.variables.items()
-            if name not in study.areas and row.get(name)
+            if name not in study.measured and row.get(name)
         }
         pixels = read_pixels(study, folder / Path(row["image"]).name)
         examples.append({"label": f"Example {number}", "pixels": encode(pixels), "known": known})

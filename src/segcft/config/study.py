@@ -86,13 +86,16 @@ class Variable(Section):
 
 
 class Structure(Section):
-    """A structure in the image, the variable that is its area, and how a mask file shows it.
+    """A structure in the image, the variable that is a ``measure`` of it, and how a mask file shows it.
 
     Exactly one of ``bit`` (flag in a bit mask, e.g. 4), ``label`` (value in a label map) or ``file`` (one file
     a structure, e.g. ``"{id}_heart.png"`` below the masks folder) is given where masks come from files.
     """
 
+    LATER = frozenset({"measure"})
+
     variable: str
+    measure: str = "area"
     bit: PositiveInt | None = None
     label: PositiveInt | None = None
     file: str | None = None
@@ -121,8 +124,8 @@ class Image(Section):
     length_unit: str = "px"
 
     @property
-    def pixel_area(self) -> float:
-        """Area of one pixel, in :attr:`area_unit`."""
+    def cell_size(self) -> float:
+        """Area of one pixel, in :attr:`cell_unit`."""
         if self.field_of_view is None:
             return 1.0
         return math.prod(self.field_of_view) / math.prod(self.size)
@@ -135,7 +138,7 @@ class Image(Section):
         return self.field_of_view[0] / self.size[0], self.field_of_view[1] / self.size[1]
 
     @property
-    def area_unit(self) -> str:
+    def cell_unit(self) -> str:
         """Pixels of the grid, or the square of ``length_unit``."""
         return "px" if self.field_of_view is None else f"{self.length_unit}\N{SUPERSCRIPT TWO}"
 
@@ -316,7 +319,7 @@ class Study(Section):
             raise ValueError("regressor: this key is required, as finetune.guides names the regressor")
         if self.judge.seed == self.segmentor.seed:
             raise ValueError("judge.seed: must differ from segmentor.seed; a judge equal to the guide proves nothing")
-        absent = [name for name in self.areas if self.variables[name].zero_inflated]
+        absent = [name for name in self.measured if self.variables[name].zero_inflated]
         if absent and self.evaluation.metric == "mape":
             raise ValueError(f"evaluation.metric: a percentage of nothing is none, and {absent[0]} may be 0; use 'mae'")
         for key, names in (
@@ -365,15 +368,15 @@ class Study(Section):
                 raise ValueError(f"structures.{name}: say how masks show it: one of 'bit', 'label' and 'file'")
 
     @property
-    def areas(self) -> tuple[str, ...]:
+    def measured(self) -> tuple[str, ...]:
         """The structures' variables, in the order of the structures."""
         return tuple(structure.variable for structure in self.structures.values())
 
     @property
-    def area_columns(self) -> list[int]:
-        """Where :attr:`areas` are among the variables: columns of a (B, V) batch of values."""
+    def measured_columns(self) -> list[int]:
+        """Where :attr:`measured` are among the variables: columns of a (B, V) batch of values."""
         names = list(self.variables)
-        return [names.index(name) for name in self.areas]
+        return [names.index(name) for name in self.measured]
 
 
 def load_study(path: str | Path) -> Study:

@@ -1,6 +1,6 @@
 """Counterfactual fine-tuning (CFT): one algorithm, the guide is its argument.
 
-The image mechanism is trained on its own counterfactuals so that a frozen guide reads from them the areas that
+The image mechanism is trained on its own counterfactuals so that a frozen guide reads from them the values that
 were asked for, while the evidence lower bound stays what pre-training had reached:
 
     minimise   L_guide(x~, pa~)   subject to   -ELBO(x, pa) <= eps
@@ -11,7 +11,7 @@ damped Lagrange multiplier (Platt & Barr 1987; De Sousa Ribeiro et al. 2023).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -23,18 +23,11 @@ from segcft.data.augment import Augmenter
 from segcft.data.batches import Batch, Batches
 from segcft.image_models.mechanism import ImageMechanism
 from segcft.image_models.objective import Samples
+from segcft.readers.reader import Reader
 from segcft.training.loop import Objective, freeze, parts
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
-
-
-class Guide(Protocol):
-    """A frozen reader of images (a module) that training can follow."""
-
-    def areas(self, x: Tensor) -> Tensor:
-        """The structures' areas of images (B, C, H, W), differentiable, in the study's unit, (B, S)."""
-        ...
 
 
 class CounterfactualObjective(Objective):
@@ -56,7 +49,7 @@ class CounterfactualObjective(Objective):
         self,
         network: ImageMechanism,
         scm: StructuralCausalModel,
-        guide: nn.Module,
+        guide: Reader,
         spec: FinetuneSpec,
         study: Study,
         marginal: Tensor,
@@ -68,11 +61,11 @@ class CounterfactualObjective(Objective):
         self.spec, self.bound = spec, bound
         self.samples = Samples(study, Augmenter(spec.augment))
         names = list(study.variables)
-        self.areas = study.area_columns
+        self.measured = study.measured_columns
         self.targets = [names.index(name) for name in spec.intervene or names]
         self.multiplier = nn.Parameter(torch.tensor(float(spec.multiplier)))
         self.register_buffer("marginal", marginal)
-        observed = marginal[:, self.areas]
+        observed = marginal[:, self.measured]
         self.register_buffer("area_scale", observed.std(0) if spec.area_scale == "std" else observed.mean(0))
 
     def train(self, mode: bool = True) -> CounterfactualObjective:
@@ -112,9 +105,9 @@ class CounterfactualObjective(Objective):
         return do
 
     def guide_loss(self, image: Tensor, values: Tensor) -> Tensor:
-        """Error of the areas that the guide reads, in units of ``area_scale``, mean of all structures."""
-        read = cast(Guide, self.guide).areas(image) / self.area_scale
-        asked = values[:, self.areas] / self.area_scale
+        """Error of what the guide reads, in units of ``area_scale``, mean of all measured variables."""
+        read = self.guide.estimate(image) / self.area_scale
+        asked = values[:, self.measured] / self.area_scale
         if self.spec.guide_loss == "absolute":
             # Its slope does not vanish at the end, so the last bit of a change is worth the price of its pixels.
             return F.smooth_l1_loss(read, asked, beta=self.spec.rounding)

@@ -45,7 +45,7 @@ def out_of_support(
         low, high = limits(variable, people[:, k].cpu().numpy())
         for origin, value in told.items():
             if value < low or value > high:
-                share = origin == "asked for" and name in study.areas and value <= SHARE and value < FAR * low
+                share = origin == "asked for" and name in study.measured and value <= SHARE and value < FAR * low
                 hint = f"; this sets the area to {value:g} {variable.unit}, and {CHANGE}" if share else ""
                 warnings.append(
                     f"{name}: {value:g} ({origin}) is outside the training range, {low:g} to {high:g}{hint}"
@@ -76,7 +76,7 @@ def misses(study: Study, gained: Tensor, wanted: Tensor, spread: Tensor) -> list
     Changes are compared, not areas, so that what the judge misreads in both images does not count.
     """
     warnings = []
-    for s, name in enumerate(study.areas):
+    for s, name in enumerate(study.measured):
         if abs(float(gained[s] - wanted[s])) > NOTABLE * float(spread[s]):
             warnings.append(
                 f"{name}: should have changed by {float(wanted[s]):+.1f}; the judge reads a change of "

@@ -36,6 +36,7 @@ from segcft.config.study import Study
 from segcft.data.splits import PARTS
 from segcft.errors import DataError
 from segcft.io.reject import REMARK_COLUMNS, WARNINGS, Remark
+from segcft.measures.measurements import Measurements
 from segcft.utils.atomic import reason, sync
 
 VERSION = 1
@@ -255,6 +256,7 @@ class StoreWriter:
     def __init__(self, folder: str | Path, study: Study, partial: bool = False) -> None:
         self.folder = Path(folder).absolute()
         self.study, self.partial = study, partial
+        self.measurements = Measurements.of(study)
         self._rows: list[dict[str, Any]] = []
         self._rejected: list[tuple[str, str]] = []
         self._remarks: list[tuple[str, str, str]] = []
@@ -321,7 +323,7 @@ class StoreWriter:
         if split not in PARTS:
             raise ValueError(f"split must be one of {', '.join(PARTS)}, not {split!r}")
         row: dict[str, Any] = {"id": id, "patient": patient, "split": split}
-        row |= self._values(attributes, self.areas(masks))
+        row |= self._values(attributes, self.measurements.exact(masks))
         row |= {key: _plain(value) for key, value in (extra or {}).items()}
         if self._rows and row.keys() != self._rows[0].keys():
             raise ValueError(f"extra columns {list(extra or {})} differ from those of the first sample")
@@ -367,17 +369,12 @@ class StoreWriter:
                     + _first_reasons(self._rejected)
                 )
 
-    def areas(self, masks: NDArray[np.uint8]) -> dict[str, float]:
-        """Variable -> area of its structure in ``masks`` (S, H, W), in the study's area unit."""
-        covered = masks.sum(axis=(1, 2), dtype=np.int64) / FULL * self.study.image.pixel_area
-        return dict(zip(self.study.areas, covered.tolist(), strict=True))
-
     def _values(
-        self, attributes: Mapping[str, float | str | None], areas: Mapping[str, float]
+        self, attributes: Mapping[str, float | str | None], measured: Mapping[str, float]
     ) -> dict[str, float | str | None]:
         values: dict[str, float | str | None] = {}
         for name, variable in self.study.variables.items():
-            value = areas[name] if name in areas else attributes.get(name)
+            value = measured[name] if name in measured else attributes.get(name)
             if variable.kind == "continuous":
                 value = math.nan if value is None else float(value)
                 if math.isinf(value):
@@ -444,8 +441,8 @@ def _shape_of(study: Study) -> dict[str, Any]:
         "channels": study.image.channels,
         "variables": {name: list(variable.categories) for name, variable in study.variables.items()},
         "structures": {name: structure.variable for name, structure in study.structures.items()},
-        "pixel_area": study.image.pixel_area,
-        "area_unit": study.image.area_unit,
+        "pixel_area": study.image.cell_size,
+        "area_unit": study.image.cell_unit,
     }
 
 

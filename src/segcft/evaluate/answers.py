@@ -13,20 +13,21 @@ from segcft.counterfactual.model import Abduction, CounterfactualModel
 from segcft.counterfactual.support import all_limits
 from segcft.evaluate import names
 from segcft.evaluate.cohort import Cohort, People
-from segcft.evaluate.effectiveness import Judge, saved
+from segcft.evaluate.effectiveness import saved
 from segcft.evaluate.truth import Truth
+from segcft.readers.reader import MaskReader
 
 
 @dataclass(frozen=True)
 class Answers:
     """Counterfactuals of K people under M interventions each, by every method in turn.
 
-    ``people`` are as they are; ``areas`` (K, M, S) of all structures are those asked for; ``images[method]``
+    ``people`` are as they are; ``measured`` (K, M, S) of all structures is what is asked for; ``images[method]``
     (K, M, C, H, W) are in [-1, 1]. A true counterfactual that cannot be drawn is NaN.
     """
 
     people: People
-    areas: Tensor
+    measured: Tensor
     images: dict[str, Tensor]
 
 
@@ -44,7 +45,7 @@ class Inquiry:
         self,
         cohort: Cohort,
         models: Mapping[str, CounterfactualModel],
-        judge: Judge,
+        judge: MaskReader,
         training_values: Tensor,
     ) -> None:
         self.cohort, self.models, self.judge = cohort, models, judge
@@ -75,7 +76,7 @@ class Inquiry:
         areas = self.cohort.values[self.order, self.cohort.column(self._variable(structure))]
         has_it_first = torch.argsort((areas > 0).long(), descending=True, stable=True)
         chosen = self.cohort.people(self.order[has_it_first[:people]])
-        known = chosen.values[:, None, self.cohort.area_columns]
+        known = chosen.values[:, None, self.cohort.measured_columns]
         within = self._within(chosen.values, structure, changes)[..., None] & (known > 0)
         unchanged = self._read(chosen.image)[:, None]
         do = {self._variable(structure): self._asked(chosen.values, structure, changes)}
@@ -104,7 +105,7 @@ class Inquiry:
             rows = people.rows.repeat_interleave(values.shape[1])
             drawn = self.truth.counterfactuals(rows, {variable: wanted.flatten() for variable, wanted in do.items()})
             images[names.TRUTH] = drawn.image.unflatten(0, values.shape[:2])
-        return Answers(people, values[..., self.cohort.area_columns], images)
+        return Answers(people, values[..., self.cohort.measured_columns], images)
 
     @torch.no_grad()
     def _ask(self, method: str, people: People, do: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -135,4 +136,4 @@ class Inquiry:
     @torch.no_grad()
     def _read(self, images: Tensor) -> Tensor:
         parts = images.split(self.cohort.study.evaluation.batch_size)
-        return torch.cat([self.judge.areas(part) for part in parts])
+        return torch.cat([self.judge.read(part) for part in parts])

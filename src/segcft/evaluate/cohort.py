@@ -70,9 +70,9 @@ class Cohort:
         return list(self.study.variables).index(variable)
 
     @property
-    def area_columns(self) -> list[int]:
+    def measured_columns(self) -> list[int]:
         """Which values are areas, in the order of the structures."""
-        return self.study.area_columns
+        return self.study.measured_columns
 
     def batches(self) -> Iterator[People]:
         """Everybody once, in order."""

@@ -119,7 +119,7 @@ def render_comparison(rows: Sequence[Row], study: Study, title: str, runs: Mappi
         for run, method in lines
     ]
     metric = study.evaluation.metric
-    unit = "%" if metric == "mape" else study.image.area_unit
+    unit = "%" if metric == "mape" else study.image.cell_unit
     first = next(iter(runs))
     people = max((row["n"] for row in rows if row["column"] in study.structures), default=0)
     said = "\n".join(f"- {run}: {text}" if text else f"- {run}" for run, text in runs.items())

@@ -7,22 +7,15 @@ References: Monteiro et al. 2023 (the axiom); Xia et al. (areas read by a segmen
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from segcft.data.grey import to_grey_levels, to_unit
+from segcft.readers.reader import MaskReader
 from segcft.readers.segmentor import dice
-
-
-class Judge(Protocol):
-    """Who reads masks and areas from images (B, C, H, W) in [-1, 1]."""
-
-    def masks(self, x: Tensor) -> Tensor: ...
-
-    def areas(self, x: Tensor) -> Tensor: ...
 
 
 def saved(image: Tensor) -> Tensor:
@@ -60,7 +53,7 @@ def slope(obtained: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(asked == 0, torch.nan, obtained / asked), asked.square()
 
 
-def overlap(judge: Judge, image: Tensor, mask: Tensor) -> Tensor:
+def overlap(judge: MaskReader, image: Tensor, mask: Tensor) -> Tensor:
     """Dice of the masks of ``image`` with the true ones (B, S, H, W), in 0..1, thresholded at 0.5; NaN for whoever
     lacks the structure."""
     return dice((judge.masks(image) > 0.5).float(), (mask > 0.5).float())

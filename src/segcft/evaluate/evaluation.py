@@ -24,7 +24,7 @@ from segcft.evaluate.locality import changed_region, mean_inside, radius, share_
 from segcft.evaluate.scores import Row, Scores
 from segcft.evaluate.table import few_people, render_table
 from segcft.evaluate.truth import Drawn, Truth
-from segcft.readers.segmentor import Segmentor
+from segcft.readers.reader import MaskReader
 from segcft.utils.atomic import write_text, written
 from segcft.utils.progress import Progress
 
@@ -34,7 +34,7 @@ def evaluate(
     store: Store,
     indices: np.ndarray,
     models: Mapping[str, CounterfactualModel],
-    judge: Segmentor,
+    judge: MaskReader,
     folder: Path,
     *,
     device: torch.device,
@@ -88,11 +88,11 @@ def evaluate(
 
 @torch.no_grad()
 def judge_models(
-    cohort: Cohort, models: Mapping[str, CounterfactualModel], judge: Segmentor, progress: Progress
+    cohort: Cohort, models: Mapping[str, CounterfactualModel], judge: MaskReader, progress: Progress
 ) -> Scores:
     """What is in the table, sample by sample; see :func:`evaluate`."""
     scores, spec = Scores(), cohort.study.evaluation
-    interventions = spec.interventions or cohort.study.areas
+    interventions = spec.interventions or cohort.study.measured
     truth = Truth.of(cohort.study, cohort.store)
     scm = next(iter(models.values())).scm
     with progress.task("Judging counterfactuals", len(cohort)) as task:
@@ -100,7 +100,7 @@ def judge_models(
             # One abduction serves all interventions.
             abductions = {m: Abduction(model.hvae, people.image, people.values) for m, model in models.items()}
             score_factual(scores, cohort, people, models, abductions, judge)
-            unchanged = judge.areas(people.image)
+            unchanged = judge.read(people.image)
             for variable, after in asked.items():
                 known = truth is not None and variable in interventions
                 do = {variable: after[:, cohort.column(variable)]}
@@ -122,7 +122,7 @@ def asked_values(cohort: Cohort, scm: StructuralCausalModel) -> Iterator[dict[st
     follow as the attributes' mechanisms say?
     """
     study = cohort.study
-    interventions = study.evaluation.interventions or study.areas
+    interventions = study.evaluation.interventions or study.measured
     asked_of = [*interventions, *(v for v in causes_of_areas(study) if v not in interventions)]
     seed, size = study.evaluation.seed, study.evaluation.batch_size
     wanted = {v: from_marginal(cohort.values, seed, cohort.column(v)).split(size) for v in asked_of}
@@ -136,7 +136,7 @@ def asked_values(cohort: Cohort, scm: StructuralCausalModel) -> Iterator[dict[st
 def causes_of_areas(study: Study) -> list[str]:
     """The variables that are no area themselves and move one when they are set."""
     graph = Graph({name: variable.parents for name, variable in study.variables.items()})
-    return [v for v in study.variables if v not in study.areas and graph.descendants([v]) & set(study.areas)]
+    return [v for v in study.variables if v not in study.measured and graph.descendants([v]) & set(study.measured)]
 
 
 def score_factual(
@@ -145,11 +145,11 @@ def score_factual(
     people: People,
     models: Mapping[str, CounterfactualModel],
     abductions: Mapping[str, Abduction],
-    judge: Segmentor,
+    judge: MaskReader,
 ) -> None:
     """What needs no intervention: the judge's reading error, and whether the image stays as it is."""
     metric = cohort.study.evaluation.metric
-    error = area_error(judge.areas(people.image), people.values[:, cohort.area_columns], metric)
+    error = area_error(judge.read(people.image), people.values[:, cohort.measured_columns], metric)
     dice = overlap(judge, people.image, people.mask)
     for s, structure in enumerate(cohort.study.structures):
         scores.add(names.JUDGE, metric, error[:, s], structure=structure)
@@ -183,7 +183,7 @@ class Question:
         scores: Scores,
         models: Mapping[str, CounterfactualModel],
         abductions: Mapping[str, Abduction],
-        judge: Segmentor,
+        judge: MaskReader,
     ) -> None:
         """Add every method's results, and those of the references."""
         image, before = self.people.image, self.people.values
@@ -196,16 +196,16 @@ class Question:
         if self.drawn:
             self._score_image(scores, names.TRUTH, self.drawn.image, judge)
 
-    def score_slopes(self, scores: Scores, abductions: Mapping[str, Abduction], judge: Segmentor) -> None:
+    def score_slopes(self, scores: Scores, abductions: Mapping[str, Abduction], judge: MaskReader) -> None:
         """Add how far every method moves the areas that follow ``variable``."""
         for method, abduction in abductions.items():
-            read = judge.areas(saved(abduction.counterfactual(self.after)))
+            read = judge.read(saved(abduction.counterfactual(self.after)))
             for s in range(read.shape[1]):
                 self._score_slope(scores, method, read, s)
 
     def _score_slope(self, scores: Scores, method: str, read: Tensor, s: int) -> None:
         """Of structure ``s``: the change of its area, read (B, S) from the answer, on the change asked for."""
-        column = self.cohort.area_columns[s]
+        column = self.cohort.measured_columns[s]
         values, weights = slope(
             read[:, s] - self.unchanged[:, s], self.after[:, column] - self.people.values[:, column]
         )
@@ -216,17 +216,17 @@ class Question:
             values,
             intervention=self.variable,
             structure=structure,
-            intervened=self.cohort.study.areas[s] == self.variable,
+            intervened=self.cohort.study.measured[s] == self.variable,
             weights=weights,
         )
 
-    def _score_image(self, scores: Scores, method: str, changed: Tensor, judge: Segmentor) -> None:
+    def _score_image(self, scores: Scores, method: str, changed: Tensor, judge: MaskReader) -> None:
         """Results of one answer, the image ``changed`` (B, C, H, W), as it would be saved."""
         study = self.cohort.study
         masks = judge.masks(changed)
-        read = masks.sum(dim=(2, 3)) * judge.pixel_area
-        error = area_error(read, self.after[:, self.cohort.area_columns], study.evaluation.metric)
-        for s, (structure, target) in enumerate(zip(study.structures, study.areas, strict=True)):
+        read = judge.measurements.read(masks)
+        error = area_error(read, self.after[:, self.cohort.measured_columns], study.evaluation.metric)
+        for s, (structure, target) in enumerate(zip(study.structures, study.measured, strict=True)):
             scores.add(
                 method,
                 study.evaluation.metric,
@@ -235,9 +235,9 @@ class Question:
                 structure=structure,
                 intervened=target == self.variable,
             )
-            if method != names.NO_CHANGE and (target == self.variable or self.variable not in study.areas):
+            if method != names.NO_CHANGE and (target == self.variable or self.variable not in study.measured):
                 self._score_slope(scores, method, read, s)
-        if method != names.NO_CHANGE and self.variable in study.areas:
+        if method != names.NO_CHANGE and self.variable in study.measured:
             inside = self._locality(changed, masks)
             scores.add(method, names.LOCALITY, inside, intervention=self.variable)
         if method != names.TRUTH and self.drawn:
@@ -249,7 +249,7 @@ class Question:
 
     def _locality(self, changed: Tensor, masks: Tensor) -> Tensor:
         """Share of the change within the target, where it was or is now, and its surroundings, (B,)."""
-        target = self.cohort.study.areas.index(self.variable)
+        target = self.cohort.study.measured.index(self.variable)
         now = self.drawn.mask if self.drawn else masks
         before, after = self.people.mask[:, target] > 0.5, now[:, target] > 0.5
         return share_near(changed - self.people.image, before, after, self._radius)

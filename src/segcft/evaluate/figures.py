@@ -17,11 +17,11 @@ from segcft.counterfactual.model import CounterfactualModel
 from segcft.evaluate.answers import Answers, Inquiry
 from segcft.evaluate.axioms import GREY_LEVELS
 from segcft.evaluate.cohort import Cohort
-from segcft.evaluate.effectiveness import Judge
 from segcft.evaluate.names import method_name, plain
 from segcft.evaluate.page import Page, blank, frame, outline, percent, show
 from segcft.io.provenance import KEY, SYNTHETIC
 from segcft.io.rendering import structure_colours
+from segcft.readers.reader import MaskReader
 from segcft.utils.atomic import written
 from segcft.utils.progress import Progress
 
@@ -36,7 +36,7 @@ FEWEST = 4  # people that a point of a curve needs
 def write_figures(
     cohort: Cohort,
     models: Mapping[str, CounterfactualModel],
-    judge: Judge,
+    judge: MaskReader,
     folder: Path,
     training_values: Tensor | None = None,
     progress: Progress | None = None,
@@ -65,55 +65,55 @@ def write_figures(
             _save(draw_progression(answers, study, judge), folder / "progression.png", study)
 
 
-def draw_counterfactuals(answers: Answers, structure: str, study: Study, judge: Judge) -> Any:
+def draw_counterfactuals(answers: Answers, structure: str, study: Study, judge: MaskReader) -> Any:
     """The images themselves, with the judge's outlines, and the target's area asked for and obtained."""
     target = list(study.structures).index(structure)
-    title = f"{plain(structure).capitalize()} changed: area asked for / read by the judge, in {study.image.area_unit}"
+    title = f"{plain(structure).capitalize()} changed: area asked for / read by the judge, in {study.image.cell_unit}"
     changes = [percent(change) for change in study.evaluation.figure_changes]
     return _draw_outlined(answers, changes, title, [target], study, judge)
 
 
-def draw_progression(answers: Answers, study: Study, judge: Judge) -> Any:
+def draw_progression(answers: Answers, study: Study, judge: MaskReader) -> Any:
     """Variables that rise together, a stage after the other, with the judge's outlines and all areas."""
     spec = study.evaluation
     rising = " and ".join(plain(variable) for variable in spec.progression)
     title = (
         f"{rising.capitalize()} through quantiles of the training people, all else held:\n"
-        f"areas asked for / read by the judge of {', '.join(map(plain, study.structures))}, in {study.image.area_unit}"
+        f"areas asked for / read by the judge of {', '.join(map(plain, study.structures))}, in {study.image.cell_unit}"
     )
     stages = [f"{100 * quantile:.0f} %" for quantile in spec.progression_quantiles]
     return _draw_outlined(answers, stages, title, range(len(study.structures)), study, judge)
 
 
 def _draw_outlined(
-    answers: Answers, labels: Sequence[str], title: str, told: Sequence[int], study: Study, judge: Judge
+    answers: Answers, labels: Sequence[str], title: str, told: Sequence[int], study: Study, judge: MaskReader
 ) -> Any:
     """A page of ``answers`` with the judge's outlines; of the structures ``told`` the areas asked for and obtained."""
-    page = Page(len(answers.areas), list(answers.images), labels, study.image.size, title)
+    page = Page(len(answers.measured), list(answers.images), labels, study.image.size, title)
 
     def panel(axes: Any, image: Tensor, asked: Tensor) -> None:
         masks = read_masks(judge, image)
         show(axes, image)
         for mask, colour in zip(masks, structure_colours(len(masks)), strict=True):
             outline(axes, mask, colour)
-        read = masks.sum(axis=(1, 2)) * study.image.pixel_area
+        read = masks.sum(axis=(1, 2)) * study.image.cell_size
         axes.set_xlabel("    ".join(f"{_number(float(asked[s]))} / {_number(float(read[s]))}" for s in told))
 
     for person, image in enumerate(answers.people.image):
-        panel(page.factual(person), image, answers.people.values[person, study.area_columns])
+        panel(page.factual(person), image, answers.people.values[person, study.measured_columns])
     for person, method, change, image in page.places(answers.images):
         axes = page.panel(person, method, change)
         if image.isnan().any():
             blank(axes)
         else:
-            panel(axes, image, answers.areas[person, change])
+            panel(axes, image, answers.measured[person, change])
     page.legend(
         [(plain(s), c, "-") for s, c in zip(study.structures, structure_colours(len(study.structures)), strict=True)]
     )
     return page.figure
 
 
-def draw_differences(answers: Answers, structure: str, study: Study, judge: Judge) -> Any:
+def draw_differences(answers: Answers, structure: str, study: Study, judge: MaskReader) -> Any:
     """Counterfactual minus image on one scale, with the target's outline before and after."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -121,7 +121,7 @@ def draw_differences(answers: Answers, structure: str, study: Study, judge: Judg
     name, target = plain(structure), list(study.structures).index(structure)
     changes = [percent(change) for change in study.evaluation.figure_changes]
     title = f"{name.capitalize()} changed: counterfactual minus image"
-    page = Page(len(answers.areas), list(answers.images), changes, study.image.size, title, margin=0.75)
+    page = Page(len(answers.measured), list(answers.images), changes, study.image.size, title, margin=0.75)
     differences = {
         method: (images - answers.people.image[:, None]).mean(dim=2) * GREY_LEVELS
         for method, images in answers.images.items()
@@ -184,7 +184,7 @@ def draw_curves(curves: Mapping[str, Mapping[str, Tensor]]) -> Any:
 
 
 @torch.no_grad()
-def read_masks(judge: Judge, image: Tensor) -> np.ndarray:
+def read_masks(judge: MaskReader, image: Tensor) -> np.ndarray:
     """The judge's masks (S, H, W) of one image (C, H, W)."""
     masks: np.ndarray = judge.masks(image[None])[0].cpu().numpy()
     return masks

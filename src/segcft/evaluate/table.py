@@ -62,7 +62,7 @@ def _title(study: Study, samples: int, patients: int, notes: Sequence[str]) -> s
 
 def _effectiveness(find: Find, study: Study, methods: list[str], interventions: list[str]) -> str:
     metric = study.evaluation.metric
-    unit = "%" if metric == "mape" else study.image.area_unit
+    unit = "%" if metric == "mape" else study.image.cell_unit
     body = []
     for variable in interventions:
         for method in methods:
@@ -86,7 +86,7 @@ The other structures should keep their areas, or follow their causes.
         names.SEG_LESS_REG: "their errors' difference, person by person; below 0: Seg-CFT is the better one.",
         names.TRUTH: "the simulator's own counterfactual, which no method can be expected to beat.",
     }
-    if not set(interventions) <= set(study.areas):
+    if not set(interventions) <= set(study.measured):
         explained[names.TRUTH] = "the simulator's own counterfactual, by its causal model and not the learnt one."
     lines = [f"- {method_name(m)}: {explained[m]}" for m in methods if m in explained]
     return "\n".join([text, *lines])
@@ -94,7 +94,7 @@ The other structures should keep their areas, or follow their causes.
 
 def _judge(find: Find, study: Study) -> str:
     metric = study.evaluation.metric
-    unit = " in %" if metric == "mape" else f" in {study.image.area_unit}"
+    unit = " in %" if metric == "mape" else f" in {study.image.cell_unit}"
     body = [
         [label, *(cell(find(names.JUDGE, key, "", structure), digits) for structure in study.structures)]
         for label, key, digits in (

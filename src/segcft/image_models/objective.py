@@ -10,20 +10,21 @@ from segcft.data.augment import Augmenter
 from segcft.data.batches import Batch
 from segcft.data.grey import to_unit
 from segcft.image_models.mechanism import ImageMechanism
+from segcft.measures.measurements import Measurements
 from segcft.training.loop import Objective
 
 
 class Samples:
     """From a batch of the store to images in [-1, 1] and values, deformed together.
 
-    Areas are measured again after a deformation, so that image and values always agree.
+    What a deformation changes is measured again, so that image and values always agree.
     """
 
     def __init__(self, study: Study, augment: Augmenter) -> None:
         self.augment = augment
         self.deforms = augment.spec.deforms
-        self.columns = study.area_columns
-        self.pixel_area = study.image.pixel_area
+        self.columns = study.measured_columns
+        self.measurements = Measurements.of(study)
 
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """``batch`` to images (B, C, H, W) and values (B, V)."""
@@ -31,7 +32,7 @@ class Samples:
         values = batch["values"]
         if self.deforms:
             values = values.clone()
-            values[:, self.columns] = mask.sum(dim=(2, 3)) * self.pixel_area
+            values[:, self.columns] = self.measurements.estimate(mask)
         return image, values
 
 

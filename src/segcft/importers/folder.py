@@ -126,10 +126,12 @@ class _Folder:
         """What is to be told of the table as a whole."""
         self._first_lines: dict[str, int] = {}  # of each id
         for name in self.spec.columns:
-            if name in study.areas:
+            if name in study.measured:
                 raise DataError(f"data.columns.{name}: areas are measured from the masks, not read from the table")
         # Areas are measured from the masks, so every other variable is a column.
-        self.columns = {name: self.spec.columns.get(name, name) for name in study.variables if name not in study.areas}
+        self.columns = {
+            name: self.spec.columns.get(name, name) for name in study.variables if name not in study.measured
+        }
 
     def read_lines(self) -> list[Row | Ragged]:
         """Lines of the table in their order, those among them that are no rows included."""

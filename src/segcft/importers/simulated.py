@@ -59,7 +59,7 @@ def make_simulator(study: Study) -> Simulator:
             f"{field[1] / size[1]:g} {study.image.length_unit}"
         )
     try:
-        simulator: Simulator = make(study.image.size, study.image.pixel_area)
+        simulator: Simulator = make(study.image.size, study.image.cell_size)
     except ValueError as error:
         raise DataError(f"{study.data.source}: {error}") from None
     return simulator
@@ -129,4 +129,4 @@ def mask_order(study: Study, simulator: Simulator) -> list[int]:
     for name, structure in study.structures.items():
         if structure.variable not in areas:
             raise DataError(f"structures.{name}.variable: areas of {source} are {', '.join(areas)}")
-    return [areas.index(variable) for variable in study.areas]
+    return [areas.index(variable) for variable in study.measured]

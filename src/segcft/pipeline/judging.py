@@ -12,6 +12,7 @@ from segcft.config.study import Study, parse_study
 from segcft.data.store import Store
 from segcft.errors import DataError, RunError
 from segcft.evaluate.evaluation import evaluate
+from segcft.measures.measurements import Measurements
 from segcft.pipeline.importing import check_apart, check_unseen
 from segcft.pipeline.run import Run
 from segcft.readers.segmentor import Segmentor
@@ -121,7 +122,7 @@ def load_judge(run: Run, place: Path, device: torch.device | str = "cpu") -> Seg
     guides = {one.get("made_from", {}).get("segmentor") for one in metas}
     if meta["key"] in guides or (guide.is_file() and artefact.same_weights(path, guide)):
         raise RunError(f"{path}: is the guide of {run.folder}, and a judge that is the guide proves nothing")
-    network = Segmentor(getattr(study, part), study.image, len(study.structures))
+    network = Segmentor(getattr(study, part), study.image.channels, Measurements.of(study))
     artefact.load(path, network)
     return run.ready(network, device)
 

@@ -131,7 +131,7 @@ def model_card(run: Run, store: Store, parts: Sequence[str], methods: Sequence[s
         simulator = f"{study.data.source}, {study.data.people} people, seed {study.data.seed}"
         card = f"Simulated ({simulator}): no person is in the data, and there is nothing to license.\n\n{card}"
     # An example that works for everybody: 20 % more of what may be absent is an error.
-    area = min(study.areas, key=lambda name: study.variables[name].zero_inflated)
+    area = min(study.measured, key=lambda name: study.variables[name].zero_inflated)
     rows = []
     for part in parts:
         meta = artefact.read_meta(run.path(part))
@@ -163,7 +163,7 @@ answer.image, answer.areas, answer.warnings
 ```
 
 FOLDER is where this file is. Images are brought to {height} x {width} pixels; areas are in \
-{study.image.area_unit} of that grid.
+{study.image.cell_unit} of that grid.
 
 ## What it knows
 

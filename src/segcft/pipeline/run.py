@@ -41,6 +41,7 @@ from segcft.evaluate.names import method_name
 from segcft.image_models.causal_gen import CausalGenHVAE
 from segcft.image_models.hvae import HVAE
 from segcft.image_models.typicality import Usual
+from segcft.measures.measurements import Measurements
 from segcft.readers.regressor import Regressor
 from segcft.readers.segmentor import Segmentor
 from segcft.training import artefact
@@ -143,14 +144,13 @@ class Run:
     def build(self, part: str) -> nn.Module:
         """A part with fresh weights, drawn from the seed of its section in the study."""
         study = self.study
-        structures = len(study.structures)
         if part in ("segmentor", "judge"):
             spec = getattr(study, part)
             torch.manual_seed(spec.seed)
-            return Segmentor(spec, study.image, structures)
+            return Segmentor(spec, study.image.channels, Measurements.of(study))
         if part == "regressor" and study.regressor is not None:
             torch.manual_seed(study.regressor.seed)
-            return Regressor(study.regressor, study.image, structures)
+            return Regressor(study.regressor, study.image.channels, Measurements.of(study))
         if part == "scm":
             torch.manual_seed(study.scm.seed)
             return StructuralCausalModel(study.variables, study.scm)

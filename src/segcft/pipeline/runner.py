@@ -28,6 +28,7 @@ from segcft.errors import RunError
 from segcft.image_models.mechanism import ImageMechanism
 from segcft.image_models.objective import LikelihoodObjective
 from segcft.image_models.typicality import usual_images
+from segcft.measures.measurements import Measurements
 from segcft.pipeline.importing import check_values, import_samples
 from segcft.pipeline.judging import UNKNOWN_PEOPLE, evaluate_people
 from segcft.pipeline.run import Run
@@ -321,8 +322,8 @@ class Pipeline:
         if stage in ("segmentor", "judge"):
             return SegmentorObjective(network, spec), {}
         if stage == "regressor":
-            network.set_statistics(values[:, study.area_columns])
-            return RegressorObjective(network, spec, study.image.pixel_area), {}
+            network.set_statistics(values[:, study.measured_columns])
+            return RegressorObjective(network, spec, Measurements.of(study)), {}
         if stage == "scm":
             network.set_statistics(values)
             return SCMObjective(network), {}
@@ -352,12 +353,12 @@ class Pipeline:
         return {name: float(torch.cat([f[name] for f in found]).nanmean()) for name in found[0]}
 
     def _measures(self) -> dict[str, Callable[[Any, dict[str, Tensor]], dict[str, Tensor]]]:
-        areas = self.study.area_columns
+        areas = self.study.measured_columns
         structures = list(self.study.structures)
 
         def reading(network: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
             true = batch["values"][:, areas]
-            error = (network.areas(to_unit(batch["image"])) - true).abs()
+            error = (network.read(to_unit(batch["image"])) - true).abs()
             return {f"validation_area_error_{s}": error[:, i] for i, s in enumerate(structures)}
 
         def segmentation(network: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,31 +1,33 @@
-"""The regressor: a ResNet that reads every structure's area straight from an image."""
+"""The regressor: a ResNet that reads the measured variables straight from an image."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from segcft.config.study import Image, RegressorSpec
+from segcft.config.study import RegressorSpec
 from segcft.data.augment import Augmenter
 from segcft.data.batches import Batch
 from segcft.data.grey import to_unit
+from segcft.measures.measurements import Measurements
+from segcft.readers.reader import Reader
 from segcft.training.loop import Objective
 
 
-class Regressor(nn.Module):
-    """ResNet (He et al. 2016, as in MONAI) from an image to all areas.
+class Regressor(Reader):
+    """ResNet (He et al. 2016, as in MONAI) from an image to all measured variables.
 
     Args:
         spec: sizes of the network.
-        image: pixel grid of the study.
-        structures: how many structures there are.
+        channels: of the images.
+        measurements: what is read.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, spec: RegressorSpec, image: Image, structures: int) -> None:
+    def __init__(self, spec: RegressorSpec, channels: int, measurements: Measurements) -> None:
         super().__init__()
         from monai.networks.nets.resnet import ResNet
 
@@ -33,43 +35,42 @@ class Regressor(nn.Module):
             block="basic",
             layers=list(spec.blocks),
             block_inplanes=list(spec.widths),
-            spatial_dims=2,
-            n_input_channels=image.channels,
+            spatial_dims=measurements.grid.dimensions,
+            n_input_channels=channels,
             conv1_t_size=7,
             conv1_t_stride=2,
             no_max_pool=True,
-            num_classes=structures,
+            num_classes=len(measurements),
         )
-        self.register_buffer("mean", torch.zeros(structures))
-        self.register_buffer("std", torch.ones(structures))
+        self.register_buffer("mean", torch.zeros(len(measurements)))
+        self.register_buffer("std", torch.ones(len(measurements)))
 
-    def set_statistics(self, areas: Tensor) -> None:
-        """Standardise the output by training areas (N, S)."""
-        self.mean.copy_(areas.mean(dim=0))
-        self.std.copy_(areas.std(dim=0).clamp(min=1e-6))
+    def set_statistics(self, known: Tensor) -> None:
+        """Standardise the output by training values (N, M)."""
+        self.mean.copy_(known.mean(dim=0))
+        self.std.copy_(known.std(dim=0).clamp(min=1e-6))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [-1, 1] to standardised areas (B, S)."""
+        """Images (B, C, *size) in [-1, 1] to standardised values (B, M)."""
         return self.resnet(x).float()
 
-    def areas(self, x: Tensor) -> Tensor:
-        """The areas of images (B, C, H, W) in the study's area unit, (B, S)."""
+    def estimate(self, x: Tensor) -> Tensor:
         return self(x) * self.std + self.mean
 
 
 class RegressorObjective(Objective):
-    """Squared error of the standardised areas, which weighs structures alike."""
+    """Squared error of the standardised values, which weighs them alike."""
 
     network: Regressor
 
-    def __init__(self, network: Regressor, spec: RegressorSpec, pixel_area: float) -> None:
+    def __init__(self, network: Regressor, spec: RegressorSpec, measurements: Measurements) -> None:
         super().__init__()
         self.network = network
         self.augment = Augmenter(spec.augment)
-        self.pixel_area = pixel_area
+        self.measurements = measurements
 
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         image, mask = self.augment(to_unit(batch["image"]), batch["mask"].float() / 255)
-        areas = mask.sum(dim=(2, 3)) * self.pixel_area
-        loss = F.mse_loss(self.network(image), (areas - self.network.mean) / self.network.std)
+        true = self.measurements.estimate(mask)
+        loss = F.mse_loss(self.network(image), (true - self.network.mean) / self.network.std)
         return loss, {}

@@ -17,9 +17,10 @@ from segcft.counterfactual.support import limits
 from segcft.errors import RunError
 from segcft.evaluate import names
 from segcft.evaluate.cohort import Cohort
-from segcft.evaluate.effectiveness import Judge, area_error, saved
+from segcft.evaluate.effectiveness import area_error, saved
 from segcft.evaluate.evaluation import asked_values
 from segcft.evaluate.truth import Truth
+from segcft.readers.reader import MaskReader
 
 WORST = 0.1
 """Share of the people that counts as failures."""
@@ -97,7 +98,7 @@ def read_scores(path: Path, cohort: Cohort) -> pd.DataFrame:
 def find_failures(
     cohort: Cohort,
     model: CounterfactualModel,
-    judge: Judge,
+    judge: MaskReader,
     method: str,
     scores: pd.DataFrame,
     training_values: Tensor,
@@ -120,7 +121,7 @@ def find_failures(
     study, metric = cohort.study, cohort.study.evaluation.metric
     own = scores[(scores["method"] == method) & (scores["metric"] == metric) & (scores["intervention"] != "")]
     batches = list(asked_values(cohort, model.scm))
-    for structure, variable in zip(study.structures, study.areas, strict=True):
+    for structure, variable in zip(study.structures, study.measured, strict=True):
         chosen = own[(own["structure"] == structure) & (own["intervention"] == variable)]
         errors = chosen.set_index("id")["value"].reindex(cohort.named("id")).to_numpy()
         judged = int(np.isfinite(errors).sum())
@@ -152,7 +153,7 @@ def find_failures(
 def _cases(
     cohort: Cohort,
     model: CounterfactualModel,
-    judge: Judge,
+    judge: MaskReader,
     structure: str,
     after: Tensor,
     errors: np.ndarray,
@@ -161,12 +162,12 @@ def _cases(
     """The people at ``places`` of the cohort, whose values become ``after`` (N, V), computed anew."""
     study = cohort.study
     s = list(study.structures).index(structure)
-    column, variable = cohort.area_columns[s], study.areas[s]
+    column, variable = cohort.measured_columns[s], study.measured[s]
     here = torch.from_numpy(places.copy()).to(cohort.device)
     people, asked = cohort.people(here), after[here]
     answers = saved(Abduction(model.hvae, people.image, people.values).counterfactual(asked))
     before, masks = judge.masks(people.image)[:, s], judge.masks(answers)[:, s]
-    read = masks.sum(dim=(1, 2)) * study.image.pixel_area
+    read = masks.sum(dim=(1, 2)) * study.image.cell_size
     again = area_error(read[:, None], asked[:, [column]], study.evaluation.metric)[:, 0].double().cpu().numpy()
     ids = [cohort.named("id")[place] for place in places]
     for id, new, recorded in zip(ids, again, errors[places], strict=True):
@@ -211,7 +212,7 @@ def _quantities(
     area = study.structures[structure].variable
     known, wanted = values[:, cohort.column(area)], asked.cpu().numpy()
     low, high = limits(study.variables[area], training_values[:, cohort.column(area)].cpu().numpy())
-    unit, change = _unit(study.image.area_unit), wanted - known
+    unit, change = _unit(study.image.cell_unit), wanted - known
     outside = (wanted < low) | (wanted > high)
     found |= {
         f"area asked for{unit}": wanted,

@@ -134,7 +134,7 @@ def _shown(name: str) -> str:
 
 
 def _kind(study: Study, name: str) -> str:
-    return "image" if name == IMAGE else "area" if name in study.areas else "attribute"
+    return "image" if name == IMAGE else "area" if name in study.measured else "attribute"
 
 
 def _note(study: Study, name: str) -> str:

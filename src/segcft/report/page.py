@@ -135,7 +135,7 @@ def render_report(run: Run, device: torch.device) -> str:
         methods=methods,
         not_judged=[m for m in trained if m not in methods],
         headline=_headline(result, methods, method),
-        unit="%" if study.evaluation.metric == "mape" else study.image.area_unit,
+        unit="%" if study.evaluation.metric == "mape" else study.image.cell_unit,
         graph=draw_graph(study),
         marginals=[
             charts.marginal(name, variable, values[:, k]) for k, (name, variable) in enumerate(study.variables.items())
@@ -190,7 +190,7 @@ def _known(study: Study, case: Case) -> str:
     """What is known of the person beside the areas."""
     said = []
     for k, (name, variable) in enumerate(study.variables.items()):
-        if name not in study.areas:
+        if name not in study.measured:
             value = float(case.values[k])
             told = variable.categories[int(value)] if variable.categories else charts.number(value)
             said.append(f"{plain(name)} {told} {variable.unit}".rstrip())
@@ -204,7 +204,7 @@ def _headline(result: Result, methods: Sequence[str], method: str) -> dict[str, 
     study, metric = result.study, result.study.evaluation.metric
     found = {
         structure: {m: result.row(m, metric, variable, structure) for m in shown}
-        for structure, variable in zip(study.structures, study.areas, strict=True)
+        for structure, variable in zip(study.structures, study.measured, strict=True)
     }
     return {structure: rows for structure, rows in found.items() if rows[method] is not None}
 

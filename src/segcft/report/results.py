@@ -66,7 +66,7 @@ class Result:
 
     def elsewhere(self, method: str) -> Row | None:
         """The largest mean error of a structure under an intervention on another area."""
-        metric, areas = self.study.evaluation.metric, self.study.areas
+        metric, areas = self.study.evaluation.metric, self.study.measured
         rows = [r for r in self.rows if r["method"] == method and r["metric"] == metric and not r["intervened"]]
         rows = [r for r in rows if r["intervention"] in areas and r["value"] is not None]
         return max(rows, key=lambda r: float(r["value"]), default=None)
@@ -120,7 +120,7 @@ def render_results(folders: Sequence[Path]) -> str:
 def _group(results: Sequence[Result], paper: Mapping[str, Any] | None) -> Iterator[str]:
     study = results[0].study
     structures = list(map(plain, study.structures))
-    unit = "%" if study.evaluation.metric == "mape" else study.image.area_unit
+    unit = "%" if study.evaluation.metric == "mape" else study.image.cell_unit
     yield f"## {', '.join(structures)}"
     yield "\n".join(_data(results, paper))
     yield (
@@ -175,7 +175,7 @@ def _effectiveness(results: Sequence[Result], paper: Mapping[str, Any] | None) -
         for method in SHOWN:
             found = [
                 result.row(method, study.evaluation.metric, variable, structure)
-                for structure, variable in zip(study.structures, study.areas, strict=True)
+                for structure, variable in zip(study.structures, study.measured, strict=True)
             ]
             if any(found):
                 worst = None if method == names.SEG_LESS_REG else result.elsewhere(method)
@@ -195,8 +195,8 @@ def _slopes(results: Sequence[Result]) -> Iterator[list[str]]:
     for result in results:
         study = result.study
         causes = list(dict.fromkeys(r["intervention"] for r in result.rows if r["metric"] == names.SLOPE))
-        asked = {"its own area": study.areas} | {
-            plain(cause): [cause] * len(study.areas) for cause in causes if cause not in study.areas
+        asked = {"its own area": study.measured} | {
+            plain(cause): [cause] * len(study.measured) for cause in causes if cause not in study.measured
         }
         for label, variables in asked.items():
             for method in SHOWN:
@@ -216,6 +216,6 @@ def _local(results: Sequence[Result]) -> Iterator[list[str]]:
             ("reversibility", names.REVERSIBILITY, 2, 1.0),
         ):
             for method in SHOWN:
-                found = [result.row(method, metric, variable) for variable in result.study.areas]
+                found = [result.row(method, metric, variable) for variable in result.study.measured]
                 if any(found):
                     yield [result.study.name, label, method_name(method), *(cell(row, digits, factor) for row in found)]

@@ -1,0 +1,129 @@
+"""The grid on which the images of a study lie: two axes or three, and what is done along them.
+
+Nothing outside this module counts dimensions: a network asks its grid for a convolution, a loss for a sum over space.
+Arrays and tensors have space in their last axes: (..., H, W) or (..., D, H, W).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from segcft.config.study import Image
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Pixels (two axes) or voxels (three) of one size.
+
+    Attributes:
+        size: elements along each axis, (H, W) or (D, H, W).
+        cell_size: area of a pixel or volume of a voxel, in ``cell_unit``.
+        cell_unit: ``px``, or the square or cube of a length.
+        spacing: size of an element along each axis, in mm; None where nobody says.
+    """
+
+    size: tuple[int, ...]
+    cell_size: float = 1.0
+    cell_unit: str = "px"
+    spacing: tuple[float, ...] | None = None
+
+    @classmethod
+    def of(cls, image: Image) -> Grid:
+        """The grid of a study's ``image``."""
+        return cls(image.size, image.cell_size, image.cell_unit, image.spacing)
+
+    @property
+    def dimensions(self) -> int:
+        return len(self.size)
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The axes of space, counted from the end: (-2, -1) or (-3, -2, -1)."""
+        return tuple(range(-self.dimensions, 0))
+
+    @property
+    def elements(self) -> int:
+        """How many pixels or voxels there are."""
+        return math.prod(self.size)
+
+    @property
+    def extent(self) -> float:
+        """Area or volume of the whole frame, in ``cell_unit``."""
+        return self.elements * self.cell_size
+
+    def total(self, maps: Tensor) -> Tensor:
+        """The sum over space, times the size of an element: (..., *size) to (...), in ``cell_unit``."""
+        return maps.sum(dim=self.axes) * self.cell_size
+
+    def over_space(self, values: Tensor) -> Tensor:
+        """Values (...) with an axis of length 1 for each axis of space, to meet maps (..., *size)."""
+        return values.reshape(*values.shape, *(1,) * self.dimensions)
+
+    def conv(
+        self, inputs: int, outputs: int, kernel: int | tuple[int, ...], stride: int | tuple[int, ...] = 1
+    ) -> nn.Module:
+        """A convolution; with a stride of 1 and an odd kernel the output is as large as the input."""
+        layer = {2: nn.Conv2d, 3: nn.Conv3d}[self.dimensions]
+        same = stride == 1 and isinstance(kernel, int)
+        return layer(inputs, outputs, kernel, stride, padding=kernel // 2 if same else 0)  # type: ignore[arg-type, operator]
+
+    def convolve(self, maps: Tensor, kernel: Tensor, padding: int = 0) -> Tensor:
+        """Maps (B, C, *size) convolved with a kernel (K, C, *kernel)."""
+        return {2: F.conv2d, 3: F.conv3d}[self.dimensions](maps, kernel, padding=padding)
+
+    def pool(self, maps: Tensor, size: tuple[int, ...]) -> Tensor:
+        """Averages of maps (B, C, *any) over equal parts of the frame, (B, C, *size)."""
+        pooling = {2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}[self.dimensions]
+        return pooling(maps, size)  # type: ignore[arg-type]
+
+    def smooth(self, maps: Tensor, size: tuple[int, ...]) -> Tensor:
+        """Maps (B, C, *any) interpolated to ``size``: cubic in two dimensions, linear in three."""
+        return F.interpolate(maps, size=size, mode={2: "bicubic", 3: "trilinear"}[self.dimensions])
+
+    def repeat(self, maps: Tensor, size: tuple[int, ...]) -> Tensor:
+        """Maps (B, C, *any) at ``size`` by the nearest neighbour."""
+        return F.interpolate(maps, size=size)
+
+    def places(self, like: Tensor) -> Tensor:
+        """The places of all elements, (1, dimensions, *size): x, y (and z) in [-1, 1], as
+        :func:`torch.nn.functional.grid_sample` has them."""
+        axes = [
+            (torch.arange(n, device=like.device, dtype=like.dtype) + 0.5) * (2 / n) - 1
+            for n in like.shape[-self.dimensions :]
+        ]
+        return torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1])[None]
+
+    def sample(self, maps: Tensor, places: Tensor) -> Tensor:
+        """Maps (B, C, *size) at ``places`` (B, dimensions, *any), linear in between; beyond the frame its edge
+        goes on."""
+        # A place that is not a number would be read outside the memory of the map (on a CPU, the backward pass).
+        return F.grid_sample(maps, places.nan_to_num().movedim(1, -1), padding_mode="border", align_corners=False)
+
+    def pad(self, maps: Tensor, multiple: int) -> Tensor:
+        """Maps (B, C, *size) with their last rows repeated until every axis is a multiple of ``multiple``."""
+        missing = [-n % multiple for n in maps.shape[-self.dimensions :]]
+        if not any(missing):
+            return maps
+        return F.pad(maps, [side for n in reversed(missing) for side in (0, n)], mode="replicate")
+
+    def crop(self, maps: Tensor, like: Tensor) -> Tensor:
+        """What :meth:`pad` has added taken away again: (..., *padded) to the size of ``like`` (..., *size)."""
+        for axis in self.axes:
+            maps = maps.narrow(axis, 0, like.shape[axis])
+        return maps
+
+    def ball(self, radius: int, like: Tensor) -> Tensor:
+        """The elements within ``radius`` elements of the middle, as a kernel (1, 1, *kernel) of zeros and ones."""
+        steps = torch.arange(-radius, radius + 1, device=like.device)
+        places = torch.stack(torch.meshgrid(*(steps,) * self.dimensions, indexing="ij"))
+        return (places.square().sum(dim=0) <= radius**2).float()[None, None]
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """The layout in memory in which convolutions are fast: channels last."""
+        return {2: torch.channels_last, 3: torch.channels_last_3d}[self.dimensions]

@@ -1,0 +1,44 @@
+"""What every measure can do, whatever it measures."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segcft.grid import Grid
+from segcft.utils.registry import Registry
+
+FULL = 255
+"""Coverage of a pixel that is wholly inside of a structure."""
+
+
+class Measure(ABC):
+    """A number that is read from the mask of one structure."""
+
+    word: str
+    """What it is called in tables and messages, e.g. "area"."""
+
+    @abstractmethod
+    def unit(self, grid: Grid) -> str:
+        """The unit of its numbers."""
+
+    @abstractmethod
+    def bounds(self, grid: Grid) -> tuple[float, float]:
+        """The smallest and the largest number that a mask can have, the whole frame being one."""
+
+    @abstractmethod
+    def estimate(self, masks: Tensor, grid: Grid) -> Tensor:
+        """The numbers of soft masks (B, S, *size) in 0..1, (B, S). Gradients flow to the masks."""
+
+    @abstractmethod
+    def exact(self, coverage: NDArray[np.uint8], grid: Grid) -> NDArray[np.float64]:
+        """The numbers of masks that experts drew, coverage (S, *size) up to :data:`FULL`, (S,)."""
+
+    absent: float = 0.0
+    """The number of a structure that is not there."""
+
+
+MEASURES: Registry[Measure] = Registry("measure", "segcft.measures", "structures.NAME.measure")

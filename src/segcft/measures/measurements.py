@@ -1,0 +1,85 @@
+"""The measurements of a study: which variable is what measure of which structure. All read masks through this."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segcft.config.study import Study
+from segcft.errors import SegcftError, StudyError
+from segcft.grid import Grid
+from segcft.measures.measure import MEASURES, Measure
+
+
+class Measurement(NamedTuple):
+    """The ``variable`` is the ``measure`` of the ``structure``; ``may_be_absent``: some have no such structure."""
+
+    variable: str
+    structure: str
+    measure: Measure
+    may_be_absent: bool
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """Reads measured variables from masks, whose channels are the structures, in the order of ``all``."""
+
+    grid: Grid
+    all: tuple[Measurement, ...]
+
+    @classmethod
+    def of(cls, study: Study) -> Measurements:
+        """Those of a study, in the order of ``study.measured``.
+
+        Raises:
+            StudyError: the study names a measure that there is not.
+        """
+        try:
+            found = tuple(
+                Measurement(one.variable, name, MEASURES.find(one.measure), study.variables[one.variable].zero_inflated)
+                for name, one in study.structures.items()
+            )
+        except SegcftError as error:
+            raise StudyError(str(error)) from None
+        return cls(Grid.of(study.image), found)
+
+    def __len__(self) -> int:
+        return len(self.all)
+
+    def estimate(self, masks: Tensor) -> Tensor:
+        """The numbers of soft masks (B, S, *size), (B, M): what training follows. Nothing is ever quite absent."""
+        return self._each(lambda measure, chosen: measure.estimate(masks[:, chosen], self.grid))
+
+    def read(self, masks: Tensor) -> Tensor:
+        """The numbers of soft masks (B, S, *size), (B, M), as they are reported.
+
+        A structure that may be absent is so where no element is likelier inside than not: a sum of probabilities never
+        is 0, and nobody in training had a structure of which there is nothing to see.
+        """
+        found = self.estimate(masks)
+        if not any(one.may_be_absent for one in self.all):
+            return found
+        may_be_absent = torch.tensor([one.may_be_absent for one in self.all], device=masks.device)
+        nothing = torch.tensor([one.measure.absent for one in self.all], device=masks.device, dtype=found.dtype)
+        absent = may_be_absent & ~(masks > 0.5).flatten(2).any(dim=2)
+        return torch.where(absent, nothing, found)
+
+    def exact(self, coverage: NDArray[np.uint8]) -> dict[str, float]:
+        """Variable -> its number in masks that experts drew, coverage (S, *size)."""
+        found = {}
+        for place, one in enumerate(self.all):
+            found[one.variable] = float(one.measure.exact(coverage[place : place + 1], self.grid)[0])
+        return found
+
+    def _each(self, numbers: Callable[[Measure, slice], Tensor]) -> Tensor:
+        """The numbers of all measurements, asked of each measure once."""
+        first = self.all[0].measure
+        if all(one.measure is first for one in self.all):
+            return numbers(first, slice(None))
+        return torch.cat([numbers(one.measure, slice(place, place + 1)) for place, one in enumerate(self.all)], dim=1)
