@@ -108,6 +108,8 @@ def write_reference(app: Sphinx) -> None:
 def google_style(app: Sphinx, what: Any, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Docstrings in Google's style become reStructuredText. Those of attributes are plain text, where the extension
     napoleon would take "The image: as it is." for a type and its description."""
+    # The axes of space in a shape, (B, C, *size), begin no emphasis.
+    lines[:] = [re.sub(r"(?<=, )\*(?=\w)", r"\\*", line) for line in lines]
     if what not in ("attribute", "data", "property"):
         lines[:] = GoogleDocstring(lines, NAPOLEON, app, what, name, obj, options).lines()
 
