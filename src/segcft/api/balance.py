@@ -37,21 +37,21 @@ def requests(labels: NDArray[np.int64], draws: int = 1, originals: bool = True) 
     ]
 
 
-class Turns:
-    """Whose turn it is: of each label everybody once, in random order, before anybody again."""
+class SubjectSampler:
+    """Draws subjects of a label without replacement, and all of them anew once there are none left."""
 
     def __init__(self, labels: NDArray[np.int64], seed: int) -> None:
-        self._turns = {int(label): _endless(np.flatnonzero(labels == label), seed) for label in np.unique(labels)}
+        self._orders = {int(label): _permutations(np.flatnonzero(labels == label), seed) for label in np.unique(labels)}
 
     def next(self, label: int) -> int:
-        """The next person, an index into the labels."""
-        return next(self._turns[label])
+        """The next subject, an index into the labels."""
+        return next(self._orders[label])
 
 
-def _endless(people: NDArray[np.int64], seed: int) -> Iterator[int]:
-    random = np.random.default_rng([seed, int(people[0])])  # a stream of its own for each label
+def _permutations(subjects: NDArray[np.int64], seed: int) -> Iterator[int]:
+    random = np.random.default_rng([seed, int(subjects[0])])  # a stream of its own for each label
     while True:
-        yield from random.permutation(people).tolist()
+        yield from random.permutation(subjects).tolist()
 
 
 def correlation_ratio(labels: ArrayLike, values: ArrayLike) -> float:

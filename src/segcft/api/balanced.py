@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import segcft
-from segcft.api.balance import Request, Turns, correlation_ratio, requests
+from segcft.api.balance import Request, SubjectSampler, correlation_ratio, requests
 from segcft.causal.intervention import Intervention
 from segcft.config.graph import Graph
 from segcft.config.study import FolderData, Study
@@ -227,11 +227,11 @@ class _Augmentation:
     def _counterfactuals(self, asked: list[Request]) -> int:
         """Ask until every request is answered or was tried often enough; returns how many were not."""
         generator = torch.Generator(self.device).manual_seed(self.recipe.seed)
-        turns, waiting, given_up = Turns(self.labels, self.recipe.seed), deque(asked), 0
+        subjects, waiting, given_up = SubjectSampler(self.labels, self.recipe.seed), deque(asked), 0
         with self.progress.task("Counterfactuals", len(asked)) as task:
             while waiting:
                 batch = [waiting.popleft() for _ in range(min(self._batch, len(waiting)))]
-                places = np.array([turns.next(request.label) for request in batch])
+                places = np.array([subjects.next(request.label) for request in batch])
                 donors = np.array([request.donor for request in batch])
                 pixels, values = self._pixels(places), torch.from_numpy(self.values[places]).to(self.device)
                 wanted = torch.from_numpy(self.values[donors, self.column]).to(self.device)
@@ -276,7 +276,7 @@ class _Augmentation:
         kind = "counterfactual" if do else "original"
         row = {"id": f"{len(self.table):06d}", "patient": source["patient"], "source": source["id"]}
         row |= {"kind": kind, "do": do}
-        row |= {name: self._told(name, float(after[k])) for k, name in enumerate(self.study.variables)}
+        row |= {name: self._shown(name, float(after[k])) for k, name in enumerate(self.study.variables)}
         row |= {f"read_{name}": float(area) for name, area in zip(self.study.measured, read, strict=True)}
         about = {key: value for key, value in row.items() if key not in ("id", "patient", "source", "do")}
         record = self.made_by | {"do": [do]} | about  # not who it is of
@@ -284,7 +284,7 @@ class _Augmentation:
         (self.out / "images" / f"{row['id']}.png").write_bytes(content)
         self.table.append(row)
 
-    def _told(self, name: str, value: float) -> float | str:
+    def _shown(self, name: str, value: float) -> float | str:
         categories = self.study.variables[name].categories
         return categories[int(value)] if categories else value
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def radius(dilation: float, size: tuple[int, int]) -> int:
+def radius(dilation: float, size: tuple[int, ...]) -> int:
     """A share of the image's longer side in pixels, at least 1."""
     return max(1, round(dilation * max(size)))
 
