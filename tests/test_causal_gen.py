@@ -28,7 +28,8 @@ from torch.nn import functional as F
 
 from conftest import changed, small_mapping
 from segcft.cli import main
-from segcft.config.mechanisms import CausalGenSpec, HVAESpec, parse_arch
+from segcft.config.causal_gen import CausalGenSpec, parse_arch
+from segcft.config.mechanisms import HVAESpec
 from segcft.config.study import Image, Study, Variable, parse_study
 from segcft.data.grey import to_unit
 from segcft.errors import DataError, RunError, StudyError
