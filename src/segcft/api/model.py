@@ -1,4 +1,4 @@
-"""A trained model in three lines: open it, ask, look."""
+"""A trained model, to be asked for counterfactuals in three lines."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Model:
         self._models: dict[str, CounterfactualModel] = {}
         people = self.run.people(["scm", "judge", *self.methods.values()])
         self.people = torch.from_numpy(people).to(self.device)
-        """Values of the training people, or of those who stand for them, (N, V)."""
+        """Values of the training subjects, or of made-up ones that stand for them, (N, V)."""
 
     def __repr__(self) -> str:
         lines = [f"Model {self.study.name!r}: {', '.join(map(method_name, self.methods))}"]
@@ -85,7 +85,7 @@ class Model:
 
         Args:
             image: a file, or pixels; see :data:`segcft.api.question.ImageLike`.
-            attributes: what is known of the person; values alone, no changes. None and NaN: not known.
+            attributes: what is known of the subject; values alone, no changes. None and NaN: not known.
             do: interventions: numbers set (``0.8`` is an area of 0.8 px); texts are as
                 :func:`segcft.causal.intervention.parse_intervention` reads them, so that those with a sign change
                 (``"+20%"``, ``"-500"``); and :class:`segcft.api.question.Match` takes the value from another image.
@@ -194,7 +194,7 @@ class Model:
             asked.append(do)
             after.append(model.scm.counterfactual(subject.values, do, self._generator()))
         abduction = model.abduct(x, torch.cat([subject.values for subject in subjects]))
-        lengths, typical = abduction.lengths(), self.run.typical(self.methods[method])
+        lengths, typical = model.mechanism.lengths(abduction.noise), self.run.typical(self.methods[method])
         grey = to_grey_levels(abduction.predict(torch.cat(after)))
         masks_after = self.judge.masks(to_unit(grey))
         read_after = self.judge.measurements.read(masks_after)
@@ -241,7 +241,7 @@ class Model:
         Args:
             image: see :meth:`counterfactual`.
             variable: the one that changes.
-            values: what it is set to; or how many values from the 5th to the 95th percentile of the training people
+            values: what it is set to; or how many values from the 5th to the 95th percentile of the training subjects
                 (of a categorical variable: all categories).
             attributes: see :meth:`counterfactual`.
             do: interventions on other variables, the same throughout.
@@ -273,12 +273,12 @@ class Model:
         method: str | None = None,
         pixel_noise: bool = False,
     ) -> Samples:
-        """People and images drawn from the model.
+        """Subjects and their images, drawn from the model.
 
         Args:
             n: how many.
-            do: values that variables are set to, in everybody: samples of the interventional distribution.
-            seed: the same seed draws the same people, whatever is done to them.
+            do: values that variables are set to, in all of them: samples of the interventional distribution.
+            seed: the same seed draws the same subjects, whatever is done to them.
             method: see :meth:`counterfactual`.
             pixel_noise: draw what belongs to each pixel by itself, too; else it is left out, as is usual.
 

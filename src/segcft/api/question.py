@@ -1,4 +1,4 @@
-"""A question about one image: its pixels on the study's grid, what is known of the person, and what to change."""
+"""A question about one image: its pixels on the study's grid, what is known of the subject, and what to change."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Match:
 Amount = float | str | Match | None
 Values = Mapping[str, Amount | Intervention] | Sequence[str | Intervention]
 """``{"age": 63, "heart_area": "+20%"}``, or ``["age=63", "heart_area=+20%"]``; a text alone is one of these. None and
-NaN, of what is known of a person, say that a value is not."""
+NaN, in what is known of a subject, mean that a value is not known."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Question:
     Attributes:
         name: of the image.
         pixels: the image on the study's grid, uint8 (C, H, W).
-        known: what the user says of the person, then what a header does; each variable once.
+        known: what the user says of the subject, then what a header does; each variable once.
         given: the variables of ``known`` that are the user's.
         do: interventions, those by another image with its values.
         asked: the interventions as they were asked for.
@@ -82,7 +82,7 @@ def parse_values(study: Study, values: Values, known: bool = False) -> dict[str,
     Args:
         study: has the variables.
         values: see :data:`Values`.
-        known: they say what is known of a person. Variables that are None or NaN, as a table's missing cells are in
+        known: they say what is known of a subject. Variables that are None or NaN, as a table's missing cells are in
             pandas, are left out; a variable cannot be set to that.
 
     Raises:

@@ -21,8 +21,8 @@ def record_of(
     record |= {"do": list(question.asked), "draws": draws, "variables": {}}
     for k, (name, variable) in enumerate(study.variables.items()):
         row: dict[str, Any] = {
-            "before": _value(variable, subject.values[0, k]),
-            "after": _value(variable, after[k]),
+            "before": value_of(variable, subject.values[0, k]),
+            "after": value_of(variable, after[k]),
             "intervened": not bool(asked[k].isnan()),
             "source": subject.source[name],
             "unit": variable.unit,
@@ -33,7 +33,8 @@ def record_of(
     return record
 
 
-def _value(variable: Variable, value: Tensor) -> float | str | None:
+def value_of(variable: Variable, value: Tensor) -> float | str | None:
+    """A value () as it is shown: a number, or the name of a category; None if it is missing."""
     if value.isnan():
         return None
     return variable.categories[int(value)] if variable.categories else float(value)

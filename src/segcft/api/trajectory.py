@@ -93,14 +93,7 @@ def steps_of(
 ) -> tuple[str, Sequence[float | str]]:
     """The variable of a trajectory and its values, checked; see :meth:`segcft.api.model.Model.trajectory`.
 
-    Args:
-        study: has the variable.
-        variable: the one that changes.
-        values: what it is set to, or how many values to take from those that are ``known``.
-        known: values of the training samples, (N, V).
-
-    Raises:
-        InterventionError: it is not a variable, or there is no value.
+    ``known`` are the training samples' values, (N, V).
     """
     variables = list(study.variables)
     variable = arguments.text("variable", variable, variables[0], InterventionError)

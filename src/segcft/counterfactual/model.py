@@ -67,14 +67,3 @@ class Abduction:
     def predict(self, values: Tensor) -> Tensor:
         """Prediction alone: the images (B, C, *size) under the parents ``values`` (B, V)."""
         return self.model.mechanism.predict(self.noise, values)
-
-    @torch.no_grad()
-    def reconstruction(self) -> Tensor | None:
-        """The images as far as the mechanism explains them; None where it makes no difference between that and what
-        belongs to each pixel by itself."""
-        return self.model.mechanism.reconstruction(self.noise)
-
-    @torch.no_grad()
-    def lengths(self) -> dict[str, Tensor]:
-        """How typical the images are; see :meth:`segcft.image_models.mechanism.ImageMechanism.lengths`."""
-        return self.model.mechanism.lengths(self.noise)

@@ -13,22 +13,23 @@ from segcft.counterfactual.support import limits
 from segcft.image_models.typicality import TypicalRanges
 
 NOTABLE = 0.25
-"""An area that misses its change by more than this share of a standard deviation over people is worth a warning."""
+"""A measured variable that misses its change by more than this share of its standard deviation is worth a warning."""
 
 LARGEST_SHOWN = 100
 """Bits a pixel above which a warning gives no number: a grey level has 8, and of noise it may have dozens of digits."""
 
 SHARE, FAR = 2.0, 0.1
-"""An area of at most this, and of less than this share of the smallest in training, was perhaps meant as a change."""
+"""A number of at most this, and of less than this share of the smallest in training, was perhaps meant as a change."""
 
 
 def out_of_support(
     study: Study, source: Mapping[str, str], before: Tensor, asked: Tensor, after: Tensor, people: Tensor
 ) -> list[str]:
-    """A warning for each value that is known, asked for or implied (V,), outside the training people's range (N, V).
+    """A warning for each value that is known, asked for or implied (V,), outside the range of the training values
+    ``people`` (N, V).
 
-    The range is that of :func:`segcft.counterfactual.support.limits`. A category is outside if no training person is
-    of it.
+    The range is that of :func:`segcft.counterfactual.support.limits`. A category is outside if no training sample has
+    it.
     """
     warnings = []
     for k, (name, variable) in enumerate(study.variables.items()):
@@ -69,9 +70,9 @@ def atypical_image(lengths: Mapping[str, Tensor], typical: TypicalRanges | None)
 
 
 def missed_changes(study: Study, gained: Tensor, wanted: Tensor, spread: Tensor) -> list[str]:
-    """A warning for each area that did not change as it should have; all (S,), in the study's unit.
+    """A warning for each measured variable that did not change as it should have; all (S,), each in its unit.
 
-    Changes are compared, not areas, so that what the judge misreads in both images does not count.
+    Changes are compared, not values, so that what the judge misreads in both images does not count.
     """
     warnings = []
     for s, name in enumerate(study.measured):

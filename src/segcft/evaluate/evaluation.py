@@ -159,7 +159,7 @@ def score_factual(
         largest = (null - people.image).abs().amax(dim=(1, 2, 3)) * GREY_LEVELS
         scores.add(method, names.COMPOSITION, grey_difference(null, people.image))
         scores.add(method, names.COMPOSITION_MAX, largest)
-        rebuilt = abductions[method].reconstruction()
+        rebuilt = model.mechanism.reconstruction(abductions[method].noise)
         if rebuilt is not None:
             scores.add(method, names.RECONSTRUCTION, grey_difference(rebuilt, people.image))
 
