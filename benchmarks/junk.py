@@ -17,11 +17,9 @@ from numpy.typing import NDArray
 from skimage import data
 from skimage.transform import resize
 
-from segcft.counterfactual.model import Abduction
-from segcft.counterfactual.warnings import unlike
+from segcft.counterfactual.warnings import atypical_image
 from segcft.data.grey import to_unit
 from segcft.data.store import Store
-from segcft.image_models.typicality import Length, length_of
 from segcft.pipeline.run import Run
 
 Images = NDArray[np.uint8]
@@ -77,36 +75,38 @@ def main() -> None:
 
     run, store = Run(options.model), Store(options.run / "store")
     part = list(run.methods().values())[-1]
-    network, usual = run.load(part), run.usual(part)
-    if usual is None:
-        parser.error(f"{options.model}: nothing is recorded as usual")
+    network, typical = run.load(part), run.typical(part)
+    if typical is None:
+        parser.error(f"{options.model}: nothing is recorded as typical")
 
-    def look(what: str, images: NDArray[np.float64] | Images, rows: NDArray[np.int64]) -> None:
+    @torch.no_grad()
+    def judge(what: str, images: NDArray[np.float64] | Images, rows: NDArray[np.int64]) -> None:
         grey = torch.from_numpy(np.clip(np.round(images), 0, 255).astype(np.uint8))
         values = torch.from_numpy(store.values()[rows])
-        bounds = [
-            length_of(Abduction(network, to_unit(x), v).bound())
+        found = [
+            network.lengths(network.abduct(to_unit(x), v, sample=False))
             for x, v in zip(grey.split(BATCH), values.split(BATCH), strict=True)
         ]
-        image, latents = (torch.cat(found) for found in zip(*bounds, strict=True))
-        warned = sum(bool(unlike(Length(*pair), usual)) for pair in zip(image, latents, strict=True))
+        image, latents = (torch.cat([lengths[name] for lengths in found]) for name in ("image", "latents"))
+        pairs = [{"image": bits, "latents": share} for bits, share in zip(image, latents, strict=True)]
+        warned = sum(bool(atypical_image(pair, typical)) for pair in pairs)
         print(f"| {what} | {image.median():.3g} | {latents.median():.3g} | {warned} of {len(rows)} |", flush=True)
 
     print("| image | bits a pixel | in the latents | warned of |\n| --- | ---: | ---: | ---: |")
-    span = "{:.3g} to {:.3g}".format
-    print(f"| usual, by {usual.images} validation people | {span(*usual.image)} | {span(*usual.latents)} | |")
+    span, ranges = "{:.3g} to {:.3g}".format, typical.ranges
+    print(f"| typical, by {typical.images} people | {span(*ranges['image'])} | {span(*ranges['latents'])} | |")
     everybody = people(store, len(store))
-    look("test people", store.images[everybody], everybody)
+    judge("test people", store.images[everybody], everybody)
     rows = everybody[: options.people]
     images = store.images[rows]
     for what, change in changes().items():
-        look(f"test people, {what}", change(images), rows)
+        judge(f"test people, {what}", change(images), rows)
     for what, pattern in patterns(images.shape):
-        look(what, pattern, rows)
+        judge(what, pattern, rows)
     for folder in options.other:
         other = Store(folder / "store")
         theirs = resized(other.images[people(other, len(rows))], *images.shape[2:])
-        look(f"of {folder.name}", theirs, rows[: len(theirs)])
+        judge(f"of {folder.name}", theirs, rows[: len(theirs)])
 
 
 if __name__ == "__main__":

@@ -9,16 +9,18 @@ import torch
 from torch import Tensor
 
 from benchmarks.work import Work
-from segcft.config.mechanisms import CausalGenSpec, HVAESpec
+from segcft.config.causal_gen import CausalGenSpec
+from segcft.config.mechanisms import HVAESpec
 from segcft.config.study import Image, Variable
+from segcft.grid import channels_last
 from segcft.image_models.causal_gen import CausalGenHVAE
 from segcft.image_models.hvae import HVAE
-from segcft.image_models.mechanism import ImageMechanism
+from segcft.image_models.vae import HierarchicalVAE
 
 COPIED = ("enc_arch", "dec_arch", "widths", "block")
 
 
-def build(configuration: dict[str, Any], architecture: str, recompute: bool = False) -> ImageMechanism:
+def build(configuration: dict[str, Any], architecture: str, recompute: bool = False) -> HierarchicalVAE:
     """The image mechanism of a configuration in ``published.yaml``."""
     size = configuration["size"]
     image = Image(size=(size, size))
@@ -33,12 +35,11 @@ def build(configuration: dict[str, Any], architecture: str, recompute: bool = Fa
 class Ours(Work):
     """One of the tasks in :class:`Work`, as segcft does it."""
 
-    network: ImageMechanism
+    network: HierarchicalVAE
 
     def __init__(self, architecture: str, recompute: bool = False, compile: bool = False, **arguments: Any) -> None:
         super().__init__(**arguments)
-        network = build(self.configuration, architecture, recompute).to(self.device)
-        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = channels_last(build(self.configuration, architecture, recompute).to(self.device))
         if compile:
             self.network.compile_passes()
         self.prepare()
@@ -50,16 +51,13 @@ class Ours(Work):
         return self.network(self.image, self.values, beta=1.0).objective.mean()
 
     def counterfactual(self) -> Tensor:
-        return self._answer()[0]
+        latents = self.network.encode(self.image, self.values)
+        factual, changed = self.network.factual_and_changed(latents, self.values, self.after)
+        return changed.with_residual(factual.residual(self.image))
 
     def bound_and_counterfactual(self) -> tuple[Tensor, Tensor]:
-        changed, noise, factual = self._answer()
-        return self.network.elbo(self.image, noise, factual, beta=1.0).objective.mean(), changed
-
-    def _answer(self) -> tuple[Tensor, Any, Any]:
-        noise = self.network.abduct(self.image, self.values)
-        factual, changed = self.network.factual_and_changed(noise, self.values, self.after)
-        return changed.with_residual(factual.residual(self.image)), noise, factual
+        changed, bound = self.network.counterfactual_and_constraint(self.image, self.values, self.after)
+        return bound.mean(), changed
 
 
 def published(**arguments: Any) -> Callable[[], None]:

@@ -20,7 +20,7 @@ from benchmarks.augmentation import __main__ as demonstration
 from benchmarks.augmentation.people import read_set, read_table, truth
 from benchmarks.augmentation.people import simulate as simulate_people
 from benchmarks.augmentation.table import accuracies
-from segcft.api.balance import Turns, correlation_ratio, requests
+from segcft.api.balance import SubjectSampler, correlation_ratio, requests
 from segcft.api.balanced import Recipe, augment
 from segcft.cli import main
 from segcft.counterfactual.warnings import NOTABLE
@@ -52,7 +52,7 @@ def test_every_label_gets_every_value_equally_often(labels: list[int], draws: in
 
 @given(Labels, st.integers(0, 9))
 def test_people_take_turns_within_their_label(labels: list[int], seed: int) -> None:
-    turns = Turns(np.array(labels), seed)
+    turns = SubjectSampler(np.array(labels), seed)
     for label in set(labels):
         own = [person for person, one in enumerate(labels) if one == label]
         for _ in range(2):

@@ -28,13 +28,14 @@ from torch.nn import functional as F
 
 from conftest import changed, small_mapping
 from segcft.cli import main
-from segcft.config.mechanisms import CausalGenSpec, HVAESpec, parse_arch
+from segcft.config.causal_gen import CausalGenSpec, parse_arch
+from segcft.config.mechanisms import HVAESpec
 from segcft.config.study import Image, Study, Variable, parse_study
-from segcft.counterfactual.model import Abduction
 from segcft.data.grey import to_unit
 from segcft.errors import DataError, RunError, StudyError
-from segcft.image_models.causal_gen import CausalGenHVAE, ParentsShare
+from segcft.image_models.causal_gen import CausalGenHVAE
 from segcft.image_models.causal_gen_checkpoint import TrainedParent, load_causal_gen
+from segcft.image_models.causal_gen_layers import ParentsShare
 from segcft.image_models.likelihood import DiscretisedGaussian, TanhDiscretisedGaussian
 from segcft.pipeline.run import Run
 from segcft.pipeline.runner import Pipeline
@@ -283,31 +284,30 @@ def test_a_null_intervention_changes_nothing(name: str, block: str, tmp_path: Pa
     network = loaded(name, block, tmp_path).eval()
     x = images(SETTINGS[name]["input_res"])
     with torch.no_grad():
-        noise = network.abduct(x, VALUES)
-        factual, again = network.factual(noise, VALUES), network.decode(noise, VALUES)
-        pair = network.factual_and_changed(noise, VALUES, VALUES.flip(0))
-        changed_alone = network.decode(noise, VALUES.flip(0))
+        latents = network.encode(x, VALUES)
+        factual, again = network.factual(latents, VALUES), network.decode(latents, VALUES)
+        pair = network.factual_and_changed(latents, VALUES, VALUES.flip(0))
+        changed_alone = network.decode(latents, VALUES.flip(0))
+        unchanged = network.predict(network.abduct(x, VALUES), VALUES)
     assert torch.equal(factual.loc, again.loc)
     assert torch.equal(factual.log_scale, again.log_scale)
     assert torch.equal(pair[0].loc, factual.loc)
     assert torch.equal(pair[1].loc, changed_alone.loc)
     assert not torch.allclose(pair[1].loc, factual.loc)
-    abduction = Abduction(network, x, VALUES)
-    torch.testing.assert_close(abduction.counterfactual(VALUES), x, rtol=0, atol=1e-5)
+    torch.testing.assert_close(unchanged, x, rtol=0, atol=1e-5)
 
 
 def test_the_prior_does_not_see_the_parents_and_its_samples_are_drawn(tmp_path: Path) -> None:
     network = loaded("even", "gelu", tmp_path).eval()
     with torch.no_grad():
-        noise = network.sample(3)
-        assert [f.shape[-1] for f in noise.features] == [1, 8, 8, 16, 16]
-        assert noise.kl == []
-        torch.manual_seed(0)
-        cold = network.sample(2, temperature=0.0)
-        assert torch.equal(cold.features[-1], network.sample(2, temperature=0.0).features[-1])
-        assert network.decode(noise, VALUES).loc.shape == (3, 1, 16, 16)
-        mean = network.abduct(images(16), VALUES, sample=False)
-        assert torch.equal(mean.features[-1], network.abduct(images(16), VALUES, sample=False).features[-1])
+        latents = network.draw(3)
+        assert [f.shape[-1] for f in latents.features] == [1, 8, 8, 16, 16]
+        assert latents.kl == []
+        assert network.decode(latents, VALUES).loc.shape == (3, 1, 16, 16)
+        for pixel_noise in (False, True):
+            assert network.predict(network.sample(3, pixel_noise), VALUES).shape == (3, 1, 16, 16)
+        mean = network.encode(images(16), VALUES, sample=False)
+        assert torch.equal(mean.features[-1], network.encode(images(16), VALUES, sample=False).features[-1])
 
 
 def test_a_new_network_starts_as_published() -> None:
@@ -320,14 +320,14 @@ def test_a_new_network_starts_as_published() -> None:
 def test_channels_last_and_bfloat16_give_the_same_bound(tmp_path: Path) -> None:
     network = loaded("even", "light", tmp_path)
     x = images(16)
-    noise = network.abduct(x, VALUES, sample=False)
-    expected = network.elbo(x, noise, network.factual(noise, VALUES), 1.0).objective
+    latents = network.encode(x, VALUES, sample=False)
+    expected = network.elbo(x, latents, network.factual(latents, VALUES), 1.0).objective
     network.to(memory_format=torch.channels_last)
-    noise = network.abduct(x, VALUES, sample=False)
-    torch.testing.assert_close(network.elbo(x, noise, network.factual(noise, VALUES), 1.0).objective, expected)
+    latents = network.encode(x, VALUES, sample=False)
+    torch.testing.assert_close(network.elbo(x, latents, network.factual(latents, VALUES), 1.0).objective, expected)
     with torch.autocast("cpu", torch.bfloat16):
-        noise = network.abduct(x, VALUES, sample=False)
-        rough = network.elbo(x, noise, network.factual(noise, VALUES), 1.0).objective
+        latents = network.encode(x, VALUES, sample=False)
+        rough = network.elbo(x, latents, network.factual(latents, VALUES), 1.0).objective
     torch.testing.assert_close(rough, expected, rtol=0.1, atol=0)
 
 
@@ -521,7 +521,7 @@ def test_without_an_architecture_a_study_means_what_it_meant() -> None:
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"hvae.architecture": "transformer"}, "hvae: 'architecture' is 'two-stream'"),
+        ({"hvae.architecture": "transformer"}, "hvae.architecture: no image mechanism (two-stream, causal-gen"),
         ({"hvae.enc_arch": "32x1"}, "hvae.enc_arch: '32x1' is not a stage"),
         ({"hvae.enc_arch": "32b1d2,16b1d4,4b1d4"}, "hvae.enc_arch: 3 stages, but hvae.widths has 4"),
         ({"hvae.enc_arch": "32b1d2,16b1,4b1d4,1b1"}, "hvae.enc_arch: every stage but the last"),

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from segcft.causal.scm import StructuralCausalModel
 from segcft.config.study import Study, parse_study
-from segcft.counterfactual.model import Abduction, CounterfactualModel
+from segcft.counterfactual.model import CounterfactualModel
 from segcft.data.grey import to_grey_levels, to_unit
 from segcft.data.store import Store
 from segcft.errors import DataError
@@ -186,7 +186,7 @@ def deaf(models: dict[str, CounterfactualModel]) -> CounterfactualModel:
     """A model whose images ignore their parents."""
     copied = copy.deepcopy(models["none"])
     with torch.no_grad():
-        copied.hvae.embed[-1].weight.zero_()  # type: ignore[union-attr, operator, index]
+        copied.mechanism.embed[-1].weight.zero_()  # type: ignore[union-attr, operator, index]
     return copied
 
 
@@ -448,7 +448,7 @@ def test_abduction_answers_as_the_model_does(store: Store, models: dict[str, Cou
     model = models["none"]
     do = model.scm.intervention(6, heart_area=values[:, 4] * 1.2)
     expected = model.counterfactual(image, values, do)
-    answer = Abduction(model.hvae, image, values).counterfactual(expected.values)
+    answer = model.abduct(image, values).predict(expected.values)
     torch.testing.assert_close(answer, expected.image)
     assert not torch.allclose(answer, image, atol=1e-3)
 

@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 import segcft
-from segcft.api.question import look
+from segcft.api.question import prepare_image
 from segcft.config.study import Image, Study
 from segcft.data.store import Store
 from segcft.importers.folder import import_folder
@@ -119,15 +119,15 @@ def test_a_question_about_such_an_image_is_answered_with_a_warning(
 ) -> None:
     root, suffix = folder
     study = study_of(make_small_study)
-    told = [[remark.kind for remark in look(study, root / f"images/p{i}{suffix}").remarks] for i in range(3)]
+    told = [[remark.kind for remark in prepare_image(study, root / f"images/p{i}{suffix}").remarks] for i in range(3)]
     assert told == [[], ["pixel spacing contradicts image.field_of_view"], []]
-    assert not look(study_of(make_small_study, ignore_spacing=True), root / f"images/p1{suffix}").remarks
+    assert not prepare_image(study_of(make_small_study, ignore_spacing=True), root / f"images/p1{suffix}").remarks
 
 
 @pytest.mark.parametrize(("suffix", "write"), [(".dcm", dicom), (".nii", nifti)])
 def test_a_spacing_of_one_says_nothing(tmp_path: Path, suffix: str, write: Any, make_small_study: MakeStudy) -> None:
     write(tmp_path / f"a{suffix}", np.arange(1024, dtype=np.uint16).reshape(32, 32) // 4, 1.0)
-    assert not look(study_of(make_small_study), tmp_path / f"a{suffix}").remarks
+    assert not prepare_image(study_of(make_small_study), tmp_path / f"a{suffix}").remarks
 
 
 def test_what_is_told_of_a_file_is_among_the_answer_s_warnings(tmp_path: Path) -> None:

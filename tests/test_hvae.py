@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from segcft.config.study import HVAESpec, Image, Variable
-from segcft.counterfactual.model import Abduction
 from segcft.data.grey import to_unit
-from segcft.image_models.hvae import HVAE, level_sizes
+from segcft.grid import Grid
+from segcft.image_models.hvae import HVAE, level_grids
 from segcft.image_models.mechanism import ImageMechanism
 
 VARIABLES = {
@@ -95,12 +95,10 @@ def one_step(
         torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16),
     ):
         if finetuning:
-            noise = network.abduct(x, values)
-            factual, changed = network.factual_and_changed(noise, values, values.flip(0))
-            loss = network.elbo(x, noise, factual, 1.0).objective.mean()
-            loss = loss + changed.with_residual(factual.residual(x)).square().mean()
+            changed, constraint = network.counterfactual_and_constraint(x, values, values.flip(0))
+            loss = constraint.mean() + changed.square().mean()
         else:
-            loss = network(x, values).objective.mean()
+            loss = network.loss(x, values, 0)[0]
     loss.backward()
     for parameter in network.parameters():  # in memory with or without a backward pass
         kept.pop(parameter.untyped_storage().data_ptr(), None)
@@ -117,25 +115,26 @@ def network() -> HVAE:
 def test_shapes(name: str, channels: int) -> None:
     network = build(name, channels)
     x, values = some_images(network, name, channels=channels), some_values(3)
-    noise = network.abduct(x, values)
-    likelihood = network.decode(noise, values)
+    latents = network.encode(x, values)
+    likelihood = network.decode(latents, values)
     assert likelihood.loc.shape == likelihood.log_scale.shape == x.shape
-    spec, size = network.spec, GRIDS[name][0]
+    spec, grids = network.spec, level_grids(network.spec, network.grid)
     blocks = [
-        (level, here)
-        for level, here in zip(reversed(spec.levels), reversed(level_sizes(spec, size)), strict=True)
+        (level, here.size)
+        for level, here in zip(reversed(spec.levels), reversed(grids), strict=True)
         for _ in range(level.decoder if level.z else 0)
     ]
-    assert [f.shape for f in noise.features] == [(3, level.width, *here) for level, here in blocks]
-    assert [kl.shape for kl in noise.kl] == [(3, level.z) for level, _ in blocks]
-    sampled = network.sample(5)
-    assert [f.shape[1:] for f in sampled.features] == [f.shape[1:] for f in noise.features]
+    assert [f.shape for f in latents.features] == [(3, level.width, *here) for level, here in blocks]
+    assert [kl.shape for kl in latents.kl] == [(3, level.z) for level, _ in blocks]
+    sampled = network.draw(5)
+    assert [f.shape[1:] for f in sampled.features] == [f.shape[1:] for f in latents.features]
     assert sampled.kl == []
     assert network.decode(sampled, some_values(5)).loc.shape == (5, *x.shape[1:])
 
 
 def test_the_smallest_level_may_be_one_pixel() -> None:
-    assert level_sizes(build("odd factors").spec, (36, 30)) == [(18, 15), (6, 5), (2, 1), (1, 1)]
+    grids = level_grids(build("odd factors").spec, Grid((36, 30)))
+    assert [grid.size for grid in grids] == [(18, 15), (6, 5), (2, 1), (1, 1)]
 
 
 @pytest.mark.parametrize("name", GRIDS)
@@ -160,8 +159,8 @@ def test_only_what_nothing_reads_is_untrained(name: str) -> None:
 
 
 def test_the_prior_does_not_see_the_parents(network: HVAE) -> None:
-    noise = network.sample(2)
-    total = torch.stack([feature.sum() for feature in noise.features]).sum()
+    latents = network.draw(2)
+    total = torch.stack([feature.sum() for feature in latents.features]).sum()
     parameters = dict(network.named_parameters())
     gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
     used = {key for key, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
@@ -173,45 +172,80 @@ def test_the_posterior_sees_image_and_parents(network: HVAE) -> None:
     x, values = some_images(network), some_values(3)
     other = values.clone()
     other[:, 1] *= 2
-    first = network.abduct(x, values, sample=False)
-    for changed in (network.abduct(x, other, sample=False), network.abduct(-x, values, sample=False)):
+    first = network.encode(x, values, sample=False)
+    for changed in (network.encode(x, other, sample=False), network.encode(-x, values, sample=False)):
         for a, b in zip(first.features, changed.features, strict=True):
             assert not torch.allclose(a, b, atol=1e-4)
 
 
 def test_the_image_sees_the_parents_with_the_same_noise(network: HVAE) -> None:
-    noise = network.sample(2)
-    loc = [network.decode(noise, torch.tensor([[sex, 100.0]] * 2)).loc for sex in (0.0, 1.0)]
+    latents = network.draw(2)
+    loc = [network.decode(latents, torch.tensor([[sex, 100.0]] * 2)).loc for sex in (0.0, 1.0)]
     assert not torch.allclose(loc[0], loc[1], atol=1e-3)
 
 
 def test_the_posterior_mean_is_deterministic_and_a_sample_is_not(network: HVAE) -> None:
     x, values = some_images(network), some_values(3)
-    means = [network.abduct(x, values, sample=False).features[-1] for _ in range(2)]
-    samples = [network.abduct(x, values, sample=True).features[-1] for _ in range(2)]
+    means = [network.encode(x, values, sample=False).features[-1] for _ in range(2)]
+    samples = [network.encode(x, values, sample=True).features[-1] for _ in range(2)]
     assert torch.equal(*means)
     assert not torch.allclose(*samples)
 
 
 def test_a_network_can_learn_from_counterfactuals(network: HVAE) -> None:
     x, values = some_images(network), some_values(3)
-    image = Abduction(network, x, values).counterfactual(values.flip(0))
+    with torch.no_grad():
+        image = network.predict(network.abduct(x, values), values.flip(0))
     classifier = torch.nn.Conv2d(1, 1, 3)
     classifier(image.clamp_(-1, 1)).sum().backward()
     assert classifier.weight.grad is not None
 
 
-def test_temperature_zero_is_the_middle_of_the_prior(network: HVAE) -> None:
-    assert torch.equal(network.sample(2, 0.0).features[-1], network.sample(2, 0.0).features[-1])
+def test_pixel_noise_is_drawn_after_the_latents_and_may_be_left_out(network: HVAE) -> None:
+    drawn = []
+    for pixel_noise in (False, True):
+        torch.manual_seed(0)
+        drawn.append(network.sample(2, pixel_noise))
+    plain, noisy = drawn
+    assert plain.pixels is None
+    assert torch.equal(plain.latents.features[-1], noisy.latents.features[-1])
+    likelihood = network.decode(plain.latents, some_values(2))
+    assert torch.equal(network.predict(plain, some_values(2)), likelihood.location)
+    assert torch.equal(network.predict(noisy, some_values(2)), likelihood.with_residual(noisy.pixels))
 
 
 def test_one_pass_draws_the_noise_under_several_sets_of_parents(network: HVAE) -> None:
     x, values = some_images(network), some_values(3)
-    noise = network.abduct(x, values, sample=False)
+    latents = network.encode(x, values, sample=False)
     others = values.flip(0)
-    both = network.decode(noise, torch.cat([values, others]))
-    torch.testing.assert_close(both.loc[:3], network.decode(noise, values).loc)
-    torch.testing.assert_close(both.loc[3:], network.decode(noise, others).loc)
+    both = network.decode(latents, torch.cat([values, others]))
+    torch.testing.assert_close(both.loc[:3], network.decode(latents, values).loc)
+    torch.testing.assert_close(both.loc[3:], network.decode(latents, others).loc)
+
+
+def test_a_step_of_fine_tuning_is_abduction_prediction_and_constraint(network: HVAE) -> None:
+    """One pass for all three gives what they give one by one."""
+    x, values = some_images(network), some_values(3)
+    with torch.no_grad():
+        fast = network.counterfactual_and_constraint(x, values, values.flip(0), sample=False)
+        slow = ImageMechanism.counterfactual_and_constraint(network, x, values, values.flip(0), sample=False)
+    for ours, plain in zip(fast, slow, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_told_of_an_abducted_image(network: HVAE) -> None:
+    x, values = some_images(network), some_values(3)
+    with torch.no_grad():
+        noise = network.abduct(x, values, sample=False)
+        bound = network(x, values, beta=1.0, sample=False)
+        lengths, density = network.lengths(noise), network.log_density(x, values, sample=False)
+    torch.testing.assert_close(density, -(bound.distortion + bound.rate))
+    torch.testing.assert_close(lengths["image"], -density / math.log(2))
+    torch.testing.assert_close(lengths["latents"], bound.rate / math.log(2))
+    reconstruction, sampled = network.reconstruction(noise), network.sample(2)
+    assert reconstruction is not None
+    assert torch.equal(reconstruction, network.decode(noise.latents, values).location)
+    assert (network.reconstruction(sampled), network.lengths(sampled)) == (None, {})
 
 
 @pytest.mark.parametrize("sample", [False, True])
@@ -220,7 +254,7 @@ def test_the_null_intervention_returns_the_image(name: str, sample: bool) -> Non
     network = build(name)
     x, values = some_images(network, name), some_values(3)
     with torch.no_grad():
-        assert (Abduction(network, x, values, sample).counterfactual(values) - x).abs().max() < 1 / 255
+        assert (network.predict(network.abduct(x, values, sample), values) - x).abs().max() < 1 / 255
 
 
 def test_the_null_intervention_returns_the_image_after_training(small_run: Any) -> None:
@@ -235,12 +269,12 @@ def test_the_null_intervention_returns_the_image_after_training(small_run: Any) 
 
 def test_the_bound_is_distortion_plus_weighted_rate(network: HVAE) -> None:
     x, values = some_images(network), some_values(3)
-    noise = network.abduct(x, values)
-    likelihood = network.decode(noise, values)
-    assert all((kl >= 0).all() for kl in noise.kl)
-    bound = network.elbo(x, noise, likelihood, beta=0.25)
+    latents = network.encode(x, values)
+    likelihood = network.decode(latents, values)
+    assert all((kl >= 0).all() for kl in latents.kl)
+    bound = network.elbo(x, latents, likelihood, beta=0.25)
     torch.testing.assert_close(bound.distortion, -likelihood.log_prob(x).mean(dim=(1, 2, 3)))
-    torch.testing.assert_close(bound.rate, sum(kl.sum(1) for kl in noise.kl) / network.pixels)
+    torch.testing.assert_close(bound.rate, sum(kl.sum(1) for kl in latents.kl) / network.pixels)
     torch.testing.assert_close(bound.objective, bound.distortion + 0.25 * bound.rate)
     assert bound.objective.shape == (3,)
 
@@ -256,7 +290,7 @@ def test_kl_is_that_of_the_sampled_gaussians(network: HVAE) -> None:
         q, p = torch.distributions.Normal(loc, log_scale.exp()), torch.distributions.Normal(0, 1)
         u = q.sample((100_000,))
         estimate = (q.log_prob(u) - p.log_prob(u)).mean(0).sum(dim=(2, 3))
-        torch.testing.assert_close(network.abduct(x, values).kl[0], estimate, rtol=0.05, atol=0.02)
+        torch.testing.assert_close(network.encode(x, values).kl[0], estimate, rtol=0.05, atol=0.02)
 
 
 def test_free_bits_are_a_floor_on_what_a_channel_pays() -> None:
@@ -282,15 +316,15 @@ def test_beta_comes_from_the_spec_unless_given() -> None:
 def test_the_scale_has_its_lower_bound() -> None:
     network = build(lowest_log_scale=-2.0)
     torch.nn.init.constant_(network.head[1].bias, -50.0)
-    log_scale = network.decode(network.sample(2), some_values(2)).log_scale
+    log_scale = network.decode(network.draw(2), some_values(2)).log_scale
     assert log_scale.min() >= -2.0
 
 
 def test_an_image_does_not_depend_on_the_rest_of_its_batch(network: HVAE) -> None:
     x, values = some_images(network), some_values(3)
     with torch.no_grad():
-        whole = network.decode(network.abduct(x, values, sample=False), values).loc
-        alone = network.decode(network.abduct(x[1:2], values[1:2], sample=False), values[1:2]).loc
+        whole = network.decode(network.encode(x, values, sample=False), values).loc
+        alone = network.decode(network.encode(x[1:2], values[1:2], sample=False), values[1:2]).loc
     torch.testing.assert_close(whole[1:2], alone, rtol=1e-4, atol=1e-5)
 
 
@@ -317,9 +351,9 @@ def test_compiled_passes_are_the_same_function() -> None:
 
     def gradients() -> list[Tensor]:
         network.zero_grad()
-        noise = network.abduct(x, values, sample=False)
-        likelihood = network.factual(noise, values)
-        network.elbo(x, noise, likelihood, 1.0).objective.sum().backward()
+        latents = network.encode(x, values, sample=False)
+        likelihood = network.factual(latents, values)
+        network.elbo(x, latents, likelihood, 1.0).objective.sum().backward()
         return [likelihood.loc, *(p.grad for p in network.parameters() if p.grad is not None)]
 
     eager = gradients()
@@ -331,7 +365,7 @@ def test_compiled_passes_are_the_same_function() -> None:
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     assert graphs >= 2  # it was really compiled,
     with torch.no_grad():
-        network.abduct(x, values)
+        network.encode(x, values)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs  # and what is done once is not
 
 
@@ -360,10 +394,10 @@ def test_a_displacement_moves_the_image_under_other_parents_and_not_under_its_ow
     assert network.warp is not None
     torch.nn.init.normal_(network.warp.displace.weight, std=1.0)
     x, values = some_images(network), some_values(3)
-    abduction = Abduction(network, x, values)
-    torch.testing.assert_close(abduction.counterfactual(values), x, rtol=0, atol=1e-4)
-    before, after = (network.decode(abduction.noise, v).displacement for v in (values, values.flip(0)))
+    noise = network.abduct(x, values)
+    torch.testing.assert_close(network.predict(noise, values), x, rtol=0, atol=1e-4)
+    before, after = (network.decode(noise.latents, v).displacement for v in (values, values.flip(0)))
     assert before is not None
     assert after is not None
     assert (before - after).abs().max() > 1e-3
-    assert (abduction.counterfactual(values.flip(0)) - x).abs().mean() > 1e-3
+    assert (network.predict(noise, values.flip(0)) - x).abs().mean() > 1e-3

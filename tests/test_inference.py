@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from segcft.api.person import MissingValues
+from segcft.causal.missing import MissingValues
 from segcft.causal.scm import StructuralCausalModel
 from segcft.config.study import SCMSpec, Variable
 from segcft.errors import InterventionError
@@ -55,11 +55,11 @@ def test_a_missing_cause_is_inferred_from_its_own_causes_and_its_effects(known: 
     exact = float((weights * grid).sum())
     spread = float((weights * (grid - exact).square()).sum().sqrt())
     posterior["weight"] = (exact, spread)
-    filled, sure = MissingValues(scm, values, generator()).likely()
+    filled, certainty = MissingValues(scm, values, generator()).likely()
     assert float(filled[0, 2]) == pytest.approx(exact, abs=0.15 * spread + 0.05)
-    assert sure["weight"] == pytest.approx(spread, rel=0.2, abs=0.05)
+    assert certainty["weight"] == pytest.approx(spread, rel=0.2, abs=0.05)
     if "sex" not in known:
-        assert sure["sex"] == pytest.approx(float(weights.sum(dim=1).max()), abs=0.05)
+        assert certainty["sex"] == pytest.approx(float(weights.sum(dim=1).max()), abs=0.05)
     for name, value in known.items():
         assert float(filled[0, scm.variables.index(name)]) == value
 
@@ -69,9 +69,9 @@ def test_draws_are_of_the_posterior() -> None:
     scm = chain()
     values = torch.tensor([[72.0, math.nan, math.nan, 540.0]])
     missing = MissingValues(scm, values, generator())
-    filled, sure = missing.likely()
+    filled, certainty = missing.likely()
     drawn = missing.draw(3000, generator())
-    assert float(drawn[:, 2].mean()) == pytest.approx(float(filled[0, 2]), abs=0.1 * sure["weight"])
+    assert float(drawn[:, 2].mean()) == pytest.approx(float(filled[0, 2]), abs=0.1 * certainty["weight"])
     assert (drawn[:, [0, 3]] == values[:, [0, 3]]).all()
     whole = torch.tensor([[72.0, 1.0, 70.0, 540.0]])
     nothing = MissingValues(scm, whole, generator())

@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from PIL import Image
 
 import segcft
 from segcft.api.model import Model
 from segcft.cli import main
+from segcft.data.grey import to_unit
 from segcft.errors import DataError, InterventionError, RunError
+from segcft.evaluate import names
 from segcft.pipeline.publish import PEOPLE, publish
 from segcft.pipeline.run import Run, read_people
 
@@ -207,6 +210,26 @@ def test_what_is_absent_in_an_image_is_exactly_zero(plaque_run: Run, tmp_path: P
     assert gone.record["variables"]["plaque_area"]["before"] > 0
     assert gone.attributes["plaque_area"] == 0
     assert not [text for text in gone.warnings if "asked for" in text]  # 0 is within the training range
+
+
+def test_the_table_and_an_answer_read_the_same_number_of_what_is_absent(plaque_run: Run) -> None:
+    """One rule says what is absent: the judge's error in the evaluation is that of what an answer says it reads."""
+    scores = pd.read_parquet(plaque_run.evaluation / "scores.parquet")
+    judged = scores[(scores["method"] == names.JUDGE) & (scores["structure"] == "plaque") & (scores["metric"] == "mae")]
+    errors = judged.set_index("id")["value"]
+    store, model = plaque_run.store(), Model(plaque_run)
+    rows = store.indices("test")
+    answers = list(model.counterfactuals(store.images[rows, 0], do={"vessel_area": "+5%"}))
+    read = [answer.record["variables"]["plaque_area"]["before"] for answer in answers]
+    known = store.values()[rows, 2]
+    assert 0 in read
+    assert any(number > 0 for number in read)
+    for row, number, true in zip(rows, read, known, strict=True):
+        assert errors[store.table.loc[row, "id"]] == pytest.approx(abs(number - true), abs=1e-3)
+    for answer in answers:
+        image = to_unit(torch.from_numpy(answer.image[None]))
+        obtained = [answer.record["variables"][name]["obtained"] for name in plaque_run.study.measured]
+        assert model.judge.read(image)[0].tolist() == pytest.approx(obtained, abs=1e-3)
 
 
 def test_an_unknown_age_is_inferred_from_an_absent_structure_too(plaque_run: Run) -> None:

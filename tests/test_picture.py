@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import ExifTags, Image, ImageOps
 
-from segcft.api.question import look
+from segcft.api.question import prepare_image
 from segcft.config.study import Study
 from segcft.io.imagefile import read_image, see_image
 from segcft.io.picture import pixels_of, read_picture
@@ -72,7 +72,7 @@ def test_a_question_about_such_an_image_tells_of_it(small_study: Study) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 3
     with Image.open(io.BytesIO(encoded(stored_as(3, picture()), "png", exif=exif))) as image:
-        assert [remark.kind for remark in look(small_study, image).remarks] == ["turned by EXIF"]
+        assert [remark.kind for remark in prepare_image(small_study, image).remarks] == ["turned by EXIF"]
 
 
 @pytest.mark.parametrize("value", [0, 9, 65535])

@@ -20,9 +20,9 @@ from PIL import Image
 import segcft
 from segcft.api.model import Model
 from segcft.cli import main
-from segcft.counterfactual.warnings import MANY, unlike
+from segcft.counterfactual.warnings import LARGEST_SHOWN, atypical_image
 from segcft.errors import RunError
-from segcft.image_models.typicality import FEWEST, Length, Usual, usual_images, usual_range
+from segcft.image_models.typicality import FEWEST_IMAGES, TypicalRanges, prediction_interval, typical_ranges
 from segcft.pipeline.run import Run
 from segcft.training import artefact
 from tests.conftest import MODELS
@@ -100,37 +100,38 @@ def test_images_of_another_organ_or_none_are_warned_of_by_a_model_of_few_people(
 def test_every_image_mechanism_records_what_is_usual(small_run: Run) -> None:
     store = small_run.store()
     for part in PARTS:
-        usual = small_run.usual(part)
-        assert usual is not None
-        assert usual.images == len(store.indices("validation", complete=True))
-        assert 0 <= usual.image[0] < usual.image[1]
-        assert 0 <= usual.latents[0] < usual.latents[1] < usual.image[1]
+        typical = small_run.typical(part)
+        assert typical is not None
+        assert typical.images == len(store.indices("validation", complete=True))
+        image, latents = typical.ranges["image"], typical.ranges["latents"]
+        assert 0 <= image[0] < image[1]
+        assert 0 <= latents[0] < latents[1] < image[1]
     assert "usual" not in artefact.read_meta(small_run.path("scm"))
 
 
 def test_it_is_of_validation_people_alone(small_run: Run) -> None:
     network, store = small_run.load("hvae"), small_run.store()
-    recorded = small_run.usual("hvae")
+    recorded = small_run.typical("hvae")
     assert recorded is not None
     store.images = np.array(store.images)
     for part in ("train", "test"):
         store.images[store.indices(part)] = 255 - store.images[store.indices(part)]
-    again = usual_images(network, store, 7)
+    again = typical_ranges(network, store, 7)
     assert again is not None
-    assert again.image == pytest.approx(recorded.image, rel=1e-4)
-    assert again.latents == pytest.approx(recorded.latents, rel=1e-3)
+    assert again.ranges["image"] == pytest.approx(recorded.ranges["image"], rel=1e-4)
+    assert again.ranges["latents"] == pytest.approx(recorded.ranges["latents"], rel=1e-3)
     one = store.indices("validation", complete=True)[0]
     store.images[one] = 255 - store.images[one]
-    other = usual_images(network, store, 7)
+    other = typical_ranges(network, store, 7)
     assert other is not None
-    assert other.image[1] > 1.01 * recorded.image[1]
+    assert other.ranges["image"][1] > 1.01 * recorded.ranges["image"][1]
 
 
 def test_looking_at_what_is_usual_changes_and_draws_nothing(small_run: Run) -> None:
     network, store = small_run.load("cft-segmentor"), small_run.store()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     state = torch.random.get_rng_state()
-    first, second = (usual_images(network, store, 16) for _ in range(2))
+    first, second = (typical_ranges(network, store, 16) for _ in range(2))
     assert first == second
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
@@ -139,8 +140,8 @@ def test_looking_at_what_is_usual_changes_and_draws_nothing(small_run: Run) -> N
 def test_too_few_validation_people_make_no_record(small_run: Run) -> None:
     store = small_run.store()
     rows = store.indices("validation", complete=True)
-    store.table.loc[rows[FEWEST - 1 :], "split"] = "train"
-    assert usual_images(small_run.load("hvae"), store, 16) is None
+    store.table.loc[rows[FEWEST_IMAGES - 1 :], "split"] = "train"
+    assert typical_ranges(small_run.load("hvae"), store, 16) is None
 
 
 @pytest.fixture
@@ -171,11 +172,12 @@ def test_a_part_from_before_there_was_a_record_warns_of_no_image(headed: Callabl
         [1, 2],
         {"images": 500},
         {"images": 500, "image": [1], "latents": [0, 1]},
+        {"images": 500, "image": [0, "many"], "latents": [0, 1]},
         {"images": "many", "image": [0, 1], "latents": [0, 1]},
     ],
 )
 def test_a_damaged_record_is_refused(headed: Callable[[Any], Run], usual: Any) -> None:
-    with pytest.raises(RunError, match=r"safetensors: damaged: 'usual' in its header is not two ranges"):
+    with pytest.raises(RunError, match=r"safetensors: damaged: 'usual' in its header holds no ranges"):
         asked(segcft.load(headed(usual).folder), np.eye(32, dtype=np.uint8))
 
 
@@ -208,21 +210,27 @@ def test_the_web_page_tells(client: TestClient, question: dict[str, Any]) -> Non
     assert len(about_the_image(strange["record"]["warnings"])) == 1
 
 
-def length(image: float, latents: float) -> Length:
-    return Length(torch.tensor(image), torch.tensor(latents))
+def lengths(image: float, latents: float) -> dict[str, torch.Tensor]:
+    return {"image": torch.tensor(image), "latents": torch.tensor(latents)}
 
 
 def test_either_term_on_either_side_is_told() -> None:
-    usual = Usual(images=500, image=(1.0, 2.0), latents=(0.01, 0.02))
-    assert unlike(length(1.5, 0.015), usual) == []
+    typical = TypicalRanges.model_validate({"images": 500, "image": (1.0, 2.0), "latents": (0.01, 0.02)})
+    assert atypical_image(lengths(1.5, 0.015), typical) == []
+    assert atypical_image(lengths(3.0, 0.03), None) == []
+    assert atypical_image({}, typical) == []
     for image, latents, told in (
         (0.5, 0.015, "(0.5 bits a pixel, usually 1 to 2)"),
         (3.0, 0.015, "(3 bits a pixel, usually 1 to 2)"),
         (1.5, 0.03, "(0.03 bits a pixel in the latents, usually 0.01 to 0.02)"),
-        (1e25, 0.001, f"(over {MANY} bits a pixel, usually 1 to 2, and 0.001 bits a pixel in the latents, usually"),
-        (float("nan"), 0.015, f"(over {MANY} bits a pixel, usually 1 to 2)"),
+        (
+            1e25,
+            0.001,
+            f"(over {LARGEST_SHOWN} bits a pixel, usually 1 to 2, and 0.001 bits a pixel in the latents",
+        ),
+        (float("nan"), 0.015, f"(over {LARGEST_SHOWN} bits a pixel, usually 1 to 2)"),
     ):
-        (warning,) = unlike(length(image, latents), usual)
+        (warning,) = atypical_image(lengths(image, latents), typical)
         assert told in warning
 
 
@@ -231,7 +239,7 @@ def test_either_term_on_either_side_is_told() -> None:
 
 @given(
     seed=st.integers(0, 2**32 - 1),
-    people=st.integers(FEWEST, 200),
+    people=st.integers(FEWEST_IMAGES, 200),
     scale=st.floats(1e-3, 1e3),
     skew=st.floats(0, 1),
 )
@@ -239,9 +247,9 @@ def test_either_term_on_either_side_is_told() -> None:
 def test_the_range_holds_the_middle_and_goes_with_the_unit(seed: int, people: int, scale: float, skew: float) -> None:
     random = np.random.default_rng(seed)
     seen = torch.from_numpy(np.exp(skew * random.normal(size=people)) + random.uniform(size=people))
-    low, high = usual_range(seen)
+    low, high = prediction_interval(seen)
     assert 0 <= low <= seen.median() <= high
-    assert usual_range(scale * seen) == pytest.approx((scale * low, scale * high), rel=1e-6)
+    assert prediction_interval(scale * seen) == pytest.approx((scale * low, scale * high), rel=1e-6)
 
 
 @pytest.mark.parametrize("people", [16, 100, 500])
@@ -249,7 +257,7 @@ def test_few_more_of_the_same_people_are_outside_of_it(people: int) -> None:
     generator = torch.Generator().manual_seed(0)
     missed = []
     for _ in range(100):
-        low, high = usual_range(10 + torch.randn(people, generator=generator))
+        low, high = prediction_interval(10 + torch.randn(people, generator=generator))
         more = 10 + torch.randn(500, generator=generator)
         missed.append(((more < low) | (more > high)).double().mean())
     assert torch.stack(missed).mean() < 2e-3

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+from segcft.grid import Grid
 from segcft.image_models.displacement import Displacement, between, displaced
 
 
@@ -48,11 +49,11 @@ def test_displaced_maps_come_from_where_the_displacement_points() -> None:
 
 def test_a_displacement_begins_at_nothing_and_keeps_within_its_reach() -> None:
     torch.manual_seed(0)
-    network = Displacement(width=6, spacing=8, reach=0.1)
+    network = Displacement(Grid((32, 40)), width=6, spacing=8, reach=0.1)
     features = torch.randn(2, 6, 8, 10)
-    assert not network(features, (32, 40)).any()
+    assert not network(features).any()
     torch.nn.init.normal_(network.displace.weight, std=100.0)
-    size = network(features, (32, 40))
+    size = network(features)
     assert size.shape == (2, 2, 32, 40)
     # A share of 0.1 of the frame is 0.2 of its half; cubic interpolation may pass its nodes a little.
     assert 0.1 < size.abs().max() < 0.2 * 1.6

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segcft.config.study import Image
+
+Convolution = nn.Conv2d | nn.Conv3d
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,11 @@ class Grid:
     def of(cls, image: Image) -> Grid:
         """The grid of a study's ``image``."""
         return cls(image.size, image.cell_size, image.cell_unit, image.spacing)
+
+    @classmethod
+    def like(cls, maps: Tensor) -> Grid:
+        """The grid on which maps (B, C, *size) lie, in pixels or voxels."""
+        return cls(tuple(maps.shape[2:]))
 
     @property
     def dimensions(self) -> int:
@@ -66,11 +75,12 @@ class Grid:
 
     def conv(
         self, inputs: int, outputs: int, kernel: int | tuple[int, ...], stride: int | tuple[int, ...] = 1
-    ) -> nn.Module:
+    ) -> Convolution:
         """A convolution; with a stride of 1 and an odd kernel the output is as large as the input."""
-        layer = {2: nn.Conv2d, 3: nn.Conv3d}[self.dimensions]
-        same = stride == 1 and isinstance(kernel, int)
-        return layer(inputs, outputs, kernel, stride, padding=kernel // 2 if same else 0)  # type: ignore[arg-type, operator]
+        layer: type[Any] = {2: nn.Conv2d, 3: nn.Conv3d}[self.dimensions]
+        padding = kernel // 2 if stride == 1 and isinstance(kernel, int) else 0
+        made: Convolution = layer(inputs, outputs, kernel, stride, padding)
+        return made
 
     def convolve(self, maps: Tensor, kernel: Tensor, padding: int = 0) -> Tensor:
         """Maps (B, C, *size) convolved with a kernel (K, C, *kernel)."""
@@ -104,6 +114,14 @@ class Grid:
         # A place that is not a number would be read outside the memory of the map (on a CPU, the backward pass).
         return F.grid_sample(maps, places.nan_to_num().movedim(1, -1), padding_mode="border", align_corners=False)
 
+    def unpatch(self, maps: Tensor, patch: int) -> Tensor:
+        """Channels (B, C * patch ** dimensions, *any) laid out as pixels (B, C, *(patch * any)) (Shi et al. 2016)."""
+        size = maps.shape[-self.dimensions :]
+        maps = maps.unflatten(1, (-1, *(patch,) * self.dimensions))
+        # (B, C, p, p, h, w) to (B, C, h, p, w, p)
+        turns = [axis for k in range(self.dimensions) for axis in (2 + self.dimensions + k, 2 + k)]
+        return maps.permute(0, 1, *turns).reshape(*maps.shape[:2], *(patch * n for n in size))
+
     def pad(self, maps: Tensor, multiple: int) -> Tensor:
         """Maps (B, C, *size) with their last rows repeated until every axis is a multiple of ``multiple``."""
         missing = [-n % multiple for n in maps.shape[-self.dimensions :]]
@@ -123,7 +141,11 @@ class Grid:
         places = torch.stack(torch.meshgrid(*(steps,) * self.dimensions, indexing="ij"))
         return (places.square().sum(dim=0) <= radius**2).float()[None, None]
 
-    @property
-    def memory_format(self) -> torch.memory_format:
-        """The layout in memory in which convolutions are fast: channels last."""
-        return {2: torch.channels_last, 3: torch.channels_last_3d}[self.dimensions]
+
+def channels_last(module: M) -> M:
+    """``module`` with its weights in the layout in memory in which convolutions are fast, of two and three axes."""
+    layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.dim() in layouts:
+            tensor.data = tensor.data.to(memory_format=layouts[tensor.dim()])
+    return module

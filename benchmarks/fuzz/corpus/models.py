@@ -62,7 +62,7 @@ def _read_weights(path: Path) -> None:
     run = _run(path.parent)
     run.load("scm")
     run.methods()
-    run.usual("scm")
+    run.typical("scm")
 
 
 def _checkpoints() -> list[bytes]:
@@ -74,7 +74,7 @@ def _checkpoints() -> list[bytes]:
 @cache
 def _causal_gen() -> tuple[Any, list[Any], dict[str, Tensor], dict[str, Any]]:
     """A tiny network, its parents, and the tensors and settings of a checkpoint that fits it."""
-    from segcft.config.mechanisms import CausalGenSpec
+    from segcft.config.causal_gen import CausalGenSpec
     from segcft.config.study import Image as Grid
     from segcft.config.study import Variable
     from segcft.image_models.causal_gen import CausalGenHVAE

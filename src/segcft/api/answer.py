@@ -41,7 +41,7 @@ class Answer:
     """Counterfactuals from draws of the latents, and of attributes that are not known, (K, C, H, W); K may be 0."""
     record: dict[str, Any]
     """What was asked, what is known, inferred and obtained: the content of ``counterfactual.json``."""
-    spacing: tuple[float, float] | None = None
+    spacing: tuple[float, ...] | None = None
     """Height and width of a pixel in mm, where the study says."""
 
     @property
@@ -73,10 +73,10 @@ class Answer:
     def provenance(self) -> dict[str, Any]:
         """What pictures say of themselves: the record without names of files, which may be patients'.
 
-        An intervention that took its value from another image is told by that value.
+        An intervention that took its value from another image is given by that value.
         """
-        told = {key: value for key, value in self.record.items() if key != "image"}
-        return told | {"do": [self._without_file(text) for text in self.record["do"]]}
+        shown = {key: value for key, value in self.record.items() if key != "image"}
+        return shown | {"do": [self._without_file(text) for text in self.record["do"]]}
 
     def _without_file(self, text: str) -> str:
         name, _, amount = text.partition("=")

@@ -1,6 +1,6 @@
-"""Balancing by design: who is asked for which value, so that a variable and a label become independent.
+"""Balancing by design: who gets which value, so that a variable and a label become independent.
 
-Every label gets every training person's value of the variable equally often, so that the variable has the marginal
+Every label gets every training subject's value of the variable equally often, so that the variable has the marginal
 distribution of the whole training set whatever the label is. An original image counts where its own value is due to its
 own label, and the rest are counterfactuals.
 """
@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 
 class Request(NamedTuple):
-    """Somebody with this ``label`` is to get the value of the person ``donor``; ``tries``: how many were in vain."""
+    """A subject with this ``label`` is to get the value of the subject ``donor``; ``tries``: how many failed."""
 
     label: int
     donor: int
@@ -23,7 +23,7 @@ class Request(NamedTuple):
 
 
 def requests(labels: NDArray[np.int64], draws: int = 1, originals: bool = True) -> list[Request]:
-    """The counterfactuals that balance people with ``labels`` (N,).
+    """The counterfactuals that balance subjects with ``labels`` (N,).
 
     With ``originals`` the images themselves are in the balanced set too, each once, and need no counterfactual: then
     there are ``draws`` * N * L - N requests for L labels that occur, else N more.
@@ -37,21 +37,21 @@ def requests(labels: NDArray[np.int64], draws: int = 1, originals: bool = True) 
     ]
 
 
-class Turns:
-    """Whose turn it is: of each label everybody once, in random order, before anybody again."""
+class SubjectSampler:
+    """Draws subjects of a label without replacement, and all of them anew once there are none left."""
 
     def __init__(self, labels: NDArray[np.int64], seed: int) -> None:
-        self._turns = {int(label): _endless(np.flatnonzero(labels == label), seed) for label in np.unique(labels)}
+        self._orders = {int(label): _permutations(np.flatnonzero(labels == label), seed) for label in np.unique(labels)}
 
     def next(self, label: int) -> int:
-        """The next person, an index into the labels."""
-        return next(self._turns[label])
+        """The next subject, an index into the labels."""
+        return next(self._orders[label])
 
 
-def _endless(people: NDArray[np.int64], seed: int) -> Iterator[int]:
-    random = np.random.default_rng([seed, int(people[0])])  # a stream of its own for each label
+def _permutations(subjects: NDArray[np.int64], seed: int) -> Iterator[int]:
+    random = np.random.default_rng([seed, int(subjects[0])])  # a stream of its own for each label
     while True:
-        yield from random.permutation(people).tolist()
+        yield from random.permutation(subjects).tolist()
 
 
 def correlation_ratio(labels: ArrayLike, values: ArrayLike) -> float:

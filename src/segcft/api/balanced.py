@@ -1,8 +1,8 @@
 """Counterfactual data augmentation: a balanced set of images, in which a variable tells nothing about a label.
 
 Where a hospital's men have large hearts and its women small ones, a model that is to learn one learns the other. Here
-training people are asked for the hearts of others, do(variable := value), such that every label gets every training
-person's value (:mod:`segcft.api.balance`); whatever else an image shows stays with its label.
+training subjects are given the hearts of others, do(variable := value), such that every label gets every training
+subject's value (:mod:`segcft.api.balance`); whatever else an image shows stays with its label.
 
 The folder::
 
@@ -12,7 +12,7 @@ The folder::
     rejected.csv        what was asked and is not there: patient, source, do, reason
     augmentation.json   settings, model, counts and the association before and after
 
-People who are not in the training part are never asked about, and no value that no training person has is asked for.
+Subjects who are not in the training part are never asked about, and no value outside the training range is asked for.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import segcft
-from segcft.api.balance import Request, Turns, correlation_ratio, requests
+from segcft.api.balance import Request, SubjectSampler, correlation_ratio, requests
+from segcft.api.record import value_of
 from segcft.causal.intervention import Intervention
 from segcft.config.graph import Graph
 from segcft.config.study import FolderData, Study
@@ -64,14 +65,14 @@ class Recipe:
     method: str = ""
     """none, regressor or segmentor, or as tables call them (default: the last of these that is trained)."""
     draws: int = 1
-    """How often every label gets every training person's value."""
+    """How often every label gets every training subject's value."""
     originals: bool = True
     """Whether the original images are in the set, too."""
     threshold: float = NOTABLE
-    """Answers are rejected if an area's change misses by more than this share of its standard deviation over people;
+    """Answers are rejected if an area's change misses by more than this share of its standard deviation over subjects;
     infinity keeps all."""
     tries: int = 5
-    """How many people are asked for one value before it is given up."""
+    """How many subjects are tried for one value before it is given up."""
     seed: int = 0
 
 
@@ -84,7 +85,7 @@ def augment(
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Write the balanced set of a run's training people to ``out``: whole, or not at all.
+    """Write the balanced set of a run's training subjects to ``out``: whole, or not at all.
 
     Areas are read by the guide segmentor, so that the judge may still judge. A published model has the judge alone.
 
@@ -93,7 +94,7 @@ def augment(
         out: folder to write, which is not there yet, or empty; it is there once it is complete.
         recipe: what to balance.
         data: for a published model, whose samples are not there: a folder like its study's data, or a store, of
-            whose people those in the training part are taken.
+            whose subjects those in the training part are taken.
         device: where to compute.
         progress: shows how many counterfactuals are done.
 
@@ -200,7 +201,7 @@ class _Augmentation:
         return report
 
     def _samples(self, parts: list[str], data: Path | None) -> Store:
-        """The samples among which the training people are."""
+        """The samples among which the training subjects are."""
         if not self.run.published:
             if data is not None:
                 raise DataError(f"{self.run.folder}: a run augments its own training people; leave out --data")
@@ -227,11 +228,11 @@ class _Augmentation:
     def _counterfactuals(self, asked: list[Request]) -> int:
         """Ask until every request is answered or was tried often enough; returns how many were not."""
         generator = torch.Generator(self.device).manual_seed(self.recipe.seed)
-        turns, waiting, given_up = Turns(self.labels, self.recipe.seed), deque(asked), 0
+        subjects, waiting, given_up = SubjectSampler(self.labels, self.recipe.seed), deque(asked), 0
         with self.progress.task("Counterfactuals", len(asked)) as task:
             while waiting:
                 batch = [waiting.popleft() for _ in range(min(self._batch, len(waiting)))]
-                places = np.array([turns.next(request.label) for request in batch])
+                places = np.array([subjects.next(request.label) for request in batch])
                 donors = np.array([request.donor for request in batch])
                 pixels, values = self._pixels(places), torch.from_numpy(self.values[places]).to(self.device)
                 wanted = torch.from_numpy(self.values[donors, self.column]).to(self.device)
@@ -276,17 +277,13 @@ class _Augmentation:
         kind = "counterfactual" if do else "original"
         row = {"id": f"{len(self.table):06d}", "patient": source["patient"], "source": source["id"]}
         row |= {"kind": kind, "do": do}
-        row |= {name: self._told(name, float(after[k])) for k, name in enumerate(self.study.variables)}
+        row |= {name: value_of(one, after[k]) for k, (name, one) in enumerate(self.study.variables.items())}
         row |= {f"read_{name}": float(area) for name, area in zip(self.study.measured, read, strict=True)}
         about = {key: value for key, value in row.items() if key not in ("id", "patient", "source", "do")}
         record = self.made_by | {"do": [do]} | about  # not who it is of
         content = png_bytes(image.cpu().numpy(), record if do else None)
         (self.out / "images" / f"{row['id']}.png").write_bytes(content)
         self.table.append(row)
-
-    def _told(self, name: str, value: float) -> float | str:
-        categories = self.study.variables[name].categories
-        return categories[int(value)] if categories else value
 
     def _reject(self, row: int, do: str, reason: str) -> None:
         source = self.store.table.iloc[row]

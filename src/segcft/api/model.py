@@ -1,37 +1,35 @@
-"""A trained model in three lines: open it, ask, look."""
+"""A trained model, to be asked for counterfactuals in three lines."""
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from numbers import Number
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Generator, Tensor
 
 import segcft
 from segcft.api import arguments
 from segcft.api.answer import Answer
-from segcft.api.person import Person, resolve_measured, who_is_asked
-from segcft.api.question import ImageLike, Match, Question, Values, is_one, look, name_of, parse_values
+from segcft.api.likelihood import LogLikelihood
+from segcft.api.question import ImageLike, Match, Question, Values, is_one, name_of, parse_values, prepare_image
+from segcft.api.record import record_of
 from segcft.api.samples import Samples
-from segcft.api.trajectory import Trajectory
+from segcft.api.subject import Subject, infer_subject, resolve_measured
+from segcft.api.trajectory import Trajectory, steps_of
 from segcft.causal.intervention import Intervention
-from segcft.counterfactual.model import Abduction, CounterfactualModel
+from segcft.counterfactual.model import CounterfactualModel
 from segcft.counterfactual.support import limits
-from segcft.counterfactual.warnings import misses, out_of_support, unlike
+from segcft.counterfactual.warnings import atypical_image, missed_changes, out_of_support
 from segcft.data.grey import to_grey_levels, to_unit
 from segcft.errors import DataError, InterventionError, RunError
 from segcft.evaluate.names import METHODS, method_name
 from segcft.image_models.mechanism import seeded
-from segcft.image_models.typicality import Length, length_of
-from segcft.pipeline.run import Run
+from segcft.pipeline.run import Run, to_table
 from segcft.training import artefact
 
 BATCH = 16
@@ -39,22 +37,6 @@ BATCH = 16
 
 DRAWS = 8
 """Further answers of one image, unless another number is asked for; of many images there are none."""
-
-
-class LogLikelihood(NamedTuple):
-    """How likely a person is to the model: the more, the likelier."""
-
-    image: float
-    """Evidence lower bound of log p(image | attributes), in nats."""
-    bits_per_pixel: float
-    """The same negated, in bits per pixel and channel: the fewer, the likelier."""
-    attributes: dict[str, float]
-    """log p(variable | its parents), in nats, of the variables' densities in their units."""
-
-    @property
-    def total(self) -> float:
-        """Lower bound of log p(image, attributes), in nats."""
-        return self.image + sum(self.attributes.values())
 
 
 class Model:
@@ -82,7 +64,7 @@ class Model:
         self._models: dict[str, CounterfactualModel] = {}
         people = self.run.people(["scm", "judge", *self.methods.values()])
         self.people = torch.from_numpy(people).to(self.device)
-        """Values of the training people, or of those who stand for them, (N, V)."""
+        """Values of the training subjects, or of made-up ones that stand for them, (N, V)."""
 
     def __repr__(self) -> str:
         lines = [f"Model {self.study.name!r}: {', '.join(map(method_name, self.methods))}"]
@@ -103,7 +85,7 @@ class Model:
 
         Args:
             image: a file, or pixels; see :data:`segcft.api.question.ImageLike`.
-            attributes: what is known of the person; values alone, no changes. None and NaN: not known.
+            attributes: what is known of the subject; values alone, no changes. None and NaN: not known.
             do: interventions: numbers set (``0.8`` is an area of 0.8 px); texts are as
                 :func:`segcft.causal.intervention.parse_intervention` reads them, so that those with a sign change
                 (``"+20%"``, ``"-500"``); and :class:`segcft.api.question.Match` takes the value from another image.
@@ -176,15 +158,15 @@ class Model:
                 raise InterventionError(f"{_text(name, fact)}: what is known is a value, not a change")
         given = {name: fact for name, fact in known.items() if isinstance(fact, Intervention)}
         asked = parse_values(self.study, arguments.values("do", do))
-        seen = look(self.study, image)
+        prepared = prepare_image(self.study, image)
         return Question(
             name=name_of(image),
-            pixels=seen.pixels,
-            known=(*given.values(), *(fact for fact in seen.facts if fact.variable not in given)),
+            pixels=prepared.pixels,
+            known=(*given.values(), *(fact for fact in prepared.facts if fact.variable not in given)),
             given=frozenset(given),
             do=tuple(self._matched(name, one) for name, one in asked.items()),
             asked=tuple(_text(name, one) for name, one in asked.items()),
-            remarks=seen.remarks,
+            remarks=prepared.remarks,
         )
 
     @torch.no_grad()
@@ -204,29 +186,28 @@ class Model:
         x = to_unit(torch.from_numpy(np.stack([question.pixels for question in questions])).to(self.device))
         masks_before = self.judge.masks(x)
         read_before = self.judge.measurements.read(masks_before)
-        people, asked, after = [], [], []
+        subjects, asked, after = [], [], []
         for question, read in zip(questions, read_before, strict=True):
-            person = who_is_asked(question, read, study, self.judge.measurements, model.scm, self._generator())
-            do = resolve_measured(self.judge.measurements, question.do, person.values, model.scm)
-            people.append(person)
+            subject = infer_subject(question, read, study, self.judge.measurements, model.scm, self._generator())
+            do = resolve_measured(self.judge.measurements, question.do, subject.values, model.scm)
+            subjects.append(subject)
             asked.append(do)
-            after.append(model.scm.counterfactual(person.values, do, self._generator()))
-        before = torch.cat([person.values for person in people])
-        abduction = Abduction(model.hvae, x, before)
-        lengths, usual = length_of(abduction.bound()), self.run.usual(self.methods[method])
-        grey = to_grey_levels(abduction.counterfactual(torch.cat(after)))
+            after.append(model.scm.counterfactual(subject.values, do, self._generator()))
+        abduction = model.abduct(x, torch.cat([subject.values for subject in subjects]))
+        lengths, typical = model.mechanism.lengths(abduction.noise), self.run.typical(self.methods[method])
+        grey = to_grey_levels(abduction.predict(torch.cat(after)))
         masks_after = self.judge.masks(to_unit(grey))
         read_after = self.judge.measurements.read(masks_after)
         answers = []
-        for i, (question, person) in enumerate(zip(questions, people, strict=True)):
-            drawn = self._draw(model, x[i : i + 1], person, asked[i], draws)
-            record = self._record(question, method, person, asked[i][0], after[i][0], draws)
-            gained, wanted = read_after[i] - read_before[i], (after[i] - person.values)[0, areas]
+        for i, (question, subject) in enumerate(zip(questions, subjects, strict=True)):
+            drawn = self._draw(model, x[i : i + 1], subject, asked[i], draws)
+            record = self._origin(method) | record_of(study, question, subject, asked[i][0], after[i][0], draws)
+            gained, wanted = read_after[i] - read_before[i], (after[i] - subject.values)[0, areas]
             record["warnings"] = [
                 *(f"image: {remark.text}" for remark in question.remarks),
-                *unlike(Length(lengths.image[i], lengths.latents[i]), usual),
-                *out_of_support(study, person.source, person.values[0], asked[i][0], after[i][0], self.people),
-                *misses(study, gained, wanted, self.people[:, areas].std(dim=0)),
+                *atypical_image({name: bits[i] for name, bits in lengths.items()}, typical),
+                *out_of_support(study, subject.source, subject.values[0], asked[i][0], after[i][0], self.people),
+                *missed_changes(study, gained, wanted, self.people[:, areas].std(dim=0)),
             ]
             spread = self.judge.read(to_unit(drawn)).std(dim=0) if draws > 1 else None
             for s, name in enumerate(study.measured):
@@ -260,7 +241,7 @@ class Model:
         Args:
             image: see :meth:`counterfactual`.
             variable: the one that changes.
-            values: what it is set to; or how many values from the 5th to the 95th percentile of the training people
+            values: what it is set to; or how many values from the 5th to the 95th percentile of the training subjects
                 (of a categorical variable: all categories).
             attributes: see :meth:`counterfactual`.
             do: interventions on other variables, the same throughout.
@@ -271,27 +252,14 @@ class Model:
             DataError: the image cannot be read.
             RunError: the model lacks a part.
         """
-        variables = list(self.study.variables)
-        variable = arguments.text("variable", variable, variables[0], InterventionError)
-        if variable not in variables:
-            raise InterventionError(f"{variable!r} is not a variable ({', '.join(variables)})")
-        if isinstance(values, Number):
-            count = arguments.whole("values", values, 1)
-            known = self.people[:, variables.index(variable)].cpu().numpy()
-            categories = self.study.variables[variable].categories
-            values = list(categories) or np.quantile(known, np.linspace(0.05, 0.95, count)).tolist()
-        values = arguments.several("values", values, "how many, or a list of them")
-        if not values:
-            raise InterventionError("values: expected at least one")
-        for number, value in enumerate(values):
-            arguments.amount(f"values[{number}]", value)
+        variable, values = steps_of(self.study, variable, values, self.people)
         others = parse_values(self.study, arguments.values("do", do))
         if variable in others:
             raise InterventionError(f"do: {variable!r} is what the trajectory sets")
         set_to = [parse_values(self.study, {variable: value})[variable] for value in values]
-        seen = self.question(image, attributes, others)
+        first = self.question(image, attributes, others)
         questions = (
-            replace(seen, do=(*seen.do, self._matched(variable, one)), asked=(*seen.asked, _text(variable, one)))
+            replace(first, do=(*first.do, self._matched(variable, one)), asked=(*first.asked, _text(variable, one)))
             for one in set_to
         )
         return Trajectory(variable, values, list(self._answers(questions, method)))
@@ -305,15 +273,14 @@ class Model:
         method: str | None = None,
         pixel_noise: bool = False,
     ) -> Samples:
-        """People and images drawn from the model.
+        """Subjects and their images, drawn from the model.
 
         Args:
             n: how many.
-            do: values that variables are set to, in everybody: samples of the interventional distribution.
-            seed: the same seed draws the same people, whatever is done to them.
+            do: values that variables are set to, in all of them: samples of the interventional distribution.
+            seed: the same seed draws the same subjects, whatever is done to them.
             method: see :meth:`counterfactual`.
-            pixel_noise: draw what the latents do not explain, too, each pixel by itself; else the likelihood's location
-                is shown, as is usual.
+            pixel_noise: draw what belongs to each pixel by itself, too; else it is left out, as is usual.
 
         Raises:
             InterventionError: ``do`` is not understood, or changes a value instead of setting it.
@@ -331,15 +298,10 @@ class Model:
         images = []
         with seeded(seed, self.device):
             for part in values.split(BATCH):
-                likelihood = model.hvae.decode(model.hvae.sample(len(part)), part)
-                noise = torch.exp(likelihood.log_scale) * torch.randn_like(likelihood.loc) if pixel_noise else 0.0
-                images.append(to_grey_levels(likelihood.loc + noise).cpu().numpy())
-        table = pd.DataFrame({name: values[:, k].cpu().numpy() for k, name in enumerate(self.study.variables)})
-        for name, variable in self.study.variables.items():
-            if variable.categories:
-                table[name] = [variable.categories[int(index)] for index in table[name]]
+                noise = model.mechanism.sample(len(part), pixel_noise)
+                images.append(to_grey_levels(model.mechanism.predict(noise, part)).cpu().numpy())
         record = self._origin(method) | {"do": [str(one) for one in interventions], "sample": True, "seed": seed}
-        return Samples(np.concatenate(images), table, record)
+        return Samples(np.concatenate(images), to_table(self.study, values.cpu().numpy()), record)
 
     @torch.no_grad()
     def log_likelihood(
@@ -347,26 +309,28 @@ class Model:
     ) -> LogLikelihood:
         """How likely an image and its attributes are to the model.
 
-        The image's term is a lower bound, the mean over ``draws`` of its latents. Attributes that are not given are as
+        The image's term is a lower bound, the mean over ``draws`` of its noise. Attributes that are not given are as
         in :meth:`counterfactual`.
 
         Raises:
             InterventionError: ``attributes`` are not understood, or have no likelihood.
             DataError: the image cannot be read, or there is no draw.
-            RunError: the model lacks a part.
+            RunError: the model lacks a part, or its image mechanism has no likelihood.
         """
         draws = arguments.whole("draws", draws, 1)
         _, model = self._model(method)
         question = self.question(image, attributes)
         x = to_unit(torch.from_numpy(question.pixels)[None].to(self.device))
-        areas = self.judge.read(x)[0]
-        person = who_is_asked(question, areas, self.study, self.judge.measurements, model.scm, self._generator())
+        read = self.judge.read(x)[0]
+        subject = infer_subject(question, read, self.study, self.judge.measurements, model.scm, self._generator())
         with seeded(self.study.evaluation.seed, self.device):
-            bound = model.hvae(x.expand(draws, -1, -1, -1), person.values.expand(draws, -1), beta=1.0)
-        nats = float((bound.distortion + bound.rate).mean())
-        terms = model.scm.log_prob(person.values)[0]
+            density = model.mechanism.log_density(x.expand(draws, *x.shape[1:]), subject.values.expand(draws, -1))
+        if density is None:
+            raise RunError(f"{self.run.folder}: the image mechanism {self.study.hvae.architecture!r} has no likelihood")
+        nats = -float(density.mean())
+        terms = model.scm.log_prob(subject.values)[0]
         attributes_terms = {name: float(terms[k]) for k, name in enumerate(self.study.variables)}
-        return LogLikelihood(-nats * model.hvae.pixels, nats / float(np.log(2)), attributes_terms)
+        return LogLikelihood(-nats * model.mechanism.pixels, nats / float(np.log(2)), attributes_terms)
 
     def _model(self, method: str | None) -> tuple[str, CounterfactualModel]:
         method = None if method is None else arguments.text("method", method, list(self.methods)[-1], RunError)
@@ -404,47 +368,22 @@ class Model:
             raise InterventionError(f"{intervention}: people who are not there yet have no value to change; set it")
         return intervention
 
-    def _draw(self, model: CounterfactualModel, x: Tensor, person: Person, asked: Tensor, draws: int) -> Tensor:
+    def _draw(self, model: CounterfactualModel, x: Tensor, subject: Subject, asked: Tensor, draws: int) -> Tensor:
         """Counterfactuals of the image ``x`` (1, C, H, W) from draws of all that is not known: uint8 (K, C, H, W)."""
         drawn = x.new_empty((0, *x.shape[1:]), dtype=torch.uint8)
         generator = self._generator()
-        values = person.missing.draw(draws, generator) if draws else person.values[:0]
+        values = subject.missing.draw(draws, generator) if draws else subject.values[:0]
         with seeded(self.study.evaluation.seed, self.device):
             for part in values.split(BATCH) if draws else ():
                 # A change by a share or an amount was resolved with the likely values, and is the same in all draws.
-                after = model.scm.counterfactual(part, asked.expand(len(part), -1), generator)
-                abduction = Abduction(model.hvae, x.expand(len(part), -1, -1, -1), part, sample=True)
-                drawn = torch.cat([drawn, to_grey_levels(abduction.counterfactual(after))])
+                many, do = x.expand(len(part), *x.shape[1:]), asked.expand(len(part), -1)
+                answer = model.counterfactual(many, part, do, generator, sample=True)
+                drawn = torch.cat([drawn, to_grey_levels(answer.image)])
         return drawn
-
-    def _record(
-        self, question: Question, method: str, person: Person, asked: Tensor, after: Tensor, draws: int
-    ) -> dict[str, Any]:
-        digest = hashlib.sha256(question.pixels.tobytes()).hexdigest()
-        record: dict[str, Any] = self._origin(method) | {"image": question.name, "pixels_sha256": digest}
-        record |= {"do": list(question.asked), "draws": draws, "variables": {}}
-        for k, (name, variable) in enumerate(self.study.variables.items()):
-            row: dict[str, Any] = {
-                "before": self._value(name, person.values[0, k]),
-                "after": self._value(name, after[k]),
-                "intervened": not bool(asked[k].isnan()),
-                "source": person.source[name],
-                "unit": variable.unit,
-            }
-            if name in person.sure:
-                row["probability" if variable.categories else "sd"] = person.sure[name]
-            record["variables"][name] = row
-        return record
 
     def _origin(self, method: str) -> dict[str, Any]:
         key = artefact.read_meta(self.run.path(self.methods[method]))["key"]
         return {"segcft": segcft.__version__, "study": self.study.name, "method": method, "model": key}
-
-    def _value(self, name: str, value: Tensor) -> float | str | None:
-        if value.isnan():
-            return None
-        categories = self.study.variables[name].categories
-        return categories[int(value)] if categories else float(value)
 
     def _generator(self, seed: int | None = None) -> Generator:
         return torch.Generator(self.device).manual_seed(self.study.evaluation.seed if seed is None else seed)

@@ -1,4 +1,4 @@
-"""A question about one image: its pixels on the study's grid, what is known of the person, and what to change."""
+"""A question about one image: its pixels on the study's grid, what is known of the subject, and what to change."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Match:
 Amount = float | str | Match | None
 Values = Mapping[str, Amount | Intervention] | Sequence[str | Intervention]
 """``{"age": 63, "heart_area": "+20%"}``, or ``["age=63", "heart_area=+20%"]``; a text alone is one of these. None and
-NaN, of what is known of a person, say that a value is not."""
+NaN, in what is known of a subject, mean that a value is not known."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,11 @@ class Question:
     Attributes:
         name: of the image.
         pixels: the image on the study's grid, uint8 (C, H, W).
-        known: what the user says of the person, then what a header does; each variable once.
+        known: what the user says of the subject, then what a header does; each variable once.
         given: the variables of ``known`` that are the user's.
         do: interventions, those by another image with its values.
         asked: the interventions as they were asked for.
-        remarks: what is to be told of the image's file.
+        remarks: what a reader of the answer must know of the image's file.
     """
 
     name: str
@@ -82,7 +82,7 @@ def parse_values(study: Study, values: Values, known: bool = False) -> dict[str,
     Args:
         study: has the variables.
         values: see :data:`Values`.
-        known: they say what is known of a person. Variables that are None or NaN, as a table's missing cells are in
+        known: they say what is known of a subject. Variables that are None or NaN, as a table's missing cells are in
             pandas, are left out; a variable cannot be set to that.
 
     Raises:
@@ -127,14 +127,14 @@ def _parse(study: Study, name: str | None, value: Amount | Intervention) -> tupl
     return parsed.variable, parsed
 
 
-def header_facts(study: Study, said: Mapping[str, float | str | None]) -> list[Intervention]:
-    """What a DICOM header has ``said`` of the study's ``age`` (in years) and ``sex``, as facts.
+def header_facts(study: Study, header: Mapping[str, float | str | None]) -> list[Intervention]:
+    """What a DICOM ``header`` says of the study's ``age`` (in years) and ``sex``, as facts.
 
     Categories of ``sex`` may be F and M or Female and Male, in any case.
     """
     facts = []
     for name, variable in study.variables.items():
-        value = said.get(name)
+        value = header.get(name)
         if isinstance(value, str):
             spelt = {"F": ("f", "female"), "M": ("m", "male")}[value]
             facts += [Intervention(name, one) for one in variable.categories if one.lower() in spelt]
@@ -157,25 +157,25 @@ def read_pixels(study: Study, image: ImageLike) -> NDArray[np.uint8]:
     Raises:
         DataError: it cannot be read, is no image, or shows nothing.
     """
-    return look(study, image).pixels
+    return prepare_image(study, image).pixels
 
 
-class Looked(NamedTuple):
-    """An image that a question is about."""
+class PreparedImage(NamedTuple):
+    """An image that a question is about, as it was read."""
 
     pixels: NDArray[np.uint8]
     """On the study's grid, (C, H, W); see :func:`read_pixels`."""
     facts: list[Intervention]
     """:func:`header_facts`; none where it is no DICOM file."""
     remarks: tuple[Remark, ...]
-    """What is to be told of its file."""
+    """What a reader of the answer must know of its file."""
 
 
-def look(study: Study, image: ImageLike) -> Looked:
+def prepare_image(study: Study, image: ImageLike) -> PreparedImage:
     """Read an image, whatever it is.
 
     Raises:
-        DataError: see there.
+        DataError: see :func:`read_pixels`.
     """
     try:
         if isinstance(image, str | Path | MemoryFile):
@@ -187,11 +187,11 @@ def look(study: Study, image: ImageLike) -> Looked:
             if not (source and source.ignore_spacing):
                 found += filter(None, [contradiction(seen.extent, study.image, str(path))])
             pixels = fit_image(seen.grey, study.image, seen.aspect, str(path))
-            # Answers and their pictures hold what is told, and no names of files.
-            told = tuple(remark.of(path) for remark in found)
-            return Looked(pixels, header_facts(study, seen.person), told)
+            # Answers and their pictures hold the remarks, and no names of files.
+            remarks = tuple(remark.of(path) for remark in found)
+            return PreparedImage(pixels, header_facts(study, seen.person), remarks)
         grey, remarks = _array(image, study.image.channels)
-        return Looked(fit_image(grey, study.image), [], remarks)
+        return PreparedImage(fit_image(grey, study.image), [], remarks)
     except (Rejected, OSError) as error:
         raise DataError(str(error)) from None
 
@@ -206,7 +206,7 @@ def is_one(images: object) -> bool:
 
 
 def _array(image: Any, channels: int) -> tuple[NDArray[np.float64], tuple[Remark, ...]]:
-    """Grey values (C, H, W) in [0, 1] of pixels in any form, see :data:`ImageLike`, and what is to be told of them."""
+    """Grey values (C, H, W) in [0, 1] of pixels in any form, see :data:`ImageLike`, and remarks on them."""
     try:
         stored = pixels_of(image) if isinstance(image, Picture) else None
         if stored is not None and stored.values.dtype.kind != "f":  # real numbers have a range as in arrays

@@ -1,4 +1,4 @@
-"""People and images that a model makes up."""
+"""Subjects and images that a model makes up."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ TABLE = "attributes.csv"
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """People drawn from a model."""
+    """Subjects drawn from a model, with their images."""
 
     images: NDArray[np.uint8]
     """(N, C, H, W)."""
     attributes: pd.DataFrame
-    """A row a person and a column a variable."""
+    """A row a subject and a column a variable."""
     record: dict[str, Any]
     """The model that they are from, and how they were drawn."""
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Number
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from segcft.api import arguments
 from segcft.api.answer import Answer
-from segcft.errors import DataError
+from segcft.config.study import Study
+from segcft.errors import DataError, InterventionError
 from segcft.evaluate.names import plain
 from segcft.io.provenance import gif_bytes, picture, png_bytes
 from segcft.io.rendering import strip, to_html
@@ -47,9 +50,9 @@ class Trajectory:
     @property
     def record(self) -> dict[str, Any]:
         """What the strip and the GIF say of themselves."""
-        told = [answer.provenance for answer in self.answers]
-        same = {key: told[0][key] for key in ("segcft", "study", "method", "model")}
-        return same | {"do": [", ".join(one["do"]) for one in told], "warnings": self.warnings}
+        records = [answer.provenance for answer in self.answers]
+        same = {key: records[0][key] for key in ("segcft", "study", "method", "model")}
+        return same | {"do": [", ".join(record["do"]) for record in records], "warnings": self.warnings}
 
     def strip(self) -> NDArray[np.uint8]:
         """The counterfactuals beside each other (wide ones below each other), uint8 (C, H, W)."""
@@ -83,6 +86,30 @@ class Trajectory:
             rows.append((_show(value), *(f"{answer.areas[name]:.1f}" for name in areas)))
         label = f"{plain(self.variable)}: {', '.join(map(_show, self.values))}"
         return to_html([(label, png_bytes(self.strip(), self.record))], True, rows, self.warnings)
+
+
+def steps_of(
+    study: Study, variable: str, values: Sequence[float | str] | int, known: Tensor
+) -> tuple[str, Sequence[float | str]]:
+    """The variable of a trajectory and its values, checked; see :meth:`segcft.api.model.Model.trajectory`.
+
+    ``known`` are the training samples' values, (N, V).
+    """
+    variables = list(study.variables)
+    variable = arguments.text("variable", variable, variables[0], InterventionError)
+    if variable not in variables:
+        raise InterventionError(f"{variable!r} is not a variable ({', '.join(variables)})")
+    if isinstance(values, Number):
+        count = arguments.whole("values", values, 1)
+        column = known[:, variables.index(variable)].cpu().numpy()
+        categories = study.variables[variable].categories
+        values = list(categories) or np.quantile(column, np.linspace(0.05, 0.95, count)).tolist()
+    values = arguments.several("values", values, "how many, or a list of them")
+    if not values:
+        raise InterventionError("values: expected at least one")
+    for number, value in enumerate(values):
+        arguments.amount(f"values[{number}]", value)
+    return variable, values
 
 
 def _show(value: float | str) -> str:

@@ -353,7 +353,7 @@ def _ablation(options: argparse.Namespace) -> None:
 
 
 def _import_causal_gen(options: argparse.Namespace) -> None:
-    from segcft.config.mechanisms import CausalGenSpec
+    from segcft.config.causal_gen import CausalGenSpec
     from segcft.config.study import load_study
 
     if not isinstance(load_study(options.study).hvae, CausalGenSpec):

@@ -1,36 +1,68 @@
-"""The sizes of the image mechanisms, as a study file gives them in its section ``hvae``."""
+"""The image mechanism of a study, its section ``hvae``: which one, how it is trained, and the sizes of its network.
+
+A mechanism has a class of settings here (:data:`SPECS`) and a network of the same name
+(:data:`segcft.image_models.mechanism.MECHANISMS`).
+"""
 
 from __future__ import annotations
 
 import math
-import re
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, Tag, field_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PlainValidator,
+    PositiveInt,
+    SerializeAsAny,
+    ValidationError,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from segcft.config.section import Section, Training
+from segcft.utils.registry import Registry
 
+DEFAULT = "two-stream"
+"""The architecture of a study that names none."""
 
-class Level(Section):
-    """One resolution of the HVAE.
-
-    ``encoder`` and ``decoder`` count its blocks; ``z`` is the number of latent channels of each decoder block
-    (0: deterministic); ``down`` is the factor to the next, smaller level.
-    """
-
-    width: PositiveInt
-    encoder: NonNegativeInt = 1
-    decoder: PositiveInt = 1
-    z: NonNegativeInt = 16
-    down: PositiveInt | tuple[PositiveInt, PositiveInt] = 2
-
-    @property
-    def factor(self) -> tuple[int, int]:
-        return (self.down, self.down) if isinstance(self.down, int) else self.down
+AXES = ("depth", "height", "width")
 
 
 class MechanismSpec(Training):
-    """Likelihood training of an image mechanism, whatever its network.
+    """Likelihood training of an image mechanism; ``architecture`` is its name in :data:`SPECS`."""
+
+    architecture: str
+
+    def check_image(self, size: tuple[int, ...], channels: int) -> None:
+        """Whether the mechanism fits images of this size (H, W) or (D, H, W).
+
+        Raises:
+            ValueError: it does not; the message names the key.
+        """
+
+
+SPECS: Registry[type[MechanismSpec]] = Registry("image mechanism", "segcft.image_models")
+
+
+def _spec_of(section: Any) -> MechanismSpec:
+    if isinstance(section, MechanismSpec):
+        return section
+    name = section.get("architecture", DEFAULT) if isinstance(section, dict) else DEFAULT
+    if not isinstance(name, str) or name not in SPECS:
+        kind = PydanticCustomError("architecture", f"no image mechanism ({', '.join(SPECS)})")
+        raise ValidationError.from_exception_data(
+            "hvae", [InitErrorDetails(type=kind, loc=("architecture",), input=name)]
+        )
+    return SPECS[name].model_validate(section)
+
+
+ImageSpec = Annotated[SerializeAsAny[MechanismSpec], PlainValidator(_spec_of)]
+"""The section ``hvae``, read by the class of settings that its ``architecture`` names."""
+
+
+class VAESpec(MechanismSpec):
+    """Likelihood training of a hierarchical VAE.
 
     ``beta`` weighs the KL and rises linearly from ``beta_start`` over ``beta_warmup_steps``; ``free_bits`` is in
     nats for each latent channel. ``lowest_log_scale`` bounds the pixel likelihood's scale (image in [-1, 1]).
@@ -45,8 +77,38 @@ class MechanismSpec(Training):
     lowest_log_scale: float = -6.0
     recompute: bool = False
 
+    def beta_at(self, step: int) -> float:
+        """The weight of the KL at a step of the training."""
+        share = min(1.0, (step + 1) / self.beta_warmup_steps) if self.beta_warmup_steps else 1.0
+        return self.beta_start + share * (self.beta - self.beta_start)
 
-class HVAESpec(MechanismSpec):
+
+class Level(Section):
+    """One resolution of the HVAE.
+
+    ``encoder`` and ``decoder`` count its blocks; ``z`` is the number of latent channels of each decoder block
+    (0: deterministic); ``down`` is the factor to the next, smaller level, one for all axes or one for each.
+    """
+
+    width: PositiveInt
+    encoder: NonNegativeInt = 1
+    decoder: PositiveInt = 1
+    z: NonNegativeInt = 16
+    down: PositiveInt | tuple[PositiveInt, ...] = 2
+
+    def factor(self, axes: int) -> tuple[int, ...]:
+        """``down`` for each axis.
+
+        Raises:
+            ValueError: it is for another number of axes.
+        """
+        factor = (self.down,) * axes if isinstance(self.down, int) else self.down
+        if len(factor) != axes:
+            raise ValueError(f"hvae.levels: 'down' has {len(factor)} factors, where image.size has {axes} axes")
+        return factor
+
+
+class HVAESpec(VAESpec):
     """The hierarchical VAE of the image, ``levels`` from the largest resolution to the smallest.
 
     ``patch`` > 1 works on patches of that many pixels a side (the stem strides, the head unshuffles).
@@ -64,186 +126,17 @@ class HVAESpec(MechanismSpec):
     warp: NonNegativeInt = 0
     warp_reach: Annotated[float, Field(gt=0, le=0.5)] = 0.2
 
-    def check_image(self, size: tuple[int, int], channels: int) -> None:
-        """Whether the levels fit images of this size.
-
-        Raises:
-            ValueError: they do not; the message names the key.
-        """
+    def check_image(self, size: tuple[int, ...], channels: int) -> None:
         if self.levels[-1].z == 0:
             raise ValueError("hvae.levels: the last, smallest level needs a latent ('z' of at least 1)")
-        for axis, pixels in enumerate(size):
-            factor = self.patch * math.prod(level.factor[axis] for level in self.levels[:-1])
+        factors = [level.factor(len(size)) for level in self.levels[:-1]]
+        for axis, (name, pixels) in enumerate(zip(AXES[-len(size) :], size, strict=True)):
+            factor = self.patch * math.prod(down[axis] for down in factors)
             if pixels % factor:
                 raise ValueError(
-                    f"hvae.levels: patch and 'down' factors shrink the {('height', 'width')[axis]} {factor} times, "
+                    f"hvae.levels: patch and 'down' factors shrink the {name} {factor} times, "
                     f"which does not divide image.size ({pixels})"
                 )
 
 
-class Stage(NamedTuple):
-    """One part of an architecture string: ``blocks`` at ``resolution`` pixels, then a block that shrinks ``down``
-    times (None: it does not)."""
-
-    resolution: int
-    blocks: int
-    down: int | None
-
-
-class BlockShape(NamedTuple):
-    """A block from ``inputs`` to ``outputs`` channels. ``resolution`` is that of its input; an encoder's block may
-    shrink it ``down`` times (None: it does not)."""
-
-    resolution: int
-    inputs: int
-    outputs: int
-    down: int | None = None
-
-
-class CausalGenSpec(MechanismSpec):
-    """The published hierarchical VAE (De Sousa Ribeiro et al. 2023), in the words of its code, causal-gen.
-
-    ``enc_arch`` lists the encoder's stages from the largest resolution, ``64b3d2,32b31d2,16b15d2,8b7d2,4b3d4,1b2``:
-    at 64 pixels 3 blocks and one that halves (``d2``), and so on. ``dec_arch`` lists the decoder's from one pixel,
-    ``1b2,4b4,8b8,16b16,32b32,64b4``. ``widths`` are the channels of every resolution, the largest resolution
-    first. An encoder pads an odd resolution by one pixel, so that its features at 7 pixels are at 8.
-
-    ``z_dim`` latent channels are in every decoder block of up to ``z_max_res`` pixels a side, learnt maps of the
-    place in the frame in those of up to ``bias_max_res``. ``block: light`` has two convolutions and ReLU
-    (causal-gen's for ukbb), ``gelu`` four and GELU (all its others); ``bottleneck`` divides the width inside.
-    ``lowest_log_scale`` is that of its code.
-    """
-
-    architecture: Literal["causal-gen"]
-    enc_arch: str
-    dec_arch: str
-    widths: tuple[PositiveInt, ...] = Field(min_length=1)
-    block: Literal["light", "gelu"]
-    bottleneck: PositiveInt = 4
-    z_dim: PositiveInt = 16
-    z_max_res: PositiveInt = 192
-    bias_max_res: PositiveInt = 64
-    lowest_log_scale: float = -9.0
-
-    @field_validator("enc_arch", "dec_arch")
-    @classmethod
-    def _can_be_parsed(cls, text: str) -> str:
-        parse_arch(text)
-        return text
-
-    def encoder_blocks(self, size: int) -> list[BlockShape]:
-        """The encoder's blocks for images of ``size`` pixels a side, in order; see :func:`padded` for what an odd
-        size becomes after each of them.
-
-        Raises:
-            ValueError: ``enc_arch`` does not fit the size or the ``widths``.
-        """
-        stages = parse_arch(self.enc_arch)
-        if len(stages) != len(self.widths):
-            raise ValueError(f"hvae.enc_arch: {len(stages)} stages, but hvae.widths has {len(self.widths)}")
-        blocks: list[BlockShape] = []
-        last = len(stages) - 1
-        named = resolution = size  # before an odd one was padded, and after
-        for index, (stage, width) in enumerate(zip(stages, self.widths, strict=True)):
-            if stage.resolution not in (named, resolution):
-                raise ValueError(
-                    f"hvae.enc_arch: stage {stage.resolution} is at {resolution} pixels (image.size: {size})"
-                )
-            if (stage.down is None) != (index == last):
-                raise ValueError("hvae.enc_arch: every stage but the last ends in 'd' and a factor, e.g. '32b3d2'")
-            if index == 0 and stage.blocks == 0:
-                raise ValueError("hvae.enc_arch: the first stage needs at least one block, e.g. '64b1d2'")
-            for _ in range(stage.blocks):
-                blocks.append(BlockShape(resolution, width, width))
-                resolution = padded(resolution)
-            if stage.down is not None:
-                blocks.append(BlockShape(resolution, width, self.widths[index + 1], stage.down))
-                named = resolution // stage.down
-                resolution = padded(named)
-                if resolution == 0:
-                    raise ValueError(f"hvae.enc_arch: stage {stage.resolution} shrinks the image to nothing")
-        return blocks
-
-    def decoder_blocks(self, size: int) -> list[BlockShape]:
-        """The decoder's blocks for images of ``size`` pixels a side, in order.
-
-        Raises:
-            ValueError: ``dec_arch`` does not fit the size or the ``widths``.
-        """
-        stages = parse_arch(self.dec_arch)
-        resolutions = [stage.resolution for stage in stages]
-        if len(stages) != len(self.widths):
-            raise ValueError(f"hvae.dec_arch: {len(stages)} stages, but hvae.widths has {len(self.widths)}")
-        if any(stage.down is not None or stage.blocks == 0 for stage in stages):
-            raise ValueError("hvae.dec_arch: a stage is a resolution and at least one block, e.g. '32b4'")
-        if resolutions != sorted(set(resolutions)) or resolutions[0] != 1 or resolutions[-1] != size:
-            raise ValueError(f"hvae.dec_arch: resolutions must rise from 1 to image.size ({size}), not {resolutions}")
-        wide = [(s.resolution, w) for s, w in zip(stages, reversed(self.widths), strict=True) for _ in range(s.blocks)]
-        following = [*wide[1:], wide[-1]]
-        return [BlockShape(r, width, after) for (r, width), (_, after) in zip(wide, following, strict=True)]
-
-    def check_image(self, size: tuple[int, int], channels: int) -> None:
-        """Whether the architecture fits images of this size.
-
-        Raises:
-            ValueError: it does not; the message names the key.
-        """
-        height, width = size
-        if height != width:
-            raise ValueError(f"image.size: 'architecture: causal-gen' needs square images, not {height} x {width}")
-        if channels != 1:
-            raise ValueError(f"image.channels: 'architecture: causal-gen' draws grey images, not {channels} channels")
-        if self.bottleneck > min(self.widths):
-            raise ValueError(f"hvae.bottleneck: {self.bottleneck} leaves nothing of a width of {min(self.widths)}")
-        features = {
-            padded(block.resolution // (block.down or 1)): block.outputs for block in self.encoder_blocks(height)
-        }
-        for block in self.decoder_blocks(height):
-            if block.inputs < block.outputs:
-                raise ValueError("hvae.widths: from the largest resolution to the smallest, widths must not fall")
-            if block.resolution <= self.z_max_res and features.get(block.resolution) != block.inputs:
-                found = ", ".join(f"{resolution} ({width} wide)" for resolution, width in features.items())
-                raise ValueError(
-                    f"hvae.dec_arch: latents at {block.resolution} pixels need the encoder's features there, "
-                    f"{block.inputs} wide; it has them at {found}"
-                )
-
-
-def parse_arch(text: str) -> list[Stage]:
-    """The stages of an architecture string, e.g. ``64b3d2,32b2d4,8b1``.
-
-    Raises:
-        ValueError: it is not one.
-    """
-    stages = []
-    for part in text.split(","):
-        found = re.fullmatch(r"([1-9][0-9]*)b([0-9]+)(?:d([2-9]))?", part.strip())
-        if found is None:
-            raise ValueError(
-                f"{part!r} is not a stage: a resolution, 'b' and blocks, 'd' and a factor of 2 to 9: '32b3d2'"
-            )
-        resolution, blocks, down = found.groups()
-        stages.append(Stage(int(resolution), int(blocks), int(down) if down else None))
-    return stages
-
-
-def padded(resolution: int) -> int:
-    """The resolution after an odd one (other than a single pixel) is padded by one pixel."""
-    return resolution + resolution % 2 if resolution > 1 else resolution
-
-
-def _architecture(section: Any) -> Any:
-    if isinstance(section, dict):
-        return section.get("architecture", "two-stream")
-    return getattr(section, "architecture", "two-stream")
-
-
-ImageSpec = Annotated[
-    Annotated[HVAESpec, Tag("two-stream")] | Annotated[CausalGenSpec, Tag("causal-gen")],
-    Discriminator(
-        _architecture,
-        custom_error_type="architecture",
-        custom_error_message="'architecture' is 'two-stream' (the default) or 'causal-gen'",
-    ),
-]
-"""The image mechanism of a study: which network, and its sizes."""
+SPECS.add(DEFAULT, HVAESpec)

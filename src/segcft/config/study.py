@@ -24,7 +24,7 @@ from pydantic import (
     model_validator,
 )
 
-from segcft.config.mechanisms import CausalGenSpec as CausalGenSpec
+from segcft.config.causal_gen import CausalGenSpec as CausalGenSpec
 from segcft.config.mechanisms import HVAESpec as HVAESpec
 from segcft.config.mechanisms import ImageSpec
 from segcft.config.section import Augment as Augment
@@ -45,7 +45,7 @@ MOST_CHARACTERS = 1 << 18
 MOST_VALUES = 1 << 16
 """In a YAML file, with what its aliases stand for."""
 
-UNION_TAGS = ("folder", "chest-simulator", "coronary-simulator", "two-stream", "causal-gen")
+UNION_TAGS = ("folder", "chest-simulator", "coronary-simulator")
 """Which variant of a section an error is about, in pydantic's path to it: no key of the file."""
 
 
@@ -114,33 +114,41 @@ class Structure(Section):
 class Image(Section):
     """Pixel grid of the study and its physical extent.
 
-    ``size`` is (height, width) in pixels. With ``field_of_view`` (height, width, in ``length_unit``) areas are
-    in the square of ``length_unit``, whatever the grid; without it they count pixels of the grid.
+    ``size`` is (height, width) in pixels, or (depth, height, width) in voxels. With ``field_of_view`` (each axis, in
+    ``length_unit``) areas are in the square of ``length_unit`` and volumes in its cube, whatever the grid; without it
+    they count elements of the grid.
     """
 
-    size: tuple[PositiveInt, PositiveInt]
+    size: Annotated[tuple[PositiveInt, ...], Field(min_length=2, max_length=3)]
     channels: PositiveInt = 1
-    field_of_view: tuple[PositiveFloat, PositiveFloat] | None = None
+    field_of_view: tuple[PositiveFloat, ...] | None = None
     length_unit: str = "px"
+
+    @model_validator(mode="after")
+    def _same_axes(self) -> Image:
+        if self.field_of_view is not None and len(self.field_of_view) != len(self.size):
+            raise ValueError(f"'field_of_view' has {len(self.field_of_view)} axes, and 'size' {len(self.size)}")
+        return self
 
     @property
     def cell_size(self) -> float:
-        """Area of one pixel, in :attr:`cell_unit`."""
+        """Area of one pixel, or volume of one voxel, in :attr:`cell_unit`."""
         if self.field_of_view is None:
             return 1.0
         return math.prod(self.field_of_view) / math.prod(self.size)
 
     @property
-    def spacing(self) -> tuple[float, float] | None:
-        """Height and width of a pixel in mm, if the length unit is that."""
+    def spacing(self) -> tuple[float, ...] | None:
+        """Size of an element along each axis in mm, if the length unit is that."""
         if self.field_of_view is None or self.length_unit != "mm":
             return None
-        return self.field_of_view[0] / self.size[0], self.field_of_view[1] / self.size[1]
+        return tuple(extent / count for extent, count in zip(self.field_of_view, self.size, strict=True))
 
     @property
     def cell_unit(self) -> str:
-        """Pixels of the grid, or the square of ``length_unit``."""
-        return "px" if self.field_of_view is None else f"{self.length_unit}\N{SUPERSCRIPT TWO}"
+        """Elements of the grid, or the square or cube of ``length_unit``."""
+        power = {2: "\N{SUPERSCRIPT TWO}", 3: "\N{SUPERSCRIPT THREE}"}[len(self.size)]
+        return "px" if self.field_of_view is None else f"{self.length_unit}{power}"
 
 
 class FolderData(Section):
@@ -312,6 +320,8 @@ class Study(Section):
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Study:
+        if len(self.image.size) != 2:
+            raise ValueError("image.size: give (height, width); volumes are not supported yet")
         self._check_graph()
         self._check_structures()
         self.hvae.check_image(self.image.size, self.image.channels)

@@ -1,7 +1,8 @@
 """Counterfactual fine-tuning (CFT): one algorithm, the guide is its argument.
 
 The image mechanism is trained on its own counterfactuals so that a frozen guide reads from them the values that
-were asked for, while the evidence lower bound stays what pre-training had reached:
+were asked for, while its likelihood (its evidence lower bound, where that is what it has) stays what pre-training had
+reached:
 
     minimise   L_guide(x~, pa~)   subject to   -ELBO(x, pa) <= eps
 
@@ -19,10 +20,9 @@ from torch.nn import functional as F
 
 from segcft.causal.scm import StructuralCausalModel
 from segcft.config.study import FinetuneSpec, Study, Training
-from segcft.data.augment import Augmenter
 from segcft.data.batches import Batch, Batches
 from segcft.image_models.mechanism import ImageMechanism
-from segcft.image_models.objective import Samples
+from segcft.image_models.objective import AugmentedSamples
 from segcft.readers.reader import Reader
 from segcft.training.loop import Objective, freeze, parts
 
@@ -38,7 +38,7 @@ class CounterfactualObjective(Objective):
         scm: the attributes' mechanisms, frozen.
         guide: a segmentor or a regressor, frozen; gradients flow through it to the image.
         marginal: training values (N, V) from which interventions are drawn.
-        bound: eps, the largest negative ELBO allowed, in nats per pixel.
+        bound: eps, the largest value of the mechanism's constraint allowed, in nats per pixel.
     """
 
     network: ImageMechanism
@@ -59,7 +59,7 @@ class CounterfactualObjective(Objective):
         self.network = network
         self.scm, self.guide = freeze(scm), freeze(guide)
         self.spec, self.bound = spec, bound
-        self.samples = Samples(study, Augmenter(spec.augment))
+        self.samples = AugmentedSamples(study, spec.augment)
         names = list(study.variables)
         self.measured = study.measured_columns
         self.targets = [names.index(name) for name in spec.intervene or names]
@@ -92,16 +92,16 @@ class CounterfactualObjective(Objective):
     def draw_intervention(self, values: Tensor) -> Tensor:
         """do (B, V): of each sample one variable, uniformly, and each other one with probability ``spec.also``.
 
-        Every value is that of another person in the training marginal, one person for each value.
+        Every value is that of another sample of the training marginal, one for each value.
         """
         batch = torch.arange(len(values), device=values.device)
         targets = torch.tensor(self.targets, device=values.device)
         shape = (len(batch), len(targets))
         chosen = torch.rand(shape, device=values.device) < self.spec.also
         chosen[batch, torch.randint(len(targets), batch.shape, device=values.device)] = True
-        people = torch.randint(len(self.marginal), shape, device=values.device)
+        donors = torch.randint(len(self.marginal), shape, device=values.device)
         do = torch.full_like(values, torch.nan)
-        do[:, targets] = torch.where(chosen, self.marginal[people, targets], torch.nan)
+        do[:, targets] = torch.where(chosen, self.marginal[donors, targets], torch.nan)
         return do
 
     def guide_loss(self, image: Tensor, values: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ class CounterfactualObjective(Objective):
         return F.mse_loss(read, asked)
 
     def changed_share(self, difference: Tensor) -> Tensor:
-        """The share of pixels that ``difference`` (B, C, H, W) changes; a change counts whole if it is visible.
+        """The share of pixels that ``difference`` (B, C, *size) changes; a change counts whole if it is visible.
 
         The count, and not the size: a price on grey levels would have outlines move where contrast is low.
         """
@@ -124,11 +124,10 @@ class CounterfactualObjective(Objective):
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         image, values = self.samples(batch)
         after = self.scm.counterfactual(values, self.draw_intervention(values))
-        noise = self.network.abduct(image, values, sample=self.spec.abduction == "sample")
-        factual, changed = self.network.factual_and_changed(noise, values, after)
-        bound = self.network.elbo(image, noise, factual, self.network.spec.beta)
-        violation = bound.objective.mean() - self.bound
-        counterfactual = changed.with_residual(factual.residual(image))
+        counterfactual, held = self.network.counterfactual_and_constraint(
+            image, values, after, sample=self.spec.abduction == "sample"
+        )
+        violation = held.mean() - self.bound
         guided = self.guide_loss(counterfactual, after)
         change = self.changed_share(counterfactual - image)
         # Damping stiffens the multiplier where the constraint is violated, so that it does not oscillate.
@@ -151,13 +150,13 @@ class CounterfactualObjective(Objective):
 
 @torch.no_grad()
 def constraint_level(network: ImageMechanism, study: Study, batches: Batches, fabric: Fabric) -> float:
-    """The pre-trained model's negative ELBO on training data, nats per pixel: averaged over batches and devices."""
+    """The pre-trained mechanism's constraint on training data, nats per pixel: averaged over batches and devices."""
     spec = study.finetune
-    samples = Samples(study, Augmenter(spec.augment))
+    samples = AugmentedSamples(study, spec.augment)
     total = torch.zeros((), device=fabric.device)
     for step, batch in enumerate(batches.from_step(0, spec.bound_batches, fabric.device)):
         for part in parts(batch, step, spec, fabric.global_rank):
             with torch.autocast(fabric.device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
-                total += network(*samples(part), sample=spec.abduction == "sample").objective.mean()
+                total += network.constraint(*samples(part), sample=spec.abduction == "sample").mean()
     # Every device has measured its share of the batches; the constraint is one.
     return float(fabric.all_reduce(total / (spec.bound_batches * spec.accumulate), reduce_op="mean"))

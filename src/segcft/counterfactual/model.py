@@ -8,11 +8,11 @@ import torch
 from torch import Generator, Tensor, nn
 
 from segcft.causal.scm import StructuralCausalModel
-from segcft.image_models.mechanism import ELBO, ImageMechanism
+from segcft.image_models.mechanism import ImageMechanism
 
 
 class Counterfactual(NamedTuple):
-    """``image`` (B, C, H, W) in [-1, 1] and ``values`` (B, V), each variable in its unit."""
+    """``image`` (B, C, *size) in [-1, 1] and ``values`` (B, V), each variable in its unit."""
 
     image: Tensor
     values: Tensor
@@ -21,12 +21,19 @@ class Counterfactual(NamedTuple):
 class CounterfactualModel(nn.Module):
     """The deep structural causal model, whole: the SCM of the attributes and the mechanism of the image."""
 
-    def __init__(self, scm: StructuralCausalModel, hvae: ImageMechanism) -> None:
+    def __init__(self, scm: StructuralCausalModel, mechanism: ImageMechanism) -> None:
         super().__init__()
         self.scm = scm
-        self.hvae = hvae
+        self.mechanism = mechanism
 
-    @torch.no_grad()
+    def abduct(self, image: Tensor, values: Tensor, sample: bool = False) -> Abduction:
+        """Abduction: the exogenous noise of images (B, C, *size) in [-1, 1] of samples with ``values`` (B, V).
+
+        ``sample`` draws the image's noise from its posterior; by default its mean is taken, so that answers are the
+        same every time.
+        """
+        return Abduction(self, image, values, sample)
+
     def counterfactual(
         self,
         image: Tensor,
@@ -35,38 +42,28 @@ class CounterfactualModel(nn.Module):
         generator: Generator | None = None,
         sample: bool = False,
     ) -> Counterfactual:
-        """What ``image`` (B, C, H, W) in [-1, 1] of people with ``values`` (B, V) would have been under ``do``.
-
-        ``do`` (B, V) is NaN where a variable is left alone. ``sample`` draws the image's latents from their
-        posterior; by default its mean is taken, so that the answer is the same every time.
-        """
-        after = self.scm.counterfactual(values, do, generator)
-        return Counterfactual(Abduction(self.hvae, image, values, sample).counterfactual(after), after)
+        """All three steps at once; see :meth:`abduct` and :meth:`Abduction.counterfactual`."""
+        return self.abduct(image, values, sample).counterfactual(do, generator)
 
 
 class Abduction:
-    """The exogenous noise of images (B, C, H, W) in [-1, 1] whose parents are ``values`` (B, V).
-
-    Latents (``sample``: drawn from their posterior; else its mean) and pixel noise are abducted once; then the
-    image can be drawn under any parents. Under its own parents it is the image itself.
-    """
+    """Images whose noise was abducted once, to be drawn under any parents. Under their own they are themselves."""
 
     @torch.no_grad()
-    def __init__(self, hvae: ImageMechanism, image: Tensor, values: Tensor, sample: bool = False) -> None:
-        self.hvae = hvae
-        self.noise = hvae.abduct(image, values, sample)
-        self._image = image
-        self._factual = hvae.factual(self.noise, values)
-        self.residual = self._factual.residual(image)
-        self.reconstruction = self._factual.loc.clamp(-1, 1)
-        """The image as the latents alone give it: how much of it the model explains."""
+    def __init__(self, model: CounterfactualModel, image: Tensor, values: Tensor, sample: bool = False) -> None:
+        self.model, self.values = model, values
+        self.noise = model.mechanism.abduct(image, values, sample)
 
     @torch.no_grad()
-    def bound(self) -> ELBO:
-        """The evidence lower bound, (B,); where the latents are their posterior's mean, at that mean."""
-        return self.hvae.elbo(self._image, self.noise, self._factual, beta=1.0)
+    def counterfactual(self, do: Tensor, generator: Generator | None = None) -> Counterfactual:
+        """Action and prediction under ``do`` (B, V), which is NaN where a variable is left alone.
+
+        ``generator`` draws the attributes' noise where it is not known exactly.
+        """
+        after = self.model.scm.counterfactual(self.values, do, generator)
+        return Counterfactual(self.predict(after), after)
 
     @torch.no_grad()
-    def counterfactual(self, values: Tensor) -> Tensor:
-        """The images (B, C, H, W) under the parents ``values`` (B, V)."""
-        return self.hvae.decode(self.noise, values).with_residual(self.residual)
+    def predict(self, values: Tensor) -> Tensor:
+        """Prediction alone: the images (B, C, *size) under the parents ``values`` (B, V)."""
+        return self.model.mechanism.predict(self.noise, values)

@@ -10,40 +10,41 @@ from torch import Tensor
 from segcft.causal.intervention import CHANGE
 from segcft.config.study import Study
 from segcft.counterfactual.support import limits
-from segcft.image_models.typicality import Length, Usual
+from segcft.image_models.typicality import TypicalRanges
 
 NOTABLE = 0.25
-"""An area that misses its change by more than this share of a standard deviation over people is worth a warning."""
+"""A measured variable that misses its change by more than this share of its standard deviation is worth a warning."""
 
-MANY = 100
-"""Bits a pixel of which more are not told: a grey level has 8, and the length of noise may have dozens of digits."""
+LARGEST_SHOWN = 100
+"""Bits a pixel above which a warning gives no number: a grey level has 8, and of noise it may have dozens of digits."""
 
 SHARE, FAR = 2.0, 0.1
-"""An area of at most this, and of less than this share of the smallest in training, was perhaps meant as a change."""
+"""A number of at most this, and of less than this share of the smallest in training, was perhaps meant as a change."""
 
 
 def out_of_support(
     study: Study, source: Mapping[str, str], before: Tensor, asked: Tensor, after: Tensor, people: Tensor
 ) -> list[str]:
-    """A warning for each value that is known, asked for or implied (V,), outside the training people's range (N, V).
+    """A warning for each value that is known, asked for or implied (V,), outside the range of the training values
+    ``people`` (N, V).
 
-    The range is that of :func:`segcft.counterfactual.support.limits`. A category is outside if no training person is
-    of it.
+    The range is that of :func:`segcft.counterfactual.support.limits`. A category is outside if no training sample has
+    it.
     """
     warnings = []
     for k, (name, variable) in enumerate(study.variables.items()):
-        told = {source[name]: float(before[k]), "asked for": float(asked[k])}
+        found = {source[name]: float(before[k]), "asked for": float(asked[k])}
         if asked[k].isnan() and after[k] != before[k]:
-            told["what follows"] = float(after[k])
-        told = {origin: value for origin, value in told.items() if not math.isnan(value)}
+            found["what follows"] = float(after[k])
+        found = {origin: value for origin, value in found.items() if not math.isnan(value)}
         if variable.categories:
             seen = set(people[:, k].tolist())
-            for origin, value in told.items():
+            for origin, value in found.items():
                 if value not in seen:
                     warnings.append(f"{name}: {variable.categories[int(value)]} ({origin}) is no training person's")
             continue
         low, high = limits(variable, people[:, k].cpu().numpy())
-        for origin, value in told.items():
+        for origin, value in found.items():
             if value < low or value > high:
                 share = origin == "asked for" and name in study.measured and value <= SHARE and value < FAR * low
                 hint = f"; this sets the area to {value:g} {variable.unit}, and {CHANGE}" if share else ""
@@ -53,27 +54,25 @@ def out_of_support(
     return warnings
 
 
-def unlike(length: Length, usual: Usual | None) -> list[str]:
-    """A warning if the length of an image () is not a usual one; none where nothing is recorded as usual."""
-    if usual is None:
-        return []
+def atypical_image(lengths: Mapping[str, Tensor], typical: TypicalRanges | None) -> list[str]:
+    """A warning if a length of an image () is out of its typical range; none where no range is recorded."""
     found = []
-    for bits, place, (low, high) in (
-        (float(length.image), "", usual.image),
-        (float(length.latents), " in the latents", usual.latents),
-    ):
+    ranges = typical.ranges if typical else {}
+    for name in (name for name in ranges if name in lengths):
+        (low, high), bits = ranges[name], float(lengths[name])
         if not low <= bits <= high:  # nor is NaN
-            told = f"{bits:.3g}" if bits < MANY else f"over {MANY}"
-            found.append(f"{told} bits a pixel{place}, usually {low:.3g} to {high:.3g}")
+            shown = f"{bits:.3g}" if bits < LARGEST_SHOWN else f"over {LARGEST_SHOWN}"
+            place = "" if name == "image" else f" in the {name}"
+            found.append(f"{shown} bits a pixel{place}, usually {low:.3g} to {high:.3g}")
     if not found:
         return []
     return [f"image: unlike those that the model has learnt ({', and '.join(found)}): a counterfactual means little"]
 
 
-def misses(study: Study, gained: Tensor, wanted: Tensor, spread: Tensor) -> list[str]:
-    """A warning for each area that did not change as it should have; all (S,), in the study's unit.
+def missed_changes(study: Study, gained: Tensor, wanted: Tensor, spread: Tensor) -> list[str]:
+    """A warning for each measured variable that did not change as it should have; all (S,), each in its unit.
 
-    Changes are compared, not areas, so that what the judge misreads in both images does not count.
+    Changes are compared, not values, so that what the judge misreads in both images does not count.
     """
     warnings = []
     for s, name in enumerate(study.measured):

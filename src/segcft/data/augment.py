@@ -7,14 +7,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segcft.config.study import Augment
+from segcft.errors import StudyError
 
 
 class Augmenter:
     """Draws one deformation and one change of grey values for each sample of a batch.
 
-    Masks are coverage, and stay coverage: areas of the deformed structures are
-    ``mask.sum((2, 3)) * pixel_area``. What comes into view at the border repeats the image's edge and belongs
-    to no structure.
+    Masks are coverage, and stay coverage, so what is measured of them is that of the deformed structures. What comes
+    into view at the border repeats the image's edge and belongs to no structure.
 
     Args:
         spec: how much of what; see :class:`segcft.config.section.Augment`.
@@ -27,17 +27,22 @@ class Augmenter:
         """Augment a batch on its device.
 
         Args:
-            image: float (B, C, H, W) in [-1, 1].
-            mask: float (B, S, H, W) in [0, 1].
+            image: float (B, C, *size) in [-1, 1]; of two axes where the ``spec`` deforms.
+            mask: float (B, S, *size) in [0, 1].
             generator: source of randomness. Draws are made on its device, so one on the CPU gives the same
                 deformation on every device.
 
         Returns:
             image and mask of the same shapes, types and ranges; the inputs themselves where ``spec`` is
             all zeros.
+
+        Raises:
+            StudyError: volumes would be deformed.
         """
         draw = _Draw(image, generator)
         if self.spec.deforms:
+            if image.dim() != 4:
+                raise StudyError("augment: volumes cannot be deformed; rotate, shift, scale, stretch, elastic: 0")
             grid = self._grid(image, draw)
             image = F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
             mask = F.grid_sample(mask, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
@@ -76,12 +81,12 @@ class Augmenter:
             return image
         if spec.gamma:
             exponent = (1 + draw.uniform(spec.gamma)).clamp(min=0.05)
-            image = ((image + 1) / 2).clamp(min=0).pow(_per_sample(exponent)) * 2 - 1
+            image = ((image + 1) / 2).clamp(min=0).pow(_per_sample(exponent, image)) * 2 - 1
         if spec.contrast:
-            mean = image.mean(dim=(1, 2, 3), keepdim=True)
-            image = (image - mean) * _per_sample(1 + draw.uniform(spec.contrast)) + mean
+            mean = image.mean(dim=tuple(range(1, image.dim())), keepdim=True)
+            image = (image - mean) * _per_sample(1 + draw.uniform(spec.contrast), image) + mean
         if spec.brightness:
-            image = image + _per_sample(draw.uniform(spec.brightness))
+            image = image + _per_sample(draw.uniform(spec.brightness), image)
         if spec.noise:
             image = image + draw.normal(*image.shape[1:]) * spec.noise
         return image.clamp(-1, 1)
@@ -108,5 +113,6 @@ class _Draw:
         return draws.to(self._batch.device)
 
 
-def _per_sample(values: Tensor) -> Tensor:
-    return values.reshape(-1, 1, 1, 1)
+def _per_sample(values: Tensor, image: Tensor) -> Tensor:
+    """Numbers (B,) with an axis of length 1 for every other one of ``image`` (B, C, *size)."""
+    return values.reshape(-1, *(1,) * (image.dim() - 1))

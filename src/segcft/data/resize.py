@@ -23,7 +23,7 @@ MOST_CANVAS = 2 * MOST_PIXELS
 """Pixels of an image and of what it is filled up with."""
 
 
-def average(array: NDArray[np.generic], size: tuple[int, int]) -> Array:
+def average(array: NDArray[np.generic], size: tuple[int, ...]) -> Array:
     """Mean of ``array`` (..., H, W), piecewise constant, over each pixel of a grid of ``size``, the last two axes.
 
     The mean over the whole array does not change. Enlarging repeats pixels.
@@ -35,7 +35,7 @@ def average(array: NDArray[np.generic], size: tuple[int, int]) -> Array:
     return result
 
 
-def smooth(array: NDArray[np.generic], size: tuple[int, int]) -> Array:
+def smooth(array: NDArray[np.generic], size: tuple[int, ...]) -> Array:
     """Like :func:`average` where an axis shrinks; linear between pixel centres where it grows."""
     result = np.asarray(array, dtype=np.float64)
     for axis, length in _in_order(result, size):
@@ -45,7 +45,7 @@ def smooth(array: NDArray[np.generic], size: tuple[int, int]) -> Array:
     return result
 
 
-def _in_order(array: Array, size: tuple[int, int]) -> list[tuple[int, int]]:
+def _in_order(array: Array, size: tuple[int, ...]) -> list[tuple[int, int]]:
     """The last two axes and their new lengths, one that shrinks first: the other order takes more memory."""
     return sorted(((-2, size[0]), (-1, size[1])), key=lambda step: step[1] > array.shape[step[0]])
 

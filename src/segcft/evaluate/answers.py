@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segcft.counterfactual.model import Abduction, CounterfactualModel
+from segcft.counterfactual.model import CounterfactualModel
 from segcft.counterfactual.support import all_limits
 from segcft.evaluate import names
 from segcft.evaluate.cohort import Cohort, People
@@ -111,13 +111,14 @@ class Inquiry:
     def _ask(self, method: str, people: People, do: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The images (K, M, C, H, W) and values (K, M, V) of the people under interventions, as above."""
         model = self.models[method]
-        abduction = Abduction(model.hvae, people.image, people.values)
+        abduction = model.abduct(people.image, people.values)
         generator = torch.Generator(self.cohort.device).manual_seed(self.cohort.study.evaluation.seed)
         images, values = [], []
         for m in range(next(iter(do.values())).shape[1]):
             asked = model.scm.intervention(len(people.values), **{name: wanted[:, m] for name, wanted in do.items()})
-            values.append(model.scm.counterfactual(people.values, asked, generator))
-            images.append(abduction.counterfactual(values[-1]))
+            answer = abduction.counterfactual(asked, generator)
+            images.append(answer.image)
+            values.append(answer.values)
         return torch.stack(images, dim=1), torch.stack(values, dim=1)
 
     def _asked(self, values: Tensor, structure: str, changes: Sequence[float]) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from segcft.counterfactual.model import Abduction, CounterfactualModel
+from segcft.counterfactual.model import CounterfactualModel
 
 GREY_LEVELS = 255 / 2
 """Grey levels per unit of an image in [-1, 1]."""
@@ -26,7 +26,6 @@ def null_intervention(model: CounterfactualModel, image: Tensor, values: Tensor)
     return model.counterfactual(image, values, torch.full_like(values, torch.nan)).image
 
 
-@torch.no_grad()
 def undo(model: CounterfactualModel, changed: Tensor, after: Tensor, before: Tensor) -> Tensor:
     """From the counterfactual image and values ``after`` back to the values ``before``, all abducted anew."""
-    return Abduction(model.hvae, changed, after).counterfactual(before)
+    return model.abduct(changed, after).predict(before)

@@ -98,7 +98,7 @@ def judge_models(
     with progress.task("Judging counterfactuals", len(cohort)) as task:
         for people, asked in zip(cohort.batches(), asked_values(cohort, scm), strict=True):
             # One abduction serves all interventions.
-            abductions = {m: Abduction(model.hvae, people.image, people.values) for m, model in models.items()}
+            abductions = {m: model.abduct(people.image, people.values) for m, model in models.items()}
             score_factual(scores, cohort, people, models, abductions, judge)
             unchanged = judge.read(people.image)
             for variable, after in asked.items():
@@ -159,8 +159,9 @@ def score_factual(
         largest = (null - people.image).abs().amax(dim=(1, 2, 3)) * GREY_LEVELS
         scores.add(method, names.COMPOSITION, grey_difference(null, people.image))
         scores.add(method, names.COMPOSITION_MAX, largest)
-        rebuilt = abductions[method].reconstruction
-        scores.add(method, names.RECONSTRUCTION, grey_difference(rebuilt, people.image))
+        rebuilt = model.mechanism.reconstruction(abductions[method].noise)
+        if rebuilt is not None:
+            scores.add(method, names.RECONSTRUCTION, grey_difference(rebuilt, people.image))
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,7 @@ class Question:
         image, before = self.people.image, self.people.values
         self._score_image(scores, names.NO_CHANGE, image, judge)
         for method, model in models.items():
-            changed = abductions[method].counterfactual(self.after)
+            changed = abductions[method].predict(self.after)
             self._score_image(scores, method, saved(changed), judge)
             error = grey_difference(undo(model, changed, self.after, before), image)
             scores.add(method, names.REVERSIBILITY, error, intervention=self.variable)
@@ -199,7 +200,7 @@ class Question:
     def score_slopes(self, scores: Scores, abductions: Mapping[str, Abduction], judge: MaskReader) -> None:
         """Add how far every method moves the areas that follow ``variable``."""
         for method, abduction in abductions.items():
-            read = judge.read(saved(abduction.counterfactual(self.after)))
+            read = judge.read(saved(abduction.predict(self.after)))
             for s in range(read.shape[1]):
                 self._score_slope(scores, method, read, s)
 

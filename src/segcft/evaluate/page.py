@@ -25,7 +25,7 @@ class Page:
         people: int,
         methods: Sequence[str],
         changes: Sequence[str],
-        size: tuple[int, int],
+        size: tuple[int, ...],
         title: str,
         margin: float = 0.15,
     ) -> None:

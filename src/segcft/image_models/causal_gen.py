@@ -7,150 +7,39 @@ from which the prior p(z_l | z_<l) is read, so that it never sees the parents. T
 reads ``h``, the encoder's features of the image and the parents. Abduction therefore runs both streams, and what
 it says of the factual image comes with it; another set of parents needs the image stream only.
 
-The same sums are done with less work than by joining inputs along the channels and convolving them. The parents
-are the same at every pixel, so their share of a convolution is one number a channel (at the border of a padded
-one: a number for each way to lie there), and planes of them are never built. Where one pixel makes one pixel a
-convolution is a matrix product, and what only multiplies a mean over pixels is applied after it.
+The same sums are done with less work than by joining inputs along the channels and convolving them, see
+:mod:`segcft.image_models.causal_gen_layers`.
 
 References: De Sousa Ribeiro et al. 2023, https://arxiv.org/abs/2306.15764; Child 2021 (very deep VAEs).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple, cast
+from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segcft.config.mechanisms import BlockShape, CausalGenSpec
+from segcft.config.causal_gen import BlockShape, CausalGenSpec
 from segcft.config.study import Image, Variable
+from segcft.image_models.causal_gen_layers import (
+    KINDS,
+    BlockKind,
+    Convolution,
+    Convolutions,
+    ParentsShare,
+    ResidualBlock,
+)
 from segcft.image_models.likelihood import DiscretisedGaussian, TanhDiscretisedGaussian
-from segcft.image_models.mechanism import Exogenous, ImageMechanism, Recomputing
+from segcft.image_models.mechanism import MECHANISMS
+from segcft.image_models.vae import HierarchicalVAE, Latents, Recomputing
 
 STEM_KERNEL = 7
 BLOCK_KERNEL = 3
 LARGEST_POINTWISE = 2
 """Decoder blocks of at most this many pixels a side have 1x1 kernels; a larger one would mostly read padding."""
-
-
-class BlockKind(NamedTuple):
-    """Of the convolutions of a block: which are pointwise whatever the block's kernel, and what precedes each."""
-
-    pointwise: tuple[bool, ...]
-    activation: Callable[[Tensor], Tensor]
-
-
-KINDS = {
-    "light": BlockKind((False, False), F.relu),
-    "gelu": BlockKind((True, False, False, True), F.gelu),
-}
-
-
-class Convolution(nn.Conv2d):
-    """A convolution that keeps the size; its bias starts at zero, as in the published training.
-
-    Where one pixel makes one pixel (a pointwise kernel, or an image of a single pixel, of which any kernel sees
-    padding but for its centre) it is a linear map of the channels, which is a matrix product.
-    """
-
-    def __init__(self, inputs: int, outputs: int, kernel: int, bias: bool = True):
-        super().__init__(inputs, outputs, kernel, padding=kernel // 2, bias=bias)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        kernel = self.kernel_size[0]
-        if kernel > 1 and x.shape[-2:] != (1, 1):
-            return super().forward(x)
-        matrix = self.weight[:, :, kernel // 2, kernel // 2]
-        return F.linear(x.permute(0, 2, 3, 1), matrix, self.bias).permute(0, 3, 1, 2)
-
-
-class Convolutions(nn.Module):
-    """Activation and convolution in turns, from ``inputs`` through ``hidden`` to ``outputs`` channels."""
-
-    def __init__(self, inputs: int, hidden: int, outputs: int, kernel: int, kind: BlockKind):
-        super().__init__()
-        self.activate = kind.activation
-        last = len(kind.pointwise) - 1
-        self.layers = nn.ModuleList()
-        for index, pointwise in enumerate(kind.pointwise):
-            size = 1 if pointwise else kernel
-            layer = Convolution(inputs if index == 0 else hidden, outputs if index == last else hidden, size)
-            self.layers.append(layer)
-
-    @property
-    def first(self) -> Convolution:
-        return cast(Convolution, self.layers[0])
-
-    @property
-    def last(self) -> Convolution:
-        return cast(Convolution, self.layers[-1])
-
-    def forward(self, x: Tensor, pool: int | None = None) -> Tensor:
-        """(B, C, H, W) to (B, ``outputs``, H, W), or its means over squares of ``pool`` pixels a side."""
-        return self.after_first(self.first(self.activate(x)), pool)
-
-    def after_first(self, hidden: Tensor, pool: int | None = None) -> Tensor:
-        """The rest of it, from the outcome of the first convolution."""
-        for layer in self.layers[1:-1]:
-            hidden = layer(self.activate(hidden))
-        hidden = self.activate(hidden)
-        if pool is None:
-            return self.last(hidden)
-        if self.last.kernel_size == (1, 1):  # a pointwise map and a mean commute, and the mean is smaller
-            return self.last(F.avg_pool2d(hidden, pool))
-        return F.avg_pool2d(self.last(hidden), pool)
-
-
-class ResidualBlock(nn.Module):
-    """A block's input plus its convolutions; it may narrow, and may shrink by a mean over squares of pixels."""
-
-    def __init__(self, shape: BlockShape, hidden: int, kernel: int, kind: BlockKind):
-        super().__init__()
-        self.down = shape.down
-        self.convolutions = Convolutions(shape.inputs, hidden, shape.outputs, kernel, kind)
-        self.project = None if shape.inputs == shape.outputs else Convolution(shape.inputs, shape.outputs, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.convolutions(x, self.down)
-        if self.down is not None:
-            x = F.avg_pool2d(x, self.down)
-        return out + (x if self.project is None else self.project(x))
-
-
-class ParentsShare(nn.Module):
-    """What constant planes of the parents would contribute to a zero-padded convolution, without the planes.
-
-    Where every tap of the kernel lies on the image it is the sum of the taps, the same at every pixel; at the
-    border some taps fall on the padding. So it is the product of the taps' contributions with a map of which taps
-    count at which pixel.
-
-    Args:
-        parents: number C of the parents' features.
-        outputs: number O of channels.
-        kernel: odd size K of the kernel.
-        size: pixels N a side.
-    """
-
-    counts: Tensor
-
-    def __init__(self, parents: int, outputs: int, kernel: int, size: int):
-        super().__init__()
-        self.size = size = size if kernel > 1 else 1  # of a pointwise kernel every pixel has the same
-        self.weight = nn.Parameter(torch.empty(outputs, parents, kernel, kernel))
-        tap = torch.arange(kernel)[:, None] - kernel // 2 + torch.arange(size)  # (K, N): which pixel a tap reads
-        inside = ((tap >= 0) & (tap < size)).float()
-        counts = torch.einsum("iy,jx->yxij", inside, inside).flatten(2).flatten(0, 1)  # (N N, K K)
-        self.register_buffer("counts", counts, persistent=False)
-
-    def forward(self, parents: Tensor) -> Tensor:
-        """(B, C) to (B, O, N, N), or to (B, O, 1, 1) for a pointwise kernel."""
-        taps = torch.einsum("bc,ocij->bijo", parents, self.weight).flatten(1, 2)
-        planes = torch.matmul(self.counts.to(taps.dtype), taps)  # (B, N N, O): channels last in memory
-        return planes.unflatten(1, (self.size, self.size)).permute(0, 3, 1, 2)
 
 
 class Posterior(nn.Module):
@@ -257,7 +146,7 @@ class Encoder(Recomputing):
         return features
 
 
-class CausalGenHVAE(ImageMechanism):
+class CausalGenHVAE(HierarchicalVAE):
     """The published hierarchical VAE of an image given its causal parents.
 
     The parents enter as published: a continuous variable standardised, one of two categories as 0 or 1, one of
@@ -273,8 +162,7 @@ class CausalGenHVAE(ImageMechanism):
     read_features: Tensor
 
     def __init__(self, spec: CausalGenSpec, image: Image, variables: Mapping[str, Variable]):
-        super().__init__(image, variables)
-        self.spec = spec
+        super().__init__(spec, image, variables)
         size = image.size[0]
         read = [column for name in variables for column in self.parent_features(name)]
         self.register_buffer("read_features", torch.tensor(read), persistent=False)
@@ -301,7 +189,7 @@ class CausalGenHVAE(ImageMechanism):
         columns = self.parents.columns([name])
         return columns[1:] if len(self.parents.definitions[name].categories) == 2 else columns
 
-    def abduct(self, x: Tensor, values: Tensor, sample: bool = True) -> Exogenous:
+    def encode(self, x: Tensor, values: Tensor, sample: bool = True) -> Latents:
         parents = self._read_parents(values)
         activate = KINDS[self.spec.block].activation
         # Every posterior of a resolution reads the same features and parents: they are activated once.
@@ -315,29 +203,29 @@ class CausalGenHVAE(ImageMechanism):
             features.append(entering)
             if kl is not None:
                 kls.append(kl)
-        return Exogenous(features, kls, h)
+        return Latents(features, kls, h)
 
-    def sample(self, batch: int, temperature: float = 1.0) -> Exogenous:
+    def draw(self, n: int) -> Latents:
         features = []
-        e = self._start(batch)
+        e = self._start(n)
         for block in self._blocks():
             e = self._enlarge(e, block)
             z, log_scale, feature = block.exogenous(e)
             if block.stochastic:
-                z = torch.addcmul(z, log_scale.exp(), _standard_normal(z), value=temperature)
+                z = torch.addcmul(z, log_scale.exp(), _standard_normal(z))
             features.append(feature + block.enter(z))
             e = self._onward(block, z, feature)
-        return Exogenous(features, [])
+        return Latents(features, [])
 
-    def decode(self, noise: Exogenous, values: Tensor) -> DiscretisedGaussian:
+    def decode(self, latents: Latents, values: Tensor) -> DiscretisedGaussian:
         parents = self._read_parents(values)
         h = self._start(len(values))
-        for block, entering in zip(self._blocks(), noise.features, strict=True):
+        for block, entering in zip(self._blocks(), latents.features, strict=True):
             h = self.run_block(self._draw, block, h, entering, parents)
         return self._likelihood(h)
 
-    def factual(self, noise: Exogenous, values: Tensor) -> DiscretisedGaussian:
-        return self.decode(noise, values) if noise.image is None else self._likelihood(noise.image)
+    def factual(self, latents: Latents, values: Tensor) -> DiscretisedGaussian:
+        return self.decode(latents, values) if latents.image is None else self._likelihood(latents.image)
 
     def _infer(
         self,
@@ -412,3 +300,6 @@ def _gaussian_kl(q_loc: Tensor, q_log_scale: Tensor, p_loc: Tensor, p_log_scale:
     log_ratio = q_log_scale - p_log_scale
     shift = (q_loc - p_loc) * torch.exp(-p_log_scale)
     return (0.5 * (torch.exp(2 * log_ratio) + shift * shift - 1) - log_ratio).sum(dim=(2, 3))
+
+
+MECHANISMS.add("causal-gen", CausalGenHVAE)

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from segcft.config.mechanisms import CausalGenSpec, parse_arch
+from segcft.config.causal_gen import CausalGenSpec, parse_arch
 from segcft.errors import DataError
-from segcft.image_models.causal_gen import CausalGenHVAE, Convolutions, DecoderBlock, ResidualBlock
+from segcft.image_models.causal_gen import CausalGenHVAE, DecoderBlock
+from segcft.image_models.causal_gen_layers import Convolutions, ResidualBlock
 from segcft.training import artefact
 
 AVERAGED, RAW = "ema_model_state_dict", "model_state_dict"

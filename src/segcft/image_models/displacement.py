@@ -1,6 +1,6 @@
 """Smooth displacements of the frame, by which the image mechanism moves outlines.
 
-A displacement d (B, 2, H, W) takes pixel p to the place p + d(p); x and y are in halves of the frame, as in
+A displacement d (B, axes, *size) takes pixel p to the place p + d(p); x, y (and z) are in halves of the frame, as in
 :func:`torch.nn.functional.grid_sample`.
 """
 
@@ -10,38 +10,42 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segcft.grid import Grid
+
 ITERATIONS = 3
 """Of the inversion of a displacement. Each divides the error by the inverse of the displacement's steepness."""
 
 
 class Displacement(nn.Module):
-    """Reads a displacement from features (B, width, h, w). It begins as no displacement at all.
+    """Reads a displacement from features (B, width, *any). It begins as no displacement at all.
 
     Args:
+        grid: of the images.
         width: channels of the features.
-        spacing: pixels between the nodes of the displacement, which is cubic in between.
+        spacing: pixels between the nodes of the displacement, which is smooth in between.
         reach: the largest displacement, as a share of the frame.
     """
 
-    def __init__(self, width: int, spacing: int, reach: float) -> None:
+    def __init__(self, grid: Grid, width: int, spacing: int, reach: float) -> None:
         super().__init__()
-        self.spacing, self.reach = spacing, reach
-        self.narrow = nn.Conv2d(width, width, 3, padding=1)
-        self.displace = nn.Conv2d(width, 2, 3, padding=1)
+        self.grid, self.reach = grid, reach
+        self.nodes = tuple(max(2, -(-pixels // spacing)) for pixels in grid.size)
+        self.narrow = grid.conv(width, width, 3)
+        self.displace = grid.conv(width, grid.dimensions, 3)
         nn.init.zeros_(self.displace.weight)
         nn.init.zeros_(self.displace.bias)  # type: ignore[arg-type]
 
-    def forward(self, features: Tensor, size: tuple[int, int]) -> Tensor:
-        """The displacement of every pixel of ``size``, (B, 2, H, W)."""
-        nodes = (max(2, -(-size[0] // self.spacing)), max(2, -(-size[1] // self.spacing)))
-        pooled = F.adaptive_avg_pool2d(F.silu(features), nodes)
+    def forward(self, features: Tensor) -> Tensor:
+        """The displacement of every pixel, (B, axes, *size)."""
+        pooled = self.grid.pool(F.silu(features), self.nodes)
         at_nodes = 2 * self.reach * torch.tanh(self.displace(F.silu(self.narrow(pooled))))
-        return F.interpolate(at_nodes, size=size, mode="bicubic")
+        return self.grid.smooth(at_nodes, self.grid.size)
 
 
 def displaced(maps: Tensor, displacement: Tensor) -> Tensor:
-    """``maps`` (B, C, H, W) at every pixel's displaced place; beyond the frame its edge goes on."""
-    return _at(maps, _places(displacement) + displacement)
+    """``maps`` (B, C, *size) at every pixel's displaced place; beyond the frame its edge goes on."""
+    grid = Grid.like(maps)
+    return grid.sample(maps, grid.places(displacement) + displacement)
 
 
 def between(before: Tensor, after: Tensor) -> Tensor:
@@ -49,21 +53,10 @@ def between(before: Tensor, after: Tensor) -> Tensor:
 
     It is 0 where both displacements are equal, and found by fixed-point iteration elsewhere.
     """
-    pixels = _places(before)
+    grid = Grid.like(before)
+    pixels = grid.places(before)
     places = pixels + after
     found = places - before
     for _ in range(ITERATIONS - 1):
-        found = places - _at(before, found)
+        found = places - grid.sample(before, found)
     return found - pixels
-
-
-def _at(maps: Tensor, places: Tensor) -> Tensor:
-    # A place that is not a number would be read outside the memory of the map (on a CPU, the backward pass).
-    places = places.nan_to_num().permute(0, 2, 3, 1)
-    return F.grid_sample(maps, places, padding_mode="border", align_corners=False)
-
-
-def _places(like: Tensor) -> Tensor:
-    """The pixels' own places, (1, 2, H, W): x and y in [-1, 1]."""
-    y, x = ((torch.arange(n, device=like.device, dtype=like.dtype) + 0.5) * (2 / n) - 1 for n in like.shape[-2:])
-    return torch.stack(torch.meshgrid(x, y, indexing="xy"))[None]

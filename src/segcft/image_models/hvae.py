@@ -1,4 +1,4 @@
-"""The image mechanism: a hierarchical VAE whose latents are the image's exogenous noise.
+"""The two-stream image mechanism: a hierarchical VAE whose latents are the image's exogenous noise.
 
 Two streams run from the smallest resolution to the largest. The *exogenous* stream ``e`` is built from the
 latents alone and gives the prior p(z_l | z_<l), which so never sees the parents. The *image* stream ``h`` sees
@@ -20,9 +20,11 @@ from torch.nn import functional as F
 
 from segcft.config.mechanisms import HVAESpec, Level
 from segcft.config.study import Image, Variable
+from segcft.grid import Grid
 from segcft.image_models.displacement import Displacement, displaced
 from segcft.image_models.likelihood import DiscretisedGaussian
-from segcft.image_models.mechanism import Exogenous, ImageMechanism, Recomputing
+from segcft.image_models.mechanism import MECHANISMS
+from segcft.image_models.vae import HierarchicalVAE, Latents, Recomputing
 
 LOG_SCALE_RANGE = (-8.0, 2.0)
 """Of the posterior relative to the standard normal prior; wider only overflows."""
@@ -32,18 +34,19 @@ HIGHEST_LOG_SCALE = 3.0
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions through a bottleneck, modulated by the context (FiLM, Perez et al. 2018).
+    """Two convolutions through a bottleneck, modulated by the context (FiLM, Perez et al. 2018).
 
     The modulation also sees the mean of the block's input over the frame (as in squeeze-and-excitation, Hu et
     al. 2018): an area is a property of the whole frame, so to move an outline from the area that there is to the
     one that is asked for, a block must know both.
     """
 
-    def __init__(self, inputs: int, outputs: int, hidden: int, kernel: int, context: int = 0, scale: float = 1.0):
+    def __init__(self, grid: Grid, inputs: int, outputs: int, hidden: int, context: int = 0, scale: float = 1.0):
         super().__init__()
-        self.residual = inputs == outputs
-        self.narrow = nn.Conv2d(inputs, hidden, kernel, padding=kernel // 2)
-        self.widen = nn.Conv2d(hidden, outputs, kernel, padding=kernel // 2)
+        self.grid, self.residual = grid, inputs == outputs
+        kernel = 3 if min(grid.size) > 2 else 1  # on one or two pixels a larger one would mostly read its padding
+        self.narrow = grid.conv(inputs, hidden, kernel)
+        self.widen = grid.conv(hidden, outputs, kernel)
         self.modulate = nn.Linear(context + inputs, 2 * hidden) if context else None
         with torch.no_grad():
             self.widen.weight.mul_(scale)
@@ -53,8 +56,8 @@ class ResidualBlock(nn.Module):
         active = F.silu(x)
         hidden = self.narrow(active)
         if self.modulate is not None and context is not None:
-            seen = torch.cat([context, active.mean(dim=(2, 3))], dim=1)
-            gain, bias = self.modulate(seen)[:, :, None, None].chunk(2, dim=1)
+            seen = torch.cat([context, active.mean(dim=self.grid.axes)], dim=1)
+            gain, bias = self.grid.over_space(self.modulate(seen)).chunk(2, dim=1)
             hidden = torch.addcmul(hidden + bias, hidden, gain)
         out = self.widen(F.silu(hidden))
         return x + out if self.residual else out
@@ -67,18 +70,18 @@ class DecoderBlock(nn.Module):
     is part of the feature that the prior adds. So KL(q || p) is that of two Gaussians of which one is standard.
     """
 
-    def __init__(self, level: Level, kernel: int, hidden: int, context: int, scale: float):
+    def __init__(self, grid: Grid, level: Level, hidden: int, context: int, scale: float):
         super().__init__()
-        width, self.z = level.width, level.z
+        self.grid, width, self.z = grid, level.width, level.z
         if self.z:
-            self.prior = ResidualBlock(width, self.z + width, hidden, kernel, scale=scale)
-            self.posterior = ResidualBlock(2 * width, 2 * self.z, hidden, kernel, context, scale=scale)
-            self.enter = nn.Conv2d(self.z, width, 1)
-            self.reveal = nn.Conv2d(width, width, 1)
-        self.draw = ResidualBlock(width, width, hidden, kernel, context, scale=scale)
+            self.prior = ResidualBlock(grid, width, self.z + width, hidden, scale=scale)
+            self.posterior = ResidualBlock(grid, 2 * width, 2 * self.z, hidden, context, scale=scale)
+            self.enter = grid.conv(self.z, width, 1)
+            self.reveal = grid.conv(width, width, 1)
+        self.draw = ResidualBlock(grid, width, width, hidden, context, scale=scale)
 
     def exogenous(
-        self, e: Tensor, seen: Tensor | None, context: Tensor | None, sample: bool, temperature: float
+        self, e: Tensor, seen: Tensor | None, context: Tensor | None, sample: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """The exogenous stream after this latent, what the image stream sees of it, and KL(q || p) over pixels (B, z).
 
@@ -87,12 +90,12 @@ class DecoderBlock(nn.Module):
         gate, feature = self.prior(e).split([self.z, e.shape[1]], dim=1)
         kl = None
         if seen is None:
-            u = temperature * torch.randn_like(gate)
+            u = torch.randn_like(gate)
         else:
             loc, log_scale = self.posterior(torch.cat([e, seen], dim=1), context).float().chunk(2, dim=1)
             log_scale = log_scale.clamp(*LOG_SCALE_RANGE)
             variance = torch.exp(2 * log_scale)
-            kl = (0.5 * (variance + loc * loc - 1) - log_scale).sum(dim=(2, 3))
+            kl = (0.5 * (variance + loc * loc - 1) - log_scale).sum(dim=self.grid.axes)
             u = loc + torch.exp(log_scale) * torch.randn_like(loc) if sample else loc
         e = e + feature + self.enter(torch.sigmoid(gate) * u.to(e.dtype))
         return e, self.reveal(e), kl
@@ -107,22 +110,21 @@ class DecoderBlock(nn.Module):
 class DecoderLevel(nn.Module):
     """All decoder blocks of one resolution, and the way up from the next smaller one."""
 
-    def __init__(self, level: Level, size: tuple[int, int], below: Level | None, spec: HVAESpec, scale: float):
+    def __init__(self, grid: Grid, level: Level, below: Level | None, spec: HVAESpec, scale: float):
         super().__init__()
-        kernel, hidden = _kernel(size), _hidden(level, spec)
-        self.size = size
+        self.grid, hidden = grid, _hidden(level, spec)
         self.blocks = nn.ModuleList(
-            DecoderBlock(level, kernel, hidden, spec.context, scale) for _ in range(level.decoder)
+            DecoderBlock(grid, level, hidden, spec.context, scale) for _ in range(level.decoder)
         )
         if below is None:
             self.up_e = self.up_h = None
         else:
-            self.up_e = nn.Conv2d(below.width, level.width, 1)
-            self.up_h = nn.Conv2d(below.width, level.width, 1)
+            self.up_e = grid.conv(below.width, level.width, 1)
+            self.up_h = grid.conv(below.width, level.width, 1)
         # Anatomy has its place in the frame, which convolutions do not know.
-        grid = size if max(size) <= spec.position_size else (1, 1)
-        self.place_e = nn.Parameter(0.02 * torch.randn(1, level.width, *grid))
-        self.place_h = nn.Parameter(0.02 * torch.randn(1, level.width, *grid))
+        size = grid.size if max(grid.size) <= spec.position_size else (1,) * grid.dimensions
+        self.place_e = nn.Parameter(0.02 * torch.randn(1, level.width, *size))
+        self.place_h = nn.Parameter(0.02 * torch.randn(1, level.width, *size))
 
     def enter_exogenous(self, e: Tensor | None, batch: int) -> Tensor:
         return self._enter(e, self.up_e, self.place_e, batch)
@@ -132,29 +134,29 @@ class DecoderLevel(nn.Module):
 
     def _enter(self, stream: Tensor | None, up: nn.Module | None, place: Tensor, batch: int) -> Tensor:
         if stream is None or up is None:
-            return place.expand(batch, -1, *self.size)
-        return F.interpolate(up(stream), size=self.size) + place
+            return place.expand(batch, -1, *self.grid.size)
+        return self.grid.repeat(up(stream), self.grid.size) + place
 
 
 class Encoder(Recomputing):
     """Features of the image at every resolution, the largest first."""
 
-    def __init__(self, spec: HVAESpec, channels: int, sizes: list[tuple[int, int]], scale: float):
+    def __init__(self, grids: list[Grid], spec: HVAESpec, channels: int, scale: float):
         super().__init__()
         self.spec = spec
         levels = spec.levels
-        kernel = 3 if spec.patch == 1 else spec.patch
-        self.stem = nn.Conv2d(channels, levels[0].width, kernel, spec.patch, padding=int(spec.patch == 1))
+        self.stem = grids[0].conv(channels, levels[0].width, 3 if spec.patch == 1 else spec.patch, spec.patch)
         self.stages = nn.ModuleList()
         self.downs = nn.ModuleList()
-        for index, (level, size) in enumerate(zip(levels, sizes, strict=True)):
+        for index, (level, grid) in enumerate(zip(levels, grids, strict=True)):
             blocks = [
-                ResidualBlock(level.width, level.width, _hidden(level, spec), _kernel(size), scale=scale)
+                ResidualBlock(grid, level.width, level.width, _hidden(level, spec), scale=scale)
                 for _ in range(level.encoder)
             ]
             self.stages.append(nn.Sequential(*blocks))
             if index + 1 < len(levels):
-                self.downs.append(nn.Conv2d(level.width, levels[index + 1].width, level.factor, level.factor))
+                factor = level.factor(grid.dimensions)
+                self.downs.append(grid.conv(level.width, levels[index + 1].width, factor, factor))
 
     def forward(self, x: Tensor) -> list[Tensor]:
         features = []
@@ -168,7 +170,18 @@ class Encoder(Recomputing):
         return features
 
 
-class HVAE(ImageMechanism):
+class Unpatch(nn.Module):
+    """Patches (B, C * patch ** dimensions, *any) to pixels (B, C, *size)."""
+
+    def __init__(self, grid: Grid, patch: int):
+        super().__init__()
+        self.grid, self.patch = grid, patch
+
+    def forward(self, patches: Tensor) -> Tensor:
+        return self.grid.unpatch(patches, self.patch)
+
+
+class HVAE(HierarchicalVAE):
     """Hierarchical VAE of an image given its causal parents.
 
     Args:
@@ -177,21 +190,21 @@ class HVAE(ImageMechanism):
         variables: all variables of the graph; every one of them is a parent of the image.
     """
 
+    spec: HVAESpec
+
     def __init__(self, spec: HVAESpec, image: Image, variables: Mapping[str, Variable]):
-        super().__init__(image, variables)
-        self.spec = spec
+        super().__init__(spec, image, variables)
         self.embed = nn.Sequential(
             nn.Linear(self.parents.features, spec.context), nn.SiLU(), nn.Linear(spec.context, spec.context)
         )
-        sizes = level_sizes(spec, image.size)
+        grids = level_grids(spec, self.grid)
         depth = sum(level.encoder for level in spec.levels), sum(level.decoder for level in spec.levels)
-        self.encoder = Encoder(spec, image.channels, sizes, scale=depth[0] ** -0.5)
-        pairs = list(zip(spec.levels, sizes, strict=True))
+        self.encoder = Encoder(grids, spec, image.channels, scale=depth[0] ** -0.5)
+        pairs = list(zip(grids, spec.levels, strict=True))
         self.decoder = nn.ModuleList()
         for index in reversed(range(len(pairs))):
-            level, size = pairs[index]
-            below = pairs[index + 1][0] if index + 1 < len(pairs) else None
-            self.decoder.append(DecoderLevel(level, size, below, spec, scale=depth[1] ** -0.5))
+            below = spec.levels[index + 1] if index + 1 < len(pairs) else None
+            self.decoder.append(DecoderLevel(*pairs[index], below, spec, scale=depth[1] ** -0.5))
         # Beyond the last latent nothing reads the exogenous stream: what leads there has nothing to learn.
         latent = [index for index, level in enumerate(reversed(spec.levels)) if level.z]
         for beyond in self.decoder[max(latent, default=-1) + 1 :]:
@@ -202,26 +215,21 @@ class HVAE(ImageMechanism):
         width = spec.levels[0].width
         self.head = nn.Sequential(
             nn.SiLU(),
-            nn.Conv2d(width, 2 * image.channels * spec.patch**2, 3, padding=1),
-            nn.PixelShuffle(spec.patch),
+            self.grid.conv(width, 2 * image.channels * spec.patch**self.grid.dimensions, 3),
+            Unpatch(self.grid, spec.patch),
         )
-        self.warp = Displacement(width, spec.warp, spec.warp_reach) if spec.warp else None
+        self.warp = Displacement(self.grid, width, spec.warp, spec.warp_reach) if spec.warp else None
 
-    def abduct(self, x: Tensor, values: Tensor, sample: bool = True) -> Exogenous:
-        """q(z | x, pa): the exogenous noise of images ``x`` (B, C, H, W) in [-1, 1] with parents (B, V).
+    def encode(self, x: Tensor, values: Tensor, sample: bool = True) -> Latents:
+        return self._exogenous(len(x), self.encoder(x), self._context(values), sample)
 
-        ``sample`` draws from the posterior with torch's global generator; otherwise its mean is taken.
-        """
-        return self._exogenous(len(x), self.encoder(x), self._context(values), sample, 1.0)
+    def draw(self, n: int) -> Latents:
+        return self._exogenous(n, None, None, True)
 
-    def sample(self, batch: int, temperature: float = 1.0) -> Exogenous:
-        """p(z): exogenous noise of ``batch`` images that do not exist yet."""
-        return self._exogenous(batch, None, None, True, temperature)
-
-    def decode(self, noise: Exogenous, values: Tensor) -> DiscretisedGaussian:
-        """p(x | z, pa) for the parents ``values`` (B, V), or (k * B, V): the same noise under k sets of parents."""
+    def decode(self, latents: Latents, values: Tensor) -> DiscretisedGaussian:
+        """p(x | z, pa) for the parents ``values`` (B, V), or (k * B, V): the same latents under k sets of parents."""
         context = self._context(values)
-        features = iter(noise.features)
+        features = iter(latents.features)
         h: Tensor | None = None
         for level in self._levels():
             h = level.enter_image(h, len(values))
@@ -231,7 +239,7 @@ class HVAE(ImageMechanism):
             h = cast(Tensor, h).float()
             pixels, displacement = self.head(h), None
             if self.warp is not None:
-                displacement = self.warp(h, (pixels.shape[-2], pixels.shape[-1]))
+                displacement = self.warp(h)
                 pixels = displaced(pixels, displacement)
             loc, log_scale = pixels.chunk(2, dim=1)
         lowest = self.spec.lowest_log_scale
@@ -240,9 +248,9 @@ class HVAE(ImageMechanism):
         return DiscretisedGaussian(loc, scale, displacement)
 
     def factual_and_changed(
-        self, noise: Exogenous, values: Tensor, after: Tensor
+        self, latents: Latents, values: Tensor, after: Tensor
     ) -> tuple[DiscretisedGaussian, DiscretisedGaussian]:
-        factual, changed = self.decode(noise, torch.cat([values, after])).chunk(2)  # in one pass
+        factual, changed = self.decode(latents, torch.cat([values, after])).chunk(2)  # in one pass
         return factual, changed
 
     def _levels(self) -> list[DecoderLevel]:
@@ -251,9 +259,7 @@ class HVAE(ImageMechanism):
     def _context(self, values: Tensor) -> Tensor:
         return self.embed(self.parents(values))
 
-    def _exogenous(
-        self, batch: int, seen: list[Tensor] | None, context: Tensor | None, sample: bool, temperature: float
-    ) -> Exogenous:
+    def _exogenous(self, batch: int, seen: list[Tensor] | None, context: Tensor | None, sample: bool) -> Latents:
         features, kls = [], []
         e: Tensor | None = None
         for index, level in enumerate(self._levels()):
@@ -261,27 +267,23 @@ class HVAE(ImageMechanism):
             for block in cast(list[DecoderBlock], list(level.blocks)):
                 if block.z:
                     here = None if seen is None else seen[len(self.decoder) - 1 - index]
-                    e, revealed, kl = self.run_block(block.exogenous, e, here, context, sample, temperature)
+                    e, revealed, kl = self.run_block(block.exogenous, e, here, context, sample)
                     features.append(revealed)
                     if kl is not None:
                         kls.append(kl)
-        return Exogenous(features, kls)
+        return Latents(features, kls)
 
 
-def level_sizes(spec: HVAESpec, size: tuple[int, int]) -> list[tuple[int, int]]:
-    """(height, width) of every level's feature maps, the largest first."""
-    height, width = size[0] // spec.patch, size[1] // spec.patch
-    sizes = []
-    for level in spec.levels:
-        sizes.append((height, width))
-        height, width = height // level.factor[0], width // level.factor[1]
-    return sizes
-
-
-def _kernel(size: tuple[int, int]) -> int:
-    """On one or two pixels a 3x3 kernel would mostly read its padding."""
-    return 3 if min(size) > 2 else 1
+def level_grids(spec: HVAESpec, grid: Grid) -> list[Grid]:
+    """The grids of all levels' feature maps, the largest first, for images on ``grid``."""
+    sizes = [tuple(pixels // spec.patch for pixels in grid.size)]
+    for level in spec.levels[:-1]:
+        sizes.append(tuple(n // down for n, down in zip(sizes[-1], level.factor(grid.dimensions), strict=True)))
+    return [Grid(size) for size in sizes]
 
 
 def _hidden(level: Level, spec: HVAESpec) -> int:
     return max(1, level.width // spec.bottleneck)
+
+
+MECHANISMS.add("two-stream", HVAE)

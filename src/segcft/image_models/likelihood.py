@@ -21,7 +21,7 @@ LEAST_MASS = 1e-12
 
 
 class PixelNoise(NamedTuple):
-    """Abducted pixel noise u (B, C, H, W), and the displacement of the frame in which it was abducted, if any."""
+    """Pixel noise u (B, C, *size), and the displacement of the frame in which it was abducted, if any."""
 
     noise: Tensor
     displacement: Tensor | None
@@ -30,10 +30,10 @@ class PixelNoise(NamedTuple):
 class DiscretisedGaussian(NamedTuple):
     """p(x) of images in [-1, 1]: a Gaussian integrated over each grey level, the end levels taking the tails.
 
-    ``loc`` and ``log_scale`` have the shape of the image, (B, C, H, W). Reference: Salimans et al. 2017
+    ``loc`` and ``log_scale`` have the shape of the image, (B, C, *size). Reference: Salimans et al. 2017
     (PixelCNN++) for the discretisation, De Sousa Ribeiro et al. 2023 for its use as an invertible mechanism.
 
-    With a ``displacement`` (B, 2, H, W) of the frame the noise belongs to places of the anatomy and not of the
+    With a ``displacement`` (B, axes, *size) of the frame the noise belongs to places of the anatomy and not of the
     frame: x(p) = loc(p) + scale(p) u(p + d(p)). Noise that is white in one frame is white in the other, so p(x)
     is the same; but under other parents what the latents have not explained moves with the outlines.
     """
@@ -56,6 +56,11 @@ class DiscretisedGaussian(NamedTuple):
         # Below float32's resolution the mass is the density times the width; the cdf would give log(0).
         inner = torch.where(mass > 1e-5, torch.log(mass.clamp(min=1e-5)), density)
         return torch.where(lowest | highest, _log_ndtr(tail), inner)
+
+    @property
+    def location(self) -> Tensor:
+        """The image without pixel noise: clamp(loc) to [-1, 1]."""
+        return self.loc.clamp(-1, 1)
 
     def residual(self, x: Tensor) -> PixelNoise:
         """Abduction of the pixel noise: u = (x - loc) / scale."""

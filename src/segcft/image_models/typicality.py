@@ -1,97 +1,100 @@
-"""Whether an image is like those that the mechanism has learnt: typicality of both terms of its bound.
+"""Whether an image is like those that the mechanism has learnt: typicality of the terms of its bound.
 
 The bound of log p(image | parents) is a length: bits that the latents hold, and bits that the pixels need given them.
 An image of another kind needs more than is usual or, where it is simpler, fewer, so both sides count (Nalisnick et al.
 2019). The latents are looked at by themselves, too: they hold so few bits that a figure which is far out would be
-lost in the sum, and they see what is simple and yet strange, such as a black border.
+lost in the sum, and they see what is simple and yet strange, such as a black border. Which terms there are is the
+mechanism's to say, see :meth:`segcft.image_models.mechanism.ImageMechanism.lengths`.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, NamedTuple
+from collections.abc import Mapping
+from typing import Annotated, Self
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from scipy.special import stdtrit
 from torch import Tensor
 
 from segcft.data.batches import sequential
 from segcft.data.grey import to_unit
 from segcft.data.store import Store
-from segcft.image_models.mechanism import ELBO, ImageMechanism
+from segcft.image_models.mechanism import ImageMechanism
 
-SEEN = 500
-"""Images that the usual range is of, at most."""
+MOST_IMAGES = 500
+"""Images that the ranges are learnt from, at most."""
 
-FEWEST = 4
+FEWEST_IMAGES = 4
 """Images that it takes at least."""
 
 FALSE_ALARMS = 1e-3
-"""The share of people like those of the training whose image is meant to be called unusual."""
-
-
-class Length(NamedTuple):
-    """Bits per pixel and channel, (B,) each."""
-
-    image: Tensor
-    """All of the bound."""
-    latents: Tensor
-    """What of it the latents hold, KL(q || p)."""
-
+"""The share of images like those of the training that is meant to be called unusual."""
 
 Range = tuple[float, float]
 
 
-class Usual(BaseModel):
-    """Which lengths are usual, from the lowest to the highest, and how many images that was learnt from."""
+class TypicalRanges(BaseModel):
+    """The range of every length of typical images, ``image=(low, high)`` and so on, and how many ``images`` it was
+    learnt from."""
 
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False, extra="allow")
+    __pydantic_extra__: dict[str, Range]
 
-    images: Annotated[int, Field(ge=FEWEST)]
-    image: Range
-    latents: Range
+    images: Annotated[int, Field(ge=FEWEST_IMAGES)]
 
+    @model_validator(mode="after")
+    def _has_ranges(self) -> Self:
+        if not self.__pydantic_extra__:
+            raise ValueError("no range is given")
+        return self
 
-def length_of(bound: ELBO) -> Length:
-    """The length of images whose bound is known."""
-    return Length((bound.distortion + bound.rate) / math.log(2), bound.rate / math.log(2))
+    @property
+    def ranges(self) -> Mapping[str, Range]:
+        """By the names of the lengths."""
+        return self.__pydantic_extra__
 
 
 @torch.no_grad()
-def usual_images(network: ImageMechanism, store: Store, batch_size: int) -> Usual | None:
-    """What is usual to a trained mechanism: the lengths of validation people, whom no training step has seen.
+def typical_ranges(network: ImageMechanism, store: Store, batch_size: int) -> TypicalRanges | None:
+    """What is typical to a trained mechanism: the lengths of validation samples, which no training step has seen.
 
-    They are those with all attributes, at most :data:`SEEN` of them, always the same ones; None of fewer than
-    :data:`FEWEST`. Latents are their posterior's mean, as in answers, so nothing is drawn from torch's generators.
+    They are those with all attributes, at most :data:`MOST_IMAGES` of them, always the same ones; None of fewer than
+    :data:`FEWEST_IMAGES`, and of a mechanism without lengths. Noise is its posterior's mean, as in answers, so nothing
+    is drawn from torch's generators.
     """
     rows = store.indices("validation", complete=True)
-    rows = np.sort(np.random.default_rng(0).permutation(rows)[:SEEN])
-    if not len(rows):
-        return None
+    rows = np.sort(np.random.default_rng(0).permutation(rows)[:MOST_IMAGES])
     device = next(network.parameters()).device
-    lengths = [
-        length_of(network(to_unit(batch["image"].to(device)), batch["values"].to(device), beta=1.0, sample=False))
-        for batch in sequential(store, rows, batch_size)
-    ]
-    image, latents = map(torch.cat, zip(*lengths, strict=True))
-    finite = image.isfinite()  # that of an absurd image may overflow
-    if finite.sum() < FEWEST:
+    found: dict[str, list[Tensor]] = {}
+    for batch in sequential(store, rows, batch_size):
+        noise = network.abduct(to_unit(batch["image"].to(device)), batch["values"].to(device), sample=False)
+        for name, length in network.lengths(noise).items():
+            found.setdefault(name, []).append(length)
+    lengths = {name: torch.cat(parts) for name, parts in found.items()}
+    if not lengths:
         return None
-    return Usual(images=int(finite.sum()), image=usual_range(image[finite]), latents=usual_range(latents[finite]))
+    finite = torch.stack(list(lengths.values())).isfinite().all(dim=0)  # those of an absurd image may overflow
+    if finite.sum() < FEWEST_IMAGES:
+        return None
+    outside = FALSE_ALARMS / len(lengths)
+    ranges = {name: prediction_interval(length[finite], outside) for name, length in lengths.items()}
+    return TypicalRanges.model_validate({"images": int(finite.sum())} | ranges)
 
 
-def usual_range(seen: Tensor) -> Range:
-    """Where one more length is to be expected, of which some were ``seen`` (N,), at least four.
+def prediction_interval(seen: Tensor, outside: float = FALSE_ALARMS) -> Range:
+    """The interval in which one more length is expected, but with the probability ``outside``, from at least four
+    ``seen`` ones (N,).
 
-    The prediction interval of a two-piece normal distribution (Wallis 2014), since lengths are skewed: each half has a
-    spread of its own around the median. The fewer were seen, the wider it is.
+    That of a two-piece normal distribution (Wallis 2014), since lengths are skewed: each half has a spread of its own
+    around the median. The fewer were seen, the wider it is.
     """
     seen = seen.double()
     middle = seen.quantile(0.5)
     below, above = ((side - middle).square().mean().sqrt() for side in (seen[seen <= middle], seen[seen >= middle]))
-    # By Student's t, as if each half were a sample by itself. Two terms have two ends each.
+    # By Student's t, as if each half were a sample by itself.
     half = len(seen) / 2
-    reach = float(stdtrit(half - 1, 1 - FALSE_ALARMS / 4)) * math.sqrt(1 + 1 / half)
+    reach = float(stdtrit(half - 1, 1 - outside / 2)) * math.sqrt(1 + 1 / half)
     return max(0.0, float(middle - reach * below)), float(middle + reach * above)

@@ -183,7 +183,7 @@ class _Reader:
         ratio = self.size[1] / self.size[0] * picture.aspect  # in pixels of the file
         canvas = pad_to_aspect(picture.grey[None], ratio, border_median(picture.grey[None]))[0]
 
-        def fitted(size: tuple[int, int]) -> NDArray[np.uint8]:
+        def fitted(size: tuple[int, ...]) -> NDArray[np.uint8]:
             return np.rint(fit_values(canvas, size, lambda part: part) * 255).astype(np.uint8)
 
         sample = Converted(

@@ -14,7 +14,7 @@ from segcft.io.reject import Rejected
 
 
 def fit_window(
-    pixels: NDArray[Any], window: tuple[float, float], *sizes: tuple[int, int], strip: int = 256
+    pixels: NDArray[Any], window: tuple[float, float], *sizes: tuple[int, ...], strip: int = 256
 ) -> list[NDArray[np.uint8]]:
     """An image at each of ``sizes``: uint8 (h, w), treated as the import of a folder does but in little memory.
 
@@ -45,7 +45,7 @@ def fit_window(
 
 def fit_values(
     array: NDArray[Any],
-    size: tuple[int, int],
+    size: tuple[int, ...],
     values: Callable[[NDArray[Any]], NDArray[Any]],
     strip: int = 256,
 ) -> NDArray[np.float64]:

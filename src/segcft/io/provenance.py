@@ -57,7 +57,7 @@ def gif_bytes(frames: Sequence[Image.Image], record: Mapping[str, Any], millisec
 
 
 def dicom_bytes(
-    pixels: NDArray[np.uint8], record: Mapping[str, Any], spacing: tuple[float, float] | None = None
+    pixels: NDArray[np.uint8], record: Mapping[str, Any], spacing: tuple[float, ...] | None = None
 ) -> bytes:
     """A DICOM file of pixels (C, H, W): a derived secondary capture of nobody, with unique identifiers of its own.
 

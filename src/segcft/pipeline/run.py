@@ -31,16 +31,15 @@ from pydantic import ValidationError
 from torch import nn
 
 from segcft.causal.scm import StructuralCausalModel
-from segcft.config.mechanisms import CausalGenSpec
 from segcft.config.study import Study, load_study
 from segcft.counterfactual.model import CounterfactualModel
 from segcft.data.splits import PARTS
 from segcft.data.store import Store
 from segcft.errors import RunError
 from segcft.evaluate.names import method_name
-from segcft.image_models.causal_gen import CausalGenHVAE
-from segcft.image_models.hvae import HVAE
-from segcft.image_models.typicality import Usual
+from segcft.grid import channels_last
+from segcft.image_models.mechanism import MECHANISMS
+from segcft.image_models.typicality import TypicalRanges
 from segcft.measures.measurements import Measurements
 from segcft.readers.regressor import Regressor
 from segcft.readers.segmentor import Segmentor
@@ -156,9 +155,7 @@ class Run:
             return StructuralCausalModel(study.variables, study.scm)
         if part == "hvae" or part.startswith("cft-"):
             torch.manual_seed(study.hvae.seed)
-            if isinstance(study.hvae, CausalGenSpec):
-                return CausalGenHVAE(study.hvae, study.image, study.variables)
-            return HVAE(study.hvae, study.image, study.variables)
+            return MECHANISMS.find(study.hvae.architecture)(study.hvae, study.image, study.variables)
         raise RunError(f"{part!r} is not a part of a run")
 
     def load(self, part: str, device: torch.device | str = "cpu") -> Any:
@@ -183,9 +180,7 @@ class Run:
     @staticmethod
     def ready(module: nn.Module, device: torch.device | str) -> Any:
         """A part as it is used: frozen, on ``device``."""
-        module.to(device)
-        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return freeze(module)
+        return freeze(channels_last(module.to(device)))
 
     def methods(self) -> dict[str, str]:
         """Method (none, regressor, segmentor) -> the part that is its image mechanism, as far as trained.
@@ -207,17 +202,17 @@ class Run:
             if name in ("hvae", "scm")
         )
 
-    def usual(self, part: str) -> Usual | None:
-        """Which images are usual to an image mechanism; None of one from before that was recorded.
+    def typical(self, part: str) -> TypicalRanges | None:
+        """Which images are typical to an image mechanism; None of one of which nothing is recorded.
 
         Raises:
             RunError: the part is missing or damaged.
         """
         said = artefact.read_meta(self.path(part)).get("usual")
         try:
-            return None if said is None else Usual.model_validate(said)
+            return None if said is None else TypicalRanges.model_validate(said)
         except ValidationError:
-            raise RunError(f"{self.path(part)}: damaged: 'usual' in its header is not two ranges of numbers") from None
+            raise RunError(f"{self.path(part)}: damaged: 'usual' in its header holds no ranges of numbers") from None
 
     def samples_of(self, parts: Iterable[str]) -> Store:
         """The run's samples, which are those that ``parts`` were trained on. Parts of other samples are refused:
@@ -298,8 +293,13 @@ def read_people(path: Path, study: Study) -> NDArray[np.float32]:
 
 def write_people(path: Path, study: Study, values: NDArray[np.float32]) -> None:
     """Write values (N, V) as :func:`read_people` reads them."""
+    write_text(path, to_table(study, values).to_csv(index=False, float_format="%.6g"))
+
+
+def to_table(study: Study, values: NDArray[np.float32]) -> pd.DataFrame:
+    """Values (N, V) as a table with a column for every variable, categories by name."""
     table = pd.DataFrame({name: values[:, k] for k, name in enumerate(study.variables)})
     for name, variable in study.variables.items():
         if variable.categories:
             table[name] = [variable.categories[int(index)] for index in table[name]]
-    write_text(path, table.to_csv(index=False, float_format="%.6g"))
+    return table

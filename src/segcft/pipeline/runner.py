@@ -27,7 +27,7 @@ from segcft.data.store import Store
 from segcft.errors import RunError
 from segcft.image_models.mechanism import ImageMechanism
 from segcft.image_models.objective import LikelihoodObjective
-from segcft.image_models.typicality import usual_images
+from segcft.image_models.typicality import typical_ranges
 from segcft.measures.measurements import Measurements
 from segcft.pipeline.importing import check_values, import_samples
 from segcft.pipeline.judging import UNKNOWN_PEOPLE, evaluate_people
@@ -280,8 +280,8 @@ class Pipeline:
                 **(record or {}),
             }
             if isinstance(network, ImageMechanism):
-                usual = usual_images(network, self.store, self.study.evaluation.batch_size)
-                meta |= {"usual": usual.model_dump()} if usual else {}
+                typical = typical_ranges(network, self.store, self.study.evaluation.batch_size)
+                meta |= {"usual": typical.model_dump()} if typical else {}
             artefact.save(self.run.path(stage), network, meta)
             self.drop_checkpoint(stage)
             self.progress.note(f"  {stage}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
@@ -329,7 +329,7 @@ class Pipeline:
             return SCMObjective(network), {}
         if stage == "hvae":
             network.parents.set_statistics(values)
-            return LikelihoodObjective(network, spec, study), {}
+            return LikelihoodObjective(network, study), {}
         artefact.load(self.run.path("hvae"), network)
         network.to(device)
         bound = constraint_level(network, study, batches, self.fabric) + study.finetune.slack
@@ -366,9 +366,8 @@ class Pipeline:
             return reading(network, batch) | {f"validation_dice_{s}": overlap[:, i] for i, s in enumerate(structures)}
 
         def likelihood(network: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-            bound = network(to_unit(batch["image"]), batch["values"], beta=1.0)
-            nats = bound.distortion + bound.rate
-            return {"validation_bits_per_pixel": nats / np.log(2)}
+            density = network.log_density(to_unit(batch["image"]), batch["values"])
+            return {} if density is None else {"validation_bits_per_pixel": -density / np.log(2)}
 
         def attributes(network: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
             return {"validation_nats_per_person": -network.log_prob(batch["values"]).sum(dim=1)}

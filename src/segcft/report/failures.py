@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from segcft.counterfactual.model import Abduction, CounterfactualModel
+from segcft.counterfactual.model import CounterfactualModel
 from segcft.counterfactual.support import limits
 from segcft.errors import RunError
 from segcft.evaluate import names
@@ -165,7 +165,7 @@ def _cases(
     column, variable = cohort.measured_columns[s], study.measured[s]
     here = torch.from_numpy(places.copy()).to(cohort.device)
     people, asked = cohort.people(here), after[here]
-    answers = saved(Abduction(model.hvae, people.image, people.values).counterfactual(asked))
+    answers = saved(model.abduct(people.image, people.values).predict(asked))
     before, masks = judge.masks(people.image)[:, s], judge.masks(answers)[:, s]
     read = masks.sum(dim=(1, 2)) * study.image.cell_size
     again = area_error(read[:, None], asked[:, [column]], study.evaluation.metric)[:, 0].double().cpu().numpy()

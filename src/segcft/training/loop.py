@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from segcft.config.study import Training
 from segcft.data.batches import Batch, Batches
 from segcft.errors import RunError, SegcftError, StudyError
+from segcft.grid import channels_last
 from segcft.training import artefact
 from segcft.utils.atomic import append, write_text
 from segcft.utils.progress import Progress
@@ -130,32 +131,14 @@ def train(
         StudyError: a device's share of the batch cannot be worked off in ``spec.accumulate`` equal parts.
     """
     checkpoint, log = folder / f"{name}.checkpoint", folder / f"{name}.jsonl"
-    objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer: Any = torch.optim.AdamW(
-        objective.parameter_groups(spec), weight_decay=spec.weight_decay, betas=spec.betas, fused=True
-    )
-    rates = [(group["lr"], group.get("scheduled", True)) for group in optimizer.param_groups]
-    model: Any
-    model, optimizer = fabric.setup(objective, optimizer)
-    objective.train()
-    average = MovingAverage(objective.network, spec.ema) if spec.ema else None
-    start, skipped = 0, 0
-
-    state = artefact.load_checkpoint(checkpoint, key)
-    if state is not None:
-        start, skipped = state["step"], state["skipped"]
-        objective.load_state_dict(state["objective"])
-        optimizer.load_state_dict(state["optimizer"])
-        if average is not None:
-            average.updates = state["updates"]
-            average.weights = {k: v.to(fabric.device) for k, v in state["average"].items()}
+    training = _Training(objective, spec, fabric, name)
+    training.restore(artefact.load_checkpoint(checkpoint, key))
+    start, waited = training.step, 0.0
     history = _keep_history(log, start, write=fabric.is_global_zero)
-
     if fabric.device.type == "cuda":
         torch.cuda.empty_cache()  # what earlier stages have left is free, too
         batches.keep_on(fabric.device, room=int(RESIDENT_SHARE * torch.cuda.mem_get_info(fabric.device)[0]))
-    refused, waited, began = 0, 0.0, time.perf_counter()
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    began = time.perf_counter()
     with (
         (progress or Progress()).task(f"training {name}", spec.steps, start) as task,
         log.open("ab", buffering=0) as lines,
@@ -166,37 +149,7 @@ def train(
             asked = time.perf_counter()
             batch = next(upcoming)
             waited += time.perf_counter() - asked
-            share = learning_rate(spec, step)
-            for group, (rate, scheduled) in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * share if scheduled else rate
-            shown: dict[str, Tensor] = {}
-            for part, here in enumerate(parts(batch, step, spec, fabric.global_rank)):
-                with fabric.no_backward_sync(model, enabled=part + 1 < spec.accumulate):
-                    with torch.autocast(fabric.device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
-                        loss, figures = model(here, step)
-                    fabric.backward(loss / spec.accumulate)
-                for figure, value in {"loss": loss, **figures}.items():
-                    shown[figure] = shown.get(figure, 0) + value.detach() / spec.accumulate
-            norm = float(nn.utils.clip_grad_norm_(parameters, spec.gradient_clip or math.inf))
-            if math.isfinite(norm) and (spec.gradient_skip is None or norm < spec.gradient_skip):
-                optimizer.step()
-                objective.after_step()
-                if average is not None:
-                    average.update()
-                refused = 0
-            else:  # a spike: better no step than one that undoes a thousand
-                skipped, refused = skipped + 1, refused + 1
-                if refused >= spec.checkpoint_steps:
-                    raise SegcftError(
-                        f"{name}: {refused} steps in a row had a gradient norm that is not finite or over "
-                        f"gradient_skip ({norm:g} last); lower the learning rate or raise gradient_skip"
-                    )
-            optimizer.zero_grad(set_to_none=True)
-
-            if fabric.world_size > 1:  # the mean over the devices' shares is that of the whole batch
-                shown = cast(dict[str, Tensor], fabric.all_reduce(shown, reduce_op="mean"))
-            row = {"step": step + 1, "gradient_norm": norm, "skipped": skipped}
-            row |= {figure: float(value) for figure, value in shown.items()}
+            row = training.take_step(batch)
             history.append(row)
             if fabric.is_global_zero:
                 append(lines, json.dumps(row))
@@ -205,29 +158,110 @@ def train(
             due = (step + 1) % spec.checkpoint_steps == 0 and step + 1 < spec.steps
             if (due or ending) and fabric.is_global_zero:
                 os.fsync(lines.fileno())  # whoever goes on from the checkpoint needs the lines before it
-                averaged = {} if average is None else {"average": average.weights, "updates": average.updates}
-                artefact.save_checkpoint(
-                    checkpoint,
-                    {
-                        "key": key,
-                        "step": step + 1,
-                        "skipped": skipped,
-                        "objective": objective.state_dict(),
-                        "optimizer": optimizer.state_dict(),
-                        **averaged,
-                    },
-                )
+                artefact.save_checkpoint(checkpoint, {"key": key} | training.state())
             if ending:  # one that came since waits for a checkpoint of the next step
                 signals.deliver()
-    if skipped and progress:
+    if training.skipped and progress:
         progress.note(
-            f"warning: {name}: {skipped} of {spec.steps} steps were skipped: their gradient norm was not finite, or "
-            "over gradient_skip"
+            f"warning: {name}: {training.skipped} of {spec.steps} steps were skipped: their gradient norm was not "
+            "finite, or over gradient_skip"
         )
-    if average is not None:
-        average.apply()
-    objective.eval()
+    training.end()
     return _mean_of_tail(history, spec.steps) | {"data_wait": waited / (time.perf_counter() - began)}
+
+
+class _Training:
+    """An objective, its optimiser and how far they are: one step at a time, and what a checkpoint holds of it."""
+
+    def __init__(self, objective: Objective, spec: Training, fabric: Fabric, name: str) -> None:
+        self.objective, self.spec, self.fabric, self.name = channels_last(objective), spec, fabric, name
+        optimizer: Any = torch.optim.AdamW(
+            objective.parameter_groups(spec), weight_decay=spec.weight_decay, betas=spec.betas, fused=True
+        )
+        self.rates = [(group["lr"], group.get("scheduled", True)) for group in optimizer.param_groups]
+        self.model: Any
+        self.model, self.optimizer = fabric.setup(objective, optimizer)
+        objective.train()
+        self.average = MovingAverage(objective.network, spec.ema) if spec.ema else None
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.step = self.skipped = self.refused = 0
+
+    def restore(self, state: dict[str, Any] | None) -> None:
+        """Go on from the :meth:`state` of a checkpoint, if there is one."""
+        if state is None:
+            return
+        self.step, self.skipped = state["step"], state["skipped"]
+        self.objective.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.updates = state["updates"]
+            self.average.weights = {k: v.to(self.fabric.device) for k, v in state["average"].items()}
+
+    def state(self) -> dict[str, Any]:
+        averaged = {} if self.average is None else {"average": self.average.weights, "updates": self.average.updates}
+        return {
+            "step": self.step,
+            "skipped": self.skipped,
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            **averaged,
+        }
+
+    def take_step(self, batch: Batch) -> dict[str, float]:
+        """One step; its figures.
+
+        Raises:
+            SegcftError: so many steps in a row were refused as are between two checkpoints.
+        """
+        share = learning_rate(self.spec, self.step)
+        for group, (rate, scheduled) in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * share if scheduled else rate
+        figures = self._gradients(batch)
+        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.spec.gradient_clip or math.inf))
+        self._update(norm)
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.fabric.world_size > 1:  # the mean over the devices' shares is that of the whole batch
+            figures = cast(dict[str, Tensor], self.fabric.all_reduce(figures, reduce_op="mean"))
+        self.step += 1
+        row = {"step": self.step, "gradient_norm": norm, "skipped": self.skipped}
+        return row | {figure: float(value) for figure, value in figures.items()}
+
+    def _gradients(self, batch: Batch) -> dict[str, Tensor]:
+        """Leave the gradients of a batch in the parameters; its loss and other figures."""
+        spec, fabric = self.spec, self.fabric
+        shown: dict[str, Tensor] = {}
+        for part, here in enumerate(parts(batch, self.step, spec, fabric.global_rank)):
+            with fabric.no_backward_sync(self.model, enabled=part + 1 < spec.accumulate):
+                with torch.autocast(fabric.device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
+                    loss, figures = self.model(here, self.step)
+                fabric.backward(loss / spec.accumulate)
+            for figure, value in {"loss": loss, **figures}.items():
+                shown[figure] = shown.get(figure, 0) + value.detach() / spec.accumulate
+        return shown
+
+    def _update(self, norm: float) -> None:
+        """Change the weights by gradients of this norm, unless it is a spike."""
+        spec = self.spec
+        if math.isfinite(norm) and (spec.gradient_skip is None or norm < spec.gradient_skip):
+            self.optimizer.step()
+            self.objective.after_step()
+            if self.average is not None:
+                self.average.update()
+            self.refused = 0
+            return
+        # Better no step than one that undoes a thousand.
+        self.skipped, self.refused = self.skipped + 1, self.refused + 1
+        if self.refused >= spec.checkpoint_steps:
+            raise SegcftError(
+                f"{self.name}: {self.refused} steps in a row had a gradient norm that is not finite or over "
+                f"gradient_skip ({norm:g} last); lower the learning rate or raise gradient_skip"
+            )
+
+    def end(self) -> None:
+        """Leave the network with its averaged weights, in evaluation mode."""
+        if self.average is not None:
+            self.average.apply()
+        self.objective.eval()
 
 
 def parts(batch: Batch, step: int, spec: Training, rank: int) -> Iterator[Batch]:

@@ -16,7 +16,8 @@ T = TypeVar("T")
 class Registry(Mapping[str, T], Generic[T]):
     """Name -> thing, in the order in which they were added.
 
-    The modules of ``package`` add theirs when they are imported, which the first look-up does. So do modules of other
+    The modules of ``package`` add theirs when they are imported, which the first look-up of a name that is not known
+    yet does. So do modules of other
     installed packages that have an entry point of the group ``segcft``, and scripts, which call :meth:`add`.
 
     Args:
@@ -53,7 +54,7 @@ class Registry(Mapping[str, T], Generic[T]):
         return self[name]
 
     def __getitem__(self, name: str) -> T:
-        return self._all()[name]
+        return self._things[name] if name in self._things else self._all()[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._all())

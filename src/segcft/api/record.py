@@ -1,0 +1,40 @@
+"""The record of an answer: what was asked, known and inferred, variable by variable."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from torch import Tensor
+
+from segcft.api.question import Question
+from segcft.api.subject import Subject
+from segcft.config.study import Study, Variable
+
+
+def record_of(
+    study: Study, question: Question, subject: Subject, asked: Tensor, after: Tensor, draws: int
+) -> dict[str, Any]:
+    """What an answer's record says before the counterfactual is read; ``asked`` and ``after`` are (V,)."""
+    digest = hashlib.sha256(question.pixels.tobytes()).hexdigest()
+    record: dict[str, Any] = {"image": question.name, "pixels_sha256": digest}
+    record |= {"do": list(question.asked), "draws": draws, "variables": {}}
+    for k, (name, variable) in enumerate(study.variables.items()):
+        row: dict[str, Any] = {
+            "before": value_of(variable, subject.values[0, k]),
+            "after": value_of(variable, after[k]),
+            "intervened": not bool(asked[k].isnan()),
+            "source": subject.source[name],
+            "unit": variable.unit,
+        }
+        if name in subject.certainty:
+            row["probability" if variable.categories else "sd"] = subject.certainty[name]
+        record["variables"][name] = row
+    return record
+
+
+def value_of(variable: Variable, value: Tensor) -> float | str | None:
+    """A value () as it is shown: a number, or the name of a category; None if it is missing."""
+    if value.isnan():
+        return None
+    return variable.categories[int(value)] if variable.categories else float(value)

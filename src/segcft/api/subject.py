@@ -1,0 +1,80 @@
+"""Whom an image shows: what is known, what is read from the image, and what the SCM infers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from segcft.api.question import Question
+from segcft.causal.intervention import CHANGE, Intervention, resolve
+from segcft.causal.missing import MissingValues
+from segcft.causal.scm import StructuralCausalModel
+from segcft.config.study import Study
+from segcft.errors import InterventionError
+from segcft.measures.measurements import Measurements
+
+
+def resolve_measured(
+    measurements: Measurements, interventions: Iterable[Intervention], values: Tensor, scm: StructuralCausalModel
+) -> Tensor:
+    """:func:`segcft.causal.intervention.resolve`, of which each measured variable is within its measure's bounds.
+
+    Raises:
+        InterventionError: see there; or one is not, as a negative area or one larger than the image.
+    """
+    interventions = tuple(interventions)
+    numbers = {one.variable for one in interventions if one.kind == "set"}
+    do = resolve(interventions, values, scm)
+    for one in measurements.all:
+        least, most = one.measure.bounds(measurements.grid)
+        for value in do[:, scm.variables.index(one.variable)].tolist():
+            if value < least:
+                hint = f"; this number sets it, and {CHANGE}" if one.variable in numbers else ""
+                raise InterventionError(
+                    f"{one.variable}: an {one.measure.word} cannot be {value:g}, below {least:g}{hint}"
+                )
+            if value > most:
+                unit = one.measure.unit(measurements.grid)
+                raise InterventionError(f"{one.variable}: {value:g} {unit} is larger than the image, {most:g} {unit}")
+    return do
+
+
+class Subject(NamedTuple):
+    """Whom the image of a question shows."""
+
+    values: Tensor
+    """Of every variable, (1, V)."""
+    source: dict[str, str]
+    """Of every variable: given, read from the header or the image, or inferred."""
+    certainty: dict[str, float]
+    """Of inferred variables: see :meth:`segcft.causal.missing.MissingValues.likely`."""
+    missing: MissingValues
+
+
+def infer_subject(
+    question: Question,
+    read: Tensor,
+    study: Study,
+    measurements: Measurements,
+    scm: StructuralCausalModel,
+    generator: Generator,
+) -> Subject:
+    """The subject of a question from whose image ``read`` (M,) was read; what nobody says is inferred by the SCM.
+
+    ``generator`` draws the samples that this takes.
+
+    Raises:
+        InterventionError: what is known does not fit its variable.
+    """
+    values = read.new_full((1, len(study.variables)), torch.nan)
+    values[0, study.measured_columns] = read
+    source = dict.fromkeys(study.variables, "inferred") | dict.fromkeys(study.measured, "read from the image")
+    for fact in question.known:
+        source[fact.variable] = "given" if fact.variable in question.given else "read from the header"
+    facts = resolve_measured(measurements, question.known, values, scm)
+    missing = MissingValues(scm, torch.where(facts.isnan(), values, facts), generator)
+    values, certainty = missing.likely()
+    return Subject(values, source, certainty, missing)

@@ -1,0 +1,69 @@
+"""Missing values of a sample, inferred from those that are known."""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor
+
+from segcft.causal.scm import StructuralCausalModel
+from segcft.errors import InterventionError
+
+CANDIDATES = 4000
+"""Samples of the SCM of which the likely ones are taken."""
+
+
+class MissingValues:
+    """The missing values (NaN) of one sample (1, V), given the others: likelihood weighting (Fung and Chang 1990).
+
+    Candidates are drawn from the SCM with the known variables set to their values, and weighed by how likely these are
+    given their parents. So causes tell of their effects by the draw, and effects of their causes by the weight.
+
+    Args:
+        scm: of all variables.
+        values: (1, V).
+        generator: draws the candidates.
+
+    Raises:
+        InterventionError: the other values have no likelihood.
+    """
+
+    def __init__(self, scm: StructuralCausalModel, values: Tensor, generator: Generator) -> None:
+        self.scm, self.values = scm, values
+        self.missing = values[0].isnan()
+        if not self.missing.any():
+            return
+        with torch.no_grad():
+            self.candidates = scm.sample(CANDIDATES, generator, values.expand(CANDIDATES, -1))
+            self.weights = torch.softmax(scm.log_prob(self.candidates)[:, ~self.missing].sum(dim=1), dim=0)
+        if not self.weights.isfinite().all():
+            known = ", ".join(
+                f"{name}={float(values[0, k]):g}"
+                for k, name in enumerate(scm.variables)
+                if not self.missing[k] and not scm.definitions[name].categories
+            )
+            raise InterventionError(f"nobody like this is likely ({known}), so that what is missing cannot be inferred")
+
+    def likely(self) -> tuple[Tensor, dict[str, float]]:
+        """The sample completed (1, V), and by variable how certain that is.
+
+        A continuous variable becomes the weighted mean, with its standard deviation; a categorical one the likeliest
+        category, with its probability.
+        """
+        filled, certainty = self.values.clone(), {}
+        for k in self.missing.nonzero()[:, 0].tolist():
+            name = self.scm.variables[k]
+            candidates = self.candidates[:, k]
+            if self.scm.definitions[name].kind == "continuous":
+                filled[0, k] = (self.weights * candidates).sum()
+                certainty[name] = float((self.weights * (candidates - filled[0, k]).square()).sum().sqrt())
+            else:
+                shares = torch.bincount(candidates.long(), self.weights)
+                filled[0, k] = shares.argmax()
+                certainty[name] = float(shares.max())
+        return filled, certainty
+
+    def draw(self, n: int, generator: Generator) -> Tensor:
+        """The sample completed ``n`` times by draws from the posterior, (n, V)."""
+        if not self.missing.any():
+            return self.values.expand(n, -1).clone()
+        return self.candidates[torch.multinomial(self.weights, n, replacement=True, generator=generator)]
