@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from segcft.config.study import Splits, Study, parse_study
 from segcft.data.batches import Batches, sequential
 from segcft.data.splits import PARTS, assign, expected_parts, uniform
-from segcft.data.store import Store, StoreWriter
+from segcft.data.store import Store
+from segcft.data.writer import StoreWriter
 from segcft.errors import DataError, StudyError
 from segcft.utils.loop import ahead
 

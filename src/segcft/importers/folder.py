@@ -22,8 +22,9 @@ from segcft.data import resize
 from segcft.data.attributes import MISSING, Row, disbelief, nearest, parse, read_table
 from segcft.data.shards import Shard
 from segcft.data.splits import PARTS, assign, expected_parts
-from segcft.data.store import Store, StoreWriter
+from segcft.data.store import Store
 from segcft.data.unnamed import SPELLINGS, alike_ids, find_columns, other_split
+from segcft.data.writer import StoreWriter
 from segcft.errors import DataError
 from segcft.io.extent import contradiction
 from segcft.io.imagefile import check_id, find_file, find_mask, see_image
@@ -33,7 +34,7 @@ from segcft.utils.loop import Progress, ahead, silent
 
 
 class Sample(NamedTuple):
-    """What :meth:`segcft.data.store.StoreWriter.append` takes after the id, and what is to be told of the files."""
+    """What :meth:`segcft.data.writer.StoreWriter.append` takes after the id, and what is to be told of the files."""
 
     patient: str
     part: str
