@@ -25,17 +25,18 @@ from scipy.spatial.transform import Rotation
 
 from segcft.cli import main
 from segcft.config.study import Splits
-from segcft.coronary.plaque import Threshold
 from segcft.data.splits import assign
 from segcft.errors import DataError
 from segcft.importers import ccta
-from segcft.importers.ccta import BITS, convert_ccta, label_angles, read_vessels, to_bits
+from segcft.importers.ccta import BITS, label_angles, to_bits
 from segcft.importers.convert import Summary
+from segcft.importers.formats.ccta import CCTA
 from segcft.io import volumefile
 from segcft.io.reject import Rejected
 from segcft.io.space import Frame, parse_frame
 from segcft.io.vesselfile import open_centreline, open_surface
 from segcft.io.volume import Volume
+from segcft.utils.loop import silent as quiet
 from tests.test_coronary_volumes import write_series
 
 Array = NDArray[np.float64]
@@ -124,7 +125,9 @@ class Cases:
             writer.writerows(self.rows)
 
     def convert(self, **options: Any) -> Summary:
-        return convert_ccta(self.table, self.out, **{"size": SIZE, "spacing": SPACING, "start": 2} | options)
+        progress = options.pop("progress", quiet)
+        usual: dict[str, Any] = {"table": self.table, "size": SIZE, "spacing": SPACING, "start": 2}
+        return CCTA(**usual | options).convert(self.out, progress)
 
     def read(self, name: str) -> list[dict[str, str]]:
         with (self.out / name).open(newline="") as file:
@@ -603,13 +606,13 @@ def test_a_table_that_cannot_be_says_where(cases: Cases, fault: str) -> None:
 
 
 def test_other_things_that_cannot_be(cases: Cases, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"none.csv: no such table \(--table\)"):
-        read_vessels(tmp_path / "none.csv")
+    with pytest.raises(DataError, match=r"--table: .*none.csv: no such table"):
+        CCTA(table=tmp_path / "none.csv")
     with pytest.raises(DataError, match="two angles are 30 degrees, to a tenth"):
         cases.convert(angles=[30, 390.01])
-    with pytest.raises(DataError, match=r"spacing 0 mm, start 2 mm, smooth 0 mm, window -200 to 800 HU cannot be"):
+    with pytest.raises(DataError, match="--spacing: expected a number above 0, not 0"):
         cases.convert(spacing=0)
-    with pytest.raises(DataError, match=r"smooth -1 mm"):
+    with pytest.raises(DataError, match="--smooth: expected a number, 0 or more, not -1"):
         cases.convert(smooth=-1)
 
 
@@ -641,7 +644,7 @@ def test_the_command(cases: Cases, capsys: pytest.CaptureFixture[str]) -> None:
 def test_thresholds_are_settings(cases: Cases) -> None:
     cases.convert()
     with pytest.raises(DataError, match=r"other settings: threshold was \{"):
-        cases.convert(threshold=Threshold(300, 2))
+        cases.convert(calcium_floor=300, calcium_deviations=2)
 
 
 @pytest.mark.parametrize(

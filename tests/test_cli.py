@@ -18,7 +18,8 @@ import yaml
 from PIL import Image
 
 from segcft.api.model import Model
-from segcft.cli.entry import STAGES, main
+from segcft.cli.entry import main
+from segcft.cli.run import STAGES
 from segcft.io.provenance import inspect
 from segcft.pipeline.run import Run
 
@@ -178,7 +179,7 @@ def test_ctrl_c_says_how_to_go_on(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("segcft.simulate.people.person_number", interrupt)
+    monkeypatch.setattr("segcft.importers.simulated.person_number", interrupt)
     status, out, err = segcft("import", small_study_file, "--out", tmp_path / "run", "--device", "cpu")
     assert (status, out) == (130, "")
     assert "the same command goes on from the last checkpoint" in err

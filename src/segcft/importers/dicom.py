@@ -7,12 +7,11 @@ import hmac
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segcft.config.study import Splits
 from segcft.data.resize import border_median, pad_to_aspect
 from segcft.errors import DataError
 from segcft.importers.convert import Converted, Summary, Value, convert
@@ -23,9 +22,10 @@ from segcft.io.dicomfile import text_of
 from segcft.io.imagefile import strip_suffix
 from segcft.io.reject import Excluded, Rejected
 from segcft.io.turn import AS_STORED, Turn
-from segcft.utils.loop import Progress
+from segcft.utils.loop import Progress, silent
 
-Naming = Literal["digest", "uid", "file"]
+if TYPE_CHECKING:
+    from segcft.importers.formats.dicom import DICOM
 
 READING = 3
 """Another number where the same file becomes another image; a conversion does not mix them. 2: images are turned; 3:
@@ -46,82 +46,42 @@ class Pseudonyms:
         keep_patients: patients keep the ids that they have in the files.
     """
 
-    salt: str = ""
-    naming: Naming = "digest"
-    keep_patients: bool = False
+    salt: str
+    naming: str
+    keep_patients: bool
 
     def of(self, text: str) -> str:
         """The pseudonym of ``text``, 16 hexadecimal digits."""
         return hmac.new(self.salt.encode(), text.encode(), hashlib.sha256).hexdigest()[:16]
 
 
-def convert_dicom(
-    folder: Path,
-    out: Path,
-    *,
-    size: tuple[int, int] = (256, 256),
-    window: tuple[float, float] | None = None,
-    views: Sequence[str] = (),
-    pseudonyms: Pseudonyms | None = None,
-    segmenter: Segmenter | None = None,
-    plausibility: Plausibility | None = None,
-    batch_size: int = 16,
-    splits: Splits | None = None,
-    workers: int | None = None,
-    progress: Progress | None = None,
-) -> Summary:
-    """Convert all DICOM images below ``folder`` to the folder ``out``, which a study with ``source: folder`` reads.
-
-    Images are turned to be looked at and padded to the aspect ratio of ``size``, that of their pixels respected. There
-    are no masks in DICOM images: without a ``segmenter`` bring your own, of the converted size, into ``out/masks``.
-
-    Args:
-        folder: every file below it is looked at; the rest of them is listed as left out.
-        out: folder to write; an interrupted conversion goes on.
-        size: (H, W) of the converted images, in pixels.
-        window: percentiles of each image that become black and white; default: what the file says.
-        views: projections to keep, e.g. ``("PA", "AP")``; default: all.
-        pseudonyms: how images and patients are called.
-        segmenter: gives the masks, with the flags of :data:`segcft.importers.masks.BITS`; default: there are none.
-        plausibility: which masks to believe.
-        batch_size: images that go through a network at once.
-        splits: shares of the parts, by patient.
-        workers: threads that read images.
-        progress: wraps the loop over files.
-
-    Raises:
-        DataError: ``folder`` is none or is empty, ``size`` has another shape than the segmenter's, ``out`` holds
-            something else, or no image is usable.
-    """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder")
-    own = out.resolve()
+def convert_dicom(options: DICOM, out: Path, progress: Progress = silent) -> Summary:
+    """See :class:`~segcft.importers.formats.dicom.DICOM`. Every file is looked at; what is no image is listed as left
+    out."""
+    folder, own = options.folder, out.resolve()
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and own not in path.resolve().parents]
     if not paths:
         raise DataError(f"{folder}: holds no file")
-    pseudonyms = pseudonyms or Pseudonyms()
-    masking = Masking(segmenter, size, plausibility or Plausibility()) if segmenter else None
-    reader = _Reader(size, window, tuple(map(dicom.view_name, views)), pseudonyms, masking)
+    pseudonyms = Pseudonyms(options.salt, options.naming, options.keep_patient_ids)
+    segmenter = options.segmenter
+    masking = Masking(segmenter, options.size, options.plausibility or Plausibility()) if segmenter else None
+    reader = _Reader(options.size, options.window, tuple(map(dicom.view_name, options.views)), pseudonyms, masking)
     return convert(
         _items(folder, paths, pseudonyms, segmenter),
         len(paths),
         reader.read,
         out,
         settings={
-            "format": "dicom",
+            **options.settings,
             "reading": READING,
-            "size": size,
-            "window": window,
             "views": reader.views,
-            "naming": pseudonyms.naming,
-            "keep_patients": pseudonyms.keep_patients,
             "salt": pseudonyms.of("settings"),
             **(masking.settings if masking else {}),
         },
         finish=masking.finish if masking else None,
-        batch_size=batch_size,
-        splits=splits,
-        workers=workers,
+        batch_size=options.batch_size,
+        splits=options.splits,
+        workers=options.workers,
         progress=progress,
     )
 
