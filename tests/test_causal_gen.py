@@ -28,8 +28,9 @@ from torch.nn import functional as F
 
 from conftest import changed, small_mapping
 from segcft.cli import main
+from segcft.config.loader import parse_study
 from segcft.config.mechanisms import CausalGenSpec, HVAESpec, parse_arch
-from segcft.config.study import Image, Study, Variable, parse_study
+from segcft.config.study import Image, Study, Variable
 from segcft.counterfactual.model import Abduction
 from segcft.data.grey import to_unit
 from segcft.errors import DataError, RunError, StudyError

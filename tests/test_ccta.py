@@ -24,7 +24,7 @@ from scipy.spatial.distance import cdist
 from scipy.spatial.transform import Rotation
 
 from segcft.cli import main
-from segcft.config.study import Splits
+from segcft.config.sources import Splits
 from segcft.data.splits import assign
 from segcft.errors import DataError
 from segcft.importers import ccta

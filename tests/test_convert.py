@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from segcft.config.sources import Splits
 from segcft.config.study import Image as Grid
-from segcft.config.study import Splits
 from segcft.data.resize import fit_image
 from segcft.data.splits import assign
 from segcft.errors import DataError

@@ -21,7 +21,7 @@ from scipy import ndimage
 
 import segcft
 from segcft.cli import main
-from segcft.config.study import load_study, parse_study
+from segcft.config.loader import load_study, parse_study
 from segcft.coronary.defaults import WINDOW
 from segcft.coronary.plaque import Threshold, split
 from segcft.coronary.reformation import Reformation

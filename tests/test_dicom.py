@@ -42,8 +42,8 @@ from pydicom.uid import (
 )
 
 from segcft.cli import main
+from segcft.config.loader import parse_study
 from segcft.config.study import Image as Grid
-from segcft.config.study import parse_study
 from segcft.data.resize import fit_image
 from segcft.errors import DataError
 from segcft.importers.convert import Summary

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segcft.cli import main
-from segcft.config.study import Structure, parse_study
+from segcft.config.loader import parse_study
+from segcft.config.study import Structure
 from segcft.importers.folder import import_folder
 from segcft.io.dicom import Shown, open_dicom, shown
 from segcft.io.imagefile import see_image

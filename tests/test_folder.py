@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from segcft.config.study import Structure, Study, Variable, parse_study
+from segcft.config.loader import parse_study
+from segcft.config.study import Structure, Study, Variable
 from segcft.data import resize
 from segcft.data.attributes import parse, read_table
 from segcft.data.shards import Shard, join

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import segcft
 from segcft.cli import main
-from segcft.config.study import parse_study
+from segcft.config.loader import parse_study
 from segcft.data.splits import assign
 from segcft.data.writer import StoreWriter
 from segcft.errors import DataError, RunError

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segcft.cli import main
-from segcft.config.study import load_study
+from segcft.config.loader import load_study
 from segcft.data.splits import assign
 from segcft.errors import DataError
 from segcft.importers.convert import Summary

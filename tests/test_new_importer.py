@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segcft.cli import main
-from segcft.config.study import parse_study
+from segcft.config.loader import parse_study
 from segcft.errors import DataError, SegcftError
 from segcft.importers.convert import Converted, Summary, convert
 from segcft.importers.folder import import_folder

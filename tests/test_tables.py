@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segcft.config.study import Splits, Structure, Variable, load_study
+from segcft.config.loader import load_study
+from segcft.config.sources import Splits
+from segcft.config.study import Structure, Variable
 from segcft.data.attributes import Row, believed, is_age, parse, read_table
 from segcft.data.splits import assign
 from segcft.data.unnamed import alike_ids, find_columns

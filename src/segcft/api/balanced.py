@@ -35,7 +35,8 @@ import segcft
 from segcft.api.balance import Request, Turns, correlation_ratio, requests
 from segcft.causal.intervention import Intervention
 from segcft.config.graph import Graph
-from segcft.config.study import FolderData, Study
+from segcft.config.sources import FolderData
+from segcft.config.study import Study
 from segcft.counterfactual.support import all_limits
 from segcft.counterfactual.warnings import NOTABLE
 from segcft.data.grey import to_grey_levels, to_unit

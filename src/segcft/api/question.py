@@ -16,7 +16,8 @@ from PIL.Image import Image as Picture
 from torch import Tensor
 
 from segcft.causal.intervention import Intervention, parse_intervention
-from segcft.config.study import FolderData, Study
+from segcft.config.sources import FolderData
+from segcft.config.study import Study
 from segcft.data.attributes import believed, is_age
 from segcft.data.resize import fit_image
 from segcft.errors import DataError, InterventionError

@@ -34,8 +34,8 @@ def add_causal_gen(command: Command) -> None:
 
 
 def _import_causal_gen(options: argparse.Namespace) -> None:
+    from segcft.config.loader import load_study
     from segcft.config.mechanisms import CausalGenSpec
-    from segcft.config.study import load_study
 
     if not isinstance(load_study(options.study).hvae, CausalGenSpec):
         raise SegcftError(f"{options.study}: hvae.architecture: a checkpoint of causal-gen needs 'causal-gen'")

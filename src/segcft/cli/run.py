@@ -61,7 +61,7 @@ def _shard(text: str) -> Shard:
 
 
 def make_pipeline(options: argparse.Namespace) -> Pipeline:
-    from segcft.config.study import load_study
+    from segcft.config.loader import load_study
 
     study = load_study(options.study)  # a wrong study is told before anything heavy is imported
     quiet_libraries()

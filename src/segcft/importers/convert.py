@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segcft.config.study import Splits
+from segcft.config.sources import Splits
 from segcft.data.splits import PARTS, assign
 from segcft.errors import DataError
 from segcft.io.imagefile import check_id, strip_suffix

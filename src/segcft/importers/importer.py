@@ -34,7 +34,7 @@ from segcft.utils.registry import Registry
 if TYPE_CHECKING:
     import torch
 
-    from segcft.config.study import Splits
+    from segcft.config.sources import Splits
     from segcft.importers.convert import Summary
     from segcft.importers.masks import Plausibility, Segmenter
 

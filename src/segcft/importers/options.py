@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from segcft.config.study import Splits
+    from segcft.config.sources import Splits
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class SplitSeed(Kind):
     metavar: str = "N"
 
     def parse(self, text: str) -> Splits:
-        from segcft.config.study import Splits
+        from segcft.config.sources import Splits
 
         return Splits(seed=int(WHOLE.parse(text)))
 
