@@ -26,7 +26,7 @@ from segcft.importers.formats.ccta import CCTA
 from segcft.importers.formats.dicom import DICOM
 from segcft.importers.formats.jsrt import JSRT
 from segcft.importers.importer import IMPORTERS, Importer
-from segcft.importers.options import COUNT, PERCENTILE, TABLE, Flag, Number, Place, Size, option
+from segcft.importers.options import COUNT, FLAG, SIZE, TABLE, number, option
 from segcft.io.reject import Excluded
 from segcft.utils.loop import Progress, silent
 
@@ -46,10 +46,10 @@ class Toy(Importer):
     summary = "make a folder of toy scans"
 
     table: Path = option(TABLE, "a row a scan: id, file and age")
-    size: tuple[int, int] = option(Size(), "of the images, in pixels", (32, 32))
-    threshold: float = option(Number(low=0, high=255), "above which the heart is, of 100 %", 128.0, unit="grey")
-    ages: tuple[float, float] = option(Number(low=0, high=130), "that are kept", (0, 130), many="pair")
-    invert: bool = option(Flag(), "white is air", False)
+    size: tuple[int, int] = option(SIZE, "of the images, in pixels", (32, 32))
+    threshold: float = option(number(low=0, high=255), "above which the heart is, of 100 %", 128.0, unit="grey")
+    ages: tuple[float, float] = option(number(low=0, high=130), "that are kept", (0, 130), many="pair")
+    invert: bool = option(FLAG, "white is air", False)
     limit: int | None = option(COUNT, "scans at most", None, setting="")
 
     def convert(self, out: Path, progress: Progress = silent) -> Summary:
@@ -228,5 +228,3 @@ def test_settings_are_those_of_earlier_journals(tmp_path: Path) -> None:
         "size": (256, 256),
         "window": (0.5, 99.5),
     }
-    assert PERCENTILE.parse("0.5") == 0.5
-    assert Place("FILE").parse("a") == Path("a")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from segcft.cli.options import hardware, quiet_libraries, value_of
 from segcft.importers.importer import IMPORTERS, Importer, MaskedImporter, flag, options
-from segcft.importers.options import Flag, Number, Option
+from segcft.importers.options import Option
 
 if TYPE_CHECKING:
     from segcft.importers.masks import Segmenter
@@ -44,7 +44,7 @@ def _add(parser: argparse.ArgumentParser, declared: Field[Any], option: Option) 
         "help": (option.help + _default(declared, option)).replace("%", "%%"),
         "default": argparse.SUPPRESS,
     }
-    if isinstance(kind, Flag):
+    if not kind.metavar:
         more["action"] = "store_true"
     else:
         metavar = option.unit.upper() or kind.metavar
@@ -61,11 +61,9 @@ def _add(parser: argparse.ArgumentParser, declared: Field[Any], option: Option) 
 
 def _default(declared: Field[Any], option: Option) -> str:
     """The default, as help shows it."""
-    value, shown = declared.default, option.shown
-    if not shown and value not in (MISSING, None, ()) and not isinstance(option.kind, Flag):
-        words = value if isinstance(value, tuple) else (value,)
-        texts = [f"{word:g}" if isinstance(option.kind, Number) else str(word) for word in words]
-        shown = " ".join(texts) if option.many else "x".join(texts)
+    shown, value = option.shown, declared.default
+    if not shown and option.kind.metavar and value not in (MISSING, None):
+        shown = option.write(value)
     return f" (default: {shown})" if shown else ""
 
 

@@ -8,7 +8,7 @@ An importer is a frozen dataclass, whose fields are its options, with one method
         summary = "make a folder of toy scans"
 
         table: Path = option(TABLE, "a row a scan: id, file and age")
-        size: tuple[int, int] = option(Size(), "of the images, in pixels", (32, 32))
+        size: tuple[int, int] = option(SIZE, "of the images, in pixels", (32, 32))
 
         def convert(self, out: Path, progress: Progress = silent) -> Summary:
             ...  # lists items and calls segcft.importers.convert.convert
@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from segcft.errors import DataError
-from segcft.importers.options import COUNT, Option, Size, SplitSeed, option
+from segcft.importers.options import COUNT, SIZE, SPLITS, Option, option
 from segcft.utils.loop import Progress, silent
 from segcft.utils.registry import Registry
 
@@ -57,7 +57,7 @@ class Importer(ABC):
     summary: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()
 
-    splits: Splits | None = option(SplitSeed(), "of the split by patient", None, flag="--seed", shown="0", setting="")
+    splits: Splits | None = option(SPLITS, "of the split by patient", None, flag="--seed", shown="0", setting="")
     workers: int | None = option(COUNT, "threads", None, shown="one a core, at most 16", setting="")
 
     def __post_init__(self) -> None:
@@ -108,7 +108,7 @@ class RadiographImporter(Importer):
         plausibility: which masks to believe.
     """
 
-    size: tuple[int, int] = option(Size(), "of the images, in pixels", (256, 256))
+    size: tuple[int, int] = option(SIZE, "of the images, in pixels", (256, 256))
     plausibility: Plausibility | None = None
 
 

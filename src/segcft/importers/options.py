@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,132 +14,94 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Kind:
-    """What the values of an option are; ``metavar`` stands for one in help."""
+    """What the values of an option are.
+
+    Attributes:
+        metavar: stands for a value in help; "": the command line names the option or does not.
+        parse: makes a value of a word, or raises ValueError, saying what was expected.
+        write: makes the word of a value.
+        place: what must be at a path.
+    """
 
     metavar: str
-
-    def parse(self, text: str) -> Any:
-        """The value that a word of the command line is.
-
-        Raises:
-            ValueError: it is none; the message says what was expected.
-        """
-        self.check(text)
-        return text
+    parse: Callable[[str], Any] = str
+    write: Callable[[Any], str] = str
+    place: Literal["folder", "table", "file", ""] = ""
 
     def check(self, value: Any) -> None:
-        """See that Python gives a value of this kind.
+        """Raise ValueError, saying what was expected, or TypeError where ``value`` is none of this kind."""
+        if self.place and not (value.is_dir() if self.place == "folder" else value.is_file()):
+            raise ValueError(f"{value}: no such {self.place}")
+        self.parse(self.write(value))
 
-        Raises:
-            ValueError: it is none.
-        """
 
+def number(
+    metavar: str = "X",
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    above: float = -math.inf,
+    whole: bool = False,
+    what: str = "a number",
+) -> Kind:
+    """Finite numbers from ``low`` to ``high``, above ``above``; ``what`` they are, for errors."""
+    if math.isfinite(high):
+        what += f" from {low:g} to {high:g}"
+    elif math.isfinite(above):
+        what += f" above {above:g}"
+    elif math.isfinite(low):
+        what += f", {low:g} or more"
 
-@dataclass(frozen=True)
-class Number(Kind):
-    """A finite number from ``low`` to ``high``, above ``above``; ``what`` it is, for errors."""
-
-    metavar: str = "X"
-    low: float = -math.inf
-    high: float = math.inf
-    above: float = -math.inf
-    whole: bool = False
-    what: str = "a number"
-
-    def parse(self, text: str) -> float:
+    def parse(text: str) -> float:
         try:
-            value: float = int(text) if self.whole else float(text)
+            value: float = int(text) if whole else float(text)
         except ValueError:
-            raise ValueError(f"expected {self}, not {text!r}") from None
-        self.check(value)
+            value = math.nan
+        if not (math.isfinite(value) and low <= value <= high and value > above):
+            raise ValueError(f"expected {what}, not {text!r}")
         return value
 
-    def check(self, value: float) -> None:
-        within = math.isfinite(value) and self.low <= value <= self.high and value > self.above
-        if not within or (self.whole and value != int(value)):
-            raise ValueError(f"expected {self}, not {value:g}")
-
-    def __str__(self) -> str:
-        if math.isfinite(self.high):
-            return f"{self.what} from {self.low:g} to {self.high:g}"
-        if math.isfinite(self.above):
-            return f"{self.what} above {self.above:g}"
-        return f"{self.what}, {self.low:g} or more" if math.isfinite(self.low) else self.what
+    return Kind(metavar, parse, lambda value: f"{value:.15g}")
 
 
-NUMBER = Number()
-COUNT = Number("N", low=1, whole=True, what="a whole number")
-WHOLE = Number("N", low=0, whole=True, what="a whole number")
-PERCENTILE = Number(low=0, high=100, what="a percentile")
-
-
-@dataclass(frozen=True)
-class Choice(Kind):
+def choice(*names: str) -> Kind:
     """One of several words."""
 
-    choices: tuple[str, ...] = ()
+    def parse(text: str) -> str:
+        if text not in names:
+            raise ValueError(f"expected one of {', '.join(names)}, not {text!r}")
+        return text
 
-    @classmethod
-    def of(cls, *choices: str) -> Choice:
-        return cls("{" + ",".join(choices) + "}", choices)
-
-    def check(self, value: str) -> None:
-        if value not in self.choices:
-            raise ValueError(f"expected one of {', '.join(self.choices)}, not {value!r}")
+    return Kind("{" + ",".join(names) + "}", parse)
 
 
-@dataclass(frozen=True)
-class Place(Kind):
-    """A path, at which there must be what ``kind`` says."""
-
-    kind: Literal["folder", "table", "file", ""] = ""
-
-    def parse(self, text: str) -> Path:
-        return Path(text)  # which is checked once all options are there
-
-    def check(self, value: Path) -> None:
-        if not (value.is_dir() if self.kind == "folder" else value.is_file()):
-            raise ValueError(f"{value}: no such {self.kind}")
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.lower().partition("x")
+    try:
+        return COUNT.parse(height), COUNT.parse(width or height)
+    except ValueError:
+        raise ValueError(f"expected height x width in pixels, e.g. 224x224, not {text!r}") from None
 
 
-FOLDER, TABLE, FILE = Place("DIR", "folder"), Place("FILE", "table"), Place("FILE", "file")
+def _splits(text: str) -> Splits:
+    from segcft.config.sources import Splits
+
+    return Splits(seed=WHOLE.parse(text))
 
 
-@dataclass(frozen=True)
-class Size(Kind):
-    """(H, W) in pixels; on the command line HxW, or one number for both."""
-
-    metavar: str = "HxW"
-
-    def parse(self, text: str) -> tuple[int, int]:
-        height, _, width = text.lower().partition("x")
-        try:
-            return int(COUNT.parse(height)), int(COUNT.parse(width or height))
-        except ValueError:
-            raise ValueError(f"expected height x width in pixels, e.g. 224x224, not {text!r}") from None
-
-    def check(self, value: tuple[int, int]) -> None:
-        for side in value:
-            COUNT.check(side)
-
-
-@dataclass(frozen=True)
-class Flag(Kind):
-    """True or False; the command line names it or does not."""
-
-    metavar: str = ""
-
-
-@dataclass(frozen=True)
-class SplitSeed(Kind):
-    """Shares of the parts; on the command line the seed of the usual shares."""
-
-    metavar: str = "N"
-
-    def parse(self, text: str) -> Splits:
-        from segcft.config.sources import Splits
-
-        return Splits(seed=int(WHOLE.parse(text)))
+NUMBER, PERCENTILE = number(), number(low=0, high=100, what="a percentile")
+COUNT = number("N", low=1, whole=True, what="a whole number")
+WHOLE = number("N", low=0, whole=True, what="a whole number")
+FOLDER, TABLE, FILE = (
+    Kind("DIR", Path, place="folder"),
+    Kind("FILE", Path, place="table"),
+    Kind("FILE", Path, place="file"),
+)
+FLAG = Kind("")
+SIZE = Kind("HxW", _size, lambda size: "x".join(map(str, size)))
+"""(H, W) in pixels; on the command line one number stands for both."""
+SPLITS = Kind("N", _splits, lambda splits: str(splits.seed))
+"""Shares of the parts; on the command line the seed of the usual shares."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +117,7 @@ class Option:
         unit: of a number.
         shown: the default in words.
         setting: where the journal's settings have it, e.g. ``threshold.floor``; None: by its name; "": nowhere, since
-            the result does not depend on it.
+            the result does not depend on it, or on what a path is called.
     """
 
     kind: Kind
@@ -166,19 +129,20 @@ class Option:
     setting: str | None = None
 
     def check(self, value: Any) -> None:
-        """Raise ValueError where ``value`` cannot be one of this option."""
+        """Raise ValueError or TypeError where ``value`` cannot be one of this option."""
         for one in value if self.many else [value]:
             self.kind.check(one)
         if self.many == "pair" and not value[0] < value[1]:
             raise ValueError(f"{value[0]:g} is not below {value[1]:g}")
 
+    def write(self, value: Any) -> str:
+        """The words of a value."""
+        return " ".join(map(self.kind.write, value)) if self.many else self.kind.write(value)
+
 
 def option(kind: Kind, help: str, default: Any = MISSING, **more: Any) -> Any:
-    """A field of an importer that is an option, with ``more`` of :class:`Option`; required if it has no ``default``.
-
-    Files and folders are no settings unless ``more`` says so, as they may move.
-    """
-    if isinstance(kind, Place):
+    """A field of an importer that is an option, with ``more`` of :class:`Option`; required if it has no ``default``."""
+    if kind.place:
         more = {"setting": "", **more}
     return field(default=default, metadata={"option": Option(kind, help, **more)})
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segcft.coronary.defaults import CALCIUM_DEVIATIONS, CALCIUM_FLOOR, SIZE, SPACING, WINDOW
+from segcft.coronary.defaults import CALCIUM_DEVIATIONS, CALCIUM_FLOOR, SPACING, WINDOW
+from segcft.coronary.defaults import SIZE as CROP
 from segcft.errors import DataError
 from segcft.importers.importer import IMPORTERS, Importer
-from segcft.importers.options import COUNT, NUMBER, TABLE, Flag, Number, Size, option
+from segcft.importers.options import COUNT, FLAG, NUMBER, SIZE, TABLE, number, option
 from segcft.utils.loop import Progress, silent
 
 if TYPE_CHECKING:
@@ -35,12 +36,12 @@ class CCTA(Importer):
         TABLE,
         "CSV with a row a vessel: id, volume, centreline, lumen, wall (files), perhaps patient, split and others",
     )
-    size: tuple[int, int] = option(Size(), "of the images, in pixels: across the vessel and along it", SIZE)
+    size: tuple[int, int] = option(SIZE, "of the images, in pixels: across the vessel and along it", CROP)
     workers: int = option(COUNT, "threads", 2, shown="2; each holds a volume or two", setting="")
-    spacing: float = option(Number(above=0), "of pixels", SPACING, unit="mm")
-    start: float = option(Number(low=0), "where along the centreline images begin", 0.0, unit="mm")
+    spacing: float = option(number(above=0), "of pixels", SPACING, unit="mm")
+    start: float = option(number(low=0), "where along the centreline images begin", 0.0, unit="mm")
     smooth: float = option(
-        Number(low=0),
+        number(low=0),
         "how far, root mean square, the course may pass by the centreline's points; half a voxel where these are "
         "centres of voxels",
         0.0,
@@ -71,7 +72,7 @@ class CCTA(Importer):
         setting="threshold.deviations",
     )
     ras: bool = option(
-        Flag(),
+        FLAG,
         "coordinates of centrelines and meshes are RAS where neither they nor the table say so; otherwise LPS, as in "
         "DICOM. Volumes say themselves",
         False,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from segcft.importers.importer import IMPORTERS, MaskedImporter
-from segcft.importers.options import FOLDER, Choice, Flag, Kind, option, percentiles
+from segcft.importers.options import FLAG, FOLDER, Kind, choice, option, percentiles
 from segcft.utils.loop import Progress, silent
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class DICOM(MaskedImporter):
         shown="all, and files that do not say",
     )
     naming: Literal["digest", "uid", "file"] = option(
-        Choice.of("digest", "uid", "file"),
+        choice("digest", "uid", "file"),
         "images are called by a digest of their SOP Instance UID, by this uid, or by their file below DIR, which may "
         "hold names or dates",
         "digest",
@@ -50,7 +50,7 @@ class DICOM(MaskedImporter):
         setting="",
     )
     keep_patient_ids: bool = option(
-        Flag(), "keep the ids of patients, instead of a digest of them", False, setting="keep_patients"
+        FLAG, "keep the ids of patients, instead of a digest of them", False, setting="keep_patients"
     )
 
     def convert(self, out: Path, progress: Progress = silent) -> Summary:

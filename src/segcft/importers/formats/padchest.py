@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segcft.importers.importer import IMPORTERS, MaskedImporter
-from segcft.importers.options import COUNT, FOLDER, NUMBER, TABLE, Kind, Size, option, percentiles
+from segcft.importers.options import COUNT, FOLDER, NUMBER, SIZE, TABLE, Kind, option, percentiles
 from segcft.utils.loop import Progress, silent
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class PadChest(MaskedImporter):
 
     csv: Path = option(TABLE, "PadChest's table, plain or gzip")
     images: Path = option(FOLDER, "folder of its PNG files or numbered folders")
-    size: tuple[int, int] = option(Size(), "of the images, in pixels", (224, 224))
+    size: tuple[int, int] = option(SIZE, "of the images, in pixels", (224, 224))
     window: tuple[float, float] = percentiles()
     projections: tuple[str, ...] = option(
         Kind("NAME"),
