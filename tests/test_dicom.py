@@ -54,14 +54,13 @@ from segcft.io.dicom import (
     age_between,
     aspect,
     field_of_view,
-    open_dicom,
     parse_age,
     person,
-    read_dicom,
+    shown,
     view,
 )
-from segcft.io.dicomfile import text_of
-from segcft.io.imagefile import read_image, see_image
+from segcft.io.dicomfile import open_dicom, text_of
+from segcft.io.imagefile import read_image
 from segcft.io.reject import Excluded, Unreadable
 from segcft.pipeline.run import Run
 from segcft.pipeline.segmenter import RunSegmenter
@@ -120,6 +119,11 @@ def seen(tmp_path: Path) -> Callable[..., NDArray[np.float32]]:
         return read_dicom(save(tmp_path / "x.dcm", make(pixels, **elements)), **(options or {}))
 
     return read
+
+
+def read_dicom(path: Path, *scale: tuple[float, float], **options: Any) -> NDArray[np.float32]:
+    """The grey values of a file."""
+    return shown(path, open_dicom(path), *scale, **options).grey
 
 
 Seen = Callable[..., NDArray[np.float32]]
@@ -547,7 +551,7 @@ def test_images_are_as_a_study_of_the_files_sees_them(tmp_path: Path) -> None:
     for id, path in (("a/1", "a/1.dcm"), ("a/IM0002", "a/IM0002"), ("copy", "copy.dcm")):
         with Image.open(tmp_path / "out" / "images" / f"{id}.png") as file:
             converted = np.asarray(file).astype(int)
-        expected = fit_image(read_image(tmp_path / "archive" / path, 1), Grid(size=(20, 16)))[0]
+        expected = fit_image(read_image(tmp_path / "archive" / path, 1).grey, Grid(size=(20, 16)))[0]
         assert np.abs(converted - expected).max() <= 1
 
 
@@ -606,7 +610,7 @@ def test_pixels_that_are_not_square_keep_their_shape(tmp_path: Path) -> None:
     disc = (np.hypot(*(np.mgrid[:40, :40] - 19.5)) < 12).astype(np.uint16) * 3000
     flat = disc[::2]  # every other row: pixels twice as high as wide
     path = save(tmp_path / "archive" / "disc.dcm", make(flat, PixelSpacing=["0.4", "0.2"]))
-    assert see_image(path, 1).aspect == pytest.approx(2)
+    assert read_image(path, 1).aspect == pytest.approx(2)
     convert_archive(tmp_path, size=(40, 40), naming="file")
     with Image.open(tmp_path / "out" / "images" / "disc.png") as file:
         inside = np.argwhere(np.asarray(file) > 127)

@@ -23,9 +23,7 @@ def add_evaluate(command: Command) -> None:
         "own test people; a published model has none)",
     )
     parser.add_argument(
-        "--seed",
-        type=whole,
-        help="for a simulated study: new people of this seed, whom the run has never seen",
+        "--seed", type=whole, help="for a simulated study: new people of this seed, whom the run has never seen"
     )
     parser.add_argument(
         "--split",

@@ -9,16 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from segcft.data.resize import border_median, pad_to_aspect
 from segcft.errors import DataError
 from segcft.importers.convert import Converted, Summary, Value, convert
-from segcft.importers.fit import fit_values
+from segcft.importers.fit import fit
 from segcft.importers.masks import FolderMasks, Masking, Plausibility, Segmenter
 from segcft.io import dicom
-from segcft.io.dicomfile import text_of
+from segcft.io.dicomfile import open_dicom, text_of
 from segcft.io.imagefile import strip_suffix
 from segcft.io.reject import Excluded, Rejected
 from segcft.io.turn import AS_STORED, Turn
@@ -35,24 +31,10 @@ SQUARE = 0.01
 """How far the ratio of a pixel's sides may be from 1 for masks of the file's pixels to fit: headers are rounded."""
 
 
-@dataclass(frozen=True)
-class Pseudonyms:
-    """How images and patients are called.
-
-    Attributes:
-        salt: a secret without which nobody can find out by trial whose pseudonym one is; the same salt gives the same
-            pseudonyms.
-        naming: an image's id is a ``digest`` of its SOP Instance UID, this ``uid`` itself, or the ``file``'s path.
-        keep_patients: patients keep the ids that they have in the files.
-    """
-
-    salt: str
-    naming: str
-    keep_patients: bool
-
-    def of(self, text: str) -> str:
-        """The pseudonym of ``text``, 16 hexadecimal digits."""
-        return hmac.new(self.salt.encode(), text.encode(), hashlib.sha256).hexdigest()[:16]
+def pseudonym(text: str, salt: str) -> str:
+    """16 hexadecimal digits that stand for ``text``. Without the ``salt``, a secret, nobody can find out by trial whose
+    they are; the same salt gives the same ones."""
+    return hmac.new(salt.encode(), text.encode(), hashlib.sha256).hexdigest()[:16]
 
 
 def convert_dicom(options: DICOM, out: Path, progress: Progress = silent) -> Summary:
@@ -62,12 +44,11 @@ def convert_dicom(options: DICOM, out: Path, progress: Progress = silent) -> Sum
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and own not in path.resolve().parents]
     if not paths:
         raise DataError(f"{folder}: holds no file")
-    pseudonyms = Pseudonyms(options.salt, options.naming, options.keep_patient_ids)
     segmenter = options.segmenter
     masking = Masking(segmenter, options.size, options.plausibility or Plausibility()) if segmenter else None
-    reader = _Reader(options.size, options.window, tuple(map(dicom.view_name, options.views)), pseudonyms, masking)
+    reader = _Reader(options, tuple(map(dicom.view_name, options.views)), masking)
     return convert(
-        _items(folder, paths, pseudonyms, segmenter),
+        _items(options, paths),
         len(paths),
         reader.read,
         out,
@@ -75,7 +56,7 @@ def convert_dicom(options: DICOM, out: Path, progress: Progress = silent) -> Sum
             **options.settings,
             "reading": READING,
             "views": reader.views,
-            "salt": pseudonyms.of("settings"),
+            "salt": pseudonym("settings", options.salt),
             **(masking.settings if masking else {}),
         },
         finish=masking.finish if masking else None,
@@ -101,20 +82,22 @@ class _File:
         return " ".join(part for part in (self.shows, mask) if part) or None
 
 
-def _items(folder: Path, paths: Sequence[Path], pseudonyms: Pseudonyms, segmenter: Segmenter | None) -> Iterator[_File]:
+def _items(options: DICOM, paths: Sequence[Path]) -> Iterator[_File]:
     """The files of ``paths``; one that cannot be named is listed by its path, with the reason."""
+    naming, by_file = options.naming, options.naming == "file"
     named: dict[str, Path] = {}  # ids that are names of files, which several may have: IM1 and IM1.dcm
     for path in paths:
-        place = path.relative_to(folder).as_posix()
+        place = path.relative_to(options.folder).as_posix()
         try:
-            uid = str(dicom.open_dicom(path, pixels=False).get("SOPInstanceUID") or "")
-            if not uid and pseudonyms.naming != "file":
+            uid = str(open_dicom(path, pixels=False).get("SOPInstanceUID") or "")
+            if not uid and not by_file:
                 raise Excluded("no SOP Instance UID", f"{path}: has no SOP Instance UID to be named after (--id file)")
-            id = {"digest": pseudonyms.of(uid), "uid": uid, "file": strip_suffix(place)}[pseudonyms.naming]
-            if pseudonyms.naming == "file" and named.setdefault(id, path) != path:
+            digest = pseudonym(uid, options.salt)
+            id = {"digest": digest, "uid": uid, "file": strip_suffix(place)}[naming]
+            if by_file and named.setdefault(id, path) != path:
                 raise Excluded("name taken", f"{path}: would be called {id!r}, as {named[id]} is; rename one of them")
             # A name may come to stand for another image: the file is replaced, or one that comes before it arrives.
-            yield _File(id, path, pseudonyms.of(uid) if pseudonyms.naming == "file" else None, segmenter)
+            yield _File(id, path, digest if by_file else None, options.segmenter)
         except Rejected as problem:
             yield _File(place, path, problem=problem)
 
@@ -123,39 +106,33 @@ def _items(folder: Path, paths: Sequence[Path], pseudonyms: Pseudonyms, segmente
 class _Reader:
     """Makes a sample of a file."""
 
-    size: tuple[int, int]
-    window: tuple[float, float] | None
+    options: DICOM
     views: tuple[str, ...]
-    pseudonyms: Pseudonyms
     masking: Masking | None
 
     def read(self, item: _File) -> Converted | Rejected:
         if item.problem is not None:
             return item.problem
-        dataset = dicom.open_dicom(item.path)
+        dataset = open_dicom(item.path)
         view = dicom.view(dataset)
         if self.views and view not in self.views:
             kind = f"view is not {' or '.join(self.views)}"
             return Excluded(kind, f"{item.path}: view is {view or 'not in the header'}")
-        picture = dicom.shown(item.path, dataset, window=self.window)
+        picture = dicom.shown(item.path, dataset, window=self.options.window)
         if self.masking and isinstance(self.masking.segmenter, FolderMasks):
             self._check_ready_made(item.path, picture)
-        ratio = self.size[1] / self.size[0] * picture.aspect  # in pixels of the file
-        canvas = pad_to_aspect(picture.grey[None], ratio, border_median(picture.grey[None]))[0]
-
-        def fitted(size: tuple[int, int]) -> NDArray[np.uint8]:
-            return np.rint(fit_values(canvas, size, lambda part: part) * 255).astype(np.uint8)
-
+        sizes = [self.options.size, *([self.masking.segmenter.size] if self.masking else [])]
+        image, *large = fit(picture.grey, *sizes, aspect=picture.aspect)
         sample = Converted(
             item.id,
             self._patient(item, dataset),
-            fitted(self.size),
+            image,
             attributes=self._attributes(dataset, picture.turn),
             remarks=tuple(remark.of(item.path, item.id) for remark in picture.remarks),
         )
         if self.masking is None:
             return sample
-        return self.masking.begin(replace(sample, large=fitted(self.masking.segmenter.size)))
+        return self.masking.begin(replace(sample, large=large[0]))
 
     @staticmethod
     def _check_ready_made(path: Path, picture: dicom.Shown) -> None:
@@ -169,11 +146,11 @@ class _Reader:
 
     def _patient(self, item: _File, dataset: dicom.Dataset) -> str:
         patient = str(dataset.get("PatientID") or "").strip()
-        if patient and self.pseudonyms.keep_patients:
+        if patient and self.options.keep_patient_ids:
             return patient
         # Who is not named at all is told apart by study, so that images of one study are in one part at least.
         who = patient or str(dataset.get("StudyInstanceUID") or item.id)
-        return self.pseudonyms.of(f"patient {who}")
+        return pseudonym(f"patient {who}", self.options.salt)
 
     def _attributes(self, dataset: dicom.Dataset, turn: Turn) -> dict[str, Value]:
         lengths = dicom.field_of_view(dataset) or (None, None), (dataset.Rows, dataset.Columns)

@@ -28,7 +28,7 @@ from segcft.data.unnamed import SPELLINGS, alike_ids, find_columns, other_split
 from segcft.data.writer import StoreWriter
 from segcft.errors import DataError
 from segcft.io.extent import contradiction
-from segcft.io.imagefile import check_id, find_file, find_mask, see_image
+from segcft.io.imagefile import check_id, find_file, find_mask, read_image
 from segcft.io.maskfile import read_masks
 from segcft.io.reject import Rejected, Remark
 from segcft.utils.loop import Progress, ahead, silent
@@ -209,7 +209,7 @@ class _Folder:
     def _pixels(self, id: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8], tuple[Remark, ...]]:
         grid, spec = self.study.image, self.spec
         path = find_file(self.images, id)
-        seen = see_image(path, grid.channels, spec.grey_range, spec.window, spec.nifti_axes)
+        seen = read_image(path, grid.channels, spec.grey_range, spec.window, spec.nifti_axes)
         if (wrong := contradiction(seen.extent, grid, str(path))) and not spec.ignore_spacing:
             raise Rejected(wrong.text)
         size = (seen.grey.shape[1], seen.grey.shape[2])

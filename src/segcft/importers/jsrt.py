@@ -331,11 +331,7 @@ class _Reader:
         flags = self._flags(item.id)
         self.plausibility.check(flags)
         path = self.files[item.id]
-        raw = read_raw(path)
-        try:
-            (image,) = fit_window(raw, self.options.window, self.options.size)
-        except Rejected as reason:
-            raise Rejected(f"{path}: {reason}") from None
+        (image,) = fit_window(read_raw(path), self.options.window, self.options.size, name=str(path))
         check_polarity(image, flags)
         measured = {f"{name}_area": area for name, area in areas(flags).items()}
         return Converted(item.id, item.id, image, flags, {**attributes, **measured})

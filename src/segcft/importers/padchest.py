@@ -208,10 +208,8 @@ class _Reader:
         path = self._find(row)
         picture = read_picture(path)
         pixels = picture.values
-        try:
-            image, large = fit_window(pixels, self.options.window, self.masking.size, self.masking.segmenter.size)
-        except Rejected as reason:
-            raise Rejected(f"{path}: {reason}") from None
+        sizes = self.masking.size, self.masking.segmenter.size
+        image, large = fit_window(pixels, self.options.window, *sizes, name=str(path))
         check_polarity(image)
         attributes |= {"file_height": pixels.shape[0], "file_width": pixels.shape[1]}
         sample = Converted(row.id, row.PatientID, image, attributes=attributes, large=large, remarks=picture.remarks)

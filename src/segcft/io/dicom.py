@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset, FileDataset
 
 from segcft.config.study import OLDEST
-from segcft.io.dicomfile import broken, open_dicom
+from segcft.io.dicomfile import broken
 from segcft.io.dicompixels import decode
 from segcft.io.greys import PERCENTILES
 from segcft.io.orientation import is_measured, turn_to_see
@@ -33,17 +33,6 @@ _VIEWS |= {"RIGHTLATERAL": "RL"}
 
 MOST_ASPECT = 10.0
 """Pixels of a radiograph are about square; of a shape beyond this the header is wrong."""
-
-
-def read_dicom(
-    path: Source, grey_range: tuple[float, float] | None = None, window: tuple[float, float] | None = None
-) -> NDArray[np.float32]:
-    """Grey values of a DICOM file, (H, W) in [0, 1]: those of :func:`shown`.
-
-    Raises:
-        Excluded: see there.
-    """
-    return shown(path, open_dicom(path), grey_range, window).grey
 
 
 class Shown(NamedTuple):

@@ -33,8 +33,7 @@ class CCTA(Importer):
     summary = "make a folder of straightened coronary arteries"
 
     table: Path = option(
-        TABLE,
-        "CSV with a row a vessel: id, volume, centreline, lumen, wall (files), perhaps patient, split and others",
+        TABLE, "CSV with a row a vessel: id, volume, centreline, lumen, wall (files), perhaps patient, split and others"
     )
     size: tuple[int, int] = option(SIZE, "of the images, in pixels: across the vessel and along it", CROP)
     workers: int = option(COUNT, "threads", 2, shown="2; each holds a volume or two", setting="")
@@ -66,10 +65,7 @@ class CCTA(Importer):
         setting="threshold.floor",
     )
     calcium_deviations: float = option(
-        NUMBER,
-        "by this many of the lumen's standard deviations",
-        CALCIUM_DEVIATIONS,
-        setting="threshold.deviations",
+        NUMBER, "by this many of the lumen's standard deviations", CALCIUM_DEVIATIONS, setting="threshold.deviations"
     )
     ras: bool = option(
         FLAG,
