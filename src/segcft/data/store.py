@@ -245,10 +245,11 @@ class Fingerprint:
 
 
 SHAPE_KEYS = ("size", "channels", "variables", "structures", "pixel_area", "area_unit")
+"""What a store says of its study."""
 
 
 def shape_of(study: Study) -> dict[str, Any]:
-    """What a store says of its study, in JSON's types; the keys are :data:`SHAPE_KEYS`."""
+    """The values of :data:`SHAPE_KEYS`, in JSON's types."""
     return {
         "size": list(study.image.size),
         "channels": study.image.channels,

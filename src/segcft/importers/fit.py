@@ -14,7 +14,11 @@ from segcft.io.reject import Rejected
 
 
 def fit_window(
-    pixels: NDArray[Any], window: tuple[float, float], *sizes: tuple[int, int], name: str = "the image"
+    pixels: NDArray[Any],
+    window: tuple[float, float],
+    *sizes: tuple[int, int],
+    name: str = "the image",
+    strip: int = 256,
 ) -> list[NDArray[np.uint8]]:
     """An image at each of ``sizes``, treated as the import of a folder does but in little memory; see :func:`fit`.
 
@@ -23,6 +27,7 @@ def fit_window(
         window: percentiles of the image that become 0 and 255.
         sizes: of one aspect ratio.
         name: of the image, for errors.
+        strip: columns that are worked off at once.
 
     Raises:
         Rejected: the image has one single value between the percentiles.
@@ -33,7 +38,7 @@ def fit_window(
     low, high = (float(limit) for limit in np.percentile(grey, window))
     if not low < high:  # values that are no numbers come here too
         raise Rejected(f"{name}: constant image: percentiles {window[0]:g} and {window[1]:g} are both {low:g}")
-    return fit(grey, *sizes, shown=lambda part: np.clip((part - low) / (high - low), 0, 1))
+    return fit(grey, *sizes, shown=lambda part: np.clip((part - low) / (high - low), 0, 1), strip=strip)
 
 
 def fit(
@@ -41,6 +46,7 @@ def fit(
     *sizes: tuple[int, int],
     aspect: float = 1.0,
     shown: Callable[[NDArray[Any]], NDArray[Any]] = lambda part: part,
+    strip: int = 256,
 ) -> list[NDArray[np.uint8]]:
     """An image (H, W) at each of ``sizes``: uint8 (h, w).
 
@@ -49,10 +55,11 @@ def fit(
         sizes: of one aspect ratio; an image of another one is padded with the median of its border.
         aspect: height of a pixel divided by its width.
         shown: makes values in [0, 1] of those of a part of it.
+        strip: columns that are worked off at once.
     """
     height, width = sizes[0]
     canvas = pad_to_aspect(grey[None], width / height * aspect, border_median(grey[None]))[0]
-    fitted = {size: np.rint(fit_values(canvas, size, shown) * 255).astype(np.uint8) for size in {*sizes}}
+    fitted = {size: np.rint(fit_values(canvas, size, shown, strip) * 255).astype(np.uint8) for size in {*sizes}}
     return [fitted[size] for size in sizes]
 
 

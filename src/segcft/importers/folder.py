@@ -21,10 +21,10 @@ from segcft.config.sources import FolderData
 from segcft.config.study import Study
 from segcft.data import resize
 from segcft.data.attributes import MISSING, Row, disbelief, nearest, parse, read_table
+from segcft.data.columns import SPELLINGS, alike_ids, find_columns, other_split
 from segcft.data.shards import Shard
 from segcft.data.splits import PARTS, assign, expected_parts
 from segcft.data.store import Store
-from segcft.data.unnamed import SPELLINGS, alike_ids, find_columns, other_split
 from segcft.data.writer import StoreWriter
 from segcft.errors import DataError
 from segcft.io.extent import contradiction
@@ -146,7 +146,7 @@ class _Folder:
             required[self.split_column] = "data.split"
         required |= {column: f"variable {name}" for name, column in self.columns.items()}
         rows, ragged = read_table(self.table, required)
-        self._look_for_unnamed(rows, set(required))
+        self._check_columns(rows, set(required))
         if self.split_column is not None:
             self._check_patients_stay_in_one_part(rows, self.split_column)
         for row in rows:
@@ -252,7 +252,7 @@ class _Folder:
             raise Rejected(f"column {self.split_column!r}: {text!r} is not one of {', '.join(PARTS)}")
         return SPELLINGS[text.lower()]
 
-    def _look_for_unnamed(self, rows: list[Row], named: set[str]) -> None:
+    def _check_columns(self, rows: list[Row], named: set[str]) -> None:
         """See that no column says who is who, or who is in which part, and the study does not name it.
 
         Where everybody is a test person the study may be another's, which its user does not change. Intervals then are

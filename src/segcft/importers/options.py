@@ -24,8 +24,8 @@ class Kind:
     """
 
     metavar: str
-    parse: Callable[[str], Any] = str
-    write: Callable[[Any], str] = str
+    parse: Callable[[str], Any] = field(default_factory=lambda: str)
+    write: Callable[[Any], str] = field(default_factory=lambda: str)
     place: Literal["folder", "table", "file", ""] = ""
 
     def check(self, value: Any) -> None:

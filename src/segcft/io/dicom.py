@@ -22,7 +22,7 @@ from segcft.io.orientation import is_measured, turn_to_see
 from segcft.io.reject import Excluded, Rejected, Remark
 from segcft.io.source import Source
 from segcft.io.turn import Turn
-from segcft.io.voi import as_file_says, is_inverted, look_at_polarity, modality_values
+from segcft.io.voi import as_file_says, is_inverted, modality_values, remark_on_polarity
 
 NO_BIRTH = ("19000101", "18991230", "18991231")
 """Dates of birth that stand for none: where the calendars of spreadsheets and databases begin."""
@@ -90,7 +90,7 @@ def shown(
             grey[padding] = 0
         if grey[inside].min() == grey[inside].max():
             raise Excluded("constant image", f"{path}: constant image between the grey values that are shown")
-        look_at_polarity(path, dataset, stored[inside], grey[inside], remarks)
+        remark_on_polarity(path, dataset, stored[inside], grey[inside], remarks)
         return Shown(
             np.ascontiguousarray(turn(grey)), turn.aspect(aspect(dataset)), turn, tuple(remarks), is_measured(dataset)
         )

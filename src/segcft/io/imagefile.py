@@ -14,10 +14,10 @@ from segcft.config.study import Structure
 from segcft.io.dicomhead import is_dicom_file
 from segcft.io.extent import extent_of
 from segcft.io.greys import LUMA
-from segcft.io.near import near_file
 from segcft.io.nifti import NIFTI, PICTURE, Axes, Placed, is_nifti, read_nifti
 from segcft.io.picture import Pixels, largest, read_picture
 from segcft.io.reject import Rejected, Remark
+from segcft.io.similar import similar_file
 from segcft.io.source import Source
 from segcft.io.turn import AS_STORED, Turn
 
@@ -48,7 +48,7 @@ def find_file(folder: Path, id: str, suffixes: tuple[str, ...] = SUFFIXES) -> Pa
     if not found and set(suffixes) & set(DICOM) and (folder / id).is_file() and is_dicom(folder / id):
         return folder / id
     if not found:
-        near = near_file(folder / id)
+        near = similar_file(folder / id)
         raise Rejected(f"{folder / stem}: file missing (looked for {', '.join(suffixes)}){near}")
     if not all(path.samefile(found[0]) for path in found):  # one file has two names where case is ignored
         raise Rejected(f"{folder / stem}: several files: {', '.join(path.name for path in found)}")
@@ -210,5 +210,5 @@ def find_mask(folder: Path, id: str, name: str, structure: Structure) -> Path:
     check_id(id)
     path = folder / structure.file.replace("{id}", strip_suffix(id))
     if not path.is_file():
-        raise Rejected(f"{path}: file missing (mask of {name}){near_file(path)}")
+        raise Rejected(f"{path}: file missing (mask of {name}){similar_file(path)}")
     return path
