@@ -93,7 +93,7 @@ def _script(table: Path, angles: int) -> None:
         image = nibabel.load(table.parent / row["volume"])
         values = image.get_fdata()
         to_index = np.linalg.inv(image.affine) @ np.diag([-1.0, -1.0, 1.0, 1.0])
-        centreline = Centreline(read_centreline(table.parent / row["centreline"]))
+        centreline = Centreline(read_centreline(table.parent / row["centreline"]).points)
         for angle in np.arange(angles) * np.pi / angles:
             points = Reformation.of(centreline, angle=float(angle), start=MARGIN).points
             index = points @ to_index[:3, :3].T + to_index[:3, 3]

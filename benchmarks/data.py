@@ -21,7 +21,8 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from segcft.config.study import Study, parse_study
+from segcft.config.loader import parse_study
+from segcft.config.study import Study
 from segcft.data.batches import Batches
 from segcft.data.store import Store
 from segcft.importers.folder import import_folder

@@ -86,7 +86,7 @@ class Work:
 
     def _make_guide(self) -> Any:
         """The same guide on both sides: ours, with random weights, frozen."""
-        from segcft.config.study import RegressorSpec, SegmentorSpec
+        from segcft.config.stages import RegressorSpec, SegmentorSpec
         from segcft.grid import Grid
         from segcft.measures.area import Area
         from segcft.measures.measurements import Measurement, Measurements

@@ -70,7 +70,7 @@ python_maximum_signature_line_length = 100
 # All links must resolve but those to other packages, which this site does not know.
 nitpicky = True
 OTHERS = "torch|numpy|np|pandas|pd|pydantic|pydantic_core|annotated_types|PIL|pydicom|lightning|zuko"
-OTHERS += "|markupsafe|io|starlette|socket|pathlib|collections|abc|enum"
+OTHERS += "|markupsafe|io|starlette|socket|pathlib|collections|abc|dataclasses|enum"
 NAMES = "AbstractContextManager|Tensor|NDArray|Path|Fabric|NoneType|Le|Ge|FieldInfo"  # the same, without a module
 ALIASES = "Array|Floats|Attributes"  # of NDArray and Mapping
 TYPE_VARIABLES = "S|M|T|Item|AnyItem|Key|Value|Inputs|Output|Result"
@@ -92,7 +92,8 @@ def write_reference(app: Sphinx) -> None:
     for init in sorted(set(package.glob("*/__init__.py")) - {package / "cli" / "__init__.py"}):
         name = init.parent.name
         about = ast.get_docstring(ast.parse(init.read_text(encoding="utf-8"))) or ""
-        modules = [path.stem for path in sorted(init.parent.glob("*.py")) if not path.stem.startswith("__")]
+        files = [path for path in sorted(init.parent.rglob("*.py")) if not path.stem.startswith("__")]
+        modules = [".".join(path.relative_to(init.parent).with_suffix("").parts) for path in files]
         sections = [
             f"## `segcft.{name}.{module}`\n\n```{{eval-rst}}\n.. automodule:: segcft.{name}.{module}\n```\n"
             for module in modules

@@ -16,7 +16,8 @@ import yaml
 from hypothesis import settings
 from PIL import Image
 
-from segcft.config.study import Study, parse_study
+from segcft.config.loader import parse_study
+from segcft.config.study import Study
 from segcft.data.batches import sequential
 from segcft.data.grey import to_unit
 from segcft.pipeline.run import Run

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from segcft.cli import main
-from segcft.config.study import load_study
+from segcft.config.loader import load_study
 from segcft.errors import SegcftError, StudyError
 from segcft.evaluate import names
 from segcft.evaluate.comparison import SECONDS, WORST

@@ -24,8 +24,8 @@ from starlette.testclient import TestClient
 from segcft.app.catalogue import Catalogue
 from segcft.app.payload import decode, encode, outlines
 from segcft.cli import main
+from segcft.config.loader import load_study
 from segcft.config.study import Image as Grid
-from segcft.config.study import load_study
 from segcft.errors import SegcftError
 from segcft.io.provenance import SYNTHETIC, dicom_bytes
 from tests.conftest import MODELS

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from segcft.config.study import Augment
+from segcft.config.section import Augment
 from segcft.data.augment import Augmenter
 
 STRONG = Augment(

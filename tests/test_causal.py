@@ -14,7 +14,8 @@ from torch import Tensor
 from segcft.causal.mechanisms import CategoricalMechanism, ConditionalSplineFlow, HurdleFlow, ParentEncoder
 from segcft.causal.scm import StructuralCausalModel
 from segcft.config.graph import CycleError, Graph
-from segcft.config.study import SCMSpec, Variable
+from segcft.config.stages import SCMSpec
+from segcft.config.study import Variable
 from segcft.errors import DataError, InterventionError
 
 # sex, age -> area -> grade; age -> volume; alone. Declared out of causal order, on purpose.

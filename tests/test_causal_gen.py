@@ -29,8 +29,9 @@ from torch.nn import functional as F
 from conftest import changed, small_mapping
 from segcft.cli import main
 from segcft.config.causal_gen import CausalGenSpec, parse_arch
+from segcft.config.loader import parse_study
 from segcft.config.mechanisms import HVAESpec
-from segcft.config.study import Image, Study, Variable, parse_study
+from segcft.config.study import Image, Study, Variable
 from segcft.data.grey import to_unit
 from segcft.errors import DataError, RunError, StudyError
 from segcft.image_models.causal_gen import CausalGenHVAE

@@ -24,18 +24,19 @@ from scipy.spatial.distance import cdist
 from scipy.spatial.transform import Rotation
 
 from segcft.cli import main
-from segcft.config.study import Splits
-from segcft.coronary.plaque import Threshold
+from segcft.config.sources import Splits
 from segcft.data.splits import assign
 from segcft.errors import DataError
 from segcft.importers import ccta
-from segcft.importers.ccta import BITS, convert_ccta, label_angles, read_vessels, to_bits
+from segcft.importers.ccta import BITS, label_angles, to_bits
 from segcft.importers.convert import Summary
+from segcft.importers.formats.ccta import CCTA
 from segcft.io import volumefile
 from segcft.io.reject import Rejected
 from segcft.io.space import Frame, parse_frame
-from segcft.io.vesselfile import open_centreline, open_surface
+from segcft.io.vesselfile import read_centreline, read_surface
 from segcft.io.volume import Volume
+from segcft.utils.loop import silent as quiet
 from tests.test_coronary_volumes import write_series
 
 Array = NDArray[np.float64]
@@ -124,7 +125,9 @@ class Cases:
             writer.writerows(self.rows)
 
     def convert(self, **options: Any) -> Summary:
-        return convert_ccta(self.table, self.out, **{"size": SIZE, "spacing": SPACING, "start": 2} | options)
+        progress = options.pop("progress", quiet)
+        usual: dict[str, Any] = {"table": self.table, "size": SIZE, "spacing": SPACING, "start": 2}
+        return CCTA(**usual | options).convert(self.out, progress)
 
     def read(self, name: str) -> list[dict[str, str]]:
         with (self.out / name).open(newline="") as file:
@@ -495,22 +498,22 @@ def test_coordinates_are_what_the_file_says(tmp_path: Path, suffix: str, space: 
     silent, telling = tmp_path / f"silent{suffix}", tmp_path / f"telling{suffix}"
     ball.save(silent, binary=binary)
     write_in(telling, ball, space, binary)
-    expected, found = open_surface(silent), open_surface(telling, ras)
+    expected, found = read_surface(silent), read_surface(telling, ras)
     apart = cdist(found.vertices, expected.vertices).min(axis=1)
     assert len(apart) == len(expected.vertices)
     assert apart.max() <= (0 if binary else 1e-3)
     assert found.frame.space == space
-    meant = open_surface(telling, frame=Frame("RAS" if space == "LPS" else "LPS"))  # the user knows better
+    meant = read_surface(telling, frame=Frame("RAS" if space == "LPS" else "LPS"))  # the user knows better
     assert meant.vertices.mean(axis=0) == pytest.approx(found.vertices.mean(axis=0) * RAS)
     if suffix in (".vtk", ".vtp"):
         line = pyvista.lines_from_points(ball.points)
         write_in(telling, line, space, binary)
-        assert open_centreline(telling, ras).points == pytest.approx(ball.points, abs=0 if binary else 1e-3)
+        assert read_centreline(telling, ras).points == pytest.approx(ball.points, abs=0 if binary else 1e-3)
     if suffix == ".vtk":  # as a field, if it was .vtp before
         ball.field_data["a"] = ["x" * 200, "%41"]
         ball.field_data["SPACE"] = [space]
         ball.save(telling, binary=binary)
-        assert open_surface(telling).frame.space == space
+        assert read_surface(telling).frame.space == space
 
 
 def test_coordinates_of_a_table_of_points_are_what_a_comment_says(tmp_path: Path) -> None:
@@ -518,11 +521,11 @@ def test_coordinates_of_a_table_of_points_are_what_a_comment_says(tmp_path: Path
     for name, comment in (("a.csv", "# CoordinateSystem = RAS"), ("a.txt", "#SPACE=RAS")):
         rows = ["# exported", comment, *((", " if name == "a.csv" else " ").join(map(str, row)) for row in points)]
         (tmp_path / name).write_text("\n".join(rows))
-        assert np.array_equal(open_centreline(tmp_path / name).points, points * RAS)
+        assert np.array_equal(read_centreline(tmp_path / name).points, points * RAS)
     (tmp_path / "a.txt").write_text("# SPACE=scanner\n1 2 3\n4 5 6\n")
     with pytest.raises(Rejected, match="SPACE=scanner, expected LPS or RAS"):
-        open_centreline(tmp_path / "a.txt")
-    assert open_centreline(tmp_path / "a.txt", frame=Frame("LPS")).points[0].tolist() == [1, 2, 3]
+        read_centreline(tmp_path / "a.txt")
+    assert read_centreline(tmp_path / "a.txt", frame=Frame("LPS")).points[0].tolist() == [1, 2, 3]
 
 
 def test_meshes_that_say_they_are_ras_give_the_same_image(cases: Cases, original: Cases) -> None:
@@ -603,13 +606,13 @@ def test_a_table_that_cannot_be_says_where(cases: Cases, fault: str) -> None:
 
 
 def test_other_things_that_cannot_be(cases: Cases, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"none.csv: no such table \(--table\)"):
-        read_vessels(tmp_path / "none.csv")
+    with pytest.raises(DataError, match=r"--table: .*none.csv: no such table"):
+        CCTA(table=tmp_path / "none.csv")
     with pytest.raises(DataError, match="two angles are 30 degrees, to a tenth"):
         cases.convert(angles=[30, 390.01])
-    with pytest.raises(DataError, match=r"spacing 0 mm, start 2 mm, smooth 0 mm, window -200 to 800 HU cannot be"):
+    with pytest.raises(DataError, match="--spacing: expected a number above 0, not 0"):
         cases.convert(spacing=0)
-    with pytest.raises(DataError, match=r"smooth -1 mm"):
+    with pytest.raises(DataError, match="--smooth: expected a number, 0 or more, not -1"):
         cases.convert(smooth=-1)
 
 
@@ -641,7 +644,7 @@ def test_the_command(cases: Cases, capsys: pytest.CaptureFixture[str]) -> None:
 def test_thresholds_are_settings(cases: Cases) -> None:
     cases.convert()
     with pytest.raises(DataError, match=r"other settings: threshold was \{"):
-        cases.convert(threshold=Threshold(300, 2))
+        cases.convert(calcium_floor=300, calcium_deviations=2)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ import yaml
 from PIL import Image
 
 from segcft.api.model import Model
-from segcft.cli.entry import STAGES, main
+from segcft.cli.entry import main
+from segcft.cli.run import STAGES
 from segcft.io.provenance import inspect
 from segcft.pipeline.run import Run
 

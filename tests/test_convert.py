@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from segcft.config.sources import Splits
 from segcft.config.study import Image as Grid
-from segcft.config.study import Splits
 from segcft.data.resize import fit_image
 from segcft.data.splits import assign
 from segcft.errors import DataError
@@ -335,7 +335,7 @@ def test_an_image_is_fitted_as_the_import_of_a_folder_does(
     pixels = np.random.default_rng(seed).integers(0, 2**bits, (height, width)).astype(dtype)
     path = tmp_path_factory.getbasetemp() / "any.png"
     Image.fromarray(pixels).save(path)
-    expected = fit_image(read_image(path, 1, window=(2, 98)), Grid(size=size))[0]
+    expected = fit_image(read_image(path, 1, window=(2, 98)).grey, Grid(size=size))[0]
     large = (size[0] * 2, size[1] * 2)
     small, _ = fit_window(pixels, (2, 98), size, large, strip=strip)
     assert small.shape == size

@@ -21,13 +21,14 @@ from scipy import ndimage
 
 import segcft
 from segcft.cli import main
-from segcft.config.study import load_study, parse_study
+from segcft.config.loader import load_study, parse_study
 from segcft.coronary.defaults import WINDOW
 from segcft.coronary.plaque import Threshold, split
 from segcft.coronary.reformation import Reformation
 from segcft.coronary.surface import Surface
 from segcft.errors import DataError, InterventionError
-from segcft.importers.ccta import BITS, convert_ccta
+from segcft.importers.ccta import BITS
+from segcft.importers.formats.ccta import CCTA
 from segcft.importers.simulated import make_simulator
 from segcft.pipeline.run import Run
 from segcft.pipeline.runner import Pipeline
@@ -195,7 +196,7 @@ def test_meshes_and_volume_show_what_the_straightened_image_shows() -> None:
 def test_people_that_are_written_are_imported_with_their_areas(tmp_path: Path) -> None:
     size = (48, 128)
     table = write_ccta(tmp_path / "cases", 4, size=size, grid=Grid.of((96, 96, 96), (60, 60, 60)))
-    assert not convert_ccta(table, tmp_path / "out", size=size, start=MARGIN).left_out
+    assert not CCTA(table=table, size=size, start=MARGIN).convert(tmp_path / "out").left_out
     with table.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 4

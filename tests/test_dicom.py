@@ -42,26 +42,25 @@ from pydicom.uid import (
 )
 
 from segcft.cli import main
+from segcft.config.loader import parse_study
 from segcft.config.study import Image as Grid
-from segcft.config.study import parse_study
 from segcft.data.resize import fit_image
 from segcft.errors import DataError
 from segcft.importers.convert import Summary
-from segcft.importers.dicom import Pseudonyms, convert_dicom
 from segcft.importers.folder import import_folder
+from segcft.importers.formats.dicom import DICOM
 from segcft.importers.masks import BITS, Plausibility
 from segcft.io.dicom import (
     age_between,
     aspect,
     field_of_view,
-    open_dicom,
     parse_age,
     person,
-    read_dicom,
+    shown,
     view,
 )
-from segcft.io.dicomfile import text_of
-from segcft.io.imagefile import read_image, see_image
+from segcft.io.dicomfile import open_dicom, text_of
+from segcft.io.imagefile import read_image
 from segcft.io.reject import Excluded, Unreadable
 from segcft.pipeline.run import Run
 from segcft.pipeline.segmenter import RunSegmenter
@@ -120,6 +119,11 @@ def seen(tmp_path: Path) -> Callable[..., NDArray[np.float32]]:
         return read_dicom(save(tmp_path / "x.dcm", make(pixels, **elements)), **(options or {}))
 
     return read
+
+
+def read_dicom(path: Path, *scale: tuple[float, float], **options: Any) -> NDArray[np.float32]:
+    """The grey values of a file."""
+    return shown(path, open_dicom(path), *scale, **options).grey
 
 
 Seen = Callable[..., NDArray[np.float32]]
@@ -473,7 +477,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 def convert_archive(tmp_path: Path, **options: Any) -> Summary:
     if not (tmp_path / "archive").exists():
         write_archive(tmp_path / "archive")
-    return convert_dicom(tmp_path / "archive", tmp_path / "out", **({"size": (20, 16)} | options))
+    return DICOM(folder=tmp_path / "archive", **({"size": (20, 16)} | options)).convert(tmp_path / "out")
 
 
 def test_an_archive_becomes_a_folder_without_names_and_dates(tmp_path: Path) -> None:
@@ -513,7 +517,7 @@ def test_of_two_copies_of_an_image_the_one_that_is_not_damaged_is_taken(tmp_path
 
 
 def test_files_of_one_name_are_told_and_a_name_stands_for_the_image_that_has_it(tmp_path: Path) -> None:
-    folder, naming = tmp_path / "archive", Pseudonyms(naming="file")
+    folder = tmp_path / "archive"
     noise = np.random.default_rng(0).integers(0, 4096, (2, 20, 16), dtype=np.uint16)
 
     def shown() -> NDArray[np.uint8]:
@@ -521,12 +525,12 @@ def test_files_of_one_name_are_told_and_a_name_stands_for_the_image_that_has_it(
             return np.asarray(file)
 
     with_suffix = save(folder / "IM1.dcm", make(noise[0]))
-    assert not convert_archive(tmp_path, pseudonyms=naming).left_out
+    assert not convert_archive(tmp_path, naming="file").left_out
     before = shown()
     save(folder / "IM1", make(noise[1]))
     (folder / "IM2").write_text("no image")
     save(folder / "IM2.dcm", make(noise[1]))
-    summary = convert_archive(tmp_path, pseudonyms=naming)
+    summary = convert_archive(tmp_path, naming="file")
     assert summary.left_out == {"name taken": 1, "not a DICOM file": 1}
     assert (shown() != before).any()
     assert {row["id"] for row in rows(tmp_path / "out" / "metadata.csv")} == {"IM1", "IM2"}
@@ -543,11 +547,11 @@ def test_a_damaged_file_with_the_suffix_of_an_image_is_listed_as_damaged(tmp_pat
 
 
 def test_images_are_as_a_study_of_the_files_sees_them(tmp_path: Path) -> None:
-    convert_archive(tmp_path, pseudonyms=Pseudonyms(naming="file"))
+    convert_archive(tmp_path, naming="file")
     for id, path in (("a/1", "a/1.dcm"), ("a/IM0002", "a/IM0002"), ("copy", "copy.dcm")):
         with Image.open(tmp_path / "out" / "images" / f"{id}.png") as file:
             converted = np.asarray(file).astype(int)
-        expected = fit_image(read_image(tmp_path / "archive" / path, 1), Grid(size=(20, 16)))[0]
+        expected = fit_image(read_image(tmp_path / "archive" / path, 1).grey, Grid(size=(20, 16)))[0]
         assert np.abs(converted - expected).max() <= 1
 
 
@@ -593,21 +597,21 @@ def test_views_names_and_salts(tmp_path: Path) -> None:
 def test_the_output_may_lie_in_the_archive_and_empty_folders_are_errors(tmp_path: Path) -> None:
     write_archive(tmp_path)
     for _ in range(2):
-        summary = convert_dicom(tmp_path, tmp_path / "out", size=(8, 8))
+        summary = DICOM(folder=tmp_path, size=(8, 8)).convert(tmp_path / "out")
         assert summary.items == 8
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no file"):
-        convert_dicom(tmp_path / "empty", tmp_path / "new")
+        DICOM(folder=tmp_path / "empty").convert(tmp_path / "new")
     with pytest.raises(DataError, match="no such folder"):
-        convert_dicom(tmp_path / "none", tmp_path / "new")
+        DICOM(folder=tmp_path / "none").convert(tmp_path / "new")
 
 
 def test_pixels_that_are_not_square_keep_their_shape(tmp_path: Path) -> None:
     disc = (np.hypot(*(np.mgrid[:40, :40] - 19.5)) < 12).astype(np.uint16) * 3000
     flat = disc[::2]  # every other row: pixels twice as high as wide
     path = save(tmp_path / "archive" / "disc.dcm", make(flat, PixelSpacing=["0.4", "0.2"]))
-    assert see_image(path, 1).aspect == pytest.approx(2)
-    convert_dicom(tmp_path / "archive", tmp_path / "out", size=(40, 40), pseudonyms=Pseudonyms(naming="file"))
+    assert read_image(path, 1).aspect == pytest.approx(2)
+    convert_archive(tmp_path, size=(40, 40), naming="file")
     with Image.open(tmp_path / "out" / "images" / "disc.png") as file:
         inside = np.argwhere(np.asarray(file) > 127)
     height, width = np.ptp(inside, axis=0)
@@ -667,8 +671,8 @@ def test_masks_as_the_judge_of_a_run_sees_them(small_run: Run, tmp_path: Path) -
     for i in people:
         window = {"WindowCenter": 2040.5, "WindowWidth": 4081}
         save(tmp_path / "archive" / f"{i}.dcm", make(store.images[i, 0].astype(np.uint16) * 16, **window))
-    convert_dicom(
-        tmp_path / "archive", tmp_path / "out", size=store.images.shape[2:], pseudonyms=Pseudonyms(naming="file"),
+    convert_archive(
+        tmp_path, size=store.images.shape[2:], naming="file",
         segmenter=RunSegmenter(small_run.folder, torch.device("cpu")), batch_size=2,
         plausibility=Plausibility(lung=(0, 1), heart=(0, 1)),
     )  # fmt: skip

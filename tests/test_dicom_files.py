@@ -27,9 +27,10 @@ from pydicom.uid import (
 
 from segcft.app.upload import received
 from segcft.cli import main
-from segcft.io.dicom import open_dicom, read_dicom, shown
+from segcft.io.dicom import shown
+from segcft.io.dicomfile import open_dicom
 from segcft.io.dicomhead import HEAD, begins_as_dicom
-from segcft.io.imagefile import is_dicom, see_image
+from segcft.io.imagefile import is_dicom, read_image
 from segcft.io.reject import Excluded
 from segcft.io.series import read_series
 from segcft.io.source import MemoryFile
@@ -64,7 +65,7 @@ def without_syntax(path: Path, dataset: Dataset) -> Path:
 def kind_of(path: Path) -> str:
     """The kind of reason for which a file is refused; no word of it is Python's."""
     with pytest.raises(Excluded) as refused:
-        read_dicom(path)
+        shown(path, open_dicom(path))
     message = str(refused.value)
     assert message.startswith(str(path))
     assert not re.search(r"Error|object|attribute|NoneType|Traceback|pydicom|plugin", message.removeprefix(str(path)))
@@ -79,12 +80,12 @@ def test_a_file_without_preamble_is_read_whatever_it_is_called(
 ) -> None:
     path = bare(tmp_path / name, make(RAMP, syntax, PatientAge="063Y"), meta)
     assert is_dicom(path)
-    seen = see_image(path, 1, (0, 3300))
+    seen = read_image(path, 1, (0, 3300))
     np.testing.assert_allclose(seen.grey[0], RAMP / 3300, atol=1e-6)
     assert seen.person["age"] == 63
     assert [remark.kind for remark in seen.remarks] == ([] if meta else ["no transfer syntax"])
     memory = received(path.read_bytes())
-    np.testing.assert_array_equal(see_image(memory, 1, (0, 3300)).grey, seen.grey)
+    np.testing.assert_array_equal(read_image(memory, 1, (0, 3300)).grey, seen.grey)
 
 
 @pytest.mark.parametrize("syntax", PLAIN)
@@ -187,18 +188,18 @@ def test_what_lacks_is_named(tmp_path: Path, elements: dict[str, Any], kind: str
     path = save(tmp_path / "x.dcm", make(RAMP, **elements))
     if kind == "unreadable":
         with pytest.raises(Exception, match="million pixels"):
-            read_dicom(path)
+            shown(path, open_dicom(path))
         return
     assert kind_of(path) == kind
     name = next(iter(elements))
     if elements[name] is None and name != "PixelData":
         with pytest.raises(Excluded, match=name):
-            read_dicom(path)
+            shown(path, open_dicom(path))
 
 
 def test_samples_per_pixel_of_a_grey_image_may_be_absent(tmp_path: Path) -> None:
     path = save(tmp_path / "x.dcm", make(RAMP, SamplesPerPixel=None))
-    np.testing.assert_allclose(read_dicom(path, (0, 3300)), RAMP / 3300, atol=1e-6)
+    np.testing.assert_allclose(shown(path, open_dicom(path), (0, 3300)).grey, RAMP / 3300, atol=1e-6)
 
 
 def test_more_pixels_than_the_header_says_are_told(tmp_path: Path) -> None:
@@ -231,7 +232,7 @@ def test_a_syntax_that_nothing_decodes_is_named(tmp_path: Path, syntax: str, wor
     path.write_bytes(content[:140] + struct.pack("<I", length) + content[144:])
     assert kind_of(path) == "no decoder"
     with pytest.raises(Excluded, match=word):
-        read_dicom(path)
+        shown(path, open_dicom(path))
 
 
 def test_high_throughput_jpeg_2000_says_what_decodes_it(tmp_path: Path) -> None:
@@ -265,7 +266,7 @@ def test_an_enhanced_object_of_one_frame_says_in_its_groups_what_others_say_in_t
         FrameVOILUTSequence=item(WindowCenter="3000.5", WindowWidth="4001"),
     )
     path = save(tmp_path / "x.dcm", make(RAMP, NumberOfFrames=1, **{group: groups}))
-    seen = see_image(path, 1)
+    seen = read_image(path, 1)
     expected = np.clip((RAMP[:, ::-1] * 2.0 - 1100) / 4000, 0, 1)
     np.testing.assert_allclose(seen.grey[0], expected, atol=1e-6)
     assert seen.aspect == pytest.approx(2)

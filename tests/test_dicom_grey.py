@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from pydicom import DataElement, Dataset
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
-from segcft.io.dicom import Shown, open_dicom, shown
+from segcft.io.dicom import Shown, shown
+from segcft.io.dicomfile import open_dicom
 from segcft.io.dicompixels import decode
 from segcft.io.reject import Excluded
 from segcft.io.series import read_series

@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segcft.cli import main
-from segcft.config.study import Structure, parse_study
+from segcft.config.loader import parse_study
+from segcft.config.study import Structure
 from segcft.importers.folder import import_folder
-from segcft.io.dicom import Shown, open_dicom, shown
-from segcft.io.imagefile import see_image
+from segcft.io.dicom import Shown, shown
+from segcft.io.dicomfile import open_dicom
+from segcft.io.imagefile import read_image
 from segcft.io.maskfile import read_masks
 from segcft.io.nifti import Axes
 from segcft.io.orientation import letters_of, turn_of
@@ -265,7 +267,7 @@ def test_a_mask_in_nifti_lies_as_image_orientation_says(tmp_path: Path, letters:
 
 def mask_beside(path: Path, axes: Axes | None) -> NDArray[np.bool_]:
     """The mask of a DICOM image, as it is seen."""
-    seen = see_image(path, 1, axes=axes)
+    seen = read_image(path, 1, axes=axes)
     structures = {"a": Structure(variable="a", label=1)}
     size = (seen.grey.shape[1], seen.grey.shape[2])
     return read_masks(path.parent, "p", structures, size, seen.turn, seen.placed, axes).coverage[0] == 1
@@ -280,7 +282,7 @@ def test_a_question_about_a_mirrored_file_is_about_the_chest_as_it_is_seen(small
             stored = np.frombuffer(dataset.PixelData, "<u2").reshape(dataset.Rows, dataset.Columns)
             dataset.PixelData = np.ascontiguousarray(stored[:, ::-1]).tobytes()
             dataset.save_as(path)
-        np.testing.assert_array_equal(see_image(path, 1).grey, see_image(tmp_path / "plain.dcm", 1).grey)
+        np.testing.assert_array_equal(read_image(path, 1).grey, read_image(tmp_path / "plain.dcm", 1).grey)
         out = tmp_path / name
         words = ["counterfactual", str(small_run.folder), str(path), "--do", "heart_area=+10%", "--out", str(out)]
         assert main([*words, "--device", "cpu"]) == 0

@@ -19,7 +19,8 @@ from PIL import Image
 from torch import Tensor
 
 from segcft.causal.scm import StructuralCausalModel
-from segcft.config.study import Study, parse_study
+from segcft.config.loader import parse_study
+from segcft.config.study import Study
 from segcft.counterfactual.model import CounterfactualModel
 from segcft.data.grey import to_grey_levels, to_unit
 from segcft.data.store import Store

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from segcft.config.study import Structure, Study, Variable, parse_study
+from segcft.config.loader import parse_study
+from segcft.config.study import Structure, Study, Variable
 from segcft.data import resize
 from segcft.data.attributes import parse, read_table
 from segcft.data.shards import Shard, join
@@ -575,7 +576,7 @@ def test_grey_images_round_trip(pixels: np.ndarray, suffix: str) -> None:
                 read_image(path, 1)
         else:
             full = 255 if pixels.dtype == np.uint8 else 65535
-            np.testing.assert_allclose(read_image(path, 1)[0], pixels / full, rtol=1e-12)
+            np.testing.assert_allclose(read_image(path, 1).grey[0], pixels / full, rtol=1e-12)
 
 
 @given(
@@ -600,21 +601,22 @@ def test_colour_becomes_luma_and_grey_is_repeated(tmp_path: Path) -> None:
     Image.fromarray(colour[..., 0]).save(tmp_path / "grey.png")
     Image.fromarray(np.dstack([colour, colour[..., :1]])).save(tmp_path / "alpha.png")
     expected = np.asarray(Image.fromarray(colour).convert("L")) / 255
-    np.testing.assert_allclose(read_image(tmp_path / "colour.png", 1)[0], expected, atol=1 / 255)
-    np.testing.assert_array_equal(read_image(tmp_path / "colour.png", 3), np.moveaxis(colour, -1, 0) / 255)
-    np.testing.assert_array_equal(read_image(tmp_path / "grey.png", 3), [colour[..., 0] / 255] * 3)
-    np.testing.assert_array_equal(read_image(tmp_path / "alpha.png", 3), read_image(tmp_path / "colour.png", 3))
+    np.testing.assert_allclose(read_image(tmp_path / "colour.png", 1).grey[0], expected, atol=1 / 255)
+    np.testing.assert_array_equal(read_image(tmp_path / "colour.png", 3).grey, np.moveaxis(colour, -1, 0) / 255)
+    np.testing.assert_array_equal(read_image(tmp_path / "grey.png", 3).grey, [colour[..., 0] / 255] * 3)
+    alpha, opaque = (read_image(tmp_path / f"{name}.png", 3).grey for name in ("alpha", "colour"))
+    np.testing.assert_array_equal(alpha, opaque)
 
 
 def test_grey_range_and_window(tmp_path: Path) -> None:
     pixels = np.arange(1000, 3000, 20, dtype=np.uint16).reshape(10, 10)
     Image.fromarray(pixels).save(tmp_path / "x.png")
-    twelve_bits = read_image(tmp_path / "x.png", 1, grey_range=(0, 4000))
+    twelve_bits = read_image(tmp_path / "x.png", 1, grey_range=(0, 4000)).grey
     np.testing.assert_allclose(twelve_bits[0], pixels / 4000)
-    clipped = read_image(tmp_path / "x.png", 1, grey_range=(1500, 2000))
+    clipped = read_image(tmp_path / "x.png", 1, grey_range=(1500, 2000)).grey
     assert (clipped.min(), clipped.max()) == (0, 1)
     low, high = np.percentile(pixels, (10, 90))
-    window = read_image(tmp_path / "x.png", 1, window=(10, 90))
+    window = read_image(tmp_path / "x.png", 1, window=(10, 90)).grey
     np.testing.assert_allclose(window[0], np.clip((pixels - low) / (high - low), 0, 1))
     with pytest.raises(Rejected, match="constant image between the grey values 0 and 500"):
         read_image(tmp_path / "x.png", 1, grey_range=(0, 500))
@@ -630,7 +632,7 @@ def test_float_images_need_a_range(tmp_path: Path) -> None:
     Image.fromarray(pixels).save(tmp_path / "x.tif")
     with pytest.raises(Rejected, match=r"x.tif: float32 values have no range of their own; set data.grey_range"):
         read_image(tmp_path / "x.tif", 1)
-    assert read_image(tmp_path / "x.tif", 1, grey_range=(-1000, 1000)).max() == 1
+    assert read_image(tmp_path / "x.tif", 1, grey_range=(-1000, 1000)).grey.max() == 1
     pixels[0, 0] = np.nan
     Image.fromarray(pixels).save(tmp_path / "x.tif")
     with pytest.raises(Rejected, match="not finite"):

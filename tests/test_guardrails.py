@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 
 import segcft
 from segcft.cli import main
-from segcft.config.study import parse_study
+from segcft.config.loader import parse_study
 from segcft.data.splits import assign
-from segcft.data.store import StoreWriter
+from segcft.data.writer import StoreWriter
 from segcft.errors import DataError, RunError
 from segcft.pipeline.importing import check_unseen, describe, import_data
 from segcft.pipeline.judging import evaluate_people

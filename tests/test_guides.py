@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from segcft.config.study import Augment, Image, RegressorSpec, SegmentorSpec
+from segcft.config.section import Augment
+from segcft.config.stages import RegressorSpec, SegmentorSpec
+from segcft.config.study import Image
 from segcft.data.grey import to_unit
 from segcft.grid import Grid
 from segcft.measures.area import Area

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from segcft.config.study import HVAESpec, Image, Variable
+from segcft.config.mechanisms import HVAESpec
+from segcft.config.study import Image, Variable
 from segcft.data.grey import to_unit
 from segcft.grid import Grid
 from segcft.image_models.hvae import HVAE, level_grids

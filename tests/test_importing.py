@@ -11,7 +11,8 @@ import pytest
 from segcft.cli import main
 from segcft.config.study import Study
 from segcft.data.shards import Shard
-from segcft.data.store import Store, StoreWriter
+from segcft.data.store import Store
+from segcft.data.writer import StoreWriter
 from segcft.errors import DataError
 from segcft.pipeline.importing import describe, import_samples, import_shard
 from segcft.pipeline.run import Run

@@ -9,7 +9,8 @@ import torch
 
 from segcft.causal.missing import MissingValues
 from segcft.causal.scm import StructuralCausalModel
-from segcft.config.study import SCMSpec, Variable
+from segcft.config.stages import SCMSpec
+from segcft.config.study import Variable
 from segcft.errors import InterventionError
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from segcft.causal.intervention import Intervention, parse_intervention, resolve
 from segcft.causal.scm import StructuralCausalModel
-from segcft.config.study import SCMSpec, Variable
+from segcft.config.stages import SCMSpec
+from segcft.config.study import Variable
 from segcft.errors import InterventionError
 
 VARIABLES = {

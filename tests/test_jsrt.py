@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,12 +18,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segcft.cli import main
-from segcft.config.study import load_study
+from segcft.config.loader import load_study
 from segcft.data.splits import assign
 from segcft.errors import DataError
 from segcft.importers.convert import Summary
 from segcft.importers.folder import import_folder
-from segcft.importers.jsrt import convert_jsrt, parse_clinical, read_clinical, read_outline, read_raw, split_place
+from segcft.importers.formats.jsrt import JSRT
+from segcft.importers.jsrt import parse_clinical, read_clinical, read_outline, read_raw, split_place
 from segcft.io.reject import Excluded, Rejected
 
 CONFIG = Path(__file__).parents[1] / "configs" / "jsrt.yaml"
@@ -85,10 +87,9 @@ class Downloads:
             Image.fromarray(mask.astype(np.uint8) * 255).save(path)
         self.ids.append(id)
 
-    def convert(self, **options: object) -> Summary:
-        out = self.root / "out"
-        folders = self.root / "All247images", self.root / "scratch"
-        return convert_jsrt(*folders, self.clinical, out, **({"size": (64, 64)} | options))  # type: ignore[arg-type]
+    def convert(self, **options: Any) -> Summary:
+        usual = {"images": self.root / "All247images", "masks": self.root / "scratch", "clinical": self.clinical}
+        return JSRT(**usual | {"size": (64, 64)} | options).convert(self.root / "out")
 
     def rows(self) -> dict[str, dict[str, str]]:
         return {row["id"]: row for row in table(self.root / "out" / "metadata.csv")}
@@ -424,13 +425,13 @@ def test_what_is_wrong_with_one_image_leaves_it_out(
 def test_folders_of_something_else_and_two_copies_are_errors(downloads: Downloads, tmp_path: Path) -> None:
     images, masks, out = downloads.root / "All247images", downloads.root / "scratch", tmp_path / "new"
     for folders, reason in (
-        ((tmp_path / "none", masks), r"no such folder \(--images\)"),
-        ((images, tmp_path / "none"), r"no such folder \(--masks\)"),
+        ((tmp_path / "none", masks), r"--images: .*none: no such folder"),
+        ((images, tmp_path / "none"), r"--masks: .*none: no such folder"),
         ((masks, masks), r"holds no raw image"),
         ((images, images), r"holds no file of SCR like fold1/masks/left lung"),
     ):
         with pytest.raises(DataError, match=reason):
-            convert_jsrt(*folders, downloads.clinical, out)
+            JSRT(images=folders[0], masks=folders[1], clinical=tuple(downloads.clinical)).convert(out)
     (images / "Nodule154images").mkdir()
     shutil.copy(downloads.raw("JPCLN001"), images / "Nodule154images")
     with pytest.raises(DataError, match=r"is also .*JPCLN001.IMG; name the folder of one of them \(--images\)"):

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from segcft.cli import main
-from segcft.data.store import Store, StoreWriter
+from segcft.data.store import Store
+from segcft.data.writer import StoreWriter
 from segcft.errors import DataError, RunError
 from segcft.evaluate import names
 from segcft.pipeline.importing import check_unseen, new_people

@@ -10,7 +10,8 @@ import pytest
 
 from segcft.config.study import Study
 from segcft.data.maskfit import check_masks
-from segcft.data.store import Store, StoreWriter
+from segcft.data.store import Store
+from segcft.data.writer import StoreWriter
 from segcft.simulate import ChestSimulator
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from nibabel.orientations import axcodes2ornt, ornt_transform
 
 from segcft.app.upload import received
-from segcft.io.imagefile import read_image, see_image
+from segcft.io.imagefile import read_image
 from segcft.io.maskfile import read_labels
 from segcft.io.nifti import read_nifti
 from segcft.io.orientation import letters_of, turn_of
@@ -55,12 +55,12 @@ def test_any_order_of_axes_shows_the_same(
 def test_grey_values_and_labels(tmp_path: Path) -> None:
     levels = np.linspace(0, 255, 12).astype(np.uint8).reshape(3, 4)
     nibabel.save(nibabel.Nifti1Image(levels, np.eye(4)), tmp_path / "grey.nii.gz")
-    grey = read_image(tmp_path / "grey.nii.gz", 1)
+    grey = read_image(tmp_path / "grey.nii.gz", 1).grey
     assert np.allclose(np.sort(grey.ravel()) * 255, np.sort(levels.ravel()))
-    assert see_image(tmp_path / "grey.nii.gz", 1).aspect == 1
+    assert read_image(tmp_path / "grey.nii.gz", 1).aspect == 1
     nibabel.save(nibabel.Nifti1Image(levels.astype(np.float32) * 7 - 900, np.eye(4)), tmp_path / "ct.nii")
-    assert read_image(tmp_path / "ct.nii", 1).max() == 1  # by percentiles: floating point has no range
-    assert read_image(tmp_path / "ct.nii", 1, (-900.0, 885.0)).max() == pytest.approx(1)
+    assert read_image(tmp_path / "ct.nii", 1).grey.max() == 1  # by percentiles: floating point has no range
+    assert read_image(tmp_path / "ct.nii", 1, (-900.0, 885.0)).grey.max() == pytest.approx(1)
     nibabel.save(nibabel.Nifti1Image((levels > 99).astype(np.uint8), np.eye(4)), tmp_path / "mask.nii.gz")
     assert set(np.unique(read_labels(tmp_path / "mask.nii.gz"))) == {0, 1}
 
@@ -130,7 +130,7 @@ def test_a_header_without_codes_says_nothing() -> None:
     image = itk(PIXELS)
     image.set_sform(None, 0)
     image.set_qform(None, 0)
-    seen = see_image(write(image), 1)
+    seen = read_image(write(image), 1)
     assert seen.placed.said is False
     assert [remark.kind for remark in seen.remarks] == ["unknown orientation"]
     assert seen.extent is None
@@ -163,7 +163,7 @@ def test_bytes_in_any_order_are_the_same_image() -> None:
         header = nibabel.Nifti1Header(endianness=order)
         header.set_data_dtype(np.uint16)
         image = nibabel.Nifti1Image(1000 * PIXELS.astype(f"{order}u2"), np.diag([-1.0, -1, 1, 1]), header)
-        pictures.append(see_image(write(image), 1).grey)
+        pictures.append(read_image(write(image), 1).grey)
     assert np.array_equal(*pictures)
     assert pictures[0].max() == pytest.approx(11000 / 65535)
 
@@ -175,7 +175,7 @@ def test_nifti_2_is_read_like_nifti_1(suffix: str, tmp_path: Path) -> None:
     for number, kind in enumerate((nibabel.Nifti1Image, nibabel.Nifti2Image)):
         path = tmp_path / f"{number}{suffix}"
         nibabel.save(kind(PIXELS.T, affine), path)
-        seen = see_image(path, 1)
+        seen = read_image(path, 1)
         found.append((seen.grey.tolist(), seen.placed, seen.extent))
         assert received(path.read_bytes()).name == "upload.nii"
     assert found[0] == found[1]

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from segcft.config.study import parse_study
+from segcft.config.loader import parse_study
 from segcft.counterfactual.warnings import out_of_support
 from segcft.data.splits import assign
 from segcft.errors import DataError, RunError, StudyError

@@ -21,13 +21,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segcft.cli import main
-from segcft.config.study import Splits, load_study
+from segcft.config.loader import load_study
+from segcft.config.sources import Splits
 from segcft.data.splits import assign
 from segcft.errors import DataError
 from segcft.importers.convert import Summary
 from segcft.importers.folder import import_folder
+from segcft.importers.formats.padchest import PadChest as Importer
 from segcft.importers.masks import BITS, FolderMasks, Plausibility, PSPNet, check_polarity, largest_parts
-from segcft.importers.padchest import Selection, convert_padchest, parse_age, parse_labels, read_rows
+from segcft.importers.padchest import parse_age, parse_labels, read_rows
 from segcft.io.reject import Excluded
 from segcft.pipeline.run import Run
 from segcft.pipeline.segmenter import RunSegmenter
@@ -148,9 +150,9 @@ class PadChest:
         return path
 
     def convert(self, **options: Any) -> Summary:
-        segmenter = FolderMasks(self.masks, (32, 32))
-        out = options.pop("out", self.root / "out")
-        return convert_padchest(self.write(), self.images, out, segmenter, **{"size": (32, 32)} | options)
+        usual: dict[str, Any] = {"csv": self.write(), "images": self.images, "size": (32, 32)}
+        usual |= {"segmenter": FolderMasks(self.masks, (32, 32))}
+        return Importer(**usual | options).convert(self.root / "out")
 
     def table_of(self, name: str) -> dict[str, dict[str, str]]:
         with (self.root / "out" / name).open(newline="") as file:
@@ -283,8 +285,8 @@ def test_selection_and_limit_are_options(padchest: PadChest) -> None:
     padchest.add(Projection="AP")
     padchest.add(PatientBirth="2000.0", Labels="['exclude']")
     padchest.add(Projection="PA")
-    selection = Selection(projections=("AP", "PA"), ages=(10, 80), labels=())
-    assert padchest.convert(selection=selection, limit=2).left_out == {"age implausible": 1}
+    selection: dict[str, Any] = {"projections": ("AP", "PA"), "ages": (10, 80), "labels": ()}
+    assert padchest.convert(**selection, limit=2).left_out == {"age implausible": 1}
     with pytest.raises(DataError, match="begun with other settings: selection was"):
         padchest.convert()
 
@@ -324,20 +326,19 @@ def test_a_damaged_table_is_an_error_that_names_it(
     table = padchest.write()
     table.write_bytes(damage(table.read_bytes()))
     with pytest.raises(DataError, match=f"(?s){table.name}.*{message}"):
-        convert_padchest(table, padchest.images, padchest.root / "out", FolderMasks(padchest.masks, (32, 32)))
+        Importer(csv=table, images=padchest.images).convert(padchest.root / "out")
 
 
 def test_missing_paths_and_unequal_shapes_are_errors(padchest: PadChest) -> None:
     padchest.add()
-    table, masks = padchest.write(), FolderMasks(padchest.masks, (32, 32))
-    with pytest.raises(DataError, match="no such table"):
-        convert_padchest(padchest.root / "none.csv", padchest.images, padchest.root / "out", masks)
-    with pytest.raises(DataError, match="no such folder"):
-        convert_padchest(table, padchest.root / "none", padchest.root / "out", masks)
+    with pytest.raises(DataError, match=r"--csv: .*none.csv: no such table"):
+        padchest.convert(csv=padchest.root / "none.csv")
+    with pytest.raises(DataError, match=r"--images: .*none: no such folder"):
+        padchest.convert(images=padchest.root / "none")
     with pytest.raises(DataError, match=r"no such folder \(--masks\)"):
         FolderMasks(padchest.root / "none", (32, 32))
     with pytest.raises(DataError, match="another shape than the segmenter's 32x32"):
-        convert_padchest(table, padchest.images, padchest.root / "out", masks, size=(32, 40))
+        padchest.convert(size=(32, 40))
 
 
 @given(st.lists(st.text(max_size=12)), st.lists(st.sampled_from(["", " ", "  "]), min_size=2, max_size=2))
@@ -430,11 +431,8 @@ def test_masks_by_the_judge_of_a_trained_run(padchest: PadChest, small_run: Run)
     for i in people:
         padchest.add(pixels=(store.images[i, 0].astype(np.uint16) * 16, np.zeros((32, 32), np.uint8)))
     segmenter = RunSegmenter(small_run.folder, torch.device("cpu"))
-    out = padchest.root / "out"
-    convert_padchest(
-        padchest.write(), padchest.images, out, segmenter, size=(64, 64), window=(0, 100), batch_size=4,
-        plausibility=Plausibility(lung=(0, 1), heart=(0, 1)),
-    )  # fmt: skip
+    wide = Plausibility(lung=(0, 1), heart=(0, 1))
+    padchest.convert(segmenter=segmenter, size=(64, 64), window=(0, 100), batch_size=4, plausibility=wide)
     table = padchest.table_of("metadata.csv")
     assert len(table) >= 4
     for i, row in zip(people, padchest.rows, strict=True):

@@ -16,7 +16,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from segcft.api.question import prepare_image
 from segcft.config.study import Study
-from segcft.io.imagefile import read_image, see_image
+from segcft.io.imagefile import read_image
 from segcft.io.picture import pixels_of, read_picture
 from segcft.io.reject import Rejected
 from segcft.io.source import MemoryFile
@@ -54,7 +54,7 @@ def test_an_image_is_seen_as_viewers_show_it(kind: str, orientation: int) -> Non
     exif[ExifTags.Base.Orientation] = orientation
     options = {"quality": 100} if kind == "jpeg" else {}
     content = encoded(stored_as(orientation, picture(16, 24)), kind, exif=exif, **options)
-    seen = see_image(MemoryFile(f"a.{kind}", content), 1)
+    seen = read_image(MemoryFile(f"a.{kind}", content), 1)
     assert np.abs(seen.grey[0] * 255 - picture(16, 24)).max() <= (4 if kind == "jpeg" else 0)
     # Of TIFF it is part of the format, and read as ever; in others many programs do not look at it.
     told = [remark.kind for remark in seen.remarks]
@@ -103,7 +103,7 @@ def test_a_tiff_file_whose_white_is_zero_is_no_negative(values: np.ndarray, bits
     tifffile.imwrite(file, stored, photometric="miniswhite")
     if shown.min() == shown.max():
         return
-    grey = read_image(MemoryFile("a.tif", file.getvalue()), 1)[0]
+    grey = read_image(MemoryFile("a.tif", file.getvalue()), 1).grey[0]
     assert np.allclose(grey, shown.astype(float) / full, atol=1e-9)
 
 
@@ -117,7 +117,7 @@ def test_numbers_without_a_range_of_their_own(kind: Any, white_is_zero: bool) ->
         read_image(source, 1)
     shown = (255 - picture() if white_is_zero else picture()) / 255
     for options in ({"grey_range": (-100.0, 155.0)}, {"window": (0.0, 100.0)}):
-        assert np.allclose(read_image(source, 1, **options)[0], shown)
+        assert np.allclose(read_image(source, 1, **options).grey[0], shown)
 
 
 @pytest.mark.parametrize("kind", [np.int8, np.uint32])
@@ -127,23 +127,23 @@ def test_numbers_have_the_sign_that_the_file_says(kind: Any, tmp_path: Path) -> 
     values = np.linspace(limits.min, limits.max, 24).astype(kind).reshape(4, 6)
     tifffile.imwrite(tmp_path / "a.tif", values)
     assert np.array_equal(read_picture(tmp_path / "a.tif").values, values)
-    assert np.all(np.diff(see_image(tmp_path / "a.tif", 1, window=(0, 100)).grey.ravel()) > 0)
+    assert np.all(np.diff(read_image(tmp_path / "a.tif", 1, window=(0, 100)).grey.ravel()) > 0)
     with pytest.raises(Rejected, match="no range of their own"):
-        see_image(tmp_path / "a.tif", 1)
+        read_image(tmp_path / "a.tif", 1)
 
 
 @pytest.mark.parametrize("kind", [np.float64, np.float16, np.int64])
 def test_a_tiff_file_of_other_numbers_is_refused_and_what_to_do(kind: Any, tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", picture().astype(kind))
     with pytest.raises(Rejected, match=r"16 or 64 bits.* as float32"):
-        see_image(tmp_path / "a.tif", 1, window=(0, 100))
+        read_image(tmp_path / "a.tif", 1, window=(0, 100))
 
 
 def test_a_grey_range_is_of_the_values_in_the_file() -> None:
     stored = (4095 - picture().astype(np.uint16) * 16).clip(0, 4095)  # a scan of 12 bits, 0 is white
     file = io.BytesIO()
     tifffile.imwrite(file, stored, photometric="miniswhite")
-    grey = read_image(MemoryFile("a.tif", file.getvalue()), 1, (0.0, 4095.0))[0]
+    grey = read_image(MemoryFile("a.tif", file.getvalue()), 1, (0.0, 4095.0)).grey[0]
     assert np.allclose(grey, picture().astype(float) * 16 / 4095)
 
 
@@ -151,7 +151,7 @@ def test_a_tiff_palette_becomes_colours() -> None:
     palette = np.stack([np.arange(256)[::-1] * 257] * 3).astype(np.uint16)  # 0 is white
     file = io.BytesIO()
     tifffile.imwrite(file, picture(), photometric="palette", colormap=palette)
-    assert np.allclose(read_image(MemoryFile("a.tif", file.getvalue()), 1)[0], (255 - picture()) / 255)
+    assert np.allclose(read_image(MemoryFile("a.tif", file.getvalue()), 1).grey[0], (255 - picture()) / 255)
 
 
 # --- several pictures in a file ---
@@ -160,7 +160,7 @@ def test_a_tiff_palette_becomes_colours() -> None:
 def test_of_a_jpeg_with_a_preview_inside_the_picture_is_read() -> None:
     main, preview = (Image.fromarray(picture(*size)) for size in ((32, 48), (8, 12)))
     content = encoded(main, "mpo", save_all=True, append_images=[preview], quality=100)
-    seen = see_image(MemoryFile("a.jpg", content), 1)
+    seen = read_image(MemoryFile("a.jpg", content), 1)
     assert seen.grey.shape == (1, 32, 48)
     assert np.abs(seen.grey[0] * 255 - picture(32, 48)).max() <= 4
     assert [remark.kind for remark in seen.remarks] == ["several pictures"]
@@ -172,7 +172,7 @@ def test_of_a_tiff_file_with_a_preview_the_page_that_is_none_is_read(first: bool
     with tifffile.TiffWriter(tmp_path / "a.tif") as file:
         for values, subfile in pages if first else reversed(pages):
             file.write(values, subfiletype=subfile)
-    seen = see_image(tmp_path / "a.tif", 1)
+    seen = read_image(tmp_path / "a.tif", 1)
     assert np.allclose(seen.grey[0] * 255, picture(32, 48))
     assert [remark.kind for remark in seen.remarks] == ["several pictures"]
 
@@ -194,4 +194,4 @@ def test_two_pages_of_which_neither_is_a_preview_are_no_image(tmp_path: Path) ->
         for _ in range(2):
             file.write(picture(), subfiletype=0)
     with pytest.raises(Rejected, match="2 images"):
-        see_image(tmp_path / "a.tif", 1)
+        read_image(tmp_path / "a.tif", 1)

@@ -14,7 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from segcft.config.study import Study, load_study
+from segcft.config.loader import load_study
+from segcft.config.study import Study
 from segcft.errors import DataError, RunError
 from segcft.pipeline.importing import check_unseen, new_people
 from segcft.pipeline.judging import evaluate_people

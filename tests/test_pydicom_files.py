@@ -20,7 +20,8 @@ from pydicom import Dataset
 from pydicom.data.data_manager import external_data_sources
 
 from segcft.io import dicom
-from segcft.io.imagefile import is_dicom, see_image
+from segcft.io.dicomfile import open_dicom
+from segcft.io.imagefile import is_dicom, read_image
 from segcft.io.reject import Excluded
 
 with Path(__file__).with_name("pydicom_files.csv").open(encoding="utf-8", newline="") as _file:
@@ -53,7 +54,7 @@ def blocks(grey: NDArray[np.floating]) -> list[float]:
 def look(path: Path) -> tuple[Dataset | None, dicom.Picture | None, str]:
     """What a file is read as and "read", or the kind of reason for which it is not."""
     try:
-        dataset = dicom.open_dicom(path)
+        dataset = open_dicom(path)
         return dataset, dicom.shown(path, dataset), "read"
     except Excluded as reason:
         return None, None, reason.kind
@@ -88,7 +89,7 @@ def test_a_public_file_is_read_as_it_should(name: str) -> None:
     assert person["sex"] == (row["sex"] or None)
     assert person["age"] == (pytest.approx(float(row["age"]), abs=0.1) if row["age"] else None)
     assert dicom.view(dataset) == (row["view"] or None)
-    seen = see_image(path, 1)
+    seen = read_image(path, 1)
     np.testing.assert_allclose(seen.grey[0], picture.grey)
     assert (seen.aspect, seen.turn, seen.remarks, seen.placed.measured) == picture[1:]
 

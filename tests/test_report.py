@@ -19,7 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segcft.cli import main
-from segcft.config.study import Study, Variable, parse_study
+from segcft.config.loader import parse_study
+from segcft.config.study import Study, Variable
 from segcft.errors import RunError
 from segcft.pipeline.publish import publish
 from segcft.pipeline.run import Run

@@ -20,7 +20,7 @@ import torch
 import yaml
 
 from segcft.cli import main
-from segcft.config.study import load_study
+from segcft.config.loader import load_study
 from segcft.data.store import Store
 from segcft.errors import DataError, RunError, SegcftError, StudyError
 from segcft.image_models.causal_gen import CausalGenHVAE

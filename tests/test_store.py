@@ -15,10 +15,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segcft.config.study import Splits, Study, parse_study
+from segcft.config.loader import parse_study
+from segcft.config.sources import Splits
+from segcft.config.study import Study
 from segcft.data.batches import Batches, sequential
 from segcft.data.splits import PARTS, assign, expected_parts, uniform
-from segcft.data.store import Store, StoreWriter
+from segcft.data.store import Store
+from segcft.data.writer import StoreWriter
 from segcft.errors import DataError, StudyError
 from segcft.utils.loop import ahead
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from segcft.config.study import Study, load_study, parse_study
+from segcft.config.loader import load_study, parse_study
+from segcft.config.study import Study
 from segcft.errors import StudyError
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))

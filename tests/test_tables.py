@@ -12,15 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segcft.config.study import Splits, Structure, Variable, load_study
+from segcft.config.loader import load_study
+from segcft.config.sources import Splits
+from segcft.config.study import Structure, Variable
 from segcft.data.attributes import Row, believed, is_age, parse, read_table
+from segcft.data.columns import alike_ids, find_columns
 from segcft.data.splits import assign
-from segcft.data.unnamed import alike_ids, find_columns
 from segcft.errors import DataError, StudyError
 from segcft.importers.folder import import_folder
 from segcft.io.imagefile import LOSSLESS, find_file, find_mask
-from segcft.io.near import near_file
 from segcft.io.reject import Rejected
+from segcft.io.similar import similar_file
 from segcft.pipeline.importing import describe
 from tests.test_dicom import RAMP, make, save
 from tests.test_folder import Folder, make_study
@@ -349,15 +351,15 @@ def test_a_missing_file_without_a_near_one_is_only_missing(tmp_path: Path) -> No
 
 
 def test_a_new_file_is_near_at_once(tmp_path: Path) -> None:
-    assert near_file(tmp_path / "1") == ""
+    assert similar_file(tmp_path / "1") == ""
     (tmp_path / "01.png").touch()
     os.utime(tmp_path, (1, 1))
-    assert "01.png" in near_file(tmp_path / "1")
+    assert "01.png" in similar_file(tmp_path / "1")
 
 
 @given(st.text(max_size=12))
 def test_any_name_has_near_ones_or_none(name: str) -> None:
-    near_file(Path(__file__).parent / name)
+    similar_file(Path(__file__).parent / name)
 
 
 def test_ids_without_their_zeros_are_told_where_no_sample_is_usable(folder: Folder) -> None:

@@ -22,7 +22,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import segcft
-from segcft.config.study import Study, Training
+from segcft.config.section import Training
+from segcft.config.study import Study
 from segcft.data.batches import Batch, Batches
 from segcft.errors import RunError, SegcftError, StudyError
 from segcft.pipeline.run import Run

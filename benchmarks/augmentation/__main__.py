@@ -26,7 +26,7 @@ from benchmarks.augmentation.people import LABEL, VARIABLE, Set, joined, part, r
 from benchmarks.augmentation.table import Correct, Interval, accuracies, markdown
 from segcft.api.balance import correlation_ratio
 from segcft.api.balanced import Recipe, augment
-from segcft.config.study import load_study
+from segcft.config.loader import load_study
 from segcft.pipeline.pool import run_all
 from segcft.pipeline.run import Run
 from segcft.pipeline.runner import Pipeline

@@ -19,7 +19,7 @@ import benchmarks.soak
 from benchmarks.soak import SoakError, small_study
 from benchmarks.soak.checks import check, compare, partial_files, trained
 from benchmarks.soak.faults import FULL_DISK, KINDS, Command, Fault
-from segcft.config.study import parse_study
+from segcft.config.loader import parse_study
 from segcft.pipeline.run import Run
 from segcft.utils.progress import ConsoleProgress
 

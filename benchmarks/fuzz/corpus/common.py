@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segcft.config.study import Study, load_study
+from segcft.config.loader import load_study
+from segcft.config.study import Study
 
 ROOT = Path(__file__).parents[3]
 MODEL = ROOT / "models" / "coronary-quickstart"

@@ -23,8 +23,9 @@ def readers() -> list[Reader]:
 
 def _read(path: Path) -> None:
     from segcft.io import dicom
+    from segcft.io.dicomfile import open_dicom
 
-    dataset = dicom.open_dicom(path)
+    dataset = open_dicom(path)
     dicom.person(dataset)
     dicom.view(dataset)
     dicom.field_of_view(dataset)

@@ -47,12 +47,13 @@ def _conversions() -> list[bytes]:
 
 def _read_conversion(path: Path) -> None:
     """As :func:`segcft.importers.convert.convert` does where nothing is left to be done."""
-    from segcft.importers.convert import _part_and_patient, _write_metadata
+    from segcft.importers.convert import _Done
     from segcft.utils.journal import Journal
 
-    with Journal(path.parent, _SETTINGS, _part_and_patient) as journal:
+    done = _Done()
+    with Journal(path.parent, _SETTINGS, done.note) as journal:
         journal.has("a", None)
-        _write_metadata(path.parent / "metadata.csv", journal, {"a"})
+        done.write_metadata(path.parent / "metadata.csv", journal, {"a"})
 
 
 def _item() -> Any:

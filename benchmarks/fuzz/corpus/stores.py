@@ -28,7 +28,7 @@ def _files(name: str) -> list[bytes]:
 
 
 def _write(folder: Path) -> None:
-    from segcft.data.store import StoreWriter
+    from segcft.data.writer import StoreWriter
 
     study = chest()
     size = study.image.size

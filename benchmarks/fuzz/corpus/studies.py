@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.fuzz.corpus.common import ROOT, chest, contents, lazily
 from benchmarks.fuzz.work import Reader
-from segcft.config.study import load_study
+from segcft.config.loader import load_study
 from segcft.errors import SegcftError
 
 _STUDIES = [ROOT / "configs" / f"{name}.yaml" for name in ("quickstart", "jsrt", "ccta")]

@@ -36,7 +36,8 @@ from segcft.api.balance import Request, SubjectSampler, correlation_ratio, reque
 from segcft.api.record import value_of
 from segcft.causal.intervention import Intervention
 from segcft.config.graph import Graph
-from segcft.config.study import FolderData, Study
+from segcft.config.sources import FolderData
+from segcft.config.study import Study
 from segcft.counterfactual.support import all_limits
 from segcft.counterfactual.warnings import NOTABLE
 from segcft.data.grey import to_grey_levels, to_unit

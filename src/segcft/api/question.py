@@ -16,12 +16,13 @@ from PIL.Image import Image as Picture
 from torch import Tensor
 
 from segcft.causal.intervention import Intervention, parse_intervention
-from segcft.config.study import FolderData, Study
+from segcft.config.sources import FolderData
+from segcft.config.study import Study
 from segcft.data.attributes import believed, is_age
 from segcft.data.resize import fit_image
 from segcft.errors import DataError, InterventionError
 from segcft.io.extent import contradiction
-from segcft.io.imagefile import see_image, shades
+from segcft.io.imagefile import read_image, shades
 from segcft.io.picture import Pixels, largest, pixels_of
 from segcft.io.reject import Rejected, Remark
 from segcft.io.source import MemoryFile
@@ -182,7 +183,7 @@ def prepare_image(study: Study, image: ImageLike) -> PreparedImage:
             path = Path(image) if isinstance(image, str) else image
             source = study.data if isinstance(study.data, FolderData) else None
             settings = (source.grey_range, source.window, source.nifti_axes) if source else ()
-            seen = see_image(path, study.image.channels, *settings)
+            seen = read_image(path, study.image.channels, *settings)
             found = list(seen.remarks)
             if not (source and source.ignore_spacing):
                 found += filter(None, [contradiction(seen.extent, study.image, str(path))])

@@ -11,7 +11,8 @@ from torch import Generator, Tensor, nn
 
 from segcft.causal.mechanisms import CategoricalMechanism, ConditionalSplineFlow, HurdleFlow, Mechanism, ParentEncoder
 from segcft.config.graph import Graph
-from segcft.config.study import SCMSpec, Variable
+from segcft.config.stages import SCMSpec
+from segcft.config.study import Variable
 from segcft.errors import InterventionError
 
 

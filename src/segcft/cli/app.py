@@ -9,17 +9,16 @@ import os
 import socket
 import sys
 import warnings
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from segcft.cli.options import hardware, quiet_libraries
+from segcft.cli.options import Command, hardware, quiet_libraries
 from segcft.errors import SegcftError
 from segcft.utils.signals import Terminated
 
 
-def add_app(command: Callable[[str, object, str], argparse.ArgumentParser]) -> None:
-    """Add the command; ``command`` adds one of a name, a function and a summary."""
+def add_app(command: Command) -> None:
+    """Add the command."""
     parser = command("app", _app, "serve a web page on which to ask models by moving sliders")
     parser.add_argument(
         "models",

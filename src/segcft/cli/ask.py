@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segcft.cli.options import count, hardware, quiet_libraries, whole
+from segcft.cli.options import Command, count, hardware, quiet_libraries, whole
 from segcft.errors import SegcftError
 from segcft.utils.output import check_answer, check_answers
 
@@ -19,8 +18,8 @@ if TYPE_CHECKING:
     from segcft.pipeline.run import Run
 
 
-def add_ask(command: Callable[[str, object, str], argparse.ArgumentParser]) -> None:
-    """Add the commands; ``command`` adds one of a name, a function and a summary."""
+def add_ask(command: Command) -> None:
+    """Add the commands."""
     asked = command("counterfactual", _counterfactual, "answer a question about one image, or about many")
     asked.add_argument("run", metavar="RUN", type=Path, help="folder of a run or of a published model")
     asked.add_argument(

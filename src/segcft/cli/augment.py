@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-from segcft.cli.options import count, hardware, quiet_libraries, seed
+from segcft.cli.options import Command, count, hardware, quiet_libraries, whole
 
 
-def add_augment(command: Callable[[str, object, str], argparse.ArgumentParser]) -> None:
-    """Add the command; ``command`` adds one of a name, a function and a summary."""
+def add_augment(command: Command) -> None:
+    """Add the command."""
     parser = command("augment", _augment, "write a balanced set of a run's training images and their counterfactuals")
     parser.add_argument("run", metavar="RUN", type=Path, help="folder of a run or of a published model")
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="folder to write; its table is metadata.csv")
@@ -44,7 +43,7 @@ def add_augment(command: Callable[[str, object, str], argparse.ArgumentParser]) 
     parser.add_argument(
         "--tries", type=count, metavar="N", default=5, help="people asked for one value before it is left out"
     )
-    parser.add_argument("--seed", type=seed, default=0, help="of who is asked for whose value (default: 0)")
+    parser.add_argument("--seed", type=whole, default=0, help="of who is asked for whose value (default: 0)")
     parser.add_argument(
         "--data",
         metavar="DIR",

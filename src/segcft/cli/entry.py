@@ -6,25 +6,37 @@ Heavy libraries are imported by the commands that use them, so that help and err
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import segcft
+from segcft.cli.ablation import add_ablation
 from segcft.cli.app import add_app
 from segcft.cli.ask import add_ask
 from segcft.cli.augment import add_augment
-from segcft.cli.formats import FORMATS, add_formats
-from segcft.cli.options import count, hardware, quiet_libraries, seed
+from segcft.cli.causal_gen import add_causal_gen
+from segcft.cli.evaluate import add_evaluate
+from segcft.cli.importers import importer_parser, listed
+from segcft.cli.publish import add_publish
+from segcft.cli.run import add_run, add_stages
 from segcft.cli.simulate import add_simulate
 from segcft.errors import SegcftError
+from segcft.importers.importer import IMPORTERS
 from segcft.utils.signals import Terminated, orderly_end
 
-if TYPE_CHECKING:
-    from segcft.data.shards import Shard
-    from segcft.pipeline.runner import Pipeline
+COMMANDS = (
+    add_run,
+    add_stages,
+    add_ablation,
+    add_causal_gen,
+    add_simulate,
+    add_augment,
+    add_evaluate,
+    add_ask,
+    add_app,
+    add_publish,
+)
+"""What adds commands, in the order of help."""
 
 MANUAL = """\
 Counterfactual medical images: what would this radiograph look like, had the heart been 20 % larger?
@@ -79,27 +91,11 @@ Every stage that is up to date is skipped, and an interrupted one goes on where 
 again. Results are in RUN/evaluation: table.md, table.json and figures/.
 """
 
-STAGES = {
-    "import": "import or simulate the samples: images, masks, table, splits",
-    "segmentor": "train the guiding segmentor (U-Net)",
-    "judge": "train the independent segmentor that judges the counterfactuals",
-    "regressor": "train the guiding regressor (ResNet)",
-    "scm": "fit the causal mechanisms of the attributes (flows)",
-    "hvae": "train the image mechanism (hierarchical VAE)",
-    "cft-regressor": "fine-tune the image mechanism with the regressor (Reg-CFT)",
-    "cft-segmentor": "fine-tune the image mechanism with the segmentor (Seg-CFT)",
-}
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 1 for an error that the message explains, 130 for Ctrl-C, 143 for
     SIGTERM and 138 for SIGUSR1."""
-    words = sys.argv[1:] if arguments is None else arguments
-    if (
-        words[:1] == ["import"] and words[1:2] and words[1] in ("causal-gen", *FORMATS)
-    ):  # `import STUDY` is another command
-        words = [f"import-{words[1]}", *words[2:]]
-    options = _parser().parse_args(words)
+    options = _parse(sys.argv[1:] if arguments is None else arguments)
     try:
         with orderly_end():
             options.command(options)
@@ -120,7 +116,18 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parse(words: list[str]) -> argparse.Namespace:
+    if words and words[0].startswith("import-"):  # `import-jsrt` as well as `import jsrt`
+        words = ["import", words[0].removeprefix("import-"), *words[1:]]
+    if words[:1] == ["import"]:  # of a format of its own, or of a STUDY
+        if words[1:2] == ["causal-gen"]:
+            words = ["import-causal-gen", *words[2:]]
+        elif words[1:] and words[1] in IMPORTERS:
+            return importer_parser(IMPORTERS[words[1]]).parse_args(words[2:])
+    return _parser(words).parse_args(words)
+
+
+def _parser(words: list[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="segcft",
         description=MANUAL,
@@ -135,316 +142,12 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(command=function, stage=name)
         return added
 
-    whole = command("run", _run, "run all stages of a study, up to the table and figures")
-    for part in (whole, *(command(name, _stage, summary) for name, summary in STAGES.items())):
-        part.add_argument("study", metavar="STUDY", type=Path, help="study file, e.g. configs/quickstart.yaml")
-        part.add_argument("--data", metavar="DIR", type=Path, help="folder of images, masks and table")
-        part.add_argument("--out", metavar="DIR", type=Path, help="folder of the run (default: runs/STUDY's name)")
-        hardware(part, several=True)
-    compared = command("ablation", _ablation, "run variants of a study and compare them on its validation people")
-    compared.add_argument("file", metavar="FILE", type=Path, help="ablation file, e.g. configs/ablation/chest-sim.yaml")
-    compared.add_argument("--data", metavar="DIR", type=Path, help="folder of images, masks and table")
-    compared.add_argument(
-        "--out",
-        metavar="DIR",
-        type=Path,
-        help="folder of the table and of a run a variant (default: runs/ablation-FILE)",
-    )
-    compared.add_argument("--only", metavar="NAME", nargs="+", default=[], help="variants to run (default: all)")
-    hardware(compared)
-
-    for part in (whole, compared):
-        part.add_argument(
-            "--jobs",
-            type=count,
-            metavar="N",
-            help="parts trained at the same time, each in a process of its own with its share of the cores, or on the "
-            "next of the machine's GPUs (default: 2 on a CPU with two cores or more, else 1)",
-        )
-    for name, part in commands.choices.items():
-        if name in ("run", "ablation", "hvae") or name.startswith("cft-"):
-            part.add_argument(
-                "--compile",
-                action="store_true",
-                help="have PyTorch compile the image mechanism for its trainings: minutes once, meant for GPUs",
-            )
-
-    imported = commands.choices["import"]
-    imported.add_argument(
-        "--shard",
-        metavar="I/N",
-        type=_shard,
-        help="import only share I of N; when all are there, import without --shard joins them into the store",
-    )
-
-    adopted = command(
-        "import-causal-gen",
-        _import_causal_gen,
-        "take the image mechanism from a checkpoint of causal-gen (also: import causal-gen)",
-    )
-    adopted.add_argument("checkpoint", metavar="CKPT", type=Path, help="checkpoint.pt of its image mechanism")
-    adopted.add_argument(
-        "study", metavar="STUDY", type=Path, help="study file; its hvae section has 'architecture: causal-gen'"
-    )
-    adopted.add_argument(
-        "--parent",
-        metavar="NAME[=NORM]",
-        action="append",
-        required=True,
-        dest="parents",
-        help="a variable of the study that conditions the checkpoint's network; repeat for every one, in the order of "
-        "its parents_x. NORM of a continuous variable is how it was normalised: LOW..HIGH was mapped to [-1, 1], or "
-        "MEAN:STD was standardised (of its logarithm where the study says 'scale: log')",
-    )
-    adopted.add_argument("--data", metavar="DIR", type=Path, help="folder of images, masks and table")
-    adopted.add_argument("--out", metavar="DIR", type=Path, help="folder of the run (default: runs/STUDY's name)")
-    hardware(adopted)
-
-    add_formats(command)
-    add_simulate(command)
-    add_augment(command)
-
-    judged = command("evaluate", _evaluate, "judge the counterfactuals of a run or published model; print the table")
-    judged.add_argument("run", metavar="RUN", type=Path, help="folder of a run or of a published model")
-    judged.add_argument(
-        "--data",
-        metavar="DIR",
-        type=Path,
-        help="people that the run has never seen: a folder like the study's data, or a store (default: the run's "
-        "own test people; a published model has none)",
-    )
-    judged.add_argument(
-        "--seed",
-        type=seed,
-        help="for a simulated study: new people of this seed, whom the run has never seen",
-    )
-    judged.add_argument(
-        "--split",
-        choices=("test", "validation"),
-        default="test",
-        help="which of the run's own people: validation people where settings are chosen (default: test)",
-    )
-    judged.add_argument(
-        "--judge",
-        metavar="RUN",
-        type=Path,
-        help="another judge: that of a run or published model of the same structures on the same grid, or its file "
-        "(default: the run's own)",
-    )
-    judged.add_argument(
-        "--out",
-        metavar="DIR",
-        type=Path,
-        help="folder of table and figures (default: RUN/evaluation, of other people RUN/evaluation-new; of a published "
-        "model runs/evaluation-NAME; by another judge with -other-judge)",
-    )
-    judged.add_argument("--json", action="store_true", help="print the rows of table.json instead of the table")
-    hardware(judged)
-
-    add_ask(command)
-    add_app(command)
-
-    published = command("publish", _publish, "make a model to give away of an evaluated run")
-    published.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
-    published.add_argument("folder", metavar="FOLDER", type=Path, help="folder of the published model")
-    published.add_argument(
-        "--method",
-        action="append",
-        default=[],
-        dest="methods",
-        choices=("none", "regressor", "segmentor"),
-        help="which image mechanism; may be repeated (default: the last of these that is trained)",
-    )
-    published.add_argument(
-        "--card", metavar="FILE", type=Path, help="Markdown on the data and their licence; needed for real data"
-    )
-    published.add_argument("--large", action="store_true", help="allow more than 20 MB of weights")
-
-    reported = command("report", _report, "write one self-contained page of HTML about an evaluated run")
-    reported.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
-    reported.add_argument("--out", metavar="FILE", type=Path, help="the page (default: RUN/report.html)")
-    hardware(reported)
-
-    results = command("results", _results, "write the page of results of evaluated runs and published models")
-    results.add_argument("folders", metavar="FOLDER", type=Path, nargs="+", help="runs or published models")
-    results.add_argument("--out", metavar="FILE", type=Path, required=True, help="the page, in Markdown")
+    for add in COMMANDS:
+        add(command)
+    if words[:1] == ["import"]:
+        imported = commands.choices["import"]
+        imported.epilog, imported.formatter_class = listed(), argparse.RawDescriptionHelpFormatter
     return parser
-
-
-def _shard(text: str) -> Shard:
-    from segcft.data.shards import Shard
-
-    try:
-        return Shard.parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _pipeline(options: argparse.Namespace) -> Pipeline:
-    from segcft.config.study import load_study
-
-    study = load_study(options.study)  # a wrong study is told before anything heavy is imported
-    quiet_libraries()
-    from segcft.pipeline.run import Run
-    from segcft.pipeline.runner import Pipeline
-    from segcft.training.loop import make_fabric
-    from segcft.utils.progress import ConsoleProgress
-
-    fabric = make_fabric(options.device, getattr(options, "devices", 1), getattr(options, "nodes", 1))
-    run = Run(options.out or Path("runs") / study.name, study)
-    compile = getattr(options, "compile", False)
-    return Pipeline(run, fabric, options.data, ConsoleProgress(), compile)
-
-
-def _run(options: argparse.Namespace) -> None:
-    spread = options.devices * options.nodes > 1
-    if spread and (options.jobs or 1) > 1:
-        raise SegcftError("--jobs: with --devices or --nodes one part is trained at a time, on all of them")
-    pipeline = _pipeline(options)
-    from segcft.pipeline.pool import default_jobs, run_all
-
-    jobs = options.jobs or (1 if spread else default_jobs(pipeline.fabric.device))
-    run_all(pipeline, jobs)
-    if pipeline.fabric.is_global_zero:
-        folder = pipeline.run.evaluation
-        print((folder / "table.md").read_text(encoding="utf-8"))
-        print(f"table:   {folder / 'table.md'} (and table.json)\nfigures: {folder / 'figures'}")
-
-
-def _stage(options: argparse.Namespace) -> None:
-    pipeline = _pipeline(options)
-    if getattr(options, "shard", None) is not None:
-        from segcft.pipeline.importing import import_shard
-
-        if pipeline.fabric.world_size > 1:
-            raise SegcftError("--shard: one process imports one shard; leave out --devices and --nodes")
-        import_shard(pipeline.run, options.data, options.shard, pipeline.progress)
-        return
-    if options.stage not in pipeline.stages:
-        where = "finetune.guides" if options.stage.startswith("cft-") else options.stage
-        raise SegcftError(f"{options.study}: {where}: this study has no stage {options.stage!r}")
-    pipeline.run_stage(options.stage)
-
-
-def _ablation(options: argparse.Namespace) -> None:
-    from segcft.pipeline.ablation import load_ablation, run_ablation
-
-    ablation = load_ablation(options.file)
-    ablation.choose(options.only)  # a wrong name, too, is told before anything heavy is imported
-    quiet_libraries()
-    from segcft.pipeline.pool import default_jobs
-    from segcft.training.loop import make_fabric
-    from segcft.utils.progress import ConsoleProgress
-
-    fabric = make_fabric(options.device)
-    folder = options.out or Path("runs") / f"ablation-{ablation.name}"
-    run_ablation(
-        ablation,
-        folder,
-        fabric,
-        data=options.data,
-        progress=ConsoleProgress(),
-        jobs=options.jobs or default_jobs(fabric.device),
-        compile=options.compile,
-        only=options.only,
-    )
-    print((folder / "table.md").read_text(encoding="utf-8"))
-    print(f"table: {folder / 'table.md'} (and table.json)", file=sys.stderr)
-
-
-def _import_causal_gen(options: argparse.Namespace) -> None:
-    from segcft.config.causal_gen import CausalGenSpec
-    from segcft.config.study import load_study
-
-    if not isinstance(load_study(options.study).hvae, CausalGenSpec):
-        raise SegcftError(f"{options.study}: hvae.architecture: a checkpoint of causal-gen needs 'causal-gen'")
-    pipeline = _pipeline(options)
-    from segcft.image_models.causal_gen_checkpoint import TrainedParent, load_causal_gen
-    from segcft.utils.digest import digest_of
-
-    checkpoint = options.checkpoint.absolute()  # what the run records is read from elsewhere
-    parents = [TrainedParent.parse(text) for text in options.parents]
-
-    def load(network: Any) -> dict[str, Any]:
-        settings = load_causal_gen(options.checkpoint, network, parents)
-        found = {"checkpoint": str(checkpoint), "sha256": digest_of(checkpoint)}
-        return found | {"parents": options.parents, "hparams": settings}
-
-    pipeline.adopt_image_mechanism(load)
-
-
-def _evaluate(options: argparse.Namespace) -> None:
-    from segcft.pipeline.run import Run
-
-    run = Run(options.run)
-    others = options.data is not None or options.seed is not None
-    if others and options.split != "test":
-        raise SegcftError("--split validation: is about the run's own people; leave out --data and --seed")
-    if run.published and not others:
-        raise SegcftError(
-            f"{options.run}: a published model has no people of its own to be judged on; give others, with --data DIR, "
-            "or, of a simulated study, --seed N"
-        )
-    quiet_libraries()
-    from segcft.pipeline.importing import new_people
-    from segcft.pipeline.judging import evaluate_people
-    from segcft.training.loop import make_fabric
-    from segcft.utils.lock import Lock
-    from segcft.utils.progress import ConsoleProgress
-
-    device, progress = make_fabric(options.device).device, ConsoleProgress()
-    if run.published:
-        run.require_card()
-        folder = Path("runs") / f"evaluation-{run.folder.resolve().name}"
-    else:
-        own = run.store()  # told before people are simulated, if there is none
-        folder = run.folder / "evaluation-new" if others else run.evaluation_of(options.split)
-    if options.judge is not None:  # the run's own table is its own judge's
-        folder = folder.with_name(f"{folder.name}-other-judge")
-    folder = options.out or folder
-    with Lock(folder):
-        store = new_people(run.study, options.data, options.seed, folder / "store", progress) if others else own
-        rows = evaluate_people(run, store, folder, device, progress, options.split, options.judge)
-    if options.json:
-        print(json.dumps(rows, indent=1))
-    else:
-        print((folder / "table.md").read_text(encoding="utf-8"))
-    print(f"table and figures: {folder}", file=sys.stderr)
-
-
-def _publish(options: argparse.Namespace) -> None:
-    from segcft.pipeline.run import Run
-
-    run = Run(options.run)
-    try:
-        card = options.card.read_text(encoding="utf-8") if options.card else ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise SegcftError(f"--card {options.card}: cannot be read ({error})") from None
-    quiet_libraries()
-    from segcft.pipeline.publish import publish
-
-    publish(run, options.folder, options.methods, card, options.large)
-    print(f"published model: {options.folder} (its card is README.md)", file=sys.stderr)
-
-
-def _report(options: argparse.Namespace) -> None:
-    from segcft.pipeline.run import Run
-
-    run, out = Run(options.run), options.out or options.run / "report.html"
-    quiet_libraries()
-    from segcft.report.page import write_report
-    from segcft.training.loop import make_fabric
-
-    write_report(run, out, make_fabric(options.device).device)
-    print(f"report: {out}", file=sys.stderr)
-
-
-def _results(options: argparse.Namespace) -> None:
-    from segcft.report.results import render_results
-    from segcft.utils.atomic import write_text
-
-    write_text(options.out, render_results(options.folders))
-    print(f"results: {options.out}", file=sys.stderr)
 
 
 if __name__ == "__main__":

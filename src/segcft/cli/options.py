@@ -4,24 +4,57 @@ from __future__ import annotations
 
 import argparse
 import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from segcft.importers.options import COUNT, WHOLE, Kind
+
+Command = Callable[[str, object, str], argparse.ArgumentParser]
+"""Adds a command of a name, a function and a summary."""
 
 
-def count(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"a whole number, 1 or more, not {text!r}")
-    return int(text)
+def value_of(kind: Kind) -> Callable[[str], Any]:
+    """What argparse calls with a word of the command line, of which ``kind`` makes a value."""
+
+    def parse(text: str) -> Any:
+        try:
+            return kind.parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parse
 
 
-def whole(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"a whole number, 0 or more, not {text!r}")
-    return int(text)
+count, whole = value_of(COUNT), value_of(WHOLE)
 
 
-def seed(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"a seed is a whole number, 0 or more, not {text!r}")
-    return int(text)
+def data(parser: argparse.ArgumentParser, help: str = "folder of images, masks and table") -> None:
+    parser.add_argument("--data", metavar="DIR", type=Path, help=help)
+
+
+def study(parser: argparse.ArgumentParser, help: str = "study file, e.g. configs/quickstart.yaml") -> None:
+    parser.add_argument("study", metavar="STUDY", type=Path, help=help)
+    data(parser)
+    parser.add_argument("--out", metavar="DIR", type=Path, help="folder of the run (default: runs/STUDY's name)")
+
+
+def jobs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--jobs",
+        type=count,
+        metavar="N",
+        help="parts trained at the same time, each in a process of its own with its share of the cores, or on the "
+        "next of the machine's GPUs (default: 2 on a CPU with two cores or more, else 1)",
+    )
+
+
+def compiling(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="have PyTorch compile the image mechanism for its trainings: minutes once, meant for GPUs",
+    )
 
 
 def hardware(parser: argparse.ArgumentParser, several: bool = False) -> None:

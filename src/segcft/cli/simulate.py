@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-from segcft.cli.options import count, seed
+from segcft.cli.options import Command, count, whole
 
 
-def add_simulate(command: Callable[[str, object, str], argparse.ArgumentParser]) -> None:
-    """Add the command; ``command`` adds one of a name, a function and a summary."""
+def add_simulate(command: Command) -> None:
+    """Add the command."""
     parser = command("simulate", _simulate, "write simulated people as files, to try an import on")
     parser.add_argument(
         "kind",
@@ -21,7 +20,7 @@ def add_simulate(command: Callable[[str, object, str], argparse.ArgumentParser])
     parser.add_argument(
         "folder", metavar="FOLDER", type=Path, help="folder to write; its table is cases.csv (ccta) or metadata.csv"
     )
-    parser.add_argument("--seed", type=seed, default=0, help="of the people (default: 0)")
+    parser.add_argument("--seed", type=whole, default=0, help="of the people (default: 0)")
     ccta = parser.add_argument_group("ccta")
     ccta.add_argument("--vessels", type=count, metavar="N", default=5, help="how many people (default: 5)")
     ccta.add_argument(

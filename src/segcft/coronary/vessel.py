@@ -17,7 +17,7 @@ from segcft.coronary.reformation import TOO_SHORT, Reformation
 from segcft.coronary.surface import Surface
 from segcft.io.reject import Excluded, Rejected
 from segcft.io.space import AS_SAID, FRAMES, Frame
-from segcft.io.vesselfile import Line, open_centreline, open_surface
+from segcft.io.vesselfile import Line, read_centreline, read_surface
 from segcft.io.volume import OUTSIDE, Volume
 
 SHORT_MESH = "mesh shorter than the crop"
@@ -77,18 +77,18 @@ class Traced:
 
     @classmethod
     def read(cls, files: Files, smooth: float, ras: bool) -> Traced:
-        """What ``files`` hold; see :func:`segcft.io.vesselfile.open_centreline`.
+        """What ``files`` hold; see :func:`segcft.io.vesselfile.read_centreline`.
 
         Raises:
             Excluded: a file cannot be read, or what it holds is no course or no surface of a vessel.
         """
         with about(files.centreline, "centreline unreadable"):
-            line = open_centreline(files.centreline, ras, files.line_frame)
+            line = read_centreline(files.centreline, ras, files.line_frame)
             centreline = Centreline(line.points, smooth)
         surfaces, frames = [], []
         for path in (files.lumen, files.wall):
             with about(path, "mesh unreadable"):
-                vertices, faces, frame = open_surface(path, ras, files.mesh_frame)
+                vertices, faces, frame = read_surface(path, ras, files.mesh_frame)
                 surfaces.append(Surface(vertices, faces))
                 frames.append(frame)
         return cls(files, line, centreline, smooth, surfaces[0], surfaces[1], (frames[0], frames[1]))

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segcft.causal.scm import StructuralCausalModel
-from segcft.config.study import FinetuneSpec, Study, Training
+from segcft.config.section import Training
+from segcft.config.stages import FinetuneSpec
+from segcft.config.study import Study
 from segcft.data.batches import Batch, Batches
 from segcft.image_models.mechanism import ImageMechanism
 from segcft.image_models.objective import AugmentedSamples

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segcft.config.study import Augment
+from segcft.config.section import Augment
 from segcft.errors import StudyError
 
 

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from segcft.data.store import FULL, Store
+from segcft.data.store import Store
 from segcft.io.reject import Remark
 from segcft.io.turn import Turn
+from segcft.measures.measure import FULL
 
 MOST = 100
 """Samples that are looked at, spread over the store, one a patient."""

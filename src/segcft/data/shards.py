@@ -16,7 +16,8 @@ import pandas as pd
 
 from segcft.config.study import Study
 from segcft.data.splits import expected_parts
-from segcft.data.store import Store, StoreWriter, records
+from segcft.data.store import Store, records
+from segcft.data.writer import StoreWriter
 from segcft.errors import DataError
 from segcft.io.reject import Remark
 from segcft.utils.loop import Progress, silent

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from segcft.config.study import Splits
+from segcft.config.sources import Splits
 
 PARTS = ("train", "validation", "test")
 """The parts of the data."""

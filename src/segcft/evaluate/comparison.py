@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from segcft.config.study import EvaluationSpec, Study
+from segcft.config.stages import EvaluationSpec
+from segcft.config.study import Study
 from segcft.evaluate import names
 from segcft.evaluate.bootstrap import bootstrap_means
 from segcft.evaluate.names import method_name, plain

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from segcft.config.study import SimulatedData, Study
+from segcft.config.sources import SimulatedData
+from segcft.config.study import Study
 from segcft.evaluate import names
 from segcft.evaluate.names import method_name, plain
 from segcft.evaluate.scores import Row

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segcft.config.study import SimulatedData, Study
+from segcft.config.sources import SimulatedData
+from segcft.config.study import Study
 from segcft.data.grey import to_unit
 from segcft.data.store import Store
 from segcft.importers.simulated import make_simulator, mask_order

@@ -10,15 +10,14 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segcft.config.study import Splits
-from segcft.coronary.defaults import SIZE, SPACING, WINDOW
 from segcft.coronary.plaque import STRUCTURES, Threshold, split
 from segcft.coronary.vessel import LINE_COLUMN, MESH_COLUMN, Crop, Files, Traced, about
 from segcft.data import attributes
@@ -32,7 +31,10 @@ from segcft.io.space import Frame, parse_frame
 from segcft.io.volume import Volume
 from segcft.io.volumefile import read_volume
 from segcft.utils.extra import extra
-from segcft.utils.loop import Progress
+from segcft.utils.loop import Progress, silent
+
+if TYPE_CHECKING:
+    from segcft.importers.formats.ccta import CCTA
 
 BITS = {"lumen": 1, "noncalcified": 2, "calcified": 4}
 """Flags of the masks; no pixel has two of them."""
@@ -67,57 +69,11 @@ class Vessel:
     stamp: str
 
 
-def convert_ccta(
-    table: Path,
-    out: Path,
-    *,
-    size: tuple[int, int] = SIZE,
-    spacing: float = SPACING,
-    start: float = 0.0,
-    smooth: float = 0.0,
-    angles: Sequence[float] = (0.0,),
-    window: tuple[float, float] = WINDOW,
-    threshold: Threshold | None = None,
-    ras: bool = False,
-    splits: Splits | None = None,
-    workers: int = 2,
-    progress: Progress | None = None,
-) -> Summary:
-    """Convert vessels to the folder ``out``, which ``configs/ccta.yaml`` reads.
-
-    An image is named ``ID_aNNN``, of the angle in degrees. What is done is not done again by the same call, unless its
-    row or one of its files has changed; ``angles`` may differ, to add some.
-
-    Args:
-        table: CSV with a row a vessel: id, volume, centreline, lumen, wall; patient (default: the id), split
-            (default: drawn by patient), centreline_in and meshes_in (coordinates, see
-            :func:`segcft.io.space.parse_frame`) may follow, and any other columns, which are kept. Relative paths
-            are below the table's folder.
-        out: folder to write; an interrupted conversion goes on.
-        size: (H, W) of the images in pixels: across the vessel and along it.
-        spacing: of pixels, in mm.
-        start: where along the centreline images begin, in mm.
-        smooth: how far the course may pass by the centreline's points, root mean square in mm; 0: through all of them.
-        angles: about the centreline, in degrees to a tenth, of each vessel's images.
-        window: HU that become black and white.
-        threshold: above how many HU the wall is calcified.
-        ras: coordinates of centrelines and meshes are RAS, not LPS, where neither the table nor the file says what
-            they are. Volumes say themselves.
-        splits: shares of the parts, by patient.
-        workers: threads; each may hold a volume, and as many more are kept.
-        progress: wraps the loop over images.
-
-    Raises:
-        DataError: the table cannot be read or contradicts itself, an option cannot be, a package is missing, ``out``
-            holds something else, or no vessel is usable.
-    """
-    threshold = threshold or Threshold()
-    if not spacing > 0 or not start >= 0 or not smooth >= 0 or not window[0] < window[1]:
-        raise DataError(
-            f"spacing {spacing:g} mm, start {start:g} mm, smooth {smooth:g} mm, window {window[0]:g} to {window[1]:g} "
-            "HU cannot be"
-        )
-    vessels, labels = read_vessels(table), label_angles(angles)
+def convert_ccta(options: CCTA, out: Path, progress: Progress = silent) -> Summary:
+    """See :class:`~segcft.importers.formats.ccta.CCTA`. Each thread may hold a volume, and as many more are kept."""
+    vessels = read_vessels(options.table)
+    sweep = [180 * step / options.sweep for step in range(options.sweep)] if options.sweep else options.angles
+    labels = label_angles(sweep)
     _check_packages(vessels)
     # Vessels of one volume come one after another, wherever they are in the table, so that it is read once.
     place = {vessel.files["volume"]: number for number, vessel in reversed([*enumerate(vessels)])}
@@ -126,20 +82,11 @@ def convert_ccta(
     return convert(
         items,
         len(items),
-        _Reader(Crop(size, spacing, start, threshold), smooth, window, ras, keep=workers).read,
+        _Reader(options).read,
         out,
-        settings={
-            "format": "ccta",
-            "size": size,
-            "spacing": spacing,
-            "start": start,
-            "smooth": smooth,
-            "window": window,
-            "threshold": asdict(threshold),
-            "ras": ras,
-        },
-        splits=splits,
-        workers=workers,
+        settings=options.settings,
+        splits=options.splits,
+        workers=options.workers,
         progress=progress,
     )
 
@@ -151,8 +98,6 @@ def read_vessels(table: Path) -> list[Vessel]:
         DataError: it cannot be read, lacks a column, has one that the result needs, has a row without an id or two of
             one, puts a patient into two parts, or names coordinates that there are not.
     """
-    if not table.is_file():
-        raise DataError(f"{table}: no such table (--table)")
     rows, ragged = attributes.read_table(table, {"id": "name of the vessel"} | FILES)
     if ragged:
         raise DataError(f"{table}: line {ragged[0][0]}: {ragged[0][1]}")
@@ -226,10 +171,14 @@ class _Item:
 class _Reader:
     """Makes a sample of a vessel and an angle."""
 
-    def __init__(self, crop: Crop, smooth: float, window: tuple[float, float], ras: bool, keep: int) -> None:
-        self.crop, self.window = crop, window
-        self._volumes = Shared(_read_volume, keep)
-        self._traced: Shared[Files, Traced] = Shared(lambda files: Traced.read(files, smooth, ras), keep)
+    def __init__(self, options: CCTA) -> None:
+        threshold = Threshold(options.calcium_floor, options.calcium_deviations)
+        self.crop = Crop(options.size, options.spacing, options.start, threshold)
+        self.window = options.window
+        self._volumes = Shared(_read_volume, options.workers)
+        self._traced: Shared[Files, Traced] = Shared(
+            lambda files: Traced.read(files, options.smooth, options.ras), options.workers
+        )
 
     def read(self, item: _Item) -> Converted:
         vessel = item.vessel

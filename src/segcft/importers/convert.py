@@ -16,21 +16,20 @@ parallel reading, writing whole files only, going on after an interruption, the 
 
 from __future__ import annotations
 
-import csv
 import os
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segcft.config.study import Splits
+from segcft.config.sources import Splits
 from segcft.data.splits import PARTS, assign
 from segcft.errors import DataError
 from segcft.io.imagefile import check_id, strip_suffix
@@ -161,86 +160,20 @@ def convert(
     Raises:
         DataError: ``out`` is something else or cannot be written, or nothing could be converted.
     """
-    workers = workers or min(16, os.cpu_count() or 1)
-    splits = splits or Splits()
-    journal = Journal(out, {**settings, "splits": splits.model_dump(mode="json")}, _check_entry)
-    repeated: dict[str, list[AnyItem]] = {}  # id -> its second item and those after it
-    unreadable: set[str] = set()
-    kept: set[str] = set()
-
-    def first_of_each(listed: Iterable[AnyItem]) -> Iterator[list[AnyItem]]:
-        seen: set[str] = set()
-        for item in listed:
-            if item.id in seen:
-                repeated.setdefault(item.id, []).append(item)
-            else:
-                seen.add(item.id)
-                yield [item]
-
-    def outcome(item: AnyItem, number: int) -> Outcome:
-        stamp = getattr(item, "stamp", None)
-        if number > 1:  # so that a sample is known for that of another item of its id
-            stamp = f"{stamp or ''}#{number}"
-        try:
-            check_id(item.id)
-            if journal.has(item.id, stamp):
-                return Outcome(item.id, stamp, None)
-            sample = read(item)
-            if isinstance(sample, Converted) and strip_suffix(item.id) != item.id:
-                raise Excluded(
-                    "unusable name", f"id {item.id!r}: ends like an image file, whose other name it would be"
-                )
-            return Outcome(item.id, stamp, sample)
-        except Rejected as reason:
-            return Outcome(item.id, stamp, bare(reason))
-
-    def outcomes(copies: Sequence[AnyItem], first: int) -> list[Outcome]:
-        """Of the items of one id, the ``first`` and those after it: up to the first that can be read."""
-        found: list[Outcome] = []
-        wanted = first == 1 or copies[0].id in unreadable
-        for number, item in enumerate(copies, first):
-            listed = Outcome(item.id, None, Excluded(DUPLICATE, f"id {item.id!r} is listed before"))
-            found.append(outcome(item, number) if wanted else listed)
-            wanted = wanted and _is_unreadable(found[-1].sample)
-        return found
-
-    def completed(batch: Sequence[Outcome]) -> list[Outcome]:
-        samples = [one.sample for one in batch if isinstance(one.sample, Converted)]
-        answers = iter(finish(samples) if finish and samples else samples)
-        return [one._replace(sample=next(answers)) if isinstance(one.sample, Converted) else one for one in batch]
-
-    def wrote(one: Outcome) -> tuple[Outcome, dict[str, Any] | None]:
-        if not isinstance(one.sample, Converted):
-            return one, None
-        entry = _write(out, one.id, one.sample, one.sample.split or assign(one.sample.patient, splits))
-        return one, entry | ({} if one.stamp is None else {"stamp": one.stamp})
-
-    def convert_all(groups: Iterable[list[AnyItem]], first: int, rejected: Table) -> None:
-        with ExitStack() as stack:
-            reading = ahead(lambda copies: outcomes(copies, first), groups, workers, 2 * workers)
-            read_ahead = chain.from_iterable(stack.enter_context(closing(reading)))
-            finished = stack.enter_context(closing(_batched(completed, read_ahead, batch_size if finish else 1)))
-            for one, entry in stack.enter_context(closing(ahead(wrote, finished, workers, 2 * workers))):
-                if isinstance(one.sample, Rejected):
-                    rejected.write(_rejection(one.id, one.sample))
-                    if _is_unreadable(one.sample):
-                        unreadable.add(one.id)
-                    continue
-                if entry is not None:
-                    journal.add(entry)
-                kept.add(one.id)
-
-    progress = progress or silent
+    workers, splits, progress = workers or min(16, os.cpu_count() or 1), splits or Splits(), progress or silent
+    done = _Done()
+    journal = Journal(out, {**settings, "splits": splits.model_dump(mode="json")}, done.note)
+    work = _Conversion(out, journal, done, read, finish, batch_size if finish else 1, splits, workers)
     try:
         # The journal comes first, since a folder without one is not a conversion's.
         with journal:
             with Table(out / "rejected.csv", ["id", "kind", "reason"]) as rejected:
-                convert_all(first_of_each(progress(items, total, "Converting images")), 1, rejected)
-                if repeated:  # only now it is known which of the first are readable
-                    convert_all(progress(repeated.values(), len(repeated), "Looking at further copies"), 2, rejected)
-            images = _write_metadata(out / "metadata.csv", journal, kept)
-            told = _write_remarks(out / WARNINGS, journal, kept)
-            summary = _summarize(total, images, _count(out / "rejected.csv"), told)
+                work.convert(work.first_of_each(progress(items, total, "Converting images")), 1, rejected)
+                if copies := work.copies:  # only now it is known which of the first are readable
+                    work.convert(progress(copies.values(), len(copies), "Looking at further copies"), 2, rejected)
+            images = done.write_metadata(out / "metadata.csv", journal, work.kept)
+            remarks = done.write_remarks(out / WARNINGS, work.kept)
+            summary = _summarize(total, images, work.left_out, remarks)
             with written(out / "summary.txt") as partial:
                 warning = f"\n{summary.warning}\n" if summary.warning else ""
                 partial.write_text(f"{summary}\n{warning}", encoding="utf-8")
@@ -249,6 +182,138 @@ def convert(
     if not sum(summary.samples.values()):
         raise DataError(f"{out}: no image could be converted; rejected.csv there says why\n{summary}")
     return summary
+
+
+class _Done:
+    """What the journal has. Of several entries of one id the latest counts: files that were lost are made again."""
+
+    def __init__(self) -> None:
+        self._columns: dict[str, None] = {}
+        self._latest: dict[str, int] = {}  # id -> number of its entry
+        self._remarks: dict[str, list[Remark]] = {}
+        self._entries = 0
+
+    def note(self, entry: Mapping[str, Any]) -> None:
+        """Count an entry in, or raise, as :class:`Journal` wants it, where it is not one of :func:`_write`."""
+        row, remarks = entry["row"], [Remark(*remark) for remark in entry.get("remarks", ())]
+        _part_and_patient(row)
+        for remark in remarks:
+            if not all(isinstance(part, str) for part in remark):
+                raise ValueError(f"a remark is {remark!r}")
+        self._columns |= dict.fromkeys(row)
+        self._latest[row["id"]] = self._entries
+        self._remarks[row["id"]] = remarks
+        self._entries += 1
+
+    def write_metadata(self, path: Path, journal: Journal, ids: Container[str]) -> Counter[tuple[str, str]]:
+        """Write the rows of ``ids``; returns the number of images by part and patient."""
+        images: Counter[tuple[str, str]] = Counter()
+        with Table(path, list(self._columns)) as table:
+            for number, row in enumerate(journal.rows()):
+                if row["id"] in ids and self._latest[row["id"]] == number:
+                    table.write([row.get(name) for name in self._columns])
+                    images[_part_and_patient(row)] += 1
+        return images
+
+    def write_remarks(self, path: Path, ids: Container[str]) -> list[tuple[str, str, str]]:
+        """Write the remarks on the images of ``ids``; returns them: id, kind and text."""
+        remarks = [(id, *remark) for id, found in self._remarks.items() if id in ids for remark in found]
+        with Table(path, REMARK_COLUMNS) as table:
+            for line in remarks:
+                table.write(line)
+        return remarks
+
+
+@dataclass
+class _Conversion(Generic[AnyItem]):
+    """The loop over items; the arguments of :func:`convert`, and what has become of the items.
+
+    Attributes:
+        copies: id -> its second item and those after it.
+        unreadable: ids of which no item could be read so far.
+        kept: ids whose samples are there.
+        left_out: how many items were left out, by kind of reason.
+    """
+
+    out: Path
+    journal: Journal
+    done: _Done
+    read: Read[AnyItem]
+    finish: Finish | None
+    batch_size: int
+    splits: Splits
+    workers: int
+    copies: dict[str, list[AnyItem]] = field(default_factory=dict)
+    unreadable: set[str] = field(default_factory=set)
+    kept: set[str] = field(default_factory=set)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    def first_of_each(self, listed: Iterable[AnyItem]) -> Iterator[list[AnyItem]]:
+        """The first item of each id; the others become :attr:`copies`."""
+        seen: set[str] = set()
+        for item in listed:
+            if item.id in seen:
+                self.copies.setdefault(item.id, []).append(item)
+            else:
+                seen.add(item.id)
+                yield [item]
+
+    def convert(self, groups: Iterable[list[AnyItem]], first: int, rejected: Table) -> None:
+        """Convert groups of items of one id, of which the ``first`` and those after it are there."""
+        with ExitStack() as stack:
+            reading = ahead(lambda items: self._outcomes(items, first), groups, self.workers, 2 * self.workers)
+            read_ahead = chain.from_iterable(stack.enter_context(closing(reading)))
+            finished = stack.enter_context(closing(_batched(self._completed, read_ahead, self.batch_size)))
+            writing = ahead(self._written, finished, self.workers, 2 * self.workers)
+            for one, entry in stack.enter_context(closing(writing)):
+                if isinstance(one.sample, Rejected):
+                    kind = one.sample.kind if isinstance(one.sample, Excluded) else UNREADABLE
+                    rejected.write([one.id, kind, str(one.sample)])
+                    self.left_out[kind] += 1
+                    if _is_unreadable(one.sample):
+                        self.unreadable.add(one.id)
+                    continue
+                if entry is not None:
+                    self.journal.add(entry)
+                    self.done.note(entry)
+                self.kept.add(one.id)
+
+    def _outcomes(self, items: Sequence[AnyItem], first: int) -> list[Outcome]:
+        """Of the items of one id, up to the first that can be read."""
+        found: list[Outcome] = []
+        wanted = first == 1 or items[0].id in self.unreadable
+        for number, item in enumerate(items, first):
+            listed = Outcome(item.id, None, Excluded(DUPLICATE, f"id {item.id!r} is listed before"))
+            found.append(self._outcome(item, number) if wanted else listed)
+            wanted = wanted and _is_unreadable(found[-1].sample)
+        return found
+
+    def _outcome(self, item: AnyItem, number: int) -> Outcome:
+        stamp = getattr(item, "stamp", None)
+        if number > 1:  # so that a sample is known for that of another item of its id
+            stamp = f"{stamp or ''}#{number}"
+        try:
+            check_id(item.id)
+            if self.journal.has(item.id, stamp):
+                return Outcome(item.id, stamp, None)
+            sample = self.read(item)
+            if isinstance(sample, Converted) and strip_suffix(item.id) != item.id:
+                why = f"id {item.id!r}: ends like an image file, whose other name it would be"
+                raise Excluded("unusable name", why)
+            return Outcome(item.id, stamp, sample)
+        except Rejected as reason:
+            return Outcome(item.id, stamp, bare(reason))
+
+    def _completed(self, batch: Sequence[Outcome]) -> list[Outcome]:
+        samples = [one.sample for one in batch if isinstance(one.sample, Converted)]
+        answers = iter(self.finish(samples) if self.finish and samples else samples)
+        return [one._replace(sample=next(answers)) if isinstance(one.sample, Converted) else one for one in batch]
+
+    def _written(self, one: Outcome) -> tuple[Outcome, dict[str, Any] | None]:
+        if not isinstance(one.sample, Converted):
+            return one, None
+        entry = _write(self.out, one.id, one.sample, one.sample.split or assign(one.sample.patient, self.splits))
+        return one, entry | ({} if one.stamp is None else {"stamp": one.stamp})
 
 
 def _batched(
@@ -297,44 +362,6 @@ def _is_unreadable(sample: Converted | Rejected | None) -> bool:
     return isinstance(sample, Unreadable) or (isinstance(sample, Rejected) and not isinstance(sample, Excluded))
 
 
-def _rejection(id: str, reason: Rejected) -> list[str]:
-    return [id, reason.kind if isinstance(reason, Excluded) else UNREADABLE, str(reason)]
-
-
-def _write_metadata(path: Path, journal: Journal, ids: set[str]) -> Counter[tuple[str, str]]:
-    """Write the rows of ``ids``; returns the number of images by part and patient."""
-    columns: dict[str, None] = {}
-    last: dict[str, int] = {}  # of each id, the number of its latest row: files that were lost are made again
-    for number, row in enumerate(journal.rows()):
-        columns |= dict.fromkeys(row)
-        last[row["id"]] = number
-    images: Counter[tuple[str, str]] = Counter()
-    with Table(path, list(columns)) as table:
-        for number, row in enumerate(journal.rows()):
-            if row["id"] in ids and last[row["id"]] == number:
-                table.write([row.get(name) for name in columns])
-                images[_part_and_patient(row)] += 1
-    return images
-
-
-def _write_remarks(path: Path, journal: Journal, ids: set[str]) -> list[tuple[str, str, str]]:
-    """Write the remarks on the images of ``ids``; returns them: id, kind and text."""
-    latest = {entry["row"]["id"]: entry.get("remarks", ()) for entry in journal.entries()}
-    remarks = [(id, *Remark(*remark)) for id, found in latest.items() if id in ids for remark in found]
-    with Table(path, REMARK_COLUMNS) as table:
-        for remark in remarks:
-            table.write(remark)
-    return remarks
-
-
-def _check_entry(entry: Mapping[str, Any]) -> None:
-    """Raise, as :class:`Journal` wants it, where an entry is not one of :func:`_write`."""
-    _part_and_patient(entry["row"])
-    for remark in entry.get("remarks", ()):
-        if not all(isinstance(part, str) for part in Remark(*remark)):
-            raise ValueError(f"a remark is {remark!r}")
-
-
 def _part_and_patient(row: Mapping[str, Any]) -> tuple[str, str]:
     """Of a row of the journal."""
     part, patient = row["split"], row["patient"]
@@ -367,8 +394,3 @@ def _summarize(
             f"warning: no image is in {' and '.join(empty)}: bring more people, or another --seed of the split"
         )
     return Summary(items, samples, patients, left_out, "\n".join(filter(None, (warning, *summarise(remarks)))))
-
-
-def _count(rejected: Path) -> Counter[str]:
-    with rejected.open(encoding="utf-8", newline="") as file:
-        return Counter(row["kind"] for row in csv.DictReader(file))

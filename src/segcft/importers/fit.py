@@ -14,14 +14,19 @@ from segcft.io.reject import Rejected
 
 
 def fit_window(
-    pixels: NDArray[Any], window: tuple[float, float], *sizes: tuple[int, ...], strip: int = 256
+    pixels: NDArray[Any],
+    window: tuple[float, float],
+    *sizes: tuple[int, ...],
+    name: str = "the image",
+    strip: int = 256,
 ) -> list[NDArray[np.uint8]]:
-    """An image at each of ``sizes``: uint8 (h, w), treated as the import of a folder does but in little memory.
+    """An image at each of ``sizes``, treated as the import of a folder does but in little memory; see :func:`fit`.
 
     Args:
         pixels: grey values (H, W), or colour (H, W, 3) of which the luma is taken.
         window: percentiles of the image that become 0 and 255.
-        sizes: of one aspect ratio; an image of another one is padded with the median of its border.
+        sizes: of one aspect ratio.
+        name: of the image, for errors.
         strip: columns that are worked off at once.
 
     Raises:
@@ -32,13 +37,28 @@ def fit_window(
         grey = grey.astype(np.uint8)
     low, high = (float(limit) for limit in np.percentile(grey, window))
     if not low < high:  # values that are no numbers come here too
-        raise Rejected(f"constant image: percentiles {window[0]:g} and {window[1]:g} are both {low:g}")
+        raise Rejected(f"{name}: constant image: percentiles {window[0]:g} and {window[1]:g} are both {low:g}")
+    return fit(grey, *sizes, shown=lambda part: np.clip((part - low) / (high - low), 0, 1), strip=strip)
+
+
+def fit(
+    grey: NDArray[Any],
+    *sizes: tuple[int, ...],
+    aspect: float = 1.0,
+    shown: Callable[[NDArray[Any]], NDArray[Any]] = lambda part: part,
+    strip: int = 256,
+) -> list[NDArray[np.uint8]]:
+    """An image (H, W) at each of ``sizes``: uint8 (h, w).
+
+    Args:
+        grey: its values.
+        sizes: of one aspect ratio; an image of another one is padded with the median of its border.
+        aspect: height of a pixel divided by its width.
+        shown: makes values in [0, 1] of those of a part of it.
+        strip: columns that are worked off at once.
+    """
     height, width = sizes[0]
-    canvas = pad_to_aspect(grey[None], width / height, border_median(grey[None]))[0]
-
-    def shown(part: NDArray[Any]) -> NDArray[np.float64]:
-        return np.clip((part - low) / (high - low), 0, 1)
-
+    canvas = pad_to_aspect(grey[None], width / height * aspect, border_median(grey[None]))[0]
     fitted = {size: np.rint(fit_values(canvas, size, shown, strip) * 255).astype(np.uint8) for size in {*sizes}}
     return [fitted[size] for size in sizes]
 

@@ -17,23 +17,25 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from segcft.config.study import FolderData, Study
+from segcft.config.sources import FolderData
+from segcft.config.study import Study
 from segcft.data import resize
 from segcft.data.attributes import MISSING, Row, disbelief, nearest, parse, read_table
+from segcft.data.columns import SPELLINGS, alike_ids, find_columns, other_split
 from segcft.data.shards import Shard
 from segcft.data.splits import PARTS, assign, expected_parts
-from segcft.data.store import Store, StoreWriter
-from segcft.data.unnamed import SPELLINGS, alike_ids, find_columns, other_split
+from segcft.data.store import Store
+from segcft.data.writer import StoreWriter
 from segcft.errors import DataError
 from segcft.io.extent import contradiction
-from segcft.io.imagefile import check_id, find_file, find_mask, see_image
+from segcft.io.imagefile import check_id, find_file, find_mask, read_image
 from segcft.io.maskfile import read_masks
 from segcft.io.reject import Rejected, Remark
 from segcft.utils.loop import Progress, ahead, silent
 
 
 class Sample(NamedTuple):
-    """What :meth:`segcft.data.store.StoreWriter.append` takes after the id, and what is to be told of the files."""
+    """What :meth:`segcft.data.writer.StoreWriter.append` takes after the id, and what is to be told of the files."""
 
     patient: str
     part: str
@@ -144,7 +146,7 @@ class _Folder:
             required[self.split_column] = "data.split"
         required |= {column: f"variable {name}" for name, column in self.columns.items()}
         rows, ragged = read_table(self.table, required)
-        self._look_for_unnamed(rows, set(required))
+        self._check_columns(rows, set(required))
         if self.split_column is not None:
             self._check_patients_stay_in_one_part(rows, self.split_column)
         for row in rows:
@@ -207,7 +209,7 @@ class _Folder:
     def _pixels(self, id: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8], tuple[Remark, ...]]:
         grid, spec = self.study.image, self.spec
         path = find_file(self.images, id)
-        seen = see_image(path, grid.channels, spec.grey_range, spec.window, spec.nifti_axes)
+        seen = read_image(path, grid.channels, spec.grey_range, spec.window, spec.nifti_axes)
         if (wrong := contradiction(seen.extent, grid, str(path))) and not spec.ignore_spacing:
             raise Rejected(wrong.text)
         size = (seen.grey.shape[1], seen.grey.shape[2])
@@ -250,7 +252,7 @@ class _Folder:
             raise Rejected(f"column {self.split_column!r}: {text!r} is not one of {', '.join(PARTS)}")
         return SPELLINGS[text.lower()]
 
-    def _look_for_unnamed(self, rows: list[Row], named: set[str]) -> None:
+    def _check_columns(self, rows: list[Row], named: set[str]) -> None:
         """See that no column says who is who, or who is in which part, and the study does not name it.
 
         Where everybody is a test person the study may be another's, which its user does not change. Intervals then are

@@ -13,21 +13,22 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segcft.config.study import Splits
 from segcft.data.resize import pad_to_aspect
 from segcft.errors import DataError
 from segcft.importers.convert import Converted, Summary, Value, convert
 from segcft.importers.fit import fit_window
 from segcft.importers.masks import BITS, Plausibility, areas, check_polarity, to_flags
-from segcft.io.greys import PERCENTILES
 from segcft.io.picture import read_picture
 from segcft.io.reject import Excluded, Rejected
 from segcft.utils.loop import Progress, ahead, silent
+
+if TYPE_CHECKING:
+    from segcft.importers.formats.jsrt import JSRT
 
 SIDE = 2048
 """Rows and columns of a raw image."""
@@ -49,63 +50,32 @@ _NODULE = re.compile(
 )
 
 
-def convert_jsrt(
-    images: Path,
-    masks: Path,
-    clinical: Sequence[Path],
-    out: Path,
-    *,
-    size: tuple[int, int] = (256, 256),
-    window: tuple[float, float] = PERCENTILES,
-    plausibility: Plausibility | None = None,
-    splits: Splits | None = None,
-    workers: int | None = None,
-    progress: Progress | None = None,
-) -> Summary:
-    """Convert JSRT to the folder ``out``, which ``configs/jsrt.yaml`` reads.
-
-    Left and right are the patient's, and are told by where the lungs are, not by the names of their folders: an image
-    shows a patient from the front, so the left lung is on its right. SCR names them the same way; a copy that names
-    all lungs by the side of the image is read as well.
-
-    Args:
-        images: folder with the ``.IMG`` files, at any depth.
-        masks: folder with SCR's ``fold1`` and ``fold2``, at any depth.
-        clinical: the text files.
-        out: folder to write; an interrupted conversion goes on.
-        size: (H, W) of the converted images, in pixels.
-        window: percentiles of each image that become black and white.
-        plausibility: which masks to believe.
-        splits: shares of the parts.
-        workers: threads that read images.
-        progress: wraps the loops over masks and over images.
+def convert_jsrt(options: JSRT, out: Path, progress: Progress = silent) -> Summary:
+    """See :class:`~segcft.importers.formats.jsrt.JSRT`.
 
     Raises:
-        DataError: a folder or file is missing or of something else, two files claim to be the same image or mask,
-            the images are mirrored, ``out`` holds something else, or no image is usable.
+        DataError: also where two files claim to be the same image or mask, or the images are mirrored.
     """
-    files = find_images(images)
-    outlines = find_masks(masks)
-    people, digest = read_clinical(clinical)
+    files = find_images(options.images)
+    outlines = find_masks(options.masks)
+    people, digest = read_clinical(options.clinical)
     ids = sorted({*files, *people})
     wanted = [id for id in ids if all((name, id) in outlines for name in _FOLDERS)]
-    swapped = named_by_image_side(outlines, wanted, masks, progress or silent)
-    reader = _Reader(images, files, masks, outlines, people, swapped, size, window, plausibility or Plausibility())
+    swapped = named_by_image_side(outlines, wanted, options.masks, progress)
+    plausibility = options.plausibility or Plausibility()
     return convert(
         [_Item(id) for id in ids],
         len(ids),
-        reader.read,
+        _Reader(options, files, outlines, people, swapped, plausibility).read,
         out,
         settings={
-            "format": "jsrt",
+            **options.settings,
             "clinical": digest,
-            "size": size,
-            "window": window,
-            "plausibility": asdict(reader.plausibility),
+            "plausibility": asdict(plausibility),
             "lungs named by the side of the image": swapped,
         },
-        splits=splits,
-        workers=workers,
+        splits=options.splits,
+        workers=options.workers,
         progress=progress,
     )
 
@@ -116,8 +86,6 @@ def find_images(folder: Path) -> dict[str, Path]:
     Raises:
         DataError: there is none, or there are two of one image.
     """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder (--images)")
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() == ".img" and re.fullmatch(_ID, path.stem.upper()):
@@ -133,8 +101,6 @@ def find_masks(folder: Path) -> dict[tuple[str, str], Path]:
     Raises:
         DataError: one of lungs and heart has no file, or there are two of one.
     """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder (--masks)")
     found: dict[tuple[str, str], Path] = {}
     for path in sorted(folder.rglob("*")):
         name = re.sub(r"[\s_-]+", " ", path.parent.name.lower())
@@ -349,14 +315,11 @@ class _Item:
 class _Reader:
     """Makes a sample of an id."""
 
-    images: Path
+    options: JSRT
     files: Mapping[str, Path]
-    masks: Path
     outlines: Mapping[tuple[str, str], Path]
     people: Mapping[str, Mapping[str, Value] | Rejected]
     swapped: bool
-    size: tuple[int, int]
-    window: tuple[float, float]
     plausibility: Plausibility
 
     def read(self, item: _Item) -> Converted | Rejected:
@@ -364,15 +327,11 @@ class _Reader:
         if isinstance(attributes, Rejected):
             return attributes
         if item.id not in self.files:
-            raise Excluded("image file missing", f"{self.images}: no {item.id}.IMG")
+            raise Excluded("image file missing", f"{self.options.images}: no {item.id}.IMG")
         flags = self._flags(item.id)
         self.plausibility.check(flags)
         path = self.files[item.id]
-        raw = read_raw(path)
-        try:
-            (image,) = fit_window(raw, self.window, self.size)
-        except Rejected as reason:
-            raise Rejected(f"{path}: {reason}") from None
+        (image,) = fit_window(read_raw(path), self.options.window, self.options.size, name=str(path))
         check_polarity(image, flags)
         measured = {f"{name}_area": area for name, area in areas(flags).items()}
         return Converted(item.id, item.id, image, flags, {**attributes, **measured})
@@ -384,12 +343,13 @@ class _Reader:
         masks = {}
         for name, structure in by_patient.items():
             if (name, id) not in self.outlines:
-                raise Excluded("mask file missing", f"{self.masks}: no {name}/{id}.gif")
+                raise Excluded("mask file missing", f"{self.options.masks}: no {name}/{id}.gif")
             masks[structure] = read_outline(self.outlines[name, id])
         if len({mask.shape for mask in masks.values()}) > 1:
-            raise Rejected(f"{self.masks}: the masks of {id} have different sizes")
+            raise Rejected(f"{self.options.masks}: the masks of {id} have different sizes")
         coverage = np.stack([masks[structure] for structure in BITS]).astype(np.float64)
-        return to_flags(pad_to_aspect(coverage, self.size[1] / self.size[0], 0.0), self.size)
+        height, width = self.options.size
+        return to_flags(pad_to_aspect(coverage, width / height, 0.0), self.options.size)
 
 
 def _claim(found: dict[Key, Path], key: Key, path: Path, option: str) -> None:

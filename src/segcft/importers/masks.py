@@ -118,7 +118,7 @@ class PSPNet:
     size = (512, 512)
     targets: Mapping[str, str] = {"left_lung": "Left Lung", "right_lung": "Right Lung", "heart": "Heart"}
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device | str) -> None:
         remedy = "or give your own masks (--masks DIR) or a trained run (--segmentor RUN)"
         try:
             import torchxrayvision

@@ -1,7 +1,6 @@
 """PadChest (Bustos et al. 2020) in its own format: one CSV of 160,861 images, 16-bit PNG files in numbered folders.
 
-What is left out, and why, is :class:`Selection`'s and :class:`~segcft.importers.masks.Plausibility`'s to say; what
-happens to the rest is in :func:`convert_padchest`.
+What is left out, and why, is :func:`select`'s and :class:`~segcft.importers.masks.Plausibility`'s to say.
 """
 
 from __future__ import annotations
@@ -13,22 +12,23 @@ import hashlib
 import math
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
-from segcft.config.study import Splits
 from segcft.data.attributes import MISSING, nearest
 from segcft.errors import DataError
-from segcft.importers.convert import Converted, Summary, convert
+from segcft.importers.convert import Converted, Summary, Value, convert
 from segcft.importers.fit import fit_window
 from segcft.importers.masks import Masking, Plausibility, Segmenter, check_polarity
-from segcft.io.greys import PERCENTILES
 from segcft.io.imagefile import check_id, strip_suffix
 from segcft.io.picture import read_picture
 from segcft.io.reject import Excluded, Rejected, Unreadable
-from segcft.utils.loop import Progress
+from segcft.utils.loop import Progress, silent
+
+if TYPE_CHECKING:
+    from segcft.importers.formats.padchest import PadChest
 
 
 class Row(NamedTuple):
@@ -54,135 +54,64 @@ class Row(NamedTuple):
         return strip_suffix(self.ImageID)
 
 
-@dataclass(frozen=True)
-class Selection:
-    """Which rows of the table are used.
-
-    Attributes:
-        projections: values of ``Projection``.
-        ages: least and largest age in whole years; the largest is what can be believed.
-        labels: a row with one of these among its ``Labels`` is left out.
-    """
-
-    projections: tuple[str, ...] = ("PA",)
-    ages: tuple[float, float] = (18, 110)
-    labels: tuple[str, ...] = ("exclude", "suboptimal study")
-
-    def attributes(self, row: Row) -> dict[str, float | str | None]:
-        """What the converted table says of ``row``.
-
-        Raises:
-            Excluded: the row is not to be used, and why.
-        """
-        if row.Projection not in self.projections:
-            wanted = " or ".join(self.projections)
-            raise Excluded(f"projection is not {wanted}", f"Projection is {row.Projection!r}")
-        young = f"paediatric or under {self.ages[0]:g}"
-        if row.Pediatric == "PED":
-            raise Excluded(young, "Pediatric is 'PED'")
-        labels = parse_labels(row.Labels)
-        for label in self.labels:
-            if label in labels:
-                raise Excluded(f"label {label!r}", f"Labels have {label!r}")
-        if row.PatientSex_DICOM not in ("F", "M"):
-            raise Excluded("sex unknown", f"PatientSex_DICOM is {row.PatientSex_DICOM!r}")
-        age = parse_age(row.PatientBirth, row.StudyDate_DICOM)
-        if age is None:
-            where = f"PatientBirth is {row.PatientBirth!r}, StudyDate_DICOM is {row.StudyDate_DICOM!r}"
-            raise Excluded("age unknown", where)
-        if not 0 <= age <= self.ages[1]:
-            raise Excluded("age implausible", f"age is {age:g}")
-        if age < self.ages[0]:
-            raise Excluded(young, f"age is {age:g}")
-        if row.PhotometricInterpretation_DICOM == "MONOCHROME1":
-            raise Excluded("inverted grey values", "PhotometricInterpretation_DICOM is 'MONOCHROME1'")
-        return {
-            "age": age,
-            "sex": row.PatientSex_DICOM,
-            "study": row.StudyID,
-            "date": row.StudyDate_DICOM,
-            "projection": row.Projection,
-            "labels": "; ".join(labels),
-            "label_method": row.MethodLabel,
-            "manufacturer": row.Manufacturer_DICOM,
-            "modality": row.Modality_DICOM,
-        }
-
-
-def convert_padchest(
-    table: Path,
-    images: Path,
-    out: Path,
-    segmenter: Segmenter,
-    *,
-    size: tuple[int, int] = (224, 224),
-    window: tuple[float, float] = PERCENTILES,
-    selection: Selection | None = None,
-    plausibility: Plausibility | None = None,
-    splits: Splits | None = None,
-    limit: int | None = None,
-    batch_size: int = 16,
-    workers: int | None = None,
-    progress: Progress | None = None,
-) -> Summary:
-    """Convert PadChest to the folder ``out``, which a study with ``source: folder`` reads.
-
-    An image is padded to the aspect ratio of ``size`` with the median of its border, as the import of a folder does;
-    nothing is cropped. Masks have the flags of :data:`segcft.importers.masks.BITS`.
-
-    Args:
-        table: the CSV file, plain or gzip.
-        images: folder with the PNG files, or with the numbered folders that hold them.
-        out: folder to write; an interrupted conversion goes on.
-        segmenter: gives the masks.
-        size: (H, W) of the converted images, in pixels.
-        window: percentiles of each image that become black and white.
-        selection: which rows to use.
-        plausibility: which masks to believe.
-        splits: shares of the parts, by patient.
-        limit: use the first rows of the table only.
-        batch_size: images that go through a network at once.
-        workers: threads that read images.
-        progress: wraps the loop over rows.
-
-    Raises:
-        DataError: the table or the folder cannot be read, ``out`` holds something else, or no image is usable.
-    """
-    selection = selection or Selection()
-    check_source(table, images)
-    masking = Masking(segmenter, size, plausibility or Plausibility())
-    total, digest = _survey(table)
-    reader = _Reader(images, window, selection, masking)
+def convert_padchest(options: PadChest, out: Path, progress: Progress = silent) -> Summary:
+    """See :class:`~segcft.importers.formats.padchest.PadChest`."""
+    total, digest = _survey(options.csv)
+    segmenter = options.segmenter or options.default_segmenter()
+    masking = Masking(segmenter, options.size, options.plausibility or Plausibility())
     return convert(
-        (_Item(row, segmenter) for row in islice(read_rows(table), limit)),
-        min(total, limit or total),
-        reader.read,
+        (_Item(row, segmenter) for row in islice(read_rows(options.csv), options.limit)),
+        min(total, options.limit or total),
+        _Reader(options, masking).read,
         out,
-        settings={
-            "format": "padchest",
-            "table": digest,
-            "size": size,
-            "window": window,
-            "selection": asdict(selection),
-            **masking.settings,
-        },
+        settings={**options.settings, "table": digest, **masking.settings},
         finish=masking.finish,
-        batch_size=batch_size,
-        splits=splits,
-        workers=workers,
+        batch_size=options.batch_size,
+        splits=options.splits,
+        workers=options.workers,
         progress=progress,
     )
 
 
-def check_source(table: Path, images: Path) -> None:
-    """Check that there are a table of PadChest and a folder of images.
+def select(row: Row, options: PadChest) -> dict[str, Value]:
+    """What the converted table says of ``row``.
 
     Raises:
-        DataError: there are not.
+        Excluded: the row is not to be used, and why.
     """
-    next(read_rows(table), None)
-    if not images.is_dir():
-        raise DataError(f"{images}: no such folder (--images)")
+    if row.Projection not in options.projections:
+        wanted = " or ".join(options.projections)
+        raise Excluded(f"projection is not {wanted}", f"Projection is {row.Projection!r}")
+    young = f"paediatric or under {options.ages[0]:g}"
+    if row.Pediatric == "PED":
+        raise Excluded(young, "Pediatric is 'PED'")
+    labels = parse_labels(row.Labels)
+    for label in options.labels:
+        if label in labels:
+            raise Excluded(f"label {label!r}", f"Labels have {label!r}")
+    if row.PatientSex_DICOM not in ("F", "M"):
+        raise Excluded("sex unknown", f"PatientSex_DICOM is {row.PatientSex_DICOM!r}")
+    age = parse_age(row.PatientBirth, row.StudyDate_DICOM)
+    if age is None:
+        where = f"PatientBirth is {row.PatientBirth!r}, StudyDate_DICOM is {row.StudyDate_DICOM!r}"
+        raise Excluded("age unknown", where)
+    if not 0 <= age <= options.ages[1]:
+        raise Excluded("age implausible", f"age is {age:g}")
+    if age < options.ages[0]:
+        raise Excluded(young, f"age is {age:g}")
+    if row.PhotometricInterpretation_DICOM == "MONOCHROME1":
+        raise Excluded("inverted grey values", "PhotometricInterpretation_DICOM is 'MONOCHROME1'")
+    return {
+        "age": age,
+        "sex": row.PatientSex_DICOM,
+        "study": row.StudyID,
+        "date": row.StudyDate_DICOM,
+        "projection": row.Projection,
+        "labels": "; ".join(labels),
+        "label_method": row.MethodLabel,
+        "manufacturer": row.Manufacturer_DICOM,
+        "modality": row.Modality_DICOM,
+    }
 
 
 def read_rows(table: Path) -> Iterator[Row]:
@@ -268,23 +197,19 @@ class _Item:
 class _Reader:
     """Makes a sample of a row."""
 
-    images: Path
-    window: tuple[float, float]
-    selection: Selection
+    options: PadChest
     masking: Masking
 
     def read(self, item: _Item) -> Converted | Rejected:
         row = item.row
-        attributes = self.selection.attributes(row)
+        attributes = select(row, self.options)
         if row.PatientID.lower() in MISSING:
             raise Excluded("patient unknown", "PatientID is empty")
         path = self._find(row)
         picture = read_picture(path)
         pixels = picture.values
-        try:
-            image, large = fit_window(pixels, self.window, self.masking.size, self.masking.segmenter.size)
-        except Rejected as reason:
-            raise Rejected(f"{path}: {reason}") from None
+        sizes = self.masking.size, self.masking.segmenter.size
+        image, large = fit_window(pixels, self.options.window, *sizes, name=str(path))
         check_polarity(image)
         attributes |= {"file_height": pixels.shape[0], "file_width": pixels.shape[1]}
         sample = Converted(row.id, row.PatientID, image, attributes=attributes, large=large, remarks=picture.remarks)
@@ -297,10 +222,11 @@ class _Reader:
             Rejected: it is not there.
         """
         check_id(f"{row.ImageDir}/{row.ImageID}")
-        for path in (self.images / row.ImageDir / row.ImageID, self.images / row.ImageID):
+        images = self.options.images
+        for path in (images / row.ImageDir / row.ImageID, images / row.ImageID):
             if path.is_file():
                 return path
-        raise Unreadable("image file missing", f"{self.images}: neither {row.ImageDir}/{row.ImageID} nor {row.ImageID}")
+        raise Unreadable("image file missing", f"{images}: neither {row.ImageDir}/{row.ImageID} nor {row.ImageID}")
 
 
 def _open(table: Path) -> TextIO:

@@ -11,10 +11,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from segcft.config.study import SimulatedData, Study
+from segcft.config.sources import SimulatedData
+from segcft.config.study import Study
 from segcft.data.shards import Shard
 from segcft.data.splits import assign, expected_parts
-from segcft.data.store import Store, StoreWriter
+from segcft.data.store import Store
+from segcft.data.writer import StoreWriter
 from segcft.errors import DataError
 from segcft.simulate.people import person_id, person_number
 from segcft.utils.loop import Progress, silent

@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from pydicom import Dataset, FileDataset
 
 from segcft.config.study import OLDEST
-from segcft.io.dicomfile import broken, open_dicom
+from segcft.io.dicomfile import broken
 from segcft.io.dicompixels import decode
 from segcft.io.greys import PERCENTILES
 from segcft.io.orientation import is_measured, turn_to_see
 from segcft.io.reject import Excluded, Rejected, Remark
 from segcft.io.source import Source
 from segcft.io.turn import Turn
-from segcft.io.voi import as_file_says, is_inverted, look_at_polarity, modality_values
+from segcft.io.voi import as_file_says, is_inverted, modality_values, remark_on_polarity
 
 NO_BIRTH = ("19000101", "18991230", "18991231")
 """Dates of birth that stand for none: where the calendars of spreadsheets and databases begin."""
@@ -33,17 +33,6 @@ _VIEWS |= {"RIGHTLATERAL": "RL"}
 
 MOST_ASPECT = 10.0
 """Pixels of a radiograph are about square; of a shape beyond this the header is wrong."""
-
-
-def read_dicom(
-    path: Source, grey_range: tuple[float, float] | None = None, window: tuple[float, float] | None = None
-) -> NDArray[np.float32]:
-    """Grey values of a DICOM file, (H, W) in [0, 1]: those of :func:`shown`.
-
-    Raises:
-        Excluded: see there.
-    """
-    return shown(path, open_dicom(path), grey_range, window).grey
 
 
 class Shown(NamedTuple):
@@ -101,7 +90,7 @@ def shown(
             grey[padding] = 0
         if grey[inside].min() == grey[inside].max():
             raise Excluded("constant image", f"{path}: constant image between the grey values that are shown")
-        look_at_polarity(path, dataset, stored[inside], grey[inside], remarks)
+        remark_on_polarity(path, dataset, stored[inside], grey[inside], remarks)
         return Shown(
             np.ascontiguousarray(turn(grey)), turn.aspect(aspect(dataset)), turn, tuple(remarks), is_measured(dataset)
         )

@@ -90,7 +90,7 @@ def decode(path: Source, dataset: FileDataset, remarks: list[Remark]) -> Stored:
     stored = layout.values(words) if not syntax.is_encapsulated or syntax == RLELossless else words
     padding = _padding(dataset, layout, words, stored)
     if stored is not words and not _overlaid(dataset):
-        _look_at_other_bits(path, layout, words, stored, padding, remarks)
+        _remark_on_other_bits(path, layout, words, stored, padding, remarks)
     return Stored(stored, padding)
 
 
@@ -245,7 +245,7 @@ def _overlaid(dataset: Dataset) -> bool:
     return any(element is not None and element.value for element in positions)
 
 
-def _look_at_other_bits(
+def _remark_on_other_bits(
     path: Source,
     layout: Layout,
     words: NDArray[np.integer[Any]],

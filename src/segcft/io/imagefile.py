@@ -14,10 +14,10 @@ from segcft.config.study import Structure
 from segcft.io.dicomhead import is_dicom_file
 from segcft.io.extent import extent_of
 from segcft.io.greys import LUMA
-from segcft.io.near import near_file
 from segcft.io.nifti import NIFTI, PICTURE, Axes, Placed, is_nifti, read_nifti
 from segcft.io.picture import Pixels, largest, read_picture
 from segcft.io.reject import Rejected, Remark
+from segcft.io.similar import similar_file
 from segcft.io.source import Source
 from segcft.io.turn import AS_STORED, Turn
 
@@ -48,7 +48,7 @@ def find_file(folder: Path, id: str, suffixes: tuple[str, ...] = SUFFIXES) -> Pa
     if not found and set(suffixes) & set(DICOM) and (folder / id).is_file() and is_dicom(folder / id):
         return folder / id
     if not found:
-        near = near_file(folder / id)
+        near = similar_file(folder / id)
         raise Rejected(f"{folder / stem}: file missing (looked for {', '.join(suffixes)}){near}")
     if not all(path.samefile(found[0]) for path in found):  # one file has two names where case is ignored
         raise Rejected(f"{folder / stem}: several files: {', '.join(path.name for path in found)}")
@@ -68,8 +68,8 @@ def check_id(id: str) -> None:
         raise Rejected(f"id {id!r} is not a plain file name below the folder")
 
 
-class Seen(NamedTuple):
-    """What an image file shows and says, read once."""
+class ImageFile(NamedTuple):
+    """What an image file shows and says."""
 
     grey: NDArray[np.float64]
     """(C, H, W) in [0, 1]."""
@@ -87,13 +87,13 @@ class Seen(NamedTuple):
     """Height and width of the image in mm, as a DICOM or NIfTI header says."""
 
 
-def see_image(
+def read_image(
     path: Source,
     channels: int,
     grey_range: tuple[float, float] | None = None,
     window: tuple[float, float] | None = None,
     axes: Axes | None = None,
-) -> Seen:
+) -> ImageFile:
     """Grey values of an image file, and what its header says.
 
     Args:
@@ -113,28 +113,29 @@ def see_image(
         raise Rejected(f"{path}: there is no such file")
     if is_dicom(path):
         from segcft.io import dicom
+        from segcft.io.dicomfile import open_dicom
 
-        dataset = dicom.open_dicom(path)
+        dataset = open_dicom(path)
         picture = dicom.shown(path, dataset, grey_range, window)
         grey = np.repeat(picture.grey[None].astype(np.float64), channels, axis=0)
         said, spacing = dicom.person(dataset), dicom.spacing_of(dataset)
         extent = extent_of((dataset.Rows, dataset.Columns), spacing) if spacing else None
         extent = extent[::-1] if extent and picture.turn.exchanged else extent
         placed = Placed(None, measured=picture.measured)
-        return Seen(grey, picture.aspect, said, picture.remarks, placed, picture.turn, extent)
+        return ImageFile(grey, picture.aspect, said, picture.remarks, placed, picture.turn, extent)
     if is_nifti(path):
-        return _see_nifti(path, channels, grey_range, window, axes)
+        return _read_nifti(path, channels, grey_range, window, axes)
     pixels = read_picture(path)
-    return Seen(shades(pixels, str(path), channels, grey_range, window), 1.0, {}, pixels.remarks)
+    return ImageFile(shades(pixels, str(path), channels, grey_range, window), 1.0, {}, pixels.remarks)
 
 
-def _see_nifti(
+def _read_nifti(
     path: Source,
     channels: int,
     grey_range: tuple[float, float] | None,
     window: tuple[float, float] | None,
     axes: Axes | None,
-) -> Seen:
+) -> ImageFile:
     image = read_nifti(path, axes)
     if grey_range is None and image.values.dtype.newbyteorder("=") not in (np.uint8, np.uint16):
         from segcft.io.greys import PERCENTILES
@@ -149,17 +150,7 @@ def _see_nifti(
         )
         remarks.append(Remark("unknown orientation", text))
     grey = shades(pixels, str(path), channels, grey_range, window)
-    return Seen(grey, image.aspect, {}, tuple(remarks), placed=image.placed, extent=image.extent)
-
-
-def read_image(
-    path: Source,
-    channels: int,
-    grey_range: tuple[float, float] | None = None,
-    window: tuple[float, float] | None = None,
-) -> NDArray[np.float64]:
-    """The grey values of :func:`see_image` alone, (C, H, W) in [0, 1]."""
-    return see_image(path, channels, grey_range, window).grey
+    return ImageFile(grey, image.aspect, {}, tuple(remarks), placed=image.placed, extent=image.extent)
 
 
 def shades(
@@ -171,7 +162,7 @@ def shades(
 ) -> NDArray[np.float64]:
     """Pixels as grey values (channels, H, W) in [0, 1], 1 being white; ``name`` is for errors.
 
-    See :func:`see_image` for the rest.
+    See :func:`read_image` for the rest.
     """
     values = np.moveaxis(np.atleast_3d(pixels.values).astype(np.float64), -1, 0)
     if not np.isfinite(values).all():
@@ -219,5 +210,5 @@ def find_mask(folder: Path, id: str, name: str, structure: Structure) -> Path:
     check_id(id)
     path = folder / structure.file.replace("{id}", strip_suffix(id))
     if not path.is_file():
-        raise Rejected(f"{path}: file missing (mask of {name}){near_file(path)}")
+        raise Rejected(f"{path}: file missing (mask of {name}){similar_file(path)}")
     return path

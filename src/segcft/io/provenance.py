@@ -133,7 +133,7 @@ def inspect(path: str | Path) -> dict[str, Any] | None:
             found = json.loads(path.read_text(encoding="utf-8"))
             text = json.dumps(found) if isinstance(found, dict) and KEY in found else None
         elif is_dicom(path):
-            from segcft.io.dicom import open_dicom
+            from segcft.io.dicomfile import open_dicom
 
             text = _dicom_record(open_dicom(path, pixels=False))
         else:

@@ -41,19 +41,7 @@ class Mesh(NamedTuple):
     """In which coordinates the file has them."""
 
 
-def read_centreline(path: Path, ras: bool = False, frame: Frame = AS_SAID) -> NDArray[np.float64]:
-    """The points of :func:`open_centreline` alone, (N, 3) in mm, in LPS."""
-    return open_centreline(path, ras, frame).points
-
-
-def read_surface(
-    path: Path, ras: bool = False, frame: Frame = AS_SAID
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Vertices (V, 3) in mm, in LPS, and triangles (F, 3) of :func:`open_surface`."""
-    return open_surface(path, ras, frame)[:2]
-
-
-def open_centreline(path: Path, ras: bool = False, frame: Frame = AS_SAID) -> Line:
+def read_centreline(path: Path, ras: bool = False, frame: Frame = AS_SAID) -> Line:
     """A centreline, and how its file has it.
 
     Args:
@@ -79,7 +67,7 @@ def open_centreline(path: Path, ras: bool = False, frame: Frame = AS_SAID) -> Li
     return Line(*_placed(path, points, said, ras, frame))
 
 
-def open_surface(path: Path, ras: bool = False, frame: Frame = AS_SAID) -> Mesh:
+def read_surface(path: Path, ras: bool = False, frame: Frame = AS_SAID) -> Mesh:
     """A mesh as triangles, and how its file has it.
 
     Polygons and strips become triangles. Vertices at exactly the same place are one, since STL repeats them in every
@@ -87,8 +75,8 @@ def open_surface(path: Path, ras: bool = False, frame: Frame = AS_SAID) -> Mesh:
 
     Args:
         path: ``.stl``, ``.ply``, ``.vtp`` or ``.vtk``.
-        ras: see :func:`open_centreline`.
-        frame: see :func:`open_centreline`.
+        ras: see :func:`read_centreline`.
+        frame: see :func:`read_centreline`.
 
     Raises:
         Rejected: it cannot be read, or holds no triangle.

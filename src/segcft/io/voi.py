@@ -103,7 +103,7 @@ def is_inverted(path: Source, dataset: Dataset, remarks: list[Remark]) -> bool:
     return photometric == "MONOCHROME1" or shape == "INVERSE"
 
 
-def look_at_polarity(
+def remark_on_polarity(
     path: Source, dataset: Dataset, stored: NDArray[Any], grey: NDArray[np.floating[Any]], remarks: list[Remark]
 ) -> None:
     """Tell where a header says of X-rays that the image shows much radiation, hence air, as bright.

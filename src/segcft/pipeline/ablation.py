@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
 
+from segcft.config.loader import parse_study, read_mapping, validate
 from segcft.config.section import Section
-from segcft.config.study import Study, parse_study, read_mapping, validate
+from segcft.config.study import Study
 from segcft.errors import SegcftError, StudyError
 
 if TYPE_CHECKING:

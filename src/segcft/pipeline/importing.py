@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from segcft.causal.mechanisms import ParentEncoder
-from segcft.config.study import FolderData, SimulatedData, Study
+from segcft.config.sources import FolderData, SimulatedData
+from segcft.config.study import Study
 from segcft.data.maskfit import check_masks
 from segcft.data.shards import Shard, join
 from segcft.data.splits import PARTS, assign

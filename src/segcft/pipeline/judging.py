@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from segcft.config.study import Study, parse_study
+from segcft.config.loader import parse_study
+from segcft.config.study import Study
 from segcft.data.store import Store
 from segcft.errors import DataError, RunError
 from segcft.evaluate.evaluation import evaluate

@@ -18,7 +18,7 @@ import torch
 
 import segcft
 from segcft.causal.scm import StructuralCausalModel
-from segcft.config.study import SimulatedData
+from segcft.config.sources import SimulatedData
 from segcft.counterfactual.support import all_limits
 from segcft.data.store import Store
 from segcft.errors import RunError

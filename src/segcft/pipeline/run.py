@@ -31,7 +31,8 @@ from pydantic import ValidationError
 from torch import nn
 
 from segcft.causal.scm import StructuralCausalModel
-from segcft.config.study import Study, load_study
+from segcft.config.loader import load_study
+from segcft.config.study import Study
 from segcft.counterfactual.model import CounterfactualModel
 from segcft.data.splits import PARTS
 from segcft.data.store import Store

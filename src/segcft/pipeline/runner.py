@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import segcft
 from segcft.causal.scm import StructuralCausalModel
-from segcft.config.study import Training
+from segcft.config.section import Training
 from segcft.counterfactual.finetune import CounterfactualObjective, constraint_level
 from segcft.data.batches import Batches, sequential
 from segcft.data.grey import to_unit

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segcft.config.study import SegmentorSpec
+from segcft.config.stages import SegmentorSpec
 from segcft.data.augment import Augmenter
 from segcft.data.batches import Batch
 from segcft.data.grey import to_unit

@@ -16,7 +16,8 @@ import pandas as pd
 import torch
 
 import segcft
-from segcft.config.study import SimulatedData, Study
+from segcft.config.sources import SimulatedData
+from segcft.config.study import Study
 from segcft.data.splits import PARTS
 from segcft.data.store import Store
 from segcft.errors import RunError

@@ -12,7 +12,8 @@ import torch
 import yaml
 
 import segcft
-from segcft.config.study import SimulatedData, Study
+from segcft.config.sources import SimulatedData
+from segcft.config.study import Study
 from segcft.errors import RunError
 from segcft.evaluate.cohort import Cohort
 from segcft.evaluate.names import METHODS, NO_CHANGE, TRUTH, method_name, plain

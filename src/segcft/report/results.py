@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from segcft.config.study import SimulatedData, Study
+from segcft.config.sources import SimulatedData
+from segcft.config.study import Study
 from segcft.errors import RunError
 from segcft.evaluate import names
 from segcft.evaluate.names import method_name, plain

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from segcft.config.study import Training
+from segcft.config.section import Training
 from segcft.data.batches import Batch, Batches
 from segcft.errors import RunError, SegcftError, StudyError
 from segcft.grid import channels_last

@@ -16,7 +16,7 @@ _SUFFIX = re.compile(r"\.(?:nii\.gz|[A-Za-z]{2,5})$")
 _ADDED = re.compile(r"[_\-. ]?(?:mask|masks|seg|segmentation|label|labels|image|img)$")
 
 
-def near_file(path: Path) -> str:
+def similar_file(path: Path) -> str:
     """The end of a message that ``path`` is missing: the file that is there and called almost so, or nothing.
 
     Args:

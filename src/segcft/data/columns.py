@@ -45,7 +45,7 @@ SHARING = 0.5
 _SEPARATOR = re.compile(r"(?<=.)[_\-./ ](?=.)")
 
 
-class Unnamed(NamedTuple):
+class Columns(NamedTuple):
     """What is found in a table."""
 
     patient: str | None
@@ -54,7 +54,7 @@ class Unnamed(NamedTuple):
     """A column of the parts of a split."""
 
 
-def find_columns(rows: Sequence[Row], named: Collection[str], id: str) -> Unnamed:
+def find_columns(rows: Sequence[Row], named: Collection[str], id: str) -> Columns:
     """The columns of ``rows`` that seem to say who is who, and who is in which part, beside those that are ``named``.
 
     Args:
@@ -71,7 +71,7 @@ def find_columns(rows: Sequence[Row], named: Collection[str], id: str) -> Unname
             patient = column
         if split is None and name in SPLIT and _are_parts(rows, column):
             split = column
-    return Unnamed(patient, split)
+    return Columns(patient, split)
 
 
 def _repeats(rows: Sequence[Row], column: str, id: str) -> bool:

@@ -1,0 +1,88 @@
+"""`segcft evaluate`: the table of a run or a published model, on its own people or on others."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from segcft.cli.options import Command, hardware, quiet_libraries, whole
+from segcft.errors import SegcftError
+
+
+def add_evaluate(command: Command) -> None:
+    """Add the command ``evaluate``."""
+    parser = command("evaluate", _evaluate, "judge the counterfactuals of a run or published model; print the table")
+    parser.add_argument("run", metavar="RUN", type=Path, help="folder of a run or of a published model")
+    parser.add_argument(
+        "--data",
+        metavar="DIR",
+        type=Path,
+        help="people that the run has never seen: a folder like the study's data, or a store (default: the run's "
+        "own test people; a published model has none)",
+    )
+    parser.add_argument(
+        "--seed", type=whole, help="for a simulated study: new people of this seed, whom the run has never seen"
+    )
+    parser.add_argument(
+        "--split",
+        choices=("test", "validation"),
+        default="test",
+        help="which of the run's own people: validation people where settings are chosen (default: test)",
+    )
+    parser.add_argument(
+        "--judge",
+        metavar="RUN",
+        type=Path,
+        help="another judge: that of a run or published model of the same structures on the same grid, or its file "
+        "(default: the run's own)",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        type=Path,
+        help="folder of table and figures (default: RUN/evaluation, of other people RUN/evaluation-new; of a published "
+        "model runs/evaluation-NAME; by another judge with -other-judge)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the rows of table.json instead of the table")
+    hardware(parser)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from segcft.pipeline.run import Run
+
+    run = Run(options.run)
+    others = options.data is not None or options.seed is not None
+    if others and options.split != "test":
+        raise SegcftError("--split validation: is about the run's own people; leave out --data and --seed")
+    if run.published and not others:
+        raise SegcftError(
+            f"{options.run}: a published model has no people of its own to be judged on; give others, with --data DIR, "
+            "or, of a simulated study, --seed N"
+        )
+    quiet_libraries()
+    from segcft.pipeline.importing import new_people
+    from segcft.pipeline.judging import evaluate_people
+    from segcft.training.loop import make_fabric
+    from segcft.utils.lock import Lock
+    from segcft.utils.progress import ConsoleProgress
+
+    device, progress = make_fabric(options.device).device, ConsoleProgress()
+    if run.published:
+        run.require_card()
+        folder = Path("runs") / f"evaluation-{run.folder.resolve().name}"
+    else:
+        own = run.store()  # told before people are simulated, if there is none
+        folder = run.folder / "evaluation-new" if others else run.evaluation_of(options.split)
+    if options.judge is not None:  # the run's own table is its own judge's
+        folder = folder.with_name(f"{folder.name}-other-judge")
+    folder = options.out or folder
+    with Lock(folder):
+        store = new_people(run.study, options.data, options.seed, folder / "store", progress) if others else own
+        rows = evaluate_people(run, store, folder, device, progress, options.split, options.judge)
+    if options.json:
+        print(json.dumps(rows, indent=1))
+    else:
+        print((folder / "table.md").read_text(encoding="utf-8"))
+    print(f"table and figures: {folder}", file=sys.stderr)

@@ -1,0 +1,82 @@
+"""Where a study's samples come from, and into which parts people are split."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from segcft.config.section import Fraction, Section
+
+Percent = Annotated[float, Field(ge=0, le=100)]
+
+
+class FolderData(Section):
+    """Images and masks in folders, attributes in a CSV table; all paths are relative to ``--data DIR``.
+
+    ``columns`` maps a variable to its column where the names differ. ``patient`` names the column that groups
+    images of one person (default: every image is a person). ``split`` names a column with
+    train/validation/test where the split is given.
+
+    Grey values are scaled by the whole range of the file's type, or from ``grey_range`` (e.g. [0, 4095] for 12
+    bits in a 16-bit file), or between two percentiles of each image (``window``, e.g. [0.5, 99.5]). A sample
+    with an empty mask is left out, unless ``may_be_absent`` lists the structure or its area is ``zero_inflated``.
+
+    ``nifti_axes`` says how arrays in NIfTI files lie where their headers do not say it, or are wrong: ``header``, as
+    they say or by NIfTI's default; ``xy``, the first axis goes to the right of the picture and the second down;
+    ``yx``, the first goes down and the second to the right. ``thin_structures``: structures may be a pixel wide, so
+    label maps are not searched for values that interpolation made. ``ignore_spacing``: images whose headers contradict
+    ``image.field_of_view`` are taken none the less.
+    """
+
+    LATER = frozenset({"nifti_axes", "thin_structures", "ignore_spacing"})
+
+    source: Literal["folder"]
+    images: str = "images"
+    masks: str = "masks"
+    table: str = "metadata.csv"
+    id: str = "id"
+    patient: str | None = None
+    split: str | None = None
+    columns: dict[str, str] = Field(default_factory=dict)
+    grey_range: tuple[float, float] | None = None
+    window: tuple[Percent, Percent] | None = None
+    may_be_absent: tuple[str, ...] = ()
+    nifti_axes: Literal["header", "xy", "yx"] | None = None
+    thin_structures: bool = False
+    ignore_spacing: bool = False
+
+    @model_validator(mode="after")
+    def _one_grey_scale(self) -> FolderData:
+        if self.grey_range is not None and self.window is not None:
+            raise ValueError("give one of 'grey_range' and 'window', not both")
+        for key, limits in (("grey_range", self.grey_range), ("window", self.window)):
+            if limits is not None and not limits[0] < limits[1]:
+                raise ValueError(f"'{key}' goes from a smaller to a larger number, not {list(limits)}")
+        return self
+
+
+class SimulatedData(Section):
+    """People drawn from a simulator that ships with the package."""
+
+    source: Literal["chest-simulator", "coronary-simulator"]
+    people: PositiveInt
+    seed: NonNegativeInt = 0
+
+
+class Splits(Section):
+    """Shares of the people in each part; who is where depends on ``seed`` and the patient's id alone."""
+
+    train: Fraction = 0.72
+    validation: Fraction = 0.08
+    test: Fraction = 0.2
+    seed: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> Splits:
+        total = self.train + self.validation + self.test
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"train, validation and test must add up to 1, not {total:g}")
+        if min(self.train, self.test) == 0:
+            raise ValueError("train and test must not be empty")
+        return self

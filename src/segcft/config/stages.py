@@ -1,0 +1,87 @@
+"""The settings of the stages of a study, but for the image mechanism's."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from segcft.config.section import Fraction, Section, Training
+
+FEWEST_DRAWS = 40
+"""Bootstrap draws of which one lies beyond each end of a 95 % interval."""
+
+
+class SegmentorSpec(Training):
+    """A U-Net (Ronneberger 2015, as in MONAI): one width a level, each level half the size of the last."""
+
+    widths: tuple[PositiveInt, ...] = (16, 32, 64, 128)
+    residual_units: NonNegativeInt = 1
+
+
+class RegressorSpec(Training):
+    """A ResNet (He 2016, as in MONAI) from the image to all structure areas."""
+
+    widths: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (16, 32, 64, 128)
+    blocks: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (1, 1, 1, 1)
+
+
+class SCMSpec(Training):
+    """Conditional neural spline flows (Durkan 2019) and categorical mechanisms of the attributes."""
+
+    hidden: tuple[PositiveInt, ...] = (32, 32)
+    bins: PositiveInt = 8
+    transforms: PositiveInt = 1
+
+
+class FinetuneSpec(Training):
+    """Counterfactual fine-tuning with each of the ``guides``, under a constraint on the ELBO.
+
+    ``intervene`` lists the variables of which one, per sample, is set to a value from the training marginal
+    (default: all); each of the others is set as well with probability ``also``. ``abduction`` takes a sample of the
+    posterior or its mean, for the counterfactual and for the ELBO alike. The negative ELBO (nats per
+    pixel) may pass that of the pre-trained model, measured on ``bound_batches`` training batches, by ``slack``;
+    ``multiplier`` starts at this value, rises with ``multiplier_learning_rate`` while it is passed and falls while it
+    is not; ``damping`` acts at once. ``area_scale`` makes structures weigh alike: areas are divided by their standard
+    deviation or their mean; ``guide_loss`` is of the difference that remains, ``absolute`` being rounded at the bottom
+    (below ``rounding``). ``least_change`` weighs the share of pixels that change, where a change d (image in
+    [-1, 1]) counts as ``|d| / (|d| + change_scale)``.
+    """
+
+    guides: tuple[Literal["regressor", "segmentor"], ...] = ("regressor", "segmentor")
+    intervene: tuple[str, ...] = ()
+    also: Fraction = 0.0
+    abduction: Literal["sample", "mean"] = "sample"
+    slack: NonNegativeFloat = 0.0
+    bound_batches: PositiveInt = 16
+    multiplier: NonNegativeFloat = 1.0
+    multiplier_learning_rate: PositiveFloat = 1e-2
+    damping: NonNegativeFloat = 10.0
+    area_scale: Literal["std", "mean"] = "std"
+    guide_loss: Literal["squared", "absolute"] = "squared"
+    rounding: PositiveFloat = 0.1
+    least_change: NonNegativeFloat = 0.0
+    change_scale: PositiveFloat = 0.03
+
+
+class EvaluationSpec(Section):
+    """How counterfactuals are judged: people at most, bootstrap draws, and the pictures' extent.
+
+    ``metric`` of effectiveness: ``mape`` in %, or ``mae`` in the study's area unit (where areas may be zero).
+    ``interventions`` lists the variables to intervene on, one at a time (default: the structures' areas).
+    ``dilation`` of the structures for locality and ``figure_changes`` (relative) are shares of 1. ``progression``
+    lists variables that rise together in a figure of their own, through ``progression_quantiles`` of the training
+    people's.
+    """
+
+    metric: Literal["mape", "mae"] = "mape"
+    interventions: tuple[str, ...] = ()
+    people: PositiveInt | None = None
+    batch_size: PositiveInt = 64
+    bootstrap: Annotated[int, Field(ge=FEWEST_DRAWS)] = 1000
+    dilation: Fraction = 0.04
+    figure_people: PositiveInt = 3
+    figure_changes: tuple[float, ...] = (-0.3, -0.15, 0.15, 0.3)
+    progression: tuple[str, ...] = ()
+    progression_quantiles: tuple[Fraction, ...] = (0.05, 0.5, 0.75, 0.9, 0.98)
+    seed: NonNegativeInt = 0
