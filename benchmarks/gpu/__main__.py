@@ -4,37 +4,25 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import signal
 import subprocess
 import sys
-import tempfile
 import time
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import yaml
 
 import segcft
-from benchmarks.gpu.parts import ROOT, Row
+from benchmarks.gpu.part import ROOT, Part, Row
 from benchmarks.gpu.table import markdown
 from benchmarks.measure import describe_device
 from segcft.utils.atomic import write_text
 
+PARTS = "benchmarks.gpu.parts"
 LEAST = 5.0
-"""Seconds under which no part is begun: a process takes as long to import PyTorch."""
-
-
-class Part(NamedTuple):
-    """A function of :mod:`benchmarks.gpu.parts` with its arguments, which has ``limit`` seconds."""
-
-    name: str
-    kind: str
-    limit: float
-    arguments: dict[str, Any]
+"""Seconds under which no part is begun: its process takes as long to import PyTorch."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -75,7 +63,7 @@ def plan(device: str, tiny: bool, causal_gen: str = "") -> list[Part]:
             arguments = {"tasks": tasks, "precisions": precisions, "batches": [n * base for n in multiples], **more}
             label = f"{name}, {contender}{', compiled' if arguments.get('compile') else ''}"
             arguments |= shared | {"configuration": name, "contender": contender}
-            found.append(Part(label, "steps", limit, arguments))
+            found.append(Part(label, f"{PARTS}:steps", limit, arguments))
         return found
 
     sizes = dict.fromkeys(precisions, 256 if tiny else 8192)
@@ -84,13 +72,11 @@ def plan(device: str, tiny: bool, causal_gen: str = "") -> list[Part]:
     compiled: Any = {"tasks": tasks[:2], "precisions": precisions[:1], "compile": "aot_eager" if tiny else "inductor"}
     theirs = {"folder": causal_gen}
     return [
-        Part("product", "product", 40, shared | {"sizes": sizes}),
-        Part("tests", "tests", 90, {}),
+        Part("product", f"{PARTS}:product", 40, shared | {"sizes": sizes}),
+        Part("tests", f"{PARTS}:tests", 90, {}),
         *steps("two-stream", 75, [1, 4] if tiny else [1, 4, 16]),
         *(steps("causal-gen", 45, [1, 4], **theirs) if causal_gen else []),
-        Part(
-            "training", "training", 45, {"device": device, "study": study, "samples": samples, "seconds": 16 * seconds}
-        ),
+        Part("training", f"{PARTS}:training", 60, {"study": study, "samples": samples} | shared),
         *steps("two-stream", 90, [1], **compiled),
         *steps("causal-gen's network", 45, [1, 4]),
     ]
@@ -103,36 +89,13 @@ def run(parts: list[Part], seconds: float, record: Row, out: Path) -> list[Row]:
     for part in parts:
         left = deadline - time.monotonic()
         if left < LEAST:
-            results.append(_result(part, 0.0, "no time left", "", []))
+            results.append(part.result("not begun", "no time was left"))
         else:
             print(f"{part.name} ...", file=sys.stderr, flush=True)
-            results.append(run_part(part, min(part.limit, left)))
+            results.append(part.run(left))
         write_text(out, json.dumps(record, indent=1) + "\n")
         write_text(out.with_suffix(".md"), markdown(record))
     return results
-
-
-def run_part(part: Part, limit: float) -> Row:
-    """Do one part in a process of its own, ended after ``limit`` seconds; the rows that it has by then are kept."""
-    with tempfile.TemporaryDirectory() as name:
-        rows, log = Path(name) / "rows", Path(name) / "log"
-        rows.touch()
-        command = [sys.executable, "-m", "benchmarks.gpu.parts", part.kind, json.dumps(part.arguments), str(rows)]
-        began = time.monotonic()
-        with log.open("wb") as output:
-            # A group of its own: the compiler has processes too.
-            process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, start_new_session=True)
-            try:
-                outcome = "failed" if process.wait(limit) else "done"
-            except subprocess.TimeoutExpired:
-                outcome = "stopped"
-            finally:
-                _kill_group(process)
-        spent = time.monotonic() - began
-        last = (log.read_text(errors="replace").strip().splitlines() or [f"exit status {process.returncode}"])[-1]
-        reason = {"done": "", "stopped": f"not done after {limit:.0f} s", "failed": last[-300:]}[outcome]
-        lines = rows.read_text().splitlines(keepends=True)
-        return _result(part, spent, outcome, reason, [json.loads(line) for line in lines if line.endswith("\n")])
 
 
 def describe(device: str, tiny: bool) -> Row:
@@ -155,20 +118,8 @@ def _said(*command: str) -> str:
         return ""
 
 
-def _result(part: Part, seconds: float, outcome: str, reason: str, rows: list[Row]) -> Row:
-    found = {"part": part.name, "kind": part.kind, "outcome": outcome, "reason": reason}
-    return found | {"seconds": round(seconds, 1), "limit": part.limit, "rows": rows}
-
-
 def _failures(result: Row) -> list[Row]:
     return [row for row in result["rows"] if row.get("outcome") == "failed"]
-
-
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    """End a process and all that it began."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -186,8 +137,8 @@ def _parser() -> argparse.ArgumentParser:
         "--out",
         type=Path,
         metavar="FILE",
-        help="JSON, and the table beside it (default: benchmarks/gpu.json of a whole "
-        "run on a GPU, else build/gpu/gpu.json)",
+        help="JSON, with the table beside it (default: benchmarks/gpu.json after a whole run on a GPU, else "
+        "build/gpu/gpu.json)",
     )
     return parser
 

@@ -1,34 +1,35 @@
-"""What ``make gpu`` measures, one process a part: ``python -m benchmarks.gpu.parts KIND ARGUMENTS ROWS``.
-
-ARGUMENTS are JSON. Every row goes to the file ROWS, a line of JSON each, as soon as it is measured: whoever ends the
-process loses none of those before.
-"""
+"""What ``make gpu`` measures: every function keeps a row of what it measures, see :mod:`benchmarks.gpu.part`."""
 
 from __future__ import annotations
 
 import gc
-import json
-import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
 import torch
+import yaml
 
-MiB, TERA, GIGA = 1 << 20, 1e12, 1e9
-ROOT = Path(__file__).parents[2]
+from benchmarks.baseline import Baseline
+from benchmarks.gpu.part import ROOT, Keep, Row
+from benchmarks.hours import Product, count_flop
+from benchmarks.measure import MiB, time_call
+from benchmarks.ours import Ours
+from benchmarks.work import Work, fresh
+from segcft.config.study import Study, load_study
+from segcft.data.batches import Batches
+from segcft.data.store import Store, StoreWriter
+from segcft.image_models.objective import LikelihoodObjective
+from segcft.training.loop import make_fabric, train
 
-Row = dict[str, Any]
-Keep = Callable[[Row], None]
+TERA, GIGA = 1e12, 1e9
 
 
 def product(keep: Keep, device: str, sizes: dict[str, int], seconds: float) -> None:
     """The rate of a square matrix product in every precision: ``sizes`` has its number of rows."""
-    from benchmarks.hours import Product
-    from benchmarks.measure import time_call
-
     for precision, size in sizes.items():
         product = Product(size, device, precision)  # type: ignore[arg-type]
         time_call(product, seconds / 4)  # warm up
@@ -38,7 +39,6 @@ def product(keep: Keep, device: str, sizes: dict[str, int], seconds: float) -> N
 
 def tests(keep: Keep) -> None:
     """The tests marked ``cuda``, from the files that have some: others may need packages that are not there."""
-    import pytest
 
     class Outcomes:
         def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -47,7 +47,7 @@ def tests(keep: Keep) -> None:
                 keep({"test": report.nodeid, "outcome": report.outcome, "why": why, "seconds": report.duration})
 
     files = [str(path) for path in sorted((ROOT / "tests").glob("test_*.py")) if "mark.cuda" in path.read_text()]
-    outcome = pytest.main(["-m", "cuda", "-p", "no:cacheprovider", *files], plugins=[Outcomes()])
+    outcome = pytest.main(["-m", "cuda", "-o", "addopts=", "-p", "no:cacheprovider", *files], plugins=[Outcomes()])
     if outcome not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         raise RuntimeError(f"pytest ended with {outcome!r}")
 
@@ -70,12 +70,6 @@ def steps(
         contender: ``two-stream``, ``causal-gen's network`` (ours), or ``causal-gen``: that of the checkout ``folder``.
         compile: the backend that compiles the network; "" compiles nothing.
     """
-    import yaml
-
-    from benchmarks.baseline import Baseline
-    from benchmarks.ours import Ours
-    from benchmarks.work import Work
-
     published = yaml.safe_load((ROOT / "benchmarks" / "published.yaml").read_text())[configuration]
 
     def make(task: str, batch: int, precision: str) -> Work:
@@ -102,10 +96,7 @@ def steps(
                 _forget(device)
 
 
-def _step(work: Any, batch: int, seconds: float, count: bool) -> Row:
-    from benchmarks.hours import count_flop
-    from benchmarks.measure import time_call
-
+def _step(work: Work, batch: int, seconds: float, count: bool) -> Row:
     found: Row = {"parameters": work.facts["parameters"]}
     if count:
         found["GFLOP an image"] = count_flop(work) / batch / GIGA
@@ -130,13 +121,9 @@ def _forget(device: str) -> None:
 def training(keep: Keep, study: str, samples: int, device: str, seconds: float) -> None:
     """Training of the image mechanism as ``segcft run`` does it, on random images: how long it waits for them.
 
-    Where there is a GPU, once with the samples kept on it, and once sent to it from the host, as larger sets are.
+    Where there is a GPU, once with the samples kept on it, and once sent to it from the host, as larger sets are. A
+    training takes ten times ``seconds`` at least; shorter ones before it warm up.
     """
-    from benchmarks.work import fresh
-    from segcft.config.study import load_study
-    from segcft.data.batches import Batches
-    from segcft.image_models.objective import LikelihoodObjective
-    from segcft.training.loop import make_fabric, train
 
     class Sent(Batches):
         def keep_on(self, device: torch.device, room: int) -> bool:
@@ -144,41 +131,30 @@ def training(keep: Keep, study: str, samples: int, device: str, seconds: float) 
 
     plan = load_study(ROOT / study)
     fabric = make_fabric(device)
-    kinds: dict[str, type[Batches]] = {"on the GPU": Batches} if device == "cuda" else {}
+    kinds: dict[str, type[Batches]] = {"the GPU": Batches, "the host": Sent} if device == "cuda" else {"the host": Sent}
     with tempfile.TemporaryDirectory() as name:
         store = random_store(Path(name) / "store", plan, samples)
-        for where, kind in (kinds | {"on the host": Sent}).items():
-            steps, spent = 1, 0.0
-            while spent < seconds:  # the first times warm up
-                steps *= 4
-                spec = plan.hvae.model_copy(update={"steps": steps})
-                batches = kind(store, store.indices("train", complete=True), spec.batch_size, spec.seed)
-                network = fresh(plan, "hvae")
-                network.parents.set_statistics(torch.from_numpy(store.values()[batches.indices]))
-                objective = LikelihoodObjective(network, spec, plan)
-                key = f"{where}, {steps}"
-                began = time.perf_counter()
-                figures = train(objective, batches, spec, fabric, folder=Path(name), name=key, key=key)
-                spent = time.perf_counter() - began
-            keep(
-                {
-                    "study": plan.name,
-                    "samples": where,
-                    "precision": spec.precision,
-                    "batch": spec.batch_size,
-                    "steps": steps,
-                    "images/s": steps * spec.batch_size / spent,
-                    "data_wait": figures["data_wait"],
-                }
-            )
+        for precision in ("32", "bf16"):
+            for where, kind in kinds.items():
+                steps, spent = 1, 0.0
+                while spent < 10 * seconds:
+                    steps *= 4
+                    spec = plan.hvae.model_copy(update={"steps": steps, "precision": precision})
+                    batches = kind(store, store.indices("train", complete=True), spec.batch_size, spec.seed)
+                    network = fresh(plan, "hvae")
+                    network.parents.set_statistics(torch.from_numpy(store.values()[batches.indices]))
+                    objective = LikelihoodObjective(network, spec, plan)
+                    key = f"{precision}, {where}, {steps}"
+                    began = time.perf_counter()
+                    figures = train(objective, batches, spec, fabric, folder=Path(name), name=key, key=key)
+                    spent = time.perf_counter() - began
+                found: Row = {"study": plan.name, "samples on": where, "batch": spec.batch_size, "steps": steps}
+                found |= {"precision": precision if precision == "bf16" else "default"}
+                keep(found | {"images/s": steps * spec.batch_size / spent, "data wait": figures["data_wait"]})
 
 
-def random_store(folder: Path, study: Any, samples: int) -> Any:
+def random_store(folder: Path, study: Study, samples: int) -> Store:
     """A store of noise of the study's size."""
-    import numpy as np
-
-    from segcft.data.store import Store, StoreWriter
-
     random = np.random.default_rng(0)
     size = study.image.size
     with StoreWriter(folder, study) as writer:
@@ -198,11 +174,3 @@ def reason(error: BaseException) -> str:
     if isinstance(error, torch.OutOfMemoryError):
         return "out of memory"
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"[:300]
-
-
-KINDS: dict[str, Callable[..., None]] = {"product": product, "tests": tests, "steps": steps, "training": training}
-
-if __name__ == "__main__":
-    kind, arguments, rows = sys.argv[1:]
-    with open(rows, "a", buffering=1, encoding="utf-8") as file:
-        KINDS[kind](lambda row: print(json.dumps(row), file=file), **json.loads(arguments))

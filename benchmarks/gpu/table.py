@@ -8,12 +8,13 @@ from benchmarks.measure import cell
 
 Row = dict[str, Any]
 
-PRECISIONS = {"32": "float32", "tf32": "TF32", "bf16": "bf16"}
+PRECISIONS = {"32": "float32", "tf32": "TF32", "bf16": "bf16", "default": "PyTorch's own"}
 NOTE = """\
 `ms`: a step, or a batch of counterfactuals, until the device has done it. `of the product`: operations of convolutions
 and matrix products a second, as a share of what a large matrix product reaches in that precision here. `x causal-gen`:
 how many times faster than causal-gen's own code at the same batch and precision. `MiB`: the most that PyTorch had
-allocated. `data wait`: the share of a training's time in which it waited for samples. An empty cell was not measured.
+allocated. `data wait`: the share of a training's time in which it waited for samples. PyTorch's own precision is
+float32, with convolutions in TF32 where a GPU has it. An empty cell was not measured.
 """
 
 
@@ -33,8 +34,7 @@ def markdown(record: Row) -> str:
         lines += ["", "## Steps", "", *_table([_step(row, steps, rates) for row in steps])]
     trainings = _rows(record, "training")
     if trainings:
-        shown = [{**row, **_precision(row), "data wait": row["data_wait"]} for row in trainings]
-        lines += ["", "## Training, with its data", "", *_table([_without(row, "data_wait") for row in shown])]
+        lines += ["", "## Training, with its data", "", *_table([{**row, **_precision(row)} for row in trainings])]
     tests = _rows(record, "tests")
     if tests:
         counts = {outcome: [row for row in tests if row["outcome"] == outcome] for outcome in _outcomes(tests)}
