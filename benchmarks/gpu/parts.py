@@ -143,7 +143,7 @@ def training(keep: Keep, study: str, samples: int, device: str, seconds: float) 
                     batches = kind(store, store.indices("train", complete=True), spec.batch_size, spec.seed)
                     network = fresh(plan, "hvae")
                     network.parents.set_statistics(torch.from_numpy(store.values()[batches.indices]))
-                    objective = LikelihoodObjective(network, spec, plan)
+                    objective = LikelihoodObjective(network, spec, plan.model_copy(update={"hvae": spec}))
                     key = f"{precision}, {where}, {steps}"
                     began = time.perf_counter()
                     figures = train(objective, batches, spec, fabric, folder=Path(name), name=key, key=key)
