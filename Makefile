@@ -3,9 +3,11 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+MODERN = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	{ echo "segcft needs Python 3.11 or newer; name one, e.g. make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help app demo test docs lint format audit licences clean .venv
+.PHONY: help app demo test docs lint format audit licences gpu clean .venv
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z.]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +42,13 @@ audit:  ## look the pinned dependencies up in PyPI's and OSV's advisories (needs
 licences: .venv  ## check the licences of what is installed and write docs/licences.md
 	$(BIN)/python -m tools.licences --write
 
+# Another Python, causal-gen beside, other options: make gpu PYTHON=.venv/bin/python CAUSAL_GEN=DIR GPU="--minutes 20"
+gpu:  ## test and measure on a GPU, in 8 minutes, with a Python that has PyTorch: benchmarks/gpu.json and gpu.md
+	@$(MODERN)
+	@$(PYTHON) benchmarks/gpu/environment.py build/gpu/env
+	@PYTHONPATH=src$${PYTHONPATH:+:$$PYTHONPATH} build/gpu/env/bin/python -m benchmarks.gpu \
+		$(if $(CAUSAL_GEN),--causal-gen "$(CAUSAL_GEN)") $(GPU)
+
 clean:  ## remove caches and build products (keeps .venv and runs)
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -49,8 +58,7 @@ clean:  ## remove caches and build products (keeps .venv and runs)
 
 # pip says nothing but errors (-qq). The stamp is newer than what it depends on once everything is installed.
 .venv/installed: pyproject.toml constraints.txt
-	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "segcft needs Python 3.11 or newer; name one, e.g. make test PYTHON=python3.12" >&2; exit 1; }
+	@test -x $(BIN)/python || $(MODERN)
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 	@echo "Installing segcft and its dependencies into .venv (minutes the first time) ..."
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[test]"

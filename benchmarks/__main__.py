@@ -70,9 +70,9 @@ def _contenders(configuration: dict[str, Any], task: str, batch: int, options: a
         Contender("causal-gen's network", "benchmarks.ours:published", shared),
         Contender("two-stream", "benchmarks.ours:two_stream", shared),
     ]
-    for way in ("recompute", "compile"):
+    for way, value in (("recompute", True), ("compile", "inductor")):
         if getattr(options, way) and task != "counterfactual":
-            contenders.append(Contender(f"two-stream, {way}", "benchmarks.ours:two_stream", shared | {way: True}))
+            contenders.append(Contender(f"two-stream, {way}", "benchmarks.ours:two_stream", shared | {way: value}))
     if options.bf16:
         contenders += [
             Contender(f"{name}, bf16", make, arguments | {"precision": "bf16"}) for name, make, arguments in contenders

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.work import Work
+from segcft.data.grey import to_unit
 
 
 def network(folder: str, configuration: dict[str, Any]) -> nn.Module:
@@ -50,28 +51,32 @@ class Baseline(Work):
     def __init__(self, folder: str, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.network = network(folder, self.configuration).to(self.device)
+        if self.task.startswith("cft-"):
+            self.reader = self.guide()
         self.prepare()
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.network.parameters(), lr=1e-3, weight_decay=0.1, betas=(0.9, 0.9))
 
     def planes(self, values: Tensor) -> Tensor:
         """Its parents: one constant plane each."""
-        return values[..., None, None].repeat(1, 1, *self.image.shape[-2:])
+        return values[..., None, None].repeat(1, 1, *self.batch["image"].shape[-2:])
 
-    def bound(self) -> Tensor:
-        loss: Tensor = self.network(self.image, self.planes(self.values))["elbo"]
+    def loss(self) -> Tensor:
+        loss: Tensor = self.network(to_unit(self.batch["image"]), self.planes(self.batch["values"]))["elbo"]
+        if self.task.startswith("cft-"):
+            loss = loss + self.reader.estimate(self.counterfactual()).square().mean()
         return loss
 
     def counterfactual(self) -> Tensor:
         """Abduction, then its decoder under the counterfactual and the factual parents, as its model does."""
-        before, after = self.planes(self.values), self.planes(self.after)
-        latents = self.network.abduct(self.image, parents=before)
+        image, before, after = to_unit(self.batch["image"]), self.planes(self.batch["values"]), self.planes(self.after)
+        latents = self.network.abduct(image, parents=before)
         loc, scale = self.network.forward_latents(latents, parents=after)
         factual_loc, factual_scale = self.network.forward_latents(latents, parents=before)
-        noise = (self.image - factual_loc) / factual_scale.clamp(min=1e-12)
+        noise = (image - factual_loc) / factual_scale.clamp(min=1e-12)
         changed: Tensor = torch.clamp(loc + scale * noise, min=-1, max=1)
         return changed
-
-    def bound_and_counterfactual(self) -> tuple[Tensor, Tensor]:
-        return self.bound(), self.counterfactual()
 
 
 def make(**arguments: Any) -> Callable[[], None]:

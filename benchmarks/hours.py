@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import segcft
 from benchmarks.measure import Contender, Timing, cell, compare, describe_device
 from benchmarks.ours import Ours
+from benchmarks.work import Precision, use_precision
 
 GIGA, TERA, HOUR = 1e9, 1e12, 3600
 STAGES = {"train": "training", "cft-segmentor": "fine-tuning"}
@@ -84,9 +85,8 @@ def counted_step(**arguments: Any) -> Ours:
 class Product:
     """A square matrix product as a contender, in the precision of the steps' convolutions."""
 
-    def __init__(self, size: int, device: str, precision: str) -> None:
-        if device == "cuda" and torch.backends.cudnn.allow_tf32:  # so do float32 convolutions unless told otherwise
-            torch.set_float32_matmul_precision("high")
+    def __init__(self, size: int, device: str, precision: Precision) -> None:
+        use_precision(precision, torch.device(device))
         self.matrix = torch.randn(size, size, device=device, dtype=torch.bfloat16 if precision == "bf16" else None)
         self.facts = {"flop": count_flop(self)}
 
@@ -152,7 +152,7 @@ def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
 
 
 def _contenders(configuration: dict[str, Any], options: argparse.Namespace) -> list[Contender]:
-    where = {"device": options.device, "precision": "bf16" if options.bf16 else "32"}
+    where = {"device": options.device, "precision": "bf16" if options.bf16 else "tf32"}
     shared = where | {"architecture": options.network, "configuration": configuration, "batch": options.batch}
     product = Contender("matrix product", "benchmarks.hours:Product", where | {"size": PRODUCT_SIZE[options.device]})
     step = "benchmarks.hours:counted_step"

@@ -73,6 +73,15 @@ def compare(contenders: Sequence[Contender], rounds: int, threads: int, at_least
     return timings
 
 
+def time_call(call: Callable[[], Any], at_least: float) -> float:
+    """Seconds a call, the mean over so many calls that ``at_least`` seconds pass, and one at least."""
+    start, calls = time.perf_counter(), 0
+    while calls == 0 or time.perf_counter() - start < at_least:
+        call()
+        calls += 1
+    return (time.perf_counter() - start) / calls
+
+
 def cell(value: Any) -> str:
     """A value in a table."""
     if isinstance(value, float):
@@ -136,12 +145,7 @@ def _serve(parent: Connection, contender: Contender, threads: int, path: list[st
                 peak = torch.cuda.max_memory_allocated() if on_gpu else _resident() - before
                 parent.send({"peak": peak / MiB})
                 continue
-            start, calls = time.perf_counter(), 0
-            while calls == 0 or time.perf_counter() - start < seconds:
-                call()
-                calls += 1
-            spent = (time.perf_counter() - start) / calls
-            parent.send({"seconds": spent, "facts": getattr(call, "facts", {})})
+            parent.send({"seconds": time_call(call, seconds), "facts": getattr(call, "facts", {})})
     except EOFError:
         pass
     except Exception:

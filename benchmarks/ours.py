@@ -8,56 +8,64 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.work import Work
-from segcft.config.causal_gen import CausalGenSpec
-from segcft.config.mechanisms import HVAESpec
-from segcft.config.study import Image, Variable
+from benchmarks.work import Work, fresh, study_of
+from segcft.config.study import Training
+from segcft.counterfactual.finetune import CounterfactualObjective
+from segcft.counterfactual.model import CounterfactualModel
+from segcft.data.grey import to_unit
 from segcft.grid import channels_last
-from segcft.image_models.causal_gen import CausalGenHVAE
-from segcft.image_models.hvae import HVAE
-from segcft.image_models.vae import HierarchicalVAE
-
-COPIED = ("enc_arch", "dec_arch", "widths", "block")
+from segcft.image_models.mechanism import ImageMechanism
+from segcft.image_models.objective import LikelihoodObjective
+from segcft.training.loop import Objective, freeze
 
 
-def build(configuration: dict[str, Any], architecture: str, recompute: bool = False) -> HierarchicalVAE:
+def build(configuration: dict[str, Any], architecture: str, recompute: bool = False) -> ImageMechanism:
     """The image mechanism of a configuration in ``published.yaml``."""
-    size = configuration["size"]
-    image = Image(size=(size, size))
-    variables = {f"parent{i}": Variable(kind="continuous") for i in range(configuration["parents"])}
-    common: dict[str, Any] = {"steps": 1, "recompute": recompute}
-    if architecture == "causal-gen":
-        copied = {key: configuration[key] for key in COPIED}
-        return CausalGenHVAE(CausalGenSpec(architecture="causal-gen", **common, **copied), image, variables)
-    return HVAE(HVAESpec(**common, **configuration["two_stream"]), image, variables)
+    network: ImageMechanism = fresh(study_of(configuration, architecture, recompute), "hvae")
+    return network
 
 
 class Ours(Work):
-    """One of the tasks in :class:`Work`, as segcft does it."""
+    """One of the tasks in :class:`Work`, as segcft does it: its objectives, its answers.
 
-    network: HierarchicalVAE
+    Args:
+        architecture: ``two-stream`` or ``causal-gen``.
+        recompute: see :class:`segcft.config.mechanisms.MechanismSpec`.
+        compile: the backend with which PyTorch compiles the network; "" compiles nothing.
+    """
 
-    def __init__(self, architecture: str, recompute: bool = False, compile: bool = False, **arguments: Any) -> None:
+    network: ImageMechanism
+
+    def __init__(self, architecture: str, recompute: bool = False, compile: str = "", **arguments: Any) -> None:
         super().__init__(**arguments)
-        self.network = channels_last(build(self.configuration, architecture, recompute).to(self.device))
+        study = study_of(self.configuration, architecture, recompute)
+        self.network, scm = fresh(study, "hvae"), freeze(fresh(study, "scm"))
+        self.model = CounterfactualModel(scm, self.network)
+        self.objective: Objective = LikelihoodObjective(self.network, study.hvae, study)
+        self.spec: Training = study.hvae
+        if self.task.startswith("cft-"):
+            self.spec = study.finetune
+            self.objective = CounterfactualObjective(
+                self.network, scm, self.guide(), study.finetune, study, self.marginal, bound=0.0
+            )
+        for module in (self.model, self.objective):
+            channels_last(module.to(self.device))
         if compile:
-            self.network.compile_passes()
+            self.network.compile_passes(compile)
         self.prepare()
+        # One variable is set, those below it follow.
+        self.do = torch.full_like(self.after, torch.nan)
+        self.do[:, 0] = self.after[:, 0]
 
     def make_optimizer(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.parameters, lr=1e-3, weight_decay=0.1, betas=(0.9, 0.9), fused=True)
+        groups = self.objective.parameter_groups(self.spec)
+        return torch.optim.AdamW(groups, weight_decay=self.spec.weight_decay, betas=self.spec.betas, fused=True)
 
-    def bound(self) -> Tensor:
-        return self.network(self.image, self.values, beta=1.0).objective.mean()
+    def loss(self) -> Tensor:
+        return self.objective(self.batch, 0)[0]
 
     def counterfactual(self) -> Tensor:
-        latents = self.network.encode(self.image, self.values)
-        factual, changed = self.network.factual_and_changed(latents, self.values, self.after)
-        return changed.with_residual(factual.residual(self.image))
-
-    def bound_and_counterfactual(self) -> tuple[Tensor, Tensor]:
-        changed, bound = self.network.counterfactual_and_constraint(self.image, self.values, self.after)
-        return bound.mean(), changed
+        return self.model.counterfactual(to_unit(self.batch["image"]), self.batch["values"], self.do).image
 
 
 def published(**arguments: Any) -> Callable[[], None]:

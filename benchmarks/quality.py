@@ -26,8 +26,7 @@ import yaml
 from benchmarks.baseline import Baseline
 from benchmarks.ours import Ours
 from benchmarks.work import Work
-from segcft.data.batches import Batches, sequential
-from segcft.data.grey import to_unit
+from segcft.data.batches import Batch, Batches, sequential
 from segcft.data.store import Store
 
 CONTENDERS = ("causal-gen", "causal-gen's network", "two-stream")
@@ -111,8 +110,7 @@ def _train(work: Work, store: Store, options: dict[str, Any]) -> Any:
     while asked <= options["seconds"] * 1.001:
         start = time.perf_counter()
         batch = batches.batch(step)
-        work.image = to_unit(batch["image"]).to(work.device)
-        work.values = ((batch["values"] - mean) / std).to(work.device)
+        work.batch = _standardised(batch, mean, std, work.device)
         work()
         step += 1
         spent += time.perf_counter() - start
@@ -128,11 +126,14 @@ def _bits(work: Work, store: Store, mean: torch.Tensor, std: torch.Tensor, peopl
     torch.manual_seed(1)
     total, rows = 0.0, store.indices("validation", complete=True)[:people]
     for batch in sequential(store, rows, 32):
-        work.image = to_unit(batch["image"]).to(work.device)
-        work.values = ((batch["values"] - mean) / std).to(work.device)
-        total += float(work.bound()) * len(work.image)
+        work.batch = _standardised(batch, mean, std, work.device)
+        total += float(work.loss()) * len(batch["image"])
     work.network.train()
     return total / len(rows) / math.log(2)
+
+
+def _standardised(batch: Batch, mean: torch.Tensor, std: torch.Tensor, device: torch.device) -> Batch:
+    return {field: value.to(device) for field, value in (batch | {"values": (batch["values"] - mean) / std}).items()}
 
 
 if __name__ == "__main__":
