@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.work import Work, fresh, study_of
-from segcft.config.study import Training
+from segcft.config.section import Training
 from segcft.counterfactual.finetune import CounterfactualObjective
 from segcft.counterfactual.model import CounterfactualModel
 from segcft.data.grey import to_unit
@@ -41,7 +41,7 @@ class Ours(Work):
         study = study_of(self.configuration, architecture, recompute)
         self.network, scm = fresh(study, "hvae"), freeze(fresh(study, "scm"))
         self.model = CounterfactualModel(scm, self.network)
-        self.objective: Objective = LikelihoodObjective(self.network, study.hvae, study)
+        self.objective: Objective = LikelihoodObjective(self.network, study)
         self.spec: Training = study.hvae
         if self.task.startswith("cft-"):
             self.spec = study.finetune

@@ -9,7 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from segcft.config.study import Study, parse_study
+from segcft.config.loader import parse_study
+from segcft.config.study import Study
 from segcft.pipeline.run import Run
 from segcft.training.loop import freeze
 

@@ -19,9 +19,11 @@ from benchmarks.hours import Product, count_flop
 from benchmarks.measure import MiB, time_call
 from benchmarks.ours import Ours
 from benchmarks.work import Work, fresh
-from segcft.config.study import Study, load_study
+from segcft.config.loader import load_study
+from segcft.config.study import Study
 from segcft.data.batches import Batches
-from segcft.data.store import Store, StoreWriter
+from segcft.data.store import Store
+from segcft.data.writer import StoreWriter
 from segcft.image_models.objective import LikelihoodObjective
 from segcft.training.loop import make_fabric, train
 
@@ -143,7 +145,7 @@ def training(keep: Keep, study: str, samples: int, device: str, seconds: float) 
                     batches = kind(store, store.indices("train", complete=True), spec.batch_size, spec.seed)
                     network = fresh(plan, "hvae")
                     network.parents.set_statistics(torch.from_numpy(store.values()[batches.indices]))
-                    objective = LikelihoodObjective(network, spec, plan.model_copy(update={"hvae": spec}))
+                    objective = LikelihoodObjective(network, plan.model_copy(update={"hvae": spec}))
                     key = f"{precision}, {where}, {steps}"
                     began = time.perf_counter()
                     figures = train(objective, batches, spec, fabric, folder=Path(name), name=key, key=key)
