@@ -11,8 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from segcft.data.grey import to_grey_levels
-from segcft.evaluate.axioms import GREY_LEVELS
+from segcft.data.grey import GREY_LEVELS, to_grey_levels
 from segcft.io.provenance import SYNTHETIC
 
 COLOURS = "RdBu_r"
