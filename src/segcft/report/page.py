@@ -25,7 +25,7 @@ from segcft.pipeline.run import Run
 from segcft.report import charts, facts
 from segcft.report.charts import Chart
 from segcft.report.failures import SHOWN, WORST, Case, Failures, find_failures, read_scores
-from segcft.report.graph import draw_graph
+from segcft.report.graph import graph_svg
 from segcft.report.pictures import data_uri, difference, difference_picture, outline, picture
 from segcft.report.results import Result
 from segcft.report.tables import tables
@@ -139,7 +139,7 @@ def render_report(run: Run, device: torch.device) -> str:
         headline=_headline(result, methods, method),
         unit=error_of(study).unit(study),
         measures=Measurements.of(study),
-        graph=draw_graph(study),
+        graph=graph_svg(study),
         marginals=[
             charts.marginal(name, variable, values[:, k]) for k, (name, variable) in enumerate(study.variables.items())
         ],
