@@ -20,14 +20,16 @@ from typing import Any
 import matplotlib
 import numpy as np
 from IPython.core.magic import register_cell_magic
-from IPython.display import Image, Markdown
+from IPython.display import HTML, Image, Markdown
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from segcft.config.study import Study
 from segcft.evaluate.names import plain
 from segcft.evaluate.page import frame, outline
 from segcft.evaluate.table import grid
 from segcft.io.rendering import structure_colours
+from segcft.report.graph import graph_svg
 
 matplotlib.use("agg")
 
@@ -98,6 +100,11 @@ def picture(figure: Figure) -> Image:
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=2 * DPI)
     return Image(file.getvalue(), width=round(figure.get_figwidth() * DPI))
+
+
+def graph(study: Study) -> HTML:
+    """The causal graph of a study, as a report has it; ``_static/segcft.css`` colours it."""
+    return HTML(graph_svg(study))
 
 
 def table(head: Sequence[str], body: Sequence[Sequence[object]], labels: int = 1) -> Markdown:

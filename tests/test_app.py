@@ -22,11 +22,12 @@ from skimage.measure import points_in_poly
 from starlette.testclient import TestClient
 
 from segcft.app.catalogue import Catalogue
-from segcft.app.payload import decode, encode, outlines
+from segcft.app.payload import decode, encode
 from segcft.cli import main
 from segcft.config.loader import load_study
 from segcft.config.study import Image as Grid
 from segcft.errors import SegcftError
+from segcft.io.outline import outlines
 from segcft.io.provenance import SYNTHETIC, dicom_bytes
 from tests.conftest import MODELS
 
@@ -192,8 +193,7 @@ def test_outlines_enclose_the_pixels_of_a_mask(mask: np.ndarray) -> None:
     rows, columns = mask.shape
     centres = np.stack(np.meshgrid(np.arange(columns) + 0.5, np.arange(rows) + 0.5), axis=-1).reshape(-1, 2)
     inside = np.zeros(rows * columns, bool)
-    for line in outlines(mask):
-        points = np.reshape(line, (-1, 2))
+    for points in outlines(mask):
         assert (points[0] == points[-1]).all()
         inside ^= points_in_poly(centres, points)
     assert (inside.reshape(mask.shape) == mask).all()

@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,6 +19,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from segcft.app.catalogue import GRAPH, IMAGE_NODE, NODE
+from segcft.causal.layout import IMAGE, Box, Layout, lay_out, with_image
 from segcft.cli import main
 from segcft.config.loader import parse_study
 from segcft.config.study import Study, Variable
@@ -377,24 +380,41 @@ def graph_study(parents: list[list[int]]) -> Study:
 )
 def test_a_graph_is_drawn_whole_and_without_overlap(parents: tuple[set[int], ...]) -> None:
     study = graph_study([sorted(causes) for causes in parents])
-    drawing = draw_graph(study)
-    wanted = {(c.replace("_", " "), n.replace("_", " ")) for n, v in study.variables.items() for c in v.parents}
-    wanted |= {(name.replace("_", " "), "image") for name in study.variables}
-    assert {(arrow.cause, arrow.effect) for arrow in drawing.arrows} == wanted
-    assert len(drawing.arrows) == len(wanted)
-    where = {box.name: box for box in drawing.boxes}
+    for layout in (draw_graph(study).layout, downwards(study)):
+        check_layout(study, layout)
+
+
+def downwards(study: Study) -> Layout:
+    """The graph as the page has it, turned: from left to right."""
+    parents = with_image({name: variable.parents for name, variable in study.variables.items()})
+    laid = lay_out(parents, dict.fromkeys(parents, NODE) | {IMAGE: IMAGE_NODE}, GRAPH)
+    boxes = tuple(Box(box.name, box.y, box.x, box.height, box.width) for box in laid.boxes)
+    turned = [re.sub(r"([\d.]+),([\d.]+)", r"\2,\1", arrow.path).replace("V", "H") for arrow in laid.arrows]
+    arrows = tuple(replace(arrow, path=path) for arrow, path in zip(laid.arrows, turned, strict=True))
+    return Layout(laid.height, laid.width, boxes, arrows)
+
+
+def check_layout(study: Study, layout: Layout) -> None:
+    wanted = {(cause, name) for name, variable in study.variables.items() for cause in variable.parents}
+    wanted |= {(name, IMAGE) for name in study.variables}
+    assert {(arrow.cause, arrow.effect) for arrow in layout.arrows} == wanted
+    assert len(layout.arrows) == len(wanted)
+    where = {box.name: box for box in layout.boxes}
     assert len(where) == len(study.variables) + 1
-    for one in drawing.boxes:
-        assert 0 <= one.x - one.width / 2 < one.x + one.width / 2 <= drawing.width
-        assert 0 <= one.y - one.height / 2 < one.y + one.height / 2 <= drawing.height
-        for other in drawing.boxes:
+    for one in layout.boxes:
+        assert 0 <= one.x - one.width / 2 < one.x + one.width / 2 <= layout.width
+        assert 0 <= one.y - one.height / 2 < one.y + one.height / 2 <= layout.height
+        for other in layout.boxes:
             apart = abs(one.x - other.x) >= (one.width + other.width) / 2 or abs(one.y - other.y) >= one.height
             assert one is other or apart
-    for arrow in drawing.arrows:
+    for arrow in layout.arrows:
         assert where[arrow.cause].x < where[arrow.effect].x
+        passed = re.findall(r" ([\d.]+),([\d.]+) H([\d.]+)", arrow.path)
+        assert sorted(passed, key=lambda one: float(one[0])) == passed
+        assert len(set(passed)) == len(passed)
         # Where an arrow runs level beside boxes it touches none of them.
-        for x, y, end in re.findall(r" ([\d.]+),([\d.]+) H([\d.]+)", arrow.path):
-            for box in drawing.boxes:
+        for x, y, end in passed:
+            for box in layout.boxes:
                 beside = box.x + box.width / 2 <= float(x) or box.x - box.width / 2 >= float(end)
                 assert beside or abs(box.y - float(y)) > box.height / 2
 

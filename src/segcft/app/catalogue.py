@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,17 @@ from segcft.api.model import Model
 from segcft.api.question import read_pixels
 from segcft.app.payload import encode
 from segcft.app.refused import RefusedError
+from segcft.causal.layout import IMAGE, Style, lay_out, with_image
 from segcft.config.study import Study
 from segcft.counterfactual.support import limits
 from segcft.errors import RunError, SegcftError
 from segcft.evaluate.names import method_name, plain
 from segcft.io.rendering import is_wide, structure_colours
 from segcft.pipeline.run import Run
+
+NODE, IMAGE_NODE = (124.0, 46.0), (80.0, 28.0)
+GRAPH = Style(layers=46.0, boxes=12.0, passing=2.0, margin=1.0, head=7.0, spread=0.12, down=True)
+"""How the page draws the graph, in px."""
 
 CENTRAL = (0.05, 0.95)
 """The quantiles between which a value is an everyday one."""
@@ -88,6 +94,7 @@ class Catalogue:
                 {"name": s, "label": plain(s), "variable": spec.variable, "colour": colours[s]}
                 for s, spec in study.structures.items()
             ],
+            "graph": _graph(study),
             "examples": _examples(model.run),
         }
 
@@ -95,28 +102,37 @@ class Catalogue:
         return [run.study for run in self.runs.values()]
 
 
+def _graph(study: Study) -> dict[str, Any]:
+    """Where the graph's boxes and arrows are; ``image`` is the name of the image in it, ``labels`` what boxes say."""
+    parents = with_image({name: variable.parents for name, variable in study.variables.items()})
+    sizes = dict.fromkeys(parents, NODE) | {IMAGE: IMAGE_NODE}
+    labels = {name: plain(name) for name in study.variables} | {IMAGE: "image"}
+    labels |= {spec.variable: plain(structure) for structure, spec in study.structures.items()}
+    return asdict(lay_out(parents, sizes, GRAPH)) | {"image": IMAGE, "labels": labels}
+
+
 def _variable(model: Model, k: int) -> dict[str, Any]:
     name, variable = list(model.study.variables.items())[k]
-    told: dict[str, Any] = {
+    described: dict[str, Any] = {
         "name": name,
         "label": plain(name),
         "parents": list(variable.parents),
         "categories": list(variable.categories),
         "unit": variable.unit,
-        "isArea": name in model.study.measured,
+        "isMeasured": name in model.study.measured,
     }
     if not variable.categories:
         people = model.people[:, k].cpu().numpy()
         low, high = limits(variable, people)
-        told |= {
+        described |= {
             "low": low,
             "high": high,
             "central": [float(value) for value in np.quantile(people, CENTRAL)],
-            # Below it the variable cannot be: areas and what is on a logarithmic scale.
+            # Below it the variable cannot be: measures and what is on a logarithmic scale.
             "least": 0.0 if name in model.study.measured or variable.scale == "log" else None,
             "mayBeZero": variable.zero_inflated or variable.scale == "linear",
         }
-    return told
+    return described
 
 
 def _examples(run: Run) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from segcft.api.model import Model
 from segcft.app.refused import RefusedError
 from segcft.causal.intervention import Intervention, parse_intervention
 from segcft.config.study import Study
+from segcft.io.outline import outlines
 
 MOST_DRAWS = 12
 _MOST_NAMES = 1000
@@ -102,13 +103,13 @@ def _interventions(values: dict[str, float | str], study: Study) -> list[Interve
     ]
 
 
-def told(answer: Answer, study: Study) -> dict[str, Any]:
+def encode_answer(answer: Answer, study: Study) -> dict[str, Any]:
     """An answer as the page shows it."""
     uncertainty = answer.uncertainty
     return {
         "image": encode(answer.image),
         "outlines": {
-            name: {"before": outlines(before), "after": outlines(after)}
+            name: {"before": _lines(before), "after": _lines(after)}
             for name, before, after in zip(study.structures, answer.masks_before, answer.masks_after, strict=True)
         },
         "draws": [encode(draw) for draw in answer.draws],
@@ -118,13 +119,9 @@ def told(answer: Answer, study: Study) -> dict[str, Any]:
     }
 
 
-def outlines(mask: NDArray[np.bool_]) -> list[list[float]]:
-    """Closed lines x0, y0, x1, y1, ... around the pixels of a mask (H, W), in pixels from its upper left corner."""
-    from skimage.measure import find_contours
-
-    lines = find_contours(np.pad(mask.astype(np.float32), 1), 0.5)
-    # Of the padded mask, rows and columns at the centres of pixels.
-    return [np.round(line[:, ::-1] - 0.5, 2).ravel().tolist() for line in lines]
+def _lines(mask: NDArray[np.bool_]) -> list[list[float]]:
+    """The outlines of a mask (H, W), each x0, y0, x1, y1, ..."""
+    return [np.round(line, 2).ravel().tolist() for line in outlines(mask)]
 
 
 def _base64(array: NDArray[Any]) -> str:

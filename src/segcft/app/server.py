@@ -152,7 +152,7 @@ class _Site:
 
         def answer() -> dict[str, Any]:
             model = self.catalogue[asked.model]
-            return payload.told(payload.ask(model, asked), model.study)
+            return payload.encode_answer(payload.ask(model, asked), model.study)
 
         return JSONResponse(await self._compute(request, answer))
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+GREY_LEVELS = 255 / 2
+"""Grey levels per unit of an image in [-1, 1]."""
+
 
 def to_unit(image: Tensor) -> Tensor:
     """Grey levels 0..255 (uint8) to float32 in [-1, 1]."""
@@ -14,3 +17,8 @@ def to_unit(image: Tensor) -> Tensor:
 def to_grey_levels(image: Tensor) -> Tensor:
     """[-1, 1] to the nearest grey level 0..255 (uint8)."""
     return image.clamp(-1, 1).add(1).mul(255 / 2).round().to(torch.uint8)
+
+
+def rounded(image: Tensor) -> Tensor:
+    """The image in [-1, 1] as its file shows it: at the nearest grey levels."""
+    return to_unit(to_grey_levels(image))

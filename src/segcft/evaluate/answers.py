@@ -1,4 +1,4 @@
-"""The counterfactuals that figures show: a few people, and changes of one structure's area."""
+"""The counterfactuals that figures show: of a few samples, under changes of one structure's measure."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from torch import Tensor
 
 from segcft.counterfactual.model import CounterfactualModel
 from segcft.counterfactual.support import all_limits
+from segcft.data.grey import rounded
 from segcft.evaluate import names
-from segcft.evaluate.cohort import Cohort, People
-from segcft.evaluate.effectiveness import saved
+from segcft.evaluate.cohort import Cohort, SampleBatch
 from segcft.evaluate.truth import Truth
 from segcft.readers.reader import MaskReader
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Counterfactuals of K people under M interventions each, by every method in turn.
+    """Counterfactuals of K samples under M interventions each, by every method in turn.
 
-    ``people`` are as they are; ``measured`` (K, M, S) of all structures is what is asked for; ``images[method]``
-    (K, M, C, H, W) are in [-1, 1]. A true counterfactual that cannot be drawn is NaN.
+    ``samples`` are as they are; ``measured`` (K, M, S) of all structures is what is asked for; ``images[method]``
+    (K, M, C, *size) are in [-1, 1]. A true counterfactual that cannot be drawn is NaN.
     """
 
-    people: People
+    samples: SampleBatch
     measured: Tensor
     images: dict[str, Tensor]
 
 
-class Inquiry:
-    """Asks every model for relative changes of a structure's area, or for a progression of several variables.
+class FigureQueries:
+    """Asks every model for relative changes of a structure's measure, or for a progression of several variables.
 
     Args:
         cohort: who may be asked about.
         models: method -> model.
-        judge: reads areas.
-        training_values: (N, V); no area beyond their range is asked for where it can be avoided.
+        judge: reads measures.
+        training_values: (N, V); no measure beyond their range is asked for where it can be avoided.
     """
 
     def __init__(
@@ -52,82 +52,82 @@ class Inquiry:
         self.known = training_values.cpu().numpy()
         self.low, self.high = all_limits(cohort.study.variables, self.known)
         self.truth = Truth.of(cohort.study, cohort.store)
-        # Random people: the store may be sorted.
+        # At random: the store may be sorted.
         order = np.random.default_rng(cohort.study.evaluation.seed).permutation(len(cohort))
         self.order = torch.from_numpy(order).to(cohort.device)
 
     def answers(self, structure: str, people: int, changes: Sequence[float]) -> Answers:
-        """Every method's answers about as many people, preferably such that all changes are within range.
+        """Every method's answers about as many samples, preferably such that all changes are within range.
 
-        Those who lack the structure come last: a share of nothing is nothing.
+        Those that lack the structure come last: a share of nothing is nothing.
         """
         within = self._within(self.cohort.values[self.order], structure, changes)
         best = torch.argsort(within.sum(dim=1), descending=True, stable=True)[:people]
-        chosen = self.cohort.people(self.order[best])
+        chosen = self.cohort.samples(self.order[best])
         return self._answers(chosen, {self._variable(structure): self._asked(chosen.values, structure, changes)})
 
     def obtained(self, structure: str, people: int, changes: Sequence[float]) -> dict[str, Tensor]:
-        """Method -> relative change of every structure's area, (people, changes, S), NaN beyond the range and where
+        """Method -> relative change of every structure's measure, (people, changes, S), NaN beyond the range and where
         the structure is absent.
 
         What the judge reads of the answer less what it reads of the image, so that its bias does not count, over the
-        known area, as it may read next to nothing of a small structure.
+        known measure, as it may read next to nothing of a small structure.
         """
-        areas = self.cohort.values[self.order, self.cohort.column(self._variable(structure))]
-        has_it_first = torch.argsort((areas > 0).long(), descending=True, stable=True)
-        chosen = self.cohort.people(self.order[has_it_first[:people]])
+        known = self.cohort.values[self.order, self.cohort.column(self._variable(structure))]
+        has_it_first = torch.argsort((known > 0).long(), descending=True, stable=True)
+        chosen = self.cohort.samples(self.order[has_it_first[:people]])
         known = chosen.values[:, None, self.cohort.measured_columns]
         within = self._within(chosen.values, structure, changes)[..., None] & (known > 0)
         unchanged = self._read(chosen.image)[:, None]
         do = {self._variable(structure): self._asked(chosen.values, structure, changes)}
         obtained = {}
         for method in self.models:
-            images = saved(self._ask(method, chosen, do)[0])
+            images = rounded(self._ask(method, chosen, do)[0])
             read = self._read(images.flatten(0, 1)).unflatten(0, images.shape[:2])
             obtained[method] = torch.where(within, (read - unchanged) / known, torch.nan).cpu()
         return obtained
 
     def progression(self, variables: Sequence[str], people: int, quantiles: Sequence[float]) -> Answers:
-        """Every method's answers about as many people, when ``variables`` rise together through ``quantiles``."""
-        chosen = self.cohort.people(self.order[:people])
+        """Every method's answers about as many samples, when ``variables`` rise together through ``quantiles``."""
+        chosen = self.cohort.samples(self.order[:people])
         shape = (len(chosen.values), len(quantiles))
         levels = {v: np.nanquantile(self.known[:, self.cohort.column(v)], quantiles) for v in variables}
         do = {v: torch.from_numpy(level).to(chosen.values).expand(shape) for v, level in levels.items()}
         return self._answers(chosen, do)
 
-    def _answers(self, people: People, do: Mapping[str, Tensor]) -> Answers:
-        """Every method's answers, and the truth, about K people under interventions: variables and values (K, M)."""
+    def _answers(self, samples: SampleBatch, do: Mapping[str, Tensor]) -> Answers:
+        """Every method's answers, and the truth, about K samples under interventions: variables and values (K, M)."""
         images = {}
         for method in self.models:
-            answers, values = self._ask(method, people, do)
-            images[method] = saved(answers)
+            answers, values = self._ask(method, samples, do)
+            images[method] = rounded(answers)
         if self.truth:
-            rows = people.rows.repeat_interleave(values.shape[1])
+            rows = samples.rows.repeat_interleave(values.shape[1])
             drawn = self.truth.counterfactuals(rows, {variable: wanted.flatten() for variable, wanted in do.items()})
             images[names.TRUTH] = drawn.image.unflatten(0, values.shape[:2])
-        return Answers(people, values[..., self.cohort.measured_columns], images)
+        return Answers(samples, values[..., self.cohort.measured_columns], images)
 
     @torch.no_grad()
-    def _ask(self, method: str, people: People, do: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The images (K, M, C, H, W) and values (K, M, V) of the people under interventions, as above."""
+    def _ask(self, method: str, samples: SampleBatch, do: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The images (K, M, C, *size) and values (K, M, V) of the samples under interventions, as above."""
         model = self.models[method]
-        abduction = model.abduct(people.image, people.values)
+        abduction = model.abduct(samples.image, samples.values)
         generator = torch.Generator(self.cohort.device).manual_seed(self.cohort.study.evaluation.seed)
         images, values = [], []
         for m in range(next(iter(do.values())).shape[1]):
-            asked = model.scm.intervention(len(people.values), **{name: wanted[:, m] for name, wanted in do.items()})
+            asked = model.scm.intervention(len(samples.values), **{name: wanted[:, m] for name, wanted in do.items()})
             answer = abduction.counterfactual(asked, generator)
             images.append(answer.image)
             values.append(answer.values)
         return torch.stack(images, dim=1), torch.stack(values, dim=1)
 
     def _asked(self, values: Tensor, structure: str, changes: Sequence[float]) -> Tensor:
-        """The areas asked for, (K, M)."""
-        area = values[:, self.cohort.column(self._variable(structure))]
-        return area[:, None] * (1 + torch.tensor(changes, device=area.device))
+        """The measures asked for, (K, M)."""
+        known = values[:, self.cohort.column(self._variable(structure))]
+        return known[:, None] * (1 + torch.tensor(changes, device=known.device))
 
     def _within(self, values: Tensor, structure: str, changes: Sequence[float]) -> Tensor:
-        """Whether the areas asked for are such as were seen in training, and not the share of nothing, (K, M)."""
+        """Whether the measures asked for are such as were seen in training, and not the share of nothing, (K, M)."""
         k, asked = self.cohort.column(self._variable(structure)), self._asked(values, structure, changes)
         return (asked >= float(self.low[k])) & (asked <= float(self.high[k])) & (values[:, k, None] > 0)
 

@@ -1,4 +1,4 @@
-"""The people that methods are compared on."""
+"""The samples that methods are compared on."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from segcft.data.store import Store
 from segcft.errors import DataError
 
 
-class People(NamedTuple):
-    """B people: image (B, C, H, W) in [-1, 1], masks (B, S, H, W) in 0..1, values (B, V) and where they are:
+class SampleBatch(NamedTuple):
+    """B samples: image (B, C, *size) in [-1, 1], masks (B, S, *size) in 0..1, values (B, V) and where they are:
     rows of the store (B,) and places in the cohort (B,)."""
 
     image: Tensor
@@ -31,7 +31,7 @@ class People(NamedTuple):
 
 @dataclass(frozen=True)
 class Cohort:
-    """Everybody: ``rows`` of the store, ascending, and where to compute."""
+    """All that are judged: ``rows`` of the store, ascending, and where to compute."""
 
     study: Study
     store: Store
@@ -43,7 +43,7 @@ class Cohort:
         """All of ``indices``, or ``study.evaluation.people`` of them at random.
 
         Raises:
-            DataError: there is nobody, or one person alone.
+            DataError: there is no sample, or one alone.
         """
         spec = study.evaluation
         if len(indices) == 0:
@@ -58,11 +58,11 @@ class Cohort:
 
     @cached_property
     def values(self) -> Tensor:
-        """Everybody's values, (N, V)."""
+        """The values of all, (N, V)."""
         return torch.from_numpy(self.store.values()[self.rows]).to(self.device)
 
     def named(self, column: str) -> list[str]:
-        """Everybody's ``id`` or ``patient``, as text."""
+        """The ``id`` or ``patient`` of all, as text."""
         return self.store.table[column].iloc[self.rows].astype(str).tolist()
 
     def column(self, variable: str) -> int:
@@ -71,22 +71,22 @@ class Cohort:
 
     @property
     def measured_columns(self) -> list[int]:
-        """Which values are areas, in the order of the structures."""
+        """Which values are measures, in the order of the structures."""
         return self.study.measured_columns
 
-    def batches(self) -> Iterator[People]:
-        """Everybody once, in order."""
+    def batches(self) -> Iterator[SampleBatch]:
+        """All once, in order."""
         places = torch.arange(len(self), device=self.device)
         size = self.study.evaluation.batch_size
         for batch, here in zip(sequential(self.store, self.rows, size), places.split(size), strict=True):
-            yield self._people(batch, here)
+            yield self._batch(batch, here)
 
-    def people(self, places: Tensor) -> People:
-        """Some of the people, by their places in the cohort (B,)."""
+    def samples(self, places: Tensor) -> SampleBatch:
+        """Some of them, by their places in the cohort (B,)."""
         rows = self.rows[places.cpu().numpy()]
-        return self._people(next(sequential(self.store, rows, len(rows))), places)
+        return self._batch(next(sequential(self.store, rows, len(rows))), places)
 
-    def _people(self, batch: dict[str, Tensor], places: Tensor) -> People:
+    def _batch(self, batch: dict[str, Tensor], places: Tensor) -> SampleBatch:
         batch = {field: value.to(self.device) for field, value in batch.items()}
         mask = batch["mask"].float() / 255
-        return People(to_unit(batch["image"]), mask, batch["values"], batch["index"], places)
+        return SampleBatch(to_unit(batch["image"]), mask, batch["values"], batch["index"], places)

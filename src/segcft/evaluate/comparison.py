@@ -1,4 +1,4 @@
-"""Runs that were judged on the same people, side by side: a row a run and method."""
+"""Runs that were judged on the same samples, side by side: a row a run and method."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import pandas as pd
 
 from segcft.config.stages import EvaluationSpec
 from segcft.config.study import Study
-from segcft.evaluate import names
 from segcft.evaluate.bootstrap import bootstrap_means
+from segcft.evaluate.metrics.effectiveness import error_of
+from segcft.evaluate.metrics.metric import Metric, metrics_of
 from segcft.evaluate.names import method_name, plain
 from segcft.evaluate.scores import Row
 from segcft.evaluate.table import grid
+from segcft.measures.measurements import Measurements
 
 SAMPLE = ["intervention", "structure", "id"]
 """What makes results of two runs a pair."""
@@ -39,19 +41,22 @@ class Column(NamedTuple):
 
 WORST = "worst unintervened"
 SECONDS = "training seconds"
-POOLED = (names.LOCALITY, names.TRUE_ERROR, names.REVERSIBILITY)
-"""Metrics that are pooled over all interventions."""
+
+
+def pooled(study: Study) -> list[Metric]:
+    """Metrics of whole images, which are pooled over all interventions."""
+    return [metric for metric in metrics_of(study) if metric.brief]
 
 
 def compare(runs: Sequence[Judged], study: Study) -> list[Row]:
     """A row a run, fine-tuned method and column of the table.
 
     Columns are the error of each structure under the intervention on it (named by the structure); the largest mean
-    error of a structure under an intervention on something else; locality, true error and reversibility, each pooled
-    over all interventions; seconds of training. Where there is nothing to show there is no row.
+    error of a structure under an intervention on something else; metrics of whole images, each pooled over all
+    interventions; seconds of training. Where there is nothing to show there is no row.
 
     Args:
-        runs: judged on the same people with the same questions.
+        runs: judged on the same samples with the same questions.
         study: its ``evaluation`` says what the error is and how the bootstrap is drawn.
 
     Returns:
@@ -83,7 +88,8 @@ def _columns(scores: pd.DataFrame, study: Study) -> Iterator[tuple[str, pd.Serie
     chosen = {name: errors[errors["intervened"] & (errors["structure"] == name)] for name in study.structures}
     if len(elsewhere):
         chosen[WORST] = elsewhere.get_group(elsewhere["value"].mean().idxmax())
-    chosen |= {metric: scores[scores["metric"] == metric] for metric in POOLED}
+    whole = scores[scores["structure"] == ""]
+    chosen |= {metric.name: whole[whole["metric"] == metric.name] for metric in pooled(study)}
     for column, found in chosen.items():
         if found["value"].notna().any():
             yield column, found.set_index([*SAMPLE, "patient"])["value"]
@@ -107,9 +113,7 @@ def render_comparison(rows: Sequence[Row], study: Study, title: str, runs: Mappi
     columns = [
         *(Column(structure, plain(structure)) for structure in study.structures),
         Column(WORST, "elsewhere, worst"),
-        Column(names.LOCALITY, "locality, %", factor=100),
-        Column(names.TRUE_ERROR, "true error", digits=2),
-        Column(names.REVERSIBILITY, "reversibility", digits=2),
+        *(Column(m.name, m.words(study).title, m.digits, m.factor) for m in pooled(study)),
         Column(SECONDS, "training, s", digits=0),
     ]
     found = {(row["variant"], row["method"], row["column"]): row for row in rows}
@@ -119,25 +123,25 @@ def render_comparison(rows: Sequence[Row], study: Study, title: str, runs: Mappi
         [run, method_name(method), *(_cell(found.get((run, method, column.name)), column) for column in used)]
         for run, method in lines
     ]
-    metric = study.evaluation.metric
-    unit = "%" if metric == "mape" else study.image.cell_unit
+    error, word = error_of(study), Measurements.of(study).word
     first = next(iter(runs))
     people = max((row["n"] for row in rows if row["column"] in study.structures), default=0)
+    shown = {column.name for column in used}
+    explained = "\n".join(filter(None, (metric.line(study) for metric in pooled(study) if metric.name in shown)))
     said = "\n".join(f"- {run}: {text}" if text else f"- {run}" for run, text in runs.items())
     return f"""\
 # {title}: {len(runs)} variants of {study.name}, judged on {people} validation people
 
 {grid(["variant", "method", *(column.head for column in used)], body, labels=2)}
 
-- {", ".join(plain(name) for name in study.structures)}: error ({metric.upper()}) of that structure's area in {unit},
+- {", ".join(plain(name) for name in study.structures)}: error ({error.name.upper()}) of that structure's {word} in \
+{error.unit(study)},
   when it is the one intervened on; lower is better.
 - elsewhere, worst: the largest error of a structure under an intervention on something else.
-- locality: share of the change that is near the structure intervened on; higher is better.
-- true error: distance in grey levels from the simulator's true counterfactual, near the structures that truly
-  changed, where there is a simulator.
-- reversibility: distance in grey levels from the image after an intervention and its undoing; lower is better.
+{explained}
 - training: seconds of all parts that the method needs, as recorded when they were trained.
 
+Differences between images are in grey levels (0 to 255), and lower is better where nothing else is said.
 ± is half the width of the 95 % bootstrap interval over people. ↓ and ↑: lower and higher than {first}, same method;
 the 95 % interval of the difference, person by person, does not contain 0. Of twenty comparisons in which nothing
 differs one is marked by chance, and another seed of training may differ as well.

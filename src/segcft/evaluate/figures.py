@@ -14,8 +14,8 @@ from torch import Tensor
 import segcft
 from segcft.config.study import Study
 from segcft.counterfactual.model import CounterfactualModel
-from segcft.evaluate.answers import Answers, Inquiry
-from segcft.evaluate.axioms import GREY_LEVELS
+from segcft.data.grey import GREY_LEVELS
+from segcft.evaluate.answers import Answers, FigureQueries
 from segcft.evaluate.cohort import Cohort
 from segcft.evaluate.names import method_name, plain
 from segcft.evaluate.page import Page, blank, frame, outline, percent, show
@@ -44,63 +44,65 @@ def write_figures(
     """Write ``counterfactuals-<structure>.png``, ``differences-<structure>.png`` and ``asked-obtained.png``, and
     ``progression.png`` where the study has one.
 
-    Areas beyond the range of ``training_values`` (N, V), by default that of the cohort's, are avoided: a
+    Measures beyond the range of ``training_values`` (N, V), by default that of the cohort's, are avoided: a
     model has seen nobody there.
     """
     study, spec = cohort.study, cohort.study.evaluation
-    inquiry = Inquiry(cohort, models, judge, cohort.values if training_values is None else training_values)
+    queries = FigureQueries(cohort, models, judge, cohort.values if training_values is None else training_values)
     folder.mkdir(parents=True, exist_ok=True)
     with (progress or Progress()).task("Drawing figures", len(study.structures)) as task:
         curves = {}
         for structure in study.structures:
-            answers = inquiry.answers(structure, spec.figure_people, spec.figure_changes)
+            answers = queries.answers(structure, spec.figure_people, spec.figure_changes)
             shown = draw_counterfactuals(answers, structure, study, judge)
             _save(shown, folder / f"counterfactuals-{structure}.png", study)
             _save(draw_differences(answers, structure, study, judge), folder / f"differences-{structure}.png", study)
-            curves[structure] = inquiry.obtained(structure, CURVE_PEOPLE, GRID)
+            curves[structure] = queries.obtained(structure, CURVE_PEOPLE, GRID)
             task.advance()
-        _save(draw_curves(curves), folder / "asked-obtained.png", study)
+        _save(draw_curves(curves, judge.measurements.word), folder / "asked-obtained.png", study)
         if spec.progression:
-            answers = inquiry.progression(spec.progression, spec.figure_people, spec.progression_quantiles)
+            answers = queries.progression(spec.progression, spec.figure_people, spec.progression_quantiles)
             _save(draw_progression(answers, study, judge), folder / "progression.png", study)
 
 
 def draw_counterfactuals(answers: Answers, structure: str, study: Study, judge: MaskReader) -> Any:
-    """The images themselves, with the judge's outlines, and the target's area asked for and obtained."""
+    """The images themselves, with the judge's outlines, and the target's measure asked for and obtained."""
     target = list(study.structures).index(structure)
-    title = f"{plain(structure).capitalize()} changed: area asked for / read by the judge, in {study.image.cell_unit}"
+    word, unit = judge.measurements.all[target].measure.word, judge.measurements.units[target]
+    title = f"{plain(structure).capitalize()} changed: {word} asked for / read by the judge, in {unit}"
     changes = [percent(change) for change in study.evaluation.figure_changes]
     return _draw_outlined(answers, changes, title, [target], study, judge)
 
 
 def draw_progression(answers: Answers, study: Study, judge: MaskReader) -> Any:
-    """Variables that rise together, a stage after the other, with the judge's outlines and all areas."""
+    """Variables that rise together, a stage after the other, with the judge's outlines and all measures."""
     spec = study.evaluation
     rising = " and ".join(plain(variable) for variable in spec.progression)
     title = (
         f"{rising.capitalize()} through quantiles of the training people, all else held:\n"
-        f"areas asked for / read by the judge of {', '.join(map(plain, study.structures))}, in {study.image.cell_unit}"
+        f"{judge.measurements.word}s asked for / read by the judge of {', '.join(map(plain, study.structures))}, in "
+        f"{judge.measurements.unit}"
     )
     stages = [f"{100 * quantile:.0f} %" for quantile in spec.progression_quantiles]
     return _draw_outlined(answers, stages, title, range(len(study.structures)), study, judge)
 
 
 def _draw_outlined(
-    answers: Answers, labels: Sequence[str], title: str, told: Sequence[int], study: Study, judge: MaskReader
+    answers: Answers, labels: Sequence[str], title: str, labelled: Sequence[int], study: Study, judge: MaskReader
 ) -> Any:
-    """A page of ``answers`` with the judge's outlines; of the structures ``told`` the areas asked for and obtained."""
+    """A page of ``answers`` with the judge's outlines; of the structures ``labelled`` what was asked and obtained."""
     page = Page(len(answers.measured), list(answers.images), labels, study.image.size, title)
 
     def panel(axes: Any, image: Tensor, asked: Tensor) -> None:
         masks = read_masks(judge, image)
         show(axes, image)
-        for mask, colour in zip(masks, structure_colours(len(masks)), strict=True):
+        for mask, colour in zip(masks.numpy(), structure_colours(len(masks)), strict=True):
             outline(axes, mask, colour)
-        read = masks.sum(axis=(1, 2)) * study.image.cell_size
-        axes.set_xlabel("    ".join(f"{_number(float(asked[s]))} / {_number(float(read[s]))}" for s in told))
+        read = judge.measurements.read(masks[None])[0]
+        axes.set_xlabel("    ".join(f"{_number(float(asked[s]))} / {_number(float(read[s]))}" for s in labelled))
 
-    for person, image in enumerate(answers.people.image):
-        panel(page.factual(person), image, answers.people.values[person, study.measured_columns])
+    for person, image in enumerate(answers.samples.image):
+        panel(page.factual(person), image, answers.samples.values[person, study.measured_columns])
     for person, method, change, image in page.places(answers.images):
         axes = page.panel(person, method, change)
         if image.isnan().any():
@@ -123,15 +125,15 @@ def draw_differences(answers: Answers, structure: str, study: Study, judge: Mask
     title = f"{name.capitalize()} changed: counterfactual minus image"
     page = Page(len(answers.measured), list(answers.images), changes, study.image.size, title, margin=0.75)
     differences = {
-        method: (images - answers.people.image[:, None]).mean(dim=2) * GREY_LEVELS
+        method: (images - answers.samples.image[:, None]).mean(dim=2) * GREY_LEVELS
         for method, images in answers.images.items()
     }
     sizes = np.concatenate([d.abs().cpu().numpy().ravel() for d in differences.values()])
     # The few extreme pixels would make everything else look pale.
     limit = max(1.0, float(np.nanquantile(sizes, 0.995)))
     before = []
-    for person, image in enumerate(answers.people.image):
-        before.append(read_masks(judge, image)[target])
+    for person, image in enumerate(answers.samples.image):
+        before.append(read_masks(judge, image)[target].numpy())
         show(page.factual(person), image)
         outline(page.factual(person), before[person], structure_colours(target + 1)[target])
     for person, method, change, image in page.places(answers.images):
@@ -143,16 +145,17 @@ def draw_differences(answers: Answers, structure: str, study: Study, judge: Mask
         difference = differences[method][person, change].cpu().numpy()
         axes.imshow(difference, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="lanczos")
         outline(axes, before[person], BEFORE, ":")
-        outline(axes, read_masks(judge, image)[target], AFTER)
+        outline(axes, read_masks(judge, image)[target].numpy(), AFTER)
     page.legend([(f"{name} in the image", BEFORE, ":"), (f"{name} in the counterfactual", AFTER, "-")])
     page.colour_bar(ScalarMappable(Normalize(-limit, limit), "RdBu_r"), "grey levels")
     return page.figure
 
 
-def draw_curves(curves: Mapping[str, Mapping[str, Tensor]]) -> Any:
+def draw_curves(curves: Mapping[str, Mapping[str, Tensor]], word: str) -> Any:
     """For every structure, the change asked for against the one obtained, a line a method.
 
-    ``curves[structure][method]`` (people, changes, S): relative changes of all structures.
+    ``curves[structure][method]`` (people, changes, S): relative changes of all structures' measures, which are called
+    ``word``.
     """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
@@ -172,22 +175,23 @@ def draw_curves(curves: Mapping[str, Mapping[str, Tensor]]) -> Any:
             lines[method_name(method)] = line
             axes.plot(percent, np.delete(mean, s, axis=1), color=colour, lw=0.9, ls=":")
         axes.set(title=plain(structure).capitalize(), xlim=(-45, 45), ylim=(-60, 60))
-        axes.set_xlabel("area asked for, change in %")
+        axes.set_xlabel(f"{word} asked for, change in %")
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("area obtained, change in %")
+    panels[0].set_ylabel(f"{word} obtained, change in %")
     if len(structures) > 1:
         lines["the other structures"] = Line2D([], [], color="#777777", lw=0.9, ls=":")
     figure.legend(list(lines.values()), list(lines), loc="outside lower center", ncols=len(lines), frameon=False)
     people = max(len(obtained) for obtained in curves[structures[0]].values())
-    figure.suptitle(f"Areas asked for and obtained: mean and standard deviation over up to {people} people")
+    figure.suptitle(
+        f"{word.capitalize()}s asked for and obtained: mean and standard deviation over up to {people} people"
+    )
     return figure
 
 
 @torch.no_grad()
-def read_masks(judge: MaskReader, image: Tensor) -> np.ndarray:
+def read_masks(judge: MaskReader, image: Tensor) -> Tensor:
     """The judge's masks (S, H, W) of one image (C, H, W)."""
-    masks: np.ndarray = judge.masks(image[None])[0].cpu().numpy()
-    return masks
+    return judge.masks(image[None])[0].cpu()
 
 
 def _mean_and_spread(values: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -198,8 +202,8 @@ def _mean_and_spread(values: Tensor) -> tuple[np.ndarray, np.ndarray]:
     return torch.where(few, torch.nan, mean).numpy(), torch.where(few, torch.nan, spread).numpy()
 
 
-def _number(area: float) -> str:
-    return f"{area:.0f}" if abs(area) >= 100 else f"{area:.3g}"
+def _number(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _save(figure: Any, path: Path, study: Study) -> None:

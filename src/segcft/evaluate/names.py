@@ -1,4 +1,4 @@
-"""What the evaluation calls things: methods and metrics, in the rows and to a reader."""
+"""What the evaluation calls methods, in the rows and to a reader."""
 
 from __future__ import annotations
 
@@ -22,16 +22,6 @@ METHODS = {
 }
 """Method -> its name in tables and figures, in the order of the tables."""
 
-DICE = "dice"
-COMPOSITION = "composition"
-COMPOSITION_MAX = "composition max"
-RECONSTRUCTION = "reconstruction"
-REVERSIBILITY = "reversibility"
-LOCALITY = "locality"
-SLOPE = "slope"
-TRUE_ERROR = "true counterfactual error"
-TRUE_ERROR_WHOLE = "true counterfactual error, whole image"
-
 
 def method_name(method: str) -> str:
     """The method as a reader knows it."""
@@ -41,6 +31,11 @@ def method_name(method: str) -> str:
 def plain(name: str) -> str:
     """A structure or variable in words: ``left_lung`` is "left lung"."""
     return name.replace("_", " ")
+
+
+def with_article(noun: str) -> str:
+    """ "an area", "a width"."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def counted(samples: int, people: int, of: str = "samples") -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from segcft.evaluate.names import method_name
+from segcft.io.outline import outlines
 from segcft.io.rendering import is_wide
 
 
@@ -123,9 +124,11 @@ def show(axes: Any, image: Tensor) -> None:
 
 
 def outline(axes: Any, mask: np.ndarray, colour: str, style: str = "-") -> None:
-    """The contour of a soft mask (H, W) at one half."""
-    if mask.min() < 0.5 < mask.max():
-        axes.contour(mask, levels=[0.5], colors=[colour], linewidths=0.9, linestyles=[style])
+    """The outline of a soft mask (H, W)."""
+    from matplotlib.collections import LineCollection
+
+    lines = [line - 0.5 for line in outlines(mask)]  # a picture has the centre of its first pixel at (0, 0)
+    axes.add_collection(LineCollection(lines, colors=[colour], linewidths=0.9, linestyles=[style]), autolim=False)
 
 
 def frame(axes: Any) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from segcft.evaluate.bootstrap import bootstrap_means
-from segcft.evaluate.names import COMPOSITION_MAX
+from segcft.evaluate.metrics.metric import METRICS
 
 Row = dict[str, Any]
 
@@ -50,26 +50,28 @@ class Scores:
         for kept, numbers in ((self._parts, values), (self._weights, weights)):
             kept.setdefault(key, []).append(numbers.detach().cpu().double().numpy())
 
-    def add_difference(self, name: str, method: str, other: str, metric: str) -> None:
-        """Results of ``method`` less those of ``other``, sample by sample, as those of a method called ``name``."""
-        for key in [key for key in self._parts if key.method == method and key.metric == metric]:
-            theirs = self._parts.get(key._replace(method=other))
-            if theirs is not None:
-                pairs = zip(self._parts[key], theirs, strict=True)
-                self._parts[key._replace(method=name)] = [mine - their for mine, their in pairs]
+    def add_differences(self, name: str, method: str, other: str) -> None:
+        """Differences between ``method`` and ``other``, sample by sample, as results of a method called ``name``: of
+        the metrics that compare methods pair by pair."""
+        for key in [key for key in self._parts if key.method == method]:
+            pairs = zip(self._parts[key], self._parts.get(key._replace(method=other), []), strict=False)
+            found = [METRICS[key.metric].difference(*pair) for pair in pairs]
+            batches = [batch for batch in found if batch is not None]
+            if batches:
+                self._parts[key._replace(method=name)] = batches
                 self._weights[key._replace(method=name)] = self._weights[key]
 
     def rows(self, patients: Sequence[str], draws: int, seed: int) -> list[Row]:
         """A row a key: the (weighted) mean over samples with its 95 % bootstrap interval over patients.
 
-        ``composition max`` is the largest value instead, without an interval.
+        Of some metrics it is the largest value instead, without an interval (:attr:`Metric.worst`).
         """
         values = _columns(self._parts)
         means = bootstrap_means(values, patients, draws, seed=seed, weights=_columns(self._weights))
         rows = []
         for column, key in enumerate(self._parts):
             value, low, high = (float(field[column]) for field in means[:3])
-            if key.metric == COMPOSITION_MAX:
+            if METRICS[key.metric].worst:
                 value, low, high = float(values[:, column].max()), np.nan, np.nan
             rows.append(
                 key._asdict()

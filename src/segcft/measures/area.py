@@ -13,7 +13,7 @@ from segcft.measures.measure import FULL, MEASURES, Measure
 class Area(Measure):
     """The sum of a mask over space. Of a soft mask it is the sum of the probabilities (Xia et al.)."""
 
-    word = "area"
+    word, verb = "area", "sum to"
 
     def unit(self, grid: Grid) -> str:
         return grid.cell_unit

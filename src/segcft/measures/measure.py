@@ -19,7 +19,9 @@ class Measure(ABC):
     """A number that is read from the mask of one structure."""
 
     word: str
-    """What it is called in tables and messages, e.g. "area"."""
+    """What it is called in tables and messages, e.g. "area"; several with an "s"."""
+    verb: str = "have"
+    """In tables: "the areas that masks have"."""
 
     @abstractmethod
     def unit(self, grid: Grid) -> str:

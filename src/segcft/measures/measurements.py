@@ -52,6 +52,26 @@ class Measurements:
     def __len__(self) -> int:
         return len(self.all)
 
+    @property
+    def word(self) -> str:
+        """What a number is called, e.g. "area", with an "s" for several; "measure" where there are several measures."""
+        return _one_of([one.measure.word for one in self.all], "measure")
+
+    @property
+    def verb(self) -> str:
+        """What masks do to their numbers, e.g. "sum to"."""
+        return _one_of([one.measure.verb for one in self.all], "have")
+
+    @property
+    def units(self) -> list[str]:
+        """The unit of each number."""
+        return [one.measure.unit(self.grid) for one in self.all]
+
+    @property
+    def unit(self) -> str:
+        """The unit of all numbers, or "its unit"."""
+        return _one_of(self.units, "its unit")
+
     def estimate(self, masks: Tensor) -> Tensor:
         """The numbers of soft masks (B, S, *size), (B, M): what training follows. Nothing is ever quite absent."""
         return self._each(lambda measure, chosen: measure.estimate(masks[:, chosen], self.grid))
@@ -83,3 +103,8 @@ class Measurements:
         if all(one.measure is first for one in self.all):
             return numbers(first, slice(None))
         return torch.cat([numbers(one.measure, slice(place, place + 1)) for place, one in enumerate(self.all)], dim=1)
+
+
+def _one_of(words: list[str], several: str) -> str:
+    """The word, if all are the same; else another that holds for ``several``."""
+    return words[0] if len(set(words)) == 1 else several

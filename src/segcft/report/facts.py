@@ -40,7 +40,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Guard:
+class Check:
     """Something that must hold for the figures to mean what they say."""
 
     holds: bool
@@ -68,32 +68,35 @@ def missing_parts(run: Run, parts: Sequence[Part]) -> list[str]:
     return [name for name in run.parts if name not in there]
 
 
-def guards(store: Store, parts: Sequence[Part]) -> Iterator[Guard]:
+def guards(store: Store, parts: Sequence[Part]) -> Iterator[Check]:
     """Checks of the run's parts and samples, made here and now."""
     trained = {part.name: part.meta for part in parts}
     seeds = {name: _seed(name, trained[name]) for name in ("judge", "segmentor") if name in trained}
     if len(seeds) == 2:
-        yield Guard(
+        yield Check(
             seeds["judge"] != seeds["segmentor"] and trained["judge"]["key"] != trained["segmentor"]["key"],
             f"The judge is not the guide: it was trained from seed {seeds['judge']}, the guide from "
             f"{seeds['segmentor']}.",
         )
-    taught = [part.name for part in parts if "judge" in part.meta.get("made_from", {})]
-    yield Guard(not taught, f"No part was made from the judge{': ' * bool(taught)}{', '.join(taught)}.")
+    made_from_judge = [part.name for part in parts if "judge" in part.meta.get("made_from", {})]
+    yield Check(
+        not made_from_judge,
+        f"No part was made from the judge{': ' * bool(made_from_judge)}{', '.join(made_from_judge)}.",
+    )
     other = [part.name for part in parts if part.meta.get("data") != store.fingerprint]
-    yield Guard(not other, f"All parts were trained on the samples that the run has{_except(other)}.")
+    yield Check(not other, f"All parts were trained on the samples that the run has{_except(other)}.")
     stale = [part.name for part in parts if not part.current]
-    yield Guard(not stale, f"All parts were made from the parts that the run has{_except(stale)}.")
+    yield Check(not stale, f"All parts were made from the parts that the run has{_except(stale)}.")
     patients = {split: set(store.table.loc[store.table["split"] == split, "patient"]) for split in PARTS}
     shared = patients["test"] & (patients["train"] | patients["validation"])
-    yield Guard(
+    yield Check(
         not shared, f"No test person is a training or validation person{f', except {len(shared):,}' * bool(shared)}."
     )
     versions = sorted({str(part.meta.get("version")) for part in parts})
-    yield Guard(len(versions) == 1, f"All parts were made by one version of segcft: {', '.join(versions)}.")
+    yield Check(len(versions) == 1, f"All parts were made by one version of segcft: {', '.join(versions)}.")
     adopted = next((part for part in parts if "source" in part.meta), None)
     if adopted is not None:
-        yield Guard(
+        yield Check(
             False,
             f"{adopted.name} was imported, and segcft does not know on whom it was trained: the people judged may be "
             "among them, unless the run has its original split.",

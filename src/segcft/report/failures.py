@@ -1,4 +1,4 @@
-"""Failure cases: the people whom a method served worst, how they differ from the rest, and their pictures."""
+"""Failure cases: the samples with a method's largest errors, how they differ from the rest, and their pictures."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ from torch import Tensor
 
 from segcft.counterfactual.model import CounterfactualModel
 from segcft.counterfactual.support import limits
+from segcft.data.grey import rounded
 from segcft.errors import RunError
 from segcft.evaluate import names
 from segcft.evaluate.cohort import Cohort
-from segcft.evaluate.effectiveness import area_error, saved
 from segcft.evaluate.evaluation import asked_values
+from segcft.evaluate.metrics.effectiveness import error_of
+from segcft.evaluate.metrics.metric import metrics_of
 from segcft.evaluate.truth import Truth
+from segcft.measures.measurements import Measurements
 from segcft.readers.reader import MaskReader
 
 WORST = 0.1
-"""Share of the people that counts as failures."""
+"""Share of the samples that counts as failures."""
 SHOWN = 4
 """Failures of a structure whose pictures are shown."""
 AGREES = 0.01
@@ -32,16 +35,16 @@ AGREES = 0.01
 
 @dataclass(frozen=True)
 class Case:
-    """One failure, computed anew. Images (C, H, W) are in [-1, 1], areas in the study's unit."""
+    """One failure, computed anew. Images (C, H, W) are in [-1, 1], measures in their unit."""
 
     id: str
     values: Tensor
-    """As known of the person, (V,)."""
+    """As known of the sample, (V,)."""
     before: float
-    """The area known of the image."""
+    """The measure known of the image."""
     asked: float
     obtained: float
-    """The area that the judge reads from the counterfactual."""
+    """What the judge reads from the counterfactual."""
     error: float
     image: Tensor
     counterfactual: Tensor
@@ -65,9 +68,12 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Failures:
-    """The worst tenth of one structure, under interventions on its own area."""
+    """The worst tenth of one structure, under interventions on its own measure."""
 
     structure: str
+    word: str
+    """What its measure is called."""
+    unit: str
     judged: int
     threshold: float
     """The smallest error among them."""
@@ -84,7 +90,7 @@ def read_scores(path: Path, cohort: Cohort) -> pd.DataFrame:
     """The per-sample results of an evaluation, see :meth:`segcft.evaluate.scores.Scores.by_sample`.
 
     Raises:
-        RunError: it cannot be read, or is not of the people of ``cohort``.
+        RunError: it cannot be read, or is not of the samples of ``cohort``.
     """
     try:
         scores = pd.read_parquet(path, columns=["method", "intervention", "structure", "metric", "id", "value"])
@@ -104,14 +110,14 @@ def find_failures(
     training_values: Tensor,
     shown: int = SHOWN,
 ) -> Iterator[Failures]:
-    """The failures of ``method`` for every structure whose area the evaluation has intervened on.
+    """The failures of ``method`` for every structure whose measure the evaluation has intervened on.
 
     Args:
-        cohort: the people of the evaluation.
+        cohort: the samples of the evaluation.
         model, judge: of the evaluation.
         method: whose results these are in ``scores``.
         scores: see :func:`read_scores`.
-        training_values: (N, V); who is asked for an area outside their range is counted.
+        training_values: (N, V); who is asked for a measure outside their range is counted.
         shown: how many are computed anew, of each structure.
 
     Raises:
@@ -121,7 +127,9 @@ def find_failures(
     study, metric = cohort.study, cohort.study.evaluation.metric
     own = scores[(scores["method"] == method) & (scores["metric"] == metric) & (scores["intervention"] != "")]
     batches = list(asked_values(cohort, model.scm))
-    for structure, variable in zip(study.structures, study.measured, strict=True):
+    measurements = Measurements.of(study)
+    for structure, measured, unit in zip(study.structures, measurements.all, measurements.units, strict=True):
+        variable = measured.variable
         chosen = own[(own["structure"] == structure) & (own["intervention"] == variable)]
         errors = chosen.set_index("id")["value"].reindex(cohort.named("id")).to_numpy()
         judged = int(np.isfinite(errors).sum())
@@ -140,6 +148,8 @@ def find_failures(
         table = _quantities(cohort, scores, method, structure, after[:, cohort.column(variable)], training_values)
         yield Failures(
             structure,
+            measured.measure.word,
+            unit,
             judged,
             float(errors[worst[-1]]),
             tuple(cohort.named("id")[place] for place in worst),
@@ -159,16 +169,16 @@ def _cases(
     errors: np.ndarray,
     places: np.ndarray,
 ) -> list[Case]:
-    """The people at ``places`` of the cohort, whose values become ``after`` (N, V), computed anew."""
+    """The samples at ``places`` of the cohort, whose values become ``after`` (N, V), computed anew."""
     study = cohort.study
     s = list(study.structures).index(structure)
     column, variable = cohort.measured_columns[s], study.measured[s]
     here = torch.from_numpy(places.copy()).to(cohort.device)
-    people, asked = cohort.people(here), after[here]
-    answers = saved(model.abduct(people.image, people.values).predict(asked))
-    before, masks = judge.masks(people.image)[:, s], judge.masks(answers)[:, s]
-    read = masks.sum(dim=(1, 2)) * study.image.cell_size
-    again = area_error(read[:, None], asked[:, [column]], study.evaluation.metric)[:, 0].double().cpu().numpy()
+    people, asked = cohort.samples(here), after[here]
+    answers = rounded(model.abduct(people.image, people.values).predict(asked))
+    before, masks = judge.masks(people.image)[:, s], judge.masks(answers)
+    read = judge.measurements.read(masks)[:, s]
+    again = error_of(study).error(read[:, None], asked[:, [column]])[:, 0].double().cpu().numpy()
     ids = [cohort.named("id")[place] for place in places]
     for id, new, recorded in zip(ids, again, errors[places], strict=True):
         if not np.isclose(new, recorded, rtol=AGREES, atol=AGREES):
@@ -190,7 +200,7 @@ def _cases(
             answers[k],
             None if drawn is None or drawn[k].isnan().any() else drawn[k],
             before[k].cpu().numpy(),
-            masks[k].cpu().numpy(),
+            masks[k, s].cpu().numpy(),
         )
         for k, id in enumerate(ids)
     ]
@@ -199,8 +209,9 @@ def _cases(
 def _quantities(
     cohort: Cohort, scores: pd.DataFrame, method: str, structure: str, asked: Tensor, training_values: Tensor
 ) -> pd.DataFrame:
-    """What may set failures apart, a row a person: what is known and asked, and how well they are read and drawn."""
+    """What may set failures apart, a row a sample: what is known and asked, and how well they are read and drawn."""
     study, values = cohort.study, cohort.values.cpu().numpy()
+    measurements, s = Measurements.of(study), list(study.structures).index(structure)
     found: dict[str, np.ndarray] = {}
     for k, (name, variable) in enumerate(study.variables.items()):
         if variable.categories:
@@ -209,29 +220,29 @@ def _quantities(
                     found[f"{names.plain(name)} is {category}, %"] = 100.0 * (values[:, k] == index)
         else:
             found[f"{names.plain(name)}{_unit(variable.unit)}"] = values[:, k]
-    area = study.structures[structure].variable
-    known, wanted = values[:, cohort.column(area)], asked.cpu().numpy()
-    low, high = limits(study.variables[area], training_values[:, cohort.column(area)].cpu().numpy())
-    unit, change = _unit(study.image.cell_unit), wanted - known
+    name, measure = study.structures[structure].variable, measurements.all[s].measure.word
+    known, wanted = values[:, cohort.column(name)], asked.cpu().numpy()
+    low, high = limits(study.variables[name], training_values[:, cohort.column(name)].cpu().numpy())
+    change, unit = wanted - known, _unit(measurements.units[s])
     outside = (wanted < low) | (wanted > high)
     found |= {
-        f"area asked for{unit}": wanted,
+        f"{measure} asked for{unit}": wanted,
         f"change asked for{unit}": change,
         f"size of the change asked for{unit}": np.abs(change),
-        "asked for an area that no training person has, %": 100.0 * outside,
+        f"asked for {names.with_article(measure)} that no training person has, %": 100.0 * outside,
     }
-    if study.variables[area].zero_inflated:
+    if study.variables[name].zero_inflated:
         found["does not have the structure, %"] = 100.0 * (known == 0)
         found["is asked to lose it, %"] = 100.0 * ((known > 0) & (wanted == 0))
-    metric = study.evaluation.metric
-    for label, who, what, of in (
-        (f"judge's error on the image{', %' if metric == 'mape' else unit}", names.JUDGE, metric, structure),
-        ("reconstruction error, grey levels", method, names.RECONSTRUCTION, ""),
-    ):
-        rows = scores[(scores["method"] == who) & (scores["metric"] == what) & (scores["structure"] == of)]
-        results = rows[rows["intervention"] == ""].set_index("id")["value"]
-        if len(results):
-            found[label] = results.reindex(cohort.named("id")).to_numpy()
+    of_image = scores[
+        (scores["intervention"] == "")
+        & scores["method"].isin([names.JUDGE, method])
+        & scores["structure"].isin([structure, ""])
+    ]
+    for metric in metrics_of(study):
+        words, results = metric.words(study), of_image[of_image["metric"] == metric.name].groupby("id")["value"].mean()
+        if words.of_image and len(results):
+            found[f"{words.of_image}{_unit(words.unit)}"] = results.reindex(cohort.named("id")).to_numpy()
     return pd.DataFrame(found)
 
 

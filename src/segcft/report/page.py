@@ -16,15 +16,17 @@ from segcft.config.sources import SimulatedData
 from segcft.config.study import Study
 from segcft.errors import RunError
 from segcft.evaluate.cohort import Cohort
+from segcft.evaluate.metrics.effectiveness import error_of
 from segcft.evaluate.names import METHODS, NO_CHANGE, TRUTH, method_name, plain
 from segcft.evaluate.page import percent
 from segcft.evaluate.scores import Row
 from segcft.io.rendering import is_wide
+from segcft.measures.measurements import Measurements
 from segcft.pipeline.run import Run
 from segcft.report import charts, facts
 from segcft.report.charts import Chart
 from segcft.report.failures import SHOWN, WORST, Case, Failures, find_failures, read_scores
-from segcft.report.graph import draw_graph
+from segcft.report.graph import graph_svg
 from segcft.report.pictures import data_uri, difference, difference_picture, outline, picture
 from segcft.report.results import Result
 from segcft.report.tables import tables
@@ -136,8 +138,9 @@ def render_report(run: Run, device: torch.device) -> str:
         methods=methods,
         not_judged=[m for m in trained if m not in methods],
         headline=_headline(result, methods, method),
-        unit="%" if study.evaluation.metric == "mape" else study.image.cell_unit,
-        graph=draw_graph(study),
+        unit=error_of(study).unit(study),
+        measures=Measurements.of(study),
+        graph=graph_svg(study),
         marginals=[
             charts.marginal(name, variable, values[:, k]) for k, (name, variable) in enumerate(study.variables.items())
         ],
@@ -188,13 +191,13 @@ def _failures(run: Run, cohort: Cohort, method: str, path: Path) -> list[Section
 
 
 def _known(study: Study, case: Case) -> str:
-    """What is known of the person beside the areas."""
+    """What is known of the sample beside its measures."""
     said = []
     for k, (name, variable) in enumerate(study.variables.items()):
         if name not in study.measured:
             value = float(case.values[k])
-            told = variable.categories[int(value)] if variable.categories else charts.number(value)
-            said.append(f"{plain(name)} {told} {variable.unit}".rstrip())
+            text = variable.categories[int(value)] if variable.categories else charts.number(value)
+            said.append(f"{plain(name)} {text} {variable.unit}".rstrip())
     return ", ".join(said)
 
 
@@ -226,19 +229,20 @@ def _figures(run: Run) -> Iterator[Figure]:
     """The evaluation's pictures, as far as they are there: the curves first and then structure by structure."""
     study, folder = run.study, run.evaluation / "figures"
     grid = "a column a method, a row a change" if _is_wide(study) else "a row a method, a column a change"
+    measures = Measurements.of(study)
     known = {
         "asked-obtained": (
-            "Areas asked for and obtained",
-            "The change of area obtained against the one asked for, a line a method, structure by structure: mean and "
-            "standard deviation over people.",
+            f"{measures.word.capitalize()}s asked for and obtained",
+            f"The change of {measures.word} obtained against the one asked for, a line a method, structure by "
+            "structure: mean and standard deviation over people.",
         )
     }
-    for structure in study.structures:
-        name = plain(structure)
+    for structure, one in zip(study.structures, measures.all, strict=True):
+        name, word = plain(structure), one.measure.word
         known[f"counterfactuals-{structure}"] = (
             f"Counterfactuals: {name}",
-            f"A few test people and their counterfactuals when the {name} is changed by a share of its area, {grid}; "
-            "with the judge's outlines, and below each the area asked for and the one that the judge reads.",
+            f"A few test people and their counterfactuals when the {name} is changed by a share of its {word}, {grid}; "
+            f"with the judge's outlines, and below each the {word} asked for and the one that the judge reads.",
         )
         known[f"differences-{structure}"] = (
             f"Differences: {name}",

@@ -11,8 +11,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from segcft.data.grey import to_grey_levels
-from segcft.evaluate.axioms import GREY_LEVELS
+from segcft.data.grey import GREY_LEVELS, to_grey_levels
+from segcft.io.outline import outlines
 from segcft.io.provenance import SYNTHETIC
 
 COLOURS = "RdBu_r"
@@ -43,11 +43,8 @@ def difference_picture(change: Tensor, limit: float) -> str:
 
 
 def outline(mask: NDArray[np.float32]) -> str:
-    """The contour at one half of a soft mask (H, W) as the ``d`` of an SVG path, a pixel being 1 x 1."""
-    from skimage.measure import find_contours  # late: slow to import
-
-    lines = find_contours(np.pad(mask, 1), 0.5)  # padded, so that lines close at the border
-    return " ".join("M" + "L".join(f"{x - 0.5:.1f},{y - 0.5:.1f}" for y, x in line) + "Z" for line in lines)
+    """The outline of a soft mask (H, W) as the ``d`` of an SVG path, a pixel being 1 x 1."""
+    return " ".join("M" + "L".join(f"{x:.1f},{y:.1f}" for x, y in line) + "Z" for line in outlines(mask))
 
 
 def _png(pixels: NDArray[np.uint8], synthetic: bool) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +16,12 @@ from segcft.config.sources import SimulatedData
 from segcft.config.study import Study
 from segcft.errors import RunError
 from segcft.evaluate import names
+from segcft.evaluate.metrics.effectiveness import error_of
+from segcft.evaluate.metrics.metric import Metric, metrics_of
 from segcft.evaluate.names import method_name, plain
 from segcft.evaluate.scores import Row
 from segcft.evaluate.table import cell, grid
+from segcft.measures.measurements import Measurements
 from segcft.pipeline.run import Run
 from segcft.training import artefact
 
@@ -66,10 +70,10 @@ class Result:
         return next(found, None)
 
     def elsewhere(self, method: str) -> Row | None:
-        """The largest mean error of a structure under an intervention on another area."""
-        metric, areas = self.study.evaluation.metric, self.study.measured
+        """The largest mean error of a structure under an intervention on the measure of another one."""
+        metric, measured = self.study.evaluation.metric, self.study.measured
         rows = [r for r in self.rows if r["method"] == method and r["metric"] == metric and not r["intervened"]]
-        rows = [r for r in rows if r["intervention"] in areas and r["value"] is not None]
+        rows = [r for r in rows if r["intervention"] in measured and r["value"] is not None]
         return max(rows, key=lambda r: float(r["value"]), default=None)
 
 
@@ -120,13 +124,13 @@ def render_results(folders: Sequence[Path]) -> str:
 
 def _group(results: Sequence[Result], paper: Mapping[str, Any] | None) -> Iterator[str]:
     study = results[0].study
-    structures = list(map(plain, study.structures))
-    unit = "%" if study.evaluation.metric == "mape" else study.image.cell_unit
+    structures, error = list(map(plain, study.structures)), error_of(study)
+    word, unit = Measurements.of(study).word, error.unit(study)
     yield f"## {', '.join(structures)}"
     yield "\n".join(_data(results, paper))
     yield (
-        f"### Error of the area of the structure intervened on ({study.evaluation.metric.upper()}, {unit}), and at "
-        "worst of the others\n\n"
+        f"### Error of the {word} of the structure intervened on ({error.name.upper()}, {unit}), and at worst of the "
+        "others\n\n"
         f"{grid(['data', 'method', *structures, 'elsewhere, worst'], list(_effectiveness(results, paper)), labels=2)}"
     )
     yield (
@@ -138,16 +142,18 @@ def _group(results: Sequence[Result], paper: Mapping[str, Any] | None) -> Iterat
         "### How well the judges read the images as they are\n\n"
         f"{grid(['data', 'measure', *structures], list(_judges(results)), labels=2)}"
     )
+    metrics = [metric for metric in metrics_of(study) if metric is not error and metric.brief]
+    for metric in metrics:
+        lines = list(_by_structure(results, metric))
+        if lines:
+            yield f"### {metric.heading(study)}\n\n{grid(['data', 'do', 'method', *structures], lines, labels=3)}"
+    lines = list(_of_images(results, metrics))
+    used = [metric for metric in metrics if any(line[1] == metric.words(study).title for line in lines)]
     yield (
-        "### Slope of the change obtained on the change asked for; 1 is right\n\n"
-        f"{grid(['data', 'do', 'method', *structures], list(_slopes(results)), labels=3)}"
+        "### Whole images, by the structure intervened on\n\n"
+        f"{grid(['data', 'measure', 'method', *structures], lines, labels=3)}"
     )
-    yield (
-        "### Where the image changes, and how far from the truth\n\n"
-        f"{grid(['data', 'measure', 'method', *structures], list(_local(results)), labels=3)}\n\n"
-        "By the structure intervened on. Locality: share of the change near that structure; true error: distance in "
-        "grey levels from the simulator's true counterfactual, near what truly changed."
-    )
+    yield "In grey levels (0 to 255) where not in %.\n\n" + "\n".join(filter(None, (m.line(study) for m in used)))
 
 
 def _data(results: Sequence[Result], paper: Mapping[str, Any] | None) -> Iterator[str]:
@@ -155,13 +161,13 @@ def _data(results: Sequence[Result], paper: Mapping[str, Any] | None) -> Iterato
         yield f"- {paper['data']} (paper): {paper['description']}."
     for result in results:
         study = result.study
-        height, width = study.image.size
         source = f"Simulated ({study.data.source})" if isinstance(study.data, SimulatedData) else "Real"
+        size = " x ".join(map(str, study.image.size))
         counts = " / ".join(f"{result.samples[split]:,}" for split in ("train", "validation", "test"))
         judged = max((row["n"] for row in result.rows), default=0)
         yield (
             f"- {study.name}: {study.description.rstrip('.')}. {source}, {counts} training, validation and test "
-            f"samples, {height} x {width} pixels; {judged} test samples judged; segcft {result.version}."
+            f"samples, {size} pixels; {judged} test samples judged; segcft {result.version}."
         )
 
 
@@ -172,51 +178,45 @@ def _effectiveness(results: Sequence[Result], paper: Mapping[str, Any] | None) -
             elsewhere = f"{low_high[1]}" if low_high else ""
             yield [f"{paper['data']} (paper)", method_name(method), *map(str, errors), elsewhere]
     for result in results:
-        study = result.study
+        study, error = result.study, error_of(result.study)
         for method in SHOWN:
             found = [
-                result.row(method, study.evaluation.metric, variable, structure)
-                for structure, variable in zip(study.structures, study.measured, strict=True)
+                result.row(method, error.name, *asked) for asked in zip(study.measured, study.structures, strict=True)
             ]
             if any(found):
                 worst = None if method == names.SEG_LESS_REG else result.elsewhere(method)
-                yield [study.name, method_name(method), *map(cell, found), cell(worst)]
+                yield [study.name, method_name(method), *(cell(row, error) for row in [*found, worst])]
 
 
 def _judges(results: Sequence[Result]) -> Iterator[list[str]]:
     for result in results:
         study = result.study
-        metric = study.evaluation.metric
-        for label, key, digits in ((f"{metric.upper()} of the area", metric, 1), ("Dice", names.DICE, 3)):
-            found = [result.row(names.JUDGE, key, "", structure) for structure in study.structures]
-            yield [study.name, label, *(cell(row, digits) for row in found)]
+        for metric in metrics_of(study):
+            found = [result.row(names.JUDGE, metric.name, "", structure) for structure in study.structures]
+            if any(found):
+                yield [study.name, metric.words(study).label, *(cell(row, metric) for row in found)]
 
 
-def _slopes(results: Sequence[Result]) -> Iterator[list[str]]:
+def _by_structure(results: Sequence[Result], metric: Metric) -> Iterator[list[str]]:
+    """A metric of single structures: of those intervened on, and of all under interventions on what causes them."""
     for result in results:
         study = result.study
-        causes = list(dict.fromkeys(r["intervention"] for r in result.rows if r["metric"] == names.SLOPE))
-        asked = {"its own area": study.measured} | {
-            plain(cause): [cause] * len(study.measured) for cause in causes if cause not in study.measured
+        asked_of = dict.fromkeys(r["intervention"] for r in result.rows if r["metric"] == metric.name)
+        asked = {f"its own {Measurements.of(study).word}": study.measured} | {
+            plain(cause): (cause,) * len(study.measured) for cause in asked_of if cause not in study.measured
         }
         for label, variables in asked.items():
             for method in SHOWN:
-                found = [
-                    result.row(method, names.SLOPE, variable, structure)
-                    for structure, variable in zip(study.structures, variables, strict=True)
-                ]
+                found = [result.row(method, metric.name, *one) for one in zip(variables, study.structures, strict=True)]
                 if any(found):
-                    yield [study.name, label, method_name(method), *(cell(row, 2) for row in found)]
+                    yield [study.name, label, method_name(method), *(cell(row, metric) for row in found)]
 
 
-def _local(results: Sequence[Result]) -> Iterator[list[str]]:
-    for result in results:
-        for label, metric, digits, factor in (
-            ("locality, %", names.LOCALITY, 0, 100.0),
-            ("true error", names.TRUE_ERROR, 2, 1.0),
-            ("reversibility", names.REVERSIBILITY, 2, 1.0),
-        ):
-            for method in SHOWN:
-                found = [result.row(method, metric, variable) for variable in result.study.measured]
-                if any(found):
-                    yield [result.study.name, label, method_name(method), *(cell(row, digits, factor) for row in found)]
+def _of_images(results: Sequence[Result], metrics: Sequence[Metric]) -> Iterator[list[str]]:
+    """Metrics of whole images, by the structure intervened on; what needs no intervention is the same for all."""
+    for result, metric, method in itertools.product(results, metrics, SHOWN):
+        alone = result.row(method, metric.name)
+        found = [result.row(method, metric.name, variable) or alone for variable in result.study.measured]
+        if any(found):
+            label = metric.words(result.study).title
+            yield [result.study.name, label, method_name(method), *(cell(row, metric) for row in found)]

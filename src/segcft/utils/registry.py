@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Registry(Mapping[str, T], Generic[T]):
-    """Name -> thing, in the order in which they were added.
+    """Name -> thing: those of the package in the order of its modules, then others in the order of :meth:`add`.
 
     The modules of ``package`` add theirs when they are imported, which the first look-up of a name that is not known
     yet does. So do modules of other
@@ -66,8 +66,12 @@ class Registry(Mapping[str, T], Generic[T]):
         if not self._loaded:
             self._loaded = True
             package = importlib.import_module(self.package)
-            for module in pkgutil.iter_modules(package.__path__):
-                importlib.import_module(f"{self.package}.{module.name}")
+            modules = [f"{self.package}.{module.name}" for module in pkgutil.iter_modules(package.__path__)]
+            for module in modules:
+                importlib.import_module(module)
             for plugin in entry_points(group="segcft"):
                 plugin.load()
+            place = {module: k for k, module in enumerate(modules)}
+            ordered = sorted(self._things.items(), key=lambda item: place.get(item[1].__module__, len(place)))
+            self._things = dict(ordered)  # whoever imports a module first does not change it
         return self._things

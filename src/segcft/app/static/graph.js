@@ -1,85 +1,31 @@
-// The causal graph. What is set by hand has no causes any more: its incoming arrows are cut.
+// The causal graph, laid out by the server. What is set by hand has no causes any more: its incoming arrows are cut.
 
 import { capital, draw, withUnit } from "./dom.js";
-
-const WIDTH = 124;
-const HEIGHT = 46;
-const APART = 46;
-const GAP = 12;
-const IMAGE = "image";
 
 export class Graph {
   constructor(root, spec) {
     this.spec = spec;
-    const rows = layers(spec.variables);
-    const most = Math.max(2, ...rows.map((row) => row.length));
-    const width = most * (WIDTH + GAP);
-    const place = new Map();
-    rows.forEach((row, down) => {
-      // A row of causes stands over the gaps of the row below, so that long arrows pass between its nodes.
-      row.forEach((name, k) => {
-        const below = rows[down + 1]?.length ?? 0;
-        const slots = below === row.length + 1 ? below : row.length;
-        const shift = below === row.length + 1 ? 1 : 0.5;
-        place.set(name, { x: (width * (k + shift)) / slots, y: HEIGHT / 2 + 1 + down * (HEIGHT + APART) });
-      });
-    });
-    place.set(IMAGE, { x: width / 2, y: HEIGHT / 2 + 1 + rows.length * (HEIGHT + APART) - 8, image: true });
-    const height = place.get(IMAGE).y + 17;
-    this.title = draw("title");
-    this.edges = [];
+    const { width, height, boxes, arrows, image, labels } = spec.graph;
+    const variables = new Map(spec.variables.map((variable) => [variable.name, variable]));
+    this.title = draw("title", { id: "graph-title" });
     this.nodes = new Map();
-    const lines = draw("g");
-    const boxes = draw("g");
-    for (const { name, parents } of spec.variables) {
-      for (const parent of parents) lines.append(this.edge(parent, name, place));
-    }
-    for (const { name } of spec.variables) lines.append(this.edge(name, IMAGE, place));
-    for (const variable of spec.variables) boxes.append(this.node(variable, place.get(variable.name)));
-    boxes.append(
-      draw("g", { class: "node image", transform: `translate(${place.get(IMAGE).x},${place.get(IMAGE).y})` },
-        draw("rect", { x: -40, y: -14, width: 80, height: 28, rx: 4 }),
-        draw("text", { y: 4 }, "image")),
-    );
+    this.edges = arrows.map((arrow) => ({ from: arrow.cause, to: arrow.effect, group: edge(arrow) }));
+    const drawn = boxes.map((box) =>
+      box.name === image ? imageNode(box) : this.node(variables.get(box.name), labels[box.name], box));
+    const lines = draw("g", {}, ...this.edges.map(({ group }) => group));
     const named = { role: "img", "aria-labelledby": "graph-title" };
-    const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, ...named }, this.title, lines, boxes);
-    this.title.id = "graph-title";
+    const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, ...named }, this.title, lines, draw("g", {}, ...drawn));
     svg.style.maxWidth = `${width * 1.1}px`;
     root.replaceChildren(svg);
   }
 
-  edge(from, to, place) {
-    const [a, b] = [place.get(from), place.get(to)];
-    const down = b.image ? 14 : HEIGHT / 2;
-    // Arrows arrive a little apart, on the side that they come from.
-    const apart = Math.max(-22, Math.min(22, (a.x - b.x) * 0.12));
-    const [x1, y1, x2, y2] = [a.x - apart, a.y + HEIGHT / 2, b.x + apart, b.y - down - 7];
-    const long = y2 - y1 > HEIGHT + APART;
-    // A long arrow falls straight first, between the nodes that it passes.
-    const path = long
-      ? `M${a.x},${y1} V${y2 - APART + 10} C${a.x},${y2 - 12} ${x2},${y2 - 22} ${x2},${y2}`
-      : `M${x1},${y1} L${x2},${y2}`;
-    const [cutX, cutY] = [x1 + 0.62 * (x2 - x1), y1 + 0.62 * (y2 - y1)];
-    const angle = (Math.atan2(y2 - y1, x2 - x1) * 180) / Math.PI;
-    const cut = `translate(${cutX},${cutY}) rotate(${angle})`;
-    const heading = long ? 90 : angle;
-    const group = draw("g", { class: "edge", "data-edge": `${from}>${to}` },
-      draw("path", { class: "line", d: path }),
-      draw("path", { class: "head", transform: `translate(${x2},${y2}) rotate(${heading})`, d: "M-1,-4 L-1,4 L6,0 Z" }),
-      // Two strokes across: the arrow is severed here.
-      draw("path", { class: "cut", transform: cut, d: "M-4,-6 L-1,6 M1,-6 L4,6" }));
-    this.edges.push({ from, to, group });
-    return group;
-  }
-
-  node(variable, { x, y }) {
-    const value = draw("text", { class: "value", y: 14 });
-    const words = lines(variable.label.replace(/ area$/, ""));
+  node(variable, label, box) {
+    const words = lines(label);
     const top = words.length === 1 ? -5 : -10;
     const name = words.map((line, k) => draw("text", { class: "name", y: top + 12 * k }, line));
-    if (words.length > 1) value.setAttribute("y", 17);
-    const group = draw("g", { class: "node", "data-node": variable.name, transform: `translate(${x},${y})` },
-      draw("rect", { x: -WIDTH / 2, y: -HEIGHT / 2, width: WIDTH, height: HEIGHT, rx: 6 }), ...name, value);
+    const value = draw("text", { class: "value", y: words.length === 1 ? 14 : 17 });
+    const group = draw("g", { class: "node", "data-node": variable.name, transform: `translate(${box.x},${box.y})` },
+      rectangle(box, 6), ...name, value);
     this.nodes.set(variable.name, { group, value, variable });
     return group;
   }
@@ -94,7 +40,7 @@ export class Graph {
     }
     const cut = [];
     for (const { from, to, group } of this.edges) {
-      const severed = to !== IMAGE && rows[to].intervened;
+      const severed = to !== this.spec.graph.image && rows[to].intervened;
       const active = !severed && (rows[from].intervened || moved.has(from));
       group.classList.toggle("severed", severed);
       group.classList.toggle("active", active);
@@ -123,20 +69,20 @@ export function followers(variables, rows) {
   return below;
 }
 
-// Rows of names, each below all of its causes.
-function layers(variables) {
-  const depth = new Map();
-  const of = (name) => {
-    if (!depth.has(name)) {
-      const { parents } = variables.find((variable) => variable.name === name);
-      depth.set(name, parents.length ? 1 + Math.max(...parents.map(of)) : 0);
-    }
-    return depth.get(name);
-  };
-  const rows = [];
-  for (const { name } of variables) (rows[of(name)] ??= []).push(name);
-  return rows;
+function edge({ cause, effect, path, head, cut }) {
+  const [x, y, angle] = cut;
+  return draw("g", { class: "edge", "data-edge": `${cause}>${effect}` },
+    draw("path", { class: "line", d: path }),
+    draw("path", { class: "head", transform: `translate(${head})`, d: "M-4,-1 L4,-1 L0,6 Z" }),
+    // Two strokes across: the arrow is severed here.
+    draw("path", { class: "cut", transform: `translate(${x},${y}) rotate(${angle})`, d: "M-4,-6 L-1,6 M1,-6 L4,6" }));
 }
+
+const rectangle = ({ width, height }, rx) => draw("rect", { x: -width / 2, y: -height / 2, width, height, rx });
+
+const imageNode = (box) =>
+  draw("g", { class: "node image", transform: `translate(${box.x},${box.y})` },
+    rectangle(box, 4), draw("text", { y: 4 }, "image"));
 
 // A label in at most two lines.
 function lines(label) {

@@ -50,7 +50,7 @@ class Row {
 
   terms() {
     const list = make("dl", {}, term("observed", this.observed), make("div", {}, this.askedTerm, this.asked));
-    if (this.variable.isArea) list.append(term("obtained", this.obtained));
+    if (this.variable.isMeasured) list.append(term("obtained", this.obtained));
     return list;
   }
 
@@ -67,7 +67,7 @@ class Row {
     const by = change(this.variable, row.before, isSet ? set : row.after);
     this.state.textContent = isSet ? `set${by && `, ${by}`}` : moved ? `follows${by && `, ${by}`}` : "";
     this.known.update(row, source);
-    if (this.variable.isArea) {
+    if (this.variable.isMeasured) {
       const gained = change(this.variable, row.before, row.obtained);
       const spread = row.obtained_sd === undefined ? "" : ` \u00b1 ${show(this.variable, row.obtained_sd)}`;
       const value = `${show(this.variable, row.obtained)}${spread} ${this.variable.unit}`;
@@ -81,7 +81,7 @@ class Known {
   constructor(variable, on) {
     this.variable = variable;
     this.source = make("small", { class: "source" });
-    if (variable.isArea) {
+    if (variable.isMeasured) {
       this.value = make("span");
       this.element = make("span", {}, this.value);
       return;
@@ -148,7 +148,7 @@ class Slider extends Row {
       full: make("i", { class: "full" }),
       central: make("i", { class: "central" }),
       before: make("i", { class: "mark before", title: "observed" }),
-      obtained: make("i", { class: "mark got", title: "obtained", hidden: !variable.isArea }),
+      obtained: make("i", { class: "mark got", title: "obtained", hidden: !variable.isMeasured }),
     };
     this.known = new Known(variable, on);
     this.observed.append(this.known.element);

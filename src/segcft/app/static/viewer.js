@@ -214,9 +214,9 @@ export class Viewer {
   }
 }
 
-// What to say aloud of the areas: asked for and obtained.
+// What to say aloud of the measures: asked for and obtained.
 export function spoken(spec, record) {
-  const asked = spec.variables.filter(({ name, isArea }) => isArea && record.variables[name].intervened);
+  const asked = spec.variables.filter(({ name, isMeasured }) => isMeasured && record.variables[name].intervened);
   const parts = asked.map((variable) => {
     const row = record.variables[variable.name];
     const [asked, obtained] = [row.after, row.obtained].map((value) => show(variable, value));

@@ -1,0 +1,104 @@
+"""What a metric looks at: a batch of samples as they are, an intervention on them, and a method's answer to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from segcft.config.study import Study
+from segcft.counterfactual.model import Abduction, CounterfactualModel
+from segcft.evaluate.cohort import Cohort, SampleBatch
+from segcft.evaluate.locality import radius
+from segcft.evaluate.truth import Drawn
+from segcft.readers.reader import MaskReader
+
+
+@dataclass(frozen=True)
+class FactualBatch:
+    """B samples as they are, and what the judge reads of them."""
+
+    cohort: Cohort
+    samples: SampleBatch
+    judge: MaskReader
+
+    @property
+    def study(self) -> Study:
+        return self.cohort.study
+
+    @property
+    def known(self) -> Tensor:
+        """The measures that are known, (B, M)."""
+        return self.samples.values[:, self.study.measured_columns]
+
+    @cached_property
+    def masks(self) -> Tensor:
+        """The judge's masks (B, S, *size) in 0..1."""
+        return self.judge.masks(self.samples.image)
+
+    @cached_property
+    def read(self) -> Tensor:
+        """The measures that the judge reads, (B, M)."""
+        return self.judge.measurements.read(self.masks)
+
+    @property
+    def radius(self) -> int:
+        """How near is near a structure, in pixels."""
+        return radius(self.study.evaluation.dilation, self.study.image.size)
+
+
+@dataclass(frozen=True)
+class ModelBatch:
+    """What a model knows of B samples: the exogenous noise of their images, ``abduction``."""
+
+    factual: FactualBatch
+    model: CounterfactualModel
+    abduction: Abduction
+
+    @cached_property
+    def unchanged(self) -> Tensor:
+        """The counterfactual images (B, C, *size) under no intervention at all."""
+        image, values = self.factual.samples.image, self.factual.samples.values
+        return self.model.counterfactual(image, values, torch.full_like(values, torch.nan)).image
+
+
+@dataclass(frozen=True)
+class AskedBatch:
+    """An intervention on ``variable``, which makes the samples' values ``after`` (B, V). ``truth`` is the simulator's
+    own answer, where it is known."""
+
+    factual: FactualBatch
+    variable: str
+    after: Tensor
+    truth: Drawn | None
+
+    @property
+    def wanted(self) -> Tensor:
+        """The measures asked for, (B, M)."""
+        return self.after[:, self.factual.study.measured_columns]
+
+
+@dataclass(frozen=True)
+class AnsweredBatch:
+    """The answer of a ``method`` or reference: ``image`` (B, C, *size) in [-1, 1] as its file would show it.
+
+    A ``model``'s answer before it is rounded is ``exact``; references have no model.
+    """
+
+    asked: AskedBatch
+    method: str
+    image: Tensor
+    model: CounterfactualModel | None
+    exact: Tensor
+
+    @cached_property
+    def masks(self) -> Tensor:
+        """The judge's masks (B, S, *size) in 0..1."""
+        return self.asked.factual.judge.masks(self.image)
+
+    @cached_property
+    def read(self) -> Tensor:
+        """The measures that the judge reads, (B, M)."""
+        return self.asked.factual.judge.measurements.read(self.masks)

@@ -1,0 +1,128 @@
+"""What every metric of counterfactuals can do, whatever it measures."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segcft.config.study import Study
+from segcft.evaluate.answered import AnsweredBatch, FactualBatch, ModelBatch
+from segcft.utils.registry import Registry
+
+GREY = "grey levels"
+"""The unit of differences between images, 0 to 255."""
+
+Better = Literal["lower", "higher", "near 1"]
+DIRECTIONS: dict[Better, str] = {"lower": "lower is better", "higher": "higher is better", "near 1": "1 is right"}
+
+
+class Result(NamedTuple):
+    """What a metric finds in a batch: ``values`` (B,), NaN where a sample does not count.
+
+    ``structure`` is the one that they are about, "" if they are about the whole image. ``weights`` (B,), not negative,
+    are what each value counts in the mean (default: all count alike).
+    """
+
+    values: Tensor
+    structure: str = ""
+    weights: Tensor | None = None
+
+
+class Words(NamedTuple):
+    """What a reader is told of a metric.
+
+    ``label`` is its name in a table. ``explanation`` says what it is, after "label: " in a list or, of a metric of
+    single structures, as the text below its table. ``heading`` is that of this table (default: title and direction).
+    ``unit`` is that of the numbers as they are shown, "" of a pure number. ``of_image`` is its name where failures are
+    compared with the rest by its results on images as they are; without one they are not.
+    """
+
+    label: str
+    unit: str = ""
+    explanation: str = ""
+    heading: str = ""
+    of_image: str = ""
+
+    @property
+    def title(self) -> str:
+        """The label with its unit; grey levels go without saying."""
+        return self.label if self.unit in ("", GREY) else f"{self.label}, {self.unit}"
+
+
+class Metric(ABC):
+    """A number that says how good counterfactuals are.
+
+    A metric overrides one of :meth:`of_judge`, :meth:`of_model` and :meth:`of_answer`, or several of them. It is made
+    known by ``METRICS.add(metric.name, metric)``.
+    """
+
+    name: str
+    """In the rows of ``table.json``, and among :data:`METRICS`."""
+    better: Better = "lower"
+    digits: int = 2
+    """Decimals in tables."""
+    factor: float = 1.0
+    """What a value is multiplied with in tables, e.g. 100 for a share in %."""
+    axiom: bool = False
+    """Whether it is an axiom, which holds for counterfactuals of all kinds: the evaluation's table has these first,
+    where all others are listed before them."""
+    brief: bool = True
+    """Whether comparisons of several runs show it too, which have less room."""
+    of_causes: bool = False
+    """Whether it is asked about causes of measures too, beside the interventions of the study."""
+    worst: bool = False
+    """Whether its row is the largest value of all samples, without an interval, and not their mean."""
+
+    @abstractmethod
+    def words(self, study: Study) -> Words:
+        """What a reader of the study's tables is told of it."""
+
+    def line(self, study: Study) -> str:
+        """Its words as a line of a list; "" where those of another metric tell of it."""
+        words, direction = (
+            self.words(study),
+            "" if self.better == "lower" else f" {_sentence(DIRECTIONS[self.better])}.",
+        )
+        return f"- {words.label}: {words.explanation}{direction}" if words.explanation else ""
+
+    def heading(self, study: Study) -> str:
+        """That of a table of its own."""
+        words = self.words(study)
+        return words.heading or _sentence(f"{words.title}; {DIRECTIONS[self.better]}")
+
+    def applies(self, study: Study) -> bool:
+        """Whether an evaluation of ``study`` has it."""
+        return True
+
+    def of_judge(self, batch: FactualBatch) -> Iterator[Result]:
+        """What it finds in the judge's reading of images as they are."""
+        yield from ()
+
+    def of_model(self, batch: ModelBatch) -> Iterator[Result]:
+        """What it finds in a model of images as they are, without an intervention."""
+        yield from ()
+
+    def of_answer(self, answer: AnsweredBatch) -> Iterator[Result]:
+        """What it finds in a method's answer to an intervention, or in that of a reference."""
+        yield from ()
+
+    def difference(self, mine: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64] | None:
+        """Of two methods' values (B,) on the same samples, where methods are compared pair by pair; None where not."""
+        return None
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+METRICS: Registry[Metric] = Registry("metric", "segcft.evaluate.metrics", "evaluation.metric")
+
+
+def metrics_of(study: Study) -> list[Metric]:
+    """The metrics that an evaluation of ``study`` has, axioms last."""
+    return sorted((metric for metric in METRICS.values() if metric.applies(study)), key=lambda metric: metric.axiom)

@@ -1,0 +1,28 @@
+"""Overlap: does the judge see the structures where they are?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from segcft.config.study import Study
+from segcft.evaluate.answered import FactualBatch
+from segcft.evaluate.metrics.metric import METRICS, Metric, Result, Words
+from segcft.readers.segmentor import dice
+
+
+class Dice(Metric):
+    """Overlap of the judge's masks with the true ones, both thresholded at one half, of those who have it."""
+
+    name = "dice"
+    better = "higher"
+    digits = 3
+
+    def words(self, study: Study) -> Words:
+        return Words("Dice of the mask")
+
+    def of_judge(self, batch: FactualBatch) -> Iterator[Result]:
+        overlap = dice((batch.masks > 0.5).float(), (batch.samples.mask > 0.5).float())
+        return (Result(overlap[:, s], structure) for s, structure in enumerate(batch.study.structures))
+
+
+METRICS.add(Dice.name, Dice())

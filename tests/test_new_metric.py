@@ -1,0 +1,124 @@
+"""A metric from outside of the package is one class: tables, report and page of results show it with its words."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from segcft.config.study import Study
+from segcft.errors import SegcftError
+from segcft.evaluate import names
+from segcft.evaluate.answered import AnsweredBatch, FactualBatch
+from segcft.evaluate.metrics.metric import METRICS, Metric, Result, Words
+from segcft.pipeline.judging import evaluate_people
+from segcft.pipeline.run import Run
+from segcft.report.page import render_report
+from segcft.report.results import render_results
+from segcft.utils.progress import Progress
+
+CPU = torch.device("cpu")
+
+
+class Saturation(Metric):
+    """Share of the pixels that are black or white."""
+
+    name = "saturation"
+    digits = 3
+    factor = 100.0
+
+    def words(self, study: Study) -> Words:
+        return Words("saturated pixels", "%", "share of the pixels that are black or white.")
+
+    def of_answer(self, answer: AnsweredBatch) -> Iterator[Result]:
+        yield Result((answer.image.abs() >= 1).flatten(1).double().mean(dim=1))
+
+    def difference(self, mine: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:
+        return mine - theirs
+
+
+class Bias(Metric):
+    """How much too large the judge reads structures."""
+
+    name = "judge's bias"
+    better = "near 1"
+
+    def words(self, study: Study) -> Words:
+        return Words("read on known size", explanation="What is read on what is known.")
+
+    def of_judge(self, batch: FactualBatch) -> Iterator[Result]:
+        for s, structure in enumerate(batch.study.structures):
+            yield Result(batch.read[:, s] / batch.known[:, s], structure)
+
+    def of_answer(self, answer: AnsweredBatch) -> Iterator[Result]:
+        for s, structure in enumerate(answer.asked.factual.study.structures):
+            yield Result(answer.read[:, s] / answer.asked.wanted[:, s], structure)
+
+
+@pytest.fixture(scope="module")
+def run(small_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """The small run, judged by both as well."""
+    folder = tmp_path_factory.mktemp("metric") / "run"
+    shutil.copytree(small_run.folder, folder)
+    run, known = Run(folder), dict(METRICS)
+    METRICS.add(Saturation.name, Saturation())
+    METRICS.add(Bias.name, Bias())
+    evaluate_people(run, run.store(), run.evaluation, CPU, Progress())
+    yield run
+    METRICS._things = known
+
+
+def test_its_rows_are_in_the_table(run: Run) -> None:
+    rows = json.loads((run.evaluation / "table.json").read_text(encoding="utf-8"))
+    own = [row for row in rows if row["metric"] == Saturation.name]
+    methods = {names.NO_CHANGE, "none", "regressor", "segmentor", names.TRUTH, names.SEG_LESS_REG}
+    assert {row["method"] for row in own} == methods
+    assert {row["intervention"] for row in own} == set(run.study.measured)
+    assert all(0 <= row["value"] <= 1 for row in own if row["method"] != names.SEG_LESS_REG)
+    value = {(row["method"], row["intervention"]): row["value"] for row in own}
+    for variable in run.study.measured:
+        expected = value["segmentor", variable] - value["regressor", variable]
+        assert value[names.SEG_LESS_REG, variable] == pytest.approx(expected)
+    judge = [row for row in rows if row["metric"] == Bias.name and row["method"] == names.JUDGE]
+    assert [row["structure"] for row in judge] == list(run.study.structures)
+
+
+def test_nothing_else_has_changed(run: Run, small_run: Run) -> None:
+    before, after = (json.loads((one.evaluation / "table.json").read_text()) for one in (small_run, run))
+    assert [row for row in after if row["metric"] not in (Saturation.name, Bias.name)] == before
+
+
+@pytest.mark.parametrize("kind", ["table", "report", "results"])
+def test_its_words_are_read_beside_its_numbers(run: Run, kind: str) -> None:
+    text = {
+        "table": lambda: (run.evaluation / "table.md").read_text(encoding="utf-8"),
+        "report": lambda: render_report(run, CPU),
+        "results": lambda: render_results([run.folder]),
+    }[kind]()
+    rows = json.loads((run.evaluation / "table.json").read_text(encoding="utf-8"))
+    for metric in (Saturation(), Bias()):
+        assert metric.words(run.study).title in text
+        for row in rows:
+            if (
+                row["metric"] == metric.name
+                and row["method"] == "segmentor"
+                and (row["intervened"] or kind != "results")
+            ):
+                assert f"{metric.factor * row['value']:.{metric.digits}f}" in text
+    assert "saturated pixels: share of the pixels that are black or white." in text
+    assert "Read on known size; 1 is right" in text
+
+
+def test_a_name_is_given_once() -> None:
+    assert "slope" in METRICS
+
+    class Other(Saturation):
+        name = "slope"
+
+    with pytest.raises(SegcftError, match="'slope': there is one of this name already"):
+        METRICS.add(Other.name, Other())
