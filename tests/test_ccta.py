@@ -610,9 +610,9 @@ def test_other_things_that_cannot_be(cases: Cases, tmp_path: Path) -> None:
         CCTA(table=tmp_path / "none.csv")
     with pytest.raises(DataError, match="two angles are 30 degrees, to a tenth"):
         cases.convert(angles=[30, 390.01])
-    with pytest.raises(DataError, match="--spacing: expected a number above 0, not 0"):
+    with pytest.raises(DataError, match="^--spacing: "):
         cases.convert(spacing=0)
-    with pytest.raises(DataError, match="--smooth: expected a number, 0 or more, not -1"):
+    with pytest.raises(DataError, match="^--smooth: "):
         cases.convert(smooth=-1)
 
 
