@@ -98,6 +98,14 @@ def judge(read: Callable[[Path], object], path: Path, named: bool = True) -> tup
     return "read", ""
 
 
+def measured(read: Callable[[Path], object], path: Path, named: bool = True) -> tuple[str, str, float, int]:
+    """How reading ends, as :func:`judge` tells it, with the seconds and the bytes of memory that it takes."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is that of this input
+    before, start = _status("VmRSS"), time.monotonic()
+    kind, detail = judge(read, path, named)
+    return kind, detail, time.monotonic() - start, _status("VmHWM") - before
+
+
 class Runner:
     """Runs inputs of one reader in a process of its own, and another one where that is lost."""
 
@@ -189,10 +197,7 @@ def _serve(
         for number in range(first, last):
             _write(path, input_of(reader, corpus, seed, number))
             pipe.send(number)
-            Path("/proc/self/clear_refs").write_text("5")  # the peak is that of this input
-            before, start = _status("VmRSS"), time.monotonic()
-            kind, detail = judge(read, path, reader.named)
-            pipe.send((kind, detail, time.monotonic() - start, _status("VmHWM") - before))
+            pipe.send(measured(read, path, reader.named))
     pipe.send(None)
 
 

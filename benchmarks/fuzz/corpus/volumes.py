@@ -14,7 +14,7 @@ from benchmarks.fuzz.work import Reader
 
 
 def readers() -> list[Reader]:
-    volume = lazily("segcft.io.volume", "read_volume")
+    volume = lazily("segcft.io.volumefile", "read_volume")
     return [
         Reader("nifti", ".nii", slices, lambda: images.read, weight=1.5),
         Reader("ct volume", ".nii", _volumes, volume),
