@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 from hypothesis import settings
 from PIL import Image
 
@@ -35,6 +37,7 @@ MODELS = Path(__file__).parents[1] / "models"
 """The models that come with segcft."""
 
 MakeStudy = Callable[..., Study]
+MakeOnce = Callable[[str, Callable[[Path], object]], Path]
 
 
 def small_mapping() -> dict[str, Any]:
@@ -104,9 +107,29 @@ def _ctrl_c_is_heard() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    """Networks this small are slower on several threads, and one thread always adds in the same order."""
-    torch.set_num_threads(1)
+def _threads() -> None:
+    """One, unless OMP_NUM_THREADS says otherwise, here and in every process of a test: networks this small are slower
+    on several, and as many threads always add in the same order."""
+    torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MakeOnce:
+    """``made_once(name, make)``: a folder that ``make(folder)`` fills in one of the processes that test side by side."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # of all of them
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        folder, done = base / f"{name}-once", base / f"{name}-made"
+        with FileLock(base / f"{name}-lock"):
+            if not done.exists():
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return made
 
 
 @pytest.fixture(scope="session")
@@ -128,11 +151,13 @@ def small_study_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def small_run(tmp_path_factory: pytest.TempPathFactory, small_study: Study) -> Run:
+def small_run(made_once: MakeOnce, small_study: Study) -> Run:
     """A whole run of the small study, every stage from the import to the evaluation; only to be read."""
-    run = Run(tmp_path_factory.mktemp("runs") / "small", small_study)
-    Pipeline(run, make_fabric("cpu")).run_all()
-    return run
+
+    def make(folder: Path) -> None:
+        Pipeline(Run(folder / "small", small_study), make_fabric("cpu")).run_all()
+
+    return Run(made_once("small-run", make) / "small", small_study)
 
 
 @pytest.fixture(scope="session")
@@ -190,13 +215,15 @@ def write_plaques(folder: Path, people: int = 90) -> None:
 
 
 @pytest.fixture(scope="session")
-def plaque_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def plaque_run(made_once: MakeOnce) -> Run:
     """A whole run of a study whose second structure is absent in many; only to be read."""
-    folder = tmp_path_factory.mktemp("plaques")
-    write_plaques(folder / "data")
-    run = Run(folder / "run", parse_study(plaque_mapping()))
-    Pipeline(run, make_fabric("cpu"), folder / "data").run_all()
-    return run
+    study = parse_study(plaque_mapping())
+
+    def make(folder: Path) -> None:
+        write_plaques(folder / "data")
+        Pipeline(Run(folder / "run", study), make_fabric("cpu"), folder / "data").run_all()
+
+    return Run(made_once("plaque-run", make) / "run", study)
 
 
 @pytest.fixture(scope="session")
