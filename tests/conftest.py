@@ -21,8 +21,11 @@ from PIL import Image
 from segcft.config.study import Study, parse_study
 from segcft.data.batches import sequential
 from segcft.data.grey import to_unit
+from segcft.data.store import Store
+from segcft.measures.measurements import Measurements
 from segcft.pipeline.run import Run
 from segcft.pipeline.runner import Pipeline
+from segcft.readers.reader import MaskReader
 from segcft.training.loop import make_fabric
 
 if TYPE_CHECKING:
@@ -115,7 +118,7 @@ def _threads() -> None:
 
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> MakeOnce:
-    """``made_once(name, make)``: a folder that ``make(folder)`` fills in one of the processes that test side by side."""
+    """``made_once(name, make)``: a folder that ``make(folder)`` fills once, for all processes that test side by side."""
     base = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         base = base.parent  # of all of them
@@ -160,6 +163,31 @@ def small_run(made_once: MakeOnce, small_study: Study) -> Run:
     return Run(made_once("small-run", make) / "small", small_study)
 
 
+class Recalled(MaskReader):
+    """A judge that is right on every machine: it answers with the masks of the most similar image of a store."""
+
+    def __init__(self, store: Store, measurements: Measurements) -> None:
+        super().__init__()
+        self.measurements = measurements
+        self.images, self.known = torch.from_numpy(store.images.copy()), torch.from_numpy(store.masks.copy()) / 255
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        nearest = (self._standard(x) @ self._standard(self.images).T).argmax(dim=1)
+        return 40 * (self.known[nearest] - 0.5)
+
+    @staticmethod
+    def _standard(images: torch.Tensor) -> torch.Tensor:
+        """As brightness and contrast do not matter."""
+        pixels = images.flatten(1).float()
+        return (pixels - pixels.mean(dim=1, keepdim=True)) / pixels.std(dim=1, keepdim=True)
+
+
+@pytest.fixture(scope="session")
+def recalled(small_run: Run) -> Recalled:
+    """Of the people of the small run."""
+    return Recalled(small_run.store(), Measurements.of(small_run.study))
+
+
 @pytest.fixture(scope="session")
 def small_batch(small_run: Run) -> dict[str, torch.Tensor]:
     """The first training people of the small run: image in [-1, 1], mask in 0..1, values."""
@@ -192,6 +220,18 @@ def plaque_mapping() -> dict[str, Any]:
         "evaluation.metric": "mae",
     }
     return changed(small_mapping(), changes)
+
+
+class Brighter(MaskReader):
+    """A judge of the images below that is right on every machine: what is brighter than a level is the structure."""
+
+    def __init__(self, study: Study) -> None:
+        super().__init__()
+        self.measurements = Measurements.of(study)
+        self.levels = to_unit(torch.tensor([85, 175])).view(1, 2, 1, 1)  # the vessel is of 120, and the plaque of 230
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 1000 * (x - self.levels)
 
 
 def write_plaques(folder: Path, people: int = 90) -> None:
