@@ -118,7 +118,7 @@ def _threads() -> None:
 
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> MakeOnce:
-    """``made_once(name, make)``: a folder that ``make(folder)`` fills once, for all processes that test side by side."""
+    """``made_once(name, make)``: a folder that ``make(folder)`` fills once for all processes that test side by side."""
     base = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         base = base.parent  # of all of them
