@@ -163,6 +163,12 @@ def small_run(made_once: MakeOnce, small_study: Study) -> Run:
     return Run(made_once("small-run", make) / "small", small_study)
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluations draw no figures, which take most of their time: for tests of something else."""
+    monkeypatch.setattr("segcft.evaluate.figures.write_figures", lambda *_: None)
+
+
 class Recalled(MaskReader):
     """A judge that is right on every machine: it answers with the masks of the most similar image of a store."""
 

@@ -257,6 +257,7 @@ def test_nobody_to_evaluate_is_told(small_run: Run, tmp_path: Path) -> None:
         evaluate_people(small_run, store, tmp_path, torch.device("cpu"), Progress())
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_validation_people_may_be_judged_on_instead(small_study: Study, copied: Path) -> None:
     test = times(copied / "evaluation")
     for made in (["evaluate"], []):
