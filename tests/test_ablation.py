@@ -23,7 +23,7 @@ from segcft.training.loop import make_fabric
 from tests.conftest import MakeStudy
 from tests.test_pipeline import Notes, times
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = [pytest.mark.usefixtures("undrawn"), pytest.mark.slow]
 
 SHIPPED = sorted((Path(__file__).parent.parent / "configs" / "ablation").glob("*.yaml"))
 VARIANTS = {

@@ -106,6 +106,7 @@ def test_a_signal_in_the_last_step_loses_no_step(small_run: Run, tmp_path: Path)
     assert not list(run.training.glob("*.checkpoint"))
 
 
+@pytest.mark.slow
 def test_workers_end_in_order_with_their_run(small_study_file: Path, tmp_path: Path) -> None:
     command = Begun("run", small_study_file, "--out", tmp_path / "run", "--jobs", 2)
     training = tmp_path / "run" / "training"
