@@ -210,6 +210,7 @@ def read_in_a_fork(reader: Reader, bomb: Path) -> tuple[str, str, int]:
 
 
 def serve_bomb(reader: Reader, bomb: Path, pipe: Connection) -> None:
+    torch.set_num_threads(1)  # those of the process that this one was forked from are not there
     with working_folder(reader) as path:
         path = path.with_name(reader.file or "input" + "".join(bomb.suffixes))
         read = reader.open()

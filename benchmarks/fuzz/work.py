@@ -19,6 +19,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.fuzz.mutate import Structure, mutate
 from segcft.errors import SegcftError
 from segcft.io.reject import Rejected
@@ -186,6 +188,7 @@ def _serve(
 ) -> None:
     """Read inputs and tell of each: its number before it is read, and how it ended."""
     other.close()  # so that writing fails once nobody reads
+    torch.set_num_threads(1)  # those of the process that this one was forked from are not there
     warnings.simplefilter("ignore")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
