@@ -6,8 +6,11 @@ BIN := .venv/bin
 MODERN = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	{ echo "segcft needs Python 3.11 or newer; name one, e.g. make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 
+# Tests side by side, a process for each core but no more than four: a process takes a gigabyte.
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
+
 .DEFAULT_GOAL := help
-.PHONY: help app demo test docs lint format audit licences gpu clean .venv
+.PHONY: help app demo quick test docs lint format audit licences gpu clean .venv
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z.]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,8 +21,11 @@ app: .venv  ## open the web page with the models that come with segcft
 demo: .venv  ## run the quickstart study, into runs/quickstart
 	$(BIN)/segcft run configs/quickstart.yaml --out runs/quickstart
 
-test: lint docs  ## lint, check types, build the documentation and run the tests
-	$(BIN)/python -m pytest --durations=10
+quick: lint  ## lint, check types and run the tests that are fast: minutes
+	$(PYTEST) -m "not slow"
+
+test: lint docs  ## lint, check types, build the documentation, run all tests and name the slowest
+	$(PYTEST) --durations=20
 
 # Four processes, even on two cores: the pages are dealt out by their names, and two of four get those that are executed.
 docs: .venv  ## build the documentation, with its examples executed, into build/docs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 from hypothesis import settings
 from PIL import Image
 
@@ -20,8 +22,11 @@ from segcft.config.loader import parse_study
 from segcft.config.study import Study
 from segcft.data.batches import sequential
 from segcft.data.grey import to_unit
+from segcft.data.store import Store
+from segcft.measures.measurements import Measurements
 from segcft.pipeline.run import Run
 from segcft.pipeline.runner import Pipeline
+from segcft.readers.reader import MaskReader
 from segcft.training.loop import make_fabric
 
 if TYPE_CHECKING:
@@ -36,6 +41,7 @@ MODELS = Path(__file__).parents[1] / "models"
 """The models that come with segcft."""
 
 MakeStudy = Callable[..., Study]
+MakeOnce = Callable[[str, Callable[[Path], object]], Path]
 
 
 def small_mapping() -> dict[str, Any]:
@@ -105,9 +111,29 @@ def _ctrl_c_is_heard() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    """Networks this small are slower on several threads, and one thread always adds in the same order."""
-    torch.set_num_threads(1)
+def _threads() -> None:
+    """One, unless OMP_NUM_THREADS says otherwise, here and in every process of a test: networks this small are slower
+    on several, and as many threads always add in the same order."""
+    torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MakeOnce:
+    """``made_once(name, make)``: a folder that ``make(folder)`` fills once for all processes that test side by side."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # of all of them
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        folder, done = base / f"{name}-once", base / f"{name}-made"
+        with FileLock(base / f"{name}-lock"):
+            if not done.exists():
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return made
 
 
 @pytest.fixture(scope="session")
@@ -129,11 +155,44 @@ def small_study_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def small_run(tmp_path_factory: pytest.TempPathFactory, small_study: Study) -> Run:
+def small_run(made_once: MakeOnce, small_study: Study) -> Run:
     """A whole run of the small study, every stage from the import to the evaluation; only to be read."""
-    run = Run(tmp_path_factory.mktemp("runs") / "small", small_study)
-    Pipeline(run, make_fabric("cpu")).run_all()
-    return run
+
+    def make(folder: Path) -> None:
+        Pipeline(Run(folder / "small", small_study), make_fabric("cpu")).run_all()
+
+    return Run(made_once("small-run", make) / "small", small_study)
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluations draw no figures, which take most of their time: for tests of something else."""
+    monkeypatch.setattr("segcft.evaluate.figures.write_figures", lambda *_: None)
+
+
+class Recalled(MaskReader):
+    """A judge that is right on every machine: it answers with the masks of the most similar image of a store."""
+
+    def __init__(self, store: Store, measurements: Measurements) -> None:
+        super().__init__()
+        self.measurements = measurements
+        self.images, self.known = torch.from_numpy(store.images.copy()), torch.from_numpy(store.masks.copy()) / 255
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        nearest = (self._standard(x) @ self._standard(self.images).T).argmax(dim=1)
+        return 40 * (self.known[nearest] - 0.5)
+
+    @staticmethod
+    def _standard(images: torch.Tensor) -> torch.Tensor:
+        """As brightness and contrast do not matter."""
+        pixels = images.flatten(1).float()
+        return (pixels - pixels.mean(dim=1, keepdim=True)) / pixels.std(dim=1, keepdim=True)
+
+
+@pytest.fixture(scope="session")
+def recalled(small_run: Run) -> Recalled:
+    """Of the people of the small run."""
+    return Recalled(small_run.store(), Measurements.of(small_run.study))
 
 
 @pytest.fixture(scope="session")
@@ -170,6 +229,18 @@ def plaque_mapping() -> dict[str, Any]:
     return changed(small_mapping(), changes)
 
 
+class Brighter(MaskReader):
+    """A judge of the images below that is right on every machine: what is brighter than a level is the structure."""
+
+    def __init__(self, study: Study) -> None:
+        super().__init__()
+        self.measurements = Measurements.of(study)
+        self.levels = to_unit(torch.tensor([85, 175])).view(1, 2, 1, 1)  # the vessel is of 120, and the plaque of 230
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 1000 * (x - self.levels)
+
+
 def write_plaques(folder: Path, people: int = 90) -> None:
     """Images, masks and table of the study above: a bright disc inside a grey bar, in the old more often."""
     random = np.random.default_rng(0)
@@ -191,13 +262,15 @@ def write_plaques(folder: Path, people: int = 90) -> None:
 
 
 @pytest.fixture(scope="session")
-def plaque_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def plaque_run(made_once: MakeOnce) -> Run:
     """A whole run of a study whose second structure is absent in many; only to be read."""
-    folder = tmp_path_factory.mktemp("plaques")
-    write_plaques(folder / "data")
-    run = Run(folder / "run", parse_study(plaque_mapping()))
-    Pipeline(run, make_fabric("cpu"), folder / "data").run_all()
-    return run
+    study = parse_study(plaque_mapping())
+
+    def make(folder: Path) -> None:
+        write_plaques(folder / "data")
+        Pipeline(Run(folder / "run", study), make_fabric("cpu"), folder / "data").run_all()
+
+    return Run(made_once("plaque-run", make) / "run", study)
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,8 @@ from segcft.training.loop import make_fabric
 from tests.conftest import MakeStudy
 from tests.test_pipeline import Notes, times
 
+pytestmark = [pytest.mark.usefixtures("undrawn"), pytest.mark.slow]
+
 SHIPPED = sorted((Path(__file__).parent.parent / "configs" / "ablation").glob("*.yaml"))
 VARIANTS = {
     "first": {},
@@ -56,7 +58,9 @@ def path(small_study_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def made(path: Path, small_run: Run) -> tuple[Path, Notes]:
     """The folder of the ablation, whose first variant was there already, and what was said."""
     shutil.copytree(small_run.folder, path.parent / "runs" / "first")
-    return path.parent / "runs", run(path, path.parent / "runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("segcft.evaluate.figures.write_figures", lambda *_: None)  # as in all tests of this file
+        return path.parent / "runs", run(path, path.parent / "runs")
 
 
 def files(folder: Path) -> dict[str, int]:

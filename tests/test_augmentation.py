@@ -286,6 +286,8 @@ def test_only_numbers_are_confounded(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert not (tmp_path / "people").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_the_demonstration_goes_from_people_to_the_table_and_goes_on_where_it_was(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,6 +28,7 @@ def test_our_network_has_as_many_parameters_as_the_published_one(name: str) -> N
     assert counts[1] == pytest.approx(counts[0], rel=0.011)
 
 
+@pytest.mark.slow
 def test_one_command_prints_a_table_and_writes_json(tmp_path: Path) -> None:
     options = ["--configurations", "morphomnist32", "--tasks", "counterfactual", "--batch", "1", "--rounds", "1"]
     command = [sys.executable, "-m", "benchmarks", *options, "--threads", "1", "--json", tmp_path / "b.json"]
@@ -48,6 +49,7 @@ def _arguments() -> dict[str, Any]:
     return {"configuration": CONFIGURATIONS["morphomnist32"], "task": "train", "batch": 1}
 
 
+@pytest.mark.slow
 def test_hours_follow_from_measured_steps_and_stated_assumptions(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -595,6 +595,8 @@ def test_from_a_checkpoint_to_finetuning(small_run: Run, tmp_path: Path, capsys:
     assert all(value.isfinite().all() for value in after.values())
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_another_checkpoint_makes_anew_what_was_made_from_the_first(small_run: Run, tmp_path: Path) -> None:
     run = Run(shutil.copytree(small_run.folder, tmp_path / "run"), study_with())
     warning = "**Warning: the image mechanism was imported, and segcft does not know on whom it was trained"

@@ -610,9 +610,9 @@ def test_other_things_that_cannot_be(cases: Cases, tmp_path: Path) -> None:
         CCTA(table=tmp_path / "none.csv")
     with pytest.raises(DataError, match="two angles are 30 degrees, to a tenth"):
         cases.convert(angles=[30, 390.01])
-    with pytest.raises(DataError, match="^--spacing: "):
+    with pytest.raises(DataError, match=r"^--spacing: "):
         cases.convert(spacing=0)
-    with pytest.raises(DataError, match="^--smooth: "):
+    with pytest.raises(DataError, match=r"^--smooth: "):
         cases.convert(smooth=-1)
 
 

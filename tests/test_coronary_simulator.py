@@ -251,6 +251,7 @@ def test_an_interrupted_simulation_begins_again(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["cases"]
 
 
+@pytest.mark.slow
 def test_a_study_runs_through_every_stage_and_answers(tmp_path: Path) -> None:
     mapping = yaml.safe_load((CONFIGS / "coronary-quickstart.yaml").read_text())
     mapping["image"] |= {"size": [48, 96], "field_of_view": [12, 24]}

@@ -7,7 +7,6 @@ several processes do, for locks, so only they are tried with a full ``/dev/shm``
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -42,7 +41,7 @@ from segcft.utils.lock import Lock
 from segcft.utils.progress import Progress, Task
 from segcft.utils.signals import HeldBack, Terminated, orderly_end
 from tests.conftest import small_mapping
-from tests.test_training import command, copy_of, log_of, same, tensors_of, wait_for
+from tests.test_training import Begun, copy_of, log_of, same, tensors_of, wait_for
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
@@ -51,6 +50,7 @@ CPU = torch.device("cpu")
 # --- kills ---
 
 
+@pytest.mark.slow
 def test_a_study_killed_at_random_moments_ends_like_one_that_ran_through(tmp_path: Path) -> None:
     options = ["--faults", "10", "--seed", "1", "--out", str(tmp_path)]
     done = subprocess.run([sys.executable, "-m", "benchmarks.soak", *options], cwd=ROOT, capture_output=True, text=True)
@@ -64,11 +64,11 @@ def test_a_signal_ends_a_training_after_a_step_that_is_kept(
 ) -> None:
     run = copy_of(small_run, tmp_path)
     run.path("hvae").unlink()
-    process = command("hvae", small_study_file, "--out", run.folder)
-    wait_for(run.training / "hvae.checkpoint", process)
-    process.send_signal(number)
-    _, messages = process.communicate()
-    assert process.returncode == status, messages
+    command = Begun("hvae", small_study_file, "--out", run.folder)
+    wait_for(run.training / "hvae.checkpoint", command)
+    command.strike(number)
+    ended, messages = command.end()
+    assert ended == status, messages
     assert messages.splitlines()[-1].endswith("goes on from the last checkpoint")
     state = torch.load(run.training / "hvae.checkpoint", weights_only=True)
     assert [row["step"] for row in log_of(run.training, "hvae")] == list(range(1, state["step"] + 1))
@@ -106,13 +106,14 @@ def test_a_signal_in_the_last_step_loses_no_step(small_run: Run, tmp_path: Path)
     assert not list(run.training.glob("*.checkpoint"))
 
 
+@pytest.mark.slow
 def test_workers_end_in_order_with_their_run(small_study_file: Path, tmp_path: Path) -> None:
-    process = command("run", small_study_file, "--out", tmp_path / "run", "--jobs", 2)
+    command = Begun("run", small_study_file, "--out", tmp_path / "run", "--jobs", 2)
     training = tmp_path / "run" / "training"
-    wait_for(training / "scm.jsonl", process)
-    process.terminate()
-    _, messages = process.communicate()
-    assert process.returncode == 143, messages
+    wait_for(training / "scm.jsonl", command)
+    command.strike(signal.SIGTERM)
+    status, messages = command.end()
+    assert status == 143, messages
     for log in training.glob("*.jsonl"):
         if not (tmp_path / "run" / f"{log.stem}.safetensors").exists():
             steps = len(log.read_text().splitlines())
@@ -154,18 +155,11 @@ def test_a_file_that_finds_no_room_is_named_and_the_command_goes_on_later(
 ) -> None:
     run = Run(tmp_path / "run", small_study) if stage == "import" else copy_of(small_run, tmp_path)
     run.path(stage).unlink(missing_ok=True)
-    arguments = [stage, str(small_study_file), "--out", str(run.folder), "--device", "cpu"]
     before = {path for path in run.folder.rglob("*") if path.is_file()}
-    refused = subprocess.run(
-        [sys.executable, "-m", "segcft.cli", *arguments],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-        capture_output=True,
-        text=True,
-    )
-    assert refused.returncode == 1, refused.stderr
-    assert "Traceback" not in refused.stderr
-    assert named in refused.stderr.splitlines()[-1]
+    status, messages = Begun(stage, small_study_file, "--out", run.folder, room=limit).end()
+    assert status == 1, messages
+    assert "Traceback" not in messages
+    assert named in messages.splitlines()[-1]
     made = {path for path in run.folder.rglob("*") if path.is_file()} - before
     assert {path.name for path in made} <= {".lock", "study.yaml"}
     Pipeline(run, make_fabric("cpu")).run_stage(stage)
@@ -224,6 +218,7 @@ def test_a_checkpoint_that_a_kill_left_beside_the_finished_part_is_removed(
     assert not list(run.training.glob("scm.checkpoint*"))
 
 
+@pytest.mark.slow
 def test_without_shared_memory_many_questions_need_one_process(small_run: Run, images: Path, tmp_path: Path) -> None:
     asked = [
         str(small_run.folder),
@@ -267,14 +262,14 @@ def test_a_second_run_in_a_folder_is_refused_until_the_first_is_gone(
 ) -> None:
     run = copy_of(small_run, tmp_path)
     run.path("hvae").unlink()
-    process = command("hvae", small_study_file, "--out", run.folder)
-    wait_for(run.training / "hvae.checkpoint", process)
-    process.send_signal(signal.SIGSTOP)
+    command = Begun("hvae", small_study_file, "--out", run.folder)
+    wait_for(run.training / "hvae.checkpoint", command)
+    command.strike(signal.SIGSTOP)
     for stage in ("run", "scm"):
         assert main([stage, str(small_study_file), "--out", str(run.folder)]) == 1
-        assert f"another segcft is working here (process {process.pid} on " in capsys.readouterr().err
-    process.kill()
-    process.communicate()
+        assert f"another segcft is working here (process {command.process.pid} on " in capsys.readouterr().err
+    command.strike(signal.SIGKILL)
+    command.end()
     assert main(["hvae", str(small_study_file), "--out", str(run.folder), "--device", "cpu"]) == 0
 
 

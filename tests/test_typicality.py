@@ -121,10 +121,10 @@ def test_it_is_of_validation_people_alone(small_run: Run) -> None:
     assert again.ranges["image"] == pytest.approx(recorded.ranges["image"], rel=1e-4)
     assert again.ranges["latents"] == pytest.approx(recorded.ranges["latents"], rel=1e-3)
     one = store.indices("validation", complete=True)[0]
-    store.images[one] = 255 - store.images[one]
+    store.images[one] = 255 * (np.indices(store.images[one].shape).sum(axis=0) % 2)
     other = typical_ranges(network, store, 7)
     assert other is not None
-    assert other.ranges["image"][1] > 1.01 * recorded.ranges["image"][1]
+    assert other.ranges["image"][1] != pytest.approx(recorded.ranges["image"][1], rel=1e-2)
 
 
 def test_looking_at_what_is_usual_changes_and_draws_nothing(small_run: Run) -> None:
@@ -184,12 +184,11 @@ def test_a_damaged_record_is_refused(headed: Callable[[Any], Run], usual: Any) -
 # --- where it shows ---
 
 
-def test_the_command_line_and_its_manifest_tell(small_run: Run, tmp_path: Path, capsys: Any) -> None:
+def test_the_command_line_and_its_manifest_tell(tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "images").mkdir()
-    store = small_run.store()
-    Image.fromarray(store.images[store.indices("test")[0], 0]).save(tmp_path / "images" / "person.png")
-    Image.fromarray(JUNK["uniform noise"](np.zeros((32, 32)))).save(tmp_path / "images" / "noise.png")
-    words = ["counterfactual", str(small_run.folder)]
+    Image.fromarray(example("chest-sim")).save(tmp_path / "images" / "person.png")
+    Image.fromarray(JUNK["uniform noise"](example("chest-sim"))).save(tmp_path / "images" / "noise.png")
+    words = ["counterfactual", str(MODELS / "chest-sim")]
     do = ["--do", "heart_area=+10%", "--out"]
     assert main([*words, str(tmp_path / "images" / "noise.png"), *do, str(tmp_path / "answer")]) == 0
     assert "image: unlike those that the model has learnt" in capsys.readouterr().out

@@ -19,6 +19,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.fuzz.mutate import Structure, mutate
 from segcft.errors import SegcftError
 from segcft.io.reject import Rejected
@@ -96,6 +98,14 @@ def judge(read: Callable[[Path], object], path: Path, named: bool = True) -> tup
         where = f"{Path(frames[-1].filename).name}:{frames[-1].name}" if frames else "outside"
         return f"{type(error).__name__} in {where}", traceback.format_exc()
     return "read", ""
+
+
+def measured(read: Callable[[Path], object], path: Path, named: bool = True) -> tuple[str, str, float, int]:
+    """How reading ends, as :func:`judge` tells it, with the seconds and the bytes of memory that it takes."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is that of this input
+    before, start = _status("VmRSS"), time.monotonic()
+    kind, detail = judge(read, path, named)
+    return kind, detail, time.monotonic() - start, _status("VmHWM") - before
 
 
 class Runner:
@@ -178,6 +188,7 @@ def _serve(
 ) -> None:
     """Read inputs and tell of each: its number before it is read, and how it ended."""
     other.close()  # so that writing fails once nobody reads
+    torch.set_num_threads(1)  # those of the process that this one was forked from are not there
     warnings.simplefilter("ignore")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -189,10 +200,7 @@ def _serve(
         for number in range(first, last):
             _write(path, input_of(reader, corpus, seed, number))
             pipe.send(number)
-            Path("/proc/self/clear_refs").write_text("5")  # the peak is that of this input
-            before, start = _status("VmRSS"), time.monotonic()
-            kind, detail = judge(read, path, reader.named)
-            pipe.send((kind, detail, time.monotonic() - start, _status("VmHWM") - before))
+            pipe.send(measured(read, path, reader.named))
     pipe.send(None)
 
 

@@ -48,13 +48,18 @@ class Fault(NamedTuple):
 
 
 class Command:
-    """A command of segcft in a process that has imported PyTorch already, in a group of its own."""
+    """A command of segcft in a process that has imported PyTorch already, in a group of its own.
 
-    def __init__(self, arguments: list[str]) -> None:
+    Args:
+        arguments: of the command.
+        room: how many bytes a file may have, as on a full disk (None: any number).
+    """
+
+    def __init__(self, arguments: list[str], room: int | None = None) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOADED)
         reader, writer = context.Pipe(duplex=False)
-        self.process: BaseProcess = context.Process(target=_work, args=(arguments, writer))
+        self.process: BaseProcess = context.Process(target=_work, args=(arguments, writer, room))
         self.process.start()
         writer.close()
         self._said = bytearray()
@@ -120,8 +125,10 @@ class Command:
         return True
 
 
-def _work(arguments: list[str], writer: Connection) -> None:
+def _work(arguments: list[str], writer: Connection, room: int | None) -> None:
     os.setsid()
+    if room is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
     for output in (1, 2):
         os.dup2(writer.fileno(), output)
     writer.close()
@@ -129,7 +136,7 @@ def _work(arguments: list[str], writer: Connection) -> None:
 
     from segcft.cli import main
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     sys.exit(main(arguments))
 
 
