@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from segcft.cli.augment import add_augment
 from segcft.cli.formats import FORMATS, add_formats
 from segcft.cli.options import count, hardware, quiet_libraries, seed
 from segcft.cli.simulate import add_simulate
-from segcft.errors import SegcftError
+from segcft.errors import SegcftError, StudyError
 from segcft.utils.signals import Terminated, orderly_end
 
 if TYPE_CHECKING:
@@ -137,10 +138,19 @@ def _parser() -> argparse.ArgumentParser:
 
     whole = command("run", _run, "run all stages of a study, up to the table and figures")
     for part in (whole, *(command(name, _stage, summary) for name, summary in STAGES.items())):
-        part.add_argument("study", metavar="STUDY", type=Path, help="study file, e.g. configs/quickstart.yaml")
+        part.add_argument(
+            "study", metavar="STUDY", type=Path, help="study file, e.g. configs/quickstart.yaml, or the folder of a run"
+        )
         part.add_argument("--data", metavar="DIR", type=Path, help="folder of images, masks and table")
         part.add_argument("--out", metavar="DIR", type=Path, help="folder of the run (default: runs/STUDY's name)")
         hardware(part, several=True)
+    whole.add_argument(
+        "--again",
+        metavar="STAGE",
+        action="append",
+        default=[],
+        help="make this stage again, and what depends on it, though it is up to date; may be repeated",
+    )
     compared = command("ablation", _ablation, "run variants of a study and compare them on its validation people")
     compared.add_argument("file", metavar="FILE", type=Path, help="ablation file, e.g. configs/ablation/chest-sim.yaml")
     compared.add_argument("--data", metavar="DIR", type=Path, help="folder of images, masks and table")
@@ -283,7 +293,8 @@ def _shard(text: str) -> Shard:
 def _pipeline(options: argparse.Namespace) -> Pipeline:
     from segcft.config.study import load_study
 
-    study = load_study(options.study)  # a wrong study is told before anything heavy is imported
+    folder = options.study if options.study.is_dir() else None
+    study = load_study(folder / "study.yaml" if folder else options.study)  # told before anything heavy is imported
     quiet_libraries()
     from segcft.pipeline.run import Run
     from segcft.pipeline.runner import Pipeline
@@ -291,7 +302,7 @@ def _pipeline(options: argparse.Namespace) -> Pipeline:
     from segcft.utils.progress import ConsoleProgress
 
     fabric = make_fabric(options.device, getattr(options, "devices", 1), getattr(options, "nodes", 1))
-    run = Run(options.out or Path("runs") / study.name, study)
+    run = Run(options.out or folder or Path("runs") / study.name, study)
     compile = getattr(options, "compile", False)
     return Pipeline(run, fabric, options.data, ConsoleProgress(), compile)
 
@@ -303,6 +314,9 @@ def _run(options: argparse.Namespace) -> None:
     pipeline = _pipeline(options)
     from segcft.pipeline.pool import default_jobs, run_all
 
+    _require(options, pipeline, options.again)
+    if options.again:
+        pipeline.forget(options.again)
     jobs = options.jobs or (1 if spread else default_jobs(pipeline.fabric.device))
     run_all(pipeline, jobs)
     if pipeline.fabric.is_global_zero:
@@ -320,10 +334,17 @@ def _stage(options: argparse.Namespace) -> None:
             raise SegcftError("--shard: one process imports one shard; leave out --devices and --nodes")
         import_shard(pipeline.run, options.data, options.shard, pipeline.progress)
         return
-    if options.stage not in pipeline.stages:
-        where = "finetune.guides" if options.stage.startswith("cft-") else options.stage
-        raise SegcftError(f"{options.study}: {where}: this study has no stage {options.stage!r}")
+    _require(options, pipeline, [options.stage])
     pipeline.run_stage(options.stage)
+
+
+def _require(options: argparse.Namespace, pipeline: Pipeline, stages: Sequence[str]) -> None:
+    """Check that the study has these stages."""
+    for name in stages:
+        try:
+            pipeline.stage(name)
+        except StudyError as error:
+            raise StudyError(f"{options.study}: {error}") from None
 
 
 def _ablation(options: argparse.Namespace) -> None:
@@ -360,6 +381,7 @@ def _import_causal_gen(options: argparse.Namespace) -> None:
         raise SegcftError(f"{options.study}: hvae.architecture: a checkpoint of causal-gen needs 'causal-gen'")
     pipeline = _pipeline(options)
     from segcft.image_models.causal_gen_checkpoint import TrainedParent, load_causal_gen
+    from segcft.pipeline.stages.image import LikelihoodStage
     from segcft.utils.digest import digest_of
 
     checkpoint = options.checkpoint.absolute()  # what the run records is read from elsewhere
@@ -370,7 +392,9 @@ def _import_causal_gen(options: argparse.Namespace) -> None:
         found = {"checkpoint": str(checkpoint), "sha256": digest_of(checkpoint)}
         return found | {"parents": options.parents, "hparams": settings}
 
-    pipeline.adopt_image_mechanism(load)
+    with pipeline.lock:
+        pipeline.run_stage("import")
+        LikelihoodStage().adopt(pipeline, load)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

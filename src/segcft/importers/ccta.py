@@ -32,7 +32,7 @@ from segcft.io.space import Frame, parse_frame
 from segcft.io.volume import Volume
 from segcft.io.volumefile import read_volume
 from segcft.utils.extra import extra
-from segcft.utils.loop import Progress
+from segcft.utils.progress import Progress
 
 BITS = {"lumen": 1, "noncalcified": 2, "calcified": 4}
 """Flags of the masks; no pixel has two of them."""

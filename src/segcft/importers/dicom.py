@@ -23,7 +23,7 @@ from segcft.io.dicomfile import text_of
 from segcft.io.imagefile import strip_suffix
 from segcft.io.reject import Excluded, Rejected
 from segcft.io.turn import AS_STORED, Turn
-from segcft.utils.loop import Progress
+from segcft.utils.progress import Progress
 
 Naming = Literal["digest", "uid", "file"]
 

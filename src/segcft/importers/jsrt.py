@@ -27,7 +27,8 @@ from segcft.importers.masks import BITS, Plausibility, areas, check_polarity, to
 from segcft.io.greys import PERCENTILES
 from segcft.io.picture import read_picture
 from segcft.io.reject import Excluded, Rejected
-from segcft.utils.loop import Progress, ahead, silent
+from segcft.utils.loop import ahead
+from segcft.utils.progress import Progress
 
 SIDE = 2048
 """Rows and columns of a raw image."""
@@ -89,7 +90,7 @@ def convert_jsrt(
     people, digest = read_clinical(clinical)
     ids = sorted({*files, *people})
     wanted = [id for id in ids if all((name, id) in outlines for name in _FOLDERS)]
-    swapped = named_by_image_side(outlines, wanted, masks, progress or silent)
+    swapped = named_by_image_side(outlines, wanted, masks, progress)
     reader = _Reader(images, files, masks, outlines, people, swapped, size, window, plausibility or Plausibility())
     return convert(
         [_Item(id) for id in ids],
@@ -280,7 +281,7 @@ def read_raw(path: Path) -> NDArray[np.uint16]:
 
 
 def named_by_image_side(
-    outlines: Mapping[tuple[str, str], Path], ids: Sequence[str], folder: Path, progress: Progress = silent
+    outlines: Mapping[tuple[str, str], Path], ids: Sequence[str], folder: Path, progress: Progress | None = None
 ) -> bool:
     """Whether the lungs of ``ids`` are named by the side of the image that they are on, not by the patient's.
 
@@ -298,7 +299,7 @@ def named_by_image_side(
             return None  # the conversion will say so
 
     with closing(ahead(centres, ids, workers=2, depth=8)) as reading:
-        for columns in progress(reading, len(ids), "Looking at masks"):
+        for columns in (progress or Progress())(reading, len(ids), "Looking at masks"):
             if columns is not None:
                 left, right, heart = columns
                 by_patient.append(left > right)

@@ -28,7 +28,7 @@ from segcft.io.greys import PERCENTILES
 from segcft.io.imagefile import check_id, strip_suffix
 from segcft.io.picture import read_picture
 from segcft.io.reject import Excluded, Rejected, Unreadable
-from segcft.utils.loop import Progress
+from segcft.utils.progress import Progress
 
 
 class Row(NamedTuple):
