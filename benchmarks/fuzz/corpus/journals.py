@@ -57,7 +57,7 @@ def _read_conversion(path: Path) -> None:
 
 
 def _item() -> Any:
-    from segcft.api.many import Item
+    from segcft.api.questions import Item
 
     return Item("a", Path("a.png"), (), ("lumen_area=+20%",))  # of a file that is not there
 

@@ -103,8 +103,9 @@ def _counterfactual(options: argparse.Namespace) -> None:
 
 
 def _batch(options: argparse.Namespace, run: Run, device: torch.device) -> None:
-    from segcft.api.many import PASSED, answer_all, folder_items, table_items
+    from segcft.api.many import PASSED, answer_all
     from segcft.api.question import parse_values
+    from segcft.api.questions import folder_items, table_items
     from segcft.errors import InterventionError
     from segcft.pipeline.pool import default_jobs
     from segcft.utils.progress import ConsoleProgress

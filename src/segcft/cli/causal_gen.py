@@ -41,6 +41,7 @@ def _import_causal_gen(options: argparse.Namespace) -> None:
         raise SegcftError(f"{options.study}: hvae.architecture: a checkpoint of causal-gen needs 'causal-gen'")
     pipeline = make_pipeline(options)
     from segcft.image_models.causal_gen_checkpoint import TrainedParent, load_causal_gen
+    from segcft.pipeline.stages.image import LikelihoodStage
     from segcft.utils.digest import digest_of
 
     checkpoint = options.checkpoint.absolute()  # what the run records is read from elsewhere
@@ -51,4 +52,6 @@ def _import_causal_gen(options: argparse.Namespace) -> None:
         found = {"checkpoint": str(checkpoint), "sha256": digest_of(checkpoint)}
         return found | {"parents": options.parents, "hparams": settings}
 
-    pipeline.adopt_image_mechanism(load)
+    with pipeline.lock:
+        pipeline.run_stage("import")
+        LikelihoodStage().adopt(pipeline, load)

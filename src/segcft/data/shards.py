@@ -20,7 +20,7 @@ from segcft.data.store import Store, records
 from segcft.data.writer import StoreWriter
 from segcft.errors import DataError
 from segcft.io.reject import Remark
-from segcft.utils.loop import Progress, silent
+from segcft.utils.progress import Progress
 
 Item = TypeVar("Item")
 
@@ -63,7 +63,7 @@ def join(study: Study, shards: Sequence[Path], out: Path, progress: Progress | N
     stores = [Store(folder) for folder in shards]
     owners: dict[str, Path] = {}
     with StoreWriter(out, study) as writer:
-        for store in (progress or silent)(stores, len(stores), "Joining shards"):
+        for store in (progress or Progress())(stores, len(stores), "Joining shards"):
             store.require(study)
             extra = [c for c in store.table.columns if c not in ("id", "patient", "split", *study.variables)]
             for row, image, masks in zip(records(store.table), store.images, store.masks, strict=True):

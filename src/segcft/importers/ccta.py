@@ -31,7 +31,7 @@ from segcft.io.space import Frame, parse_frame
 from segcft.io.volume import Volume
 from segcft.io.volumefile import read_volume
 from segcft.utils.extra import extra
-from segcft.utils.loop import Progress, silent
+from segcft.utils.progress import Progress
 
 if TYPE_CHECKING:
     from segcft.importers.formats.ccta import CCTA
@@ -69,7 +69,7 @@ class Vessel:
     stamp: str
 
 
-def convert_ccta(options: CCTA, out: Path, progress: Progress = silent) -> Summary:
+def convert_ccta(options: CCTA, out: Path, progress: Progress | None = None) -> Summary:
     """See :class:`~segcft.importers.formats.ccta.CCTA`. Each thread may hold a volume, and as many more are kept."""
     vessels = read_vessels(options.table)
     sweep = [180 * step / options.sweep for step in range(options.sweep)] if options.sweep else options.angles

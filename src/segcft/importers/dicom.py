@@ -18,7 +18,7 @@ from segcft.io.dicomfile import open_dicom, text_of
 from segcft.io.imagefile import strip_suffix
 from segcft.io.reject import Excluded, Rejected
 from segcft.io.turn import AS_STORED, Turn
-from segcft.utils.loop import Progress, silent
+from segcft.utils.progress import Progress
 
 if TYPE_CHECKING:
     from segcft.importers.formats.dicom import DICOM
@@ -37,7 +37,7 @@ def pseudonym(text: str, salt: str) -> str:
     return hmac.new(salt.encode(), text.encode(), hashlib.sha256).hexdigest()[:16]
 
 
-def convert_dicom(options: DICOM, out: Path, progress: Progress = silent) -> Summary:
+def convert_dicom(options: DICOM, out: Path, progress: Progress | None = None) -> Summary:
     """See :class:`~segcft.importers.formats.dicom.DICOM`. Every file is looked at; what is no image is listed as left
     out."""
     folder, own = options.folder, out.resolve()

@@ -31,7 +31,8 @@ from segcft.io.extent import contradiction
 from segcft.io.imagefile import check_id, find_file, find_mask, read_image
 from segcft.io.maskfile import read_masks
 from segcft.io.reject import Rejected, Remark
-from segcft.utils.loop import Progress, ahead, silent
+from segcft.utils.loop import ahead
+from segcft.utils.progress import Progress
 
 
 class Sample(NamedTuple):
@@ -95,7 +96,7 @@ def import_folder(
     reading = closing(ahead(source.read_sample, lines, workers, depth=2 * workers))
     with StoreWriter(out, study, partial=shard is not None) as writer, reading as samples:
         writer.remark("", told)
-        for line, sample in (progress or silent)(zip(lines, samples, strict=True), len(lines), "Importing images"):
+        for line, sample in (progress or Progress())(zip(lines, samples, strict=True), len(lines), "Importing images"):
             id = line.cells[source.spec.id] if isinstance(line, Row) else ""
             if isinstance(sample, Rejected):
                 writer.reject(id or f"line {line.line}", str(sample))

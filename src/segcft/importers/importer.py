@@ -10,7 +10,7 @@ An importer is a frozen dataclass, whose fields are its options, with one method
         table: Path = option(TABLE, "a row a scan: id, file and age")
         size: tuple[int, int] = option(SIZE, "of the images, in pixels", (32, 32))
 
-        def convert(self, out: Path, progress: Progress = silent) -> Summary:
+        def convert(self, out: Path, progress: Progress | None = None) -> Summary:
             ...  # lists items and calls segcft.importers.convert.convert
 
     IMPORTERS.add(Toy.name, Toy)
@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from segcft.errors import DataError
 from segcft.importers.options import COUNT, SIZE, SPLITS, Option, option
-from segcft.utils.loop import Progress, silent
+from segcft.utils.progress import Progress
 from segcft.utils.registry import Registry
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Importer(ABC):
                 raise DataError(f"{flag(declared, found)}: {error}") from None
 
     @abstractmethod
-    def convert(self, out: Path, progress: Progress = silent) -> Summary:
+    def convert(self, out: Path, progress: Progress | None = None) -> Summary:
         """Convert to the folder ``out``; an interrupted conversion goes on.
 
         Args:

@@ -25,7 +25,8 @@ from segcft.importers.fit import fit_window
 from segcft.importers.masks import BITS, Plausibility, areas, check_polarity, to_flags
 from segcft.io.picture import read_picture
 from segcft.io.reject import Excluded, Rejected
-from segcft.utils.loop import Progress, ahead, silent
+from segcft.utils.loop import ahead
+from segcft.utils.progress import Progress
 
 if TYPE_CHECKING:
     from segcft.importers.formats.jsrt import JSRT
@@ -50,7 +51,7 @@ _NODULE = re.compile(
 )
 
 
-def convert_jsrt(options: JSRT, out: Path, progress: Progress = silent) -> Summary:
+def convert_jsrt(options: JSRT, out: Path, progress: Progress | None = None) -> Summary:
     """See :class:`~segcft.importers.formats.jsrt.JSRT`.
 
     Raises:
@@ -246,7 +247,7 @@ def read_raw(path: Path) -> NDArray[np.uint16]:
 
 
 def named_by_image_side(
-    outlines: Mapping[tuple[str, str], Path], ids: Sequence[str], folder: Path, progress: Progress = silent
+    outlines: Mapping[tuple[str, str], Path], ids: Sequence[str], folder: Path, progress: Progress | None = None
 ) -> bool:
     """Whether the lungs of ``ids`` are named by the side of the image that they are on, not by the patient's.
 
@@ -264,7 +265,7 @@ def named_by_image_side(
             return None  # the conversion will say so
 
     with closing(ahead(centres, ids, workers=2, depth=8)) as reading:
-        for columns in progress(reading, len(ids), "Looking at masks"):
+        for columns in (progress or Progress())(reading, len(ids), "Looking at masks"):
             if columns is not None:
                 left, right, heart = columns
                 by_patient.append(left > right)

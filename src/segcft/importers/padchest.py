@@ -25,7 +25,7 @@ from segcft.importers.masks import Masking, Plausibility, Segmenter, check_polar
 from segcft.io.imagefile import check_id, strip_suffix
 from segcft.io.picture import read_picture
 from segcft.io.reject import Excluded, Rejected, Unreadable
-from segcft.utils.loop import Progress, silent
+from segcft.utils.progress import Progress
 
 if TYPE_CHECKING:
     from segcft.importers.formats.padchest import PadChest
@@ -54,7 +54,7 @@ class Row(NamedTuple):
         return strip_suffix(self.ImageID)
 
 
-def convert_padchest(options: PadChest, out: Path, progress: Progress = silent) -> Summary:
+def convert_padchest(options: PadChest, out: Path, progress: Progress | None = None) -> Summary:
     """See :class:`~segcft.importers.formats.padchest.PadChest`."""
     total, digest = _survey(options.csv)
     segmenter = options.segmenter or options.default_segmenter()

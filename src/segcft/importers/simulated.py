@@ -19,7 +19,7 @@ from segcft.data.store import Store
 from segcft.data.writer import StoreWriter
 from segcft.errors import DataError
 from segcft.simulate.people import person_id, person_number
-from segcft.utils.loop import Progress, silent
+from segcft.utils.progress import Progress
 
 
 class Simulator(Protocol):
@@ -100,7 +100,7 @@ def import_simulated(
     order = mask_order(study, simulator)
     indices = range(people) if shard is None else shard.of(range(people))
     with StoreWriter(out, study, partial=shard is not None) as writer:
-        for index in (progress or silent)(indices, len(indices), "Simulating people"):
+        for index in (progress or Progress())(indices, len(indices), "Simulating people"):
             id = person_id(seed, index)
             person = person_number(seed, index)
             attributes = simulator.attributes(person)

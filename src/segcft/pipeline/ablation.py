@@ -224,7 +224,7 @@ def _share(pipeline: Pipeline, others: Mapping[str, Run]) -> None:
     if take_samples(pipeline.run, pipeline.data, others.values()):
         pipeline.progress.note("  samples: shared")
     pipeline.run_stage("import")
-    for stage in pipeline.stages[1:-1]:
+    for stage in pipeline.run.parts:
         if pipeline.keys.keys() >= set(pipeline.needs(stage)) and not pipeline.is_current(stage):
             for name, other in others.items():
                 path = other.path(stage)
@@ -254,6 +254,7 @@ def _judged(runs: Mapping[str, Run], current: Pipeline) -> Iterator[Judged]:
 
     from segcft.evaluate.comparison import Judged
     from segcft.pipeline.runner import Pipeline
+    from segcft.pipeline.stage import training_stages
     from segcft.training import artefact
 
     for name, run in runs.items():
@@ -261,10 +262,11 @@ def _judged(runs: Mapping[str, Run], current: Pipeline) -> Iterator[Judged]:
         pipeline.keys["import"] = current.keys["import"]
         if not all(pipeline.is_current(stage) for stage in pipeline.stages[1:]):
             continue
-        seconds = {stage: artefact.read_meta(run.path(stage)).get("seconds", 0.0) for stage in pipeline.stages[1:-1]}
+        seconds = {part: artefact.read_meta(run.path(part)).get("seconds", 0.0) for part in run.parts}
         training: dict[str, float] = {
-            guide: seconds[f"cft-{guide}"] + sum(seconds[part] for part in (guide, "scm", "hvae"))
-            for guide in run.study.finetune.guides
+            stage.method: sum(seconds[part] for part in (stage.name, *stage.needs(run.study)) if part in seconds)
+            for stage in training_stages(run.study)
+            if stage.answers_with
         }
         yield Judged(name, pd.read_parquet(run.evaluation_of(SPLIT) / "scores.parquet"), training)
 

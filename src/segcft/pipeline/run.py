@@ -30,7 +30,6 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import nn
 
-from segcft.causal.scm import StructuralCausalModel
 from segcft.config.loader import load_study
 from segcft.config.study import Study
 from segcft.counterfactual.model import CounterfactualModel
@@ -39,11 +38,8 @@ from segcft.data.store import Store
 from segcft.errors import RunError
 from segcft.evaluate.names import method_name
 from segcft.grid import channels_last
-from segcft.image_models.mechanism import MECHANISMS
 from segcft.image_models.typicality import TypicalRanges
-from segcft.measures.measurements import Measurements
-from segcft.readers.regressor import Regressor
-from segcft.readers.segmentor import Segmentor
+from segcft.pipeline.stage import TrainingStage, training_stage, training_stages
 from segcft.training import artefact
 from segcft.training.loop import freeze
 from segcft.utils.atomic import write_text
@@ -94,9 +90,7 @@ class Run:
     @property
     def parts(self) -> tuple[str, ...]:
         """All parts that the study trains, in order."""
-        regressor = () if self.study.regressor is None else ("regressor",)
-        tuned = (f"cft-{guide}" for guide in self.study.finetune.guides)
-        return ("segmentor", "judge", *regressor, "scm", "hvae", *tuned)
+        return tuple(stage.name for stage in training_stages(self.study))
 
     def path(self, part: str) -> Path:
         """The file of a trained part."""
@@ -124,12 +118,11 @@ class Run:
                 "what it is not for; get the folder whole, or publish the model again"
             )
 
-    def store(self, verify: bool = False) -> Store:
-        """The run's samples; ``verify`` as of :class:`~segcft.data.store.Store`.
+    def require_unpublished(self) -> None:
+        """Check that this is a run, which has samples.
 
         Raises:
-            RunError: it is a published model, which has none.
-            DataError: there are none, they are of another study, or damaged.
+            RunError: it is a published model.
         """
         if self.published:
             raise RunError(
@@ -137,27 +130,22 @@ class Run:
                 f"{self.folder} --data DIR` judges it on other people; `segcft run {self.folder}/study.yaml --out RUN` "
                 "trains it again, as a run"
             )
+
+    def store(self, verify: bool = False) -> Store:
+        """The run's samples; ``verify`` as of :class:`~segcft.data.store.Store`.
+
+        Raises:
+            RunError: it is a published model, which has none.
+            DataError: there are none, they are of another study, or damaged.
+        """
+        self.require_unpublished()
         store = Store(self.folder / "store", verify)
         store.require(self.study)
         return store
 
     def build(self, part: str) -> nn.Module:
         """A part with fresh weights, drawn from the seed of its section in the study."""
-        study = self.study
-        if part in ("segmentor", "judge"):
-            spec = getattr(study, part)
-            torch.manual_seed(spec.seed)
-            return Segmentor(spec, study.image.channels, Measurements.of(study))
-        if part == "regressor" and study.regressor is not None:
-            torch.manual_seed(study.regressor.seed)
-            return Regressor(study.regressor, study.image.channels, Measurements.of(study))
-        if part == "scm":
-            torch.manual_seed(study.scm.seed)
-            return StructuralCausalModel(study.variables, study.scm)
-        if part == "hvae" or part.startswith("cft-"):
-            torch.manual_seed(study.hvae.seed)
-            return MECHANISMS.find(study.hvae.architecture)(study.hvae, study.image, study.variables)
-        raise RunError(f"{part!r} is not a part of a run")
+        return training_stage(part).build(self.study)
 
     def load(self, part: str, device: torch.device | str = "cpu") -> Any:
         """A trained part, frozen, on ``device``.
@@ -170,12 +158,7 @@ class Run:
         said = artefact.load(self.path(part), module).get("part", part)
         if said != part:
             raise RunError(f"{self.path(part)}: holds the {said}, not the {part}: the file was copied or renamed")
-        guide = self.path("segmentor")
-        if part == "judge" and guide.is_file() and artefact.same_weights(self.path(part), guide):
-            raise RunError(
-                f"{self.path(part)}: has the weights of {guide.name}: a judge that is the guide proves nothing; remove "
-                "the file and train it from a seed of its own: `segcft judge`"
-            )
+        training_stage(part).check(self)
         return self.ready(module, device)
 
     @staticmethod
@@ -188,19 +171,19 @@ class Run:
 
         Fine-tuned parts whose starting point or attributes' mechanisms were trained again since are left out.
         """
-        parts = {"none": "hvae"} | {guide: f"cft-{guide}" for guide in self.study.finetune.guides}
-        return {method: part for method, part in parts.items() if self._is_current(part)}
+        stages = [stage for stage in training_stages(self.study) if stage.method]
+        return {stage.method: stage.name for stage in stages if self._is_current(stage)}
 
-    def _is_current(self, part: str) -> bool:
-        if not self.path(part).is_file():
+    def _is_current(self, stage: TrainingStage) -> bool:
+        if not self.path(stage.name).is_file():
             return False
         if self.published:  # was checked then
             return True
-        before = artefact.read_meta(self.path(part)).get("made_from", {})
+        before = artefact.read_meta(self.path(stage.name)).get("made_from", {})
         return all(
             artefact.read_meta(self.path(name)).get("key") == key
             for name, key in before.items()
-            if name in ("hvae", "scm")
+            if name in stage.answers_with
         )
 
     def typical(self, part: str) -> TypicalRanges | None:

@@ -16,7 +16,6 @@ import pandas as pd
 import torch
 
 import segcft
-from segcft.config.sources import SimulatedData
 from segcft.config.study import Study
 from segcft.data.splits import PARTS
 from segcft.data.store import Store
@@ -113,9 +112,7 @@ def _seed(part: str, meta: Mapping[str, Any]) -> int:
 
 def seeds(study: Study) -> dict[str, int]:
     """Every seed of the study, by its key."""
-    found = {"data.seed": study.data.seed} if isinstance(study.data, SimulatedData) else {}
-    sections = ("splits", "segmentor", "judge", "regressor", "scm", "hvae", "finetune", "evaluation")
-    return found | {f"{name}.seed": spec.seed for name in sections if (spec := getattr(study, name)) is not None}
+    return {f"{name}.seed": spec.seed for name, spec in study if hasattr(spec, "seed")}
 
 
 def left_out(rejected: pd.DataFrame) -> list[tuple[str, int]]:

@@ -21,7 +21,7 @@ from segcft.io.provenance import png_bytes
 from segcft.simulate.chest import Attributes, ChestSimulator
 from segcft.simulate.people import person_number
 from segcft.utils.atomic import whole_folder, write_rows
-from segcft.utils.loop import Progress, silent
+from segcft.utils.progress import Progress
 
 CANDIDATES = 2000
 """How many natural people the median is of by which a selection goes."""
@@ -124,7 +124,7 @@ def write_chest(
         rows: list[dict[str, Any]] = []
         for folder in ("images", "masks"):
             (partial / folder).mkdir()
-        for person in (progress or silent)(drawn, people, "Simulating radiographs"):
+        for person in (progress or Progress())(drawn, people, "Simulating radiographs"):
             image, masks = simulator.render(person.number, person.attributes)
             record = {"segcft": segcft.__version__, "simulator": "chest-simulator", "person": person.number}
             content = png_bytes(image[None], record | person.attributes)

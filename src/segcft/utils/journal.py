@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from segcft.errors import DataError, WriteError
-from segcft.utils.atomic import append, is_empty, reason, sync
+from segcft.utils.atomic import append, is_empty, partial_of, put, reason
 from segcft.utils.lock import Lock
 
 
@@ -124,8 +124,7 @@ class Table:
     """A CSV file that takes its place once it is complete. Used as a context manager."""
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
-        self.path, self.columns = path, columns
-        self.partial = path.with_name(path.name + ".partial")
+        self.path, self.columns, self.partial = path, columns, partial_of(path)
 
     def __enter__(self) -> Table:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,12 +136,9 @@ class Table:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            with self._file:
-                self._file.flush()
-                os.fsync(self._file.fileno())
+            self._file.close()
             if kind is None:
-                os.replace(self.partial, self.path)
-                sync(self.path.parent)
+                put(self.partial, self.path)
         except OSError as error:
             if kind is None:
                 raise WriteError(f"{self.path}: cannot be written ({reason(error)})") from None

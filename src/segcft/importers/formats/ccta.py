@@ -11,7 +11,7 @@ from segcft.coronary.defaults import SIZE as CROP
 from segcft.errors import DataError
 from segcft.importers.importer import IMPORTERS, Importer
 from segcft.importers.options import COUNT, FLAG, NUMBER, SIZE, TABLE, number, option
-from segcft.utils.loop import Progress, silent
+from segcft.utils.progress import Progress
 
 if TYPE_CHECKING:
     from segcft.importers.convert import Summary
@@ -79,7 +79,7 @@ class CCTA(Importer):
         if self.sweep and self.angles != (0.0,):
             raise DataError("--sweep: gives the angles; leave out --angles")
 
-    def convert(self, out: Path, progress: Progress = silent) -> Summary:
+    def convert(self, out: Path, progress: Progress | None = None) -> Summary:
         from segcft.importers.ccta import convert_ccta
 
         return convert_ccta(self, out, progress)
