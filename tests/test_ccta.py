@@ -36,7 +36,6 @@ from segcft.io.reject import Rejected
 from segcft.io.space import Frame, parse_frame
 from segcft.io.vesselfile import read_centreline, read_surface
 from segcft.io.volume import Volume
-from segcft.utils.progress import Progress as quiet
 from tests.test_coronary_volumes import write_series
 
 Array = NDArray[np.float64]
@@ -125,7 +124,7 @@ class Cases:
             writer.writerows(self.rows)
 
     def convert(self, **options: Any) -> Summary:
-        progress = options.pop("progress", quiet)
+        progress = options.pop("progress", None)
         usual: dict[str, Any] = {"table": self.table, "size": SIZE, "spacing": SPACING, "start": 2}
         return CCTA(**usual | options).convert(self.out, progress)
 
@@ -495,10 +494,10 @@ def write_in(path: Path, mesh: pyvista.PolyData, space: str, binary: bool) -> No
 @pytest.mark.parametrize("binary", [True, False])
 def test_coordinates_are_what_the_file_says(tmp_path: Path, suffix: str, space: str, binary: bool, ras: bool) -> None:
     ball = pyvista.Sphere(center=(30, -50, 80), theta_resolution=8, phi_resolution=8)
-    Progress(), telling = tmp_path / f"silent{suffix}", tmp_path / f"telling{suffix}"
-    ball.save(Progress(), binary=binary)
+    silent, telling = tmp_path / f"silent{suffix}", tmp_path / f"telling{suffix}"
+    ball.save(silent, binary=binary)
     write_in(telling, ball, space, binary)
-    expected, found = read_surface(Progress()), read_surface(telling, ras)
+    expected, found = read_surface(silent), read_surface(telling, ras)
     apart = cdist(found.vertices, expected.vertices).min(axis=1)
     assert len(apart) == len(expected.vertices)
     assert apart.max() <= (0 if binary else 1e-3)
