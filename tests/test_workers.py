@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from segcft.errors import RunError, SegcftError
+from segcft.errors import Code, RunError, SegcftError
 from segcft.utils.progress import ConsoleProgress, Progress, Task
 from segcft.utils.workers import Workers
 
@@ -47,7 +47,7 @@ def begin(number: int, progress: Progress, folder: Path) -> Callable[[str], str]
 
     def do(task: str) -> str:
         if task == "refuse":
-            raise RunError(f"{folder}: refused")
+            raise RunError(Code.INVALID, folder, "refused")
         if task == "fail":
             raise KeyError("no such key")
         if task == "die":

@@ -23,7 +23,7 @@ from segcft.api.model import BATCH, Model
 from segcft.api.question import Question
 from segcft.api.questions import Item, PassedOver
 from segcft.config.study import Study
-from segcft.errors import InterventionError, RunError, SegcftError
+from segcft.errors import Code, InterventionError, RunError, SegcftError
 from segcft.io.imagefile import check_id
 from segcft.io.provenance import dicom_bytes, png_bytes
 from segcft.io.reject import Rejected
@@ -154,7 +154,7 @@ class _Answerer:
             try:
                 check_id(item.id)
                 if not item.do:
-                    raise InterventionError(f"{item.id}: nothing is asked for")
+                    raise InterventionError(Code.EMPTY, item.id, "nothing is asked for")
                 asked.append((item, self.model.question(item.image, item.known, item.do)))
             except RunError:
                 raise

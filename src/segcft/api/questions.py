@@ -11,7 +11,7 @@ from segcft.api.question import MATCH
 from segcft.causal.intervention import Intervention
 from segcft.config.study import Study
 from segcft.data.attributes import MISSING, Row, disbelief, nearest, parse, read_table
-from segcft.errors import DataError
+from segcft.errors import Code, DataError
 from segcft.io.dicomhead import DICOMDIR
 from segcft.io.imagefile import SUFFIXES, is_dicom, strip_suffix
 from segcft.io.reject import Rejected
@@ -85,7 +85,7 @@ def folder_items(folder: Path, known: Sequence[str], do: Sequence[str]) -> Quest
             passed.append(PassedOver(name, f"no DICOM file, and its name ends in none of {', '.join(SUFFIXES)}"))
     if not images:
         others = f"; it has {len(passed)} other files, like {passed[0].name}" if passed else ""
-        raise DataError(f"{folder}: has no image ({', '.join(SUFFIXES)}, or DICOM){others}")
+        raise DataError(Code.MISSING, folder, f"has no image ({', '.join(SUFFIXES)}, or DICOM){others}")
     ids = _distinct([strip_suffix(name) for name, _ in images])
     return Questions(
         [Item(id, path, tuple(known), tuple(do)) for id, (_, path) in zip(ids, images, strict=True)],
@@ -108,19 +108,19 @@ def table_items(table: Path, study: Study, known: Sequence[str], do: Sequence[st
     expected = ("id", "image", "do", *study.variables)
     rows, ragged = read_table(table, {"image": "file of the image"}, expected)
     if ragged:
-        raise DataError(f"{table}: line {ragged[0][0]}: {ragged[0][1]}")
+        raise DataError(Code.INVALID, table, f"line {ragged[0][0]}: {ragged[0][1]}")
     further = [column for column in rows[0].cells if column not in expected]
     missing = [name for name in expected if name not in rows[0].cells]
     for column in further:
         if near := nearest(column, missing, ALIKE):
-            raise DataError(f"{table}: column {column!r} is not read{near} Rename or remove it")
+            raise DataError(Code.UNSUPPORTED, table, f"column {column!r} is not read{near} Rename or remove it")
     given = {text.partition("=")[0].strip(): text for text in known}
     passed = [PassedOver(column, f"column of {table.name} that is no variable of the study") for column in further]
     items = []
     for row in rows:
         cells = row.cells
         if not cells["image"]:
-            raise DataError(f"{table}: line {row.line}: 'image' is empty")
+            raise DataError(Code.EMPTY, table, f"line {row.line}: 'image' is empty")
         facts = given | {
             name: text for name in study.variables if (text := _fact(row, name, study, passed)) is not None
         }

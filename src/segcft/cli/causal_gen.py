@@ -8,7 +8,7 @@ from typing import Any
 
 from segcft.cli.options import Command, hardware, study
 from segcft.cli.run import make_pipeline
-from segcft.errors import SegcftError
+from segcft.errors import Code, SegcftError
 
 
 def add_causal_gen(command: Command) -> None:
@@ -38,7 +38,9 @@ def _import_causal_gen(options: argparse.Namespace) -> None:
     from segcft.config.loader import load_study
 
     if not isinstance(load_study(options.study).hvae, CausalGenSpec):
-        raise SegcftError(f"{options.study}: hvae.architecture: a checkpoint of causal-gen needs 'causal-gen'")
+        raise SegcftError(
+            Code.INVALID, options.study, "hvae.architecture: a checkpoint of causal-gen needs 'causal-gen'"
+        )
     pipeline = make_pipeline(options)
     from segcft.image_models.causal_gen_checkpoint import TrainedParent, load_causal_gen
     from segcft.pipeline.stages.image import LikelihoodStage

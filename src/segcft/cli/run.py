@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segcft.cli.options import Command, compiling, hardware, jobs, quiet_libraries, study
-from segcft.errors import SegcftError, StudyError
+from segcft.errors import Code, SegcftError, StudyError
 
 if TYPE_CHECKING:
     from segcft.data.shards import Shard
@@ -88,7 +88,9 @@ def make_pipeline(options: argparse.Namespace) -> Pipeline:
 def _run(options: argparse.Namespace) -> None:
     spread = options.devices * options.nodes > 1
     if spread and (options.jobs or 1) > 1:
-        raise SegcftError("--jobs: with --devices or --nodes one part is trained at a time, on all of them")
+        raise SegcftError(
+            Code.INVALID, "--jobs", "with --devices or --nodes one part is trained at a time, on all of them"
+        )
     pipeline = make_pipeline(options)
     from segcft.pipeline.pool import default_jobs, run_all
 
@@ -109,7 +111,9 @@ def _stage(options: argparse.Namespace) -> None:
         from segcft.pipeline.importing import import_shard
 
         if pipeline.fabric.world_size > 1:
-            raise SegcftError("--shard: one process imports one shard; leave out --devices and --nodes")
+            raise SegcftError(
+                Code.CONFLICT, "--shard", "one process imports one shard; leave out --devices and --nodes"
+            )
         import_shard(pipeline.run, options.data, options.shard, pipeline.progress)
         return
     _require(options, pipeline, [options.stage])
@@ -122,4 +126,4 @@ def _require(options: argparse.Namespace, pipeline: Pipeline, stages: Sequence[s
         try:
             pipeline.stage(name)
         except StudyError as error:
-            raise StudyError(f"{options.study}: {error}") from None
+            raise StudyError(Code.INVALID, options.study, f"{error}") from None

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from segcft.config.study import Study
 from segcft.data.splits import PARTS
 from segcft.data.store import IMAGES, MASKS, REJECTED, REJECTED_COLUMNS, TABLE, VERSION, Fingerprint, shape_of
-from segcft.errors import DataError
+from segcft.errors import Code, DataError
 from segcft.io.reject import REMARK_COLUMNS, WARNINGS, Remark
 from segcft.measures.measurements import Measurements
 from segcft.utils.atomic import reason, replaced_folder
@@ -52,7 +52,7 @@ class StoreWriter:
 
     def __enter__(self) -> StoreWriter:
         if self.folder.exists() and not _may_replace(self.folder):
-            raise DataError(f"{self.folder}: exists and is not a data store; it will not be overwritten")
+            raise DataError(Code.EXISTS, self.folder, "exists and is not a data store; it will not be overwritten")
         try:
             with ExitStack() as opened:
                 self._partial = opened.enter_context(replaced_folder(self.folder))
@@ -78,7 +78,7 @@ class StoreWriter:
             raise self._cannot_write(error) from None
 
     def _cannot_write(self, error: OSError) -> DataError:
-        return DataError(f"{self.folder}: cannot write here ({reason(error)})")
+        return DataError(Code.NOT_WRITABLE, self.folder, f"cannot write here ({reason(error)})")
 
     def append(
         self,
@@ -148,13 +148,15 @@ class StoreWriter:
         if self.partial:
             return
         if not self._rows:
-            raise DataError(f"{source}: no usable sample{_first_reasons(self._rejected)}")
+            raise DataError(Code.EMPTY, source, f"no usable sample{_first_reasons(self._rejected)}")
         filled = {row["split"] for row in self._rows}
         for part in parts:
             if part not in filled:
                 raise DataError(
-                    f"{source}: none of {len(self._rows)} usable samples is in the {part} part; {remedy}"
-                    + _first_reasons(self._rejected)
+                    Code.INVALID,
+                    source,
+                    f"none of {len(self._rows)} usable samples is in the {part} part; {remedy}"
+                    + _first_reasons(self._rejected),
                 )
 
     def _values(
@@ -174,7 +176,7 @@ class StoreWriter:
 
     def _finish(self) -> None:
         if not self._rows and not self.partial:
-            raise DataError(f"{self.folder}: no sample to store" + _first_reasons(self._rejected))
+            raise DataError(Code.INVALID, self.folder, "no sample to store" + _first_reasons(self._rejected))
         for file in (self._images, self._masks):
             file.flush()
         self._table().to_parquet(self._partial / TABLE, index=False)

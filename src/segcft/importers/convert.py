@@ -31,7 +31,7 @@ from PIL import Image
 
 from segcft.config.sources import Splits
 from segcft.data.splits import PARTS, assign
-from segcft.errors import DataError
+from segcft.errors import Code, DataError
 from segcft.io.imagefile import check_id, strip_suffix
 from segcft.io.reject import REMARK_COLUMNS, WARNINGS, Excluded, Rejected, Remark, Unreadable, bare, summarise
 from segcft.utils.atomic import written
@@ -179,9 +179,9 @@ def convert(
                 warning = f"\n{summary.warning}\n" if summary.warning else ""
                 partial.write_text(f"{summary}\n{warning}", encoding="utf-8")
     except OSError as error:
-        raise DataError(f"{out}: the conversion stopped ({error})") from None
+        raise DataError(Code.FAILED, out, f"the conversion stopped ({error})") from None
     if not sum(summary.samples.values()):
-        raise DataError(f"{out}: no image could be converted; rejected.csv there says why\n{summary}")
+        raise DataError(Code.INVALID, out, f"no image could be converted; rejected.csv there says why\n{summary}")
     return summary
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segcft.errors import DataError
+from segcft.errors import Code, DataError
 from segcft.importers.convert import Converted, Summary, Value, convert
 from segcft.importers.fit import fit
 from segcft.importers.masks import FolderMasks, Masking, Plausibility, Segmenter
@@ -43,7 +43,7 @@ def convert_dicom(options: DICOM, out: Path, progress: Progress | None = None) -
     folder, own = options.folder, out.resolve()
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and own not in path.resolve().parents]
     if not paths:
-        raise DataError(f"{folder}: holds no file")
+        raise DataError(Code.EMPTY, folder, "holds no file")
     segmenter = options.segmenter
     masking = Masking(segmenter, options.size, options.plausibility or Plausibility()) if segmenter else None
     reader = _Reader(options, tuple(map(dicom.view_name, options.views)), masking)

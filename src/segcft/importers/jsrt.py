@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcft.data.resize import pad_to_aspect
-from segcft.errors import DataError
+from segcft.errors import Code, DataError
 from segcft.importers.convert import Converted, Summary, Value, convert
 from segcft.importers.fit import fit_window
 from segcft.importers.masks import BITS, Plausibility, areas, check_polarity, to_flags
@@ -92,7 +92,7 @@ def find_images(folder: Path) -> dict[str, Path]:
         if path.suffix.lower() == ".img" and re.fullmatch(_ID, path.stem.upper()):
             _claim(found, path.stem.upper(), path, "--images")
     if not found:
-        raise DataError(f"{folder}: holds no raw image like JPCLN001.IMG or JPCNN001.IMG (--images)")
+        raise DataError(Code.EMPTY, folder, "holds no raw image like JPCLN001.IMG or JPCNN001.IMG (--images)")
     return found
 
 
@@ -109,7 +109,7 @@ def find_masks(folder: Path) -> dict[tuple[str, str], Path]:
             _claim(found, (name, path.stem.upper()), path, "--masks")
     for name in _FOLDERS:
         if not any(key[0] == name for key in found):
-            raise DataError(f"{folder}: holds no file of SCR like fold1/masks/{name}/JPCLN001.gif (--masks)")
+            raise DataError(Code.EMPTY, folder, f"holds no file of SCR like fold1/masks/{name}/JPCLN001.gif (--masks)")
     return found
 
 
@@ -125,11 +125,13 @@ def read_clinical(paths: Sequence[Path]) -> tuple[dict[str, Mapping[str, Value] 
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise DataError(f"{path}: cannot read this text file ({error.strerror}) (--clinical)") from None
+            raise DataError(
+                Code.UNREADABLE, path, f"cannot read this text file ({error.strerror}) (--clinical)"
+            ) from None
         digest.update(content)
         found = parse_clinical(content.decode("utf-8", errors="replace"))
         if not found:
-            raise DataError(f"{path}: names no image of JSRT like JPCLN001.IMG (--clinical)")
+            raise DataError(Code.INVALID, path, "names no image of JSRT like JPCLN001.IMG (--clinical)")
         for id, attributes in found:
             if id in people and people[id] != attributes:
                 attributes = Excluded("clinical data unclear", f"{path}: {id} is there before, with other data")
@@ -271,16 +273,20 @@ def named_by_image_side(
                 by_patient.append(left > right)
                 heart_left.append(heart > (left + right) / 2)
     if not by_patient:
-        raise DataError(f"{folder}: the masks of lungs and heart of no image could be read (--masks)")
+        raise DataError(Code.INVALID, folder, "the masks of lungs and heart of no image could be read (--masks)")
     if sum(heart_left) * 2 < len(heart_left):
         raise DataError(
-            f"{folder}: {len(heart_left) - sum(heart_left)} of {len(heart_left)} hearts are nearer to the lung on the "
-            "left of the image: the masks are mirrored (--masks)"
+            Code.INVALID,
+            folder,
+            f"{len(heart_left) - sum(heart_left)} of {len(heart_left)} hearts are nearer to the lung on the "
+            "left of the image: the masks are mirrored (--masks)",
         )
     if any(by_patient) and not all(by_patient):
         raise DataError(
-            f"{folder}: of {len(by_patient)} images {sum(by_patient)} have the mask named 'left lung' on the right, as "
-            "SCR does, and the others on the left (--masks)"
+            Code.INVALID,
+            folder,
+            f"of {len(by_patient)} images {sum(by_patient)} have the mask named 'left lung' on the right, as "
+            "SCR does, and the others on the left (--masks)",
         )
     return not by_patient[0]
 
@@ -355,5 +361,5 @@ class _Reader:
 
 def _claim(found: dict[Key, Path], key: Key, path: Path, option: str) -> None:
     if key in found:
-        raise DataError(f"{path}: is also {found[key]}; name the folder of one of them ({option})")
+        raise DataError(Code.INVALID, path, f"is also {found[key]}; name the folder of one of them ({option})")
     found[key] = path

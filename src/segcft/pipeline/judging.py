@@ -16,7 +16,7 @@ from segcft.config.sources import SimulatedData
 from segcft.config.study import Study
 from segcft.data.splits import PARTS, assign
 from segcft.data.store import Store
-from segcft.errors import DataError, RunError
+from segcft.errors import Code, DataError, RunError
 from segcft.evaluate.evaluation import evaluate
 from segcft.pipeline.importing import shared_images
 from segcft.pipeline.run import Run
@@ -77,7 +77,9 @@ def evaluate_people(
     """
     rows = store.indices(split, complete=True)
     if len(rows) == 0:
-        raise DataError(f"{store.folder}: no {split} person has all attributes, so there is nothing to evaluate")
+        raise DataError(
+            Code.MISSING, store.folder, f"no {split} person has all attributes, so there is nothing to evaluate"
+        )
     methods = run.methods()
     parts = ["scm", "judge", *methods.values()]
     notes = [VALIDATION_PEOPLE] if split == "validation" else []
@@ -133,19 +135,21 @@ def load_judge(run: Run, place: Path, device: torch.device | str = "cpu") -> Seg
     meta = artefact.read_meta(path)
     part = meta.get("part", "judge")
     if part not in ("judge", "segmentor"):
-        raise RunError(f"{path}: holds the {part}; a judge reads masks, as a judge or a segmentor does")
+        raise RunError(Code.INVALID, path, f"holds the {part}; a judge reads masks, as a judge or a segmentor does")
     study = parse_study(meta.get("study", {}), source=f"{path}: its study")
     for what, ours, theirs in zip(("image", "structures"), _reads(run.study), _reads(study), strict=True):
         if ours != theirs:
             raise RunError(
-                f"{path}: of another study: its {what} is {theirs}, that of {run.study.name!r} is {ours}; a judge "
-                "reads the same structures on the same grid"
+                Code.OTHER,
+                path,
+                f"of another study: its {what} is {theirs}, that of {run.study.name!r} is {ours}; a judge "
+                "reads the same structures on the same grid",
             )
     metas = [artefact.read_meta(run.path(method)) for method in run.methods().values()]
     guide = run.path("segmentor")
     guides = {one.get("made_from", {}).get("segmentor") for one in metas}
     if meta["key"] in guides or (guide.is_file() and artefact.same_weights(path, guide)):
-        raise RunError(f"{path}: is the guide of {run.folder}, and a judge that is the guide proves nothing")
+        raise RunError(Code.LEAK, path, f"is the guide of {run.folder}, and a judge that is the guide proves nothing")
     network = training_stage(part).build(study)
     artefact.load(path, network)
     judge: Segmentor = run.ready(network, device)
@@ -211,8 +215,10 @@ def _copies(store: Store, own: Store, taught: NDArray[np.int64]) -> int:
 def _refuse(store: Store, what: str, shared: int, how: str = "") -> None:
     if shared:
         raise DataError(
-            f"{store.folder}: {shared} of the {what} given were in this model's training or validation{how}; evaluate "
-            "on people it has never seen"
+            Code.INVALID,
+            store.folder,
+            f"{shared} of the {what} given were in this model's training or validation{how}; evaluate "
+            "on people it has never seen",
         )
 
 
@@ -227,6 +233,8 @@ def check_apart(own: Store, store: Store, rows: NDArray[np.int64], split: str) -
     shared = len(set(taught) & set(store.table["patient"].iloc[rows]))
     if shared:
         raise DataError(
-            f"{store.folder}: {shared} of the {split} people are also in {' or '.join(earlier)}; nothing can be said "
-            "of people whom a stage has seen"
+            Code.LEAK,
+            store.folder,
+            f"{shared} of the {split} people are also in {' or '.join(earlier)}; nothing can be said "
+            "of people whom a stage has seen",
         )

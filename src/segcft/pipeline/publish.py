@@ -21,7 +21,7 @@ from segcft.causal.scm import StructuralCausalModel
 from segcft.config.sources import SimulatedData
 from segcft.counterfactual.support import all_limits
 from segcft.data.store import Store
-from segcft.errors import RunError
+from segcft.errors import Code, RunError
 from segcft.evaluate.names import method_name
 from segcft.io.provenance import png_bytes
 from segcft.pipeline.run import Run, write_people
@@ -55,20 +55,28 @@ def publish(run: Run, folder: Path, methods: Sequence[str] = (), card: str = "",
     methods = list(methods) or list(trained)[-1:]
     for method in methods:
         if method not in trained:
-            raise RunError(f"{run.folder}: method {method!r} is not here, only {', '.join(trained) or 'none'}")
+            raise RunError(
+                Code.MISSING, run.folder, f"method {method!r} is not here, only {', '.join(trained) or 'none'}"
+            )
     parts = ["judge", "scm", *(trained[method] for method in methods)]
     store = run.samples_of(parts)
     if not (run.evaluation / "table.json").is_file():
-        raise RunError(f"{run.folder}: not evaluated yet, and a model without figures helps nobody: segcft evaluate")
+        raise RunError(
+            Code.EMPTY, run.folder, "not evaluated yet, and a model without figures helps nobody: segcft evaluate"
+        )
     if not isinstance(run.study.data, SimulatedData) and not card.strip():
         raise RunError(
-            "--card: a file in Markdown is needed that says of which people the data are and what their licence allows"
+            Code.MISSING,
+            "--card",
+            "a file in Markdown is needed that says of which people the data are and what their licence allows",
         )
     size = sum(run.path(part).stat().st_size for part in parts)
     if size > LARGEST and not large:
-        raise RunError(f"{run.folder}: {size / 1e6:.0f} MB of weights are more than {LARGEST / 1e6:.0f} (--large)")
+        raise RunError(
+            Code.INVALID, run.folder, f"{size / 1e6:.0f} MB of weights are more than {LARGEST / 1e6:.0f} (--large)"
+        )
     if folder.exists() and any(folder.iterdir()) and not Run(folder, run.study).published:
-        raise RunError(f"{folder}: is neither empty nor a published model")
+        raise RunError(Code.INVALID, folder, "is neither empty nor a published model")
     with replaced_folder(folder) as partial:
         _write_model(run, store, partial, parts, methods, card)
 

@@ -35,7 +35,7 @@ from segcft.config.study import Study
 from segcft.counterfactual.model import CounterfactualModel
 from segcft.data.splits import PARTS
 from segcft.data.store import Store
-from segcft.errors import RunError
+from segcft.errors import Code, RunError
 from segcft.evaluate.names import method_name
 from segcft.grid import channels_last
 from segcft.image_models.typicality import TypicalRanges
@@ -64,9 +64,9 @@ class Run:
                 others = [Path(name) / self.folder for name in ("models", "runs")]
                 near = [f"; did you mean {other}?" for other in others if (other / "study.yaml").is_file()]
                 expected = "; give a run, as `segcft run` makes it, or a published model"
-                raise RunError(f"{self.folder}: no such folder{near[0] if near else expected}")
+                raise RunError(Code.MISSING, self.folder, f"no such folder{near[0] if near else expected}")
             if not path.is_file():
-                raise RunError(f"{self.folder}: not a run: it has no study.yaml (see `segcft run --help`)")
+                raise RunError(Code.MISSING, self.folder, "not a run: it has no study.yaml (see `segcft run --help`)")
             study = load_study(path)
         self.study = study
 
@@ -114,8 +114,10 @@ class Run:
         card = self.folder / "README.md"
         if self.published and not (card.is_file() and card.read_text(encoding="utf-8", errors="replace").strip()):
             raise RunError(
-                f"{card}: the model's card is missing, so nothing says on whom it was trained, how well it answers and "
-                "what it is not for; get the folder whole, or publish the model again"
+                Code.MISSING,
+                card,
+                "the model's card is missing, so nothing says on whom it was trained, how well it answers and "
+                "what it is not for; get the folder whole, or publish the model again",
             )
 
     def require_unpublished(self) -> None:
@@ -126,9 +128,11 @@ class Run:
         """
         if self.published:
             raise RunError(
-                f"{self.folder}: a published model has no samples: it answers questions, and `segcft evaluate "
+                Code.MISSING,
+                self.folder,
+                f"a published model has no samples: it answers questions, and `segcft evaluate "
                 f"{self.folder} --data DIR` judges it on other people; `segcft run {self.folder}/study.yaml --out RUN` "
-                "trains it again, as a run"
+                "trains it again, as a run",
             )
 
     def store(self, verify: bool = False) -> Store:
@@ -157,7 +161,9 @@ class Run:
         module = self.build(part)
         said = artefact.load(self.path(part), module).get("part", part)
         if said != part:
-            raise RunError(f"{self.path(part)}: holds the {said}, not the {part}: the file was copied or renamed")
+            raise RunError(
+                Code.INVALID, self.path(part), f"holds the {said}, not the {part}: the file was copied or renamed"
+            )
         training_stage(part).check(self)
         return self.ready(module, device)
 
@@ -196,7 +202,9 @@ class Run:
         try:
             return None if said is None else TypicalRanges.model_validate(said)
         except ValidationError:
-            raise RunError(f"{self.path(part)}: damaged: 'usual' in its header holds no ranges of numbers") from None
+            raise RunError(
+                Code.DAMAGED, self.path(part), "damaged: 'usual' in its header holds no ranges of numbers"
+            ) from None
 
     def samples_of(self, parts: Iterable[str]) -> Store:
         """The run's samples, which are those that ``parts`` were trained on. Parts of other samples are refused:
@@ -209,8 +217,10 @@ class Run:
         for part in parts:
             if artefact.read_meta(self.path(part)).get("data") != store.fingerprint:
                 raise RunError(
-                    f"{self.folder}: {part} was trained on other samples than those imported since; bring the run up "
-                    "to date with `segcft run`"
+                    Code.OTHER,
+                    self.folder,
+                    f"{part} was trained on other samples than those imported since; bring the run up "
+                    "to date with `segcft run`",
                 )
         return store
 
@@ -240,7 +250,7 @@ class Run:
             said = json.loads(path.read_text(encoding="utf-8"))
             return {split: int(said[split]) for split in PARTS}
         except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-            raise RunError(f"{path}: does not say how many samples there were: {error!r}") from None
+            raise RunError(Code.INVALID, path, f"does not say how many samples there were: {error!r}") from None
 
     def model(self, method: str, device: torch.device | str = "cpu") -> CounterfactualModel:
         """The whole model with the image mechanism of ``method``.
@@ -251,7 +261,7 @@ class Run:
         methods = self.methods()
         if method not in methods:
             known = ", ".join(f"{name} ({method_name(name)})" for name in methods)
-            raise RunError(f"{self.folder}: method {method!r} is not here, only {known}")
+            raise RunError(Code.MISSING, self.folder, f"method {method!r} is not here, only {known}")
         return CounterfactualModel(self.load("scm", device), self.load(methods[method], device))
 
 
@@ -268,10 +278,12 @@ def read_people(path: Path, study: Study) -> NDArray[np.float32]:
             for name, variable in study.variables.items()
         ]
     except (OSError, ValueError, KeyError) as error:
-        raise RunError(f"{path}: not the people of study {study.name!r}: {error}") from None
+        raise RunError(Code.INVALID, path, f"not the people of study {study.name!r}: {error}") from None
     values = np.stack([column.to_numpy(dtype=np.float32) for column in columns], axis=1)
     if len(values) == 0 or not np.isfinite(values).all():
-        raise RunError(f"{path}: not the people of study {study.name!r}: there is nobody, or a value is missing")
+        raise RunError(
+            Code.EMPTY, path, f"not the people of study {study.name!r}: there is nobody, or a value is missing"
+        )
     return values
 
 

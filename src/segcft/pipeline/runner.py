@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from segcft.data.batches import Batch
 from segcft.data.store import Store
-from segcft.errors import StudyError
+from segcft.errors import Code, StudyError
 from segcft.pipeline.importing import check_values
 from segcft.pipeline.run import Run
 from segcft.pipeline.stage import STAGES, Stage, stages_of
@@ -75,7 +75,7 @@ class Pipeline:
         """
         if name not in STAGES or not STAGES[name].is_in(self.study):
             where = STAGES[name].switch if name in STAGES else "its stages are " + ", ".join(self.stages)
-            raise StudyError(f"{where}: this study has no stage {name!r}")
+            raise StudyError(Code.UNKNOWN, where, f"this study has no stage {name!r}")
         return STAGES[name]
 
     def needs(self, stage: str) -> tuple[str, ...]:

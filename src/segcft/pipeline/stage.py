@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import segcft
 from segcft.config.study import Study
 from segcft.data.batches import Batch, Batches, sequential
-from segcft.errors import SegcftError
+from segcft.errors import Code, SegcftError
 from segcft.training import artefact
 from segcft.training.loop import Objective, freeze, train
 from segcft.utils.atomic import write_text
@@ -268,11 +268,13 @@ def stages_of(study: Study) -> list[Stage]:
     needs = {stage.name: stage.needs(study) for stage in found}
     for name, before in needs.items():
         if missing := set(before) - needs.keys():
-            raise SegcftError(f"stage {name!r}: needs {', '.join(sorted(missing))}, which the study does not have")
+            raise SegcftError(
+                Code.MISSING, f"stage {name!r}", f"needs {', '.join(sorted(missing))}, which the study does not have"
+            )
     try:
         return [STAGES[name] for name in TopologicalSorter(needs).static_order()]
     except CycleError as error:
-        raise SegcftError(f"stages need each other: {' -> '.join(error.args[1])}") from None
+        raise SegcftError(Code.INVALID, "", f"stages need each other: {' -> '.join(error.args[1])}") from None
 
 
 def training_stages(study: Study) -> Iterator[TrainingStage]:
@@ -288,5 +290,5 @@ def training_stage(name: str) -> TrainingStage:
     """
     stage = STAGES.find(name)
     if not isinstance(stage, TrainingStage):
-        raise SegcftError(f"stage {name!r} trains no network")
+        raise SegcftError(Code.INVALID, "", f"stage {name!r} trains no network")
     return stage

@@ -19,7 +19,7 @@ import segcft
 from segcft.config.study import Study
 from segcft.data.splits import PARTS
 from segcft.data.store import Store
-from segcft.errors import RunError
+from segcft.errors import Code, RunError
 from segcft.pipeline.run import Run
 from segcft.training import artefact
 
@@ -107,7 +107,9 @@ def _seed(part: str, meta: Mapping[str, Any]) -> int:
     try:
         return int(meta["study"][part]["seed"])
     except (KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{part}.safetensors: does not say from which seed it was trained ({error!r})") from None
+        raise RunError(
+            Code.INVALID, f"{part}.safetensors", f"does not say from which seed it was trained ({error!r})"
+        ) from None
 
 
 def seeds(study: Study) -> dict[str, int]:

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 import segcft
-from segcft.errors import DataError
+from segcft.errors import Code, DataError
 from segcft.io.provenance import png_bytes
 from segcft.simulate.chest import Attributes, ChestSimulator
 from segcft.simulate.people import person_number
@@ -64,7 +64,7 @@ def population(
     numbers = [name for name in simulator.variables if name != "sex"]
     for name in (confounding.variable if confounding else None, randomise):
         if name is not None and name not in numbers:
-            raise DataError(f"{name}: not a number of the chest simulator ({', '.join(numbers)})")
+            raise DataError(Code.INVALID, name, f"not a number of the chest simulator ({', '.join(numbers)})")
     return _draw(simulator, seed, confounding, randomise)
 
 

@@ -13,7 +13,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from segcft.errors import DataError, WriteError
+from segcft.errors import Code, DataError, WriteError
 
 
 @contextmanager
@@ -31,7 +31,7 @@ def written(path: Path) -> Iterator[Path]:
     except (OSError, RuntimeError) as error:  # for a full disk PyTorch has no kind of its own
         with suppress(OSError):  # why it could not be written says more than why this stays
             partial.unlink()
-        raise WriteError(f"{path}: cannot be written ({reason(error)})") from None
+        raise WriteError(Code.NOT_WRITABLE, path, f"cannot be written ({reason(error)})") from None
     except BaseException:
         with suppress(OSError):
             partial.unlink()
@@ -103,7 +103,7 @@ def whole_folder(out: Path) -> Iterator[Path]:
     """
     recover(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out}: is there already, and not an empty folder; nothing in it is overwritten")
+        raise DataError(Code.EXISTS, out, "is there already, and not an empty folder; nothing in it is overwritten")
     with replaced_folder(out) as partial:
         yield partial
 
@@ -160,7 +160,7 @@ def append(file: FileIO, line: str) -> None:
         while rest:
             rest = rest[file.write(rest) :]
     except OSError as error:
-        raise WriteError(f"{file.name}: cannot be written ({reason(error)})") from None
+        raise WriteError(Code.NOT_WRITABLE, file.name, f"cannot be written ({reason(error)})") from None
 
 
 def reason(error: BaseException) -> str:

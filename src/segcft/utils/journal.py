@@ -12,7 +12,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from segcft.errors import DataError, WriteError
+from segcft.errors import Code, DataError, WriteError
 from segcft.utils.atomic import append, is_empty, partial_of, put, reason
 from segcft.utils.lock import Lock
 
@@ -41,7 +41,7 @@ class Journal:
 
     def __enter__(self) -> Journal:
         if not self.path.is_file() and self.out.exists() and not (self.out.is_dir() and is_empty(self.out)):
-            raise DataError(f"{self.out}: exists and was not begun by this command; choose another folder")
+            raise DataError(Code.INVALID, self.out, "exists and was not begun by this command; choose another folder")
         with ExitStack() as stack:
             stack.enter_context(self._lock)
             if self.path.is_file():
@@ -104,7 +104,7 @@ class Journal:
                     end += len(line)
             os.truncate(self.path, end)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise DataError(f"{self.path}: damaged ({error}); remove {self.out} and begin again") from None
+            raise DataError(Code.DAMAGED, self.path, f"damaged ({error}); remove {self.out} and begin again") from None
         if end == 0:
             self.path.unlink()
 
@@ -116,7 +116,9 @@ class Journal:
         ]
         if changed:
             raise DataError(
-                f"{self.out}: was begun with other settings: {'; '.join(changed)}. Remove it, or choose another folder"
+                Code.INVALID,
+                self.out,
+                f"was begun with other settings: {'; '.join(changed)}. Remove it, or choose another folder",
             )
 
 
@@ -141,7 +143,7 @@ class Table:
                 put(self.partial, self.path)
         except OSError as error:
             if kind is None:
-                raise WriteError(f"{self.path}: cannot be written ({reason(error)})") from None
+                raise WriteError(Code.NOT_WRITABLE, self.path, f"cannot be written ({reason(error)})") from None
 
     def write(self, cells: Sequence[Any]) -> None:
         self._writer.writerow(cells)

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
-from segcft.errors import SegcftError
+from segcft.errors import Code, SegcftError
 from segcft.utils.progress import Progress, Task
 from segcft.utils.signals import ignored_interrupts, orderly_end
 
@@ -146,8 +146,9 @@ class _Worker:
 
     def _died(self) -> SegcftError:
         return SegcftError(
-            f"{self.task}: its process died, perhaps for want of memory; --jobs 1 does one thing at a time, and goes "
-            "on from here"
+            Code.FAILED,
+            self.task,
+            "its process died, perhaps for want of memory; --jobs 1 does one thing at a time, and goes on from here",
         )
 
     def end(self) -> None:

@@ -14,7 +14,7 @@ from segcft.config.study import Study
 from segcft.counterfactual.finetune import CounterfactualObjective, constraint_level
 from segcft.data.batches import Batch, Batches
 from segcft.data.grey import to_unit
-from segcft.errors import RunError
+from segcft.errors import Code, RunError
 from segcft.image_models.mechanism import MECHANISMS
 from segcft.image_models.objective import LikelihoodObjective
 from segcft.image_models.typicality import typical_ranges
@@ -75,14 +75,16 @@ class LikelihoodStage(_ImageStage):
             return super().current_key(pipeline)
         if meta.get("settings_key") != self.key(pipeline):
             raise RunError(
+                Code.OTHER,
+                "",
                 f"{self._adopted(pipeline)}, and the settings, the samples or segcft's version changed since: import "
-                "it again, or remove this file to train the image mechanism"
+                "it again, or remove this file to train the image mechanism",
             )
         return str(meta["key"])
 
     def forget(self, pipeline: Pipeline) -> None:
         if "source" in self.recorded(pipeline):
-            raise RunError(f"{self._adopted(pipeline)}: import it again, or remove this file to train it")
+            raise RunError(Code.INVALID, self._adopted(pipeline), "import it again, or remove this file to train it")
         super().forget(pipeline)
 
     def _adopted(self, pipeline: Pipeline) -> str:

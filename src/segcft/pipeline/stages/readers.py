@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from segcft.config.study import Study
 from segcft.data.batches import Batch, Batches
 from segcft.data.grey import to_unit
-from segcft.errors import RunError
+from segcft.errors import Code, RunError
 from segcft.measures.measurements import Measurements
 from segcft.pipeline.run import Run
 from segcft.pipeline.runner import Pipeline
@@ -52,8 +52,10 @@ class JudgeStage(SegmentorStage):
         judge, guide = run.path(self.name), run.path("segmentor")
         if guide.is_file() and artefact.same_weights(judge, guide):
             raise RunError(
-                f"{judge}: has the weights of {guide.name}: a judge that is the guide proves nothing; remove the file "
-                "and train it from a seed of its own: `segcft judge`"
+                Code.LEAK,
+                judge,
+                f"has the weights of {guide.name}: a judge that is the guide proves nothing; remove the file "
+                "and train it from a seed of its own: `segcft judge`",
             )
 
 
