@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import segcft
-from segcft.api.many import Item, _distinct, answer_all, folder_items, table_items
+from segcft.api.many import answer_all
+from segcft.api.questions import Item, _distinct, folder_items, table_items
 from segcft.cli import main
 from segcft.errors import DataError
 from segcft.pipeline.run import Run

@@ -36,7 +36,6 @@ from segcft.io.reject import Rejected
 from segcft.io.space import Frame, parse_frame
 from segcft.io.vesselfile import read_centreline, read_surface
 from segcft.io.volume import Volume
-from segcft.utils.loop import silent as quiet
 from tests.test_coronary_volumes import write_series
 
 Array = NDArray[np.float64]
@@ -125,7 +124,7 @@ class Cases:
             writer.writerows(self.rows)
 
     def convert(self, **options: Any) -> Summary:
-        progress = options.pop("progress", quiet)
+        progress = options.pop("progress", None)
         usual: dict[str, Any] = {"table": self.table, "size": SIZE, "spacing": SPACING, "start": 2}
         return CCTA(**usual | options).convert(self.out, progress)
 

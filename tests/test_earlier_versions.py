@@ -78,6 +78,29 @@ def test_a_store_is_read(earlier_run: Run) -> None:
     assert store.fingerprint == json.loads((earlier_run.folder / "import.json").read_text())["fingerprint"]
 
 
+KEYS = {
+    "segmentor": "c1324b6d3fc55b39",
+    "judge": "11b1ae35ba724c83",
+    "regressor": "e4acc067e103601d",
+    "scm": "cb1bad135de6a5d1",
+    "hvae": "ab20210e4fc06672",
+    "cft-regressor": "71bf749b55b337bc",
+    "cft-segmentor": "166a0f5d252b34d0",
+    "evaluate": "cf1f5ec5bd6bc225",
+}
+"""What version 0.1.0 calls the run's stages by."""
+
+
+def test_keys_are_what_they_were(earlier_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segcft, "__version__", "0.1.0")
+    pipeline = Pipeline(earlier_run, make_fabric("cpu"))
+    pipeline.keys["import"] = json.loads((earlier_run.folder / "import.json").read_text())["fingerprint"]
+    for stage, key in KEYS.items():
+        pipeline.keys[stage] = pipeline.key(stage)
+        assert pipeline.keys[stage] == key, stage
+    assert pipeline.stages == ("import", *KEYS)
+
+
 def test_a_run_is_up_to_date_and_its_training_goes_on(earlier_run: Run) -> None:
     made = {path.name: path.read_bytes() for path in earlier_run.folder.glob("*.safetensors")}
     assert "cft-segmentor.safetensors" not in made

@@ -20,8 +20,8 @@ from segcft.config.loader import parse_study
 from segcft.data.splits import assign
 from segcft.data.writer import StoreWriter
 from segcft.errors import DataError, RunError
-from segcft.pipeline.importing import check_unseen, describe, import_data
-from segcft.pipeline.judging import evaluate_people
+from segcft.pipeline.importing import describe, import_data
+from segcft.pipeline.judging import check_unseen, evaluate_people
 from segcft.pipeline.run import Run
 from segcft.utils.progress import Progress
 from tests.conftest import MODELS, MakeStudy, changed, plaque_mapping, write_plaques

@@ -17,8 +17,8 @@ from segcft.data.store import Store
 from segcft.data.writer import StoreWriter
 from segcft.errors import DataError, RunError
 from segcft.evaluate import names
-from segcft.pipeline.importing import check_unseen, new_people
-from segcft.pipeline.judging import evaluate_people, load_judge
+from segcft.pipeline.importing import new_people
+from segcft.pipeline.judging import check_unseen, evaluate_people, load_judge
 from segcft.pipeline.publish import publish
 from segcft.pipeline.run import Run
 from segcft.training import artefact

@@ -28,7 +28,7 @@ from segcft.importers.formats.jsrt import JSRT
 from segcft.importers.importer import IMPORTERS, Importer
 from segcft.importers.options import COUNT, FLAG, SIZE, TABLE, number, option
 from segcft.io.reject import Excluded
-from segcft.utils.loop import Progress, silent
+from segcft.utils.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Toy(Importer):
     invert: bool = option(FLAG, "white is air", False)
     limit: int | None = option(COUNT, "scans at most", None, setting="")
 
-    def convert(self, out: Path, progress: Progress = silent) -> Summary:
+    def convert(self, out: Path, progress: Progress | None = None) -> Summary:
         with self.table.open(newline="") as file:
             scans = [Scan(row["id"], self.table.parent / row["file"], row["age"]) for row in csv.DictReader(file)]
         scans = scans[: self.limit]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ import pytest
 import torch
 from PIL import Image
 
+import segcft
+from segcft.cli import main
 from segcft.config.loader import load_study
 from segcft.config.study import Study
 from segcft.data.grey import to_unit
-from segcft.errors import DataError, RunError
-from segcft.pipeline.importing import check_unseen, new_people
-from segcft.pipeline.judging import evaluate_people
+from segcft.errors import DataError, RunError, StudyError
+from segcft.pipeline.importing import new_people
+from segcft.pipeline.judging import check_unseen, evaluate_people
 from segcft.pipeline.run import Run
 from segcft.pipeline.runner import Pipeline
 from segcft.readers.segmentor import dice
@@ -27,6 +30,7 @@ from segcft.report.facts import seeds
 from segcft.training import artefact
 from segcft.training.loop import make_fabric
 from segcft.utils.progress import Progress
+from tests.conftest import MODELS
 
 PARTS = ("segmentor", "judge", "regressor", "scm", "hvae", "cft-regressor", "cft-segmentor")
 FIELDS = {"method", "metric", "intervention", "structure", "intervened", "value", "ci_low", "ci_high", "n"}
@@ -162,31 +166,129 @@ def test_a_second_run_changes_nothing(small_study: Study, copied: Path) -> None:
         ({"scm.steps": 2}, {"scm", "cft-regressor", "cft-segmentor", "evaluate"}),
         ({"hvae.beta": 2.0, "hvae.steps": 2}, {"hvae", "cft-regressor", "cft-segmentor", "evaluate"}),
         ({"finetune.steps": 2}, {"cft-regressor", "cft-segmentor", "evaluate"}),
-        ({"splits.seed": 5}, {"import", *PARTS, "evaluate"}),
-        ({"data.seed": 5}, {"import", *PARTS, "evaluate"}),
+        ({"image.channels": 3}, {*PARTS, "evaluate"}),
+        ({"finetune.guides": ["segmentor"]}, {"evaluate"}),
     ],
     ids=lambda value: ", ".join(value) if isinstance(value, dict) else "",
 )
-def test_a_change_of_the_study_affects_just_what_depends_on_it(
-    make_small_study: Any, copied: Path, changes: dict[str, Any], affected: set[str]
+def test_a_change_of_the_study_changes_the_keys_of_just_what_depends_on_it(
+    make_small_study: Any, changes: dict[str, Any], affected: set[str]
 ) -> None:
-    """Which parts would be made again: those whose key is no longer that of the file."""
-    study = make_small_study(changes)
-    quick = {"evaluate"}  # slow for its figures, so asked for without being run
-    pipeline = Pipeline(Run(copied, study), make_fabric("cpu"), progress=(notes := Notes()))
-    if "import" in affected:
-        pipeline.run_stage("import")
-        assert notes.made == ["import"]
-        pipeline.run_stage("scm")
-        assert notes.made == ["import", "scm"]
-        return
-    for stage in pipeline.stages:
-        if stage not in quick:
-            pipeline.run_stage(stage)
-    assert set(notes.made) == affected - quick
-    record = json.loads((copied / "evaluation" / "evaluation.json").read_text())
-    assert (record["key"] != pipeline.key("evaluate")) == ("evaluate" in affected)
-    assert load_study(copied / "study.yaml") == study
+    before, after = keys_of(make_small_study()), keys_of(make_small_study(changes))
+    assert {stage for stage in after if after[stage] != before[stage]} == affected
+
+
+def keys_of(study: Study, samples: str = "samples") -> dict[str, str]:
+    """The keys of all stages, of samples with this fingerprint: nothing is read or made."""
+    pipeline = Pipeline(Run("nowhere", study), make_fabric("cpu"))
+    pipeline.keys["import"] = samples
+    for stage in pipeline.stages[1:]:
+        pipeline.keys[stage] = pipeline.key(stage)
+    return pipeline.keys
+
+
+def test_other_samples_and_another_version_change_all_keys(small_study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = keys_of(small_study)
+    other = keys_of(small_study, "other samples")
+    assert all(other[stage] != before[stage] for stage in before)
+    monkeypatch.setattr(segcft, "__version__", "0.0.0")
+    assert all(key != before[stage] for stage, key in keys_of(small_study).items() if stage != "import")
+
+
+def test_architectures_with_the_same_settings_have_keys_of_their_own(small_study: Study) -> None:
+    def named(architecture: str) -> dict[str, str]:
+        hvae = small_study.hvae.model_copy(update={"architecture": architecture})
+        with warnings.catch_warnings(action="ignore"):  # no study can name it
+            return keys_of(small_study.model_copy(update={"hvae": hvae}))
+
+    found = [keys_of(small_study), named("flow"), named("diffusion")]
+    for stage in ("hvae", "cft-regressor", "cft-segmentor", "evaluate"):
+        assert len({keys[stage] for keys in found}) == 3
+    assert len({keys["scm"] for keys in found}) == 1
+
+
+def test_a_stage_whose_key_has_changed_is_not_up_to_date(make_small_study: Any, copied: Path) -> None:
+    pipeline = Pipeline(Run(copied, make_small_study({"regressor.steps": 2})), make_fabric("cpu"))
+    pipeline.run_stage("import")
+    assert [
+        stage for stage in ("segmentor", "judge", "regressor", "scm", "hvae") if not pipeline.is_current(stage)
+    ] == ["regressor"]
+
+
+@pytest.mark.parametrize("changes", [{"splits.seed": 5}, {"data.seed": 5}], ids=str)
+def test_other_samples_are_imported_and_learnt_from_anew(
+    make_small_study: Any, copied: Path, changes: dict[str, Any]
+) -> None:
+    pipeline = Pipeline(Run(copied, make_small_study(changes)), make_fabric("cpu"), progress=(notes := Notes()))
+    pipeline.run_stage("scm")
+    assert notes.made == ["import", "scm"]
+    assert load_study(copied / "study.yaml") == pipeline.study
+
+
+# --- what is made again though it is up to date ---
+
+
+def test_a_stage_that_is_forgotten_is_made_again_with_what_depends_on_it(small_study: Study, copied: Path) -> None:
+    for part in ("scm", "cft-segmentor", "hvae"):
+        (copied / "training" / f"{part}.checkpoint").write_bytes(b"of a training that was interrupted")
+    Pipeline(Run(copied, small_study), make_fabric("cpu")).forget(["scm"])
+    # The next process finds it so, even if it is not told.
+    pipeline = Pipeline(Run(copied, small_study), make_fabric("cpu"), progress=(notes := Notes()))
+    pipeline.run_stage("import")
+    assert [part for part in PARTS[:5] if pipeline.is_current(part)] == ["segmentor", "judge", "regressor", "hvae"]
+    assert not list(copied.glob("cft-*"))
+    assert {path.stem for path in (copied / "training").glob("*.checkpoint")} == {"hvae"}
+    assert not (copied / "evaluation" / "evaluation.json").exists()
+    before = artefact.read_meta(Run(copied).path("hvae"))["key"]
+    pipeline.run_stage("scm")
+    assert notes.made == ["scm"]
+    assert pipeline.keys["hvae"] == before
+
+
+def test_samples_that_are_forgotten_are_imported_again_and_parts_follow_if_they_differ(
+    small_study: Study, copied: Path
+) -> None:
+    pipeline = Pipeline(Run(copied, small_study), make_fabric("cpu"), progress=(notes := Notes()))
+    pipeline.forget(["import"])
+    pipeline.run_stage("scm")
+    assert (notes.made, notes.skipped) == (["import"], ["scm"])
+
+
+def test_what_cannot_be_made_again_is_not_forgotten(make_small_study: Any, small_study: Study, copied: Path) -> None:
+    pipeline = Pipeline(Run(copied, small_study), make_fabric("cpu"))
+    with pytest.raises(StudyError, match="this study has no stage 'sgementor'"):
+        pipeline.forget(["sgementor"])
+    path = pipeline.run.path("hvae")
+    artefact.save(path, pipeline.run.load("hvae"), artefact.read_meta(path) | {"source": {"checkpoint": "/c.pt"}})
+    with pytest.raises(RunError, match=r"was imported from /c\.pt: import it again"):
+        pipeline.forget(["hvae"])
+    assert path.is_file()
+    structures = {
+        name: one.model_dump() | {"bit": 2**i} for i, (name, one) in enumerate(small_study.structures.items())
+    }
+    real = make_small_study({"data": {"source": "folder"}, "structures": structures})
+    with pytest.raises(DataError, match="say where with --data DIR"):
+        Pipeline(Run(copied, real), make_fabric("cpu")).forget(["import"])
+    assert (copied / "import.json").is_file()
+
+
+def test_again_on_the_command_line_and_the_folder_of_a_run_for_its_study(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", str(copied), "--again", "evaluate", "--device", "cpu", "--jobs", "1"]) == 0
+    told = capsys.readouterr().err
+    assert "evaluate: done in" in told
+    assert "hvae: up to date" in told
+    assert main(["run", str(copied), "--again", "cft-other"]) == 1
+    assert f"{copied}: " in (told := capsys.readouterr().err)
+    assert "no stage 'cft-other'" in told
+
+
+def test_a_published_model_is_not_run(capsys: pytest.CaptureFixture[str]) -> None:
+    before = times(MODELS / "chest-sim")
+    assert main(["run", str(MODELS / "chest-sim"), "--device", "cpu"]) == 1
+    assert "a published model has no samples" in capsys.readouterr().err
+    assert times(MODELS / "chest-sim") == before
 
 
 def test_a_stage_runs_what_it_needs_and_no_more(make_small_study: Any, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import threading
 from pathlib import Path
@@ -192,14 +193,14 @@ def test_an_older_store_stays_until_the_new_one_is_complete(store: Store) -> Non
 
 
 def test_a_failed_rename_puts_the_older_store_back(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    rename = Path.rename
+    rename = os.rename
 
-    def failing(self: Path, target: Path) -> Path:
-        if target == store.folder and not self.name.endswith("-old"):
+    def failing(source: Path, target: Path) -> None:
+        if ".partial-" in source.name:
             raise OSError("disk on fire")
-        return rename(self, target)
+        rename(source, target)
 
-    monkeypatch.setattr(Path, "rename", failing)
+    monkeypatch.setattr(os, "rename", failing)
     with pytest.raises(DataError, match="disk on fire"), StoreWriter(store.folder, make_study()) as writer:
         fill(writer, 3)
     monkeypatch.undo()

@@ -33,6 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(
             f"--device cuda: PyTorch {torch.__version__} finds no CUDA device (--device cpu --tiny tries this)"
         )
+    if options.causal_gen and not (Path(options.causal_gen) / "src" / "vae.py").is_file():
+        parser.error(f"--causal-gen: {options.causal_gen}: no causal-gen here (src/vae.py is missing)")
     parts = plan(options.device, options.tiny, options.causal_gen)
     unknown = {*options.parts} - {part.name for part in parts}
     if unknown:

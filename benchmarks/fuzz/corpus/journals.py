@@ -13,7 +13,7 @@ import torch
 from benchmarks.fuzz.corpus.common import MODEL, chest, lazily
 from benchmarks.fuzz.corpus.images import pictures
 from benchmarks.fuzz.work import Reader
-from segcft.errors import DataError
+from segcft.errors import Code, DataError
 
 _HISTORY = b'{"step": 1, "loss": 2.5}\n{"step": 2, "loss": NaN}\n'
 _SETTINGS = {"size": [64, 64], "window": [0.5, 99.5]}
@@ -57,7 +57,7 @@ def _read_conversion(path: Path) -> None:
 
 
 def _item() -> Any:
-    from segcft.api.many import Item
+    from segcft.api.questions import Item
 
     return Item("a", Path("a.png"), (), ("lumen_area=+20%",))  # of a file that is not there
 
@@ -99,4 +99,4 @@ def _read_record(path: Path) -> None:
     (path.parent / "store").mkdir(exist_ok=True)
     (path.parent / "store" / "store.json").write_bytes(path.read_bytes())
     if not _is_imported(Run(path.parent, chest()), _source(chest(), None)):
-        raise DataError(f"{path}: of other samples; they are imported again")
+        raise DataError(Code.OTHER, path, "of other samples; they are imported again")

@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmarks.fuzz.corpus.common import ROOT, chest, contents, lazily
 from benchmarks.fuzz.work import Reader
 from segcft.config.loader import load_study
-from segcft.errors import SegcftError
+from segcft.errors import Code, SegcftError
 
 _STUDIES = [ROOT / "configs" / f"{name}.yaml" for name in ("quickstart", "jsrt", "ccta")]
 _ABLATION = b"base: quickstart.yaml\nvariants:\n  best: {}\n  one: {why: fewer, finetune: {also: 0, slack: 0.1}}\n"
@@ -56,6 +56,6 @@ def _read_asked(path: Path) -> None:
         try:
             Shard.parse(part)
         except ValueError as error:  # what it is documented to raise
-            problems.append(SegcftError(str(error)))
+            problems.append(SegcftError(Code.INVALID, "shard", str(error)))
     if not understood:
         raise problems[0]

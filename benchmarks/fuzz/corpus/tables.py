@@ -45,7 +45,7 @@ def _read_table(path: Path) -> None:
 
 
 def _read_batch(path: Path) -> None:
-    from segcft.api.many import table_items
+    from segcft.api.questions import table_items
 
     for item in table_items(path, chest(), [], []).items:
         item.stamp()

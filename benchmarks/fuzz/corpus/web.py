@@ -12,7 +12,7 @@ from benchmarks.fuzz.corpus.dicom import radiographs
 from benchmarks.fuzz.corpus.images import pictures, tiffs
 from benchmarks.fuzz.corpus.volumes import slices
 from benchmarks.fuzz.work import Reader
-from segcft.errors import SegcftError
+from segcft.errors import Code, SegcftError
 
 
 def readers() -> list[Reader]:
@@ -52,7 +52,7 @@ def _post(address: str, kind: str) -> Callable[[Path], object]:
         told = answer.json()
         if answer.status_code >= 500 or set(told) != {"error"} or not told["error"]:
             raise AssertionError(f"status {answer.status_code}: {answer.text[:500]}")
-        raise SegcftError(told["error"])
+        raise SegcftError(Code.INVALID, "", told["error"])
 
     return post
 

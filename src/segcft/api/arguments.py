@@ -20,7 +20,7 @@ from torch import Tensor
 
 from segcft.api.question import Match, Values
 from segcft.causal.intervention import Intervention, Kind
-from segcft.errors import DataError, InterventionError, RunError, SegcftError
+from segcft.errors import Code, DataError, InterventionError, RunError, SegcftError
 
 MOST = 1_000_000
 """Draws or people that are asked for at once; there is no memory for the pictures of more."""
@@ -42,7 +42,7 @@ def refuse(name: str, expected: str, given: object, error: type[SegcftError] = D
         shown = f"{shown} {'of many digits' if huge else repr(given)[:_LONGEST]}".strip()
     elif isinstance(given, np.ndarray | Tensor):
         shown += f" of shape {tuple(given.shape)}"
-    raise error(f"{name}: expected {expected}, not {shown}")
+    raise error(Code.INVALID, name, f"expected {expected}, not {shown}")
 
 
 def whole(name: str, number: Any, least: int, most: int = MOST) -> int:
@@ -133,7 +133,9 @@ def values(name: str, given: Any) -> Values:
             if not (pd.api.types.is_scalar(value) and pd.isna(value)):
                 amount(f"{name}[{variable!r}]", value)
             if isinstance(value, Intervention) and value.variable != variable:
-                raise InterventionError(f"{name}[{variable!r}]: is an intervention on {value.variable!r}")
+                raise InterventionError(
+                    Code.INVALID, f"{name}[{variable!r}]", f"is an intervention on {value.variable!r}"
+                )
         return given
     if isinstance(given, str):
         return given

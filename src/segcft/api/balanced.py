@@ -42,7 +42,7 @@ from segcft.counterfactual.support import all_limits
 from segcft.counterfactual.warnings import NOTABLE
 from segcft.data.grey import to_grey_levels, to_unit
 from segcft.data.store import Store
-from segcft.errors import DataError, InterventionError
+from segcft.errors import Code, DataError, InterventionError
 from segcft.evaluate.names import METHODS
 from segcft.io.provenance import png_bytes
 from segcft.pipeline.importing import import_data
@@ -121,13 +121,17 @@ def check(study: Study, recipe: Recipe) -> None:
     """Raise the :class:`InterventionError` that :func:`augment` would, if there is reason to."""
     for key, name, kind in (("variable", recipe.variable, "continuous"), ("label", recipe.label, "categorical")):
         if name not in study.variables:
-            raise InterventionError(f"{key}: {name!r} is not a variable of the study ({', '.join(study.variables)})")
+            raise InterventionError(
+                Code.UNKNOWN, key, f"{name!r} is not a variable of the study ({', '.join(study.variables)})"
+            )
         if study.variables[name].kind != kind:
-            raise InterventionError(f"{key}: {name} is {study.variables[name].kind}; it has to be {kind}")
+            raise InterventionError(Code.INVALID, key, f"{name} is {study.variables[name].kind}; it has to be {kind}")
     graph = Graph({name: variable.parents for name, variable in study.variables.items()})
     if recipe.label in graph.descendants([recipe.variable]):
         raise InterventionError(
-            f"label: {recipe.variable} causes {recipe.label} in this study, so do({recipe.variable}) would change it"
+            Code.INVALID,
+            "label",
+            f"{recipe.variable} causes {recipe.label} in this study, so do({recipe.variable}) would change it",
         )
 
 
@@ -167,7 +171,9 @@ class _Augmentation:
         self.values = values[self.rows]
         self.labels = self.values[:, self.label_column].astype(np.int64)
         if len(np.unique(self.labels)) < 2:
-            raise DataError(f"{self.store.folder}: {recipe.label} has fewer than two categories among training people")
+            raise DataError(
+                Code.INVALID, self.store.folder, f"{recipe.label} has fewer than two categories among training people"
+            )
         self.table: list[dict[str, Any]] = []
         self.rejected: list[dict[str, str]] = []
 
@@ -180,7 +186,9 @@ class _Augmentation:
         asked = requests(self.labels, recipe.draws, recipe.originals)
         given_up = self._counterfactuals(asked)
         if not self.table:
-            raise DataError(f"{self.run.folder}: no answer was good enough; the first: {self.rejected[0]['reason']}")
+            raise DataError(
+                Code.INVALID, self.run.folder, f"no answer was good enough; the first: {self.rejected[0]['reason']}"
+            )
         table = pd.DataFrame(self.table)
         table.to_csv(self.out / "metadata.csv", index=False, float_format="%.6g")
         columns = ["patient", "source", "do", "reason"]
@@ -205,16 +213,20 @@ class _Augmentation:
         """The samples among which the training subjects are."""
         if not self.run.published:
             if data is not None:
-                raise DataError(f"{self.run.folder}: a run augments its own training people; leave out --data")
+                raise DataError(
+                    Code.CONFLICT, self.run.folder, "a run augments its own training people; leave out --data"
+                )
             return self.run.samples_of(parts)
         if data is None:
-            raise DataError(f"{self.run.folder}: a published model has no samples; say where yours are with --data DIR")
+            raise DataError(
+                Code.MISSING, self.run.folder, "a published model has no samples; say where yours are with --data DIR"
+            )
         if (data / "store.json").is_file():
             store = Store(data)
             store.require(self.study)
             return store
         if not isinstance(self.study.data, FolderData):
-            raise DataError(f"{data}: no store (store.json), and study {self.study.name!r} reads no folder")
+            raise DataError(Code.INVALID, data, f"no store (store.json), and study {self.study.name!r} reads no folder")
         return import_data(self.study, data, self.out / STORE, self.progress)
 
     def _originals(self) -> None:

@@ -26,7 +26,7 @@ from segcft.counterfactual.model import CounterfactualModel
 from segcft.counterfactual.support import limits
 from segcft.counterfactual.warnings import atypical_image, missed_changes, out_of_support
 from segcft.data.grey import to_grey_levels, to_unit
-from segcft.errors import DataError, InterventionError, RunError
+from segcft.errors import Code, DataError, InterventionError, RunError
 from segcft.evaluate.names import METHODS, method_name
 from segcft.image_models.mechanism import seeded
 from segcft.pipeline.run import Run, to_table
@@ -58,7 +58,9 @@ class Model:
         self.methods = self.run.methods()
         """Method -> the part that is its image mechanism."""
         if not self.methods:
-            raise RunError(f"{self.run.folder}: no image mechanism is trained here yet; see `segcft run --help`")
+            raise RunError(
+                Code.INVALID, self.run.folder, "no image mechanism is trained here yet; see `segcft run --help`"
+            )
         self.run.require_card()
         self.judge = self.run.load("judge", self.device)
         self._models: dict[str, CounterfactualModel] = {}
@@ -99,7 +101,7 @@ class Model:
             RunError: the model lacks a part.
         """
         if not (do := arguments.values("do", do)):
-            raise InterventionError("do: nothing is asked for, e.g. {'heart_area': '+20%'}")
+            raise InterventionError(Code.EMPTY, "do", "nothing is asked for, e.g. {'heart_area': '+20%'}")
         return self.answer([self.question(image, attributes, do)], method, draws)[0]
 
     def counterfactuals(
@@ -144,7 +146,9 @@ class Model:
             known, asked = next(attributes, None), next(do, None)
             if known is None or asked is None:
                 name = "attributes" if known is None else "do"
-                raise InterventionError(f"{name}: ends before image {number}; give one for all, or one for each")
+                raise InterventionError(
+                    Code.INVALID, name, f"ends before image {number}; give one for all, or one for each"
+                )
             yield self.question(image, known, asked)
 
     def question(self, image: ImageLike, attributes: Values = (), do: Values = ()) -> Question:
@@ -155,7 +159,7 @@ class Model:
         known = parse_values(self.study, arguments.values("attributes", attributes), known=True)
         for name, fact in known.items():
             if isinstance(fact, Match) or fact.kind != "set":
-                raise InterventionError(f"{_text(name, fact)}: what is known is a value, not a change")
+                raise InterventionError(Code.INVALID, _text(name, fact), "what is known is a value, not a change")
         given = {name: fact for name, fact in known.items() if isinstance(fact, Intervention)}
         asked = parse_values(self.study, arguments.values("do", do))
         prepared = prepare_image(self.study, image)
@@ -255,7 +259,7 @@ class Model:
         variable, values = steps_of(self.study, variable, values, self.people)
         others = parse_values(self.study, arguments.values("do", do))
         if variable in others:
-            raise InterventionError(f"do: {variable!r} is what the trajectory sets")
+            raise InterventionError(Code.INVALID, "do", f"{variable!r} is what the trajectory sets")
         set_to = [parse_values(self.study, {variable: value})[variable] for value in values]
         first = self.question(image, attributes, others)
         questions = (
@@ -326,7 +330,9 @@ class Model:
         with seeded(self.study.evaluation.seed, self.device):
             density = model.mechanism.log_density(x.expand(draws, *x.shape[1:]), subject.values.expand(draws, -1))
         if density is None:
-            raise RunError(f"{self.run.folder}: the image mechanism {self.study.hvae.architecture!r} has no likelihood")
+            raise RunError(
+                Code.MISSING, self.run.folder, f"the image mechanism {self.study.hvae.architecture!r} has no likelihood"
+            )
         nats = -float(density.mean())
         terms = model.scm.log_prob(subject.values)[0]
         attributes_terms = {name: float(terms[k]) for k, name in enumerate(self.study.variables)}
@@ -359,13 +365,17 @@ class Model:
                 areas = self.judge.read(x)[0]
             return Intervention(name, float(areas[self.study.measured.index(name)]))
         if name not in facts:
-            raise InterventionError(f"{name}={match}: that image does not tell its {name}; set {name} to a value")
+            raise InterventionError(
+                Code.INVALID, "", f"{name}={match}: that image does not tell its {name}; set {name} to a value"
+            )
         return facts[name]
 
     def _set(self, name: str, intervention: Intervention | Match) -> Intervention:
         intervention = self._matched(name, intervention)
         if intervention.kind != "set":
-            raise InterventionError(f"{intervention}: people who are not there yet have no value to change; set it")
+            raise InterventionError(
+                Code.INVALID, intervention, "people who are not there yet have no value to change; set it"
+            )
         return intervention
 
     def _draw(self, model: CounterfactualModel, x: Tensor, subject: Subject, asked: Tensor, draws: int) -> Tensor:

@@ -20,7 +20,7 @@ from segcft.config.sources import FolderData
 from segcft.config.study import Study
 from segcft.data.attributes import believed, is_age
 from segcft.data.resize import fit_image
-from segcft.errors import DataError, InterventionError
+from segcft.errors import Code, DataError, InterventionError
 from segcft.io.extent import contradiction
 from segcft.io.imagefile import read_image, shades
 from segcft.io.picture import Pixels, largest, pixels_of
@@ -96,14 +96,16 @@ def parse_values(study: Study, values: Values, known: bool = False) -> dict[str,
     for name, value in parts:
         if value is None or value is pd.NA or (isinstance(value, float | np.floating) and math.isnan(value)):
             if name not in study.variables:
-                raise InterventionError(f"{name!r} is not a variable ({', '.join(study.variables)})")
+                raise InterventionError(Code.UNKNOWN, "", f"{name!r} is not a variable ({', '.join(study.variables)})")
             if not known:
-                raise InterventionError(f"{name}: {value} is no value that a variable can be set to; leave it out")
+                raise InterventionError(
+                    Code.INVALID, name, f"{value} is no value that a variable can be set to; leave it out"
+                )
             continue
         one = _parse(study, name, value)
         variable = one[0]
         if variable in parsed:
-            raise InterventionError(f"{variable!r} is given twice; give it one value")
+            raise InterventionError(Code.DUPLICATE, "", f"{variable!r} is given twice; give it one value")
         parsed[variable] = one[1]
     return parsed
 
@@ -122,7 +124,9 @@ def _parse(study: Study, name: str | None, value: Amount | Intervention) -> tupl
         amount = str(value).strip()
     if isinstance(value, Match) or amount.startswith(MATCH):
         if name not in study.variables:
-            raise InterventionError(f"{text!r}: {name!r} is not a variable ({', '.join(study.variables)})")
+            raise InterventionError(
+                Code.UNKNOWN, f"{text!r}", f"{name!r} is not a variable ({', '.join(study.variables)})"
+            )
         return name, value if isinstance(value, Match) else Match(amount.removeprefix(MATCH).strip())
     parsed = parse_intervention(text, study.variables)
     return parsed.variable, parsed
@@ -194,7 +198,7 @@ def prepare_image(study: Study, image: ImageLike) -> PreparedImage:
         grey, remarks = _array(image, study.image.channels)
         return PreparedImage(fit_image(grey, study.image), [], remarks)
     except (Rejected, OSError) as error:
-        raise DataError(str(error)) from None
+        raise DataError(Code.INVALID, "", str(error)) from None
 
 
 def is_one(images: object) -> bool:
@@ -216,20 +220,26 @@ def _array(image: Any, channels: int) -> tuple[NDArray[np.float64], tuple[Remark
     except Rejected:
         raise
     except Exception as error:  # of PyTorch, of Pillow, or of whatever says that it can be an array
-        raise DataError(f"image: no pixels can be had of {type(image).__name__} ({_line(error)})") from None
+        raise DataError(
+            Code.INVALID, "image", f"no pixels can be had of {type(image).__name__} ({_line(error)})"
+        ) from None
     if array.dtype == object:
-        raise DataError(f"image: expected a file, an array, a tensor or a Pillow image, not {type(image).__name__}")
+        raise DataError(
+            Code.INVALID, "image", f"expected a file, an array, a tensor or a Pillow image, not {type(image).__name__}"
+        )
     shape = array.shape
     array = np.moveaxis(array, 0, -1) if isinstance(image, Tensor) and array.ndim == 3 else array
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (1, 3)) or 0 in array.shape:
         expected = "(H, W) or (C, H, W) of 1 or 3 channels" if isinstance(image, Tensor) else "(H, W) or (H, W, 3)"
-        raise DataError(f"image: expected {expected}, not an array of shape {shape}{_hint(shape)}")
+        raise DataError(Code.INVALID, "image", f"expected {expected}, not an array of shape {shape}{_hint(shape)}")
     unit = np.issubdtype(array.dtype, np.floating)
     # Other whole numbers have no white: those of 0 to 255 would be taken for nearly black ones of 16 bits.
     if not unit and array.dtype not in (bool, np.uint8, np.uint16):
-        raise DataError(f"image: expected numbers of type uint8 or uint16, or floating point, not {array.dtype}")
+        raise DataError(
+            Code.INVALID, "image", f"expected numbers of type uint8 or uint16, or floating point, not {array.dtype}"
+        )
     if unit and not (array.min() >= 0 and array.max() <= 1):
-        raise DataError("image: floating-point pixels must be in [0, 1]")
+        raise DataError(Code.INVALID, "image", "floating-point pixels must be in [0, 1]")
     grey = shades(Pixels(array, 1.0 if unit else largest(array)), "image", channels)
     return grey, () if stored is None else stored.remarks
 

@@ -13,7 +13,7 @@ from segcft.causal.intervention import CHANGE, Intervention, resolve
 from segcft.causal.missing import MissingValues
 from segcft.causal.scm import StructuralCausalModel
 from segcft.config.study import Study
-from segcft.errors import InterventionError
+from segcft.errors import Code, InterventionError
 from segcft.measures.measurements import Measurements
 
 
@@ -34,11 +34,13 @@ def resolve_measured(
             if value < least:
                 hint = f"; this number sets it, and {CHANGE}" if one.variable in numbers else ""
                 raise InterventionError(
-                    f"{one.variable}: an {one.measure.word} cannot be {value:g}, below {least:g}{hint}"
+                    Code.OUT_OF_RANGE, one.variable, f"an {one.measure.word} cannot be {value:g}, below {least:g}{hint}"
                 )
             if value > most:
                 unit = one.measure.unit(measurements.grid)
-                raise InterventionError(f"{one.variable}: {value:g} {unit} is larger than the image, {most:g} {unit}")
+                raise InterventionError(
+                    Code.TOO_LARGE, one.variable, f"{value:g} {unit} is larger than the image, {most:g} {unit}"
+                )
     return do
 
 

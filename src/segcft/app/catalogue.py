@@ -17,7 +17,7 @@ from segcft.app.refused import RefusedError
 from segcft.causal.layout import IMAGE, Style, lay_out, with_image
 from segcft.config.study import Study
 from segcft.counterfactual.support import limits
-from segcft.errors import RunError, SegcftError
+from segcft.errors import Code, RunError, SegcftError
 from segcft.evaluate.names import method_name, plain
 from segcft.io.rendering import is_wide, structure_colours
 from segcft.pipeline.run import Run
@@ -44,7 +44,9 @@ class Catalogue:
         for folder in folders:
             name = folder.resolve().name
             if name in self.runs:
-                raise SegcftError(f"{folder}: another model is called {name!r}, too; rename one of the folders")
+                raise SegcftError(
+                    Code.DUPLICATE, folder, f"another model is called {name!r}, too; rename one of the folders"
+                )
             self.runs[name] = Run(folder)
         self._models: dict[str, Model] = {}
 
@@ -150,7 +152,7 @@ def _examples(run: Run) -> list[dict[str, Any]]:
         with table.open(encoding="utf-8", newline="") as file:
             return _read_examples(run.study, folder, list(csv.DictReader(file)))
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        raise RunError(f"{table}: not the attributes of example images ({error!r})") from None
+        raise RunError(Code.INVALID, table, f"not the attributes of example images ({error!r})") from None
 
 
 def _read_examples(study: Study, folder: Path, rows: Sequence[dict[str, str]]) -> list[dict[str, Any]]:

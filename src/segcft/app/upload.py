@@ -6,7 +6,7 @@ The bytes are a stranger's: a small file can unpack to a huge image. Readers bou
 
 from __future__ import annotations
 
-from segcft.errors import DataError
+from segcft.errors import Code, DataError
 from segcft.io.dicomhead import HEAD, begins_as_dicom
 from segcft.io.source import MemoryFile
 
@@ -24,7 +24,7 @@ def received(data: bytes) -> MemoryFile:
         DataError: there are none.
     """
     if not data:
-        raise DataError(f"{TITLE}: is empty")
+        raise DataError(Code.EMPTY, TITLE, "is empty")
     if begins_as_dicom(data[:HEAD], len(data)):
         return MemoryFile("upload.dcm", data, TITLE)
     if data[_NIFTI] == b"n+1\0" or data[_NIFTI_2] == b"n+2\0" or data.startswith(_GZIP):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from segcft.config.study import Variable
-from segcft.errors import InterventionError
+from segcft.errors import Code, InterventionError
 
 if TYPE_CHECKING:
     from segcft.causal.scm import StructuralCausalModel
@@ -71,9 +71,9 @@ def parse_intervention(text: str, variables: Mapping[str, Variable]) -> Interven
     """
     name, equals, amount = (part.strip() for part in text.partition("="))
     if not equals or not name or not amount:
-        raise InterventionError(f"{text!r}: expected VARIABLE=AMOUNT, e.g. age=63 or heart_area=+20%")
+        raise InterventionError(Code.INVALID, f"{text!r}", "expected VARIABLE=AMOUNT, e.g. age=63 or heart_area=+20%")
     if name not in variables:
-        raise InterventionError(f"{text!r}: {name!r} is not a variable{_near(name, variables)}")
+        raise InterventionError(Code.UNKNOWN, f"{text!r}", f"{name!r} is not a variable{_near(name, variables)}")
     if variables[name].kind == "categorical":
         _category(name, amount, variables[name])
         return Intervention(name, amount)
@@ -84,8 +84,10 @@ def parse_intervention(text: str, variables: Mapping[str, Variable]) -> Interven
     if absolute:
         return Intervention(name, _finite(text, float(absolute[1] or absolute[2])))
     if re.fullmatch(rf"{_NUMBER}\s*(%|sd)", amount, re.ASCII):
-        raise InterventionError(f"{text!r}: a relative change needs its sign, +{amount} or -{amount}")
-    raise InterventionError(f"{text!r}: {amount!r} is none of {_FORMS}; write a negative value as (-5)")
+        raise InterventionError(Code.INVALID, f"{text!r}", f"a relative change needs its sign, +{amount} or -{amount}")
+    raise InterventionError(
+        Code.INVALID, f"{text!r}", f"{amount!r} is none of {_FORMS}; write a negative value as (-5)"
+    )
 
 
 def resolve(interventions: Iterable[Intervention], values: Tensor, scm: StructuralCausalModel) -> Tensor:
@@ -102,21 +104,25 @@ def resolve(interventions: Iterable[Intervention], values: Tensor, scm: Structur
         name, amount, kind = intervention.variable, intervention.amount, intervention.kind
         variable = scm.definitions.get(name)
         if variable is None:
-            raise InterventionError(f"{name!r} is not a variable{_near(name, scm.variables)}")
+            raise InterventionError(Code.UNKNOWN, "", f"{name!r} is not a variable{_near(name, scm.variables)}")
         if name in seen:
-            raise InterventionError(f"{name!r} is intervened on twice; give it one value")
+            raise InterventionError(Code.DUPLICATE, "", f"{name!r} is intervened on twice; give it one value")
         seen.add(name)
         k = scm.variables.index(name)
         if variable.kind == "categorical":
             if kind != "set" or not isinstance(amount, str):
-                raise InterventionError(f"{intervention}: {name!r} can only be set to a category's name")
+                raise InterventionError(
+                    Code.UNSUPPORTED, intervention, f"{name!r} can only be set to a category's name"
+                )
             do[:, k] = _category(name, amount, variable)
             continue
         if isinstance(amount, str):
-            raise InterventionError(f"{intervention}: {name!r} is continuous, its amount is a number")
+            raise InterventionError(Code.INVALID, intervention, f"{name!r} is continuous, its amount is a number")
         change = _finite(str(intervention), amount)
         if kind != "set" and values[:, k].isnan().any():
-            raise InterventionError(f"{intervention}: {name!r} is missing, so it cannot change by an amount")
+            raise InterventionError(
+                Code.MISSING, intervention, f"{name!r} is missing, so it cannot change by an amount"
+            )
         match kind:
             case "set":
                 do[:, k] = change
@@ -125,33 +131,37 @@ def resolve(interventions: Iterable[Intervention], values: Tensor, scm: Structur
             case "percent":
                 if (values[:, k] == 0).any():
                     raise InterventionError(
-                        f"{intervention}: {name!r} is 0, of which a percentage is nothing; set it, or add an amount"
+                        Code.INVALID,
+                        intervention,
+                        f"{name!r} is 0, of which a percentage is nothing; set it, or add an amount",
                     )
                 do[:, k] = values[:, k] * (1 + change / 100)
             case "sd":
                 do[:, k] = values[:, k] + change * scm.natural_std[k].to(values)
         if not do[:, k].isfinite().all():
-            raise InterventionError(f"{intervention}: the result is not a finite number")
+            raise InterventionError(Code.INVALID, intervention, "the result is not a finite number")
         least = float(do[:, k].min())
         if not variable.allows(least):
             rule = "not negative ('zero_inflated')" if variable.zero_inflated else "positive ('scale: log')"
             hint = f"; this number sets it, and {CHANGE}" if kind == "set" else ""
-            raise InterventionError(f"{intervention}: {name!r} is {rule}, {least:g} is not{hint}")
+            raise InterventionError(Code.INVALID, intervention, f"{name!r} is {rule}, {least:g} is not{hint}")
     return do
 
 
 def _category(name: str, category: str, variable: Variable) -> int:
     if category not in variable.categories:
         raise InterventionError(
+            Code.UNKNOWN,
+            "",
             f"{name}={category}: {name!r} is categorical and is set to one of "
-            f"{', '.join(variable.categories)}{_near(category, variable.categories, listed=True)}"
+            f"{', '.join(variable.categories)}{_near(category, variable.categories, listed=True)}",
         )
     return variable.categories.index(category)
 
 
 def _finite(text: str, number: float) -> float:
     if not abs(number) <= torch.finfo(torch.float32).max:  # values are float32; this catches NaN, too
-        raise InterventionError(f"{text!r}: the amount must be a finite number below 3.4e38")
+        raise InterventionError(Code.OUT_OF_RANGE, f"{text!r}", "the amount must be a finite number below 3.4e38")
     return number
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from segcft.causal.scm import StructuralCausalModel
-from segcft.errors import InterventionError
+from segcft.errors import Code, InterventionError
 
 CANDIDATES = 4000
 """Samples of the SCM of which the likely ones are taken."""
@@ -41,7 +41,9 @@ class MissingValues:
                 for k, name in enumerate(scm.variables)
                 if not self.missing[k] and not scm.definitions[name].categories
             )
-            raise InterventionError(f"nobody like this is likely ({known}), so that what is missing cannot be inferred")
+            raise InterventionError(
+                Code.EMPTY, "", f"nobody like this is likely ({known}), so that what is missing cannot be inferred"
+            )
 
     def likely(self) -> tuple[Tensor, dict[str, float]]:
         """The sample completed (1, V), and by variable how certain that is.

@@ -13,7 +13,7 @@ from segcft.causal.mechanisms import CategoricalMechanism, ConditionalSplineFlow
 from segcft.config.graph import Graph
 from segcft.config.stages import SCMSpec
 from segcft.config.study import Variable
-from segcft.errors import InterventionError
+from segcft.errors import Code, InterventionError
 
 
 class StructuralCausalModel(nn.Module):
@@ -165,7 +165,7 @@ class StructuralCausalModel(nn.Module):
         matrix = self.encoder.mean.new_full((batch, len(self.variables)), math.nan)
         for name, value in do.items():
             if name not in self.definitions:
-                raise InterventionError(f"{name!r} is not a variable ({', '.join(self.variables)})")
+                raise InterventionError(Code.UNKNOWN, "", f"{name!r} is not a variable ({', '.join(self.variables)})")
             matrix[:, self.variables.index(name)] = torch.as_tensor(value).to(matrix)
         return matrix
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from segcft.cli.options import Command, hardware, quiet_libraries
-from segcft.errors import SegcftError
+from segcft.errors import Code, SegcftError
 from segcft.utils.signals import Terminated
 
 
@@ -52,7 +52,7 @@ def _app(options: argparse.Namespace) -> None:
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
-        raise SegcftError(f"segcft app needs {error.name}: pip install 'segcft[app]'") from None
+        raise SegcftError(Code.NOT_INSTALLED, "", f"segcft app needs {error.name}: pip install 'segcft[app]'") from None
     bound = _listen(options.host, options.port)
     quiet_libraries()
     _say_nothing_of_files()
@@ -88,7 +88,7 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         hint = "; choose another --port" if port else ""
         why = (error.strerror or str(error)).partition(" (while")[0]
-        raise SegcftError(f"cannot listen on {host}, port {port}: {why}{hint}") from None
+        raise SegcftError(Code.INVALID, "", f"cannot listen on {host}, port {port}: {why}{hint}") from None
 
 
 def _say_nothing_of_files() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segcft.cli.options import Command, count, hardware, quiet_libraries, whole
-from segcft.errors import SegcftError
+from segcft.errors import Code, SegcftError
 from segcft.utils.output import check_answer, check_answers
 
 if TYPE_CHECKING:
@@ -81,7 +81,9 @@ def add_ask(command: Command) -> None:
 def _counterfactual(options: argparse.Namespace) -> None:
     many = options.image.is_dir() or options.image.suffix.lower() == ".csv"
     if not many and (options.dicom or options.jobs):
-        raise SegcftError("--dicom, --jobs: are of many images; of one, give --out a name that ends in .dcm")
+        raise SegcftError(
+            Code.CONFLICT, "--dicom, --jobs", "are of many images; of one, give --out a name that ends in .dcm"
+        )
     (check_answers if many else check_answer)(options.out)  # before what takes its time
     from segcft.pipeline.run import Run
 
@@ -103,8 +105,9 @@ def _counterfactual(options: argparse.Namespace) -> None:
 
 
 def _batch(options: argparse.Namespace, run: Run, device: torch.device) -> None:
-    from segcft.api.many import PASSED, answer_all, folder_items, table_items
+    from segcft.api.many import PASSED, answer_all
     from segcft.api.question import parse_values
+    from segcft.api.questions import folder_items, table_items
     from segcft.errors import InterventionError
     from segcft.pipeline.pool import default_jobs
     from segcft.utils.progress import ConsoleProgress
@@ -113,9 +116,13 @@ def _batch(options: argparse.Namespace, run: Run, device: torch.device) -> None:
     parse_values(run.study, options.known, known=True)
     if options.image.is_dir():
         if not options.do:
-            raise InterventionError("--do: nothing is asked for, e.g. --do heart_area=+20%")
+            raise InterventionError(Code.EMPTY, "--do", "nothing is asked for, e.g. --do heart_area=+20%")
         if options.out.resolve().is_relative_to(options.image.resolve()):
-            raise SegcftError(f"--out {options.out}: is in the folder that is asked about, which its images would join")
+            raise SegcftError(
+                Code.INVALID,
+                f"--out {options.out}",
+                "is in the folder that is asked about, which its images would join",
+            )
         asked = folder_items(options.image, options.known, options.do)
     else:
         asked = table_items(options.image, run.study, options.known, options.do)
@@ -137,7 +144,9 @@ def _batch(options: argparse.Namespace, run: Run, device: torch.device) -> None:
         told = f"{len(asked.passed)} {kind} passed over, the first: {first.name} ({first.reason})"
         print(f"{options.out / PASSED}: {told}", file=sys.stderr)
     if done.rejected:
-        raise SegcftError(f"{options.out / 'rejected.csv'}: {done.rejected} questions could not be answered")
+        raise SegcftError(
+            Code.INVALID, options.out / "rejected.csv", f"{done.rejected} questions could not be answered"
+        )
 
 
 def _inspect(options: argparse.Namespace) -> None:
@@ -151,4 +160,4 @@ def _inspect(options: argparse.Namespace) -> None:
         if record is not None:
             print(json.dumps(record, indent=1, ensure_ascii=False))
     if unknown:
-        raise SegcftError(f"{unknown} of {len(options.files)} files have no record")
+        raise SegcftError(Code.UNKNOWN, "", f"{unknown} of {len(options.files)} files have no record")

@@ -8,7 +8,7 @@ from typing import Any
 
 from segcft.cli.options import Command, hardware, study
 from segcft.cli.run import make_pipeline
-from segcft.errors import SegcftError
+from segcft.errors import Code, SegcftError
 
 
 def add_causal_gen(command: Command) -> None:
@@ -38,9 +38,12 @@ def _import_causal_gen(options: argparse.Namespace) -> None:
     from segcft.config.loader import load_study
 
     if not isinstance(load_study(options.study).hvae, CausalGenSpec):
-        raise SegcftError(f"{options.study}: hvae.architecture: a checkpoint of causal-gen needs 'causal-gen'")
+        raise SegcftError(
+            Code.INVALID, options.study, "hvae.architecture: a checkpoint of causal-gen needs 'causal-gen'"
+        )
     pipeline = make_pipeline(options)
     from segcft.image_models.causal_gen_checkpoint import TrainedParent, load_causal_gen
+    from segcft.pipeline.stages.image import LikelihoodStage
     from segcft.utils.digest import digest_of
 
     checkpoint = options.checkpoint.absolute()  # what the run records is read from elsewhere
@@ -51,4 +54,6 @@ def _import_causal_gen(options: argparse.Namespace) -> None:
         found = {"checkpoint": str(checkpoint), "sha256": digest_of(checkpoint)}
         return found | {"parents": options.parents, "hparams": settings}
 
-    pipeline.adopt_image_mechanism(load)
+    with pipeline.lock:
+        pipeline.run_stage("import")
+        LikelihoodStage().adopt(pipeline, load)

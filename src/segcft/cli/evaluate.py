@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from segcft.cli.options import Command, hardware, quiet_libraries, whole
-from segcft.errors import SegcftError
+from segcft.errors import Code, SegcftError
 
 
 def add_evaluate(command: Command) -> None:
@@ -55,11 +55,15 @@ def _evaluate(options: argparse.Namespace) -> None:
     run = Run(options.run)
     others = options.data is not None or options.seed is not None
     if others and options.split != "test":
-        raise SegcftError("--split validation: is about the run's own people; leave out --data and --seed")
+        raise SegcftError(
+            Code.CONFLICT, "", "--split validation: is about the run's own people; leave out --data and --seed"
+        )
     if run.published and not others:
         raise SegcftError(
-            f"{options.run}: a published model has no people of its own to be judged on; give others, with --data DIR, "
-            "or, of a simulated study, --seed N"
+            Code.MISSING,
+            options.run,
+            "a published model has no people of its own to be judged on; give others, with --data DIR, "
+            "or, of a simulated study, --seed N",
         )
     quiet_libraries()
     from segcft.pipeline.importing import new_people

@@ -33,7 +33,9 @@ def data(parser: argparse.ArgumentParser, help: str = "folder of images, masks a
     parser.add_argument("--data", metavar="DIR", type=Path, help=help)
 
 
-def study(parser: argparse.ArgumentParser, help: str = "study file, e.g. configs/quickstart.yaml") -> None:
+def study(
+    parser: argparse.ArgumentParser, help: str = "study file, e.g. configs/quickstart.yaml, or the folder of a run"
+) -> None:
     parser.add_argument("study", metavar="STUDY", type=Path, help=help)
     data(parser)
     parser.add_argument("--out", metavar="DIR", type=Path, help="folder of the run (default: runs/STUDY's name)")

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from segcft.cli.options import Command, hardware, quiet_libraries
-from segcft.errors import SegcftError
+from segcft.errors import Code, SegcftError
 
 
 def add_publish(command: Command) -> None:
@@ -45,7 +45,7 @@ def _publish(options: argparse.Namespace) -> None:
     try:
         card = options.card.read_text(encoding="utf-8") if options.card else ""
     except (OSError, UnicodeDecodeError) as error:
-        raise SegcftError(f"--card {options.card}: cannot be read ({error})") from None
+        raise SegcftError(Code.UNREADABLE, f"--card {options.card}", f"cannot be read ({error})") from None
     quiet_libraries()
     from segcft.pipeline.publish import publish
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segcft.cli.options import Command, compiling, hardware, jobs, quiet_libraries, study
-from segcft.errors import SegcftError
+from segcft.errors import Code, SegcftError, StudyError
 
 if TYPE_CHECKING:
     from segcft.data.shards import Shard
@@ -32,6 +33,13 @@ def add_run(command: Command) -> None:
     hardware(parser, several=True)
     jobs(parser)
     compiling(parser)
+    parser.add_argument(
+        "--again",
+        metavar="STAGE",
+        action="append",
+        default=[],
+        help="make this stage again, and what depends on it, though it is up to date; may be repeated",
+    )
 
 
 def add_stages(command: Command) -> None:
@@ -63,7 +71,8 @@ def _shard(text: str) -> Shard:
 def make_pipeline(options: argparse.Namespace) -> Pipeline:
     from segcft.config.loader import load_study
 
-    study = load_study(options.study)  # a wrong study is told before anything heavy is imported
+    folder = options.study if options.study.is_dir() else None
+    study = load_study(folder / "study.yaml" if folder else options.study)  # told before anything heavy is imported
     quiet_libraries()
     from segcft.pipeline.run import Run
     from segcft.pipeline.runner import Pipeline
@@ -71,7 +80,7 @@ def make_pipeline(options: argparse.Namespace) -> Pipeline:
     from segcft.utils.progress import ConsoleProgress
 
     fabric = make_fabric(options.device, getattr(options, "devices", 1), getattr(options, "nodes", 1))
-    run = Run(options.out or Path("runs") / study.name, study)
+    run = Run(options.out or folder or Path("runs") / study.name, study)
     compile = getattr(options, "compile", False)
     return Pipeline(run, fabric, options.data, ConsoleProgress(), compile)
 
@@ -79,10 +88,15 @@ def make_pipeline(options: argparse.Namespace) -> Pipeline:
 def _run(options: argparse.Namespace) -> None:
     spread = options.devices * options.nodes > 1
     if spread and (options.jobs or 1) > 1:
-        raise SegcftError("--jobs: with --devices or --nodes one part is trained at a time, on all of them")
+        raise SegcftError(
+            Code.INVALID, "--jobs", "with --devices or --nodes one part is trained at a time, on all of them"
+        )
     pipeline = make_pipeline(options)
     from segcft.pipeline.pool import default_jobs, run_all
 
+    _require(options, pipeline, options.again)
+    if options.again:
+        pipeline.forget(options.again)
     jobs = options.jobs or (1 if spread else default_jobs(pipeline.fabric.device))
     run_all(pipeline, jobs)
     if pipeline.fabric.is_global_zero:
@@ -97,10 +111,19 @@ def _stage(options: argparse.Namespace) -> None:
         from segcft.pipeline.importing import import_shard
 
         if pipeline.fabric.world_size > 1:
-            raise SegcftError("--shard: one process imports one shard; leave out --devices and --nodes")
+            raise SegcftError(
+                Code.CONFLICT, "--shard", "one process imports one shard; leave out --devices and --nodes"
+            )
         import_shard(pipeline.run, options.data, options.shard, pipeline.progress)
         return
-    if options.stage not in pipeline.stages:
-        where = "finetune.guides" if options.stage.startswith("cft-") else options.stage
-        raise SegcftError(f"{options.study}: {where}: this study has no stage {options.stage!r}")
+    _require(options, pipeline, [options.stage])
     pipeline.run_stage(options.stage)
+
+
+def _require(options: argparse.Namespace, pipeline: Pipeline, stages: Sequence[str]) -> None:
+    """Check that the study has these stages."""
+    for name in stages:
+        try:
+            pipeline.stage(name)
+        except StudyError as error:
+            raise StudyError(Code.INVALID, options.study, f"{error}") from None

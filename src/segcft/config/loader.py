@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from segcft.config.section import Section
 from segcft.config.study import Study
-from segcft.errors import StudyError
+from segcft.errors import Code, StudyError
 
 S = TypeVar("S", bound=Section)
 
@@ -51,19 +51,19 @@ def read_mapping(path: Path, kind: str = "study file") -> dict[str, Any]:
         with path.open(encoding="utf-8") as file:
             text = file.read(MOST_CHARACTERS + 1)
     except (OSError, ValueError) as error:
-        raise StudyError(f"{path}: cannot read this {kind} ({error})") from None
+        raise StudyError(Code.UNREADABLE, path, f"cannot read this {kind} ({error})") from None
     if len(text) > MOST_CHARACTERS:
-        raise StudyError(f"{path}: more than {MOST_CHARACTERS} characters, which is no {kind}")
+        raise StudyError(Code.UNKNOWN, path, f"more than {MOST_CHARACTERS} characters, which is no {kind}")
     try:
         raw = yaml.load(text, Loader=_UniqueKeyLoader)
     except yaml.YAMLError as error:
-        raise StudyError(f"{path}: not valid YAML: {error}") from None
+        raise StudyError(Code.UNREADABLE, path, f"not valid YAML: {error}") from None
     except RecursionError:
-        raise StudyError(f"{path}: not valid YAML: nested too deeply") from None
+        raise StudyError(Code.UNREADABLE, path, "not valid YAML: nested too deeply") from None
     except Exception as error:  # a value that is not of the type it says, e.g. a date that is none
-        raise StudyError(f"{path}: not valid YAML: a value cannot be read ({error})") from None
+        raise StudyError(Code.UNREADABLE, path, f"not valid YAML: a value cannot be read ({error})") from None
     if not isinstance(raw, dict):
-        raise StudyError(f"{path}: this {kind} is a mapping of keys to values, not {type(raw).__name__}")
+        raise StudyError(Code.INVALID, path, f"this {kind} is a mapping of keys to values, not {type(raw).__name__}")
     return {key: value for key, value in raw.items() if not str(key).startswith("_")}  # places for YAML anchors
 
 
@@ -77,7 +77,7 @@ def validate(section: type[S], raw: dict[str, Any], source: str) -> S:
         return section.model_validate(raw)
     except ValidationError as error:
         lines = [_explain(item) for item in error.errors()]
-        raise StudyError("\n".join(f"{source}: {line}" for line in lines)) from None
+        raise StudyError(Code.INVALID, "", "\n".join(f"{source}: {line}" for line in lines)) from None
 
 
 def _explain(error: Any) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segcft.config.study import OLDEST, Variable
-from segcft.errors import DataError
+from segcft.errors import Code, DataError
 from segcft.io.reject import Rejected
 
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "#n/a", "<na>", "."})
@@ -86,15 +86,19 @@ def read_table(
                 texts = dict(zip(header, (cell.strip() for cell in cells), strict=True))
                 rows.append(Row(reader.line_num + before, texts, separator == ";"))
     except FileNotFoundError:
-        raise DataError(f"{path}: there is no such table") from None
+        raise DataError(Code.MISSING, path, "there is no such table") from None
     except UnicodeDecodeError:
         raise DataError(
-            f"{path}: cannot read this table: it is not in UTF-8; in a spreadsheet, save it as 'CSV UTF-8'"
+            Code.UNREADABLE,
+            path,
+            "cannot read this table: it is not in UTF-8; in a spreadsheet, save it as 'CSV UTF-8'",
         ) from None
     except (OSError, csv.Error) as error:
-        raise DataError(f"{path}: cannot read this table ({error})") from None
+        raise DataError(Code.UNREADABLE, path, f"cannot read this table ({error})") from None
     if not rows:
-        raise DataError(f"{path}: no usable row" + (f"; line {ragged[0][0]}: {ragged[0][1]}" if ragged else ""))
+        raise DataError(
+            Code.EMPTY, path, "no usable row" + (f"; line {ragged[0][0]}: {ragged[0][1]}" if ragged else "")
+        )
     return rows, ragged
 
 
@@ -175,14 +179,16 @@ def nearest(name: str, known: Iterable[str], alike: float = 0.6) -> str:
 
 def _check_header(path: Path, header: list[str], required: dict[str, str], optional: Sequence[str]) -> None:
     if not any(header):
-        raise DataError(f"{path}: the table is empty")
+        raise DataError(Code.EMPTY, path, "the table is empty")
     for column in (*required, *optional):
         if header.count(column) > 1:
-            raise DataError(f"{path}: column {column!r} is there {header.count(column)} times")
+            raise DataError(Code.INVALID, path, f"column {column!r} is there {header.count(column)} times")
     for column, purpose in required.items():
         if column not in header:
             raise DataError(
-                f"{path}: no column {column!r} ({purpose}); it has {', '.join(header)}{nearest(column, header)}"
+                Code.UNKNOWN,
+                path,
+                f"no column {column!r} ({purpose}); it has {', '.join(header)}{nearest(column, header)}",
             )
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segcft.config.section import Augment
-from segcft.errors import StudyError
+from segcft.errors import Code, StudyError
 
 
 class Augmenter:
@@ -42,7 +42,9 @@ class Augmenter:
         draw = _Draw(image, generator)
         if self.spec.deforms:
             if image.dim() != 4:
-                raise StudyError("augment: volumes cannot be deformed; rotate, shift, scale, stretch, elastic: 0")
+                raise StudyError(
+                    Code.INVALID, "augment", "volumes cannot be deformed; rotate, shift, scale, stretch, elastic: 0"
+                )
             grid = self._grid(image, draw)
             image = F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
             mask = F.grid_sample(mask, grid, mode="bilinear", padding_mode="zeros", align_corners=False)

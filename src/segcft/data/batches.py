@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segcft.data.store import Store
-from segcft.errors import DataError, StudyError
+from segcft.errors import Code, DataError, StudyError
 from segcft.utils.loop import ahead
 
 Batch = dict[str, Tensor]
@@ -47,9 +47,11 @@ class Batches:
         world: int = 1,
     ) -> None:
         if len(indices) == 0:
-            raise DataError(f"{store.folder}: no complete sample to train on")
+            raise DataError(Code.EMPTY, store.folder, "no complete sample to train on")
         if batch_size % world:
-            raise StudyError(f"batch_size: {batch_size} samples cannot be shared evenly by {world} devices")
+            raise StudyError(
+                Code.INVALID, "batch_size", f"{batch_size} samples cannot be shared evenly by {world} devices"
+            )
         if not 0 <= rank < world:
             raise ValueError(f"rank must be in 0..{world - 1}, not {rank}")
         self.store = store

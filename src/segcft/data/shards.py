@@ -18,9 +18,9 @@ from segcft.config.study import Study
 from segcft.data.splits import expected_parts
 from segcft.data.store import Store, records
 from segcft.data.writer import StoreWriter
-from segcft.errors import DataError
+from segcft.errors import Code, DataError
 from segcft.io.reject import Remark
-from segcft.utils.loop import Progress, silent
+from segcft.utils.progress import Progress
 
 Item = TypeVar("Item")
 
@@ -63,13 +63,13 @@ def join(study: Study, shards: Sequence[Path], out: Path, progress: Progress | N
     stores = [Store(folder) for folder in shards]
     owners: dict[str, Path] = {}
     with StoreWriter(out, study) as writer:
-        for store in (progress or silent)(stores, len(stores), "Joining shards"):
+        for store in (progress or Progress())(stores, len(stores), "Joining shards"):
             store.require(study)
             extra = [c for c in store.table.columns if c not in ("id", "patient", "split", *study.variables)]
             for row, image, masks in zip(records(store.table), store.images, store.masks, strict=True):
                 id, patient, part = row["id"], row["patient"], row["split"]
                 if id in owners:
-                    raise DataError(f"{store.folder}: sample {id!r} is also in {owners[id]}")
+                    raise DataError(Code.DUPLICATE, store.folder, f"sample {id!r} is also in {owners[id]}")
                 owners[id] = store.folder
                 attributes = {name: None if pd.isna(row[name]) else row[name] for name in study.variables}
                 writer.append(id, patient, part, image, masks, attributes, {name: row[name] for name in extra})

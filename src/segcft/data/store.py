@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from segcft.config.study import Study
 from segcft.data.splits import PARTS
-from segcft.errors import DataError
+from segcft.errors import Code, DataError
 from segcft.io.reject import REMARK_COLUMNS, WARNINGS
 
 VERSION = 1
@@ -74,7 +74,7 @@ class Store:
             if min(samples, channels, height, width) < 0:
                 raise ValueError("a size is negative")
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise DataError(f"{self.folder / 'store.json'}: damaged ({error!r}); {self._again}") from None
+            raise DataError(Code.DAMAGED, self.folder / "store.json", f"damaged ({error!r}); {self._again}") from None
         self.images = self._map(IMAGES, (samples, channels, height, width))
         self.masks = self._map(MASKS, (samples, len(self.structures), height, width))
         self.table = self._read_table(samples)
@@ -138,8 +138,10 @@ class Store:
         if self._checksums is None:
             if self._recompute_fingerprint() != self.fingerprint:
                 raise DataError(
-                    f"{self.folder}: the content differs from its fingerprint in store.json, so images, masks or the "
-                    f"table (the split included) were changed since the import; {self._again}"
+                    Code.OTHER,
+                    self.folder,
+                    f"the content differs from its fingerprint in store.json, so images, masks or the "
+                    f"table (the split included) were changed since the import; {self._again}",
                 )
             return
         for name in (IMAGES, MASKS, TABLE):  # not what store.json names, which may be any file
@@ -147,8 +149,10 @@ class Store:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
             if found != self._checksums.get(name):
                 raise DataError(
-                    f"{self.folder / name}: the content differs from its checksum in store.json, so it was damaged, or "
-                    f"changed since the import; {self._again}"
+                    Code.DAMAGED,
+                    self.folder / name,
+                    f"the content differs from its checksum in store.json, so it was damaged, or "
+                    f"changed since the import; {self._again}",
                 )
 
     def require(self, study: Study) -> None:
@@ -161,8 +165,10 @@ class Store:
             theirs = self._meta[what]
             if theirs != ours:
                 raise DataError(
-                    f"{self.folder}: made for another study: its {what} is {theirs}, "
-                    f"that of {study.name!r} is {ours}; import the data again"
+                    Code.OTHER,
+                    self.folder,
+                    f"made for another study: its {what} is {theirs}, "
+                    f"that of {study.name!r} is {ours}; import the data again",
                 )
 
     @property
@@ -175,12 +181,14 @@ class Store:
         try:
             meta = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise DataError(f"{self.folder}: no data store here (store.json is missing)") from None
+            raise DataError(Code.MISSING, self.folder, "no data store here (store.json is missing)") from None
         except (OSError, ValueError, RecursionError) as error:
-            raise DataError(f"{path}: cannot read this file ({error})") from None
+            raise DataError(Code.UNREADABLE, path, f"cannot read this file ({error})") from None
         version = meta.get("version") if isinstance(meta, dict) else None
         if version != VERSION:
-            raise DataError(f"{path}: store version {version}, this segcft reads version {VERSION}; {self._again}")
+            raise DataError(
+                Code.INVALID, path, f"store version {version}, this segcft reads version {VERSION}; {self._again}"
+            )
         self._meta: dict[str, Any] = meta
         return meta
 
@@ -188,7 +196,9 @@ class Store:
         path = self.folder / name
         found = path.stat().st_size if path.exists() else 0
         if found != math.prod(shape):
-            raise DataError(f"{path}: {found} bytes, but store.json describes {math.prod(shape)}; {self._again}")
+            raise DataError(
+                Code.INVALID, path, f"{found} bytes, but store.json describes {math.prod(shape)}; {self._again}"
+            )
         if found == 0:  # an empty file cannot be mapped
             return np.zeros(shape, dtype=np.uint8)
         return np.memmap(path, dtype=np.uint8, mode="r", shape=shape)
@@ -200,15 +210,17 @@ class Store:
             for column in table.columns:
                 table[column].to_numpy()  # decodes texts, which fails where they are damaged
         except Exception as error:  # pyarrow and pandas raise almost anything over a damaged file
-            raise DataError(f"{path}: cannot read this table ({error}); {self._again}") from None
+            raise DataError(Code.UNREADABLE, path, f"cannot read this table ({error}); {self._again}") from None
         missing = [c for c in ("id", "patient", "split", *self.variables) if c not in table.columns]
         if missing:
-            raise DataError(f"{path}: column {missing[0]!r} is missing; {self._again}")
+            raise DataError(Code.MISSING, path, f"column {missing[0]!r} is missing; {self._again}")
         for name, categories in self.variables.items():
             if not categories and not pd.api.types.is_numeric_dtype(table[name]):
-                raise DataError(f"{path}: column {name!r} holds no numbers, but store.json has no categories for it")
+                raise DataError(
+                    Code.EMPTY, path, f"column {name!r} holds no numbers, but store.json has no categories for it"
+                )
         if len(table) != samples:
-            raise DataError(f"{path}: {len(table)} rows, but store.json describes {samples}; {self._again}")
+            raise DataError(Code.INVALID, path, f"{len(table)} rows, but store.json describes {samples}; {self._again}")
         return table
 
     def _read_csv(self, name: str, columns: Sequence[str]) -> pd.DataFrame:
@@ -216,9 +228,9 @@ class Store:
         try:
             table = pd.read_csv(path, dtype=str, keep_default_na=False)
         except (OSError, ValueError) as error:
-            raise DataError(f"{path}: cannot read this table ({error}); {self._again}") from None
+            raise DataError(Code.UNREADABLE, path, f"cannot read this table ({error}); {self._again}") from None
         if not {*columns} <= {*table.columns}:
-            raise DataError(f"{path}: expected columns {', '.join(columns)}; {self._again}")
+            raise DataError(Code.INVALID, path, f"expected columns {', '.join(columns)}; {self._again}")
         return table
 
     def _recompute_fingerprint(self) -> str:

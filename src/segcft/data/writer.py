@@ -5,12 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import secrets
-import shutil
-import socket
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -22,18 +18,18 @@ from numpy.typing import NDArray
 from segcft.config.study import Study
 from segcft.data.splits import PARTS
 from segcft.data.store import IMAGES, MASKS, REJECTED, REJECTED_COLUMNS, TABLE, VERSION, Fingerprint, shape_of
-from segcft.errors import DataError
+from segcft.errors import Code, DataError
 from segcft.io.reject import REMARK_COLUMNS, WARNINGS, Remark
 from segcft.measures.measurements import Measurements
-from segcft.utils.atomic import reason, sync
+from segcft.utils.atomic import reason, replaced_folder
 
 
 class StoreWriter:
     """Writes a store, one sample at a time, all or nothing. Use it as a context manager.
 
     Samples go to a hidden folder beside ``folder``, which takes the place of ``folder`` once everything is
-    safely on disk. Leaving the ``with`` block by an exception removes it and leaves an older store untouched;
-    what a killed process left is removed by the next writer.
+    safely on disk, see :func:`segcft.utils.atomic.replaced_folder`. Leaving the ``with`` block by an exception removes
+    it and leaves an older store untouched.
 
     Args:
         folder: where the store will be; an older store there is replaced.
@@ -56,32 +52,33 @@ class StoreWriter:
 
     def __enter__(self) -> StoreWriter:
         if self.folder.exists() and not _may_replace(self.folder):
-            raise DataError(f"{self.folder}: exists and is not a data store; it will not be overwritten")
-        prefix = f".{self.folder.name}.partial-{socket.gethostname()}-"
-        self._partial = self.folder.parent / f"{prefix}{os.getpid()}-{secrets.token_hex(4)}"
+            raise DataError(Code.EXISTS, self.folder, "exists and is not a data store; it will not be overwritten")
         try:
-            self.folder.parent.mkdir(parents=True, exist_ok=True)
-            _remove_abandoned(self.folder.parent, prefix)
-            self._partial.mkdir()
-            self._images: BinaryIO = (self._partial / IMAGES).open("wb")
-            self._masks: BinaryIO = (self._partial / MASKS).open("wb")
+            with ExitStack() as opened:
+                self._partial = opened.enter_context(replaced_folder(self.folder))
+                self._images: BinaryIO = opened.enter_context((self._partial / IMAGES).open("wb"))
+                self._masks: BinaryIO = opened.enter_context((self._partial / MASKS).open("wb"))
+                self._opened = opened.pop_all()
         except OSError as error:
-            raise DataError(f"{self.folder}: cannot write here ({reason(error)})") from None
+            raise self._cannot_write(error) from None
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is not None:
+            with suppress(OSError):  # of a full disk, which was told
+                self._opened.__exit__(kind, value, trace)
+            return
         try:
-            if kind is None:
+            with ExitStack() as opened:
+                opened.push(self._opened)
                 self._finish()
         except OSError as error:
-            raise DataError(f"{self.folder}: cannot write here ({reason(error)})") from None
-        finally:
-            for file in (self._images, self._masks):
-                with suppress(OSError):  # of a full disk, which was told
-                    file.close()
-            shutil.rmtree(self._partial, ignore_errors=True)  # gone already where it became the store
+            raise self._cannot_write(error) from None
+
+    def _cannot_write(self, error: OSError) -> DataError:
+        return DataError(Code.NOT_WRITABLE, self.folder, f"cannot write here ({reason(error)})")
 
     def append(
         self,
@@ -123,7 +120,7 @@ class StoreWriter:
             self._images.write(image.data)
             self._masks.write(masks.data)
         except OSError as error:
-            raise DataError(f"{self.folder}: cannot write here ({reason(error)})") from None
+            raise self._cannot_write(error) from None
         self._fingerprint.add(row, image, masks)
         self._digests[IMAGES].update(image.data)
         self._digests[MASKS].update(masks.data)
@@ -151,13 +148,15 @@ class StoreWriter:
         if self.partial:
             return
         if not self._rows:
-            raise DataError(f"{source}: no usable sample{_first_reasons(self._rejected)}")
+            raise DataError(Code.EMPTY, source, f"no usable sample{_first_reasons(self._rejected)}")
         filled = {row["split"] for row in self._rows}
         for part in parts:
             if part not in filled:
                 raise DataError(
-                    f"{source}: none of {len(self._rows)} usable samples is in the {part} part; {remedy}"
-                    + _first_reasons(self._rejected)
+                    Code.INVALID,
+                    source,
+                    f"none of {len(self._rows)} usable samples is in the {part} part; {remedy}"
+                    + _first_reasons(self._rejected),
                 )
 
     def _values(
@@ -177,10 +176,9 @@ class StoreWriter:
 
     def _finish(self) -> None:
         if not self._rows and not self.partial:
-            raise DataError(f"{self.folder}: no sample to store" + _first_reasons(self._rejected))
+            raise DataError(Code.INVALID, self.folder, "no sample to store" + _first_reasons(self._rejected))
         for file in (self._images, self._masks):
             file.flush()
-            os.fsync(file.fileno())
         self._table().to_parquet(self._partial / TABLE, index=False)
         pd.DataFrame(self._rejected, columns=REJECTED_COLUMNS).to_csv(
             self._partial / REJECTED, index=False, errors="backslashreplace"
@@ -193,9 +191,6 @@ class StoreWriter:
         digests = {**self._digests, TABLE: hashlib.sha256((self._partial / TABLE).read_bytes())}
         meta["sha256"] = {name: digest.hexdigest() for name, digest in digests.items()}
         (self._partial / "store.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
-        for name in (TABLE, REJECTED, WARNINGS, "store.json", "."):
-            sync(self._partial / name)
-        _replace_folder(self._partial, self.folder)
 
     def _table(self) -> pd.DataFrame:
         names = list(self._rows[0]) if self._rows else ["id", "patient", "split", *self.study.variables]
@@ -230,38 +225,3 @@ def _first_reasons(rejected: list[tuple[str, str]], count: int = 3) -> str:
 
 def _may_replace(folder: Path) -> bool:
     return folder.is_dir() and ((folder / "store.json").is_file() or not any(folder.iterdir()))
-
-
-def _remove_abandoned(parent: Path, prefix: str) -> None:
-    """Remove what writers on this machine left behind that were killed before they could."""
-    if os.name != "posix":
-        return
-    for folder in parent.glob(f"{prefix}*"):
-        pid = folder.name.removeprefix(prefix).partition("-")[0]
-        if pid.isdigit() and not _is_running(int(pid)):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)  # signal 0 asks and does nothing
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):  # not ours to ask about, or no process number
-        return True
-    return True
-
-
-def _replace_folder(new: Path, target: Path) -> None:
-    """Put the folder ``new`` in the place of ``target``; on an error ``target`` is as before."""
-    old = new.with_name(new.name + "-old")
-    if target.exists():
-        target.rename(old)
-    try:
-        new.rename(target)
-    except OSError:
-        if old.exists():
-            old.rename(target)
-        raise
-    sync(target.parent)
-    shutil.rmtree(old, ignore_errors=True)

@@ -15,7 +15,7 @@ from segcft.config.study import Study
 from segcft.data.batches import sequential
 from segcft.data.grey import to_unit
 from segcft.data.store import Store
-from segcft.errors import DataError
+from segcft.errors import Code, DataError
 
 
 class SampleBatch(NamedTuple):
@@ -47,9 +47,11 @@ class Cohort:
         """
         spec = study.evaluation
         if len(indices) == 0:
-            raise DataError(f"{store.folder}: no complete sample to evaluate on")
+            raise DataError(Code.EMPTY, store.folder, "no complete sample to evaluate on")
         if len(indices) == 1:
-            raise DataError(f"{store.folder}: only one sample to evaluate on, so that no other person lends a value")
+            raise DataError(
+                Code.UNSUPPORTED, store.folder, "only one sample to evaluate on, so that no other person lends a value"
+            )
         rows = np.random.default_rng(spec.seed).permutation(indices)[: spec.people]
         return cls(study, store, np.sort(rows), device)
 

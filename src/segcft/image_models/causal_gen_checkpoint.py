@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from segcft.config.causal_gen import CausalGenSpec, parse_arch
-from segcft.errors import DataError
+from segcft.errors import Code, DataError
 from segcft.image_models.causal_gen import CausalGenHVAE, DecoderBlock
 from segcft.image_models.causal_gen_layers import Convolutions, ResidualBlock
 from segcft.training import artefact
@@ -55,7 +55,9 @@ class TrainedParent(NamedTuple):
         except ValueError:
             scale = 0.0
         if not scale > 0:
-            raise DataError(f"{text!r}: give NAME=LOW..HIGH, NAME=MEAN:STD or, of a categorical variable, NAME")
+            raise DataError(
+                Code.INVALID, f"{text!r}", "give NAME=LOW..HIGH, NAME=MEAN:STD or, of a categorical variable, NAME"
+            )
         return cls(name, (centre, scale))
 
 
@@ -85,7 +87,9 @@ def load_causal_gen(path: Path, network: CausalGenHVAE, parents: Sequence[Traine
         wrong = weights.wrong + [f"{name}: the study's network has no such weights" for name in weights.left]
     if wrong:
         more = [f"and {len(wrong) - SHOWN} more"] if len(wrong) > SHOWN else []
-        raise DataError("\n  ".join([f"{path}: not the network of this study:", *wrong[:SHOWN], *more]))
+        raise DataError(
+            Code.INVALID, "", "\n  ".join([f"{path}: not the network of this study:", *wrong[:SHOWN], *more])
+        )
     with torch.no_grad():
         for parent in parents:
             k = network.parents.variables.index(parent.name)
@@ -97,13 +101,13 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         content = artefact.load_plain(path)
     except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file") from None
+        raise DataError(Code.MISSING, path, "there is no such file") from None
     except Exception as error:  # torch raises many kinds for a damaged file
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DataError(f"{path}: not a checkpoint that can be read safely ({reason})") from None
+        raise DataError(Code.INVALID, path, f"not a checkpoint that can be read safely ({reason})") from None
     state = content.get(AVERAGED, content.get(RAW)) if isinstance(content, dict) else None
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise DataError(f"{path}: not a checkpoint of causal-gen: it has no {AVERAGED!r}")
+        raise DataError(Code.MISSING, path, f"not a checkpoint of causal-gen: it has no {AVERAGED!r}")
     if any(name.startswith(FINETUNED) for name in state):
         state = {name.removeprefix(FINETUNED): value for name, value in state.items() if name.startswith(FINETUNED)}
     settings = content.get("hparams")
@@ -114,7 +118,7 @@ def _refuse_other_kinds(path: Path, state: Mapping[str, Tensor], settings: Mappi
     projections = [name for name in state if name.endswith(".z_proj.weight")]
     entering, prior = (state.get(f"decoder.blocks.0.{layer}.weight") for layer in ("z_proj", "prior.conv.1"))
     if entering is None or prior is None or settings.get("vae", "hierarchical") != "hierarchical":
-        raise DataError(f"{path}: not a hierarchical VAE of causal-gen")
+        raise DataError(Code.INVALID, path, "not a hierarchical VAE of causal-gen")
     conditional = prior.shape[1] != entering.shape[0]
     corrected = len(projections) > 1 and not any(name.endswith(".z_feat_proj.weight") for name in state)
     coloured = "likelihood.channel_coeffs.weight" in state
@@ -126,7 +130,7 @@ def _refuse_other_kinds(path: Path, state: Mapping[str, Tensor], settings: Mappi
         (likelihood != "diag_dgauss", f"the likelihood {likelihood!r} (x_like)"),
     ):
         if refused:
-            raise DataError(f"{path}: was trained with {what}, which segcft does not support")
+            raise DataError(Code.LEAK, path, f"was trained with {what}, which segcft does not support")
 
 
 def _parents_order(path: Path, network: CausalGenHVAE, parents: Sequence[TrainedParent]) -> list[int]:
@@ -135,15 +139,19 @@ def _parents_order(path: Path, network: CausalGenHVAE, parents: Sequence[Trained
     variables = network.parents.definitions
     if sorted(names) != sorted(variables):
         raise DataError(
-            f"{path}: give every variable of the study once, in the order of the checkpoint's parents "
-            f"({', '.join(variables)}), not ({', '.join(names)})"
+            Code.INVALID,
+            path,
+            f"give every variable of the study once, in the order of the checkpoint's parents "
+            f"({', '.join(variables)}), not ({', '.join(names)})",
         )
     place: dict[str, list[int]] = {}
     start = 0
     for parent in parents:
         if variables[parent.name].zero_inflated:
             raise DataError(
-                f"{path}: parent {parent.name!r} is 'zero_inflated', which the checkpoint's network is not of"
+                Code.INVALID,
+                path,
+                f"parent {parent.name!r} is 'zero_inflated', which the checkpoint's network is not of",
             )
         count = len(network.parent_features(parent.name))
         place[parent.name] = list(range(start, start + count))
@@ -151,7 +159,7 @@ def _parents_order(path: Path, network: CausalGenHVAE, parents: Sequence[Trained
         categorical = variables[parent.name].kind == "categorical"
         if categorical == (parent.norm is not None):
             how = "is categorical, so it has no LOW..HIGH or MEAN:STD" if categorical else "needs LOW..HIGH or MEAN:STD"
-            raise DataError(f"{path}: parent {parent.name!r} {how}")
+            raise DataError(Code.INVALID, path, f"parent {parent.name!r} {how}")
     return [index for name in variables for index in place[name]]
 
 

@@ -22,7 +22,7 @@ from segcft.coronary.plaque import STRUCTURES, Threshold, split
 from segcft.coronary.vessel import LINE_COLUMN, MESH_COLUMN, Crop, Files, Traced, about
 from segcft.data import attributes
 from segcft.data.splits import PARTS
-from segcft.errors import DataError
+from segcft.errors import Code, DataError
 from segcft.importers.convert import Converted, Summary, Value, convert
 from segcft.importers.shared import Shared
 from segcft.io.nifti import NIFTI
@@ -31,7 +31,7 @@ from segcft.io.space import Frame, parse_frame
 from segcft.io.volume import Volume
 from segcft.io.volumefile import read_volume
 from segcft.utils.extra import extra
-from segcft.utils.loop import Progress, silent
+from segcft.utils.progress import Progress
 
 if TYPE_CHECKING:
     from segcft.importers.formats.ccta import CCTA
@@ -69,7 +69,7 @@ class Vessel:
     stamp: str
 
 
-def convert_ccta(options: CCTA, out: Path, progress: Progress = silent) -> Summary:
+def convert_ccta(options: CCTA, out: Path, progress: Progress | None = None) -> Summary:
     """See :class:`~segcft.importers.formats.ccta.CCTA`. Each thread may hold a volume, and as many more are kept."""
     vessels = read_vessels(options.table)
     sweep = [180 * step / options.sweep for step in range(options.sweep)] if options.sweep else options.angles
@@ -100,9 +100,11 @@ def read_vessels(table: Path) -> list[Vessel]:
     """
     rows, ragged = attributes.read_table(table, {"id": "name of the vessel"} | FILES)
     if ragged:
-        raise DataError(f"{table}: line {ragged[0][0]}: {ragged[0][1]}")
+        raise DataError(Code.INVALID, table, f"line {ragged[0][0]}: {ragged[0][1]}")
     if taken := [name for name in WRITTEN if name in rows[0].cells]:
-        raise DataError(f"{table}: a column is called {taken[0]!r}, which the result has already; call it otherwise")
+        raise DataError(
+            Code.INVALID, table, f"a column is called {taken[0]!r}, which the result has already; call it otherwise"
+        )
     vessels: dict[str, Vessel] = {}
     parts: dict[str, str | None] = {}
     for row in rows:
@@ -110,13 +112,15 @@ def read_vessels(table: Path) -> list[Vessel]:
         id, part = cells.pop("id"), cells.pop("split", "") or None
         where = f"{table}: line {row.line}"
         if not id or id in vessels:
-            raise DataError(f"{where}: id {id!r} is {'there before' if id else 'empty'}")
+            raise DataError(Code.INVALID, where, f"id {id!r} is {'there before' if id else 'empty'}")
         if part is not None and part not in PARTS:
-            raise DataError(f"{where}: split is {part!r}, expected one of {', '.join(PARTS)}, or nothing to draw it")
+            raise DataError(
+                Code.INVALID, where, f"split is {part!r}, expected one of {', '.join(PARTS)}, or nothing to draw it"
+            )
         patient = cells.pop("patient", "") or id
         if parts.setdefault(patient, part) != part:
             one, other = (name or "to be drawn" for name in (parts[patient], part))
-            raise DataError(f"{where}: one patient is in two parts: {one}, and here {other}")
+            raise DataError(Code.INVALID, where, f"one patient is in two parts: {one}, and here {other}")
         frames = (_frame(where, LINE_COLUMN, cells), _frame(where, MESH_COLUMN, cells))
         files = {column: _place(table.parent, column, cells.pop(column)) for column in FILES}
         further = {name: text or None for name, text in cells.items()}
@@ -133,14 +137,14 @@ def label_angles(angles: Sequence[float]) -> dict[str, float]:
     labels: dict[str, float] = {}
     for angle in angles:
         if not np.isfinite(angle):
-            raise DataError(f"an angle is {angle:g} degrees")
+            raise DataError(Code.INVALID, "", f"an angle is {angle:g} degrees")
         turned = round(float(angle) % 360, 1) % 360  # again, since 359.97 is rounded to 360
         label = f"a{turned:03.0f}" if turned.is_integer() else f"a{turned:05.1f}"
         if label in labels:
-            raise DataError(f"two angles are {labels[label]:g} degrees, to a tenth")
+            raise DataError(Code.INVALID, "", f"two angles are {labels[label]:g} degrees, to a tenth")
         labels[label] = turned
     if not labels:
-        raise DataError("no angle is given")
+        raise DataError(Code.INVALID, "", "no angle is given")
     return labels
 
 
@@ -219,7 +223,7 @@ def _frame(where: str, column: str, cells: dict[str, str]) -> Frame:
     try:
         return parse_frame(cells.pop(column, ""))
     except ValueError as error:
-        raise DataError(f"{where}: {column} is {error}") from None
+        raise DataError(Code.INVALID, where, f"{column} is {error}") from None
 
 
 def _place(folder: Path, column: str, text: str) -> Path | Excluded:

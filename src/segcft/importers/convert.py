@@ -31,12 +31,13 @@ from PIL import Image
 
 from segcft.config.sources import Splits
 from segcft.data.splits import PARTS, assign
-from segcft.errors import DataError
+from segcft.errors import Code, DataError
 from segcft.io.imagefile import check_id, strip_suffix
 from segcft.io.reject import REMARK_COLUMNS, WARNINGS, Excluded, Rejected, Remark, Unreadable, bare, summarise
 from segcft.utils.atomic import written
 from segcft.utils.journal import Journal, Table
-from segcft.utils.loop import Progress, ahead, silent
+from segcft.utils.loop import ahead
+from segcft.utils.progress import Progress
 
 Value = float | int | str | None
 
@@ -160,7 +161,7 @@ def convert(
     Raises:
         DataError: ``out`` is something else or cannot be written, or nothing could be converted.
     """
-    workers, splits, progress = workers or min(16, os.cpu_count() or 1), splits or Splits(), progress or silent
+    workers, splits, progress = workers or min(16, os.cpu_count() or 1), splits or Splits(), progress or Progress()
     done = _Done()
     journal = Journal(out, {**settings, "splits": splits.model_dump(mode="json")}, done.note)
     work = _Conversion(out, journal, done, read, finish, batch_size if finish else 1, splits, workers)
@@ -178,9 +179,9 @@ def convert(
                 warning = f"\n{summary.warning}\n" if summary.warning else ""
                 partial.write_text(f"{summary}\n{warning}", encoding="utf-8")
     except OSError as error:
-        raise DataError(f"{out}: the conversion stopped ({error})") from None
+        raise DataError(Code.FAILED, out, f"the conversion stopped ({error})") from None
     if not sum(summary.samples.values()):
-        raise DataError(f"{out}: no image could be converted; rejected.csv there says why\n{summary}")
+        raise DataError(Code.INVALID, out, f"no image could be converted; rejected.csv there says why\n{summary}")
     return summary
 
 
@@ -340,11 +341,8 @@ def _write(out: Path, id: str, sample: Converted, split: str) -> dict[str, Any]:
             continue
         if pixels.dtype != np.uint8 or pixels.shape != sample.image.shape or pixels.ndim != 2:
             raise ValueError(f"{sample.id}: {name} must be uint8 (H, W), not {pixels.dtype} {pixels.shape}")
-        path = out / name / f"{sample.id}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        Image.fromarray(pixels).save(partial, format="PNG")
-        os.replace(partial, path)
+        with written(out / name / f"{sample.id}.png") as partial:
+            Image.fromarray(pixels).save(partial, format="PNG")
     attributes = {name: _plain(value) for name, value in sample.attributes.items()}
     row = {"id": sample.id, "patient": sample.patient, "split": split, **attributes}
     entry = {"row": row, "mask": sample.mask is not None}

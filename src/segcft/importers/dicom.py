@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segcft.errors import DataError
+from segcft.errors import Code, DataError
 from segcft.importers.convert import Converted, Summary, Value, convert
 from segcft.importers.fit import fit
 from segcft.importers.masks import FolderMasks, Masking, Plausibility, Segmenter
@@ -18,7 +18,7 @@ from segcft.io.dicomfile import open_dicom, text_of
 from segcft.io.imagefile import strip_suffix
 from segcft.io.reject import Excluded, Rejected
 from segcft.io.turn import AS_STORED, Turn
-from segcft.utils.loop import Progress, silent
+from segcft.utils.progress import Progress
 
 if TYPE_CHECKING:
     from segcft.importers.formats.dicom import DICOM
@@ -37,13 +37,13 @@ def pseudonym(text: str, salt: str) -> str:
     return hmac.new(salt.encode(), text.encode(), hashlib.sha256).hexdigest()[:16]
 
 
-def convert_dicom(options: DICOM, out: Path, progress: Progress = silent) -> Summary:
+def convert_dicom(options: DICOM, out: Path, progress: Progress | None = None) -> Summary:
     """See :class:`~segcft.importers.formats.dicom.DICOM`. Every file is looked at; what is no image is listed as left
     out."""
     folder, own = options.folder, out.resolve()
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and own not in path.resolve().parents]
     if not paths:
-        raise DataError(f"{folder}: holds no file")
+        raise DataError(Code.EMPTY, folder, "holds no file")
     segmenter = options.segmenter
     masking = Masking(segmenter, options.size, options.plausibility or Plausibility()) if segmenter else None
     reader = _Reader(options, tuple(map(dicom.view_name, options.views)), masking)

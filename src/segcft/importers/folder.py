@@ -26,12 +26,13 @@ from segcft.data.shards import Shard
 from segcft.data.splits import PARTS, assign, expected_parts
 from segcft.data.store import Store
 from segcft.data.writer import StoreWriter
-from segcft.errors import DataError
+from segcft.errors import Code, DataError
 from segcft.io.extent import contradiction
 from segcft.io.imagefile import check_id, find_file, find_mask, read_image
 from segcft.io.maskfile import read_masks
 from segcft.io.reject import Rejected, Remark
-from segcft.utils.loop import Progress, ahead, silent
+from segcft.utils.loop import ahead
+from segcft.utils.progress import Progress
 
 
 class Sample(NamedTuple):
@@ -95,7 +96,7 @@ def import_folder(
     reading = closing(ahead(source.read_sample, lines, workers, depth=2 * workers))
     with StoreWriter(out, study, partial=shard is not None) as writer, reading as samples:
         writer.remark("", told)
-        for line, sample in (progress or silent)(zip(lines, samples, strict=True), len(lines), "Importing images"):
+        for line, sample in (progress or Progress())(zip(lines, samples, strict=True), len(lines), "Importing images"):
             id = line.cells[source.spec.id] if isinstance(line, Row) else ""
             if isinstance(sample, Rejected):
                 writer.reject(id or f"line {line.line}", str(sample))
@@ -117,9 +118,11 @@ class _Folder:
         self.table = data / self.spec.table
         for key, folder in (("images", self.images), ("masks", self.masks)):
             if not folder.is_dir():
-                raise DataError(f"{folder}: no such folder (data.{key})")
+                raise DataError(Code.MISSING, folder, f"no such folder (data.{key})")
         if study.image.channels not in (1, 3):
-            raise DataError(f"image.channels: image files have 1 or 3 channels, not {study.image.channels}")
+            raise DataError(
+                Code.INVALID, "image.channels", f"image files have 1 or 3 channels, not {study.image.channels}"
+            )
         self._check_names("columns", self.spec.columns, study.variables)
         self._check_names("may_be_absent", self.spec.may_be_absent, study.structures)
         self.split_column = self.spec.split if split is None else None
@@ -129,7 +132,9 @@ class _Folder:
         self._first_lines: dict[str, int] = {}  # of each id
         for name in self.spec.columns:
             if name in study.measured:
-                raise DataError(f"data.columns.{name}: areas are measured from the masks, not read from the table")
+                raise DataError(
+                    Code.INVALID, f"data.columns.{name}", "areas are measured from the masks, not read from the table"
+                )
         # Areas are measured from the masks, so every other variable is a column.
         self.columns = {
             name: self.spec.columns.get(name, name) for name in study.variables if name not in study.measured
@@ -138,7 +143,7 @@ class _Folder:
     def read_lines(self) -> list[Row | Ragged]:
         """Lines of the table in their order, those among them that are no rows included."""
         if not self.table.is_file():
-            raise DataError(f"{self.table}: no such table (data.table)")
+            raise DataError(Code.MISSING, self.table, "no such table (data.table)")
         required = {self.spec.id: "data.id"}
         if self.spec.patient is not None:
             required[self.spec.patient] = "data.patient"
@@ -266,9 +271,11 @@ class _Folder:
             use = f"column {found.patient!r} has patients with several images"
             if self.forced_split is None:
                 raise DataError(
-                    f"{self.table}: {use}, and without data.patient each image would be a person, in training or in "
+                    Code.MISSING,
+                    self.table,
+                    f"{use}, and without data.patient each image would be a person, in training or in "
                     f"test by itself. Add 'patient: {found.patient}' to the study's data section, or "
-                    f"'patient: {self.spec.id}' if it is something else"
+                    f"'patient: {self.spec.id}' if it is something else",
                 )
             self.patient_column = found.patient
             self.remarks.append(Remark("patients", f"{self.table}: {use}, which the study does not name: it is used"))
@@ -292,9 +299,9 @@ class _Folder:
         for lines in parts.values():
             if len(lines) > 1:  # lines of the table name the patient, and no log does
                 where = " and ".join(f"{part} (line {line})" for part, line in lines.items())
-                raise DataError(f"{self.table}: column {column!r}: one patient is in {where}")
+                raise DataError(Code.INVALID, self.table, f"column {column!r}: one patient is in {where}")
 
     def _check_names(self, key: str, names: Iterable[str], known: Iterable[str]) -> None:
         for name in names:
             if name not in known:
-                raise DataError(f"data.{key}: the study has no {name!r}{nearest(name, known)}")
+                raise DataError(Code.UNKNOWN, f"data.{key}", f"the study has no {name!r}{nearest(name, known)}")

@@ -10,7 +10,7 @@ An importer is a frozen dataclass, whose fields are its options, with one method
         table: Path = option(TABLE, "a row a scan: id, file and age")
         size: tuple[int, int] = option(SIZE, "of the images, in pixels", (32, 32))
 
-        def convert(self, out: Path, progress: Progress = silent) -> Summary:
+        def convert(self, out: Path, progress: Progress | None = None) -> Summary:
             ...  # lists items and calls segcft.importers.convert.convert
 
     IMPORTERS.add(Toy.name, Toy)
@@ -26,9 +26,9 @@ from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from segcft.errors import DataError
+from segcft.errors import Code, DataError
 from segcft.importers.options import COUNT, SIZE, SPLITS, Option, option
-from segcft.utils.loop import Progress, silent
+from segcft.utils.progress import Progress
 from segcft.utils.registry import Registry
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Importer(ABC):
     def __post_init__(self) -> None:
         for module in self.needs:
             if importlib.util.find_spec(module) is None:
-                raise DataError(f"import {self.name} needs {module}, which is not installed")
+                raise DataError(Code.NOT_INSTALLED, "", f"import {self.name} needs {module}, which is not installed")
         for declared, found in options(type(self)):
             value = getattr(self, declared.name)
             if value is None and declared.default is None:
@@ -71,10 +71,10 @@ class Importer(ABC):
             try:
                 found.check(value)
             except (TypeError, ValueError) as error:
-                raise DataError(f"{flag(declared, found)}: {error}") from None
+                raise DataError(Code.INVALID, flag(declared, found), f"{error}") from None
 
     @abstractmethod
-    def convert(self, out: Path, progress: Progress = silent) -> Summary:
+    def convert(self, out: Path, progress: Progress | None = None) -> Summary:
         """Convert to the folder ``out``; an interrupted conversion goes on.
 
         Args:

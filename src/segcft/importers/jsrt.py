@@ -19,13 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcft.data.resize import pad_to_aspect
-from segcft.errors import DataError
+from segcft.errors import Code, DataError
 from segcft.importers.convert import Converted, Summary, Value, convert
 from segcft.importers.fit import fit_window
 from segcft.importers.masks import BITS, Plausibility, areas, check_polarity, to_flags
 from segcft.io.picture import read_picture
 from segcft.io.reject import Excluded, Rejected
-from segcft.utils.loop import Progress, ahead, silent
+from segcft.utils.loop import ahead
+from segcft.utils.progress import Progress
 
 if TYPE_CHECKING:
     from segcft.importers.formats.jsrt import JSRT
@@ -50,7 +51,7 @@ _NODULE = re.compile(
 )
 
 
-def convert_jsrt(options: JSRT, out: Path, progress: Progress = silent) -> Summary:
+def convert_jsrt(options: JSRT, out: Path, progress: Progress | None = None) -> Summary:
     """See :class:`~segcft.importers.formats.jsrt.JSRT`.
 
     Raises:
@@ -91,7 +92,7 @@ def find_images(folder: Path) -> dict[str, Path]:
         if path.suffix.lower() == ".img" and re.fullmatch(_ID, path.stem.upper()):
             _claim(found, path.stem.upper(), path, "--images")
     if not found:
-        raise DataError(f"{folder}: holds no raw image like JPCLN001.IMG or JPCNN001.IMG (--images)")
+        raise DataError(Code.EMPTY, folder, "holds no raw image like JPCLN001.IMG or JPCNN001.IMG (--images)")
     return found
 
 
@@ -108,7 +109,7 @@ def find_masks(folder: Path) -> dict[tuple[str, str], Path]:
             _claim(found, (name, path.stem.upper()), path, "--masks")
     for name in _FOLDERS:
         if not any(key[0] == name for key in found):
-            raise DataError(f"{folder}: holds no file of SCR like fold1/masks/{name}/JPCLN001.gif (--masks)")
+            raise DataError(Code.EMPTY, folder, f"holds no file of SCR like fold1/masks/{name}/JPCLN001.gif (--masks)")
     return found
 
 
@@ -124,11 +125,13 @@ def read_clinical(paths: Sequence[Path]) -> tuple[dict[str, Mapping[str, Value] 
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise DataError(f"{path}: cannot read this text file ({error.strerror}) (--clinical)") from None
+            raise DataError(
+                Code.UNREADABLE, path, f"cannot read this text file ({error.strerror}) (--clinical)"
+            ) from None
         digest.update(content)
         found = parse_clinical(content.decode("utf-8", errors="replace"))
         if not found:
-            raise DataError(f"{path}: names no image of JSRT like JPCLN001.IMG (--clinical)")
+            raise DataError(Code.INVALID, path, "names no image of JSRT like JPCLN001.IMG (--clinical)")
         for id, attributes in found:
             if id in people and people[id] != attributes:
                 attributes = Excluded("clinical data unclear", f"{path}: {id} is there before, with other data")
@@ -246,7 +249,7 @@ def read_raw(path: Path) -> NDArray[np.uint16]:
 
 
 def named_by_image_side(
-    outlines: Mapping[tuple[str, str], Path], ids: Sequence[str], folder: Path, progress: Progress = silent
+    outlines: Mapping[tuple[str, str], Path], ids: Sequence[str], folder: Path, progress: Progress | None = None
 ) -> bool:
     """Whether the lungs of ``ids`` are named by the side of the image that they are on, not by the patient's.
 
@@ -264,22 +267,26 @@ def named_by_image_side(
             return None  # the conversion will say so
 
     with closing(ahead(centres, ids, workers=2, depth=8)) as reading:
-        for columns in progress(reading, len(ids), "Looking at masks"):
+        for columns in (progress or Progress())(reading, len(ids), "Looking at masks"):
             if columns is not None:
                 left, right, heart = columns
                 by_patient.append(left > right)
                 heart_left.append(heart > (left + right) / 2)
     if not by_patient:
-        raise DataError(f"{folder}: the masks of lungs and heart of no image could be read (--masks)")
+        raise DataError(Code.INVALID, folder, "the masks of lungs and heart of no image could be read (--masks)")
     if sum(heart_left) * 2 < len(heart_left):
         raise DataError(
-            f"{folder}: {len(heart_left) - sum(heart_left)} of {len(heart_left)} hearts are nearer to the lung on the "
-            "left of the image: the masks are mirrored (--masks)"
+            Code.INVALID,
+            folder,
+            f"{len(heart_left) - sum(heart_left)} of {len(heart_left)} hearts are nearer to the lung on the "
+            "left of the image: the masks are mirrored (--masks)",
         )
     if any(by_patient) and not all(by_patient):
         raise DataError(
-            f"{folder}: of {len(by_patient)} images {sum(by_patient)} have the mask named 'left lung' on the right, as "
-            "SCR does, and the others on the left (--masks)"
+            Code.INVALID,
+            folder,
+            f"of {len(by_patient)} images {sum(by_patient)} have the mask named 'left lung' on the right, as "
+            "SCR does, and the others on the left (--masks)",
         )
     return not by_patient[0]
 
@@ -354,5 +361,5 @@ class _Reader:
 
 def _claim(found: dict[Key, Path], key: Key, path: Path, option: str) -> None:
     if key in found:
-        raise DataError(f"{path}: is also {found[key]}; name the folder of one of them ({option})")
+        raise DataError(Code.INVALID, path, f"is also {found[key]}; name the folder of one of them ({option})")
     found[key] = path

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcft.data.resize import pad_to_aspect, smooth
-from segcft.errors import DataError
+from segcft.errors import Code, DataError
 from segcft.importers.convert import Converted, Finish
 from segcft.importers.fit import fit_values
 from segcft.io.imagefile import LOSSLESS, find_file
@@ -81,7 +81,7 @@ class FolderMasks:
 
     def __init__(self, folder: Path, size: tuple[int, int]) -> None:
         if not folder.is_dir():
-            raise DataError(f"{folder}: no such folder (--masks)")
+            raise DataError(Code.MISSING, folder, "no such folder (--masks)")
         self.folder, self.size = folder, size
         self.settings = {"masks": "ready-made"}  # wherever they are; which ones, stamps say
 
@@ -123,15 +123,21 @@ class PSPNet:
         try:
             import torchxrayvision
         except ModuleNotFoundError as error:
-            raise DataError(f"masks by PSPNet need {error.name}: pip install 'segcft[padchest]', {remedy}") from None
+            raise DataError(
+                Code.NOT_INSTALLED, "", f"masks by PSPNet need {error.name}: pip install 'segcft[padchest]', {remedy}"
+            ) from None
         except Exception as error:  # a torchvision that does not fit torch fails in ways of its own
             raise DataError(
-                f"torchxrayvision does not work here ({error}): install a torchvision that fits torch, {remedy}"
+                Code.INVALID,
+                "",
+                f"torchxrayvision does not work here ({error}): install a torchvision that fits torch, {remedy}",
             ) from None
         try:
             self.network = torchxrayvision.baseline_models.chestx_det.PSPNet().to(device).eval()
         except Exception as error:  # no network, a full disk, a damaged file
-            raise DataError(f"the weights of torchxrayvision's PSPNet cannot be loaded ({error}); {remedy}") from None
+            raise DataError(
+                Code.INVALID, "", f"the weights of torchxrayvision's PSPNet cannot be loaded ({error}); {remedy}"
+            ) from None
         self.device = device
         self.normalize = torchxrayvision.utils.normalize
         known = list(self.network.targets)
@@ -289,8 +295,10 @@ class Masking:
         (height, width), wanted = self.size, self.segmenter.size
         if abs(width / height - wanted[1] / wanted[0]) > 1e-6:
             raise DataError(
+                Code.INVALID,
+                "",
                 f"images of {height}x{width} (height x width) have another shape than the segmenter's "
-                f"{wanted[0]}x{wanted[1]}"
+                f"{wanted[0]}x{wanted[1]}",
             )
 
     @property

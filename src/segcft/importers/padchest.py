@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from segcft.data.attributes import MISSING, nearest
-from segcft.errors import DataError
+from segcft.errors import Code, DataError
 from segcft.importers.convert import Converted, Summary, Value, convert
 from segcft.importers.fit import fit_window
 from segcft.importers.masks import Masking, Plausibility, Segmenter, check_polarity
 from segcft.io.imagefile import check_id, strip_suffix
 from segcft.io.picture import read_picture
 from segcft.io.reject import Excluded, Rejected, Unreadable
-from segcft.utils.loop import Progress, silent
+from segcft.utils.progress import Progress
 
 if TYPE_CHECKING:
     from segcft.importers.formats.padchest import PadChest
@@ -54,7 +54,7 @@ class Row(NamedTuple):
         return strip_suffix(self.ImageID)
 
 
-def convert_padchest(options: PadChest, out: Path, progress: Progress = silent) -> Summary:
+def convert_padchest(options: PadChest, out: Path, progress: Progress | None = None) -> Summary:
     """See :class:`~segcft.importers.formats.padchest.PadChest`."""
     total, digest = _survey(options.csv)
     segmenter = options.segmenter or options.default_segmenter()
@@ -127,21 +127,25 @@ def read_rows(table: Path) -> Iterator[Row]:
             for column in Row._fields:
                 if column not in header:
                     raise DataError(
-                        f"{table}: not PadChest's table: no column {column!r}{nearest(column, header)} (--csv)"
+                        Code.UNKNOWN,
+                        table,
+                        f"not PadChest's table: no column {column!r}{nearest(column, header)} (--csv)",
                     )
             places = [header.index(column) for column in Row._fields]
             for cells in reader:
                 if cells and len(cells) != len(header):
                     raise DataError(
-                        f"{table}: line {reader.line_num}: {len(cells)} cells in a table of {len(header)} columns; "
-                        "download it again"
+                        Code.INVALID,
+                        table,
+                        f"line {reader.line_num}: {len(cells)} cells in a table of {len(header)} columns; "
+                        "download it again",
                     )
                 if cells:
                     yield Row(*(cells[place].strip() for place in places))
     except FileNotFoundError:
-        raise DataError(f"{table}: no such table (--csv)") from None
+        raise DataError(Code.MISSING, table, "no such table (--csv)") from None
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{table}: cannot read this table ({error})") from None
+        raise DataError(Code.UNREADABLE, table, f"cannot read this table ({error})") from None
 
 
 def parse_labels(text: str) -> list[str]:
@@ -253,5 +257,5 @@ def _survey(table: Path) -> tuple[int, str]:
         digest.update("\0".join(row).encode())
         total += 1
     if total == 0:
-        raise DataError(f"{table}: the table has no rows (--csv)")
+        raise DataError(Code.MISSING, table, "the table has no rows (--csv)")
     return total, digest.hexdigest()

@@ -17,9 +17,9 @@ from segcft.data.shards import Shard
 from segcft.data.splits import assign, expected_parts
 from segcft.data.store import Store
 from segcft.data.writer import StoreWriter
-from segcft.errors import DataError
+from segcft.errors import Code, DataError
 from segcft.simulate.people import person_id, person_number
-from segcft.utils.loop import Progress, silent
+from segcft.utils.progress import Progress
 
 
 class Simulator(Protocol):
@@ -57,13 +57,15 @@ def make_simulator(study: Study) -> Simulator:
     size, field = study.image.size, study.image.field_of_view
     if field and not math.isclose(field[0] * size[1], field[1] * size[0], rel_tol=1e-6):
         raise DataError(
-            f"image.field_of_view: {study.data.source} draws square pixels, not {field[0] / size[0]:g} x "
-            f"{field[1] / size[1]:g} {study.image.length_unit}"
+            Code.INVALID,
+            "image.field_of_view",
+            f"{study.data.source} draws square pixels, not {field[0] / size[0]:g} x "
+            f"{field[1] / size[1]:g} {study.image.length_unit}",
         )
     try:
         simulator: Simulator = make(study.image.size, study.image.cell_size)
     except ValueError as error:
-        raise DataError(f"{study.data.source}: {error}") from None
+        raise DataError(Code.INVALID, study.data.source, f"{error}") from None
     return simulator
 
 
@@ -100,7 +102,7 @@ def import_simulated(
     order = mask_order(study, simulator)
     indices = range(people) if shard is None else shard.of(range(people))
     with StoreWriter(out, study, partial=shard is not None) as writer:
-        for index in (progress or silent)(indices, len(indices), "Simulating people"):
+        for index in (progress or Progress())(indices, len(indices), "Simulating people"):
             id = person_id(seed, index)
             person = person_number(seed, index)
             attributes = simulator.attributes(person)
@@ -109,7 +111,7 @@ def import_simulated(
             try:
                 writer.append(id, id, part, image[None], masks[order], attributes, {"person": person})
             except ValueError as error:  # a variable of another kind, or with other categories
-                raise DataError(f"variables: {study.data.source}: {error}") from None
+                raise DataError(Code.INVALID, "variables", f"{study.data.source}: {error}") from None
         parts = expected_parts(study.splits) if split is None else (split,)
         writer.check_parts(parts, study.data.source, "simulate more people, or change the seed or shares in 'splits'")
     return Store(out)
@@ -123,12 +125,12 @@ def mask_order(study: Study, simulator: Simulator) -> list[int]:
     """
     source = study.data.source
     if study.image.channels != 1:
-        raise DataError(f"image.channels: {source} draws 1 channel, not {study.image.channels}")
+        raise DataError(Code.INVALID, "image.channels", f"{source} draws 1 channel, not {study.image.channels}")
     for name in study.variables:
         if name not in simulator.variables:
-            raise DataError(f"variables.{name}: {source} has only {', '.join(simulator.variables)}")
+            raise DataError(Code.UNKNOWN, f"variables.{name}", f"{source} has only {', '.join(simulator.variables)}")
     areas = [f"{structure}_area" for structure in simulator.structures]
     for name, structure in study.structures.items():
         if structure.variable not in areas:
-            raise DataError(f"structures.{name}.variable: areas of {source} are {', '.join(areas)}")
+            raise DataError(Code.INVALID, f"structures.{name}.variable", f"areas of {source} are {', '.join(areas)}")
     return [areas.index(variable) for variable in study.measured]

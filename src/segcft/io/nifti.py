@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from segcft.errors import DataError
+from segcft.errors import Code, DataError
 from segcft.io.extent import extent_of
 from segcft.io.reject import Rejected
 from segcft.io.source import Source, check_size
@@ -97,7 +97,9 @@ def read_nifti(path: Source, axes: Axes | None = None) -> NiftiImage:
     try:
         import nibabel
     except ImportError as error:
-        raise DataError(f"{path}: this needs nibabel ({error}): pip install 'segcft[nifti]'") from None
+        raise DataError(
+            Code.NOT_INSTALLED, path, f"this needs nibabel ({error}): pip install 'segcft[nifti]'"
+        ) from None
     try:
         content = _content(path)
         kind = nibabel.Nifti2Image if content[4:8] == b"n+2\0" else nibabel.Nifti1Image

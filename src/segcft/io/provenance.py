@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from segcft.errors import DataError
+from segcft.errors import Code, DataError
 from segcft.io.imagefile import is_dicom
 from segcft.io.picture import open_picture
 from segcft.io.reject import Rejected
@@ -144,11 +144,11 @@ def inspect(path: str | Path) -> dict[str, Any] | None:
         if record is not None and not isinstance(record, dict):
             raise ValueError("expected a mapping")
     except Rejected as error:
-        raise DataError(str(error)) from None
+        raise DataError(Code.INVALID, "", str(error)) from None
     except ValueError as error:
-        raise DataError(f"{path}: what it says of its origin is damaged ({error})") from None
+        raise DataError(Code.DAMAGED, path, f"what it says of its origin is damaged ({error})") from None
     except Exception as error:  # Pillow's readers raise almost anything over a broken file
-        raise DataError(f"{path}: cannot read this image ({error})") from None
+        raise DataError(Code.UNREADABLE, path, f"cannot read this image ({error})") from None
     return record
 
 

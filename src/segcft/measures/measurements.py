@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segcft.config.study import Study
-from segcft.errors import SegcftError, StudyError
+from segcft.errors import Code, SegcftError, StudyError
 from segcft.grid import Grid
 from segcft.measures.measure import MEASURES, Measure
 
@@ -46,7 +46,7 @@ class Measurements:
                 for name, one in study.structures.items()
             )
         except SegcftError as error:
-            raise StudyError(str(error)) from None
+            raise StudyError(Code.INVALID, "", str(error)) from None
         return cls(Grid.of(study.image), found)
 
     def __len__(self) -> int:

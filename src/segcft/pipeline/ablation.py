@@ -25,7 +25,7 @@ from pydantic import Field, model_validator
 from segcft.config.loader import parse_study, read_mapping, validate
 from segcft.config.section import Section
 from segcft.config.study import Study
-from segcft.errors import SegcftError, StudyError
+from segcft.errors import Code, SegcftError, StudyError
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -100,7 +100,7 @@ class Ablation:
         """
         for name in only:
             if name not in self.studies:
-                raise StudyError(f"--only {name}: the variants are {', '.join(self.studies)}")
+                raise StudyError(Code.UNSUPPORTED, f"--only {name}", f"the variants are {', '.join(self.studies)}")
         return [name for name in self.studies if name in only or not only]
 
 
@@ -116,7 +116,9 @@ def load_ablation(path: str | Path) -> Ablation:
     raw = read_mapping(base_path)
     base = parse_study(raw, str(base_path))
     if base.splits.validation == 0:
-        raise StudyError(f"{base_path}: splits.validation: must not be 0; an ablation judges on validation people")
+        raise StudyError(
+            Code.INVALID, base_path, "splits.validation: must not be 0; an ablation judges on validation people"
+        )
     studies: dict[str, Study] = {}
     for name, variant in spec.variants.items():
         where = f"{path}: variants.{name}"
@@ -124,7 +126,7 @@ def load_ablation(path: str | Path) -> Ablation:
         study = parse_study(merged(raw, variant.changes) | names, where)
         for other, same in studies.items():
             if study.model_copy(update={"name": same.name, "description": same.description}) == same:
-                raise StudyError(f"{where}: the same study as variants.{other}")
+                raise StudyError(Code.INVALID, where, f"the same study as variants.{other}")
         studies[name] = study
     return Ablation(path.stem, base, spec.variants, studies)
 
@@ -211,7 +213,7 @@ def _run_chosen(
             rows = _write_table(ablation, runs, folder, pipeline)
     if failures:
         head = f"{len(failures)} of {len(chosen)} variants failed ({folder / 'table.md'} has the rest):"
-        raise SegcftError("\n".join([head, *failures]))
+        raise SegcftError(Code.INVALID, "", "\n".join([head, *failures]))
     return rows
 
 
@@ -224,7 +226,7 @@ def _share(pipeline: Pipeline, others: Mapping[str, Run]) -> None:
     if take_samples(pipeline.run, pipeline.data, others.values()):
         pipeline.progress.note("  samples: shared")
     pipeline.run_stage("import")
-    for stage in pipeline.stages[1:-1]:
+    for stage in pipeline.run.parts:
         if pipeline.keys.keys() >= set(pipeline.needs(stage)) and not pipeline.is_current(stage):
             for name, other in others.items():
                 path = other.path(stage)
@@ -254,6 +256,7 @@ def _judged(runs: Mapping[str, Run], current: Pipeline) -> Iterator[Judged]:
 
     from segcft.evaluate.comparison import Judged
     from segcft.pipeline.runner import Pipeline
+    from segcft.pipeline.stage import training_stages
     from segcft.training import artefact
 
     for name, run in runs.items():
@@ -261,10 +264,11 @@ def _judged(runs: Mapping[str, Run], current: Pipeline) -> Iterator[Judged]:
         pipeline.keys["import"] = current.keys["import"]
         if not all(pipeline.is_current(stage) for stage in pipeline.stages[1:]):
             continue
-        seconds = {stage: artefact.read_meta(run.path(stage)).get("seconds", 0.0) for stage in pipeline.stages[1:-1]}
+        seconds = {part: artefact.read_meta(run.path(part)).get("seconds", 0.0) for part in run.parts}
         training: dict[str, float] = {
-            guide: seconds[f"cft-{guide}"] + sum(seconds[part] for part in (guide, "scm", "hvae"))
-            for guide in run.study.finetune.guides
+            stage.method: sum(seconds[part] for part in (stage.name, *stage.needs(run.study)) if part in seconds)
+            for stage in training_stages(run.study)
+            if stage.answers_with
         }
         yield Judged(name, pd.read_parquet(run.evaluation_of(SPLIT) / "scores.parquet"), training)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,40 +12,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from segcft.causal.mechanisms import ParentEncoder
-from segcft.config.sources import FolderData, SimulatedData
+from segcft.config.sources import FolderData
 from segcft.config.study import Study
 from segcft.data.maskfit import check_masks
 from segcft.data.shards import Shard, join
-from segcft.data.splits import PARTS, assign
+from segcft.data.splits import PARTS
 from segcft.data.store import Store
-from segcft.errors import DataError
+from segcft.errors import Code, DataError
 from segcft.evaluate.names import counted
 from segcft.importers.folder import import_folder
 from segcft.importers.simulated import import_simulated
 from segcft.io.reject import summarise
 from segcft.pipeline.run import Run
-from segcft.simulate.people import person_id, person_number
-from segcft.training import artefact
-from segcft.utils.atomic import link, write_text
+from segcft.utils.atomic import link, recover, replaced_folder, write_text
 from segcft.utils.digest import key_of
 from segcft.utils.lock import Lock
 from segcft.utils.progress import Progress
-
-SAME_NAMES = (
-    "have the id of a training or validation person and another image: if they are those people, at another time or "
-    "prepared otherwise, figures flatter the model; people who are only numbered alike do no harm"
-)
-PUBLISHED = (
-    "a published model comes without its samples, so nobody can tell here whether the people judged were among those "
-    "that it was trained on; its card says on whom that was"
-)
-
-COPY = 0.98
-"""Correlation of grey levels over which two images of one name are one, at another size or with other contrast. Those
-of different people reach 0.96 in JSRT and 0.975 in the simulators; JPEG, resizing or a gamma of 0.7 leave over 0.98."""
 
 DARK = 63
 """Images none of which is brighter than this, of 255, were probably not read as they were meant."""
@@ -64,11 +47,21 @@ def import_data(
     **simulated: int,
 ) -> Store:
     """Make the store ``out`` from the study's source; ``data`` is the folder of images, masks and table."""
+    check_data(study, data)
     if isinstance(study.data, FolderData):
-        if data is None:
-            raise DataError(f"study {study.name!r} reads images from a folder: say where with --data DIR")
+        assert data is not None
         return import_folder(study, data, out, split=split, shard=shard, progress=progress)
     return import_simulated(study, out, split=split, shard=shard, progress=progress, **simulated)
+
+
+def check_data(study: Study, data: Path | None) -> None:
+    """Check that it was said where the study's files are, if it reads some.
+
+    Raises:
+        DataError: it was not.
+    """
+    if isinstance(study.data, FolderData) and data is None:
+        raise DataError(Code.MISSING, "", f"study {study.name!r} reads images from a folder: say where with --data DIR")
 
 
 def import_samples(run: Run, data: Path | None, progress: Progress) -> bool:
@@ -81,8 +74,9 @@ def import_samples(run: Run, data: Path | None, progress: Progress) -> bool:
         DataError: shards are missing or were made from something else, or what :func:`import_data` raises.
     """
     source = _source(run.study, data)
-    record = _record(run)
+    record = import_record(run)
     run.write_study()
+    recover(run.folder / "store")
     if _is_imported(run, source):
         return False
     shards = _complete_shards(run, source)
@@ -97,6 +91,8 @@ def import_samples(run: Run, data: Path | None, progress: Progress) -> bool:
             store = import_data(run.study, data, run.folder / "store", progress)
         write_text(record, json.dumps({**source, "fingerprint": store.fingerprint}))
         if shards:  # the store holds it all now
+            for shard in shards:  # first, so that what a kill leaves is nobody's
+                shard.with_suffix(".json").unlink()
             shutil.rmtree(shards[0].parent)
     progress.note(f"  {describe(store)}")
     return True
@@ -109,15 +105,13 @@ def take_samples(run: Run, data: Path | None, others: Iterable[Run]) -> bool:
         whether it does now; if not, :func:`import_samples` imports or keeps its own.
     """
     source = _source(run.study, data)
+    recover(run.folder / "store")
     other = next((other for other in others if _is_imported(other, source)), None)
     if other is None or _is_imported(run, source):
         return False
-    store, partial = run.folder / "store", run.folder / ".store.linked"
-    shutil.rmtree(partial, ignore_errors=True)  # what an interrupted run has left
-    shutil.copytree(other.folder / "store", partial, copy_function=link)
-    shutil.rmtree(store, ignore_errors=True)
-    partial.rename(store)
-    link(_record(other), _record(run))
+    with replaced_folder(run.folder / "store") as partial:
+        shutil.copytree(other.folder / "store", partial, copy_function=link, dirs_exist_ok=True)
+    link(import_record(other), import_record(run))
     return True
 
 
@@ -133,7 +127,7 @@ def import_shard(run: Run, data: Path | None, shard: Shard, progress: Progress) 
         record.unlink(missing_ok=True)  # it is of the shard that this one replaces
         store = import_data(run.study, data, place, progress, shard=shard)
         if _source(run.study, data) != source:
-            raise DataError(f"{data}: files changed while they were imported; import this shard again")
+            raise DataError(Code.INVALID, data, "files changed while they were imported; import this shard again")
         write_text(record, json.dumps(source))
     progress.note(f"  shard {shard}: {len(store)} samples, {len(store.rejected)} rejected")
 
@@ -147,7 +141,7 @@ def new_people(study: Study, data: Path | None, seed: int | None, out: Path, pro
         DataError: neither fits the study.
     """
     if data is not None and seed is not None:
-        raise DataError("give --data or --seed, not both: they are different people")
+        raise DataError(Code.CONFLICT, "", "give --data or --seed, not both: they are different people")
     if data is not None and (data / "store.json").is_file():
         store = Store(data, verify=True)
         store.require(study)
@@ -155,90 +149,17 @@ def new_people(study: Study, data: Path | None, seed: int | None, out: Path, pro
         return store
     if isinstance(study.data, FolderData):
         if seed is not None:
-            raise DataError(f"study {study.name!r} is not simulated, so --seed means nothing; give --data DIR")
+            raise DataError(
+                Code.INVALID, "", f"study {study.name!r} is not simulated, so --seed means nothing; give --data DIR"
+            )
         return import_data(study, data, out, progress, split="test")
     if data is not None:
-        raise DataError(f"{data}: no store (store.json); study {study.name!r} is simulated: give --seed N")
+        raise DataError(Code.INVALID, data, f"no store (store.json); study {study.name!r} is simulated: give --seed N")
     assert seed is not None
     if seed == study.data.seed:
-        raise DataError(f"--seed {seed}: these are the people of the study itself; give another seed")
+        raise DataError(Code.LEAK, f"--seed {seed}", "these are the people of the study itself; give another seed")
     people = study.evaluation.people or study.data.people
     return import_data(study, None, out, progress, split="test", seed=seed, people=people)
-
-
-def check_unseen(run: Run, store: Store) -> list[str]:
-    """Refuse people on whom a run or a published model was trained.
-
-    Images tell that: those of different people are different. Names do not, as two hospitals number their people alike;
-    but an image of the same name that is nearly the same one (:data:`COPY`) is a copy.
-
-    Returns:
-        what cannot be known, for readers of the table.
-
-    Raises:
-        DataError: an image of ``store``, or a simulated person, is also among the training or validation people.
-    """
-    if run.published:
-        return _check_published(run, store)
-    own = run.store()
-    taught = own.table["split"] != "test"
-    _refuse(store, "images", shared_images(store, store.table.index, own, np.flatnonzero(taught)))
-    _refuse(store, "images", _copies(store, own, np.flatnonzero(taught)), ", prepared otherwise")
-    named = len(set(own.table.loc[taught, "patient"]) & set(store.table["patient"]))
-    return [f"Warning: {named} of the people given {SAME_NAMES}."] if named else []
-
-
-def _check_published(run: Run, store: Store) -> list[str]:
-    """:func:`check_unseen` without the samples: simulated people are known by their numbers, and others are not."""
-    data = run.study.data
-    parts = ["judge", "scm", *run.methods().values()]
-    if store.fingerprint in {artefact.read_meta(run.path(part)).get("data") for part in parts}:
-        _refuse(store, "samples", len(store))
-    if isinstance(data, SimulatedData) and "person" in store.table:
-        taught = {
-            person_number(data.seed, index)
-            for index in range(data.people)
-            if assign(person_id(data.seed, index), run.study.splits) != "test"
-        }
-        _refuse(store, "people", len(taught & set(store.table["person"])))
-        return []
-    return [f"Warning: {PUBLISHED}."]
-
-
-def _copies(store: Store, own: Store, taught: NDArray[np.int64]) -> int:
-    """How many images of ``store`` are copies of those of the same patient among the rows ``taught`` of ``own``."""
-    images: dict[str, list[int]] = defaultdict(list)
-    for row in taught:
-        images[own.table["patient"].iloc[row]].append(row)
-    return sum(
-        any(np.corrcoef(store.images[row].ravel(), own.images[other].ravel())[0, 1] > COPY for other in images[patient])
-        for row, patient in zip(store.table.index.tolist(), store.table["patient"], strict=True)
-        if patient in images
-    )
-
-
-def _refuse(store: Store, what: str, shared: int, how: str = "") -> None:
-    if shared:
-        raise DataError(
-            f"{store.folder}: {shared} of the {what} given were in this model's training or validation{how}; evaluate "
-            "on people it has never seen"
-        )
-
-
-def check_apart(own: Store, store: Store, rows: NDArray[np.int64], split: str) -> None:
-    """Check that the people of one part, at ``rows`` of ``store``, are in no earlier part of a run's ``own`` samples.
-
-    Raises:
-        DataError: some are.
-    """
-    earlier = PARTS[: PARTS.index(split)]
-    taught = own.table.loc[own.table["split"].isin(earlier), "patient"]
-    shared = len(set(taught) & set(store.table["patient"].iloc[rows]))
-    if shared:
-        raise DataError(
-            f"{store.folder}: {shared} of the {split} people are also in {' or '.join(earlier)}; nothing can be said "
-            "of people whom a stage has seen"
-        )
 
 
 def check_values(study: Study, store: Store) -> None:
@@ -249,11 +170,13 @@ def check_values(study: Study, store: Store) -> None:
     """
     values = store.values()[store.indices("train", complete=True)]
     if len(values) == 0:
-        raise DataError(f"{store.folder}: no training person has all attributes; see table.parquet and rejected.csv")
+        raise DataError(
+            Code.INVALID, store.folder, "no training person has all attributes; see table.parquet and rejected.csv"
+        )
     try:
         ParentEncoder(study.variables).set_statistics(torch.from_numpy(values))
     except DataError as error:
-        raise DataError(f"{store.folder}: {error}") from None
+        raise DataError(Code.INVALID, store.folder, f"{error}") from None
 
 
 def shared_images(store: Store, rows: Iterable[int], other: Store, others: Iterable[int]) -> int:
@@ -262,7 +185,7 @@ def shared_images(store: Store, rows: Iterable[int], other: Store, others: Itera
     return sum(hashlib.sha256(store.images[row]).digest() in known for row in rows)
 
 
-def _record(run: Run) -> Path:
+def import_record(run: Run) -> Path:
     """Where it is written what the run's store was made from."""
     return run.folder / "import.json"
 
@@ -273,7 +196,7 @@ def _shard_lock(place: Path) -> Lock:
 
 
 def _is_imported(run: Run, source: dict[str, Any]) -> bool:
-    made_from, store = _read(_record(run)), _json(run.folder / "store" / "store.json")
+    made_from, store = _read(import_record(run)), _json(run.folder / "store" / "store.json")
     # A store that was put in place just before the process was killed is not what the record is of.
     own = made_from is not None and made_from.get("fingerprint") in (None, store.get("fingerprint"))
     return own and bool(store) and _same(made_from, source)
@@ -319,18 +242,24 @@ def _complete_shards(run: Run, source: dict[str, Any]) -> list[Path]:
         return []
     folder = run.folder / "shards"
     if len(counts) > 1:
-        raise DataError(f"{folder}: holds shards of {' and of '.join(map(str, sorted(counts)))}; remove the wrong ones")
+        raise DataError(
+            Code.INVALID, folder, f"holds shards of {' and of '.join(map(str, sorted(counts)))}; remove the wrong ones"
+        )
     everything = [Shard(i, counts.copy().pop()) for i in range(1, max(counts) + 1)]
     missing = [f"{shard.index}/{shard.count}" for shard in everything if shard not in found]
     if missing:
         raise DataError(
-            f"{folder}: shards {', '.join(missing)} are missing: import them with --shard, or remove this folder"
+            Code.MISSING,
+            folder,
+            f"shards {', '.join(missing)} are missing: import them with --shard, or remove this folder",
         )
     made_from = [_read(found[shard]) for shard in everything]
     for shard, one in zip(everything, made_from, strict=True):
         if not _same(one, source) or one != made_from[0]:
             raise DataError(
-                f"{found[shard]}: this shard was made with other settings or from other files; import it again"
+                Code.INVALID,
+                found[shard],
+                "this shard was made with other settings or from other files; import it again",
             )
     return [found[shard].with_suffix("") for shard in everything]
 

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from segcft.config.loader import parse_study
+from segcft.config.sources import SimulatedData
 from segcft.config.study import Study
+from segcft.data.splits import PARTS, assign
 from segcft.data.store import Store
-from segcft.errors import DataError, RunError
+from segcft.errors import Code, DataError, RunError
 from segcft.evaluate.evaluation import evaluate
-from segcft.measures.measurements import Measurements
-from segcft.pipeline.importing import check_apart, check_unseen
+from segcft.pipeline.importing import shared_images
 from segcft.pipeline.run import Run
+from segcft.pipeline.stage import training_stage
 from segcft.readers.segmentor import Segmentor
+from segcft.simulate.people import person_id, person_number
 from segcft.training import artefact
 from segcft.utils.progress import Progress
 
@@ -25,6 +31,23 @@ UNKNOWN_PEOPLE = (
     "them, unless the run has its original split (data.split)"
 )
 VALIDATION_PEOPLE = "Validation people: to choose settings by. What was chosen is reported on test people."
+
+
+SAME_NAMES = (
+    "have the id of a training or validation person and another image: if they are those people, at another time or "
+    "prepared otherwise, figures flatter the model; people who are only numbered alike do no harm"
+)
+
+
+PUBLISHED = (
+    "a published model comes without its samples, so nobody can tell here whether the people judged were among those "
+    "that it was trained on; its card says on whom that was"
+)
+
+
+COPY = 0.98
+"""Correlation of grey levels over which two images of one name are one, at another size or with other contrast. Those
+of different people reach 0.96 in JSRT and 0.975 in the simulators; JPEG, resizing or a gamma of 0.7 leave over 0.98."""
 
 
 def evaluate_people(
@@ -54,7 +77,9 @@ def evaluate_people(
     """
     rows = store.indices(split, complete=True)
     if len(rows) == 0:
-        raise DataError(f"{store.folder}: no {split} person has all attributes, so there is nothing to evaluate")
+        raise DataError(
+            Code.MISSING, store.folder, f"no {split} person has all attributes, so there is nothing to evaluate"
+        )
     methods = run.methods()
     parts = ["scm", "judge", *methods.values()]
     notes = [VALIDATION_PEOPLE] if split == "validation" else []
@@ -110,24 +135,106 @@ def load_judge(run: Run, place: Path, device: torch.device | str = "cpu") -> Seg
     meta = artefact.read_meta(path)
     part = meta.get("part", "judge")
     if part not in ("judge", "segmentor"):
-        raise RunError(f"{path}: holds the {part}; a judge reads masks, as a judge or a segmentor does")
+        raise RunError(Code.INVALID, path, f"holds the {part}; a judge reads masks, as a judge or a segmentor does")
     study = parse_study(meta.get("study", {}), source=f"{path}: its study")
     for what, ours, theirs in zip(("image", "structures"), _reads(run.study), _reads(study), strict=True):
         if ours != theirs:
             raise RunError(
-                f"{path}: of another study: its {what} is {theirs}, that of {run.study.name!r} is {ours}; a judge "
-                "reads the same structures on the same grid"
+                Code.OTHER,
+                path,
+                f"of another study: its {what} is {theirs}, that of {run.study.name!r} is {ours}; a judge "
+                "reads the same structures on the same grid",
             )
     metas = [artefact.read_meta(run.path(method)) for method in run.methods().values()]
     guide = run.path("segmentor")
     guides = {one.get("made_from", {}).get("segmentor") for one in metas}
     if meta["key"] in guides or (guide.is_file() and artefact.same_weights(path, guide)):
-        raise RunError(f"{path}: is the guide of {run.folder}, and a judge that is the guide proves nothing")
-    network = Segmentor(getattr(study, part), study.image.channels, Measurements.of(study))
+        raise RunError(Code.LEAK, path, f"is the guide of {run.folder}, and a judge that is the guide proves nothing")
+    network = training_stage(part).build(study)
     artefact.load(path, network)
-    return run.ready(network, device)
+    judge: Segmentor = run.ready(network, device)
+    return judge
 
 
 def _reads(study: Study) -> tuple[dict[str, Any], list[str]]:
     """What a segmentor of a study is made for: its grid, and its structures in their order."""
     return study.image.model_dump(mode="json"), list(study.structures)
+
+
+def check_unseen(run: Run, store: Store) -> list[str]:
+    """Refuse people on whom a run or a published model was trained.
+
+    Images tell that: those of different people are different. Names do not, as two hospitals number their people alike;
+    but an image of the same name that is nearly the same one (:data:`COPY`) is a copy.
+
+    Returns:
+        what cannot be known, for readers of the table.
+
+    Raises:
+        DataError: an image of ``store``, or a simulated person, is also among the training or validation people.
+    """
+    if run.published:
+        return _check_published(run, store)
+    own = run.store()
+    taught = own.table["split"] != "test"
+    _refuse(store, "images", shared_images(store, store.table.index, own, np.flatnonzero(taught)))
+    _refuse(store, "images", _copies(store, own, np.flatnonzero(taught)), ", prepared otherwise")
+    named = len(set(own.table.loc[taught, "patient"]) & set(store.table["patient"]))
+    return [f"Warning: {named} of the people given {SAME_NAMES}."] if named else []
+
+
+def _check_published(run: Run, store: Store) -> list[str]:
+    """:func:`check_unseen` without the samples: simulated people are known by their numbers, and others are not."""
+    data = run.study.data
+    parts = ["judge", "scm", *run.methods().values()]
+    if store.fingerprint in {artefact.read_meta(run.path(part)).get("data") for part in parts}:
+        _refuse(store, "samples", len(store))
+    if isinstance(data, SimulatedData) and "person" in store.table:
+        taught = {
+            person_number(data.seed, index)
+            for index in range(data.people)
+            if assign(person_id(data.seed, index), run.study.splits) != "test"
+        }
+        _refuse(store, "people", len(taught & set(store.table["person"])))
+        return []
+    return [f"Warning: {PUBLISHED}."]
+
+
+def _copies(store: Store, own: Store, taught: NDArray[np.int64]) -> int:
+    """How many images of ``store`` are copies of those of the same patient among the rows ``taught`` of ``own``."""
+    images: dict[str, list[int]] = defaultdict(list)
+    for row in taught:
+        images[own.table["patient"].iloc[row]].append(row)
+    return sum(
+        any(np.corrcoef(store.images[row].ravel(), own.images[other].ravel())[0, 1] > COPY for other in images[patient])
+        for row, patient in zip(store.table.index.tolist(), store.table["patient"], strict=True)
+        if patient in images
+    )
+
+
+def _refuse(store: Store, what: str, shared: int, how: str = "") -> None:
+    if shared:
+        raise DataError(
+            Code.INVALID,
+            store.folder,
+            f"{shared} of the {what} given were in this model's training or validation{how}; evaluate "
+            "on people it has never seen",
+        )
+
+
+def check_apart(own: Store, store: Store, rows: NDArray[np.int64], split: str) -> None:
+    """Check that the people of one part, at ``rows`` of ``store``, are in no earlier part of a run's ``own`` samples.
+
+    Raises:
+        DataError: some are.
+    """
+    earlier = PARTS[: PARTS.index(split)]
+    taught = own.table.loc[own.table["split"].isin(earlier), "patient"]
+    shared = len(set(taught) & set(store.table["patient"].iloc[rows]))
+    if shared:
+        raise DataError(
+            Code.LEAK,
+            store.folder,
+            f"{shared} of the {split} people are also in {' or '.join(earlier)}; nothing can be said "
+            "of people whom a stage has seen",
+        )

@@ -21,12 +21,12 @@ from segcft.causal.scm import StructuralCausalModel
 from segcft.config.sources import SimulatedData
 from segcft.counterfactual.support import all_limits
 from segcft.data.store import Store
-from segcft.errors import RunError
+from segcft.errors import Code, RunError
 from segcft.evaluate.names import method_name
 from segcft.io.provenance import png_bytes
 from segcft.pipeline.run import Run, write_people
 from segcft.training import artefact
-from segcft.utils.atomic import write_bytes, write_text
+from segcft.utils.atomic import replaced_folder, write_bytes, write_text
 
 PEOPLE = 2000
 """Made-up people in a published model."""
@@ -55,26 +55,35 @@ def publish(run: Run, folder: Path, methods: Sequence[str] = (), card: str = "",
     methods = list(methods) or list(trained)[-1:]
     for method in methods:
         if method not in trained:
-            raise RunError(f"{run.folder}: method {method!r} is not here, only {', '.join(trained) or 'none'}")
+            raise RunError(
+                Code.MISSING, run.folder, f"method {method!r} is not here, only {', '.join(trained) or 'none'}"
+            )
     parts = ["judge", "scm", *(trained[method] for method in methods)]
     store = run.samples_of(parts)
     if not (run.evaluation / "table.json").is_file():
-        raise RunError(f"{run.folder}: not evaluated yet, and a model without figures helps nobody: segcft evaluate")
-    simulated = isinstance(run.study.data, SimulatedData)
-    if not simulated and not card.strip():
         raise RunError(
-            "--card: a file in Markdown is needed that says of which people the data are and what their licence allows"
+            Code.EMPTY, run.folder, "not evaluated yet, and a model without figures helps nobody: segcft evaluate"
+        )
+    if not isinstance(run.study.data, SimulatedData) and not card.strip():
+        raise RunError(
+            Code.MISSING,
+            "--card",
+            "a file in Markdown is needed that says of which people the data are and what their licence allows",
         )
     size = sum(run.path(part).stat().st_size for part in parts)
     if size > LARGEST and not large:
-        raise RunError(f"{run.folder}: {size / 1e6:.0f} MB of weights are more than {LARGEST / 1e6:.0f} (--large)")
+        raise RunError(
+            Code.INVALID, run.folder, f"{size / 1e6:.0f} MB of weights are more than {LARGEST / 1e6:.0f} (--large)"
+        )
     if folder.exists() and any(folder.iterdir()) and not Run(folder, run.study).published:
-        raise RunError(f"{folder}: is neither empty nor a published model")
+        raise RunError(Code.INVALID, folder, "is neither empty nor a published model")
+    with replaced_folder(folder) as partial:
+        _write_model(run, store, partial, parts, methods, card)
 
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    model = Run(partial, run.study)
+
+def _write_model(run: Run, store: Store, folder: Path, parts: Sequence[str], methods: Sequence[str], card: str) -> None:
+    """Write the published model into the empty ``folder``."""
+    model = Run(folder, run.study)
     model.write_study()
     for part in parts:
         shutil.copyfile(run.path(part), model.path(part))
@@ -84,12 +93,9 @@ def publish(run: Run, folder: Path, methods: Sequence[str] = (), card: str = "",
     known = store.values()[store.indices("train", complete=True)]
     write_people(model.people_file, run.study, made_up_people(run.load("scm"), known, run.study.scm.seed))
     write_text(model.folder / "samples.json", json.dumps(run.samples()) + "\n")
-    if simulated:
-        _write_examples(run, store, partial / "examples")
-    write_text(partial / "README.md", model_card(run, store, parts, methods, card))
-    if folder.exists():
-        shutil.rmtree(folder)
-    partial.rename(folder)
+    if isinstance(run.study.data, SimulatedData):
+        _write_examples(run, store, folder / "examples")
+    write_text(folder / "README.md", model_card(run, store, parts, methods, card))
 
 
 def made_up_people(scm: StructuralCausalModel, known: np.ndarray, seed: int) -> np.ndarray:

@@ -30,20 +30,16 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import nn
 
-from segcft.causal.scm import StructuralCausalModel
 from segcft.config.loader import load_study
 from segcft.config.study import Study
 from segcft.counterfactual.model import CounterfactualModel
 from segcft.data.splits import PARTS
 from segcft.data.store import Store
-from segcft.errors import RunError
+from segcft.errors import Code, RunError
 from segcft.evaluate.names import method_name
 from segcft.grid import channels_last
-from segcft.image_models.mechanism import MECHANISMS
 from segcft.image_models.typicality import TypicalRanges
-from segcft.measures.measurements import Measurements
-from segcft.readers.regressor import Regressor
-from segcft.readers.segmentor import Segmentor
+from segcft.pipeline.stage import TrainingStage, training_stage, training_stages
 from segcft.training import artefact
 from segcft.training.loop import freeze
 from segcft.utils.atomic import write_text
@@ -68,9 +64,9 @@ class Run:
                 others = [Path(name) / self.folder for name in ("models", "runs")]
                 near = [f"; did you mean {other}?" for other in others if (other / "study.yaml").is_file()]
                 expected = "; give a run, as `segcft run` makes it, or a published model"
-                raise RunError(f"{self.folder}: no such folder{near[0] if near else expected}")
+                raise RunError(Code.MISSING, self.folder, f"no such folder{near[0] if near else expected}")
             if not path.is_file():
-                raise RunError(f"{self.folder}: not a run: it has no study.yaml (see `segcft run --help`)")
+                raise RunError(Code.MISSING, self.folder, "not a run: it has no study.yaml (see `segcft run --help`)")
             study = load_study(path)
         self.study = study
 
@@ -94,9 +90,7 @@ class Run:
     @property
     def parts(self) -> tuple[str, ...]:
         """All parts that the study trains, in order."""
-        regressor = () if self.study.regressor is None else ("regressor",)
-        tuned = (f"cft-{guide}" for guide in self.study.finetune.guides)
-        return ("segmentor", "judge", *regressor, "scm", "hvae", *tuned)
+        return tuple(stage.name for stage in training_stages(self.study))
 
     def path(self, part: str) -> Path:
         """The file of a trained part."""
@@ -120,8 +114,25 @@ class Run:
         card = self.folder / "README.md"
         if self.published and not (card.is_file() and card.read_text(encoding="utf-8", errors="replace").strip()):
             raise RunError(
-                f"{card}: the model's card is missing, so nothing says on whom it was trained, how well it answers and "
-                "what it is not for; get the folder whole, or publish the model again"
+                Code.MISSING,
+                card,
+                "the model's card is missing, so nothing says on whom it was trained, how well it answers and "
+                "what it is not for; get the folder whole, or publish the model again",
+            )
+
+    def require_unpublished(self) -> None:
+        """Check that this is a run, which has samples.
+
+        Raises:
+            RunError: it is a published model.
+        """
+        if self.published:
+            raise RunError(
+                Code.MISSING,
+                self.folder,
+                f"a published model has no samples: it answers questions, and `segcft evaluate "
+                f"{self.folder} --data DIR` judges it on other people; `segcft run {self.folder}/study.yaml --out RUN` "
+                "trains it again, as a run",
             )
 
     def store(self, verify: bool = False) -> Store:
@@ -131,33 +142,14 @@ class Run:
             RunError: it is a published model, which has none.
             DataError: there are none, they are of another study, or damaged.
         """
-        if self.published:
-            raise RunError(
-                f"{self.folder}: a published model has no samples: it answers questions, and `segcft evaluate "
-                f"{self.folder} --data DIR` judges it on other people; `segcft run {self.folder}/study.yaml --out RUN` "
-                "trains it again, as a run"
-            )
+        self.require_unpublished()
         store = Store(self.folder / "store", verify)
         store.require(self.study)
         return store
 
     def build(self, part: str) -> nn.Module:
         """A part with fresh weights, drawn from the seed of its section in the study."""
-        study = self.study
-        if part in ("segmentor", "judge"):
-            spec = getattr(study, part)
-            torch.manual_seed(spec.seed)
-            return Segmentor(spec, study.image.channels, Measurements.of(study))
-        if part == "regressor" and study.regressor is not None:
-            torch.manual_seed(study.regressor.seed)
-            return Regressor(study.regressor, study.image.channels, Measurements.of(study))
-        if part == "scm":
-            torch.manual_seed(study.scm.seed)
-            return StructuralCausalModel(study.variables, study.scm)
-        if part == "hvae" or part.startswith("cft-"):
-            torch.manual_seed(study.hvae.seed)
-            return MECHANISMS.find(study.hvae.architecture)(study.hvae, study.image, study.variables)
-        raise RunError(f"{part!r} is not a part of a run")
+        return training_stage(part).build(self.study)
 
     def load(self, part: str, device: torch.device | str = "cpu") -> Any:
         """A trained part, frozen, on ``device``.
@@ -169,13 +161,10 @@ class Run:
         module = self.build(part)
         said = artefact.load(self.path(part), module).get("part", part)
         if said != part:
-            raise RunError(f"{self.path(part)}: holds the {said}, not the {part}: the file was copied or renamed")
-        guide = self.path("segmentor")
-        if part == "judge" and guide.is_file() and artefact.same_weights(self.path(part), guide):
             raise RunError(
-                f"{self.path(part)}: has the weights of {guide.name}: a judge that is the guide proves nothing; remove "
-                "the file and train it from a seed of its own: `segcft judge`"
+                Code.INVALID, self.path(part), f"holds the {said}, not the {part}: the file was copied or renamed"
             )
+        training_stage(part).check(self)
         return self.ready(module, device)
 
     @staticmethod
@@ -188,19 +177,19 @@ class Run:
 
         Fine-tuned parts whose starting point or attributes' mechanisms were trained again since are left out.
         """
-        parts = {"none": "hvae"} | {guide: f"cft-{guide}" for guide in self.study.finetune.guides}
-        return {method: part for method, part in parts.items() if self._is_current(part)}
+        stages = [stage for stage in training_stages(self.study) if stage.method]
+        return {stage.method: stage.name for stage in stages if self._is_current(stage)}
 
-    def _is_current(self, part: str) -> bool:
-        if not self.path(part).is_file():
+    def _is_current(self, stage: TrainingStage) -> bool:
+        if not self.path(stage.name).is_file():
             return False
         if self.published:  # was checked then
             return True
-        before = artefact.read_meta(self.path(part)).get("made_from", {})
+        before = artefact.read_meta(self.path(stage.name)).get("made_from", {})
         return all(
             artefact.read_meta(self.path(name)).get("key") == key
             for name, key in before.items()
-            if name in ("hvae", "scm")
+            if name in stage.answers_with
         )
 
     def typical(self, part: str) -> TypicalRanges | None:
@@ -213,7 +202,9 @@ class Run:
         try:
             return None if said is None else TypicalRanges.model_validate(said)
         except ValidationError:
-            raise RunError(f"{self.path(part)}: damaged: 'usual' in its header holds no ranges of numbers") from None
+            raise RunError(
+                Code.DAMAGED, self.path(part), "damaged: 'usual' in its header holds no ranges of numbers"
+            ) from None
 
     def samples_of(self, parts: Iterable[str]) -> Store:
         """The run's samples, which are those that ``parts`` were trained on. Parts of other samples are refused:
@@ -226,8 +217,10 @@ class Run:
         for part in parts:
             if artefact.read_meta(self.path(part)).get("data") != store.fingerprint:
                 raise RunError(
-                    f"{self.folder}: {part} was trained on other samples than those imported since; bring the run up "
-                    "to date with `segcft run`"
+                    Code.OTHER,
+                    self.folder,
+                    f"{part} was trained on other samples than those imported since; bring the run up "
+                    "to date with `segcft run`",
                 )
         return store
 
@@ -257,7 +250,7 @@ class Run:
             said = json.loads(path.read_text(encoding="utf-8"))
             return {split: int(said[split]) for split in PARTS}
         except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-            raise RunError(f"{path}: does not say how many samples there were: {error!r}") from None
+            raise RunError(Code.INVALID, path, f"does not say how many samples there were: {error!r}") from None
 
     def model(self, method: str, device: torch.device | str = "cpu") -> CounterfactualModel:
         """The whole model with the image mechanism of ``method``.
@@ -268,7 +261,7 @@ class Run:
         methods = self.methods()
         if method not in methods:
             known = ", ".join(f"{name} ({method_name(name)})" for name in methods)
-            raise RunError(f"{self.folder}: method {method!r} is not here, only {known}")
+            raise RunError(Code.MISSING, self.folder, f"method {method!r} is not here, only {known}")
         return CounterfactualModel(self.load("scm", device), self.load(methods[method], device))
 
 
@@ -285,10 +278,12 @@ def read_people(path: Path, study: Study) -> NDArray[np.float32]:
             for name, variable in study.variables.items()
         ]
     except (OSError, ValueError, KeyError) as error:
-        raise RunError(f"{path}: not the people of study {study.name!r}: {error}") from None
+        raise RunError(Code.INVALID, path, f"not the people of study {study.name!r}: {error}") from None
     values = np.stack([column.to_numpy(dtype=np.float32) for column in columns], axis=1)
     if len(values) == 0 or not np.isfinite(values).all():
-        raise RunError(f"{path}: not the people of study {study.name!r}: there is nobody, or a value is missing")
+        raise RunError(
+            Code.EMPTY, path, f"not the people of study {study.name!r}: there is nobody, or a value is missing"
+        )
     return values
 
 

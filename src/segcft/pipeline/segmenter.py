@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from segcft.data.grey import to_unit
-from segcft.errors import DataError
+from segcft.errors import Code, DataError
 from segcft.importers.masks import BITS, Coverage, largest_parts
 from segcft.io.reject import Rejected
 from segcft.pipeline.run import Run
@@ -37,9 +37,11 @@ class RunSegmenter:
         names = list(run.study.structures)
         missing = [name for name in BITS if name not in names]
         if missing:
-            raise DataError(f"{folder}: its study has no structure {', '.join(missing)}, only {', '.join(names)}")
+            raise DataError(
+                Code.UNKNOWN, folder, f"its study has no structure {', '.join(missing)}, only {', '.join(names)}"
+            )
         if run.study.image.channels != 1:
-            raise DataError(f"{folder}: its study has colour images")
+            raise DataError(Code.INVALID, folder, "its study has colour images")
         self.size = run.study.image.size
         self.device = device
         self.network = run.load("judge", device)

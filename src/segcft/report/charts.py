@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcft.config.study import Variable
-from segcft.errors import RunError
+from segcft.errors import Code, RunError
 from segcft.evaluate.names import plain
 
 WIDTH, HEIGHT = 216.0, 104.0
@@ -96,7 +96,7 @@ def read_history(path: Path) -> dict[str, NDArray[np.float64]]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise RunError(f"{path}: cannot read this record of a training ({error})") from None
+        raise RunError(Code.UNREADABLE, path, f"cannot read this record of a training ({error})") from None
     rows = []
     for number_, line in enumerate(text.splitlines(), start=1):
         try:
@@ -104,7 +104,9 @@ def read_history(path: Path) -> dict[str, NDArray[np.float64]]:
             rows.append({str(name): float(value) for name, value in row.items()})
             rows[-1]["step"]
         except (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError):
-            raise RunError(f"{path}: line {number_}: not the figures of a training step: {line[:80]!r}") from None
+            raise RunError(
+                Code.INVALID, path, f"line {number_}: not the figures of a training step: {line[:80]!r}"
+            ) from None
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: np.array([row.get(name, math.nan) for row in rows]) for name in names}
 

@@ -16,11 +16,10 @@ import pandas as pd
 import torch
 
 import segcft
-from segcft.config.sources import SimulatedData
 from segcft.config.study import Study
 from segcft.data.splits import PARTS
 from segcft.data.store import Store
-from segcft.errors import RunError
+from segcft.errors import Code, RunError
 from segcft.pipeline.run import Run
 from segcft.training import artefact
 
@@ -108,14 +107,14 @@ def _seed(part: str, meta: Mapping[str, Any]) -> int:
     try:
         return int(meta["study"][part]["seed"])
     except (KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{part}.safetensors: does not say from which seed it was trained ({error!r})") from None
+        raise RunError(
+            Code.INVALID, f"{part}.safetensors", f"does not say from which seed it was trained ({error!r})"
+        ) from None
 
 
 def seeds(study: Study) -> dict[str, int]:
     """Every seed of the study, by its key."""
-    found = {"data.seed": study.data.seed} if isinstance(study.data, SimulatedData) else {}
-    sections = ("splits", "segmentor", "judge", "regressor", "scm", "hvae", "finetune", "evaluation")
-    return found | {f"{name}.seed": spec.seed for name in sections if (spec := getattr(study, name)) is not None}
+    return {f"{name}.seed": spec.seed for name, spec in study if hasattr(spec, "seed")}
 
 
 def left_out(rejected: pd.DataFrame) -> list[tuple[str, int]]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from segcft.counterfactual.model import CounterfactualModel
 from segcft.counterfactual.support import limits
 from segcft.data.grey import rounded
-from segcft.errors import RunError
+from segcft.errors import Code, RunError
 from segcft.evaluate import names
 from segcft.evaluate.cohort import Cohort
 from segcft.evaluate.evaluation import asked_values
@@ -95,9 +95,13 @@ def read_scores(path: Path, cohort: Cohort) -> pd.DataFrame:
     try:
         scores = pd.read_parquet(path, columns=["method", "intervention", "structure", "metric", "id", "value"])
     except (OSError, ValueError, KeyError) as error:
-        raise RunError(f"{path}: not the results of an evaluation ({error}); see `segcft evaluate`") from None
+        raise RunError(
+            Code.INVALID, path, f"not the results of an evaluation ({error}); see `segcft evaluate`"
+        ) from None
     if set(scores["id"]) != set(cohort.named("id")):
-        raise RunError(f"{path}: is of other people than the run's samples and study say; see `segcft evaluate`")
+        raise RunError(
+            Code.INVALID, path, "is of other people than the run's samples and study say; see `segcft evaluate`"
+        )
     return scores
 
 
@@ -137,8 +141,10 @@ def find_failures(
             continue
         if variable not in batches[0]:
             raise RunError(
-                f"{cohort.store.folder.parent}: the evaluation has intervened on {variable}, and the study does not "
-                "any more (evaluation.interventions); see `segcft evaluate`"
+                Code.INVALID,
+                cohort.store.folder.parent,
+                f"the evaluation has intervened on {variable}, and the study does not "
+                "any more (evaluation.interventions); see `segcft evaluate`",
             )
         count = math.ceil(WORST * judged)
         worst = np.argsort(-np.nan_to_num(errors, nan=-np.inf), kind="stable")[:count]
@@ -183,8 +189,10 @@ def _cases(
     for id, new, recorded in zip(ids, again, errors[places], strict=True):
         if not np.isclose(new, recorded, rtol=AGREES, atol=AGREES):
             raise RunError(
-                f"{cohort.store.folder.parent}: {id!r}: the evaluation has an error of {recorded:.4g} for {structure}, "
-                f"and the run's models give {new:.4g}: they are not those that were judged; see `segcft evaluate`"
+                Code.INVALID,
+                cohort.store.folder.parent,
+                f"{id!r}: the evaluation has an error of {recorded:.4g} for {structure}, "
+                f"and the run's models give {new:.4g}: they are not those that were judged; see `segcft evaluate`",
             )
     truth = Truth.of(study, cohort.store)
     drawn = truth.counterfactuals(people.rows, {variable: asked[:, column]}).image if truth else None

@@ -14,7 +14,7 @@ import yaml
 import segcft
 from segcft.config.sources import SimulatedData
 from segcft.config.study import Study
-from segcft.errors import RunError
+from segcft.errors import Code, RunError
 from segcft.evaluate.cohort import Cohort
 from segcft.evaluate.metrics.effectiveness import error_of
 from segcft.evaluate.names import METHODS, NO_CHANGE, TRUTH, method_name, plain
@@ -84,7 +84,7 @@ def write_report(run: Run, out: Path, device: torch.device) -> None:
         RunError: ``out`` is a folder; or see :func:`render_report`.
     """
     if out.is_dir():
-        raise RunError(f"{out}: is a folder; --out names a file, e.g. {out / 'report.html'}")
+        raise RunError(Code.INVALID, out, f"is a folder; --out names a file, e.g. {out / 'report.html'}")
     write_text(out, render_report(run, device))
 
 
@@ -103,7 +103,9 @@ def render_report(run: Run, device: torch.device) -> str:
     trained = run.methods()
     judged = [method for method in trained if method in methods]
     if not judged:
-        raise RunError(f"{run.evaluation / 'table.json'}: no method in it is trained in this run; `segcft evaluate`")
+        raise RunError(
+            Code.INVALID, run.evaluation / "table.json", "no method in it is trained in this run; `segcft evaluate`"
+        )
     method = judged[-1]  # the default of questions, too
     run.samples_of(["judge", "scm", trained[method]])
     cohort = Cohort.choose(study, store, store.indices("test", complete=True), device)
@@ -276,7 +278,7 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise RunError(f"{path}: not the table of an evaluation ({error}); see `segcft evaluate`") from None
+        raise RunError(Code.INVALID, path, f"not the table of an evaluation ({error}); see `segcft evaluate`") from None
 
 
 def _day(seconds: float) -> str:

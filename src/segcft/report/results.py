@@ -14,7 +14,7 @@ import yaml
 
 from segcft.config.sources import SimulatedData
 from segcft.config.study import Study
-from segcft.errors import RunError
+from segcft.errors import Code, RunError
 from segcft.evaluate import names
 from segcft.evaluate.metrics.effectiveness import error_of
 from segcft.evaluate.metrics.metric import Metric, metrics_of
@@ -54,12 +54,16 @@ class Result:
         try:
             rows = _checked(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, RecursionError) as error:
-            raise RunError(f"{path}: not the table of an evaluation ({error}); see `segcft evaluate`") from None
+            raise RunError(
+                Code.INVALID, path, f"not the table of an evaluation ({error}); see `segcft evaluate`"
+            ) from None
         metric = run.study.evaluation.metric
         if not any(row["metric"] == metric for row in rows):
             raise RunError(
-                f"{path}: has no {metric!r}, the metric of the study (evaluation.metric), which was perhaps changed "
-                "since; evaluate again: `segcft evaluate`"
+                Code.MISSING,
+                path,
+                f"has no {metric!r}, the metric of the study (evaluation.metric), which was perhaps changed "
+                "since; evaluate again: `segcft evaluate`",
             )
         return cls(run.study, rows, run.samples(), artefact.read_meta(run.path("judge")).get("version", "unknown"))
 

@@ -23,7 +23,7 @@ from segcft.simulate.coronary import CoronarySimulator, Noise, Scene
 from segcft.simulate.people import person_number
 from segcft.utils.atomic import whole_folder, write_rows
 from segcft.utils.extra import extra
-from segcft.utils.loop import Progress, silent
+from segcft.utils.progress import Progress
 
 Array = NDArray[np.floating]
 
@@ -77,7 +77,7 @@ def write_ccta(
     simulator, grid = CoronarySimulator(size, spacing**2), grid or Grid.of()
     with whole_folder(out) as partial:
         rows = []
-        for index in (progress or silent)(range(vessels), vessels, "Simulating CT angiographies"):
+        for index in (progress or Progress())(range(vessels), vessels, "Simulating CT angiographies"):
             person, id = person_number(seed, index), f"{seed}-{index:04d}"
             attributes = simulator.attributes(person)
             scene = simulator.scene(person, attributes)

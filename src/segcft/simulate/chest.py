@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betaincinv
 
+from segcft.errors import Code
 from segcft.simulate.anatomy import MIDLINE, UsualAreas, draw_anatomy
 from segcft.simulate.noise import Stream, UndrawableError, check_number, cut_normal
 from segcft.simulate.radiograph import (
@@ -116,7 +117,7 @@ class ChestSimulator:
         do = dict(do or {})
         for name in do:
             if name not in self.variables:
-                raise UndrawableError(f"{name}: not a variable ({', '.join(self.variables)})")
+                raise UndrawableError(Code.UNKNOWN, name, f"not a variable ({', '.join(self.variables)})")
         sex = _check_sex(do["sex"] if "sex" in do else _sex(person))
         age = _check_age(do["age"] if "age" in do else _age(person))
         values: Attributes = {"sex": sex, "age": age}
@@ -147,14 +148,14 @@ class ChestSimulator:
             name = f"{structure}_area"
             area = check_number(name, attributes[name])
             if area <= 0:
-                raise UndrawableError(f"{name}: an area must be positive, not {area:g}")
+                raise UndrawableError(Code.OUT_OF_RANGE, name, f"an area must be positive, not {area:g}")
             try:
                 outline = getattr(anatomy, structure).outline(area / self.frame_area / pose.scale**2)
             except ValueError as error:
-                raise UndrawableError(f"{name}: {area:.6g} is {error}") from None
+                raise UndrawableError(Code.OUT_OF_RANGE, name, f"{area:.6g} is {error}") from None
             outline = pose.to_frame(outline)
             if outline.min() < 0 or outline.max() > 1:
-                raise UndrawableError(f"{name}: {area:.6g} is too large for the thorax")
+                raise UndrawableError(Code.OUT_OF_RANGE, name, f"{area:.6g} is too large for the thorax")
             covers.append(coverage(outline, self.grid))
         return np.stack(covers).astype(np.float32)
 
@@ -203,12 +204,12 @@ def _age(person: int) -> float:
 
 def _check_sex(value: float | str) -> str:
     if value not in ("F", "M"):
-        raise UndrawableError(f"sex: must be 'F' or 'M', not {value!r}")
+        raise UndrawableError(Code.INVALID, "sex", f"must be 'F' or 'M', not {value!r}")
     return str(value)
 
 
 def _check_age(value: float | str) -> float:
     age = check_number("age", value)
     if not AGES[0] <= age <= AGES[1]:
-        raise UndrawableError(f"age: must be {AGES[0]:g} to {AGES[1]:g} years, not {age:g}")
+        raise UndrawableError(Code.OUT_OF_RANGE, "age", f"must be {AGES[0]:g} to {AGES[1]:g} years, not {age:g}")
     return age

@@ -16,12 +16,12 @@ import numpy as np
 from PIL import Image
 
 import segcft
-from segcft.errors import DataError
+from segcft.errors import Code, DataError
 from segcft.io.provenance import png_bytes
 from segcft.simulate.chest import Attributes, ChestSimulator
 from segcft.simulate.people import person_number
 from segcft.utils.atomic import whole_folder, write_rows
-from segcft.utils.loop import Progress, silent
+from segcft.utils.progress import Progress
 
 CANDIDATES = 2000
 """How many natural people the median is of by which a selection goes."""
@@ -64,7 +64,7 @@ def population(
     numbers = [name for name in simulator.variables if name != "sex"]
     for name in (confounding.variable if confounding else None, randomise):
         if name is not None and name not in numbers:
-            raise DataError(f"{name}: not a number of the chest simulator ({', '.join(numbers)})")
+            raise DataError(Code.INVALID, name, f"not a number of the chest simulator ({', '.join(numbers)})")
     return _draw(simulator, seed, confounding, randomise)
 
 
@@ -124,7 +124,7 @@ def write_chest(
         rows: list[dict[str, Any]] = []
         for folder in ("images", "masks"):
             (partial / folder).mkdir()
-        for person in (progress or silent)(drawn, people, "Simulating radiographs"):
+        for person in (progress or Progress())(drawn, people, "Simulating radiographs"):
             image, masks = simulator.render(person.number, person.attributes)
             record = {"segcft": segcft.__version__, "simulator": "chest-simulator", "person": person.number}
             content = png_bytes(image[None], record | person.attributes)

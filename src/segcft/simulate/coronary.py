@@ -19,6 +19,7 @@ from scipy.ndimage import gaussian_filter
 from segcft.coronary.centreline import Centreline
 from segcft.coronary.defaults import WINDOW
 from segcft.coronary.reformation import Reformation
+from segcft.errors import Code
 from segcft.simulate.heart import Course, Heart, Texture, Tissues
 from segcft.simulate.noise import Stream, UndrawableError, check_number, cut_normal
 from segcft.simulate.vessel import Radii, Vessel, VesselNoise, stations
@@ -152,7 +153,7 @@ class CoronarySimulator:
         do = dict(do or {})
         for name in do:
             if name not in self.variables:
-                raise UndrawableError(f"{name}: not a variable ({', '.join(self.variables)})")
+                raise UndrawableError(Code.UNKNOWN, name, f"not a variable ({', '.join(self.variables)})")
         return {
             name: check_number(name, do[name]) if name in do else mechanism.area(person) * self.length
             for name, mechanism in MECHANISMS.items()
@@ -167,7 +168,9 @@ class CoronarySimulator:
         areas = {name: check_number(name, attributes[name]) for name in self.variables}
         for name, area in areas.items():
             if area < 0 or (area == 0 and name == "lumen_area"):
-                raise UndrawableError(f"{name}: an area must be positive, or 0 for plaque, not {area:g}")
+                raise UndrawableError(
+                    Code.OUT_OF_RANGE, name, f"an area must be positive, or 0 for plaque, not {area:g}"
+                )
         noise = VesselNoise.draw(Noise.VESSEL.stream(person), Noise.PLAQUE.stream(person), self.length)
         vessel = Vessel.with_areas(
             noise,
@@ -180,7 +183,9 @@ class CoronarySimulator:
         widest = float(np.max(vessel.radii(stations(self.length, self.spacing)[0], 0.0).wall))
         if widest > 0.45 * self.size[0] * self.spacing:
             largest = max(areas, key=lambda name: areas[name])
-            raise UndrawableError(f"{largest}: {areas[largest]:.6g} makes the vessel wider than the image")
+            raise UndrawableError(
+                Code.OUT_OF_RANGE, largest, f"{areas[largest]:.6g} makes the vessel wider than the image"
+            )
         texture = Noise.TEXTURE.stream(person)
         heart = Heart(
             Course.draw(Noise.COURSE.stream(person)),

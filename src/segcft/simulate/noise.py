@@ -8,7 +8,7 @@ from enum import IntEnum
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from segcft.errors import InterventionError
+from segcft.errors import Code, InterventionError
 
 
 class UndrawableError(InterventionError, ValueError):
@@ -42,5 +42,5 @@ def check_number(name: str, value: float | str) -> float:
         UndrawableError: it is none.
     """
     if isinstance(value, str) or not math.isfinite(value):
-        raise UndrawableError(f"{name}: must be a finite number, not {value!r}")
+        raise UndrawableError(Code.INVALID, name, f"must be a finite number, not {value!r}")
     return float(value)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
+from segcft.errors import Code
 from segcft.simulate.noise import UndrawableError
 
 Array = NDArray[np.floating]
@@ -99,7 +100,9 @@ class Plaque:
         least, most = -20.0, 30.0  # of the logarithm: from nothing to the limit everywhere
         if missing(most) < 0:
             raise UndrawableError(
-                f"{name}: {area:.6g} mm\N{SUPERSCRIPT TWO} is more than this vessel's plaque can grow to"
+                Code.OUT_OF_RANGE,
+                name,
+                f"{area:.6g} mm\N{SUPERSCRIPT TWO} is more than this vessel's plaque can grow to",
             )
         if missing(least) > 0:  # less than can be told from none
             return float(np.exp(least)) * area / (area + missing(least))

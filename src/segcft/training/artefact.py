@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from segcft.errors import RunError
+from segcft.errors import Code, RunError
 from segcft.utils.atomic import written
 
 DIGEST = "sha256"
@@ -56,7 +56,9 @@ def save(path: Path, module: nn.Module, meta: Mapping[str, Any]) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
-            raise RunError(f"{path}: not written, since {name} is not finite; lower the learning rate, and train again")
+            raise RunError(
+                Code.FAILED, path, f"not written, since {name} is not finite; lower the learning rate, and train again"
+            )
     text = json.dumps(meta)
     with written(path) as partial:
         try:
@@ -75,10 +77,14 @@ def load(path: Path, module: nn.Module) -> dict[str, Any]:
     try:
         header, tensors = _read(path)
         if DIGEST in header and header[DIGEST] != _digest(header["segcft"], tensors):
-            raise RunError(f"{path}: damaged: its content is not what was written (checksum); make or copy it again")
+            raise RunError(
+                Code.DAMAGED, path, "damaged: its content is not what was written (checksum); make or copy it again"
+            )
         module.load_state_dict(tensors)
     except (SafetensorError, RuntimeError) as error:
-        raise RunError(f"{path}: not the weights of this study's {type(module).__name__}: {error}") from None
+        raise RunError(
+            Code.INVALID, path, f"not the weights of this study's {type(module).__name__}: {error}"
+        ) from None
     return meta
 
 
@@ -104,7 +110,7 @@ def read_meta(path: Path) -> dict[str, Any]:
         RunError: the file is missing, damaged or not of segcft.
     """
     if not path.is_file():
-        raise RunError(f"{path}: there is no such file; run this stage first")
+        raise RunError(Code.MISSING, path, "there is no such file; run this stage first")
     try:
         with safe_open(path, framework="pt") as file:
             meta: dict[str, Any] = json.loads((file.metadata() or {})["segcft"])
@@ -112,9 +118,9 @@ def read_meta(path: Path) -> dict[str, Any]:
     except ValidationError as error:
         wrong = error.errors()[0]
         place = ".".join(map(str, wrong["loc"])) or "its header"
-        raise RunError(f"{path}: damaged, or not written by segcft ({place}: {wrong['msg']})") from None
+        raise RunError(Code.DAMAGED, path, f"damaged, or not written by segcft ({place}: {wrong['msg']})") from None
     except (SafetensorError, KeyError, ValueError, OSError, RecursionError) as error:
-        raise RunError(f"{path}: damaged, or not written by segcft ({error})") from None
+        raise RunError(Code.DAMAGED, path, f"damaged, or not written by segcft ({error})") from None
     return meta
 
 
@@ -173,5 +179,5 @@ def load_checkpoint(path: Path, key: str) -> dict[str, Any] | None:
         state = load_plain(path)
     except Exception as error:  # torch raises many kinds for a damaged file, with advice not for users
         kind = type(error).__name__
-        raise RunError(f"{path}: this checkpoint is damaged ({kind}); delete it to start again") from None
+        raise RunError(Code.DAMAGED, path, f"this checkpoint is damaged ({kind}); delete it to start again") from None
     return state if isinstance(state, dict) and state.get("key") == key else None

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from segcft.config.section import Training
 from segcft.data.batches import Batch, Batches
-from segcft.errors import RunError, SegcftError, StudyError
+from segcft.errors import Code, RunError, SegcftError, StudyError
 from segcft.grid import channels_last
 from segcft.training import artefact
 from segcft.utils.atomic import append, write_text
@@ -90,8 +90,10 @@ def make_fabric(device: str = "auto", devices: int | list[int] = 1, nodes: int =
         fabric.launch()
     except Exception as error:  # Lightning raises several kinds for hardware that is not there
         if device in ("cuda", "mps") and not getattr(torch, device).is_available():
-            raise SegcftError(f"--device {device}: PyTorch finds none here; leave it out, or take cpu") from error
-        raise SegcftError(f"--device {device} --devices {devices}: {error}") from error
+            raise SegcftError(
+                Code.NOT_INSTALLED, f"--device {device}", "PyTorch finds none here; leave it out, or take cpu"
+            ) from error
+        raise SegcftError(Code.INVALID, f"--device {device} --devices {devices}", f"{error}") from error
     return fabric
 
 
@@ -253,8 +255,10 @@ class _Training:
         self.skipped, self.refused = self.skipped + 1, self.refused + 1
         if self.refused >= spec.checkpoint_steps:
             raise SegcftError(
-                f"{self.name}: {self.refused} steps in a row had a gradient norm that is not finite or over "
-                f"gradient_skip ({norm:g} last); lower the learning rate or raise gradient_skip"
+                Code.FAILED,
+                self.name,
+                f"{self.refused} steps in a row had a gradient norm that is not finite or over "
+                f"gradient_skip ({norm:g} last); lower the learning rate or raise gradient_skip",
             )
 
     def end(self) -> None:
@@ -276,7 +280,9 @@ def parts(batch: Batch, step: int, spec: Training, rank: int) -> Iterator[Batch]
     samples = len(batch["index"])
     if samples % spec.accumulate:
         raise StudyError(
-            f"accumulate: {samples} samples a device (batch_size) cannot be worked off in {spec.accumulate} equal parts"
+            Code.INVALID,
+            "accumulate",
+            f"{samples} samples a device (batch_size) cannot be worked off in {spec.accumulate} equal parts",
         )
     for part in range(spec.accumulate):
         torch.manual_seed(_step_seed(spec.seed, step, rank * spec.accumulate + part))
@@ -307,7 +313,9 @@ def _keep_history(log: Path, steps: int, write: bool) -> list[dict[str, float]]:
             if not all(row.keys() == rows[0].keys() and {*map(type, row.values())} <= {int, float} for row in rows):
                 raise ValueError("not every line has the same figures")
         except (ValueError, AttributeError, RecursionError) as error:
-            raise RunError(f"{log}: damaged ({error}); remove it to go on without its first {steps} lines") from None
+            raise RunError(
+                Code.DAMAGED, log, f"damaged ({error}); remove it to go on without its first {steps} lines"
+            ) from None
     if write:
         write_text(log, "".join(json.dumps(row) + "\n" for row in rows))
     return rows

@@ -1,17 +1,19 @@
-"""Files and folders that are whole or not there: they take their place at once, files when they are on the disk."""
+"""Files and folders that are whole or not there: they are brought to the disk (fsync), and take their place at once."""
 
 from __future__ import annotations
 
 import csv
 import os
+import secrets
 import shutil
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from segcft.errors import DataError, WriteError
+from segcft.errors import Code, DataError, WriteError
 
 
 @contextmanager
@@ -21,40 +23,122 @@ def written(path: Path) -> Iterator[Path]:
     Raises:
         WriteError: it cannot be written.
     """
-    partial = path.with_name(path.name + ".partial")
+    partial = partial_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
-        sync(partial)
-        os.replace(partial, path)
-        sync(path.parent)
+        put(partial, path)
     except (OSError, RuntimeError) as error:  # for a full disk PyTorch has no kind of its own
-        _remove(partial)
-        raise WriteError(f"{path}: cannot be written ({reason(error)})") from None
+        with suppress(OSError):  # why it could not be written says more than why this stays
+            partial.unlink()
+        raise WriteError(Code.NOT_WRITABLE, path, f"cannot be written ({reason(error)})") from None
     except BaseException:
-        _remove(partial)
+        with suppress(OSError):
+            partial.unlink()
         raise
+
+
+def partial_of(path: Path) -> Path:
+    """Where a file is while it is written."""
+    return path.with_name(path.name + ".partial")
+
+
+def put(partial: Path, path: Path) -> None:
+    """Have the file ``partial`` take the place of ``path``, once it is on the disk."""
+    sync(partial)
+    os.replace(partial, path)
+    sync(path.parent)
+
+
+@contextmanager
+def replaced_folder(out: Path) -> Iterator[Path]:
+    """A folder beside ``out`` to write into, which takes the place of ``out`` if all goes well, and is removed if not.
+
+    The old folder is moved aside, and removed when the new one is in its place. A kill between leaves it there, whole:
+    :func:`recover`, which is called here first, moves it back. What writers on this machine that were killed have left
+    is removed.
+    """
+    out = Path(os.path.abspath(out))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    recover(out)
+    prefix = f".{out.name}.partial-{socket.gethostname()}-"
+    _remove_abandoned(out.parent, prefix)
+    partial, old = out.parent / f"{prefix}{os.getpid()}-{secrets.token_hex(4)}", _aside(out)
+    partial.mkdir()
+    try:
+        yield partial
+        for path in (*partial.rglob("*"), partial):
+            sync(path)
+        if out.exists():
+            os.rename(out, old)
+        try:
+            os.rename(partial, out)
+        except OSError:
+            recover(out)
+            raise
+        sync(out.parent)
+        _remove(old)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def recover(out: Path) -> None:
+    """Put the folder ``out`` back where a :func:`replaced_folder` was killed before the new one was in its place.
+
+    Only who is the one writer of ``out`` may call it; see :class:`segcft.utils.lock.Lock`.
+    """
+    old = _aside(out)
+    if old.exists() and not out.exists():
+        os.rename(old, out)
+        sync(out.parent)
+    _remove(old)
 
 
 @contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
-    """A folder beside ``out`` to write into, which becomes ``out`` if all goes well, and is removed if not.
+    """:func:`replaced_folder` of a folder that is not there yet, or empty.
 
     Raises:
         DataError: ``out`` is there and not an empty folder.
     """
+    recover(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out}: is there already, and not an empty folder; nothing in it is overwritten")
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # what a call that was killed has left
-    partial.mkdir(parents=True)
-    try:
+        raise DataError(Code.EXISTS, out, "is there already, and not an empty folder; nothing in it is overwritten")
+    with replaced_folder(out) as partial:
         yield partial
-        if out.exists():
-            out.rmdir()
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _aside(out: Path) -> Path:
+    """Where an old folder is until the new one is in its place."""
+    return out.with_name(f".{out.name}.replaced")
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, or a link to one, as far as that is possible."""
+    with suppress(OSError):
+        if folder.is_symlink():
+            folder.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_abandoned(parent: Path, prefix: str) -> None:
+    """Remove what writers on this machine left behind that were killed before they could."""
+    if os.name != "posix":
+        return
+    for folder in parent.glob(f"{prefix}*"):
+        pid = folder.name.removeprefix(prefix).partition("-")[0]
+        if pid.isdigit() and not _is_running(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)  # signal 0 asks and does nothing
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # not ours to ask about, or no process number
+        return True
+    return True
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -76,7 +160,7 @@ def append(file: FileIO, line: str) -> None:
         while rest:
             rest = rest[file.write(rest) :]
     except OSError as error:
-        raise WriteError(f"{file.name}: cannot be written ({reason(error)})") from None
+        raise WriteError(Code.NOT_WRITABLE, file.name, f"cannot be written ({reason(error)})") from None
 
 
 def reason(error: BaseException) -> str:
@@ -92,7 +176,7 @@ def sync(path: Path) -> None:
         with suppress(OSError):  # Windows opens no folders, and some network file systems wait for none
             _wait(path, os.O_RDONLY)
     else:
-        _wait(path, os.O_RDWR)  # Windows waits for files alone that are open to write
+        _wait(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)  # Windows waits for what is open to write alone
 
 
 def _wait(path: Path, flags: int) -> None:
@@ -103,22 +187,17 @@ def _wait(path: Path, flags: int) -> None:
         os.close(handle)
 
 
-def _remove(partial: Path) -> None:
-    """Remove what was not finished, if it is there; why it could not be written says more than why it stays."""
-    with suppress(OSError):
-        partial.unlink()
-
-
 def link(source: str | Path, path: str | Path) -> None:
     """Have ``path`` hold what the file ``source`` does, once on the disk where its file system can do that."""
-    partial = Path(f"{path}.partial")
+    path = Path(path)
+    partial = partial_of(path)
     partial.parent.mkdir(parents=True, exist_ok=True)
     partial.unlink(missing_ok=True)
     try:
         os.link(source, partial)
     except OSError:
         shutil.copy2(source, partial)
-    os.replace(partial, path)
+    put(partial, path)
     partial.unlink(missing_ok=True)  # which stays where both are one file already
 
 

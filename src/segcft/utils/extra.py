@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from segcft.errors import DataError
+from segcft.errors import Code, DataError
 
 
 def extra(module: str, what: object) -> Any:
@@ -18,4 +18,6 @@ def extra(module: str, what: object) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         package = "pyvista" if module.startswith("vtkmodules") else module  # whose VTK it is
-        raise DataError(f"{what}: this needs {package} ({error}): pip install 'segcft[coronary]'") from None
+        raise DataError(
+            Code.NOT_INSTALLED, what, f"this needs {package} ({error}): pip install 'segcft[coronary]'"
+        ) from None

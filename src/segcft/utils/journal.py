@@ -12,8 +12,8 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from segcft.errors import DataError, WriteError
-from segcft.utils.atomic import append, is_empty, reason, sync
+from segcft.errors import Code, DataError, WriteError
+from segcft.utils.atomic import append, is_empty, partial_of, put, reason
 from segcft.utils.lock import Lock
 
 
@@ -41,7 +41,7 @@ class Journal:
 
     def __enter__(self) -> Journal:
         if not self.path.is_file() and self.out.exists() and not (self.out.is_dir() and is_empty(self.out)):
-            raise DataError(f"{self.out}: exists and was not begun by this command; choose another folder")
+            raise DataError(Code.INVALID, self.out, "exists and was not begun by this command; choose another folder")
         with ExitStack() as stack:
             stack.enter_context(self._lock)
             if self.path.is_file():
@@ -104,7 +104,7 @@ class Journal:
                     end += len(line)
             os.truncate(self.path, end)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise DataError(f"{self.path}: damaged ({error}); remove {self.out} and begin again") from None
+            raise DataError(Code.DAMAGED, self.path, f"damaged ({error}); remove {self.out} and begin again") from None
         if end == 0:
             self.path.unlink()
 
@@ -116,7 +116,9 @@ class Journal:
         ]
         if changed:
             raise DataError(
-                f"{self.out}: was begun with other settings: {'; '.join(changed)}. Remove it, or choose another folder"
+                Code.INVALID,
+                self.out,
+                f"was begun with other settings: {'; '.join(changed)}. Remove it, or choose another folder",
             )
 
 
@@ -124,8 +126,7 @@ class Table:
     """A CSV file that takes its place once it is complete. Used as a context manager."""
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
-        self.path, self.columns = path, columns
-        self.partial = path.with_name(path.name + ".partial")
+        self.path, self.columns, self.partial = path, columns, partial_of(path)
 
     def __enter__(self) -> Table:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,15 +138,12 @@ class Table:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            with self._file:
-                self._file.flush()
-                os.fsync(self._file.fileno())
+            self._file.close()
             if kind is None:
-                os.replace(self.partial, self.path)
-                sync(self.path.parent)
+                put(self.partial, self.path)
         except OSError as error:
             if kind is None:
-                raise WriteError(f"{self.path}: cannot be written ({reason(error)})") from None
+                raise WriteError(Code.NOT_WRITABLE, self.path, f"cannot be written ({reason(error)})") from None
 
     def write(self, cells: Sequence[Any]) -> None:
         self._writer.writerow(cells)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from segcft.errors import RunError, WriteError
+from segcft.errors import Code, RunError, WriteError
 from segcft.utils.atomic import reason
 
 
@@ -40,10 +40,12 @@ class Lock:
             self._lock.acquire(timeout=0)
         except Timeout:
             raise RunError(
-                f"{self.folder}: another segcft is working here ({self._who()}); wait for it or choose another --out"
+                Code.INVALID,
+                self.folder,
+                f"another segcft is working here ({self._who()}); wait for it or choose another --out",
             ) from None
         except (OSError, NotImplementedError) as error:  # the latter: no locks
-            raise WriteError(f"{self.folder}: cannot write here ({reason(error)})") from None
+            raise WriteError(Code.NOT_WRITABLE, self.folder, f"cannot write here ({reason(error)})") from None
         self._depth += 1
         if self._depth == 1:
             # Not in the lock's own file, which other systems do not let others read. Courtesy only: a full disk is

@@ -1,22 +1,14 @@
-"""Loops over samples: telling how far they are, and working ahead of whoever consumes them."""
+"""Loops that work ahead of whoever consumes what they make."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
-"""``progress(iterable, total, description)``: the same items, while something is shown to the user."""
-
-
-def silent(iterable: Iterable[Any], total: int, description: str) -> Iterable[Any]:
-    """A :data:`Progress` that shows nothing."""
-    return iterable
 
 
 def ahead(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from segcft.errors import DataError
+from segcft.errors import Code, DataError
 from segcft.utils.atomic import is_empty
 
 RECORD = "counterfactual.json"
@@ -56,10 +56,12 @@ def check(path: Path, kinds: Sequence[str], mark: str, expected: str) -> None:
     named = path.suffix.lower() in kinds
     if path.is_dir():
         if named:
-            raise DataError(f"{path}: is a folder, though called like a file; {expected}")
+            raise DataError(Code.INVALID, path, f"is a folder, though called like a file; {expected}")
         if not is_empty(path) and not (path / mark).is_file():
-            raise DataError(f"{path}: is a folder of other things (without {mark}); choose a new or an empty one")
+            raise DataError(
+                Code.MISSING, path, f"is a folder of other things (without {mark}); choose a new or an empty one"
+            )
     elif not named and path.suffix.lower() in FILES:
-        raise DataError(f"{path}: {expected}, not to {path.suffix}")
+        raise DataError(Code.INVALID, path, f"{expected}, not to {path.suffix}")
     elif not named and path.exists():
-        raise DataError(f"{path}: is a file; {expected}")
+        raise DataError(Code.INVALID, path, f"is a file; {expected}")

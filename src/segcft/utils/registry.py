@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar
 
-from segcft.errors import SegcftError
+from segcft.errors import Code, SegcftError
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ class Registry(Mapping[str, T], Generic[T]):
         """
         known = self._things.setdefault(name, thing)
         if known is not thing:
-            raise SegcftError(f"{self.kind} {name!r}: there is one of this name already, {known!r}")
+            raise SegcftError(Code.DUPLICATE, f"{self.kind} {name!r}", f"there is one of this name already, {known!r}")
         return thing
 
     def find(self, name: str) -> T:
@@ -50,7 +50,7 @@ class Registry(Mapping[str, T], Generic[T]):
         """
         if name not in self:
             where = f"{self.field}: " if self.field else ""
-            raise SegcftError(f"{where}{name!r} is no {self.kind} ({', '.join(self)})")
+            raise SegcftError(Code.UNKNOWN, "", f"{where}{name!r} is no {self.kind} ({', '.join(self)})")
         return self[name]
 
     def __getitem__(self, name: str) -> T:

@@ -43,6 +43,20 @@ def orderly_end() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def ignored_interrupts() -> Iterator[None]:
+    """Ctrl-C reaches every process of a terminal: those that are begun in here do not heed it. Of use in the main
+    thread alone, which is the only one that may change signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 class HeldBack:
     """Signals that wait for a good moment: :meth:`deliver`. A context manager.
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from segcft.coronary.defaults import CALCIUM_DEVIATIONS, CALCIUM_FLOOR, SPACING, WINDOW
 from segcft.coronary.defaults import SIZE as CROP
-from segcft.errors import DataError
+from segcft.errors import Code, DataError
 from segcft.importers.importer import IMPORTERS, Importer
 from segcft.importers.options import COUNT, FLAG, NUMBER, SIZE, TABLE, number, option
-from segcft.utils.loop import Progress, silent
+from segcft.utils.progress import Progress
 
 if TYPE_CHECKING:
     from segcft.importers.convert import Summary
@@ -77,9 +77,9 @@ class CCTA(Importer):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.sweep and self.angles != (0.0,):
-            raise DataError("--sweep: gives the angles; leave out --angles")
+            raise DataError(Code.CONFLICT, "--sweep", "gives the angles; leave out --angles")
 
-    def convert(self, out: Path, progress: Progress = silent) -> Summary:
+    def convert(self, out: Path, progress: Progress | None = None) -> Summary:
         from segcft.importers.ccta import convert_ccta
 
         return convert_ccta(self, out, progress)

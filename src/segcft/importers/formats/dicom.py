@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from segcft.importers.importer import IMPORTERS, MaskedImporter
 from segcft.importers.options import FLAG, FOLDER, Kind, choice, option, percentiles
-from segcft.utils.loop import Progress, silent
+from segcft.utils.progress import Progress
 
 if TYPE_CHECKING:
     from segcft.importers.convert import Summary
@@ -53,7 +53,7 @@ class DICOM(MaskedImporter):
         FLAG, "keep the ids of patients, instead of a digest of them", False, setting="keep_patients"
     )
 
-    def convert(self, out: Path, progress: Progress = silent) -> Summary:
+    def convert(self, out: Path, progress: Progress | None = None) -> Summary:
         from segcft.importers.dicom import convert_dicom
 
         return convert_dicom(self, out, progress)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from segcft.importers.importer import IMPORTERS, RadiographImporter
 from segcft.importers.options import FILE, FOLDER, option, percentiles
-from segcft.utils.loop import Progress, silent
+from segcft.utils.progress import Progress
 
 if TYPE_CHECKING:
     from segcft.importers.convert import Summary
@@ -33,7 +33,7 @@ class JSRT(RadiographImporter):
     )
     window: tuple[float, float] = percentiles()
 
-    def convert(self, out: Path, progress: Progress = silent) -> Summary:
+    def convert(self, out: Path, progress: Progress | None = None) -> Summary:
         from segcft.importers.jsrt import convert_jsrt
 
         return convert_jsrt(self, out, progress)

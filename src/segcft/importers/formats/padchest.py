@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from segcft.importers.importer import IMPORTERS, MaskedImporter
 from segcft.importers.options import COUNT, FOLDER, NUMBER, SIZE, TABLE, Kind, option, percentiles
-from segcft.utils.loop import Progress, silent
+from segcft.utils.progress import Progress
 
 if TYPE_CHECKING:
     import torch
@@ -66,7 +66,7 @@ class PadChest(MaskedImporter):
 
         return PSPNet(device)
 
-    def convert(self, out: Path, progress: Progress = silent) -> Summary:
+    def convert(self, out: Path, progress: Progress | None = None) -> Summary:
         from segcft.importers.padchest import convert_padchest
 
         return convert_padchest(self, out, progress)

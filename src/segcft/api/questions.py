@@ -1,0 +1,176 @@
+"""The questions about many images: those of a folder, or of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from segcft.api.question import MATCH
+from segcft.causal.intervention import Intervention
+from segcft.config.study import Study
+from segcft.data.attributes import MISSING, Row, disbelief, nearest, parse, read_table
+from segcft.errors import Code, DataError
+from segcft.io.dicomhead import DICOMDIR
+from segcft.io.imagefile import SUFFIXES, is_dicom, strip_suffix
+from segcft.io.reject import Rejected
+from segcft.utils.digest import key_of
+
+ALIKE = 0.8
+"""How alike, from 0 to 1, the name of a further column may not be to that of one that is missing."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A question of a batch.
+
+    Attributes:
+        id: of its answer's files, which may be in a subfolder.
+        image: the file.
+        known: what is known of the person, ``VARIABLE=VALUE`` each.
+        do: the interventions, ``VARIABLE=AMOUNT`` each.
+    """
+
+    id: str
+    image: Path
+    known: tuple[str, ...]
+    do: tuple[str, ...]
+
+    def stamp(self) -> str:
+        """Changes with the question, with the image's file and with those that values are taken from."""
+        others = (path for path in map(_matched, self.do) if path is not None)
+        return key_of(str(self.image), self.known, self.do, *map(_state, (self.image, *others)))
+
+
+def _state(path: Path) -> tuple[int, int]:
+    try:
+        stat = path.stat()
+    except (OSError, ValueError):  # ValueError: no path can be called so
+        return 0, 0
+    return stat.st_size, stat.st_mtime_ns
+
+
+class PassedOver(NamedTuple):
+    """What was not asked about, a file, or not read, a column or cell of a table; and why."""
+
+    name: str
+    reason: str
+
+
+class Questions(NamedTuple):
+    """The questions of a batch, and what was passed over."""
+
+    items: list[Item]
+    passed: list[PassedOver]
+
+
+def folder_items(folder: Path, known: Sequence[str], do: Sequence[str]) -> Questions:
+    """The same question about every image file in ``folder`` and below, in the order of their names.
+
+    An image has the suffix of one (:data:`segcft.io.imagefile.SUFFIXES`), or is a DICOM file, whatever it is called:
+    those of an archive have no suffix, or ``.IMA``. Files whose names begin with a dot are the system's.
+
+    Raises:
+        DataError: there is no image.
+    """
+    images, passed = [], []
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
+        name = path.relative_to(folder).as_posix()
+        if path.name.upper() == DICOMDIR:
+            passed.append(PassedOver(name, "the contents of a DICOM medium, no image"))
+        elif path.name.lower().endswith(SUFFIXES) or is_dicom(path):
+            images.append((name, path))
+        else:
+            passed.append(PassedOver(name, f"no DICOM file, and its name ends in none of {', '.join(SUFFIXES)}"))
+    if not images:
+        others = f"; it has {len(passed)} other files, like {passed[0].name}" if passed else ""
+        raise DataError(Code.MISSING, folder, f"has no image ({', '.join(SUFFIXES)}, or DICOM){others}")
+    ids = _distinct([strip_suffix(name) for name, _ in images])
+    return Questions(
+        [Item(id, path, tuple(known), tuple(do)) for id, (_, path) in zip(ids, images, strict=True)],
+        passed,
+    )
+
+
+def table_items(table: Path, study: Study, known: Sequence[str], do: Sequence[str]) -> Questions:
+    """The questions of a table, a row each, which is read as a study's own is; see
+    :func:`segcft.data.attributes.read_table`.
+
+    Its columns are ``image`` (a path, from the table's folder), ``do`` (interventions, with ``;`` between them; paths
+    of ``match:`` are from the table's folder, too) and the names of variables, for what is known; all but ``image`` may
+    be left out, empty or NA. ``id`` names the answers (default: as the image). ``known`` and ``do`` hold where a row
+    does not say. Further columns are passed over, unless they are called almost like one of these.
+
+    Raises:
+        DataError: it is no such table.
+    """
+    expected = ("id", "image", "do", *study.variables)
+    rows, ragged = read_table(table, {"image": "file of the image"}, expected)
+    if ragged:
+        raise DataError(Code.INVALID, table, f"line {ragged[0][0]}: {ragged[0][1]}")
+    further = [column for column in rows[0].cells if column not in expected]
+    missing = [name for name in expected if name not in rows[0].cells]
+    for column in further:
+        if near := nearest(column, missing, ALIKE):
+            raise DataError(Code.UNSUPPORTED, table, f"column {column!r} is not read{near} Rename or remove it")
+    given = {text.partition("=")[0].strip(): text for text in known}
+    passed = [PassedOver(column, f"column of {table.name} that is no variable of the study") for column in further]
+    items = []
+    for row in rows:
+        cells = row.cells
+        if not cells["image"]:
+            raise DataError(Code.EMPTY, table, f"line {row.line}: 'image' is empty")
+        facts = given | {
+            name: text for name in study.variables if (text := _fact(row, name, study, passed)) is not None
+        }
+        text = cells.get("do", "")
+        parts = (part.strip() for part in text.split(";") if part.strip() and text.lower() not in MISSING)
+        asked = tuple(_below(table.parent, part) for part in parts) or tuple(do)
+        id = cells.get("id") or strip_suffix(Path(cells["image"]).name)
+        items.append(Item(id, table.parent / cells["image"], tuple(facts.values()), asked))
+    ids = _distinct([item.id for item in items])
+    return Questions([replace(item, id=id) for id, item in zip(ids, items, strict=True)], passed)
+
+
+def _fact(row: Row, name: str, study: Study, passed: list[PassedOver]) -> str | None:
+    """What a row of a table says of a variable, ``age=63``; None where it says nothing, or what nobody's is, which is
+    ``passed`` over. What cannot be read stays as it is: the question is then rejected, and not the table."""
+    variable = study.variables[name]
+    try:
+        value = parse(row.cells.get(name, ""), name, name, variable, row.comma)
+    except Rejected:
+        return f"{name}={row.cells[name]}"
+    if isinstance(value, float) and (doubt := disbelief(value, name, variable)):
+        passed.append(PassedOver(f"line {row.line}: {name}", doubt))
+        return None
+    return None if value is None else str(Intervention(name, value))
+
+
+def _below(folder: Path, text: str) -> str:
+    """An intervention of a table, whose paths are from the table's folder."""
+    other = _matched(text)
+    return text if other is None else f"{text.partition('=')[0]}={MATCH}{folder / other}"
+
+
+def _matched(text: str) -> Path | None:
+    """The image that an intervention takes its value from, if it does."""
+    amount = text.partition("=")[2].strip()
+    return Path(amount.removeprefix(MATCH).strip()) if amount.startswith(MATCH) else None
+
+
+def _distinct(ids: Sequence[str]) -> Iterator[str]:
+    """Each as it is, or with the first number that makes it another one: ``a``, ``a-2``, ``a-3``.
+
+    ``./a`` and ``b//c`` are ``a`` and ``b/c``: they would name one file.
+    """
+    ids = [PurePosixPath(id).as_posix() for id in ids]
+    taken = set(ids)
+    seen: set[str] = set()
+    for id in ids:
+        name, number = id, 2
+        while name in seen:
+            candidate = f"{id}-{number}"
+            name, number = (candidate, number) if candidate not in taken | seen else (name, number + 1)
+        seen.add(name)
+        yield name

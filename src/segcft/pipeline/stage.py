@@ -1,0 +1,294 @@
+"""What a stage of a pipeline is, and the table of all stages: a new one is one file."""
+
+from __future__ import annotations
+
+import json
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+import segcft
+from segcft.config.study import Study
+from segcft.data.batches import Batch, Batches, sequential
+from segcft.errors import Code, SegcftError
+from segcft.training import artefact
+from segcft.training.loop import Objective, freeze, train
+from segcft.utils.atomic import write_text
+from segcft.utils.digest import key_of
+from segcft.utils.registry import Registry
+
+if TYPE_CHECKING:
+    from segcft.pipeline.run import Run
+    from segcft.pipeline.runner import Pipeline
+
+
+Minimised = tuple[Objective, dict[str, float]]
+
+
+class Stage(ABC):
+    """A step on the way from images to the table.
+
+    A stage says what it needs and what it makes; the pipeline runs it when what it needs has changed. Its outcome
+    carries a key, a digest of all that it was made from: the stage's settings, the study's grid, variables and
+    structures, segcft's version, and the keys of the stages that it needs.
+    """
+
+    name: str
+    """By which commands, files and keys call it."""
+
+    section: str = ""
+    """Of the study, with the stage's settings; "" where it has none. Stages that need the same run in the order of
+    their sections."""
+
+    switch: str = ""
+    """The study's field that says whether there is such a stage, for errors."""
+
+    def is_in(self, study: Study) -> bool:
+        """Whether the study has this stage."""
+        return True
+
+    def needs(self, study: Study) -> tuple[str, ...]:
+        """The stages whose outcome this one uses."""
+        return ("import",)
+
+    def spec(self, study: Study) -> Any:
+        """Its settings in the study; None if it has none."""
+        return getattr(study, self.section) if self.section else None
+
+    def settings(self, study: Study) -> dict[str, Any]:
+        """What of :meth:`spec` decides the outcome, in JSON's types: not which stages there are, nor how often they
+        save or recompute."""
+        spec = self.spec(study)
+        return spec.model_dump(mode="json", exclude={"guides", "checkpoint_steps", "recompute"}) if spec else {}
+
+    def key(self, pipeline: Pipeline) -> str:
+        """Of all that the outcome depends on; the keys of what the stage needs must be known to the pipeline."""
+        study = pipeline.study.model_dump(mode="json")
+        shared = [study[name] for name in ("image", "variables", "structures")]
+        upstream = {before: pipeline.keys[before] for before in self.needs(pipeline.study)}
+        return key_of(self.name, segcft.__version__, self.settings(pipeline.study), shared, upstream)
+
+    def record(self, pipeline: Pipeline) -> Path:
+        """The file that says of what the outcome was made. Without it the stage runs again."""
+        return pipeline.run.folder / f"{self.name}.json"
+
+    def recorded(self, pipeline: Pipeline) -> dict[str, Any]:
+        """What :meth:`record` says; {} where there is none."""
+        try:
+            return dict(json.loads(self.record(pipeline).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, RecursionError):
+            return {}
+
+    def current_key(self, pipeline: Pipeline) -> str | None:
+        """The key of the outcome that is there, if it is up to date; None if it is not.
+
+        Raises:
+            RunError: the outcome is damaged, or is not the pipeline's to be made anew.
+        """
+        key = self.key(pipeline)
+        return key if self.recorded(pipeline).get("key") == key else None
+
+    def run(self, pipeline: Pipeline) -> bool:
+        """Make the outcome if it is not up to date, and tell the pipeline its key; returns whether it was made."""
+        if pipeline.is_current(self.name):
+            return False
+        key, record = self.key(pipeline), self.record(pipeline)
+        if pipeline.fabric.is_global_zero:
+            record.unlink(missing_ok=True)  # it is of what is now replaced, file by file
+            self.make(pipeline)
+            write_text(record, json.dumps({"key": key, "data": pipeline.store.fingerprint}))
+        pipeline.fabric.barrier()
+        pipeline.keys[self.name] = key
+        return True
+
+    @abstractmethod
+    def make(self, pipeline: Pipeline) -> None:
+        """Make the outcome; it may read the pipeline's store and the outcome of the stages that it needs."""
+
+    def forget(self, pipeline: Pipeline) -> None:
+        """Have the stage run again the next time, whatever its key."""
+        self.record(pipeline).unlink(missing_ok=True)
+
+
+class TrainingStage(Stage):
+    """A stage that trains a network, the *part* of the run that is kept in ``RUN/NAME.safetensors``."""
+
+    complete = False
+    """Whether it learns from those samples only of which all values are known."""
+
+    complete_validation = False
+    """The same of the samples that :meth:`validation` is of."""
+
+    method: str = ""
+    """The method of counterfactuals whose image mechanism it trains, as tables call it; "" if it trains none."""
+
+    answers_with: tuple[str, ...] = ()
+    """Parts that must still be those of which this one was made, for ``method`` to answer."""
+
+    def build(self, study: Study) -> nn.Module:
+        """Its network with fresh weights, drawn from the seed of its section."""
+        torch.manual_seed(self.spec(study).seed)
+        return self.network(study)
+
+    @abstractmethod
+    def network(self, study: Study) -> nn.Module:
+        """Its network; weights are drawn from torch's global generator."""
+
+    @abstractmethod
+    def objective(self, pipeline: Pipeline, network: Any, values: Tensor, batches: Batches) -> Minimised:
+        """What is minimised on ``batches`` of training samples, of which the study's variables are ``values`` (N, V);
+        and figures about it to record."""
+
+    def validation(self, study: Study, network: Any, batch: Batch) -> dict[str, Tensor]:
+        """Figures (B,) or (B, ...) of a batch of validation samples, which no training step has seen; NaN does not
+        count. {} if it has none."""
+        return {}
+
+    def check(self, run: Run) -> None:
+        """Check that the part may be used for what it is.
+
+        Raises:
+            RunError: it may not.
+        """
+
+    def facts(self, pipeline: Pipeline, network: Any) -> dict[str, Any]:
+        """More to record of the trained network, in JSON's types."""
+        return {}
+
+    def record(self, pipeline: Pipeline) -> Path:
+        return pipeline.run.path(self.name)
+
+    def recorded(self, pipeline: Pipeline) -> dict[str, Any]:
+        path = self.record(pipeline)
+        return artefact.read_meta(path) if path.is_file() else {}
+
+    def run(self, pipeline: Pipeline) -> bool:
+        made = not pipeline.is_current(self.name)
+        if made:
+            self.make(pipeline)
+        self._drop_checkpoint(pipeline)  # a killed process may have left it beside the part, or half of it
+        return made
+
+    def make(self, pipeline: Pipeline) -> None:
+        if self.record(pipeline).is_file():
+            pipeline.progress.note(
+                f"{self.name}: made anew, since its settings, the samples or an earlier part changed"
+            )
+        start, spec, fabric = time.monotonic(), self.spec(pipeline.study), pipeline.fabric
+        key, rows = self.key(pipeline), pipeline.store.indices("train", self.complete)
+        network = self.build(pipeline.study)
+        batches = Batches(
+            pipeline.store, rows, spec.batch_size, spec.seed, rank=fabric.global_rank, world=fabric.world_size
+        )
+        values = torch.from_numpy(pipeline.store.values()[rows])
+        objective, facts = self.objective(pipeline, network, values, batches)
+        folder, progress = pipeline.run.training, pipeline.progress
+        figures = train(objective, batches, spec, fabric, folder=folder, name=self.name, key=key, progress=progress)
+        self.keep(pipeline, network, key, figures | facts, start)
+
+    def keep(
+        self,
+        pipeline: Pipeline,
+        network: nn.Module,
+        key: str,
+        figures: Mapping[str, float],
+        start: float,
+        source: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Validate and save the part that was made since the time ``start``; ``source`` is recorded of one that comes
+        from elsewhere."""
+        freeze(network)
+        if pipeline.fabric.is_global_zero:
+            metrics = {**figures, **self._validate(pipeline, network)}
+            meta = {
+                "part": self.name,
+                "key": key,
+                "made_from": {before: pipeline.keys[before] for before in self.needs(pipeline.study)},
+                "version": segcft.__version__,
+                "torch": torch.__version__,
+                "device": str(pipeline.fabric.device),
+                "compile": False,
+                "data": pipeline.store.fingerprint,
+                "seconds": round(time.monotonic() - start, 1),
+                "metrics": metrics,
+                "study": pipeline.study.model_dump(mode="json"),
+                **(source or {}),
+                **self.facts(pipeline, network),
+            }
+            artefact.save(self.record(pipeline), network, meta)
+            figures_told = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+            pipeline.progress.note(f"  {self.name}: {figures_told}")
+        pipeline.fabric.barrier()
+        pipeline.keys[self.name] = key
+
+    @torch.no_grad()
+    def _validate(self, pipeline: Pipeline, network: nn.Module) -> dict[str, float]:
+        """The means of :meth:`validation`; {} where there are no validation samples."""
+        study, rows = pipeline.study, pipeline.store.indices("validation", self.complete_validation)
+        torch.manual_seed(0)
+        found: list[dict[str, Tensor]] = []
+        for batch in sequential(pipeline.store, rows, study.evaluation.batch_size):
+            found.append(self.validation(study, network, pipeline.on_device(batch)))
+            if not found[0]:
+                break
+        # A sample that lacks a structure has no overlap with it, which is NaN.
+        return {name: float(torch.cat([one[name] for one in found]).nanmean()) for name in (found or [{}])[0]}
+
+    def _drop_checkpoint(self, pipeline: Pipeline) -> None:
+        """Remove what the training needed to go on."""
+        if pipeline.fabric.is_global_zero:
+            for left in ("", ".partial"):
+                (pipeline.run.training / f"{self.name}.checkpoint{left}").unlink(missing_ok=True)
+
+    def forget(self, pipeline: Pipeline) -> None:
+        super().forget(pipeline)
+        self._drop_checkpoint(pipeline)  # it is of a training that is not to go on
+
+
+STAGES: Registry[Stage] = Registry("stage", "segcft.pipeline.stages")
+"""All stages by name. One that a script adds at its top level, and not under ``if __name__ == "__main__"``, is known to
+the processes that trainings side by side have."""
+
+
+def stages_of(study: Study) -> list[Stage]:
+    """The stages of a study, each after those that it needs.
+
+    Raises:
+        SegcftError: one needs a stage that the study has not, or they need each other.
+    """
+    sections = list(Study.model_fields)
+    found = [stage for stage in STAGES.values() if stage.is_in(study)]
+    found.sort(key=lambda stage: sections.index(stage.section) if stage.section else len(sections))
+    needs = {stage.name: stage.needs(study) for stage in found}
+    for name, before in needs.items():
+        if missing := set(before) - needs.keys():
+            raise SegcftError(
+                Code.MISSING, f"stage {name!r}", f"needs {', '.join(sorted(missing))}, which the study does not have"
+            )
+    try:
+        return [STAGES[name] for name in TopologicalSorter(needs).static_order()]
+    except CycleError as error:
+        raise SegcftError(Code.INVALID, "", f"stages need each other: {' -> '.join(error.args[1])}") from None
+
+
+def training_stages(study: Study) -> Iterator[TrainingStage]:
+    """The stages of a study that train a network, in order."""
+    return (stage for stage in stages_of(study) if isinstance(stage, TrainingStage))
+
+
+def training_stage(name: str) -> TrainingStage:
+    """The stage that trains the part ``name``.
+
+    Raises:
+        SegcftError: there is none.
+    """
+    stage = STAGES.find(name)
+    if not isinstance(stage, TrainingStage):
+        raise SegcftError(Code.INVALID, "", f"stage {name!r} trains no network")
+    return stage

@@ -1,0 +1,1 @@
+"""The stages, a file each; what they have in common is in :mod:`segcft.pipeline.stage`."""

@@ -1,0 +1,32 @@
+"""The evaluation of the counterfactuals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from segcft.config.study import Study
+from segcft.pipeline.judging import evaluate_people
+from segcft.pipeline.runner import Pipeline
+from segcft.pipeline.stage import STAGES, Stage, TrainingStage
+from segcft.utils.lock import Lock
+
+
+class Evaluation(Stage):
+    """Judges all methods on the people of the pipeline's part of the split; see :mod:`segcft.evaluate`."""
+
+    name, section = "evaluate", "evaluation"
+
+    def needs(self, study: Study) -> tuple[str, ...]:
+        stages = (stage for stage in STAGES.values() if isinstance(stage, TrainingStage) and stage.is_in(study))
+        return ("import", "judge", "scm", *(stage.name for stage in stages if stage.method))
+
+    def record(self, pipeline: Pipeline) -> Path:
+        return pipeline.run.evaluation_of(pipeline.split) / "evaluation.json"
+
+    def make(self, pipeline: Pipeline) -> None:
+        folder, device = self.record(pipeline).parent, pipeline.fabric.device
+        with Lock(folder):  # which `segcft evaluate` also writes to
+            evaluate_people(pipeline.run, pipeline.store, folder, device, pipeline.progress, pipeline.split)
+
+
+STAGES.add("evaluate", Evaluation())

@@ -1,0 +1,150 @@
+"""The mechanism of the image: trained by likelihood, fine-tuned on its counterfactuals, or taken from elsewhere."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from segcft.config.study import Study
+from segcft.counterfactual.finetune import CounterfactualObjective, constraint_level
+from segcft.data.batches import Batch, Batches
+from segcft.data.grey import to_unit
+from segcft.errors import Code, RunError
+from segcft.image_models.mechanism import MECHANISMS
+from segcft.image_models.objective import LikelihoodObjective
+from segcft.image_models.typicality import typical_ranges
+from segcft.pipeline.judging import UNKNOWN_PEOPLE
+from segcft.pipeline.runner import Pipeline
+from segcft.pipeline.stage import STAGES, Minimised, TrainingStage
+from segcft.training import artefact
+from segcft.utils.digest import key_of
+
+UNNAMED = ("two-stream", "causal-gen")
+"""Architectures whose names are in no key, as version 0.1.0 has it: no settings fit both of them. Of any other one the
+name is in the key, since its settings may be those of another."""
+
+
+class _ImageStage(TrainingStage):
+    """Trains an image mechanism."""
+
+    complete = True
+
+    def build(self, study: Study) -> nn.Module:
+        torch.manual_seed(study.hvae.seed)  # of a fine-tuned one, too: one network, one draw
+        return self.network(study)
+
+    def network(self, study: Study) -> nn.Module:
+        return MECHANISMS.find(study.hvae.architecture)(study.hvae, study.image, study.variables)
+
+    def facts(self, pipeline: Pipeline, network: Any) -> dict[str, Any]:
+        typical = typical_ranges(network, pipeline.store, pipeline.study.evaluation.batch_size)
+        return {"compile": pipeline.compile} | ({"usual": typical.model_dump()} if typical else {})
+
+
+class LikelihoodStage(_ImageStage):
+    """Trains the image mechanism by likelihood ("No CFT")."""
+
+    name = section = switch = "hvae"
+    method = "none"
+    complete_validation = True
+
+    def settings(self, study: Study) -> dict[str, Any]:
+        settings = super().settings(study)
+        if study.hvae.architecture in UNNAMED:
+            del settings["architecture"]
+        return settings
+
+    def objective(self, pipeline: Pipeline, network: Any, values: Tensor, batches: Batches) -> Minimised:
+        if pipeline.compile:
+            network.compile_passes()
+        network.parents.set_statistics(values)
+        return LikelihoodObjective(network, pipeline.study), {}
+
+    def validation(self, study: Study, network: Any, batch: Batch) -> dict[str, Tensor]:
+        density = network.log_density(to_unit(batch["image"]), batch["values"])
+        return {} if density is None else {"validation_bits_per_pixel": -density / math.log(2)}
+
+    def current_key(self, pipeline: Pipeline) -> str | None:
+        meta = self.recorded(pipeline)
+        if "source" not in meta:
+            return super().current_key(pipeline)
+        if meta.get("settings_key") != self.key(pipeline):
+            raise RunError(
+                Code.OTHER,
+                "",
+                f"{self._adopted(pipeline)}, and the settings, the samples or segcft's version changed since: import "
+                "it again, or remove this file to train the image mechanism",
+            )
+        return str(meta["key"])
+
+    def forget(self, pipeline: Pipeline) -> None:
+        if "source" in self.recorded(pipeline):
+            raise RunError(Code.INVALID, self._adopted(pipeline), "import it again, or remove this file to train it")
+        super().forget(pipeline)
+
+    def _adopted(self, pipeline: Pipeline) -> str:
+        source = self.recorded(pipeline)["source"]
+        return f"{self.record(pipeline)}: was imported from {source.get('checkpoint')}"
+
+    def adopt(self, pipeline: Pipeline, load: Callable[[Any], dict[str, Any]]) -> None:
+        """Take the mechanism from elsewhere instead of training it; the stage is then up to date.
+
+        What was not made here is never made anew in its stead.
+
+        Args:
+            pipeline: of a run whose samples are imported.
+            load: gives the network its weights and returns what to record of where they come from: the path
+                "checkpoint", its "sha256", the "parents" as they were given, and more.
+        """
+        start = time.monotonic()
+        network: Any = self.build(pipeline.study)
+        rows = pipeline.store.indices("train", complete=True)
+        network.parents.set_statistics(torch.from_numpy(pipeline.store.values()[rows]))
+        source = load(network)
+        settings_key = self.key(pipeline)
+        network.to(pipeline.fabric.device)
+        # Other weights from the same settings: what was made from those before must be made anew. Not the path: a
+        # checkpoint that was moved is the same.
+        key = key_of(settings_key, source["sha256"], source["parents"])
+        self.keep(pipeline, network, key, {}, start, {"source": source, "settings_key": settings_key})
+        self._drop_checkpoint(pipeline)
+        pipeline.progress.note(f"warning: {UNKNOWN_PEOPLE}")
+
+
+class FinetuningStage(_ImageStage):
+    """Fine-tunes the image mechanism on its own counterfactuals, which the ``guide`` reads."""
+
+    section, switch = "finetune", "finetune.guides"
+    answers_with = ("hvae", "scm")
+
+    def __init__(self, guide: str) -> None:
+        self.guide = self.method = guide
+        self.name = f"cft-{guide}"
+
+    def is_in(self, study: Study) -> bool:
+        return self.guide in study.finetune.guides
+
+    def needs(self, study: Study) -> tuple[str, ...]:
+        return ("import", "scm", "hvae", self.guide)
+
+    def objective(self, pipeline: Pipeline, network: Any, values: Tensor, batches: Batches) -> Minimised:
+        study, run, device = pipeline.study, pipeline.run, pipeline.fabric.device
+        if pipeline.compile:
+            network.compile_passes()
+        artefact.load(run.path("hvae"), network)
+        network.to(device)
+        bound = constraint_level(network, study, batches, pipeline.fabric) + study.finetune.slack
+        scm, guide = run.load("scm", device), run.load(self.guide, device)
+        return CounterfactualObjective(network, scm, guide, study.finetune, study, values.to(device), bound), {
+            "bound": bound
+        }
+
+
+STAGES.add("hvae", LikelihoodStage())
+for _guide in ("regressor", "segmentor"):
+    STAGES.add(f"cft-{_guide}", FinetuningStage(_guide))

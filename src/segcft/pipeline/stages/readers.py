@@ -1,0 +1,79 @@
+"""The readers of images: the guides of fine-tuning, and the judge."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from segcft.config.study import Study
+from segcft.data.batches import Batch, Batches
+from segcft.data.grey import to_unit
+from segcft.errors import Code, RunError
+from segcft.measures.measurements import Measurements
+from segcft.pipeline.run import Run
+from segcft.pipeline.runner import Pipeline
+from segcft.pipeline.stage import STAGES, Minimised, TrainingStage
+from segcft.readers.regressor import Regressor, RegressorObjective
+from segcft.readers.segmentor import Segmentor, SegmentorObjective, dice
+from segcft.training import artefact
+
+
+class _ReaderStage(TrainingStage):
+    """Readers need no attributes, so samples that lack one are theirs, too."""
+
+    def __init__(self, name: str) -> None:
+        self.name = self.section = self.switch = name
+
+    def validation(self, study: Study, network: Any, batch: Batch) -> dict[str, Tensor]:
+        error = (network.read(to_unit(batch["image"])) - batch["values"][:, study.measured_columns]).abs()
+        return {f"validation_area_error_{name}": error[:, i] for i, name in enumerate(study.structures)}
+
+
+class SegmentorStage(_ReaderStage):
+    """Trains a segmentor: the guide of Seg-CFT."""
+
+    def network(self, study: Study) -> nn.Module:
+        return Segmentor(self.spec(study), study.image.channels, Measurements.of(study))
+
+    def objective(self, pipeline: Pipeline, network: Any, values: Tensor, batches: Batches) -> Minimised:
+        return SegmentorObjective(network, self.spec(pipeline.study)), {}
+
+    def validation(self, study: Study, network: Any, batch: Batch) -> dict[str, Tensor]:
+        overlap = dice((network(to_unit(batch["image"])) > 0).float(), (batch["mask"] >= 128).float())
+        errors = super().validation(study, network, batch)
+        return errors | {f"validation_dice_{name}": overlap[:, i] for i, name in enumerate(study.structures)}
+
+
+class JudgeStage(SegmentorStage):
+    """Trains the segmentor that judges the counterfactuals, from a seed of its own."""
+
+    def check(self, run: Run) -> None:
+        judge, guide = run.path(self.name), run.path("segmentor")
+        if guide.is_file() and artefact.same_weights(judge, guide):
+            raise RunError(
+                Code.LEAK,
+                judge,
+                f"has the weights of {guide.name}: a judge that is the guide proves nothing; remove the file "
+                "and train it from a seed of its own: `segcft judge`",
+            )
+
+
+class RegressorStage(_ReaderStage):
+    """Trains a regressor: the guide of Reg-CFT."""
+
+    def is_in(self, study: Study) -> bool:
+        return study.regressor is not None
+
+    def network(self, study: Study) -> nn.Module:
+        return Regressor(self.spec(study), study.image.channels, Measurements.of(study))
+
+    def objective(self, pipeline: Pipeline, network: Any, values: Tensor, batches: Batches) -> Minimised:
+        study = pipeline.study
+        network.set_statistics(values[:, study.measured_columns])
+        return RegressorObjective(network, self.spec(study), Measurements.of(study)), {}
+
+
+STAGES.add("segmentor", SegmentorStage("segmentor"))
+STAGES.add("judge", JudgeStage("judge"))
+STAGES.add("regressor", RegressorStage("regressor"))
