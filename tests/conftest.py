@@ -28,6 +28,7 @@ from segcft.pipeline.run import Run
 from segcft.pipeline.runner import Pipeline
 from segcft.readers.reader import MaskReader
 from segcft.training.loop import make_fabric
+from tests import howto
 
 if TYPE_CHECKING:
     from starlette.testclient import TestClient
@@ -121,6 +122,14 @@ def small_run(made_once: MakeOnce, small_study: Study) -> Run:
         Pipeline(Run(folder / "small", small_study), make_fabric("cpu")).run_all()
 
     return Run(made_once("small-run", make) / "small", small_study)
+
+
+@pytest.fixture(scope="session")
+def flow_run(made_once: MakeOnce, small_run: Run) -> Run:
+    """The small run with a flow for its image mechanism, of the page on how to add one; only to be read."""
+    folder = made_once("flow", lambda folder: howto.follow("image-mechanism", folder, small_run.folder))
+    howto.load(folder / "flow.py")
+    return Run(folder / "runs" / "small")
 
 
 @pytest.fixture

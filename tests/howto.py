@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -77,19 +78,18 @@ def write_files(name: str, folder: Path) -> str:
     return next(Path(file).stem for file in files if file.endswith(".py"))
 
 
-def load(name: str, folder: Path) -> ModuleType:
-    """The module that a page is about, imported, which makes it known in this process."""
-    module = write_files(name, folder)
-    spec = importlib.util.spec_from_file_location(module, folder / f"{module}.py")
+def load(file: Path) -> ModuleType:
+    """The module in a file of a page, imported, which makes it known in this process."""
+    spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec is not None
     assert spec.loader is not None
-    loaded = sys.modules[module] = importlib.util.module_from_spec(spec)
+    loaded = sys.modules[file.stem] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(loaded)
     return loaded
 
 
 def install(module: str, folder: Path) -> None:
-    """What ``pip install -e .`` does with the index's pyproject.toml: its entry points are written beside the module."""
+    """What ``pip install -e .`` does: entry points of the index's pyproject.toml are written beside the module."""
     project = tomllib.loads(read_page("index").files["pyproject.toml"].replace("NAME", module))
     about = project["project"]
     info = folder / f"{about['name'].replace('-', '_')}-{about['version']}.dist-info"
@@ -129,3 +129,12 @@ def check_seen(expected: list[str], printed: str) -> None:
     for line in expected:
         pattern = ".*".join(map(re.escape, " ".join(line.split()).split("...")))
         assert any(re.search(pattern, one) for one in rest), f"{line!r} is not in, or not in its place of\n{printed}"
+
+
+def follow(name: str, folder: Path, small_run: Path | None = None) -> None:
+    """Do all that the page says in ``folder``. ``small_run`` is a run of configs/small.yaml, if it need not be made."""
+    if small_run is not None:
+        shutil.copytree(small_run, folder / "runs" / "small")
+    page = read_page(name)
+    install(write_files(name, folder), folder)
+    check_seen(page.seen, give(page.commands, folder))

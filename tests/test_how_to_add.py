@@ -4,31 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
-import math
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from segcft.config.mechanisms import HVAESpec
 from segcft.pipeline.run import Run
 from segcft.training import artefact
 from tests import howto
 
 
-def follow(name: str, folder: Path, small_run: Run | None = None) -> None:
-    """Do what the page says in ``folder``, where ``small_run``, if given, is the run of configs/small.yaml."""
-    if small_run is not None:
-        shutil.copytree(small_run.folder, folder / "runs" / "small")
-    page = howto.read_page(name)
-    howto.install(howto.write_files(name, folder), folder)
-    howto.check_seen(page.seen, howto.give(page.commands, folder))
-
-
 def test_a_metric(small_run: Run, tmp_path: Path) -> None:
-    follow("metric", tmp_path, small_run)
+    howto.follow("metric", tmp_path, small_run.folder)
     table = Path("evaluation", "table.json")
     before, after = (json.loads((run / table).read_text()) for run in (small_run.folder, tmp_path / "runs" / "small"))
     own = [row for row in after if row["metric"] == "saturation"]
@@ -39,7 +27,7 @@ def test_a_metric(small_run: Run, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_measure(tmp_path: Path) -> None:
-    follow("measure", tmp_path)
+    howto.follow("measure", tmp_path)
     run = Run(tmp_path / "runs" / "width")
     widths = run.store().table["heart_width"].to_numpy()
     reached = (run.store().masks[:, 0] > 127).any(axis=1).sum(axis=1)
@@ -49,23 +37,21 @@ def test_a_measure(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_image_mechanism(small_run: Run, tmp_path: Path) -> None:
-    follow("image-mechanism", tmp_path, small_run)
-    folder = tmp_path / "runs" / "small"
-    assert artefact.same_weights(folder / "segmentor.safetensors", small_run.path("segmentor"))
-    meta = artefact.read_meta(folder / "hvae.safetensors")
-    assert meta["study"]["hvae"]["architecture"] == "flow"
-    assert math.isfinite(meta["metrics"]["validation_bits_per_pixel"])
-    rows = json.loads((folder / "evaluation" / "table.json").read_text())
+def test_an_image_mechanism(flow_run: Run, small_run: Run) -> None:
+    assert artefact.same_weights(flow_run.path("segmentor"), small_run.path("segmentor"))
+    assert flow_run.study.hvae.architecture == "flow"
+    assert flow_run.methods() == small_run.methods()
+    rows = json.loads((flow_run.evaluation / "table.json").read_text())
     found = {row["metric"]: row["value"] for row in rows if row["method"] == "segmentor"}
     assert found.keys() >= {"mape", "slope", "locality", "composition", "reversibility"}
     assert "reconstruction" not in found  # it tells no part of pixels apart
     assert found["composition"] < 1  # grey levels: abduction and prediction are each other's inverse
-    assert isinstance(small_run.study.hvae, HVAESpec)  # the run that was copied is as it was
+    answer = flow_run.folder.parents[1] / "answer"
+    assert json.loads((answer / "counterfactual.json").read_text())["do"]
 
 
 def test_an_importer(tmp_path: Path) -> None:
-    follow("importer", tmp_path)
+    howto.follow("importer", tmp_path)
     rows = pd.read_csv(tmp_path / "converted" / "metadata.csv")
     assert list(rows["age"]) == [10 + number // 2 for number in range(16, 100)]
     with (tmp_path / "converted" / "rejected.csv").open(newline="") as file:
@@ -76,7 +62,7 @@ def test_an_importer(tmp_path: Path) -> None:
 
 
 def test_a_stage(small_run: Run, tmp_path: Path) -> None:
-    follow("stage", tmp_path, small_run)
+    howto.follow("stage", tmp_path, small_run.folder)
     means = json.loads((tmp_path / "runs" / "small" / "means" / "means.json").read_text())
     store = small_run.store()
     train = store.table.iloc[store.indices("train")]
