@@ -58,6 +58,14 @@ def test_a_folder_is_gone_on_with_if_its_settings_are_the_same(scans: Path, caps
     assert "other settings: threshold was 99" in capsys.readouterr().err
 
 
+def test_a_damaged_file_is_left_out_and_told_of(scans: Path) -> None:
+    scans.with_name("50.npy").write_bytes(b"")
+    scans.with_name("51.npy").write_bytes(b"\x93NUMPY")
+    assert main(["import", "toy", "--table", str(scans), "--out", "out"]) == 0
+    left_out = [line.split(",") for line in Path("out", "rejected.csv").read_text().splitlines()]
+    assert [id for id, kind, *_ in left_out if kind == "unreadable array"] == ["scan50", "scan51"]
+
+
 def test_what_is_declared_is_help(scans: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["import", "toy", "--help"])
