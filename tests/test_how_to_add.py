@@ -15,6 +15,7 @@ from segcft.training import artefact
 from tests import howto
 
 
+@pytest.mark.slow
 def test_a_metric(small_run: Run, tmp_path: Path) -> None:
     howto.follow("metric", tmp_path, small_run.folder)
     table = Path("evaluation", "table.json")
@@ -70,6 +71,7 @@ def test_a_stage(small_run: Run, tmp_path: Path) -> None:
     assert means["age"] == pytest.approx(train["age"].mean(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_script_makes_it_known_as_well(tmp_path: Path) -> None:
     module = howto.write_files("importer", tmp_path)
     (tmp_path / "with_it.py").write_text(howto.read_page("index").files["with_it.py"].replace("NAME", module))
