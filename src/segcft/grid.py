@@ -115,8 +115,8 @@ class Grid:
         return F.grid_sample(maps, places.nan_to_num().movedim(1, -1), padding_mode="border", align_corners=False)
 
     def unpatch(self, maps: Tensor, patch: int) -> Tensor:
-        """Channels (B, C * patch ** dimensions, *any) laid out as pixels (B, C, *size), where ``size`` is ``patch`` times
-        ``any`` (Shi et al. 2016)."""
+        """Channels (B, C * patch ** dimensions, *any) laid out as pixels (B, C, *size), ``patch`` times as many along
+        each axis (Shi et al. 2016)."""
         size = maps.shape[-self.dimensions :]
         maps = maps.unflatten(1, (-1, *(patch,) * self.dimensions))
         # (B, C, p, p, h, w) to (B, C, h, p, w, p)
