@@ -28,6 +28,7 @@ from segcft.pipeline.run import Run
 from segcft.pipeline.runner import Pipeline
 from segcft.readers.reader import MaskReader
 from segcft.training.loop import make_fabric
+from tests import howto
 
 if TYPE_CHECKING:
     from starlette.testclient import TestClient
@@ -40,56 +41,15 @@ settings.load_profile("segcft")
 MODELS = Path(__file__).parents[1] / "models"
 """The models that come with segcft."""
 
+SMALL = Path(__file__).parents[1] / "configs" / "small.yaml"
+
 MakeStudy = Callable[..., Study]
 MakeOnce = Callable[[str, Callable[[Path], object]], Path]
 
 
 def small_mapping() -> dict[str, Any]:
     """The small study as a mapping: 32 x 32 pixels, 90 simulated people, tiny networks, few steps."""
-    area = {"kind": "continuous", "parents": ["sex", "age"], "unit": "px"}
-    step = {"batch_size": 12, "warmup_steps": 2}
-    segmentor = step | {"steps": 120, "learning_rate": 1e-2, "widths": [8, 16, 24], "ema": 0.9}
-    return {
-        "name": "small",
-        "image": {"size": [32, 32]},
-        "variables": {
-            "sex": {"kind": "categorical", "categories": ["F", "M"]},
-            "age": {"kind": "continuous", "unit": "years"},
-            "left_lung_area": area,
-            "right_lung_area": area,
-            "heart_area": area,
-        },
-        "structures": {
-            "left_lung": {"variable": "left_lung_area"},
-            "right_lung": {"variable": "right_lung_area"},
-            "heart": {"variable": "heart_area"},
-        },
-        "data": {"source": "chest-simulator", "people": 90, "seed": 3},
-        "splits": {"train": 0.6, "validation": 0.2, "test": 0.2},
-        "segmentor": segmentor,
-        "judge": segmentor | {"seed": 1},
-        "regressor": step | {"steps": 100, "learning_rate": 3e-3, "widths": [8, 8, 16, 16]},
-        "scm": step | {"steps": 20, "hidden": [8], "bins": 4, "learning_rate": 1e-2},
-        "hvae": step
-        | {
-            "steps": 60,
-            "learning_rate": 3e-3,
-            "gradient_clip": 5,
-            "ema": 0.9,
-            "checkpoint_steps": 10,
-            "context": 8,
-            "patch": 2,
-            "warp": 8,
-            "levels": [
-                {"width": 8, "encoder": 0, "z": 0},
-                {"width": 12, "z": 2},
-                {"width": 12, "decoder": 2, "z": 4, "down": 4},
-                {"width": 12, "z": 4},
-            ],
-        },
-        "finetune": step | {"steps": 6, "ema": 0.5, "checkpoint_steps": 2, "bound_batches": 4},
-        "evaluation": {"bootstrap": 50, "figure_people": 1, "figure_changes": [-0.2, 0.2]},
-    }
+    return dict(yaml.safe_load(SMALL.read_text(encoding="utf-8")))
 
 
 def changed(raw: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -162,6 +122,14 @@ def small_run(made_once: MakeOnce, small_study: Study) -> Run:
         Pipeline(Run(folder / "small", small_study), make_fabric("cpu")).run_all()
 
     return Run(made_once("small-run", make) / "small", small_study)
+
+
+@pytest.fixture(scope="session")
+def flow_run(made_once: MakeOnce, small_run: Run) -> Run:
+    """The small run with a flow for its image mechanism, of the page on how to add one; only to be read."""
+    folder = made_once("flow", lambda folder: howto.follow("image-mechanism", folder, small_run.folder))
+    howto.load(folder / "flow.py")
+    return Run(folder / "runs" / "small")
 
 
 @pytest.fixture

@@ -1,9 +1,12 @@
-"""An importer from outside of the package is one file; options are declared once."""
+"""An importer from outside of the package, that of docs/how-to-add/importer.md: its options are declared once.
+
+tests/test_how_to_add.py follows the page.
+"""
 
 from __future__ import annotations
 
-import csv
 import json
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,112 +16,54 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
-from numpy.typing import NDArray
-from PIL import Image
 
 from segcft.cli import main
-from segcft.config.loader import parse_study
 from segcft.errors import DataError, SegcftError
-from segcft.importers.convert import Converted, Summary, convert
-from segcft.importers.folder import import_folder
 from segcft.importers.formats.ccta import CCTA
 from segcft.importers.formats.dicom import DICOM
 from segcft.importers.formats.jsrt import JSRT
-from segcft.importers.importer import IMPORTERS, Importer
-from segcft.importers.options import COUNT, FLAG, SIZE, TABLE, number, option
-from segcft.io.reject import Excluded
-from segcft.utils.progress import Progress
-
-
-@dataclass(frozen=True)
-class Scan:
-    id: str
-    file: Path
-    age: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Toy(Importer):
-    """Scans are arrays of NumPy; what is brighter than ``threshold`` is the heart."""
-
-    name = "toy"
-    summary = "make a folder of toy scans"
-
-    table: Path = option(TABLE, "a row a scan: id, file and age")
-    size: tuple[int, int] = option(SIZE, "of the images, in pixels", (32, 32))
-    threshold: float = option(number(low=0, high=255), "above which the heart is, of 100 %", 128.0, unit="grey")
-    ages: tuple[float, float] = option(number(low=0, high=130), "that are kept", (0, 130), many="pair")
-    invert: bool = option(FLAG, "white is air", False)
-    limit: int | None = option(COUNT, "scans at most", None, setting="")
-
-    def convert(self, out: Path, progress: Progress | None = None) -> Summary:
-        with self.table.open(newline="") as file:
-            scans = [Scan(row["id"], self.table.parent / row["file"], row["age"]) for row in csv.DictReader(file)]
-        scans = scans[: self.limit]
-        return convert(
-            scans,
-            len(scans),
-            self.read,
-            out,
-            settings=self.settings,
-            splits=self.splits,
-            workers=self.workers,
-            progress=progress,
-        )
-
-    def read(self, scan: Scan) -> Converted:
-        if not self.ages[0] <= float(scan.age) <= self.ages[1]:
-            raise Excluded("age", f"age is {scan.age}")
-        picture = Image.fromarray(np.load(scan.file)).resize(self.size[::-1])
-        pixels: NDArray[np.uint8] = 255 - np.asarray(picture) if self.invert else np.asarray(picture)
-        return Converted(scan.id, scan.id, pixels, (pixels > self.threshold).astype(np.uint8), {"age": scan.age})
+from segcft.importers.importer import IMPORTERS
+from segcft.importers.options import COUNT, FLAG, number, option
+from tests import howto
 
 
 @pytest.fixture
-def scans(tmp_path: Path) -> Iterator[Path]:
-    """A table of scans, while the importer is known."""
-    IMPORTERS.add("toy", Toy)
-    y, x = np.mgrid[:48, :48]
-    with (tmp_path / "scans.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["id", "file", "age"])
-        for number in range(20):
-            disc = np.hypot(y - 24, x - 24) < 8 + number / 2
-            np.save(tmp_path / f"{number}.npy", (200 * disc).astype(np.uint8))
-            writer.writerow([f"scan{number:02}", f"{number}.npy", 30 + number])
-    yield tmp_path / "scans.csv"
+def scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The page's table of scans, while its importer is known, with a few options more."""
+    monkeypatch.chdir(tmp_path)
+    howto.write_files("importer", tmp_path)
+    page = howto.load(tmp_path / "toy.py")
+    runpy.run_path("make_scans.py")
+
+    @dataclass(frozen=True, kw_only=True)
+    class Toy(page.Toy):
+        ages: tuple[float, float] = option(number(low=0, high=130), "that are kept", (0, 130), many="pair")
+        invert: bool = option(FLAG, "white is air", False)
+        limit: int | None = option(COUNT, "scans at most", None, setting="")
+
+    IMPORTERS._things["toy"] = Toy
+    yield tmp_path / "scans" / "scans.csv"
     IMPORTERS._things.pop("toy")
 
 
-def test_an_importer_from_outside_writes_what_a_study_imports(
-    scans: Path, small_study_file: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = scans.parent / "out"
-    words = ["import", "toy", "--table", str(scans), "--out", str(out), "--threshold", "99", "--ages", "0", "48"]
+def test_a_folder_is_gone_on_with_if_its_settings_are_the_same(scans: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["import", "toy", "--table", str(scans), "--out", "out", "--threshold", "99"]
     assert main(words) == 0
-    assert "19  images converted" in capsys.readouterr().out
-    settings = json.loads((out / "journal.jsonl").read_text().splitlines()[0])["settings"]
+    settings = json.loads(Path("out", "journal.jsonl").read_text().splitlines()[0])["settings"]
     assert settings.pop("splits")["seed"] == 0
-    assert settings == {"format": "toy", "size": [32, 32], "threshold": 99, "ages": [0, 48], "invert": False}
-    small = yaml.safe_load(small_study_file.read_text())
-    raw = small | {
-        "image": {"size": [32, 32]},
-        "variables": {
-            "age": {"kind": "continuous"},
-            "heart_area": {"kind": "continuous", "scale": "log", "parents": ["age"]},
-        },
-        "structures": {"heart": {"variable": "heart_area", "bit": 1}},
-        "data": {"source": "folder"},
-        "finetune": small["finetune"] | {"intervene": []},
-        "evaluation": {},
-    }
-    store = import_folder(parse_study(raw), out, scans.parent / "store", split="test")
-    assert list(store.table["age"]) == list(range(30, 49))
-    assert np.all(np.diff(store.table["heart_area"]) > 0)
+    expected = {"format": "toy", "size": [32, 32], "threshold": 99, "youngest": 18, "ages": [0, 130], "invert": False}
+    assert settings == expected
     assert main([*words, "--seed", "0", "--workers", "1", "--limit", "3"]) == 0  # of no consequence for the result
-    assert main([*words, "--invert"]) == 1
-    assert "other settings: invert was false and is true" in capsys.readouterr().err
+    assert main([*words, "--threshold", "120"]) == 1
+    assert "other settings: threshold was 99" in capsys.readouterr().err
+
+
+def test_a_damaged_file_is_left_out_and_told_of(scans: Path) -> None:
+    scans.with_name("50.npy").write_bytes(b"")
+    scans.with_name("51.npy").write_bytes(b"\x93NUMPY")
+    assert main(["import", "toy", "--table", str(scans), "--out", "out"]) == 0
+    left_out = [line.split(",") for line in Path("out", "rejected.csv").read_text().splitlines()]
+    assert [id for id, kind, *_ in left_out if kind == "unreadable array"] == ["scan50", "scan51"]
 
 
 def test_what_is_declared_is_help(scans: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,7 +73,7 @@ def test_what_is_declared_is_help(scans: Path, capsys: pytest.CaptureFixture[str
     for words in (
         "--table FILE a row a scan: id, file and age --",
         "--size HxW of the images, in pixels (default: 32x32)",
-        "--threshold GREY above which the heart is, of 100 % (default: 128)",
+        "--threshold GREY above which the heart is (default: 128)",
         "--ages LOW HIGH that are kept (default: 0 130)",
         "--invert white is air --",
         "--limit N scans at most",
@@ -167,7 +112,7 @@ def test_what_is_declared_is_checked_in_python_and_on_the_command_line(
     scans: Path, options: dict[str, Any], name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(DataError, match=f"^{name}: "):
-        Toy(table=scans, **options)
+        IMPORTERS["toy"](table=scans, **options)
     ((_, value),) = options.items()
     texts = ["x".join(map(str, value))] if name == "--size" else [str(one) for one in np.ravel(value)]
     words = ["import", "toy", "--table", str(scans), "--out", str(scans.parent / "out"), name, *texts]
@@ -178,10 +123,10 @@ def test_what_is_declared_is_checked_in_python_and_on_the_command_line(
 
 def test_a_missing_file_and_a_missing_module_are_told(scans: Path) -> None:
     with pytest.raises(DataError, match=r"--table: .*none.csv: no such table"):
-        Toy(table=scans.with_name("none.csv"))
+        IMPORTERS["toy"](table=scans.with_name("none.csv"))
 
     @dataclass(frozen=True, kw_only=True)
-    class Needy(Toy):
+    class Needy(IMPORTERS["toy"]):
         needs = ("no_such_module",)
 
     with pytest.raises(DataError, match="import toy needs no_such_module"):
@@ -190,7 +135,7 @@ def test_a_missing_file_and_a_missing_module_are_told(scans: Path) -> None:
 
 def test_a_name_is_taken_once(scans: Path) -> None:
     with pytest.raises(SegcftError, match="importer 'jsrt'"):
-        IMPORTERS.add("jsrt", Toy)
+        IMPORTERS.add("jsrt", IMPORTERS["toy"])
 
 
 @pytest.mark.parametrize("name", ["padchest", "jsrt", "dicom", "ccta"])

@@ -1,4 +1,7 @@
-"""Stages that are not the package's own: each is what this file has of it, and nothing else knows of them."""
+"""Stages from outside of the package: that of docs/how-to-add/stage.md, and one that trains.
+
+tests/test_how_to_add.py follows the page.
+"""
 
 from __future__ import annotations
 
@@ -9,32 +12,19 @@ from typing import Any
 
 import pytest
 
-from segcft.cli import main
 from segcft.config.study import Study
 from segcft.errors import SegcftError
 from segcft.pipeline.pool import run_all
 from segcft.pipeline.run import Run
 from segcft.pipeline.runner import Pipeline
-from segcft.pipeline.stage import STAGES, Stage
+from segcft.pipeline.stage import STAGES
 from segcft.pipeline.stages.readers import RegressorStage
 from segcft.report.facts import read_parts
 from segcft.training import artefact
 from segcft.training.loop import make_fabric
+from tests import howto
 from tests.test_pipeline import Notes
 from tests.test_training import copy_of
-
-
-class MeansStage(Stage):
-    """Writes the training samples' mean values to ``RUN/means/means.json``."""
-
-    name = "means"
-
-    def make(self, pipeline: Pipeline) -> None:
-        store = pipeline.store
-        means = store.values()[store.indices("train", complete=True)].mean(axis=0)
-        folder = pipeline.run.folder / "means"
-        folder.mkdir(exist_ok=True)
-        (folder / "means.json").write_text(json.dumps(dict(zip(pipeline.study.variables, means.tolist(), strict=True))))
 
 
 class SecondOpinionStage(RegressorStage):
@@ -52,12 +42,12 @@ class SecondOpinionStage(RegressorStage):
 
 
 @pytest.fixture
-def new_stages() -> Iterator[None]:
-    added = {stage.name: stage for stage in (MeansStage(), SecondOpinionStage())}
-    for name, stage in added.items():
-        STAGES.add(name, stage)
+def new_stages(tmp_path: Path) -> Iterator[None]:
+    howto.write_files("stage", tmp_path)
+    howto.load(tmp_path / "means.py")
+    STAGES.add("second-opinion", SecondOpinionStage())
     yield
-    for name in added:
+    for name in ("means", "second-opinion"):
         del STAGES._things[name]
 
 
@@ -83,24 +73,11 @@ def test_new_stages_are_run_in_their_place(small_run: Run, tmp_path: Path) -> No
 
 
 @pytest.mark.usefixtures("new_stages")
-def test_the_command_line_runs_new_stages_and_makes_them_again(
-    small_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = copy_of(small_run, tmp_path)
-    for again, made in (([], True), ([], False), (["--again", "means"], True)):
-        assert main(["run", str(run.folder), "--device", "cpu", "--jobs", "1", *again]) == 0
-        told = capsys.readouterr().err
-        for stage in ("means", "second-opinion"):
-            assert f"{stage}: {'done in' if made else 'up to date'}" in told
-        assert "evaluate: up to date" in told
-
-
-@pytest.mark.usefixtures("new_stages")
 def test_a_stage_that_needs_one_that_is_not_there_is_told(small_study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = Pipeline(Run("nowhere", small_study), make_fabric("cpu"))
-    monkeypatch.setattr(MeansStage, "needs", lambda self, study: ("modes",))
+    monkeypatch.setattr(STAGES["means"], "needs", lambda study: ("modes",))
     with pytest.raises(SegcftError, match="'means': needs modes"):
         _ = pipeline.stages
-    monkeypatch.setattr(MeansStage, "needs", lambda self, study: ("second-opinion",))
+    monkeypatch.setattr(STAGES["means"], "needs", lambda study: ("second-opinion",))
     with pytest.raises(SegcftError, match="need each other"):
         _ = pipeline.stages

@@ -17,8 +17,8 @@ class Registry(Mapping[str, T], Generic[T]):
     """Name -> thing: those of the package in the order of its modules, then others in the order of :meth:`add`.
 
     The modules of ``package`` add theirs when they are imported, which the first look-up of a name that is not known
-    yet does. So do modules of other
-    installed packages that have an entry point of the group ``segcft``, and scripts, which call :meth:`add`.
+    yet does. So do modules of other installed packages that have an entry point of the group ``segcft``, and scripts,
+    which call :meth:`add`.
 
     Args:
         kind: what they are, for errors: "measure".
