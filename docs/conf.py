@@ -92,8 +92,8 @@ def write_reference(app: Sphinx) -> None:
     for init in sorted(set(package.glob("*/__init__.py")) - {package / "cli" / "__init__.py"}):
         name = init.parent.name
         about = ast.get_docstring(ast.parse(init.read_text(encoding="utf-8"))) or ""
-        files = [path for path in sorted(init.parent.rglob("*.py")) if not path.stem.startswith("__")]
-        modules = [".".join(path.relative_to(init.parent).with_suffix("").parts) for path in files]
+        files = sorted(path.relative_to(init.parent).with_suffix("") for path in init.parent.rglob("*.py"))
+        modules = [".".join(path.parts) for path in files if not path.stem.startswith("__")]
         sections = [
             f"## `segcft.{name}.{module}`\n\n```{{eval-rst}}\n.. automodule:: segcft.{name}.{module}\n```\n"
             for module in modules

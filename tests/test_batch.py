@@ -142,6 +142,7 @@ def test_a_question_that_changed_is_asked_again(small_run: Run, images: Path, tm
         answer_all(small_run, folder_items(own, [], ["age=71"]).items, tmp_path / "taken", CPU)
 
 
+@pytest.mark.slow
 def test_two_processes_answer_as_one(small_run: Run, images: Path, tmp_path: Path) -> None:
     items = [
         Item(f"{copy}/{item.id}", item.image, item.known, item.do)

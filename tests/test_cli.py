@@ -206,6 +206,7 @@ def test_the_default_folder_is_named_after_the_study(
     assert len(Run(tmp_path / "runs" / "small").store()) == 90
 
 
+@pytest.mark.slow
 def test_evaluate_prints_pure_json(segcft: Callable[..., Outcome], small_run: Run, tmp_path: Path) -> None:
     """In a process of its own: nothing else may write to standard output, not even a library."""
     command = [sys.executable, "-m", "segcft.cli", "evaluate", small_run.folder, "--json", "--device", "cpu"]

@@ -31,6 +31,7 @@ QUICK = 3000
 """Mutated inputs, of all readers together; docs/reliability.md tells of many more."""
 
 
+@pytest.mark.slow
 def test_mutated_input_is_read_or_refused(tmp_path: Path) -> None:
     tallies = fuzz([*READERS.values()], QUICK, seed=1, jobs=os.cpu_count() or 1, out=tmp_path / "findings")
     kinds = {name: dict(tally.kinds) for name, tally in tallies.items() if tally.kinds}

@@ -77,6 +77,7 @@ def test_a_constant_image_is_refused(tmp_path: Path, window: tuple[float, float]
         read_image(tmp_path / "x.png", 1, window=window)
 
 
+@pytest.mark.slow
 def test_absurd_images_and_hundreds_of_steps_in_bf16_stay_finite(tmp_path: Path) -> None:
     write_plaques(tmp_path / "data")
     noise = 255 * np.random.default_rng(1).integers(0, 2, (32, 32)).astype(np.uint8)

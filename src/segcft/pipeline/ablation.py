@@ -173,44 +173,30 @@ def run_ablation(
         StudyError: ``only`` names no variant.
         SegcftError: the first variant failed; or others did, which is said once all have been tried.
     """
-    from segcft.utils.lock import Lock
-
-    chosen = ablation.choose(only)
-    with Lock(folder):
-        return _run_chosen(ablation, chosen, folder, fabric, data, progress, jobs, compile)
-
-
-def _run_chosen(
-    ablation: Ablation,
-    chosen: Sequence[str],
-    folder: Path,
-    fabric: Fabric,
-    data: Path | None,
-    progress: Progress,
-    jobs: int,
-    compile: bool,
-) -> list[Row]:
     from segcft.pipeline.pool import run_all
     from segcft.pipeline.run import Run
     from segcft.pipeline.runner import Pipeline
+    from segcft.utils.lock import Lock
 
+    chosen = ablation.choose(only)
     runs = {name: Run(folder / name, study) for name, study in ablation.studies.items()}
     rows: list[Row] = []
     failures: list[str] = []
-    for count, name in enumerate(chosen, start=1):
-        progress.note(f"[{count}/{len(chosen)}] {name}")
-        pipeline = Pipeline(runs[name], fabric, data, progress, compile, split=SPLIT)
-        try:
-            with pipeline.lock:
-                _share(pipeline, {other: run for other, run in runs.items() if other != name})
-                run_all(pipeline, jobs)
-        except SegcftError as error:
-            if not rows:  # what ails the first one ails all
-                raise
-            failures.append(f"{name}: {error}")
-            progress.note(f"error: {failures[-1]}")
-        else:
-            rows = _write_table(ablation, runs, folder, pipeline)
+    with Lock(folder):
+        for count, name in enumerate(chosen, start=1):
+            progress.note(f"[{count}/{len(chosen)}] {name}")
+            pipeline = Pipeline(runs[name], fabric, data, progress, compile, split=SPLIT)
+            try:
+                with pipeline.lock:
+                    _share(pipeline, {other: run for other, run in runs.items() if other != name})
+                    run_all(pipeline, jobs)
+            except SegcftError as error:
+                if not rows:  # what ails the first one ails all
+                    raise
+                failures.append(f"{name}: {error}")
+                progress.note(f"error: {failures[-1]}")
+            else:
+                rows = _write_table(ablation, runs, folder, pipeline)
     if failures:
         head = f"{len(failures)} of {len(chosen)} variants failed ({folder / 'table.md'} has the rest):"
         raise SegcftError(Code.INVALID, "", "\n".join([head, *failures]))

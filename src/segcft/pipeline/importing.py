@@ -26,6 +26,7 @@ from segcft.importers.folder import import_folder
 from segcft.importers.simulated import import_simulated
 from segcft.io.reject import summarise
 from segcft.pipeline.run import Run
+from segcft.pipeline.stage import read_record
 from segcft.utils.atomic import link, recover, replaced_folder, write_text
 from segcft.utils.digest import key_of
 from segcft.utils.lock import Lock
@@ -196,7 +197,7 @@ def _shard_lock(place: Path) -> Lock:
 
 
 def _is_imported(run: Run, source: dict[str, Any]) -> bool:
-    made_from, store = _read(import_record(run)), _json(run.folder / "store" / "store.json")
+    made_from, store = _read(import_record(run)), read_record(run.folder / "store" / "store.json")
     # A store that was put in place just before the process was killed is not what the record is of.
     own = made_from is not None and made_from.get("fingerprint") in (None, store.get("fingerprint"))
     return own and bool(store) and _same(made_from, source)
@@ -221,16 +222,8 @@ def _same(made_from: dict[str, Any] | None, source: dict[str, Any]) -> bool:
 
 
 def _read(record: Path) -> dict[str, Any] | None:
-    made_from = _json(record)
+    made_from = read_record(record)
     return made_from if {"study", "files"} <= made_from.keys() else None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """The mapping in a file; {} where there is none."""
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, RecursionError):
-        return {}
 
 
 def _complete_shards(run: Run, source: dict[str, Any]) -> list[Path]:
@@ -277,11 +270,11 @@ def describe(store: Store) -> str:
     complete = len(store.indices(complete=True))
     missing = f"; {len(store) - complete} lack an attribute" if complete < len(store) else ""
     rejected = f"; {len(store.rejected)} rejected, see rejected.csv" if len(store.rejected) else ""
-    told = "".join(say(store) for say in (_dark, _twins, _unseen, _told))
+    told = "".join(say(store) for say in (_dark, _duplicates, _missing_categories, _remarks))
     return f"{counted(len(store), store.table['patient'].nunique())} ({parts}){missing}{rejected}{told}"
 
 
-def _told(store: Store) -> str:
+def _remarks(store: Store) -> str:
     """The remarks of the import, and what is odd about the masks as a whole."""
     remarks = [*store.remarks.itertuples(index=False, name=None), *(("", *remark) for remark in check_masks(store))]
     return "".join(f"\n  {line}" for line in summarise(remarks))
@@ -298,7 +291,7 @@ def _dark(store: Store) -> str:
     )
 
 
-def _twins(store: Store) -> str:
+def _duplicates(store: Store) -> str:
     """A warning where an image of a test person is one of training, under another name; else ""."""
     taught = np.concatenate([store.indices("train"), store.indices("validation")])
     twins = shared_images(store, store.indices("test"), store, taught)
@@ -310,7 +303,7 @@ def _twins(store: Store) -> str:
     )
 
 
-def _unseen(store: Store) -> str:
+def _missing_categories(store: Store) -> str:
     """A warning for each category that no training person is of; else ""."""
     people = store.table.iloc[store.indices("train")]
     return "".join(

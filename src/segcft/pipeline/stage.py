@@ -28,7 +28,16 @@ if TYPE_CHECKING:
     from segcft.pipeline.runner import Pipeline
 
 
+def read_record(path: Path) -> dict[str, Any]:
+    """The mapping in a file of JSON; {} where there is none."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return {}
+
+
 Minimised = tuple[Objective, dict[str, float]]
+"""What a stage minimises, and figures about it to record."""
 
 
 class Stage(ABC):
@@ -80,10 +89,7 @@ class Stage(ABC):
 
     def recorded(self, pipeline: Pipeline) -> dict[str, Any]:
         """What :meth:`record` says; {} where there is none."""
-        try:
-            return dict(json.loads(self.record(pipeline).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError, RecursionError):
-            return {}
+        return read_record(self.record(pipeline))
 
     def current_key(self, pipeline: Pipeline) -> str | None:
         """The key of the outcome that is there, if it is up to date; None if it is not.
@@ -142,8 +148,7 @@ class TrainingStage(Stage):
 
     @abstractmethod
     def objective(self, pipeline: Pipeline, network: Any, values: Tensor, batches: Batches) -> Minimised:
-        """What is minimised on ``batches`` of training samples, of which the study's variables are ``values`` (N, V);
-        and figures about it to record."""
+        """What is minimised on ``batches`` of training samples, whose values are ``values`` (N, V)."""
 
     def validation(self, study: Study, network: Any, batch: Batch) -> dict[str, Tensor]:
         """Figures (B,) or (B, ...) of a batch of validation samples, which no training step has seen; NaN does not

@@ -16,13 +16,13 @@ from segcft.utils.progress import Progress, Task
 from segcft.utils.signals import ignored_interrupts, orderly_end
 
 T = TypeVar("T")
-R = TypeVar("R")
+Result = TypeVar("Result")
 
 PATIENCE = 30.0
 """Seconds that a process which is to stop has to end in order, as a training does after its step."""
 
 
-class Workers(Generic[T, R]):
+class Workers(Generic[T, Result]):
     """Up to ``count`` processes, which are begun when there is something to do. A context manager, which ends them.
 
     They end in order on SIGTERM, and at once with the process that began them. Ctrl-C they leave to that one. No shared
@@ -37,12 +37,12 @@ class Workers(Generic[T, R]):
     """
 
     def __init__(
-        self, count: int, begin: Callable[..., Callable[[T], R]], arguments: tuple[Any, ...], progress: Progress
+        self, count: int, begin: Callable[..., Callable[[T], Result]], arguments: tuple[Any, ...], progress: Progress
     ) -> None:
         self.count, self.begin, self.arguments, self.progress = count, begin, arguments, progress
         self._workers: list[_Worker] = []
 
-    def __enter__(self) -> Workers[T, R]:
+    def __enter__(self) -> Workers[T, Result]:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -72,7 +72,7 @@ class Workers(Generic[T, R]):
             self._workers.append(free)
         free.give(name, task)
 
-    def done(self) -> list[tuple[str, R]]:
+    def done(self) -> list[tuple[str, Result]]:
         """Wait until a task is done; names and results of those that are.
 
         Raises:
@@ -81,7 +81,7 @@ class Workers(Generic[T, R]):
             SegcftError: a process died.
         """
         busy = {worker.connection: worker for worker in self._workers if worker.task is not None}
-        found: list[tuple[str, R]] = []
+        found: list[tuple[str, Result]] = []
         while busy and not found:
             for connection in wait(list(busy)):
                 worker = busy[connection]  # type: ignore[index]
@@ -89,7 +89,7 @@ class Workers(Generic[T, R]):
                 found += [(name, result) for result in worker.hear(self.progress)]
         return found
 
-    def map(self, tasks: Iterable[tuple[str, T]]) -> Iterator[R]:
+    def map(self, tasks: Iterable[tuple[str, T]]) -> Iterator[Result]:
         """The results of named tasks, in the order in which they are done; raises what :meth:`done` does."""
         for name, task in tasks:
             if self.busy == self.count:
