@@ -13,13 +13,14 @@ from hypothesis.extra import numpy as arrays
 from torch import Tensor
 
 from segcft.config.study import Study
-from segcft.errors import SegcftError, StudyError
+from segcft.errors import Code, SegcftError, StudyError
 from segcft.grid import Grid
 from segcft.measures.area import Area
 from segcft.measures.measure import MEASURES, Measure
 from segcft.measures.measurements import Measurement, Measurements
 from segcft.utils.registry import Registry
 from tests.conftest import MakeStudy
+from tests.refused import refused
 
 SIZES = [(6, 5), (4, 6, 5)]
 
@@ -144,13 +145,13 @@ def test_the_measure_is_written_only_where_it_is_not_the_area(make_small_study: 
 
 
 def test_a_registry_keeps_names_apart() -> None:
-    registry: Registry[object] = Registry("thing", "segcft.measures", "data.thing")
-    one = object()
+    registry: Registry[Measure] = Registry("thing", "segcft.measures", "data.thing")
+    one = Width()
     assert registry.add("one", one) is one
     assert registry.add("one", one) is one  # a module that is imported again
-    with pytest.raises(SegcftError, match="one"):
-        registry.add("one", object())
-    with pytest.raises(SegcftError, match=r"data\.thing: 'two'"):
+    with refused(SegcftError, Code.DUPLICATE, "'one'"):
+        registry.add("one", Width())
+    with refused(SegcftError, Code.UNKNOWN, "data.thing"):
         registry.find("two")
     assert registry.find("one") is one
     assert "area" in MEASURES
