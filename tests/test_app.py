@@ -21,12 +21,13 @@ from pydicom import dcmread
 from skimage.measure import points_in_poly
 from starlette.testclient import TestClient
 
+from refused import refused
 from segcft.app.catalogue import Catalogue
 from segcft.app.payload import decode, encode
 from segcft.cli import main
 from segcft.config.loader import load_study
 from segcft.config.study import Image as Grid
-from segcft.errors import SegcftError
+from segcft.errors import Code, SegcftError
 from segcft.io.outline import outlines
 from segcft.io.provenance import SYNTHETIC, dicom_bytes
 from tests.conftest import MODELS
@@ -211,7 +212,7 @@ def test_two_models_of_one_name(tmp_path: Path) -> None:
     (tmp_path / "chest-sim").symlink_to(MODELS / "chest-sim")
     other = tmp_path / "other" / "chest-sim"
     other.mkdir(parents=True)
-    with pytest.raises(SegcftError, match="another model is called 'chest-sim'"):
+    with refused(SegcftError, Code.DUPLICATE, other):
         Catalogue([MODELS / "chest-sim", other])
 
 

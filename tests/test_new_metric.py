@@ -11,8 +11,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from refused import refused
 from segcft.config.study import Study
-from segcft.errors import SegcftError
+from segcft.errors import Code, SegcftError
 from segcft.evaluate import names
 from segcft.evaluate.answered import AnsweredBatch, FactualBatch
 from segcft.evaluate.metrics.metric import METRICS, Metric, Result, Words
@@ -120,5 +121,5 @@ def test_a_name_is_given_once() -> None:
     class Other(Saturation):
         name = "slope"
 
-    with pytest.raises(SegcftError, match="'slope': there is one of this name already"):
+    with refused(SegcftError, Code.DUPLICATE, "'slope'"):
         METRICS.add(Other.name, Other())

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from refused import refused
 from segcft.cli import main
 from segcft.config.study import Study
-from segcft.errors import SegcftError
+from segcft.errors import Code, SegcftError
 from segcft.pipeline.pool import run_all
 from segcft.pipeline.run import Run
 from segcft.pipeline.runner import Pipeline
@@ -99,8 +100,8 @@ def test_the_command_line_runs_new_stages_and_makes_them_again(
 def test_a_stage_that_needs_one_that_is_not_there_is_told(small_study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = Pipeline(Run("nowhere", small_study), make_fabric("cpu"))
     monkeypatch.setattr(MeansStage, "needs", lambda self, study: ("modes",))
-    with pytest.raises(SegcftError, match="'means': needs modes"):
+    with refused(SegcftError, Code.MISSING, "means"):
         _ = pipeline.stages
     monkeypatch.setattr(MeansStage, "needs", lambda self, study: ("second-opinion",))
-    with pytest.raises(SegcftError, match="need each other"):
+    with refused(SegcftError, Code.CONFLICT):
         _ = pipeline.stages

@@ -154,7 +154,7 @@ class _Answerer:
             try:
                 check_id(item.id)
                 if not item.do:
-                    raise InterventionError(Code.EMPTY, item.id, "nothing is asked for")
+                    raise InterventionError(Code.MISSING, "do", "nothing is asked for")
                 asked.append((item, self.model.question(item.image, item.known, item.do)))
             except RunError:
                 raise

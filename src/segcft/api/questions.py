@@ -28,7 +28,7 @@ class Item:
     Attributes:
         id: of its answer's files, which may be in a subfolder.
         image: the file.
-        known: what is known of the person, ``VARIABLE=VALUE`` each.
+        known: what is known of the subject, ``VARIABLE=VALUE`` each.
         do: the interventions, ``VARIABLE=AMOUNT`` each.
     """
 
@@ -85,7 +85,7 @@ def folder_items(folder: Path, known: Sequence[str], do: Sequence[str]) -> Quest
             passed.append(PassedOver(name, f"no DICOM file, and its name ends in none of {', '.join(SUFFIXES)}"))
     if not images:
         others = f"; it has {len(passed)} other files, like {passed[0].name}" if passed else ""
-        raise DataError(Code.MISSING, folder, f"has no image ({', '.join(SUFFIXES)}, or DICOM){others}")
+        raise DataError(Code.EMPTY, folder, f"no image is in it ({', '.join(SUFFIXES)}, or DICOM){others}")
     ids = _distinct([strip_suffix(name) for name, _ in images])
     return Questions(
         [Item(id, path, tuple(known), tuple(do)) for id, (_, path) in zip(ids, images, strict=True)],
@@ -108,19 +108,19 @@ def table_items(table: Path, study: Study, known: Sequence[str], do: Sequence[st
     expected = ("id", "image", "do", *study.variables)
     rows, ragged = read_table(table, {"image": "file of the image"}, expected)
     if ragged:
-        raise DataError(Code.INVALID, table, f"line {ragged[0][0]}: {ragged[0][1]}")
+        raise DataError(Code.INVALID, f"{table}: line {ragged[0][0]}", ragged[0][1])
     further = [column for column in rows[0].cells if column not in expected]
     missing = [name for name in expected if name not in rows[0].cells]
     for column in further:
         if near := nearest(column, missing, ALIKE):
-            raise DataError(Code.UNSUPPORTED, table, f"column {column!r} is not read{near} Rename or remove it")
+            raise DataError(Code.UNKNOWN, f"{table}: {column}", f"this column is not read{near} Rename or remove it")
     given = {text.partition("=")[0].strip(): text for text in known}
     passed = [PassedOver(column, f"column of {table.name} that is no variable of the study") for column in further]
     items = []
     for row in rows:
         cells = row.cells
         if not cells["image"]:
-            raise DataError(Code.EMPTY, table, f"line {row.line}: 'image' is empty")
+            raise DataError(Code.MISSING, f"{table}: line {row.line}: image", "the cell is empty")
         facts = given | {
             name: text for name in study.variables if (text := _fact(row, name, study, passed)) is not None
         }

@@ -39,7 +39,7 @@ def resolve_measured(
             if value > most:
                 unit = one.measure.unit(measurements.grid)
                 raise InterventionError(
-                    Code.TOO_LARGE, one.variable, f"{value:g} {unit} is larger than the image, {most:g} {unit}"
+                    Code.OUT_OF_RANGE, one.variable, f"{value:g} {unit} is larger than the image, {most:g} {unit}"
                 )
     return do
 

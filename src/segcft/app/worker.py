@@ -28,12 +28,12 @@ class Worker:
             RefusedError: too many are waiting, or nobody waits for this one any more.
         """
         if self._inside >= self.most:
-            raise RefusedError(503, "too many questions at once; try again in a moment")
+            raise RefusedError(503, "", "too many questions at once; try again in a moment")
         self._inside += 1
         try:
             async with self._turn:
                 if await gone():
-                    raise RefusedError(499, "the question was taken back")
+                    raise RefusedError(499, "", "the question was taken back")
                 return await anyio.to_thread.run_sync(compute)
         finally:
             self._inside -= 1

@@ -56,14 +56,13 @@ def _evaluate(options: argparse.Namespace) -> None:
     others = options.data is not None or options.seed is not None
     if others and options.split != "test":
         raise SegcftError(
-            Code.CONFLICT, "", "--split validation: is about the run's own people; leave out --data and --seed"
+            Code.CONFLICT, "--split validation", "it is of the run's own samples; leave out --data and --seed"
         )
     if run.published and not others:
         raise SegcftError(
             Code.MISSING,
-            options.run,
-            "a published model has no people of its own to be judged on; give others, with --data DIR, "
-            "or, of a simulated study, --seed N",
+            "--data",
+            "a published model has no samples of its own; give some, or, of a simulated study, --seed N",
         )
     quiet_libraries()
     from segcft.pipeline.importing import new_people

@@ -100,7 +100,7 @@ class Ablation:
         """
         for name in only:
             if name not in self.studies:
-                raise StudyError(Code.UNSUPPORTED, f"--only {name}", f"the variants are {', '.join(self.studies)}")
+                raise StudyError(Code.UNKNOWN, f"--only {name}", f"the variants are {', '.join(self.studies)}")
         return [name for name in self.studies if name in only or not only]
 
 
@@ -116,9 +116,8 @@ def load_ablation(path: str | Path) -> Ablation:
     raw = read_mapping(base_path)
     base = parse_study(raw, str(base_path))
     if base.splits.validation == 0:
-        raise StudyError(
-            Code.INVALID, base_path, "splits.validation: must not be 0; an ablation judges on validation people"
-        )
+        field = f"{base_path}: splits.validation"
+        raise StudyError(Code.OUT_OF_RANGE, field, "must not be 0: an ablation is judged on validation samples")
     studies: dict[str, Study] = {}
     for name, variant in spec.variants.items():
         where = f"{path}: variants.{name}"
@@ -126,7 +125,7 @@ def load_ablation(path: str | Path) -> Ablation:
         study = parse_study(merged(raw, variant.changes) | names, where)
         for other, same in studies.items():
             if study.model_copy(update={"name": same.name, "description": same.description}) == same:
-                raise StudyError(Code.INVALID, where, f"the same study as variants.{other}")
+                raise StudyError(Code.DUPLICATE, where, f"the same study as variants.{other}")
         studies[name] = study
     return Ablation(path.stem, base, spec.variants, studies)
 
@@ -212,8 +211,8 @@ def _run_chosen(
         else:
             rows = _write_table(ablation, runs, folder, pipeline)
     if failures:
-        head = f"{len(failures)} of {len(chosen)} variants failed ({folder / 'table.md'} has the rest):"
-        raise SegcftError(Code.INVALID, "", "\n".join([head, *failures]))
+        head = f"{len(failures)} of {len(chosen)} variants failed; table.md has the rest:"
+        raise SegcftError(Code.FAILED, folder, "\n".join([head, *failures]))
     return rows
 
 

@@ -61,7 +61,7 @@ def check_data(study: Study, data: Path | None) -> None:
         DataError: it was not.
     """
     if isinstance(study.data, FolderData) and data is None:
-        raise DataError(Code.MISSING, "", f"study {study.name!r} reads images from a folder: say where with --data DIR")
+        raise DataError(Code.MISSING, "--data", f"say in which folder the images of study {study.name!r} are")
 
 
 def import_samples(run: Run, data: Path | None, progress: Progress) -> bool:
@@ -127,7 +127,7 @@ def import_shard(run: Run, data: Path | None, shard: Shard, progress: Progress) 
         record.unlink(missing_ok=True)  # it is of the shard that this one replaces
         store = import_data(run.study, data, place, progress, shard=shard)
         if _source(run.study, data) != source:
-            raise DataError(Code.INVALID, data, "files changed while they were imported; import this shard again")
+            raise DataError(Code.OTHER, data, "files changed during the import; import this shard again")
         write_text(record, json.dumps(source))
     progress.note(f"  shard {shard}: {len(store)} samples, {len(store.rejected)} rejected")
 
@@ -141,7 +141,7 @@ def new_people(study: Study, data: Path | None, seed: int | None, out: Path, pro
         DataError: neither fits the study.
     """
     if data is not None and seed is not None:
-        raise DataError(Code.CONFLICT, "", "give --data or --seed, not both: they are different people")
+        raise DataError(Code.CONFLICT, "--seed", "give --data or --seed, not both: they are different samples")
     if data is not None and (data / "store.json").is_file():
         store = Store(data, verify=True)
         store.require(study)
@@ -149,15 +149,13 @@ def new_people(study: Study, data: Path | None, seed: int | None, out: Path, pro
         return store
     if isinstance(study.data, FolderData):
         if seed is not None:
-            raise DataError(
-                Code.INVALID, "", f"study {study.name!r} is not simulated, so --seed means nothing; give --data DIR"
-            )
+            raise DataError(Code.CONFLICT, "--seed", f"study {study.name!r} is not simulated; give --data DIR")
         return import_data(study, data, out, progress, split="test")
     if data is not None:
-        raise DataError(Code.INVALID, data, f"no store (store.json); study {study.name!r} is simulated: give --seed N")
+        raise DataError(Code.MISSING, data, f"no store (store.json); study {study.name!r} is simulated: give --seed N")
     assert seed is not None
     if seed == study.data.seed:
-        raise DataError(Code.LEAK, f"--seed {seed}", "these are the people of the study itself; give another seed")
+        raise DataError(Code.LEAK, "--seed", f"{seed} is that of the study's own samples; give another seed")
     people = study.evaluation.people or study.data.people
     return import_data(study, None, out, progress, split="test", seed=seed, people=people)
 
@@ -171,12 +169,12 @@ def check_values(study: Study, store: Store) -> None:
     values = store.values()[store.indices("train", complete=True)]
     if len(values) == 0:
         raise DataError(
-            Code.INVALID, store.folder, "no training person has all attributes; see table.parquet and rejected.csv"
+            Code.EMPTY, store.folder, "no training sample has all attributes; see table.parquet and rejected.csv"
         )
     try:
         ParentEncoder(study.variables).set_statistics(torch.from_numpy(values))
     except DataError as error:
-        raise DataError(Code.INVALID, store.folder, f"{error}") from None
+        raise DataError(error.code, f"{store.folder}: {error.field}", error.text) from None
 
 
 def shared_images(store: Store, rows: Iterable[int], other: Store, others: Iterable[int]) -> int:
@@ -243,7 +241,9 @@ def _complete_shards(run: Run, source: dict[str, Any]) -> list[Path]:
     folder = run.folder / "shards"
     if len(counts) > 1:
         raise DataError(
-            Code.INVALID, folder, f"holds shards of {' and of '.join(map(str, sorted(counts)))}; remove the wrong ones"
+            Code.CONFLICT,
+            folder,
+            f"it holds shards of {' and of '.join(map(str, sorted(counts)))}; remove the wrong ones",
         )
     everything = [Shard(i, counts.copy().pop()) for i in range(1, max(counts) + 1)]
     missing = [f"{shard.index}/{shard.count}" for shard in everything if shard not in found]
@@ -256,11 +256,7 @@ def _complete_shards(run: Run, source: dict[str, Any]) -> list[Path]:
     made_from = [_read(found[shard]) for shard in everything]
     for shard, one in zip(everything, made_from, strict=True):
         if not _same(one, source) or one != made_from[0]:
-            raise DataError(
-                Code.INVALID,
-                found[shard],
-                "this shard was made with other settings or from other files; import it again",
-            )
+            raise DataError(Code.OTHER, found[shard], "this shard has other settings or other files; import it again")
     return [found[shard].with_suffix("") for shard in everything]
 
 

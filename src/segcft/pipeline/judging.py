@@ -77,9 +77,7 @@ def evaluate_people(
     """
     rows = store.indices(split, complete=True)
     if len(rows) == 0:
-        raise DataError(
-            Code.MISSING, store.folder, f"no {split} person has all attributes, so there is nothing to evaluate"
-        )
+        raise DataError(Code.EMPTY, store.folder, f"no {split} sample has all attributes, so there is none to judge")
     methods = run.methods()
     parts = ["scm", "judge", *methods.values()]
     notes = [VALIDATION_PEOPLE] if split == "validation" else []
@@ -135,21 +133,20 @@ def load_judge(run: Run, place: Path, device: torch.device | str = "cpu") -> Seg
     meta = artefact.read_meta(path)
     part = meta.get("part", "judge")
     if part not in ("judge", "segmentor"):
-        raise RunError(Code.INVALID, path, f"holds the {part}; a judge reads masks, as a judge or a segmentor does")
+        raise RunError(Code.INVALID, path, f"expected a judge or a segmentor, which read masks, not the {part}")
     study = parse_study(meta.get("study", {}), source=f"{path}: its study")
     for what, ours, theirs in zip(("image", "structures"), _reads(run.study), _reads(study), strict=True):
         if ours != theirs:
             raise RunError(
                 Code.OTHER,
                 path,
-                f"of another study: its {what} is {theirs}, that of {run.study.name!r} is {ours}; a judge "
-                "reads the same structures on the same grid",
+                f"of another study: its {what} is {theirs}, and that of {run.study.name!r} is {ours}",
             )
     metas = [artefact.read_meta(run.path(method)) for method in run.methods().values()]
     guide = run.path("segmentor")
     guides = {one.get("made_from", {}).get("segmentor") for one in metas}
     if meta["key"] in guides or (guide.is_file() and artefact.same_weights(path, guide)):
-        raise RunError(Code.LEAK, path, f"is the guide of {run.folder}, and a judge that is the guide proves nothing")
+        raise RunError(Code.LEAK, path, f"the guide of {run.folder}, and a judge that is the guide proves nothing")
     network = training_stage(part).build(study)
     artefact.load(path, network)
     judge: Segmentor = run.ready(network, device)
@@ -195,7 +192,7 @@ def _check_published(run: Run, store: Store) -> list[str]:
             for index in range(data.people)
             if assign(person_id(data.seed, index), run.study.splits) != "test"
         }
-        _refuse(store, "people", len(taught & set(store.table["person"])))
+        _refuse(store, "subjects", len(taught & set(store.table["person"])))
         return []
     return [f"Warning: {PUBLISHED}."]
 
@@ -215,10 +212,9 @@ def _copies(store: Store, own: Store, taught: NDArray[np.int64]) -> int:
 def _refuse(store: Store, what: str, shared: int, how: str = "") -> None:
     if shared:
         raise DataError(
-            Code.INVALID,
+            Code.LEAK,
             store.folder,
-            f"{shared} of the {what} given were in this model's training or validation{how}; evaluate "
-            "on people it has never seen",
+            f"{shared} of the {what} were in this model's training or validation{how}; give others",
         )
 
 
@@ -235,6 +231,5 @@ def check_apart(own: Store, store: Store, rows: NDArray[np.int64], split: str) -
         raise DataError(
             Code.LEAK,
             store.folder,
-            f"{shared} of the {split} people are also in {' or '.join(earlier)}; nothing can be said "
-            "of people whom a stage has seen",
+            f"{shared} of the {split} subjects are also in {' or '.join(earlier)}, so a stage has seen them",
         )

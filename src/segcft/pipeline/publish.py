@@ -51,32 +51,26 @@ def publish(run: Run, folder: Path, methods: Sequence[str] = (), card: str = "",
     Raises:
         RunError: the run lacks a part or its evaluation, ``folder`` holds something else, or the above is not met.
     """
-    trained = run.methods()
-    methods = list(methods) or list(trained)[-1:]
-    for method in methods:
-        if method not in trained:
-            raise RunError(
-                Code.MISSING, run.folder, f"method {method!r} is not here, only {', '.join(trained) or 'none'}"
-            )
-    parts = ["judge", "scm", *(trained[method] for method in methods)]
+    methods = list(methods) or list(run.methods())[-1:]
+    parts = ["judge", "scm", *map(run.mechanism, methods)]
     store = run.samples_of(parts)
     if not (run.evaluation / "table.json").is_file():
         raise RunError(
-            Code.EMPTY, run.folder, "not evaluated yet, and a model without figures helps nobody: segcft evaluate"
+            Code.MISSING, run.evaluation, "not evaluated yet, and a model without figures helps nobody: segcft evaluate"
         )
     if not isinstance(run.study.data, SimulatedData) and not card.strip():
         raise RunError(
             Code.MISSING,
             "--card",
-            "a file in Markdown is needed that says of which people the data are and what their licence allows",
+            "expected a file in Markdown that says of whom the data are and what their licence allows",
         )
     size = sum(run.path(part).stat().st_size for part in parts)
     if size > LARGEST and not large:
         raise RunError(
-            Code.INVALID, run.folder, f"{size / 1e6:.0f} MB of weights are more than {LARGEST / 1e6:.0f} (--large)"
+            Code.TOO_LARGE, run.folder, f"{size / 1e6:.0f} MB of weights are more than {LARGEST / 1e6:.0f} (--large)"
         )
     if folder.exists() and any(folder.iterdir()) and not Run(folder, run.study).published:
-        raise RunError(Code.INVALID, folder, "is neither empty nor a published model")
+        raise RunError(Code.EXISTS, folder, "neither empty nor a published model")
     with replaced_folder(folder) as partial:
         _write_model(run, store, partial, parts, methods, card)
 

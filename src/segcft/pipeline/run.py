@@ -162,7 +162,7 @@ class Run:
         said = artefact.load(self.path(part), module).get("part", part)
         if said != part:
             raise RunError(
-                Code.INVALID, self.path(part), f"holds the {said}, not the {part}: the file was copied or renamed"
+                Code.INVALID, self.path(part), f"it holds the {said}, not the {part}: it was copied or renamed"
             )
         training_stage(part).check(self)
         return self.ready(module, device)
@@ -203,7 +203,7 @@ class Run:
             return None if said is None else TypicalRanges.model_validate(said)
         except ValidationError:
             raise RunError(
-                Code.DAMAGED, self.path(part), "damaged: 'usual' in its header holds no ranges of numbers"
+                Code.DAMAGED, f"{self.path(part)}: usual", "not the ranges of numbers that this header should hold"
             ) from None
 
     def samples_of(self, parts: Iterable[str]) -> Store:
@@ -250,7 +250,7 @@ class Run:
             said = json.loads(path.read_text(encoding="utf-8"))
             return {split: int(said[split]) for split in PARTS}
         except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-            raise RunError(Code.INVALID, path, f"does not say how many samples there were: {error!r}") from None
+            raise RunError(Code.DAMAGED, path, f"it does not say how many samples there were ({error!r})") from None
 
     def model(self, method: str, device: torch.device | str = "cpu") -> CounterfactualModel:
         """The whole model with the image mechanism of ``method``.
@@ -258,11 +258,19 @@ class Run:
         Raises:
             RunError: that method is not trained in this run.
         """
+        return CounterfactualModel(self.load("scm", device), self.load(self.mechanism(method), device))
+
+    def mechanism(self, method: str) -> str:
+        """The part that is the image mechanism of ``method``.
+
+        Raises:
+            RunError: that method is not trained in this run.
+        """
         methods = self.methods()
         if method not in methods:
             known = ", ".join(f"{name} ({method_name(name)})" for name in methods)
-            raise RunError(Code.MISSING, self.folder, f"method {method!r} is not here, only {known}")
-        return CounterfactualModel(self.load("scm", device), self.load(methods[method], device))
+            raise RunError(Code.UNKNOWN, self.folder, f"method {method!r} is not here, only {known or 'none'}")
+        return methods[method]
 
 
 def read_people(path: Path, study: Study) -> NDArray[np.float32]:
@@ -277,13 +285,11 @@ def read_people(path: Path, study: Study) -> NDArray[np.float32]:
             table[name].map(variable.categories.index) if variable.categories else table[name].astype(float)
             for name, variable in study.variables.items()
         ]
+        values = np.stack([column.to_numpy(dtype=np.float32) for column in columns], axis=1)
+        if len(values) == 0 or not np.isfinite(values).all():
+            raise ValueError("there is no row, or a value is missing")
     except (OSError, ValueError, KeyError) as error:
-        raise RunError(Code.INVALID, path, f"not the people of study {study.name!r}: {error}") from None
-    values = np.stack([column.to_numpy(dtype=np.float32) for column in columns], axis=1)
-    if len(values) == 0 or not np.isfinite(values).all():
-        raise RunError(
-            Code.EMPTY, path, f"not the people of study {study.name!r}: there is nobody, or a value is missing"
-        )
+        raise RunError(Code.DAMAGED, path, f"not the table of study {study.name!r} ({error})") from None
     return values
 
 

@@ -73,10 +73,11 @@ class Pipeline:
         Raises:
             StudyError: the study has none.
         """
-        if name not in STAGES or not STAGES[name].is_in(self.study):
-            where = STAGES[name].switch if name in STAGES else "its stages are " + ", ".join(self.stages)
-            raise StudyError(Code.UNKNOWN, where, f"this study has no stage {name!r}")
-        return STAGES[name]
+        stage = STAGES.get(name)
+        if stage is None or not stage.is_in(self.study):
+            field = stage.switch if stage else name
+            raise StudyError(Code.UNKNOWN, field, f"this study has no stage {name!r}, only {', '.join(self.stages)}")
+        return stage
 
     def needs(self, stage: str) -> tuple[str, ...]:
         """The stages whose outcome ``stage`` uses."""

@@ -269,12 +269,12 @@ def stages_of(study: Study) -> list[Stage]:
     for name, before in needs.items():
         if missing := set(before) - needs.keys():
             raise SegcftError(
-                Code.MISSING, f"stage {name!r}", f"needs {', '.join(sorted(missing))}, which the study does not have"
+                Code.MISSING, name, f"it needs {', '.join(sorted(missing))}, which the study does not have"
             )
     try:
         return [STAGES[name] for name in TopologicalSorter(needs).static_order()]
     except CycleError as error:
-        raise SegcftError(Code.INVALID, "", f"stages need each other: {' -> '.join(error.args[1])}") from None
+        raise SegcftError(Code.CONFLICT, " -> ".join(error.args[1]), "these stages need each other") from None
 
 
 def training_stages(study: Study) -> Iterator[TrainingStage]:
@@ -290,5 +290,5 @@ def training_stage(name: str) -> TrainingStage:
     """
     stage = STAGES.find(name)
     if not isinstance(stage, TrainingStage):
-        raise SegcftError(Code.INVALID, "", f"stage {name!r} trains no network")
+        raise SegcftError(Code.INVALID, name, "this stage trains no network")
     return stage

@@ -105,7 +105,7 @@ def read_history(path: Path) -> dict[str, NDArray[np.float64]]:
             rows[-1]["step"]
         except (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError):
             raise RunError(
-                Code.INVALID, path, f"line {number_}: not the figures of a training step: {line[:80]!r}"
+                Code.DAMAGED, f"{path}: line {number_}", f"not the figures of a training step: {line[:80]!r}"
             ) from None
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: np.array([row.get(name, math.nan) for row in rows]) for name in names}

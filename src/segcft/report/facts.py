@@ -108,7 +108,7 @@ def _seed(part: str, meta: Mapping[str, Any]) -> int:
         return int(meta["study"][part]["seed"])
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(
-            Code.INVALID, f"{part}.safetensors", f"does not say from which seed it was trained ({error!r})"
+            Code.MISSING, f"{part}.safetensors", f"it does not say from which seed it was trained ({error!r})"
         ) from None
 
 

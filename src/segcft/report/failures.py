@@ -99,9 +99,7 @@ def read_scores(path: Path, cohort: Cohort) -> pd.DataFrame:
             Code.INVALID, path, f"not the results of an evaluation ({error}); see `segcft evaluate`"
         ) from None
     if set(scores["id"]) != set(cohort.named("id")):
-        raise RunError(
-            Code.INVALID, path, "is of other people than the run's samples and study say; see `segcft evaluate`"
-        )
+        raise RunError(Code.OTHER, path, "not of the samples that the run's study chooses; see `segcft evaluate`")
     return scores
 
 
@@ -141,10 +139,9 @@ def find_failures(
             continue
         if variable not in batches[0]:
             raise RunError(
-                Code.INVALID,
-                cohort.store.folder.parent,
-                f"the evaluation has intervened on {variable}, and the study does not "
-                "any more (evaluation.interventions); see `segcft evaluate`",
+                Code.OTHER,
+                f"{cohort.store.folder.parent}: evaluation.interventions",
+                f"the evaluation intervened on {variable}, and the study does not any more; see `segcft evaluate`",
             )
         count = math.ceil(WORST * judged)
         worst = np.argsort(-np.nan_to_num(errors, nan=-np.inf), kind="stable")[:count]
@@ -189,10 +186,10 @@ def _cases(
     for id, new, recorded in zip(ids, again, errors[places], strict=True):
         if not np.isclose(new, recorded, rtol=AGREES, atol=AGREES):
             raise RunError(
-                Code.INVALID,
+                Code.OTHER,
                 cohort.store.folder.parent,
-                f"{id!r}: the evaluation has an error of {recorded:.4g} for {structure}, "
-                f"and the run's models give {new:.4g}: they are not those that were judged; see `segcft evaluate`",
+                f"the evaluation has an error of {recorded:.4g} for {structure} of {id!r}, and the run's models give "
+                f"{new:.4g}: they are not those that were judged; see `segcft evaluate`",
             )
     truth = Truth.of(study, cohort.store)
     drawn = truth.counterfactuals(people.rows, {variable: asked[:, column]}).image if truth else None

@@ -84,7 +84,7 @@ def write_report(run: Run, out: Path, device: torch.device) -> None:
         RunError: ``out`` is a folder; or see :func:`render_report`.
     """
     if out.is_dir():
-        raise RunError(Code.INVALID, out, f"is a folder; --out names a file, e.g. {out / 'report.html'}")
+        raise RunError(Code.INVALID, out, f"expected a file, not a folder, e.g. {out / 'report.html'}")
     write_text(out, render_report(run, device))
 
 
@@ -104,7 +104,7 @@ def render_report(run: Run, device: torch.device) -> str:
     judged = [method for method in trained if method in methods]
     if not judged:
         raise RunError(
-            Code.INVALID, run.evaluation / "table.json", "no method in it is trained in this run; `segcft evaluate`"
+            Code.OTHER, run.evaluation / "table.json", "no method in it is trained in this run; `segcft evaluate`"
         )
     method = judged[-1]  # the default of questions, too
     run.samples_of(["judge", "scm", trained[method]])

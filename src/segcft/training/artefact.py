@@ -77,14 +77,10 @@ def load(path: Path, module: nn.Module) -> dict[str, Any]:
     try:
         header, tensors = _read(path)
         if DIGEST in header and header[DIGEST] != _digest(header["segcft"], tensors):
-            raise RunError(
-                Code.DAMAGED, path, "damaged: its content is not what was written (checksum); make or copy it again"
-            )
+            raise RunError(Code.DAMAGED, path, "not what was written (checksum); make or copy it again")
         module.load_state_dict(tensors)
     except (SafetensorError, RuntimeError) as error:
-        raise RunError(
-            Code.INVALID, path, f"not the weights of this study's {type(module).__name__}: {error}"
-        ) from None
+        raise RunError(Code.OTHER, path, f"not the weights of this study's {type(module).__name__}: {error}") from None
     return meta
 
 

@@ -103,7 +103,7 @@ def whole_folder(out: Path) -> Iterator[Path]:
     """
     recover(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(Code.EXISTS, out, "is there already, and not an empty folder; nothing in it is overwritten")
+        raise DataError(Code.EXISTS, out, "not an empty folder, and nothing in it is overwritten")
     with replaced_folder(out) as partial:
         yield partial
 

@@ -40,7 +40,7 @@ class Lock:
             self._lock.acquire(timeout=0)
         except Timeout:
             raise RunError(
-                Code.INVALID,
+                Code.BUSY,
                 self.folder,
                 f"another segcft is working here ({self._who()}); wait for it or choose another --out",
             ) from None

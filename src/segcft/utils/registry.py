@@ -16,9 +16,8 @@ T = TypeVar("T")
 class Registry(Mapping[str, T], Generic[T]):
     """Name -> thing: those of the package in the order of its modules, then others in the order of :meth:`add`.
 
-    The modules of ``package`` add theirs when they are imported, which the first look-up of a name that is not known
-    yet does. So do modules of other
-    installed packages that have an entry point of the group ``segcft``, and scripts, which call :meth:`add`.
+    The first look-up of an unknown name imports the modules of ``package``, which add theirs. So do other installed
+    packages, by an entry point of the group ``segcft``, and scripts, which call :meth:`add`.
 
     Args:
         kind: what they are, for errors: "measure".
@@ -49,8 +48,7 @@ class Registry(Mapping[str, T], Generic[T]):
             SegcftError: there is none.
         """
         if name not in self:
-            where = f"{self.field}: " if self.field else ""
-            raise SegcftError(Code.UNKNOWN, "", f"{where}{name!r} is no {self.kind} ({', '.join(self)})")
+            raise SegcftError(Code.UNKNOWN, self.field or self.kind, f"{name!r} is none of {', '.join(self)}")
         return self[name]
 
     def __getitem__(self, name: str) -> T:
@@ -72,6 +70,8 @@ class Registry(Mapping[str, T], Generic[T]):
             for plugin in entry_points(group="segcft"):
                 plugin.load()
             place = {module: k for k, module in enumerate(modules)}
-            ordered = sorted(self._things.items(), key=lambda item: place.get(item[1].__module__, len(place)))
+            ordered = sorted(
+                self._things.items(), key=lambda item: place.get(getattr(item[1], "__module__", ""), len(place))
+            )
             self._things = dict(ordered)  # whoever imports a module first does not change it
         return self._things

@@ -74,22 +74,19 @@ class LikelihoodStage(_ImageStage):
         if "source" not in meta:
             return super().current_key(pipeline)
         if meta.get("settings_key") != self.key(pipeline):
-            raise RunError(
-                Code.OTHER,
-                "",
-                f"{self._adopted(pipeline)}, and the settings, the samples or segcft's version changed since: import "
-                "it again, or remove this file to train the image mechanism",
-            )
+            raise self._adopted(pipeline, Code.OTHER, " before the settings, the samples or segcft's version changed")
         return str(meta["key"])
 
     def forget(self, pipeline: Pipeline) -> None:
         if "source" in self.recorded(pipeline):
-            raise RunError(Code.INVALID, self._adopted(pipeline), "import it again, or remove this file to train it")
+            raise self._adopted(pipeline, Code.UNSUPPORTED)
         super().forget(pipeline)
 
-    def _adopted(self, pipeline: Pipeline) -> str:
-        source = self.recorded(pipeline)["source"]
-        return f"{self.record(pipeline)}: was imported from {source.get('checkpoint')}"
+    def _adopted(self, pipeline: Pipeline, code: Code, when: str = "") -> RunError:
+        """The error about a mechanism that came from elsewhere and cannot be made here."""
+        source = self.recorded(pipeline)["source"].get("checkpoint")
+        text = f"imported from {source}{when}; import it again, or remove this file to train the image mechanism"
+        return RunError(code, self.record(pipeline), text)
 
     def adopt(self, pipeline: Pipeline, load: Callable[[Any], dict[str, Any]]) -> None:
         """Take the mechanism from elsewhere instead of training it; the stage is then up to date.
