@@ -286,16 +286,16 @@ def test_the_command_line_asks_many(
     assert "files were passed over, the first: notes.txt" in captured.err
     assert "1 questions could not be answered" in captured.err
     for wrong, message in (
-        (["--do", "height=3"], "'height' is not a variable"),
-        ([], "nothing is asked for"),
-        (["--do", "age=60", "--set", "age=x"], "'x' is none of"),
+        (["--do", "height=3"], "height: "),
+        ([], "--do: "),
+        (["--do", "age=60", "--set", "age=x"], "age: "),
     ):
         assert main([*ask, *wrong]) == 1
         assert message in capsys.readouterr().err
     assert main([*ask[:-1], str(images / "answers"), "--do", "age=60"]) == 1  # they would be asked about next time
-    assert "is in the folder that is asked about" in capsys.readouterr().err
+    assert "--out " in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
     assert main([*ask[:2], str(tmp_path / "empty"), *ask[3:], "--do", "age=60"]) == 1
-    assert "has no image" in capsys.readouterr().err
+    assert str(tmp_path / "empty") in capsys.readouterr().err
     assert main([*ask[:2], str(images / "0.png"), *ask[3:], "--do", "age=60", "--jobs", "2"]) == 1
-    assert "are of many images" in capsys.readouterr().err
+    assert "--dicom, --jobs: " in capsys.readouterr().err

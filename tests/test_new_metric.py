@@ -17,7 +17,7 @@ from segcft.errors import Code, SegcftError
 from segcft.evaluate import names
 from segcft.evaluate.answered import AnsweredBatch, FactualBatch
 from segcft.evaluate.metrics.metric import METRICS, Metric, Result, Words
-from segcft.pipeline.judging import evaluate_people
+from segcft.pipeline.judging import evaluate_samples
 from segcft.pipeline.run import Run
 from segcft.report.page import render_report
 from segcft.report.results import render_results
@@ -69,7 +69,7 @@ def run(small_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ru
     run, known = Run(folder), dict(METRICS)
     METRICS.add(Saturation.name, Saturation())
     METRICS.add(Bias.name, Bias())
-    evaluate_people(run, run.store(), run.evaluation, CPU, Progress())
+    evaluate_samples(run, run.store(), run.evaluation, CPU, Progress())
     yield run
     METRICS._things = known
 

@@ -22,8 +22,8 @@ from segcft.config.loader import load_study
 from segcft.config.study import Study
 from segcft.data.grey import to_unit
 from segcft.errors import Code, DataError, RunError, StudyError
-from segcft.pipeline.importing import new_people
-from segcft.pipeline.judging import check_unseen, evaluate_people
+from segcft.pipeline.importing import new_samples
+from segcft.pipeline.judging import check_unseen, evaluate_samples
 from segcft.pipeline.run import Run
 from segcft.pipeline.runner import Pipeline
 from segcft.readers.segmentor import dice
@@ -334,31 +334,31 @@ def test_the_training_people_are_refused(small_run: Run) -> None:
 
 
 def test_new_simulated_people_have_another_seed(small_run: Run, tmp_path: Path) -> None:
-    store = new_people(small_run.study, None, 99, tmp_path / "store", Progress())
+    store = new_samples(small_run.study, None, 99, tmp_path / "store", Progress())
     assert set(store.table["split"]) == {"test"}
     assert len(store) == small_run.study.data.people
     check_unseen(small_run, store)
     with refused(DataError, Code.LEAK, "--seed"):
-        new_people(small_run.study, None, 3, tmp_path / "other", Progress())
+        new_samples(small_run.study, None, 3, tmp_path / "other", Progress())
     with refused(DataError, Code.MISSING, tmp_path):
-        new_people(small_run.study, tmp_path, None, tmp_path / "other", Progress())
+        new_samples(small_run.study, tmp_path, None, tmp_path / "other", Progress())
 
 
 def test_a_store_may_be_given_whole(small_run: Run, make_small_study: Any, tmp_path: Path) -> None:
-    new_people(small_run.study, None, 99, tmp_path / "store", Progress())
+    new_samples(small_run.study, None, 99, tmp_path / "store", Progress())
     before = times(tmp_path / "store")
-    store = new_people(small_run.study, tmp_path / "store", None, tmp_path / "unused", Progress())
+    store = new_samples(small_run.study, tmp_path / "store", None, tmp_path / "unused", Progress())
     assert (len(store.indices("test")), (tmp_path / "unused").exists()) == (90, False)
     assert times(tmp_path / "store") == before
     with pytest.raises(DataError, match="made for another study"):
-        new_people(make_small_study({"image.size": [64, 64]}), tmp_path / "store", None, tmp_path, Progress())
+        new_samples(make_small_study({"image.size": [64, 64]}), tmp_path / "store", None, tmp_path, Progress())
 
 
 def test_nobody_to_evaluate_is_told(small_run: Run, tmp_path: Path) -> None:
     store = small_run.store()
     store.table["split"] = "train"
     with refused(DataError, Code.EMPTY, store.folder):
-        evaluate_people(small_run, store, tmp_path, torch.device("cpu"), Progress())
+        evaluate_samples(small_run, store, tmp_path, torch.device("cpu"), Progress())
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -372,7 +372,7 @@ def test_validation_people_may_be_judged_on_instead(small_study: Study, copied: 
     scores = pd.read_parquet(copied / "evaluation-validation" / "scores.parquet")
     people = Run(copied).store().table
     assert set(scores["id"]) == set(people.loc[people["split"] == "validation", "id"])
-    assert "**Validation people: to choose settings by." in (copied / "evaluation-validation" / "table.md").read_text()
+    assert "**Validation samples: to choose settings by." in (copied / "evaluation-validation" / "table.md").read_text()
 
 
 # --- structures that may be absent ---
@@ -437,6 +437,6 @@ def test_real_radiographs_go_through_every_stage(make_small_study: Any, tmp_path
     # With the samples imported, the folder is no longer needed.
     assert run_all(run.folder, study).skipped == ["import", *PARTS, "evaluate"]
     with refused(DataError, Code.LEAK):
-        check_unseen(run, new_people(study, JSRT, None, tmp_path / "people", Progress()))
+        check_unseen(run, new_samples(study, JSRT, None, tmp_path / "people", Progress()))
     with refused(DataError, Code.CONFLICT, "--seed"):
-        new_people(study, None, 4, tmp_path / "people", Progress())
+        new_samples(study, None, 4, tmp_path / "people", Progress())

@@ -172,7 +172,7 @@ def test_failures_are_the_worst_tenth(small_run: Run, page: str) -> None:
     for structure in study.structures:
         errors = own[own["structure"] == structure].set_index("id")["value"].sort_values(ascending=False)
         worst = errors[: math.ceil(0.1 * len(errors))]
-        assert f"{len(worst)} of {len(errors)} people, with errors of {charts.number(worst.min())} %" in said
+        assert f"{len(worst)} of {len(errors)} samples, with errors of {charts.number(worst.min())} %" in said
         assert ", ".join(worst.index) in said
         for id, error in worst[:4].items():
             assert re.search(rf"{id} [^;]*; error {re.escape(charts.number(error))} %\.", said)

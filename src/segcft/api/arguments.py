@@ -198,6 +198,6 @@ def stream(name: str, given: Any, expected: str, error: type[SegcftError]) -> It
     try:
         if not isinstance(given, single):
             return iter(given)
-    except Exception:  # no error of its own tells the argument: of a tensor without axes, of one that is sparse
+    except Exception:  # of a tensor without axes, or sparse, whose errors do not name the argument
         pass
     refuse(name, expected, given, error)

@@ -1,8 +1,8 @@
 """Counterfactual data augmentation: a balanced set of images, in which a variable tells nothing about a label.
 
-Where a hospital's men have large hearts and its women small ones, a model that is to learn one learns the other. Here
-training subjects are given the hearts of others, do(variable := value), such that every label gets every training
-subject's value (:mod:`segcft.api.balance`); whatever else an image shows stays with its label.
+Where men have large hearts and women small ones, a model of sex learns the heart. Here training subjects get the
+hearts of others, do(variable := value), such that every label gets every training subject's value
+(:mod:`segcft.api.balance`); all else that an image shows stays with its label.
 
 The folder::
 
@@ -162,7 +162,7 @@ class _Augmentation:
         names = list(self.study.variables)
         self.column, self.label_column = names.index(recipe.variable), names.index(recipe.label)
 
-        known = run.people(parts)
+        known = run.training_values(parts)
         low, high = all_limits(self.study.variables, known)
         self.low, self.high = (torch.from_numpy(limit).to(device) for limit in (low, high))
         self.spread = torch.from_numpy(known[:, self.study.measured_columns].std(axis=0)).to(device)

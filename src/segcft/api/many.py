@@ -199,7 +199,7 @@ def _write_tables(
 
 
 def _fields(study: Study) -> Iterator[tuple[str, str]]:
-    """What the manifest tells of which variable."""
+    """The manifest's columns: variable and field."""
     for name in study.variables:
         for field in ("before", "after", *(("obtained", "obtained_sd") if name in study.measured else ())):
             yield name, field

@@ -62,7 +62,7 @@ class Model:
         self.run.require_card()
         self.judge = self.run.load("judge", self.device)
         self._models: dict[str, CounterfactualModel] = {}
-        people = self.run.people(["scm", "judge", *self.methods.values()])
+        people = self.run.training_values(["scm", "judge", *self.methods.values()])
         self.people = torch.from_numpy(people).to(self.device)
         """Values of the training subjects, or of made-up ones that stand for them, (N, V)."""
 
@@ -282,7 +282,7 @@ class Model:
             do: values that variables are set to, in all of them: samples of the interventional distribution.
             seed: the same seed draws the same subjects, whatever is done to them.
             method: see :meth:`counterfactual`.
-            pixel_noise: draw what belongs to each pixel by itself, too; else it is left out, as is usual.
+            pixel_noise: draw the noise of each pixel by itself, too (default: left out).
 
         Raises:
             InterventionError: ``do`` is not understood, or changes a value instead of setting it.

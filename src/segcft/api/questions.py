@@ -18,7 +18,7 @@ from segcft.io.reject import Rejected
 from segcft.utils.digest import key_of
 
 ALIKE = 0.8
-"""How alike, from 0 to 1, the name of a further column may not be to that of one that is missing."""
+"""From this similarity, 0 to 1, a further column is taken for a misspelt one that is missing, and refused."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def _state(path: Path) -> tuple[int, int]:
 
 
 class PassedOver(NamedTuple):
-    """What was not asked about, a file, or not read, a column or cell of a table; and why."""
+    """A file that was not asked about, or a column or cell of a table that was not read; and why."""
 
     name: str
     reason: str
@@ -134,15 +134,15 @@ def table_items(table: Path, study: Study, known: Sequence[str], do: Sequence[st
 
 
 def _fact(row: Row, name: str, study: Study, passed: list[PassedOver]) -> str | None:
-    """What a row of a table says of a variable, ``age=63``; None where it says nothing, or what nobody's is, which is
-    ``passed`` over. What cannot be read stays as it is: the question is then rejected, and not the table."""
+    """What a row of a table says of a variable, ``age=63``; None if nothing, or an impossible value, which is
+    ``passed`` over. What cannot be read stays as it is, so that the question is rejected and not the table."""
     variable = study.variables[name]
     try:
         value = parse(row.cells.get(name, ""), name, name, variable, row.comma)
     except Rejected:
         return f"{name}={row.cells[name]}"
-    if isinstance(value, float) and (doubt := disbelief(value, name, variable)):
-        passed.append(PassedOver(f"line {row.line}: {name}", doubt))
+    if isinstance(value, float) and (reason := disbelief(value, name, variable)):
+        passed.append(PassedOver(f"line {row.line}: {name}", reason))
         return None
     return None if value is None else str(Intervention(name, value))
 

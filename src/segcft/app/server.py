@@ -91,7 +91,7 @@ def serve(app: Starlette, bound: socket.socket) -> None:
         log_level="warning",
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # nobody in front says who asks
+        proxy_headers=False,  # no proxy is trusted to say who asks
         limit_concurrency=64,
         timeout_graceful_shutdown=2,
     )
@@ -177,10 +177,10 @@ class _Site:
         # No form of another site can send these types, so the browser would have to ask us first.
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != kind:
             raise RefusedError(415, "content-type", f"expected a body of type {kind}")
-        said = request.headers.get("content-length", "0")
+        length = request.headers.get("content-length", "0")
         body = bytearray()
         try:
-            if not said.isdecimal() or int(said) > most:
+            if not length.isdecimal() or int(length) > most:
                 raise _TooLargeError
             with anyio.fail_after(SECONDS_TO_SEND):
                 async for chunk in request.stream():

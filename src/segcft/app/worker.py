@@ -25,7 +25,7 @@ class Worker:
         """``compute()`` when it is its turn, unless who asked is ``gone`` by then.
 
         Raises:
-            RefusedError: too many are waiting, or nobody waits for this one any more.
+            RefusedError: too many are waiting, or the one who asked has left.
         """
         if self._inside >= self.most:
             raise RefusedError(503, "", "too many questions at once; try again in a moment")

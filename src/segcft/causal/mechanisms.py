@@ -230,8 +230,8 @@ class ConditionalSplineFlow(Mechanism):
 class HurdleFlow(Mechanism):
     r"""A variable that may be absent: a hurdle, and behind it a :class:`ConditionalSplineFlow` of how much there is.
 
-    One noise :math:`h \sim \mathrm{Exp}(1)` decides both, so that whoever has more of it never has less of the
-    variable, under any parents; and a person who is just absent has little where parents make absence less likely.
+    One noise :math:`h \sim \mathrm{Exp}(1)` decides both, so that a sample with more of it never has less of
+    the variable, under any parents; and a sample just below the hurdle has little where absence is less likely.
     With :math:`p_0(pa)` the probability of absence, the value is absent where :math:`h` stays below the hurdle
     :math:`c = -\log(1 - p_0)`. What is left beyond it is exponential again, and the flow's normal noise :math:`u`
     follows from it by :math:`\Phi(-u) = e^{-(h - c)}`. In terms of the uniform :math:`U = 1 - e^{-h}` this is the

@@ -61,7 +61,7 @@ def _app(options: argparse.Namespace) -> None:
     from segcft.training.loop import make_fabric
 
     catalogue = Catalogue(options.models, make_fabric(options.device).device)
-    catalogue.describe(next(iter(catalogue.runs)))  # what is wrong with it is told now, and the page opens at once
+    catalogue.describe(next(iter(catalogue.runs)))  # errors come now, and the page opens at once
     app = make_app(catalogue, [options.host])
     address, port = bound.getsockname()[:2]
     if not ipaddress.ip_address(address).is_loopback:
@@ -92,7 +92,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _say_nothing_of_files() -> None:
-    """Keep readers' remarks off the terminal: they quote headers, which may name a person."""
+    """Keep readers' remarks off the terminal: they quote headers, which may name a patient."""
     warnings.simplefilter("ignore")
     for reader in ("pydicom", "nibabel.global", "PIL"):
         logging.getLogger(reader).setLevel(logging.CRITICAL)

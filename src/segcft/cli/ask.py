@@ -43,7 +43,7 @@ def add_ask(command: Command) -> None:
         action="append",
         default=[],
         dest="known",
-        help="what is known of the person, e.g. age=63; areas are read from the image, age and sex from a "
+        help="what is known of the subject, e.g. age=63; areas are read from the image, age and sex from a "
         "DICOM file's header, and the rest is inferred",
     )
     asked.add_argument(
@@ -112,7 +112,7 @@ def _batch(options: argparse.Namespace, run: Run, device: torch.device) -> None:
     from segcft.pipeline.pool import default_jobs
     from segcft.utils.progress import ConsoleProgress
 
-    parse_values(run.study, options.do)  # a wrong question is told once and not of every image
+    parse_values(run.study, options.do)  # one error, and not one for every image
     parse_values(run.study, options.known, known=True)
     if options.image.is_dir():
         if not options.do:
@@ -137,8 +137,8 @@ def _batch(options: argparse.Namespace, run: Run, device: torch.device) -> None:
     print(f"{options.out / 'manifest.csv'}: {done.answered + done.before} answers, {done.before} of them from before")
     if asked.passed:
         kind, first = "files were" if options.image.is_dir() else "columns or cells were", asked.passed[0]
-        told = f"{len(asked.passed)} {kind} passed over, the first: {first.name} ({first.reason})"
-        print(f"{options.out / PASSED}: {told}", file=sys.stderr)
+        passed = f"{len(asked.passed)} {kind} passed over, the first: {first.name} ({first.reason})"
+        print(f"{options.out / PASSED}: {passed}", file=sys.stderr)
     if done.rejected:
         raise SegcftError(Code.FAILED, options.out / "rejected.csv", f"{done.rejected} questions could not be answered")
 

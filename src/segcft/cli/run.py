@@ -72,7 +72,9 @@ def make_pipeline(options: argparse.Namespace) -> Pipeline:
     from segcft.config.loader import load_study
 
     folder = options.study if options.study.is_dir() else None
-    study = load_study(folder / "study.yaml" if folder else options.study)  # told before anything heavy is imported
+    study = load_study(
+        folder / "study.yaml" if folder else options.study
+    )  # errors come before anything heavy is imported
     quiet_libraries()
     from segcft.pipeline.run import Run
     from segcft.pipeline.runner import Pipeline

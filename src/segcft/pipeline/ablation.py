@@ -7,8 +7,8 @@ An ablation file names a base study and what each variant changes in it::
       best: {}
       one-variable: {why: one variable set in every step, finetune: {also: 0}}
 
-Variants change the sections that train. People, judge and evaluation are the base's, so all variants are judged on
-the same people, by the same judge, with the same questions. They are validation people: an ablation is there to
+Variants change the sections that train. Samples, judge and evaluation are the base's, so all variants are judged on
+the same samples, by the same judge, with the same questions: on validation samples, since an ablation is there to
 choose settings.
 """
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from segcft.utils.progress import Progress
 
 SPLIT = "validation"
-"""Whom variants are judged on."""
+"""The part that variants are judged on."""
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 Changes = dict[str, Any]
@@ -59,8 +59,8 @@ class VariantSpec(Section):
         if isinstance(raw, dict):
             for key in raw.keys() & (Study.model_fields.keys() - cls.model_fields.keys()):
                 raise ValueError(
-                    f"a variant cannot change '{key}', only {', '.join(cls.sections())}: people, judge and evaluation "
-                    "are one for all variants; change them in the base study"
+                    f"a variant cannot change '{key}', only {', '.join(cls.sections())}: samples, judge and "
+                    "evaluation are one for all variants; change them in the base study"
                 )
         return raw
 
@@ -76,8 +76,8 @@ class VariantSpec(Section):
 
 
 class AblationSpec(Section):
-    """An ablation file. ``base`` is the path of a study file, from where this file is; the table tells how each variant
-    differs from the first one."""
+    """An ablation file. ``base`` is the path of a study file, relative to this file; the table compares each variant
+    with the first one."""
 
     base: str
     variants: dict[Name, VariantSpec] = Field(min_length=1)
@@ -170,7 +170,7 @@ def run_ablation(
 
     Raises:
         StudyError: ``only`` names no variant.
-        SegcftError: the first variant failed; or others did, which is said once all have been tried.
+        SegcftError: the first variant failed; or others did, after all have been tried.
     """
     from segcft.utils.lock import Lock
 

@@ -1,4 +1,4 @@
-"""From a study's source to the samples of a run: whole, in shards, or of people that no stage has seen."""
+"""From a study's source to the samples of a run: whole, in shards, or of new subjects."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ def import_data(
 
 
 def check_data(study: Study, data: Path | None) -> None:
-    """Check that it was said where the study's files are, if it reads some.
+    """Check that ``data`` is given where the study reads files.
 
     Raises:
-        DataError: it was not.
+        DataError: it is missing.
     """
     if isinstance(study.data, FolderData) and data is None:
         raise DataError(Code.MISSING, "--data", f"say in which folder the images of study {study.name!r} are")
@@ -132,10 +132,10 @@ def import_shard(run: Run, data: Path | None, shard: Shard, progress: Progress) 
     progress.note(f"  shard {shard}: {len(store)} samples, {len(store.rejected)} rejected")
 
 
-def new_people(study: Study, data: Path | None, seed: int | None, out: Path, progress: Progress) -> Store:
-    """People whom no run has seen, all of them test people.
+def new_samples(study: Study, data: Path | None, seed: int | None, out: Path, progress: Progress) -> Store:
+    """Samples that no run has seen, all of them of the test part.
 
-    ``data`` is a folder like the study's, or a store; for a simulated study ``seed`` draws new people instead.
+    ``data`` is a folder like the study's, or a store; for a simulated study ``seed`` draws new ones instead.
 
     Raises:
         DataError: neither fits the study.
@@ -145,7 +145,7 @@ def new_people(study: Study, data: Path | None, seed: int | None, out: Path, pro
     if data is not None and (data / "store.json").is_file():
         store = Store(data, verify=True)
         store.require(study)
-        store.table["split"] = "test"  # of this copy of the table: whoever is given is to be judged
+        store.table["split"] = "test"  # in this copy of the table: all are to be judged
         return store
     if isinstance(study.data, FolderData):
         if seed is not None:
@@ -164,7 +164,7 @@ def check_values(study: Study, store: Store) -> None:
     """Check, before hours of other trainings, that the attributes' mechanisms can learn from the samples.
 
     Raises:
-        DataError: a variable has no variance, or nobody in training has all attributes.
+        DataError: a variable has no variance, or no training sample has all attributes.
     """
     values = store.values()[store.indices("train", complete=True)]
     if len(values) == 0:
@@ -184,7 +184,7 @@ def shared_images(store: Store, rows: Iterable[int], other: Store, others: Itera
 
 
 def import_record(run: Run) -> Path:
-    """Where it is written what the run's store was made from."""
+    """The file that says what the run's store was made from."""
     return run.folder / "import.json"
 
 
@@ -201,7 +201,7 @@ def _is_imported(run: Run, source: dict[str, Any]) -> bool:
 
 
 def _source(study: Study, data: Path | None) -> dict[str, Any]:
-    """What the samples are made from; ``files`` is None where nobody said which."""
+    """What the samples are made from; ``files`` is None where it is not given."""
     settings = study.model_dump(mode="json")
     return {
         "study": key_of(*(settings[k] for k in ("image", "variables", "structures", "data", "splits"))),
@@ -273,11 +273,11 @@ def describe(store: Store) -> str:
     complete = len(store.indices(complete=True))
     missing = f"; {len(store) - complete} lack an attribute" if complete < len(store) else ""
     rejected = f"; {len(store.rejected)} rejected, see rejected.csv" if len(store.rejected) else ""
-    told = "".join(say(store) for say in (_dark, _twins, _unseen, _told))
-    return f"{counted(len(store), store.table['patient'].nunique())} ({parts}){missing}{rejected}{told}"
+    warnings = "".join(find(store) for find in (_dark, _twins, _unseen, _remarks))
+    return f"{counted(len(store), store.table['patient'].nunique())} ({parts}){missing}{rejected}{warnings}"
 
 
-def _told(store: Store) -> str:
+def _remarks(store: Store) -> str:
     """The remarks of the import, and what is odd about the masks as a whole."""
     remarks = [*store.remarks.itertuples(index=False, name=None), *(("", *remark) for remark in check_masks(store))]
     return "".join(f"\n  {line}" for line in summarise(remarks))
@@ -295,23 +295,23 @@ def _dark(store: Store) -> str:
 
 
 def _twins(store: Store) -> str:
-    """A warning where an image of a test person is one of training, under another name; else ""."""
-    taught = np.concatenate([store.indices("train"), store.indices("validation")])
-    twins = shared_images(store, store.indices("test"), store, taught)
+    """A warning where a test image is one of training, under another name; else ""."""
+    earlier = np.concatenate([store.indices("train"), store.indices("validation")])
+    twins = shared_images(store, store.indices("test"), store, earlier)
     if not twins:
         return ""
     return (
-        f"\n  warning: {twins} images of test people are, pixel for pixel, images of training or validation people; is "
-        "one person there under two names? See data.patient"
+        f"\n  warning: {twins} test images are, pixel for pixel, training or validation images; has one subject two "
+        "names? See data.patient"
     )
 
 
 def _unseen(store: Store) -> str:
-    """A warning for each category that no training person is of; else ""."""
-    people = store.table.iloc[store.indices("train")]
+    """A warning for each category that no training sample is of; else ""."""
+    training = store.table.iloc[store.indices("train")]
     return "".join(
-        f"\n  warning: {name}: no training person is {category!r}"
+        f"\n  warning: {name}: no training sample is {category!r}"
         for name, categories in store.variables.items()
         for category in categories
-        if len(people) and category not in set(people[name])
+        if len(training) and category not in set(training[name])
     )

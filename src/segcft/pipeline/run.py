@@ -10,8 +10,8 @@ hvae.safetensors          mechanism of the image, pre-trained ("No CFT")
 cft-<guide>.safetensors   the same after fine-tuning with that guide
 training/                 checkpoints and figures of every step
 README.md                 of a published model only: its card
-people.csv, samples.json  of a published model only: made-up people instead of samples, see segcft.pipeline.publish
-evaluation/               table.json, table.md, scores.parquet, figures/; of validation people: evaluation-validation/
+people.csv, samples.json  of a published model only: made-up subjects instead of samples, see segcft.pipeline.publish
+evaluation/               table.json, table.md, scores.parquet, figures/; of validation samples: evaluation-validation/
 report.html               all of it on one page, see segcft.report
 """
 
@@ -79,7 +79,7 @@ class Run:
         return self.evaluation_of("test")
 
     def evaluation_of(self, split: str) -> Path:
-        """Where the evaluation on the people of one part, "validation" or "test", is."""
+        """Where the evaluation on one part, "validation" or "test", is."""
         return self.folder / ("evaluation" if split == "test" else f"evaluation-{split}")
 
     def write_study(self) -> None:
@@ -99,10 +99,10 @@ class Run:
     @property
     def published(self) -> bool:
         """Whether this is a published model: trained parts without the samples."""
-        return self.people_file.is_file()
+        return self.subjects_file.is_file()
 
     @property
-    def people_file(self) -> Path:
+    def subjects_file(self) -> Path:
         return self.folder / "people.csv"
 
     def require_card(self) -> None:
@@ -116,8 +116,8 @@ class Run:
             raise RunError(
                 Code.MISSING,
                 card,
-                "the model's card is missing, so nothing says on whom it was trained, how well it answers and "
-                "what it is not for; get the folder whole, or publish the model again",
+                "missing, so nothing says what the model was trained on, how well it answers and what it is not for; "
+                "get the folder whole, or publish the model again",
             )
 
     def require_unpublished(self) -> None:
@@ -130,9 +130,8 @@ class Run:
             raise RunError(
                 Code.MISSING,
                 self.folder,
-                f"a published model has no samples: it answers questions, and `segcft evaluate "
-                f"{self.folder} --data DIR` judges it on other people; `segcft run {self.folder}/study.yaml --out RUN` "
-                "trains it again, as a run",
+                f"a published model has no samples: `segcft evaluate {self.folder} --data DIR` judges it on others, "
+                f"and `segcft run {self.folder}/study.yaml --out RUN` trains it again, as a run",
             )
 
     def store(self, verify: bool = False) -> Store:
@@ -208,7 +207,7 @@ class Run:
 
     def samples_of(self, parts: Iterable[str]) -> Store:
         """The run's samples, which are those that ``parts`` were trained on. Parts of other samples are refused:
-        who is a test person now may have been a training person then.
+        a test subject of now may have been a training subject then.
 
         Raises:
             RunError: there is such a part, or one is not trained yet.
@@ -224,15 +223,14 @@ class Run:
                 )
         return store
 
-    def people(self, parts: Iterable[str]) -> NDArray[np.float32]:
-        """Values (N, V) of the people that ``parts`` were trained on, or of those who stand for them in a published
-        model.
+    def training_values(self, parts: Iterable[str]) -> NDArray[np.float32]:
+        """Values (N, V) of the samples that ``parts`` were trained on, or of a published model's made-up subjects.
 
         Raises:
             RunError: see :meth:`samples_of`; or the published values are damaged.
         """
         if self.published:
-            return read_people(self.people_file, self.study)
+            return read_subjects(self.subjects_file, self.study)
         store = self.samples_of(parts)
         return store.values()[store.indices("train", complete=True)]
 
@@ -273,7 +271,7 @@ class Run:
         return methods[method]
 
 
-def read_people(path: Path, study: Study) -> NDArray[np.float32]:
+def read_subjects(path: Path, study: Study) -> NDArray[np.float32]:
     """Values (N, V) from a table with a column for every variable, categories by name.
 
     Raises:
@@ -293,8 +291,8 @@ def read_people(path: Path, study: Study) -> NDArray[np.float32]:
     return values
 
 
-def write_people(path: Path, study: Study, values: NDArray[np.float32]) -> None:
-    """Write values (N, V) as :func:`read_people` reads them."""
+def write_subjects(path: Path, study: Study, values: NDArray[np.float32]) -> None:
+    """Write values (N, V) as :func:`read_subjects` reads them."""
     write_text(path, to_table(study, values).to_csv(index=False, float_format="%.6g"))
 
 

@@ -34,7 +34,7 @@ class Pipeline:
         data: folder of images, masks and table, for studies that read one.
         progress: what the user sees.
         compile: have PyTorch compile the image mechanism for its trainings.
-        split: whom the evaluation is on, "test" or "validation" people.
+        split: the part that is evaluated, "test" or "validation".
         lock: held while a stage runs (default: the folder's, so that one process at a time works in it).
 
     Raises:
@@ -152,7 +152,7 @@ class Pipeline:
         Raises:
             StudyError: the study has no such stage.
             RunError: one came from elsewhere and cannot be made here.
-            DataError: the samples cannot be imported again, as nobody said from where.
+            DataError: the samples cannot be imported again, as their folder is not given.
         """
         chosen = {self.stage(name).name for name in stages}
         for name in chosen - {"import"}:

@@ -222,8 +222,8 @@ class TrainingStage(Stage):
                 **self.facts(pipeline, network),
             }
             artefact.save(self.record(pipeline), network, meta)
-            figures_told = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-            pipeline.progress.note(f"  {self.name}: {figures_told}")
+            text = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+            pipeline.progress.note(f"  {self.name}: {text}")
         pipeline.fabric.barrier()
         pipeline.keys[self.name] = key
 

@@ -1,1 +1,1 @@
-"""Frozen readers of an image: a segmentor or a regressor, both with ``areas(x)``."""
+"""Frozen readers of an image: a segmentor or a regressor, see :mod:`segcft.readers.reader`."""

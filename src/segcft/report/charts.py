@@ -56,7 +56,7 @@ class Chart:
 
 
 def marginal(name: str, variable: Variable, values: NDArray[np.float32]) -> Chart:
-    """The distribution of a variable over people, ``values`` (N,), where it is known; of a ``zero_inflated`` one that
+    """The distribution of a variable over samples, ``values`` (N,), where it is known; of a ``zero_inflated`` one that
     of the values above 0."""
     known = values[np.isfinite(values)]
     facts = [f"{len(known):,} known"] + [f"{len(values) - len(known):,} missing"] * (len(known) < len(values))

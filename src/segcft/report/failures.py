@@ -177,9 +177,9 @@ def _cases(
     s = list(study.structures).index(structure)
     column, variable = cohort.measured_columns[s], study.measured[s]
     here = torch.from_numpy(places.copy()).to(cohort.device)
-    people, asked = cohort.samples(here), after[here]
-    answers = rounded(model.abduct(people.image, people.values).predict(asked))
-    before, masks = judge.masks(people.image)[:, s], judge.masks(answers)
+    samples, asked = cohort.samples(here), after[here]
+    answers = rounded(model.abduct(samples.image, samples.values).predict(asked))
+    before, masks = judge.masks(samples.image)[:, s], judge.masks(answers)
     read = judge.measurements.read(masks)[:, s]
     again = error_of(study).error(read[:, None], asked[:, [column]])[:, 0].double().cpu().numpy()
     ids = [cohort.named("id")[place] for place in places]
@@ -192,16 +192,16 @@ def _cases(
                 f"{new:.4g}: they are not those that were judged; see `segcft evaluate`",
             )
     truth = Truth.of(study, cohort.store)
-    drawn = truth.counterfactuals(people.rows, {variable: asked[:, column]}).image if truth else None
+    drawn = truth.counterfactuals(samples.rows, {variable: asked[:, column]}).image if truth else None
     return [
         Case(
             id,
-            people.values[k],
-            float(people.values[k, column]),
+            samples.values[k],
+            float(samples.values[k, column]),
             float(asked[k, column]),
             float(read[k]),
             float(again[k]),
-            people.image[k],
+            samples.image[k],
             answers[k],
             None if drawn is None or drawn[k].isnan().any() else drawn[k],
             before[k].cpu().numpy(),
@@ -234,7 +234,7 @@ def _quantities(
         f"{measure} asked for{unit}": wanted,
         f"change asked for{unit}": change,
         f"size of the change asked for{unit}": np.abs(change),
-        f"asked for {names.with_article(measure)} that no training person has, %": 100.0 * outside,
+        f"asked for {names.with_article(measure)} that are not in the training range, %": 100.0 * outside,
     }
     if study.variables[name].zero_inflated:
         found["does not have the structure, %"] = 100.0 * (known == 0)

@@ -120,7 +120,7 @@ def train(
     """Minimise ``objective`` for ``spec.steps`` steps and leave the (averaged) weights in ``objective.network``.
 
     Checkpoints go to ``folder/name.checkpoint`` every ``spec.checkpoint_steps`` steps and figures to
-    ``folder/name.jsonl``. A checkpoint made from the same ``key`` is continued. Ctrl-C and, where somebody handles them
+    ``folder/name.jsonl``. A checkpoint made from the same ``key`` is continued. Ctrl-C and, where they have a handler
     (:func:`segcft.utils.signals.orderly_end`), SIGTERM and SIGUSR1 take effect once the step is done and its checkpoint
     kept.
 

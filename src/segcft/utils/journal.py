@@ -24,7 +24,7 @@ class Journal:
         out: folder that it is in.
         settings: what a journal that was begun before must have, too.
         use: called with every entry of a journal that was begun before; what it raises where an entry is not one of
-            :meth:`add` (LookupError, TypeError, ValueError, AttributeError) is told as damage on entering.
+            :meth:`add` (LookupError, TypeError, ValueError, AttributeError) is an error on entering.
 
     Raises:
         DataError: on entering, ``out`` is something else, the settings differ, or the journal is damaged.

@@ -1,4 +1,4 @@
-"""Where what a user asks for may be written: told at once, and not when all of it is computed."""
+"""Checks of where output may be written, before it is computed."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def ignored_interrupts() -> Iterator[None]:
 class HeldBack:
     """Signals that wait for a good moment: :meth:`deliver`. A context manager.
 
-    It holds back Ctrl-C and those of :data:`ENDING` for which somebody has set a handler; the others end the program as
+    It holds back Ctrl-C and those of :data:`ENDING` that have a handler; the others end the program as
     ever. A second Ctrl-C does not wait.
 
     Attributes:

@@ -18,7 +18,7 @@ from segcft.errors import Code, RunError
 from segcft.image_models.mechanism import MECHANISMS
 from segcft.image_models.objective import LikelihoodObjective
 from segcft.image_models.typicality import typical_ranges
-from segcft.pipeline.judging import UNKNOWN_PEOPLE
+from segcft.pipeline.judging import UNKNOWN_TRAINING
 from segcft.pipeline.runner import Pipeline
 from segcft.pipeline.stage import STAGES, Minimised, TrainingStage
 from segcft.training import artefact
@@ -110,7 +110,7 @@ class LikelihoodStage(_ImageStage):
         key = key_of(settings_key, source["sha256"], source["parents"])
         self.keep(pipeline, network, key, {}, start, {"source": source, "settings_key": settings_key})
         self._drop_checkpoint(pipeline)
-        pipeline.progress.note(f"warning: {UNKNOWN_PEOPLE}")
+        pipeline.progress.note(f"warning: {UNKNOWN_TRAINING}")
 
 
 class FinetuningStage(_ImageStage):
