@@ -20,7 +20,7 @@ from segcft.cli import main
 from segcft.data.grey import to_unit
 from segcft.errors import Code, DataError, InterventionError, RunError
 from segcft.evaluate import names
-from segcft.pipeline.publish import PEOPLE, publish
+from segcft.pipeline.publish import MADE_UP, publish
 from segcft.pipeline.run import Run, read_subjects
 from tests.conftest import Brighter
 
@@ -109,7 +109,7 @@ def test_made_up_people_are_within_the_range_of_the_real_ones(small_run: Run, pu
     store = small_run.store()
     known = store.values()[store.indices("train", complete=True)]
     people = read_subjects(published / "people.csv", small_run.study)
-    assert PEOPLE / 2 < len(people) <= PEOPLE
+    assert MADE_UP / 2 < len(people) <= MADE_UP
     assert (people >= known.min(0) * (1 - 1e-5)).all()
     assert (people <= known.max(0) * (1 + 1e-5)).all()
     rows = {tuple(np.round(row[1:], 3)) for row in known}

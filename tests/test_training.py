@@ -471,19 +471,19 @@ def test_a_part_that_cannot_be_used_is_told_by_its_file(tmp_path: Path, damage: 
 @pytest.mark.parametrize(
     ("meta", "field"),
     [
-        ({}, "key: "),
-        ({"key": 5}, "key: "),
-        ({"key": "k", "made_from": ["hvae"]}, "made_from: "),
-        ({"key": "k", "made_from": {"hvae": {}}}, "made_from.hvae: "),
-        ({"key": "k", "metrics": {"loss": "low"}}, "metrics.loss: "),
-        ({"key": "k", "study": None}, "study: "),
+        ({}, "key"),
+        ({"key": 5}, "key"),
+        ({"key": "k", "made_from": ["hvae"]}, "made_from"),
+        ({"key": "k", "made_from": {"hvae": {}}}, "made_from.hvae"),
+        ({"key": "k", "metrics": {"loss": "low"}}, "metrics.loss"),
+        ({"key": "k", "study": None}, "study"),
     ],
 )
 def test_a_header_that_is_none_of_a_part_is_told(tmp_path: Path, meta: dict[str, Any], field: str) -> None:
     path = tmp_path / "hvae.safetensors"
     artefact.save(path, nn.Linear(3, 2), meta)
     for read in (lambda: artefact.read_meta(path), lambda: artefact.load(path, nn.Linear(3, 2))):
-        with pytest.raises(RunError, match=rf"hvae\.safetensors: damaged, or not written by segcft \({field}"):
+        with refused(RunError, Code.DAMAGED, f"hvae.safetensors: {field}"):
             read()
 
 

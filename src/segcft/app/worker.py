@@ -22,10 +22,10 @@ class Worker:
         self._turn = anyio.Lock()
 
     async def run(self, compute: Callable[[], T], gone: Callable[[], Awaitable[bool]]) -> T:
-        """``compute()`` when it is its turn, unless who asked is ``gone`` by then.
+        """``compute()`` in its turn, unless the client is ``gone`` by then.
 
         Raises:
-            RefusedError: too many are waiting, or the one who asked has left.
+            RefusedError: too many are waiting, or the client has left.
         """
         if self._inside >= self.most:
             raise RefusedError(503, "", "too many questions at once; try again in a moment")

@@ -135,9 +135,7 @@ def load_judge(run: Run, place: Path, device: torch.device | str = "cpu") -> Seg
     for what, ours, theirs in zip(("image", "structures"), _reads(run.study), _reads(study), strict=True):
         if ours != theirs:
             raise RunError(
-                Code.OTHER,
-                path,
-                f"of another study: its {what} is {theirs}, and that of {run.study.name!r} is {ours}",
+                Code.OTHER, path, f"of another study: its {what} is {theirs}, and that of {run.study.name!r} is {ours}"
             )
     metas = [artefact.read_meta(run.path(method)) for method in run.methods().values()]
     guide = run.path("segmentor")

@@ -192,7 +192,7 @@ class Run:
         )
 
     def typical(self, part: str) -> TypicalRanges | None:
-        """Which images are typical to an image mechanism; None of one of which nothing is recorded.
+        """Which images are typical to an image mechanism; None where that is not recorded.
 
         Raises:
             RunError: the part is missing or damaged.
@@ -206,8 +206,8 @@ class Run:
             ) from None
 
     def samples_of(self, parts: Iterable[str]) -> Store:
-        """The run's samples, which are those that ``parts`` were trained on. Parts of other samples are refused:
-        a test subject of now may have been a training subject then.
+        """The run's samples, checked to be those that ``parts`` were trained on. Else a test subject of now may have
+        been a training subject then.
 
         Raises:
             RunError: there is such a part, or one is not trained yet.

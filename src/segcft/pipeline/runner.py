@@ -144,8 +144,8 @@ class Pipeline:
         return key is not None
 
     def forget(self, stages: Iterable[str]) -> None:
-        """Have these stages, and those that depend on them, run again whatever their keys: as after a change of code,
-        which keys do not cover. They do so even if the next process is the one that runs them.
+        """Make these stages, and those that depend on them, out of date whatever their keys: as after a change of code,
+        which keys do not cover. A later process runs them, too.
 
         What depends on the import runs again if the import finds other samples: their fingerprint is its key.
 

@@ -1,4 +1,4 @@
-"""Small charts of numbers as SVG: what is on them is computed here, how they look is in the template."""
+"""Small charts of numbers as SVG: their content is computed here, their look is in the template."""
 
 from __future__ import annotations
 

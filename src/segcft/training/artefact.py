@@ -113,8 +113,8 @@ def read_meta(path: Path) -> dict[str, Any]:
         _Meta.model_validate(meta)
     except ValidationError as error:
         wrong = error.errors()[0]
-        place = ".".join(map(str, wrong["loc"])) or "its header"
-        raise RunError(Code.DAMAGED, path, f"damaged, or not written by segcft ({place}: {wrong['msg']})") from None
+        field = f"{path}: {'.'.join(map(str, wrong['loc'])) or 'header'}"
+        raise RunError(Code.DAMAGED, field, f"damaged, or not written by segcft ({wrong['msg']})") from None
     except (SafetensorError, KeyError, ValueError, OSError, RecursionError) as error:
         raise RunError(Code.DAMAGED, path, f"damaged, or not written by segcft ({error})") from None
     return meta

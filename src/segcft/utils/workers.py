@@ -19,14 +19,14 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 PATIENCE = 30.0
-"""Seconds that a process which is to stop has to end in order, as a training does after its step."""
+"""Seconds that a process has to end in order, as a training does after its step."""
 
 
 class Workers(Generic[T, R]):
     """Up to ``count`` processes, which are begun when there is something to do. A context manager, which ends them.
 
-    They end in order on SIGTERM, and at once with the process that began them. Ctrl-C they leave to that one. No shared
-    memory is needed. A script that uses them needs ``if __name__ == "__main__":``, since the processes import it.
+    They end in order on SIGTERM, and at once with their parent, to which they leave Ctrl-C. No shared memory is
+    needed. A script that uses them needs ``if __name__ == "__main__":``, since the processes import it.
 
     Args:
         count: processes, at most.

@@ -25,8 +25,8 @@ from segcft.training import artefact
 from segcft.utils.digest import key_of
 
 UNNAMED = ("two-stream", "causal-gen")
-"""Architectures whose names are in no key, as version 0.1.0 has it: no settings fit both of them. Of any other one the
-name is in the key, since its settings may be those of another."""
+"""Architectures whose names are left out of keys, as in version 0.1.0: their settings tell them apart. Others may share
+settings, so their names are in the keys."""
 
 
 class _ImageStage(TrainingStage):
@@ -91,7 +91,7 @@ class LikelihoodStage(_ImageStage):
     def adopt(self, pipeline: Pipeline, load: Callable[[Any], dict[str, Any]]) -> None:
         """Take the mechanism from elsewhere instead of training it; the stage is then up to date.
 
-        What was not made here is never made anew in its stead.
+        A mechanism from elsewhere is never replaced by one that is trained here.
 
         Args:
             pipeline: of a run whose samples are imported.
@@ -105,8 +105,7 @@ class LikelihoodStage(_ImageStage):
         source = load(network)
         settings_key = self.key(pipeline)
         network.to(pipeline.fabric.device)
-        # Other weights from the same settings: what was made from those before must be made anew. Not the path: a
-        # checkpoint that was moved is the same.
+        # Other weights with the same settings are another part. The path is left out: a checkpoint may be moved.
         key = key_of(settings_key, source["sha256"], source["parents"])
         self.keep(pipeline, network, key, {}, start, {"source": source, "settings_key": settings_key})
         self._drop_checkpoint(pipeline)
