@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import math
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -20,9 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import segcft
+from refused import refused
 from segcft.api.answer import Answer
 from segcft.api.model import BATCH, Model
-from segcft.errors import DataError, InterventionError, RunError, WriteError
+from segcft.errors import Code, DataError, InterventionError, RunError, WriteError
 from segcft.io.provenance import dicom_bytes, png_bytes
 from segcft.io.rendering import difference_colours, outlined, strip
 from segcft.io.source import MemoryFile
@@ -105,7 +105,7 @@ def test_masks_are_the_judges_and_areas_their_sums(trained: Model, example: NDAr
 
 
 def test_nothing_asked_leaves_the_image_and_tells_what_is_known(model: Model, pictures: NDArray[np.uint8]) -> None:
-    with pytest.raises(InterventionError, match="nothing is asked for"):
+    with refused(InterventionError, Code.MISSING, "do"):
         model.counterfactual(pictures[0])
     answer = model.answer([model.question(pictures[0])])[0]
     assert np.array_equal(answer.image, answer.original)
@@ -146,7 +146,7 @@ def test_the_same_image_in_every_form(model: Model, pictures: NDArray[np.uint8],
     # 0 to 255 of a type that has no white of its own, and what is no grey.
     whole = [picture.astype(int), tensor.long(), picture.astype(complex)]
     for wrong in (torch.zeros(2, 8, 8), np.zeros((0, 4)), np.array([["a", "b"], ["c", "d"]]), *whole):
-        with pytest.raises(DataError, match="image: expected"):
+        with refused(DataError, Code.INVALID, "image"):
             model.question(wrong, do=DO)
 
 
@@ -154,53 +154,51 @@ def test_what_is_implied_beyond_the_range_is_warned_of(model: Model, pictures: N
     age = list(model.study.variables).index("age")
     oldest = float(model.people[:, age].max())
     answer = model.counterfactual(pictures[0], {"age": oldest}, {"age": oldest + 400}, draws=0)
-    assert any("(asked for) is outside the training range" in text for text in answer.warnings)
-    assert any("(what follows) is outside the training range" in text for text in answer.warnings)
+    assert any("(asked for) is not in the training range" in text for text in answer.warnings)
+    assert any("(what follows) is not in the training range" in text for text in answer.warnings)
 
 
 def test_a_number_that_looks_like_a_change_is_hinted_at(model: Model, pictures: NDArray[np.uint8]) -> None:
     warnings = model.counterfactual(pictures[0], do={"heart_area": 0.8}, draws=0).warnings
     assert "; this sets the area to 0.8 px, and a change is written as text, such as '-20%'" in str(warnings)
-    with pytest.raises(InterventionError, match="below 0; this number sets it, and a change is written as text"):
-        model.counterfactual(pictures[0], do={"heart_area": -0.2})
-    for do in ({"heart_area": "-200%"}, {"heart_area": "-9000"}):
-        with pytest.raises(InterventionError, match=r"below 0$"):
-            model.counterfactual(pictures[0], do=do)
+    for change, hinted in ((-0.2, True), ("-200%", False), ("-9000", False)):
+        with pytest.raises(InterventionError) as told:
+            model.counterfactual(pictures[0], do={"heart_area": change})
+        assert (told.value.code, told.value.field) == (Code.OUT_OF_RANGE, "heart_area")
+        assert ("written as text" in told.value.text) == hinted
     for plain in ({"heart_area": 400}, {"age": 0.8}, {"heart_area": "+10%"}):
         assert "written as text" not in str(model.counterfactual(pictures[0], do=plain, draws=0).warnings)
 
 
 def test_errors_say_what_was_expected(model: Model, pictures: NDArray[np.uint8]) -> None:
     for images in ("a.png", Path("a.png"), MemoryFile("a.png", b""), Image.fromarray(pictures[0]), None):
-        with pytest.raises(DataError, match=r"images: expected several, .*`counterfactual` is about one, not "):
+        with refused(DataError, Code.INVALID, "images"):
             model.counterfactuals(images, do=DO)  # type: ignore[arg-type]
-    for image, message in (
-        (None, "image: expected a file, an array, a tensor or a Pillow image, not NoneType"),
-        ("none.png", r"^none.png: there is no such file$"),
-        ("none.dcm", r"^none.dcm: there is no such file$"),
-        ("none.nii.gz", r"^none.nii.gz: there is no such file$"),
-    ):
-        with pytest.raises(DataError, match=message):
-            model.counterfactual(image, do=DO)  # type: ignore[arg-type]
-    for known, message in (
-        ({"age": "+10"}, r"^age=\+10.0: what is known is a value, not a change$"),
-        ({"sex": "male"}, r"one of F, M; did you mean 'M'\?"),
-        ({"sex": "f"}, r"one of F, M; did you mean 'F'\?"),
-    ):
-        with pytest.raises(InterventionError, match=message):
-            model.counterfactual(pictures[0], known, DO)
+    with refused(DataError, Code.INVALID, "image"):
+        model.counterfactual(None, do=DO)  # type: ignore[arg-type]
+    for name in ("none.png", "none.dcm", "none.nii.gz"):
+        with refused(DataError, Code.UNREADABLE, name):
+            model.counterfactual(name, do=DO)
+    with refused(InterventionError, Code.INVALID, "age"):
+        model.counterfactual(pictures[0], {"age": "+10"}, DO)
+    for sex, near in (("male", "'M'?"), ("f", "'F'?")):
+        with pytest.raises(InterventionError) as told:
+            model.counterfactual(pictures[0], {"sex": sex}, DO)
+        assert (told.value.code, told.value.field) == (Code.UNKNOWN, "sex")
+        assert told.value.text.endswith(near)
 
 
 def test_a_name_alone_is_looked_for_where_models_are(
     small_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(RunError, match=r"^small: no such folder; give a run, as `segcft run` makes it, or a published"):
+    with refused(RunError, Code.MISSING, "small"):
         segcft.load("small")
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "small").symlink_to(small_run.folder)
-    with pytest.raises(RunError, match=r"^small: no such folder; did you mean runs/small\?$"):
+    with pytest.raises(RunError) as told:
         segcft.load("small")
+    assert told.value.text.endswith("runs/small?")
 
 
 class Counted(MemoryFile):
@@ -247,18 +245,18 @@ def test_a_match_takes_the_area_of_another_image(model: Model, pictures: NDArray
         assert str(tmp_path) not in str(answer.record)
         assert answer.provenance["do"] == [f"heart_area={answer.attributes['heart_area']}"]
         assert "other" not in str(answer.provenance)
-    with pytest.raises(InterventionError, match="does not tell its age"):
+    with refused(InterventionError, Code.MISSING, "age"):
         model.counterfactual(pictures[0], do={"age": segcft.Match(pictures[1])})
-    with pytest.raises(DataError, match=r"none\.png"):
+    with refused(DataError, Code.UNREADABLE, "none.png"):
         model.counterfactual(pictures[0], do={"heart_area": "match:none.png"})
-    with pytest.raises(InterventionError, match="is not a variable"):
+    with refused(InterventionError, Code.UNKNOWN, "height"):
         model.counterfactual(pictures[0], do={"height": "match:none.png"})
-    with pytest.raises(InterventionError, match="a value, not a change"):
+    with refused(InterventionError, Code.INVALID, "heart_area"):
         model.counterfactual(pictures[0], {"heart_area": segcft.Match(pictures[1])}, DO)
 
 
 def test_a_variable_is_given_one_value(model: Model, pictures: NDArray[np.uint8]) -> None:
-    with pytest.raises(InterventionError, match="given twice"):
+    with refused(InterventionError, Code.DUPLICATE, "age"):
         model.counterfactual(pictures[0], do=["age=60", "age=61"])
 
 
@@ -273,9 +271,9 @@ def test_what_is_missing_in_a_table_is_not_known(model: Model, pictures: NDArray
     expected = model.counterfactual(pictures[0], {"sex": "F"}, {"left_lung_area": "-10%"}, draws=0)
     assert answer.record["variables"] == expected.record["variables"]
     assert answer.record["variables"]["age"]["source"] == "inferred"
-    with pytest.raises(InterventionError, match=r"age: .* no value that a variable can be set to"):
+    with refused(InterventionError, Code.INVALID, "age"):
         model.counterfactual(pictures[0], do={"age": missing})
-    with pytest.raises(InterventionError, match="'height' is not a variable"):
+    with refused(InterventionError, Code.UNKNOWN, "height"):
         model.counterfactual(pictures[0], {"height": missing}, {"age": 60})
 
 
@@ -314,9 +312,9 @@ def test_a_stream_is_read_as_its_answers_are_asked_for(model: Model, pictures: N
 
 
 def test_what_is_of_each_must_be_of_all(model: Model, pictures: NDArray[np.uint8]) -> None:
-    with pytest.raises(InterventionError, match="attributes: ends before image 2"):
+    with refused(InterventionError, Code.MISSING, "attributes"):
         list(model.counterfactuals(pictures, [{"age": 60}], DO))
-    with pytest.raises(InterventionError, match="do: ends before image 3"):
+    with refused(InterventionError, Code.MISSING, "do"):
         list(model.counterfactuals(pictures, {}, [DO, DO]))
     assert len(list(model.counterfactuals(pictures[:2], [{"age": 60}] * 3, DO))) == 2
     assert model.answer([]) == []
@@ -329,29 +327,29 @@ def test_a_text_is_one_intervention(model: Model, pictures: NDArray[np.uint8]) -
 
 
 def test_what_cannot_be_is_refused(model: Model, pictures: NDArray[np.uint8]) -> None:
-    for refused in (
+    for ask in (
         lambda: model.counterfactual(pictures[0], do={"heart_area": "(-5)"}),
         lambda: model.counterfactual(pictures[0], {"heart_area": "(-5)"}, {"age": 60}),
         lambda: model.sample(2, {"heart_area": "(-5)"}),
     ):
-        with pytest.raises(InterventionError, match="heart_area: an area cannot be -5, below 0"):
-            refused()
-    for refused in (
+        with refused(InterventionError, Code.OUT_OF_RANGE, "heart_area"):
+            ask()
+    for ask in (
         lambda: model.counterfactual(pictures[0], do={"heart_area": 1025}),
         lambda: model.counterfactual(pictures[0], {"heart_area": 1025}, {"age": 60}),
         lambda: model.sample(2, {"heart_area": 1025}),
     ):
-        with pytest.raises(InterventionError, match="heart_area: 1025 px is larger than the image, 1024 px"):
-            refused()
-    with pytest.raises(InterventionError, match=r"nobody like this is likely \(age=1e\+30"):
+        with refused(InterventionError, Code.OUT_OF_RANGE, "heart_area"):
+            ask()
+    with pytest.raises(InterventionError, match=r"age=1e\+30"):
         model.counterfactual(pictures[0], {"age": 1e30}, DO)
-    for refused, name in (
+    for ask, name in (
         (lambda: model.counterfactual(pictures[0], do=DO, draws=-1), "draws"),
         (lambda: model.log_likelihood(pictures[0], draws=0), "draws"),
         (lambda: model.trajectory(pictures[0], "age", -1), "values"),
     ):
-        with pytest.raises(DataError, match=f"{name}: expected .* or more"):
-            refused()
+        with refused(DataError, Code.OUT_OF_RANGE, name):
+            ask()
 
 
 # --- trajectories, samples, likelihood ---
@@ -371,7 +369,7 @@ def test_a_trajectory_moves_one_variable(model: Model, pictures: NDArray[np.uint
         record = segcft.inspect(tmp_path / name)
         assert record is not None
         assert record["do"][0] == "heart_area=100.0"
-    with pytest.raises(DataError, match=r"\.png .a strip. or \.gif"):
+    with refused(DataError, Code.UNSUPPORTED, "moved.mp4"):
         moved.save(tmp_path / "moved.mp4")
     assert [a.attributes["sex"] for a in model.trajectory(pictures[0], "sex").answers] == ["F", "M"]
     values = model.trajectory(pictures[0], "age", np.int64(4)).values
@@ -400,9 +398,9 @@ def test_samples_are_people_under_an_intervention(model: Model, tmp_path: Path) 
     assert record is not None
     assert record["do"] == ["sex=F"]
     assert len((tmp_path / "made-up" / "attributes.csv").read_text().splitlines()) == 41
-    with pytest.raises(InterventionError, match="set it"):
+    with refused(InterventionError, Code.INVALID, "heart_area"):
         model.sample(2, {"heart_area": "+10%"})
-    with pytest.raises(DataError, match="1 or more"):
+    with refused(DataError, Code.OUT_OF_RANGE, "n"):
         model.sample(0)
 
 
@@ -448,7 +446,7 @@ def test_an_outline_is_on_the_edge_of_the_mask() -> None:
 
 def test_saving_refuses_what_it_cannot_write(model: Model, pictures: NDArray[np.uint8], tmp_path: Path) -> None:
     answer = model.counterfactual(pictures[0], do=DO, draws=2)
-    with pytest.raises(DataError, match=re.escape("x.jpg: an answer is written to .png, .dcm or .json")):
+    with refused(DataError, Code.UNSUPPORTED, "x.jpg"):
         answer.save(tmp_path / "x.jpg")
     assert not list(tmp_path.iterdir())
     answer.save(tmp_path / "all")
@@ -460,13 +458,13 @@ def test_saving_refuses_what_it_cannot_write(model: Model, pictures: NDArray[np.
     samples = model.sample(2)
     (tmp_path / "cut-off" / "2.png").mkdir(parents=True)
     (tmp_path / "cut-off" / "attributes.csv").touch()
-    with pytest.raises(WriteError, match=r"2\.png: cannot be written"):
+    with refused(WriteError, Code.NOT_WRITABLE, "2.png"):
         samples.save(tmp_path / "cut-off")
     # The table was written first: by it the folder is known again.
     assert len(pd.read_csv(tmp_path / "cut-off" / "attributes.csv")) == 2
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "image.png").write_bytes(b"a patient's")
     for save in (answer.save, model.sample(1).save):
-        with pytest.raises(DataError, match="data: is a folder of other things"):
+        with refused(DataError, Code.EXISTS, "data"):
             save(tmp_path / "data")
     assert [path.read_bytes() for path in (tmp_path / "data").iterdir()] == [b"a patient's"]

@@ -21,12 +21,13 @@ from pydicom import dcmread
 from skimage.measure import points_in_poly
 from starlette.testclient import TestClient
 
+from refused import refused
 from segcft.app.catalogue import Catalogue
 from segcft.app.payload import decode, encode
 from segcft.cli import main
 from segcft.config.loader import load_study
 from segcft.config.study import Image as Grid
-from segcft.errors import SegcftError
+from segcft.errors import Code, SegcftError
 from segcft.io.outline import outlines
 from segcft.io.provenance import SYNTHETIC, dicom_bytes
 from tests.conftest import MODELS
@@ -76,7 +77,7 @@ def test_description_of_a_model(client: TestClient) -> None:
     assert not told["wide"]
     assert client.get("/api/models/coronary-quickstart").json()["wide"]
     assert client.get("/api/models/jsrt").json()["examples"] == []
-    assert "there is no model 'other', only chest-sim" in error(client.get("/api/models/other"), 404)
+    assert "other: " in error(client.get("/api/models/other"), 404)
 
 
 def test_answer(client: TestClient, catalogue: Catalogue, question: dict[str, Any]) -> None:
@@ -109,17 +110,17 @@ def test_without_a_question_the_image_stays(client: TestClient, question: dict[s
     ("change", "status", "message"),
     [
         ({"do": {"hart_area": 1}}, 400, "did you mean 'heart_area'"),
-        ({"do": {"heart_area": "big"}}, 400, "'big' is none of"),
-        ({"do": {"heart_area": -3}}, 400, "below 0"),
-        ({"do": {"heart_area": 16385}}, 400, "larger than the image, 16384 px"),
-        ({"do": {"sex": "X"}}, 400, "one of F, M"),
+        ({"do": {"heart_area": "big"}}, 400, "heart_area: "),
+        ({"do": {"heart_area": -3}}, 400, "heart_area: "),
+        ({"do": {"heart_area": 16385}}, 400, "heart_area: "),
+        ({"do": {"sex": "X"}}, 400, "sex: "),
         ({"do": {"heart_area": f"match:{MODELS / 'chest-sim/examples/2.png'}"}}, 400, "is none of"),
         ({"known": {"age": "match:/etc/passwd"}}, 400, "is none of"),
-        ({"known": {"age": "+5"}}, 400, "not a change"),
-        ({"method": "best"}, 422, "method: expected segmentor, not 'best'"),
-        ({"model": "other"}, 404, "there is no model 'other'"),
-        ({"pixels": "AAAA"}, 422, "expected 128 x 128 x 1 bytes, not 3"),
-        ({"pixels": "no base64!"}, 422, "pixels: not base64"),
+        ({"known": {"age": "+5"}}, 400, "age: "),
+        ({"method": "best"}, 422, "method: "),
+        ({"model": "other"}, 404, "other: "),
+        ({"pixels": "AAAA"}, 422, "pixels: "),
+        ({"pixels": "no base64!"}, 422, "pixels: "),
         ({"draws": 10_000}, 422, "draws"),
         ({"do": [1]}, 422, "do"),
         ({"path": "/etc/passwd"}, 422, "path"),
@@ -150,8 +151,8 @@ def test_files(client: TestClient, question: dict[str, Any]) -> None:
     assert dataset.PixelData == base64.b64decode(shown["image"])
     record = client.post("/api/file/json", json=question).json()
     assert record["variables"] == shown["record"]["variables"]
-    assert "written as png, dcm, json" in error(client.post("/api/file/exe", json=question), 404)
-    assert "nothing is asked for" in error(client.post("/api/file/png", json=question | {"do": {}}), 422)
+    assert "format: " in error(client.post("/api/file/exe", json=question), 404)
+    assert "do: " in error(client.post("/api/file/png", json=question | {"do": {}}), 422)
 
 
 def test_upload(client: TestClient, question: dict[str, Any]) -> None:
@@ -211,7 +212,7 @@ def test_two_models_of_one_name(tmp_path: Path) -> None:
     (tmp_path / "chest-sim").symlink_to(MODELS / "chest-sim")
     other = tmp_path / "other" / "chest-sim"
     other.mkdir(parents=True)
-    with pytest.raises(SegcftError, match="another model is called 'chest-sim'"):
+    with refused(SegcftError, Code.DUPLICATE, other):
         Catalogue([MODELS / "chest-sim", other])
 
 
@@ -219,7 +220,7 @@ def test_command_line_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert main(["app", str(tmp_path), "--port", "0", "--no-open"]) == 1
     assert str(tmp_path) in capsys.readouterr().err
     assert main(["app", str(MODELS / "jsrt"), "--host", "no.such.host.invalid", "--no-open"]) == 1
-    assert "cannot listen on no.such.host.invalid" in capsys.readouterr().err
+    assert "--host no.such.host.invalid" in capsys.readouterr().err
     with socket.create_server(("127.0.0.1", 0)) as taken:  # which is told before a model is looked for
         assert main(["app", str(tmp_path / "none"), "--port", str(taken.getsockname()[1]), "--no-open"]) == 1
     assert "Address already in use; choose another --port" in capsys.readouterr().err

@@ -196,7 +196,7 @@ def test_what_is_known_can_be_told(page: Page) -> None:
 
 def test_warnings_are_at_their_variable(page: Page) -> None:
     set_value(page, "heart_area", "2600")
-    expect(page.locator("[data-variable=heart_area] .warning").first).to_contain_text("outside the training range")
+    expect(page.locator("[data-variable=heart_area] .warning").first).to_contain_text("not in the training range")
     expect(page.locator("#count")).to_contain_text("warning")
     expect(page.locator("[data-variable=heart_area]")).to_have_class(re.compile(r"\bbeyond\b"))
 

@@ -107,7 +107,7 @@ def twice_compressed_nifti() -> bytes:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "empty"),
+        (b"", "no bytes"),
         (b"not an image", "cannot read this image"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "cannot read this image"),
         (picture()[:3000], "cannot read this image"),

@@ -20,14 +20,15 @@ from benchmarks.augmentation import __main__ as demonstration
 from benchmarks.augmentation.people import read_set, read_table, truth
 from benchmarks.augmentation.people import simulate as simulate_people
 from benchmarks.augmentation.table import accuracies
+from refused import refused
 from segcft.api.balance import SubjectSampler, correlation_ratio, requests
 from segcft.api.balanced import Recipe, augment
 from segcft.cli import main
 from segcft.counterfactual.warnings import NOTABLE
 from segcft.data.store import Store
-from segcft.errors import DataError, InterventionError
+from segcft.errors import Code, DataError, InterventionError
 from segcft.io.provenance import inspect
-from segcft.pipeline.run import Run, write_people
+from segcft.pipeline.run import Run, write_subjects
 from segcft.utils.atomic import link
 from segcft.utils.progress import Progress
 from tests.conftest import MakeStudy
@@ -157,42 +158,42 @@ def test_a_published_model_augments_training_people_of_given_data(small_run: Run
     store = small_run.store()
     known = store.values()[store.indices("train", complete=True)]
     narrow = known[known[:, 1] < np.quantile(known[:, 1], 0.8)]  # without the old
-    write_people(model.people_file, small_run.study, narrow)
-    with pytest.raises(DataError, match="--data"):
+    write_subjects(model.subjects_file, small_run.study, narrow)
+    with refused(DataError, Code.MISSING, "--data"):
         augment(Run(model.folder), tmp_path / "set", RECIPE)
     report = augment(Run(model.folder), tmp_path / "set", RECIPE, data=store.folder)
     assert report["read by"] == "judge"
     table, rejected = read(tmp_path / "set"), read(tmp_path / "set", "rejected.csv")
     assert table["age"].max() <= narrow[:, 1].max() + 1e-3
-    assert rejected["reason"].str.contains("outside the range").any()
+    assert rejected["reason"].str.contains("not in the training range").any()
     train = set(store.table["id"][store.indices("train")])
     assert set(table["source"]) | set(rejected["source"]) <= train
-    with pytest.raises(DataError, match="leave out --data"):
+    with refused(DataError, Code.CONFLICT, "--data"):
         augment(small_run, tmp_path / "other", RECIPE, data=store.folder)
 
 
 @pytest.mark.parametrize(
-    ("recipe", "message"),
+    ("recipe", "code", "field"),
     [
-        (Recipe("heart", "sex"), "variable: 'heart' is not a variable of the study"),
-        (Recipe("sex", "sex"), "variable: sex is categorical; it has to be continuous"),
-        (Recipe("heart_area", "age"), "label: age is continuous; it has to be categorical"),
+        (Recipe("heart", "sex"), Code.UNKNOWN, "variable"),
+        (Recipe("sex", "sex"), Code.INVALID, "variable"),
+        (Recipe("heart_area", "age"), Code.INVALID, "label"),
     ],
 )
-def test_wrong_variables_are_told(small_run: Run, tmp_path: Path, recipe: Recipe, message: str) -> None:
-    with pytest.raises(InterventionError, match=message.replace("(", r"\(")):
+def test_wrong_variables_are_told(small_run: Run, tmp_path: Path, recipe: Recipe, code: Code, field: str) -> None:
+    with refused(InterventionError, code, field):
         augment(small_run, tmp_path / "set", recipe)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_set_without_images_is_an_error(small_run: Run, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no answer was good enough; the first: \w+_area: should have changed by"):
+    with refused(DataError, Code.EMPTY, small_run.folder):
         augment(small_run, tmp_path / "set", Recipe("heart_area", "sex", threshold=1e-6, tries=1, originals=False))
 
 
 def test_a_label_that_the_variable_causes_is_refused(make_small_study: MakeStudy, tmp_path: Path) -> None:
     sex = {"kind": "categorical", "categories": ["F", "M"], "parents": ["age"]}
-    with pytest.raises(InterventionError, match=r"age causes sex in this study, so do\(age\) would change it"):
+    with refused(InterventionError, Code.CONFLICT, "label"):
         augment(Run(tmp_path, make_small_study({"variables.sex": sex})), tmp_path / "set", Recipe("age", "sex"))
 
 
@@ -202,7 +203,7 @@ def test_nothing_is_overwritten_and_a_failure_leaves_nothing(
     out = tmp_path / "set"
     out.mkdir()
     (out / "notes.txt").write_text("mine")
-    with pytest.raises(DataError, match="nothing in it is overwritten"):
+    with refused(DataError, Code.EXISTS, out):
         augment(small_run, out, RECIPE)
     shutil.rmtree(out)
 
@@ -222,12 +223,12 @@ def test_the_command_writes_the_set_and_says_what_it_did(
     assert main([*words, "--threshold", "inf", "--method", "No CFT", "--draws", "2", "--device", "cpu"]) == 0
     out = capsys.readouterr().out
     people = len(small_run.store().indices("train", complete=True))
-    assert f"{people} originals and {3 * people} counterfactuals of {people} training people" in out
+    assert f"{people} originals and {3 * people} counterfactuals of {people} training subjects" in out
     assert "sex explains 0.0%" in out
     assert "read by the segmentor" in out
     assert json.loads((tmp_path / "set" / "augmentation.json").read_text())["method"] == "none"
     assert main([*words[:2], str(tmp_path / "x"), "--variable", "hart", "--label", "sex"]) == 1
-    assert "'hart' is not a variable" in capsys.readouterr().err
+    assert "variable: " in capsys.readouterr().err
 
 
 def test_the_usual_threshold_is_that_of_answers() -> None:

@@ -27,13 +27,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from conftest import changed, small_mapping
+from refused import refused
 from segcft.cli import main
 from segcft.config.causal_gen import CausalGenSpec, parse_arch
 from segcft.config.loader import parse_study
 from segcft.config.mechanisms import HVAESpec
 from segcft.config.study import Image, Study, Variable
 from segcft.data.grey import to_unit
-from segcft.errors import DataError, RunError, StudyError
+from segcft.errors import Code, DataError, RunError, StudyError
 from segcft.image_models.causal_gen import CausalGenHVAE
 from segcft.image_models.causal_gen_checkpoint import TrainedParent, load_causal_gen
 from segcft.image_models.causal_gen_layers import ParentsShare
@@ -391,10 +392,10 @@ def _more_blocks(content: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        (_setting("cond_prior", True), r"cond_prior.* does not support"),
-        (_conditional, r"cond_prior.* does not support"),
-        (_setting("q_correction", True), r"q_correction.* does not support"),
-        (_corrected, r"q_correction.* does not support"),
+        (_setting("cond_prior", True), "cond_prior"),
+        (_conditional, "cond_prior"),
+        (_setting("q_correction", True), "q_correction"),
+        (_corrected, "q_correction"),
         (_coloured, "colour images"),
         (_setting("x_like", "shared_dgauss"), "'shared_dgauss'"),
         (_setting("vae", "simple"), "not a hierarchical VAE"),
@@ -406,8 +407,8 @@ def _more_blocks(content: dict[str, Any]) -> None:
         (_setting("hps", "ukbb64"), r"hvae\.block: gelu; the checkpoint \(ukbb64\) has light"),
         (_other_width, r"decoder\.blocks\.2\.z_proj\.weight: .*\(12, 9, 1, 1\); the checkpoint has \(12, 7, 1, 1\)"),
         (_more_blocks, r"decoder\.blocks\.5\.z_proj\.weight: the study's network has no such weights"),
-        (lambda content: content.clear(), "no 'ema_model_state_dict'"),
-        (lambda content: content.update(hparams=argparse.Namespace()), "cannot be read safely|can be read safely"),
+        (lambda content: content.clear(), "ema_model_state_dict"),
+        (lambda content: content.update(hparams=argparse.Namespace()), "read safely"),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_refused(
@@ -419,21 +420,21 @@ def test_a_checkpoint_that_does_not_fit_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("parents", "what"),
+    ("parents", "field"),
     [
-        (["sex", "age=20..80", "race"], "every variable of the study once"),
-        (["sex", "sex", "age=20..80", "race", "volume=5:1"], "every variable of the study once"),
-        (["sex", "age", "race", "volume=5:1"], "'age' needs LOW..HIGH or MEAN:STD"),
-        (["sex=0..1", "age=20..80", "race", "volume=5:1"], "'sex' is categorical"),
-        (["sex=-1..1", "age=20..80", "race", "volume=5:1"], "'sex' is categorical"),
-        (["sex", "age=20..80", "race=0:1", "volume=5:1"], "'race' is categorical"),
-        (["sex", "age=80..20", "race", "volume=5:1"], "'age=80..20': give NAME=LOW..HIGH"),
-        (["sex", "age=about 50", "race", "volume=5:1"], "'age=about 50': give NAME=LOW..HIGH"),
+        (["sex", "age=20..80", "race"], "--parent"),
+        (["sex", "sex", "age=20..80", "race", "volume=5:1"], "--parent"),
+        (["sex", "age", "race", "volume=5:1"], "age"),
+        (["sex=0..1", "age=20..80", "race", "volume=5:1"], "sex"),
+        (["sex=-1..1", "age=20..80", "race", "volume=5:1"], "sex"),
+        (["sex", "age=20..80", "race=0:1", "volume=5:1"], "race"),
+        (["sex", "age=80..20", "race", "volume=5:1"], "age=80..20"),
+        (["sex", "age=about 50", "race", "volume=5:1"], "age=about 50"),
     ],
 )
-def test_the_parents_must_be_known(parents: list[str], what: str, tmp_path: Path) -> None:
+def test_the_parents_must_be_known(parents: list[str], field: str, tmp_path: Path) -> None:
     path = spoilt(lambda content: None, tmp_path)
-    with pytest.raises(DataError, match=what):
+    with refused(DataError, Code.INVALID, field):
         load_causal_gen(path, build(settings_of("even", "gelu")), [TrainedParent.parse(text) for text in parents])
 
 
@@ -443,7 +444,7 @@ def test_a_parent_that_may_be_zero_has_two_features_and_is_in_no_checkpoint(tmp_
     network = CausalGenHVAE(build(settings).spec, Image(size=(16, 16)), variables)
     assert len(network.parent_features("volume")) == 2
     assert len(network.read_features) == CONTEXT + 1
-    with pytest.raises(DataError, match="'volume' is 'zero_inflated'"):
+    with refused(DataError, Code.UNSUPPORTED, "volume"):
         load_causal_gen(spoilt(lambda content: None, tmp_path), network, PARENTS)
 
 
@@ -473,7 +474,7 @@ def test_a_finetuned_checkpoint_is_read_too(tmp_path: Path) -> None:
 
 
 def test_a_missing_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"nowhere\.pt: there is no such file"):
+    with refused(DataError, Code.MISSING, "nowhere.pt"):
         load_causal_gen(tmp_path / "nowhere.pt", build(settings_of("even", "gelu")), PARENTS)
 
 
@@ -599,7 +600,7 @@ def test_from_a_checkpoint_to_finetuning(small_run: Run, tmp_path: Path, capsys:
 @pytest.mark.usefixtures("undrawn")
 def test_another_checkpoint_makes_anew_what_was_made_from_the_first(small_run: Run, tmp_path: Path) -> None:
     run = Run(shutil.copytree(small_run.folder, tmp_path / "run"), study_with())
-    warning = "**Warning: the image mechanism was imported, and segcft does not know on whom it was trained"
+    warning = "**Warning: the image mechanism was imported, and segcft does not know its training samples"
     assert warning not in (run.evaluation / "table.md").read_text()
     import_checkpoint(run, tmp_path)
     first = run_all(run)
@@ -627,7 +628,7 @@ def test_what_was_imported_is_never_replaced(small_run: Run, tmp_path: Path) -> 
     run = Run(run.folder, study_with(**{"hvae.steps": 3}))
     pipeline = Pipeline(run, make_fabric("cpu"))
     for _ in range(2):  # also when asked again
-        with pytest.raises(RunError, match=f"hvae.safetensors: was imported from {path}, .*import it again, or remove"):
+        with pytest.raises(RunError, match=f"hvae.safetensors: imported from {path} "):
             pipeline.run_stage("hvae")
     assert run.path("hvae").read_bytes() == before
     run.path("hvae").unlink()
@@ -646,4 +647,4 @@ def test_a_study_of_the_other_architecture_is_refused(
 ) -> None:
     words = ["import", "causal-gen", "checkpoint.pt", str(small_study_file), "--parent", "sex"]
     assert main([*words, "--out", str(tmp_path)]) == 1
-    assert "hvae.architecture: a checkpoint of causal-gen needs 'causal-gen'" in capsys.readouterr().err
+    assert "hvae.architecture: " in capsys.readouterr().err

@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
+from refused import refused
 from segcft.causal.scm import StructuralCausalModel
 from segcft.config.loader import parse_study
 from segcft.config.study import Study
 from segcft.counterfactual.model import CounterfactualModel
 from segcft.data.grey import rounded, to_grey_levels, to_unit
 from segcft.data.store import Store
-from segcft.errors import DataError
+from segcft.errors import Code, DataError
 from segcft.evaluate import names
 from segcft.evaluate.answers import FigureQueries
 from segcft.evaluate.bootstrap import bootstrap_means
@@ -420,7 +421,7 @@ def test_data_without_a_simulator(store: Store, models: dict[str, Counterfactual
 
 
 def test_nobody_is_an_error(store: Store) -> None:
-    with pytest.raises(DataError, match="no complete sample"):
+    with refused(DataError, Code.EMPTY, store.folder):
         Cohort.choose(make_study(), store, np.array([], dtype=np.int64), CPU)
 
 

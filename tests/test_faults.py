@@ -22,13 +22,14 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from refused import refused
 from segcft.api.many import answer_all
 from segcft.api.questions import folder_items
 from segcft.cli import main
 from segcft.config.study import Study
 from segcft.data.shards import Shard
 from segcft.data.store import Store
-from segcft.errors import DataError, RunError, WriteError
+from segcft.errors import Code, DataError, RunError, WriteError
 from segcft.pipeline.ablation import load_ablation, run_ablation
 from segcft.pipeline.importing import import_shard
 from segcft.pipeline.run import Run
@@ -269,24 +270,23 @@ def test_whatever_writes_in_a_folder_is_alone_there(
     small_run: Run, small_study: Study, small_study_file: Path, images: Path, tmp_path: Path, capsys: Any
 ) -> None:
     run, taken = copy_of(small_run, tmp_path), tmp_path / "taken"
-    refused = pytest.raises(RunError, match=r"another segcft is working here \(process \d+ on .*choose another --out")
     with Lock(taken):
         assert main(["evaluate", str(run.folder), "--out", str(taken)]) == 1
         assert "another segcft" in capsys.readouterr().err
-        with refused:
+        with refused(RunError, Code.BUSY):
             answer_all(run, folder_items(images, [], ["age=70"]).items, taken, CPU)
         ablation = tmp_path / "ablation.yaml"
         ablation.write_text(yaml.safe_dump({"base": str(small_study_file), "variants": {"same": {}}}))
-        with refused:
+        with refused(RunError, Code.BUSY):
             run_ablation(load_ablation(ablation), taken, make_fabric("cpu"), progress=Progress())
     assert [path.name for path in taken.iterdir()] == [".lock"]
     shards = Run(tmp_path / "shards", small_study)
     with Lock(shards.folder / "shards", ".1-of-2.lock"):
         import_shard(shards, None, Shard(2, 2), Progress())  # another one may be imported meanwhile
-        with refused:
+        with refused(RunError, Code.BUSY):
             import_shard(shards, None, Shard(1, 2), Progress())
     import_shard(shards, None, Shard(1, 2), Progress())
-    with Lock(shards.folder / "shards", ".1-of-2.lock"), refused:
+    with Lock(shards.folder / "shards", ".1-of-2.lock"), refused(RunError, Code.BUSY):
         Pipeline(shards, make_fabric("cpu")).run_stage("import")
     Pipeline(shards, make_fabric("cpu")).run_stage("import")
     assert shards.store().fingerprint == small_run.store().fingerprint
@@ -295,14 +295,14 @@ def test_whatever_writes_in_a_folder_is_alone_there(
 def test_whoever_holds_a_lock_need_not_be_readable(tmp_path: Path) -> None:
     with Lock(tmp_path):
         (tmp_path / ".lock.holder").write_bytes(b"process \xff\xfe")
-        with pytest.raises(RunError, match=r"another segcft is working here \(process"), Lock(tmp_path):
+        with refused(RunError, Code.BUSY, tmp_path), Lock(tmp_path):
             pytest.fail("two hold it")
 
 
 def test_where_nobody_can_write_nobody_can_lock(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(WriteError, match=f"^{folder}: cannot write here"), Lock(folder):
+        with refused(WriteError, Code.NOT_WRITABLE, folder), Lock(folder):
             pytest.fail("it is locked")
 
 
@@ -346,12 +346,12 @@ def test_weights_that_changed_on_the_disk_are_told(small_run: Run, tmp_path: Pat
     size = path.stat().st_size
     for place in (size - 1, size // 2):
         flip(path, place)
-        with pytest.raises(RunError, match=r"judge\.safetensors: damaged: .*\(checksum\)"):
+        with refused(RunError, Code.DAMAGED, "judge.safetensors"):
             run.load("judge")
         flip(path, place)
     run.load("judge")
     save_file(tensors, path, metadata=header | {"segcft": header["segcft"].replace("small", "smell")})
-    with pytest.raises(RunError, match="checksum"):
+    with refused(RunError, Code.DAMAGED, "judge.safetensors"):
         run.load("judge")
     save_file(tensors, path, metadata={"segcft": header["segcft"]})  # as before there were checksums
     assert same(run.load("judge").state_dict(), small_run.load("judge").state_dict())
@@ -378,7 +378,7 @@ def test_a_checkpoint_that_changed_on_the_disk_is_told(tmp_path: Path) -> None:
     artefact.save_checkpoint(path, {"key": "k", "weights": torch.zeros(1000)})
     content = path.read_bytes()
     flip(path, content.index(bytes(2000)) + 1000)
-    with pytest.raises(RunError, match=r"part\.checkpoint: this checkpoint is damaged"):
+    with refused(RunError, Code.DAMAGED, "part.checkpoint"):
         artefact.load_checkpoint(path, "k")
 
 

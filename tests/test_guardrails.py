@@ -15,13 +15,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import segcft
+from refused import refused
 from segcft.cli import main
 from segcft.config.loader import parse_study
 from segcft.data.splits import assign
 from segcft.data.writer import StoreWriter
-from segcft.errors import DataError, RunError
+from segcft.errors import Code, DataError, RunError
 from segcft.pipeline.importing import describe, import_data
-from segcft.pipeline.judging import check_unseen, evaluate_people
+from segcft.pipeline.judging import check_unseen, evaluate_samples
 from segcft.pipeline.run import Run
 from segcft.utils.progress import Progress
 from tests.conftest import MODELS, MakeStudy, changed, plaque_mapping, write_plaques
@@ -47,15 +48,15 @@ def test_a_judge_with_the_guides_weights_is_refused(copied: Run, capsys: pytest.
         header = file.metadata()
     save_file(load_file(copied.path("segmentor")), judge, metadata={"segcft": header["segcft"]})
     assert main(["evaluate", str(copied.folder)]) == 1
-    assert "judge.safetensors: has the weights of segmentor.safetensors" in capsys.readouterr().err
-    with pytest.raises(RunError, match="a judge that is the guide proves nothing"):
+    assert "judge.safetensors: " in capsys.readouterr().err
+    with refused(RunError, Code.LEAK, "judge.safetensors"):
         segcft.load(copied.folder)
 
 
 @pytest.mark.parametrize(("name", "other"), [("judge", "segmentor"), ("cft-segmentor", "cft-regressor")])
 def test_a_part_that_was_copied_over_another_is_refused(copied: Run, name: str, other: str) -> None:
     shutil.copy(copied.path(other), copied.path(name))
-    with pytest.raises(RunError, match=f"holds the {other}, not the {name}"):
+    with refused(RunError, Code.INVALID, f"{name}.safetensors"):
         copied.load(name)
 
 
@@ -68,7 +69,7 @@ def test_a_split_that_was_edited_after_the_training_is_refused(copied: Run) -> N
     table.loc[np.flatnonzero(table["split"] == "train")[:5], "split"] = "test"
     table.to_parquet(path, index=False)
     with pytest.raises(DataError, match=r"store/table.parquet: the content differs from its checksum"):
-        evaluate_people(copied, copied.store(), copied.folder / "new", CPU, Progress())
+        evaluate_samples(copied, copied.store(), copied.folder / "new", CPU, Progress())
     assert not (copied.folder / "new").exists()
 
 
@@ -76,8 +77,8 @@ def test_a_test_person_who_is_in_training_is_refused(small_run: Run, tmp_path: P
     store = small_run.store()
     taught, judged = store.indices("train")[0], store.indices("test")[0]
     store.table.loc[judged, "patient"] = store.table.loc[taught, "patient"]
-    with pytest.raises(DataError, match="1 of the test people are also in train or validation"):
-        evaluate_people(small_run, store, tmp_path / "new", CPU, Progress())
+    with refused(DataError, Code.LEAK, "store"):
+        evaluate_samples(small_run, store, tmp_path / "new", CPU, Progress())
 
 
 def test_training_images_under_other_names_are_refused(
@@ -90,7 +91,7 @@ def test_training_images_under_other_names_are_refused(
             writer.append(f"new-{number}", f"new-{number}", "test", own.images[row], own.masks[row], known)
     arguments = ["evaluate", str(small_run.folder), "--data", str(tmp_path / "renamed"), "--out", str(tmp_path / "out")]
     assert main(arguments) == 1
-    assert "2 of the images given were in this model's training or validation" in capsys.readouterr().err
+    assert str(tmp_path / "renamed") in capsys.readouterr().err
 
 
 def test_no_name_is_told_of_whoever_was_in_training(small_run: Run) -> None:
@@ -121,7 +122,7 @@ def test_few_people_are_told_and_every_figure_has_its_interval(
     small_run: Run, make_small_study: MakeStudy, tmp_path: Path
 ) -> None:
     run, notes = Run(small_run.folder, make_small_study({"evaluation.people": 5})), Notes()
-    rows = evaluate_people(run, run.store(), tmp_path / "few", CPU, notes)
+    rows = evaluate_samples(run, run.store(), tmp_path / "few", CPU, notes)
     said = "Only 5 people: the intervals are wide, and small differences mean nothing."
     assert f"warning: {said}" in notes.lines
     assert f"**{said}**" in (tmp_path / "few" / "table.md").read_text()
@@ -135,7 +136,7 @@ def test_many_images_of_one_person_are_one_person(small_run: Run, make_small_stu
     run, notes = Run(small_run.folder, make_small_study({"evaluation.people": 4})), Notes()
     store = run.store()
     store.table.loc[store.indices("test"), "patient"] = "the same"
-    rows = evaluate_people(run, store, tmp_path / "one", CPU, notes)
+    rows = evaluate_samples(run, store, tmp_path / "one", CPU, notes)
     assert any("Only 1 person: no figure has an interval" in line for line in notes.lines)
     assert all(row["ci_low"] is None for row in rows)
     assert "**Only 1 person: no figure has an interval" in (tmp_path / "one" / "table.md").read_text()
@@ -178,12 +179,12 @@ def test_a_published_model_without_its_card_is_refused(
     (folder / "README.md").unlink()
     if card is not None:
         (folder / "README.md").write_text(card)
-    with pytest.raises(RunError, match=r"README\.md: the model's card is missing"):
+    with refused(RunError, Code.MISSING, "README.md"):
         segcft.load(folder)
     image = str(MODELS / "chest-sim" / "examples" / "1.png")
     words = ["counterfactual", str(folder), image, "--do", "heart_area=+10%", "--out", str(tmp_path / "answer")]
     assert main(words) == 1
-    assert "the model's card is missing" in capsys.readouterr().err
+    assert "README.md: " in capsys.readouterr().err
     assert not (tmp_path / "answer").exists()
 
 
@@ -191,5 +192,5 @@ def test_what_is_outside_the_training_range_is_told() -> None:
     model = segcft.load(MODELS / "chest-sim")
     image = MODELS / "chest-sim" / "examples" / "1.png"
     answer = model.counterfactual(image, {"sex": "M", "age": 300}, do={"heart_area": "+400%"}, draws=0)
-    assert any("age: 300 (given) is outside the training range" in text for text in answer.warnings)
+    assert any("age: 300 (given) is not in the training range" in text for text in answer.warnings)
     assert any(text.startswith("heart_area: ") and "(asked for) is outside" in text for text in answer.warnings)

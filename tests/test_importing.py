@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from refused import refused
 from segcft.cli import main
 from segcft.config.study import Study
 from segcft.data.shards import Shard
 from segcft.data.store import Store
 from segcft.data.writer import StoreWriter
-from segcft.errors import DataError
+from segcft.errors import Code, DataError
 from segcft.pipeline.importing import describe, import_samples, import_shard
 from segcft.pipeline.run import Run
 from segcft.utils.progress import Progress
@@ -30,7 +31,7 @@ def test_shards_are_joined_once_all_are_there(study: Study, tmp_path: Path) -> N
     assert import_samples(whole, None, Progress())
     for i in (3, 1):
         import_shard(run, None, Shard(i, 3), Progress())
-    with pytest.raises(DataError, match="shards 2/3 are missing"):
+    with refused(DataError, Code.MISSING, "shards"):
         import_samples(run, None, Progress())
     import_shard(run, None, Shard(2, 3), Progress())
     assert import_samples(run, None, Progress())
@@ -43,7 +44,7 @@ def test_shards_of_two_divisions_are_not_mixed(study: Study, tmp_path: Path) -> 
     run = Run(tmp_path, study)
     import_shard(run, None, Shard(1, 2), Progress())
     import_shard(run, None, Shard(1, 3), Progress())
-    with pytest.raises(DataError, match="shards of 2 and of 3"):
+    with refused(DataError, Code.CONFLICT, "shards"):
         import_samples(run, None, Progress())
 
 
@@ -51,7 +52,7 @@ def test_shards_of_other_settings_are_not_joined(study: Study, make_small_study:
     other = make_small_study({"data.people": 20, "data.seed": 8})
     import_shard(Run(tmp_path, other), None, Shard(1, 2), Progress())
     import_shard(Run(tmp_path, study), None, Shard(2, 2), Progress())
-    with pytest.raises(DataError, match=r"1-of-2\.json: this shard was made with other settings"):
+    with refused(DataError, Code.OTHER, "1-of-2.json"):
         import_samples(Run(tmp_path, study), None, Progress())
 
 

@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from refused import refused
 from segcft.causal.intervention import Intervention, parse_intervention, resolve
 from segcft.causal.scm import StructuralCausalModel
 from segcft.config.stages import SCMSpec
 from segcft.config.study import Variable
-from segcft.errors import InterventionError
+from segcft.errors import Code, InterventionError
 
 VARIABLES = {
     "sex": Variable(kind="categorical", categories=("F", "M", "not known")),
@@ -61,12 +62,12 @@ def test_parse(text: str, expected: Intervention) -> None:
         ("age", "expected VARIABLE=AMOUNT"),
         ("age=", "expected VARIABLE=AMOUNT"),
         ("=3", "expected VARIABLE=AMOUNT"),
-        ("left_lung=+20%", "'left_lung' is not a variable; did you mean 'left_lung_area'"),
-        ("xyz=1", r"'xyz' is not a variable \(sex, age, heart_area, left_lung_area\)"),
-        ("sex=Female", "set to one of F, M, not known"),
-        ("sex=notknown", "did you mean 'not known'"),
-        ("sex=+20%", "set to one of F, M"),
-        ("sex=0", "set to one of F, M"),
+        ("left_lung=+20%", "left_lung: .* did you mean 'left_lung_area'"),
+        ("xyz=1", r"xyz: .* \(sex, age, heart_area, left_lung_area\)"),
+        ("sex=Female", "sex: .* F, M, not known"),
+        ("sex=notknown", "sex: .* did you mean 'not known'"),
+        ("sex=+20%", "sex: .* F, M"),
+        ("sex=0", "sex: .* F, M"),
         ("age=20%", "needs its sign, \\+20% or -20%"),
         ("age=1.5sd", "needs its sign"),
         ("age=old", "is none of 63"),
@@ -156,25 +157,23 @@ def test_resolve_several_and_none(scm: StructuralCausalModel) -> None:
 
 
 @pytest.mark.parametrize(
-    ("interventions", "message"),
+    ("interventions", "code"),
     [
-        ([Intervention("age", 1.0), Intervention("age", 2.0)], "'age' is intervened on twice"),
-        ([Intervention("agee", 1.0)], "'agee' is not a variable; did you mean 'age'"),
-        ([Intervention("sex", 20.0, "percent")], "can only be set to a category's name"),
-        ([Intervention("sex", 1.0)], "can only be set to a category's name"),
-        ([Intervention("sex", "X")], "set to one of F, M"),
-        ([Intervention("age", "old")], "'age' is continuous"),
-        ([Intervention("age", math.nan)], "finite"),
-        ([Intervention("age", 1e300)], "finite number below"),
-        ([Intervention("age", 3e38, "sd")], "not a finite number"),
-        ([Intervention("heart_area", -100.0, "percent")], "'heart_area' is positive"),
-        ([Intervention("heart_area", -20.0, "sd")], "'heart_area' is positive"),
+        ([Intervention("age", 1.0), Intervention("age", 2.0)], Code.DUPLICATE),
+        ([Intervention("agee", 1.0)], Code.UNKNOWN),
+        ([Intervention("sex", 20.0, "percent")], Code.INVALID),
+        ([Intervention("sex", 1.0)], Code.INVALID),
+        ([Intervention("sex", "X")], Code.UNKNOWN),
+        ([Intervention("age", "old")], Code.INVALID),
+        ([Intervention("age", math.nan)], Code.OUT_OF_RANGE),
+        ([Intervention("age", 1e300)], Code.OUT_OF_RANGE),
+        ([Intervention("age", 3e38, "sd")], Code.OUT_OF_RANGE),
+        ([Intervention("heart_area", -100.0, "percent")], Code.OUT_OF_RANGE),
+        ([Intervention("heart_area", -20.0, "sd")], Code.OUT_OF_RANGE),
     ],
 )
-def test_resolve_says_what_is_wrong(
-    scm: StructuralCausalModel, interventions: list[Intervention], message: str
-) -> None:
-    with pytest.raises(InterventionError, match=message):
+def test_resolve_says_what_is_wrong(scm: StructuralCausalModel, interventions: list[Intervention], code: Code) -> None:
+    with refused(InterventionError, code, interventions[0].variable):
         resolve(interventions, VALUES, scm)
 
 
@@ -190,17 +189,17 @@ def test_a_variable_that_may_be_zero_can_be_set_to_it_but_not_changed_by_a_share
     ):
         assert column(resolve([intervention], values, model), "heart_area") == expected
     assert column(resolve([Intervention("heart_area", -100.0, "percent")], VALUES, model), "heart_area") == [0, 0]
-    for intervention, message in (
-        (Intervention("heart_area", 20.0, "percent"), "'heart_area' is 0, of which a percentage is nothing"),
-        (Intervention("heart_area", -500.0, "add"), "'heart_area' is not negative"),
+    for intervention, code in (
+        (Intervention("heart_area", 20.0, "percent"), Code.CONFLICT),
+        (Intervention("heart_area", -500.0, "add"), Code.OUT_OF_RANGE),
     ):
-        with pytest.raises(InterventionError, match=message):
+        with refused(InterventionError, code, "heart_area"):
             resolve([intervention], values, model)
 
 
 def test_relative_change_of_a_missing_value(scm: StructuralCausalModel) -> None:
     values = VALUES.clone()
     values[0, 1] = math.nan
-    with pytest.raises(InterventionError, match="'age' is missing"):
+    with refused(InterventionError, Code.MISSING, "age"):
         resolve([Intervention("age", 5.0, "add")], values, scm)
     assert column(resolve([Intervention("age", 50.0)], values, scm), "age") == [50, 50]

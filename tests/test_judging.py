@@ -12,13 +12,14 @@ import pandas as pd
 import pytest
 import torch
 
+from refused import refused
 from segcft.cli import main
 from segcft.data.store import Store
 from segcft.data.writer import StoreWriter
-from segcft.errors import DataError, RunError
+from segcft.errors import Code, DataError, RunError
 from segcft.evaluate import names
-from segcft.pipeline.importing import new_people
-from segcft.pipeline.judging import check_unseen, evaluate_people, load_judge
+from segcft.pipeline.importing import new_samples
+from segcft.pipeline.judging import check_unseen, evaluate_samples, load_judge
 from segcft.pipeline.publish import publish
 from segcft.pipeline.run import Run
 from segcft.training import artefact
@@ -66,23 +67,23 @@ def write_people(run: Run, folder: Path, rows: Sequence[int], prefix: str = "", 
 def test_other_people_with_the_same_ids_are_judged_and_told(small_run: Run, tmp_path: Path) -> None:
     taught = small_run.store().indices("train")[:6]
     notes = Notes()
-    rows = evaluate_people(small_run, write_people(small_run, tmp_path / "s", taught), tmp_path / "o", CPU, notes)
+    rows = evaluate_samples(small_run, write_people(small_run, tmp_path / "s", taught), tmp_path / "o", CPU, notes)
     assert max(row["n"] for row in rows) == 6
-    assert any("6 of the people given have the id" in line for line in notes.lines)
-    assert "6 of the people given have the id" in (tmp_path / "o" / "table.md").read_text()
+    assert any("6 of the subjects have the id" in line for line in notes.lines)
+    assert "6 of the subjects have the id" in (tmp_path / "o" / "table.md").read_text()
 
 
 @pytest.mark.parametrize("prefix", ["", "new-"])
 def test_the_same_images_are_refused_whatever_they_are_called(small_run: Run, tmp_path: Path, prefix: str) -> None:
     own = small_run.store()
     rows = [*own.indices("test")[:3], *own.indices("train")[:2]]
-    with pytest.raises(DataError, match="2 of the images given"):
+    with refused(DataError, Code.LEAK, "s"):
         check_unseen(small_run, write_people(small_run, tmp_path / "s", rows, prefix, turned=False))
 
 
 def test_a_training_image_that_was_prepared_otherwise_is_refused_under_its_name(small_run: Run, tmp_path: Path) -> None:
     own = small_run.store()
-    for prefix, refused in (("", True), ("new-", False)):  # under another name nothing tells it
+    for prefix, found in (("", True), ("new-", False)):  # under another name nothing tells it
         with StoreWriter(tmp_path / "s", small_run.study) as writer:
             for row in own.indices("train")[:2]:
                 brighter = (255 * (own.images[row] / 255.0) ** 0.9).astype(np.uint8)
@@ -90,10 +91,10 @@ def test_a_training_image_that_was_prepared_otherwise_is_refused_under_its_name(
                 name = f"{prefix}{own.table['patient'][row]}"
                 writer.append(name, name, "test", brighter, own.masks[row], known)
         store = Store(tmp_path / "s")
-        if not refused:
+        if not found:
             assert check_unseen(small_run, store) == []
             continue
-        with pytest.raises(DataError, match=r"2 of the images given .* prepared otherwise"):
+        with refused(DataError, Code.LEAK, "s"):
             check_unseen(small_run, store)
 
 
@@ -106,9 +107,9 @@ def test_people_who_share_nothing_are_judged_without_a_word(small_run: Run, tmp_
 
 
 def test_a_published_model_is_judged_as_its_run_is(small_run: Run, published: Run, tmp_path: Path) -> None:
-    people = new_people(published.study, None, 7, tmp_path / "store", Progress())
+    people = new_samples(published.study, None, 7, tmp_path / "store", Progress())
     runs = (small_run, published)
-    ours, theirs = (evaluate_people(run, people, tmp_path / run.folder.name, CPU, Progress()) for run in runs)
+    ours, theirs = (evaluate_samples(run, people, tmp_path / run.folder.name, CPU, Progress()) for run in runs)
     assert {row["method"] for row in theirs} >= {"none", "segmentor", names.JUDGE, names.TRUTH}
     for row in theirs:
         same = [r for r in ours if all(r[k] == row[k] for k in ("method", "metric", "intervention", "structure"))]
@@ -157,12 +158,14 @@ def test_simulated_people_of_the_training_are_known_without_samples(
     small_run: Run, published: Run, make_small_study: MakeStudy, tmp_path: Path
 ) -> None:
     own = small_run.store()
-    with pytest.raises(DataError, match="90 of the samples given"):
+    with pytest.raises(DataError, match="90 of the samples"):
         check_unseen(published, own)  # the whole store that it was trained on
-    more = new_people(make_small_study({"data.seed": 4, "data.people": 100}), None, 3, tmp_path / "s", Progress())
-    with pytest.raises(DataError, match=f"{len(own.indices('train')) + len(own.indices('validation'))} of the people"):
+    more = new_samples(make_small_study({"data.seed": 4, "data.people": 100}), None, 3, tmp_path / "s", Progress())
+    with pytest.raises(
+        DataError, match=f"{len(own.indices('train')) + len(own.indices('validation'))} of the subjects"
+    ):
         check_unseen(published, more)
-    assert check_unseen(published, new_people(published.study, None, 8, tmp_path / "t", Progress())) == []
+    assert check_unseen(published, new_samples(published.study, None, 8, tmp_path / "t", Progress())) == []
 
 
 # --- other judges ---
@@ -180,8 +183,8 @@ def test_another_judge_gives_another_opinion(small_run: Run, published: Run, tmp
         judge = load_judge(published, place)
         assert torch.equal(judge.read(x), network.read(x))
         assert not any(parameter.requires_grad for parameter in judge.parameters())
-    people = new_people(published.study, None, 7, tmp_path / "store", Progress())
-    evaluate_people(published, people, tmp_path / "out", CPU, Progress(), judge=other)
+    people = new_samples(published.study, None, 7, tmp_path / "store", Progress())
+    evaluate_samples(published, people, tmp_path / "out", CPU, Progress(), judge=other)
     assert f"Judged by {other}" in (tmp_path / "out" / "table.md").read_text()
 
 
@@ -198,19 +201,19 @@ def test_another_judge_leaves_the_run_s_own_table_alone(small_run: Run, tmp_path
 
 def test_a_judge_that_is_the_guide_is_refused_also_where_the_guide_is_not(small_run: Run, published: Run) -> None:
     for run in (small_run, published):
-        with pytest.raises(RunError, match="is the guide"):
+        with refused(RunError, Code.LEAK, "segmentor.safetensors"):
             load_judge(run, small_run.path("segmentor"))
 
 
 def test_a_judge_of_something_else_is_refused(published: Run, plaque_run: Run, tmp_path: Path) -> None:
-    for place, message in (
-        (MODELS / "chest-sim", "image"),
-        (plaque_run.folder, "structures"),
-        (published.path("scm"), "holds the scm"),
-        (tmp_path, "no such file"),
-        (tmp_path / "gone.safetensors", "no such file"),
+    for place, code, name in (
+        (MODELS / "chest-sim", Code.OTHER, "judge.safetensors"),
+        (plaque_run.folder, Code.OTHER, "judge.safetensors"),
+        (published.path("scm"), Code.INVALID, "scm.safetensors"),
+        (tmp_path, Code.MISSING, "judge.safetensors"),
+        (tmp_path / "gone.safetensors", Code.MISSING, "gone.safetensors"),
     ):
-        with pytest.raises(RunError, match=message):
+        with refused(RunError, code, name):
             load_judge(published, place)
 
 
@@ -220,7 +223,7 @@ def test_a_judge_of_something_else_is_refused(published: Run, plaque_run: Run, t
 def test_samples_and_people_are_both_told_where_they_differ(small_run: Run, tmp_path: Path) -> None:
     store = write_people(small_run, tmp_path / "s", small_run.store().indices("test")[:6], "new-")
     store.table["patient"] = [f"who{i // 2}" for i in range(6)]
-    evaluate_people(small_run, store, tmp_path / "out", CPU, Progress())
+    evaluate_samples(small_run, store, tmp_path / "out", CPU, Progress())
     title = (tmp_path / "out" / "table.md").read_text().splitlines()[0]
     assert "6 simulated people of 3 people" in title
     assert set(pd.read_parquet(tmp_path / "out" / "scores.parquet")["patient"]) == {"who0", "who1", "who2"}

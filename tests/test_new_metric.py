@@ -12,12 +12,13 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from refused import refused
 from segcft.config.study import Study
-from segcft.errors import SegcftError
+from segcft.errors import Code, SegcftError
 from segcft.evaluate import names
 from segcft.evaluate.answered import AnsweredBatch, FactualBatch
 from segcft.evaluate.metrics.metric import METRICS, Metric, Result, Words
-from segcft.pipeline.judging import evaluate_people
+from segcft.pipeline.judging import evaluate_samples
 from segcft.pipeline.run import Run
 from segcft.report.page import render_report
 from segcft.report.results import render_results
@@ -54,7 +55,7 @@ def run(small_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ru
     howto.write_files("metric", folder.parent)
     howto.load(folder.parent / "saturation.py")
     METRICS.add(Bias.name, Bias())
-    evaluate_people(run, run.store(), run.evaluation, CPU, Progress())
+    evaluate_samples(run, run.store(), run.evaluation, CPU, Progress())
     yield run
     METRICS._things = known
 
@@ -99,5 +100,5 @@ def test_a_name_is_given_once() -> None:
     class Other(Bias):
         name = "slope"
 
-    with pytest.raises(SegcftError, match="'slope': there is one of this name already"):
+    with refused(SegcftError, Code.DUPLICATE, "'slope'"):
         METRICS.add(Other.name, Other())

@@ -16,13 +16,14 @@ import torch
 from PIL import Image
 
 import segcft
+from refused import refused
 from segcft.cli import main
 from segcft.config.loader import load_study
 from segcft.config.study import Study
 from segcft.data.grey import to_unit
-from segcft.errors import DataError, RunError, StudyError
-from segcft.pipeline.importing import new_people
-from segcft.pipeline.judging import check_unseen, evaluate_people
+from segcft.errors import Code, DataError, RunError, StudyError
+from segcft.pipeline.importing import new_samples
+from segcft.pipeline.judging import check_unseen, evaluate_samples
 from segcft.pipeline.run import Run
 from segcft.pipeline.runner import Pipeline
 from segcft.readers.segmentor import dice
@@ -121,7 +122,7 @@ def test_methods_are_what_is_trained(small_run: Run, copied: Path) -> None:
     assert small_run.methods() == {"none": "hvae", "regressor": "cft-regressor", "segmentor": "cft-segmentor"}
     (copied / "cft-regressor.safetensors").unlink()
     assert list(Run(copied).methods()) == ["none", "segmentor"]
-    with pytest.raises(RunError, match=r"method 'regressor' is not here, only none \(No CFT\), segmentor"):
+    with refused(RunError, Code.UNKNOWN, copied):
         Run(copied).model("regressor")
 
 
@@ -137,9 +138,9 @@ def test_fine_tuning_starts_from_the_pretrained_model_and_changes_it(small_run: 
 
 
 def test_a_folder_that_is_no_run_is_told(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"not a run: it has no study\.yaml"):
+    with refused(RunError, Code.MISSING, tmp_path):
         Run(tmp_path)
-    with pytest.raises(RunError, match="nowhere: no such folder"):
+    with refused(RunError, Code.MISSING, "nowhere"):
         Run(tmp_path / "nowhere")
 
 
@@ -256,18 +257,18 @@ def test_samples_that_are_forgotten_are_imported_again_and_parts_follow_if_they_
 
 def test_what_cannot_be_made_again_is_not_forgotten(make_small_study: Any, small_study: Study, copied: Path) -> None:
     pipeline = Pipeline(Run(copied, small_study), make_fabric("cpu"))
-    with pytest.raises(StudyError, match="this study has no stage 'sgementor'"):
+    with refused(StudyError, Code.UNKNOWN, "sgementor"):
         pipeline.forget(["sgementor"])
     path = pipeline.run.path("hvae")
     artefact.save(path, pipeline.run.load("hvae"), artefact.read_meta(path) | {"source": {"checkpoint": "/c.pt"}})
-    with pytest.raises(RunError, match=r"was imported from /c\.pt: import it again"):
+    with refused(RunError, Code.UNSUPPORTED, "hvae.safetensors"):
         pipeline.forget(["hvae"])
     assert path.is_file()
     structures = {
         name: one.model_dump() | {"bit": 2**i} for i, (name, one) in enumerate(small_study.structures.items())
     }
     real = make_small_study({"data": {"source": "folder"}, "structures": structures})
-    with pytest.raises(DataError, match="say where with --data DIR"):
+    with refused(DataError, Code.MISSING, "--data"):
         Pipeline(Run(copied, real), make_fabric("cpu")).forget(["import"])
     assert (copied / "import.json").is_file()
 
@@ -325,7 +326,7 @@ def test_a_study_of_one_guide_has_no_stage_of_the_other(make_small_study: Any, t
 
 
 def test_the_training_people_are_refused(small_run: Run) -> None:
-    with pytest.raises(DataError, match=r"72 of the images given were in this model's training or validation"):
+    with pytest.raises(DataError, match="72 of the images"):
         check_unseen(small_run, small_run.store())
     store = small_run.store()
     store.table = store.table[store.table["split"] == "test"]
@@ -333,31 +334,31 @@ def test_the_training_people_are_refused(small_run: Run) -> None:
 
 
 def test_new_simulated_people_have_another_seed(small_run: Run, tmp_path: Path) -> None:
-    store = new_people(small_run.study, None, 99, tmp_path / "store", Progress())
+    store = new_samples(small_run.study, None, 99, tmp_path / "store", Progress())
     assert set(store.table["split"]) == {"test"}
     assert len(store) == small_run.study.data.people
     check_unseen(small_run, store)
-    with pytest.raises(DataError, match="--seed 3: these are the people of the study itself"):
-        new_people(small_run.study, None, 3, tmp_path / "other", Progress())
-    with pytest.raises(DataError, match=r"no store .* is simulated: give --seed N"):
-        new_people(small_run.study, tmp_path, None, tmp_path / "other", Progress())
+    with refused(DataError, Code.LEAK, "--seed"):
+        new_samples(small_run.study, None, 3, tmp_path / "other", Progress())
+    with refused(DataError, Code.MISSING, tmp_path):
+        new_samples(small_run.study, tmp_path, None, tmp_path / "other", Progress())
 
 
 def test_a_store_may_be_given_whole(small_run: Run, make_small_study: Any, tmp_path: Path) -> None:
-    new_people(small_run.study, None, 99, tmp_path / "store", Progress())
+    new_samples(small_run.study, None, 99, tmp_path / "store", Progress())
     before = times(tmp_path / "store")
-    store = new_people(small_run.study, tmp_path / "store", None, tmp_path / "unused", Progress())
+    store = new_samples(small_run.study, tmp_path / "store", None, tmp_path / "unused", Progress())
     assert (len(store.indices("test")), (tmp_path / "unused").exists()) == (90, False)
     assert times(tmp_path / "store") == before
     with pytest.raises(DataError, match="made for another study"):
-        new_people(make_small_study({"image.size": [64, 64]}), tmp_path / "store", None, tmp_path, Progress())
+        new_samples(make_small_study({"image.size": [64, 64]}), tmp_path / "store", None, tmp_path, Progress())
 
 
 def test_nobody_to_evaluate_is_told(small_run: Run, tmp_path: Path) -> None:
     store = small_run.store()
     store.table["split"] = "train"
-    with pytest.raises(DataError, match="no test person has all attributes"):
-        evaluate_people(small_run, store, tmp_path, torch.device("cpu"), Progress())
+    with refused(DataError, Code.EMPTY, store.folder):
+        evaluate_samples(small_run, store, tmp_path, torch.device("cpu"), Progress())
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -371,7 +372,7 @@ def test_validation_people_may_be_judged_on_instead(small_study: Study, copied: 
     scores = pd.read_parquet(copied / "evaluation-validation" / "scores.parquet")
     people = Run(copied).store().table
     assert set(scores["id"]) == set(people.loc[people["split"] == "validation", "id"])
-    assert "**Validation people: to choose settings by." in (copied / "evaluation-validation" / "table.md").read_text()
+    assert "**Validation samples: to choose settings by." in (copied / "evaluation-validation" / "table.md").read_text()
 
 
 # --- structures that may be absent ---
@@ -424,7 +425,7 @@ def test_real_radiographs_go_through_every_stage(make_small_study: Any, tmp_path
         | {"evaluation.people": 8, "evaluation.bootstrap": 40}
     )
     run = Run(tmp_path / "run", study)
-    with pytest.raises(DataError, match="say where with --data DIR"):
+    with refused(DataError, Code.MISSING, "--data"):
         Pipeline(run, make_fabric("cpu")).run_stage("import")
     notes = run_all(run.folder, study, JSRT)
     assert notes.made == ["import", *PARTS, "evaluate"]
@@ -435,7 +436,7 @@ def test_real_radiographs_go_through_every_stage(make_small_study: Any, tmp_path
     assert artefact.read_meta(run.path("hvae"))["data"] == run.store().fingerprint
     # With the samples imported, the folder is no longer needed.
     assert run_all(run.folder, study).skipped == ["import", *PARTS, "evaluate"]
-    with pytest.raises(DataError, match="were in this model's training or validation"):
-        check_unseen(run, new_people(study, JSRT, None, tmp_path / "people", Progress()))
-    with pytest.raises(DataError, match="is not simulated, so --seed means nothing"):
-        new_people(study, None, 4, tmp_path / "people", Progress())
+    with refused(DataError, Code.LEAK):
+        check_unseen(run, new_samples(study, JSRT, None, tmp_path / "people", Progress()))
+    with refused(DataError, Code.CONFLICT, "--seed"):
+        new_samples(study, None, 4, tmp_path / "people", Progress())

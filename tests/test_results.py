@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from refused import refused
 from segcft.cli import main
-from segcft.errors import RunError
+from segcft.errors import Code, RunError
 from segcft.pipeline.publish import publish
 from segcft.pipeline.run import Run
 from segcft.report.results import Result, render_results
@@ -52,12 +53,12 @@ def test_runs_of_the_same_structures_share_their_tables(small_run: Run, tmp_path
 
 
 def test_what_is_not_evaluated_is_named(small_run: Run, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="not a run"):
+    with refused(RunError, Code.MISSING, tmp_path):
         render_results([tmp_path])
     bare = tmp_path / "bare"
     shutil.copytree(small_run.folder, bare)
     (bare / "evaluation" / "table.json").unlink()
-    with pytest.raises(RunError, match=r"bare/evaluation/table\.json: not the table of an evaluation"):
+    with refused(RunError, Code.INVALID, "bare/evaluation/table.json"):
         render_results([bare])
 
 
@@ -68,7 +69,7 @@ def test_a_figure_that_cannot_be_is_refused(small_run: Run, tmp_path: Path, valu
     rows = json.loads((copy / "evaluation" / "table.json").read_text())
     rows[0]["ci_high"] = value
     (copy / "evaluation" / "table.json").write_text(json.dumps(rows))
-    with pytest.raises(RunError, match=r"table\.json"):
+    with refused(RunError, Code.INVALID, "table.json"):
         render_results([copy])
 
 

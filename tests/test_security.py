@@ -17,10 +17,11 @@ import pytest
 import torch
 import yaml
 
+from refused import refused
 from segcft.cli import main
 from segcft.config.loader import load_study
 from segcft.data.store import Store
-from segcft.errors import DataError, RunError, SegcftError, StudyError
+from segcft.errors import Code, DataError, RunError, SegcftError, StudyError
 from segcft.image_models.causal_gen import CausalGenHVAE
 from segcft.image_models.causal_gen_checkpoint import load_causal_gen
 from segcft.pipeline.run import Run
@@ -54,7 +55,7 @@ def mark(tmp_path: Path) -> Path:
 
 def test_a_hostile_checkpoint_of_a_training_runs_nothing(mark: Path, tmp_path: Path) -> None:
     torch.save({"key": "key", "step": Hostile(mark)}, tmp_path / "hvae.checkpoint")
-    with pytest.raises(RunError, match="this checkpoint is damaged"):
+    with refused(RunError, Code.DAMAGED):
         artefact.load_checkpoint(tmp_path / "hvae.checkpoint", "key")
     assert not mark.exists()
 
@@ -66,7 +67,7 @@ def test_a_hostile_checkpoint_of_others_runs_nothing(
     path = tmp_path / "checkpoint.pt"
     torch.save({"ema_model_state_dict": Hostile(mark)}, path, _use_new_zipfile_serialization=zipped)
     network: Any = CausalGenHVAE.__new__(CausalGenHVAE)  # is not looked at before the file is read
-    with pytest.raises(DataError, match="not a checkpoint that can be read safely"):
+    with refused(DataError, Code.UNREADABLE):
         load_causal_gen(path, network, [])
     assert not mark.exists()
 

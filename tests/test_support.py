@@ -70,7 +70,7 @@ def test_at_most_a_few_are_left_out(values: np.ndarray, copies: int) -> None:
 @pytest.mark.parametrize("folder", PEOPLE, ids=lambda path: path.name)
 def test_no_false_alarm_on_the_people_of_the_models(folder: Path) -> None:
     run = Run(folder)
-    people = run.people([])
+    people = run.training_values([])
     low, high = all_limits(run.study.variables, people)
     assert ((people >= low) & (people <= high)).all()
     for seed in range(50):  # nor on as many as few images have

@@ -24,10 +24,11 @@ from torch import Tensor, nn
 
 import segcft
 from benchmarks.soak.faults import Command
+from refused import refused
 from segcft.config.section import Training
 from segcft.config.study import Study
 from segcft.data.batches import Batch, Batches
-from segcft.errors import RunError, SegcftError, StudyError
+from segcft.errors import Code, RunError, SegcftError, StudyError
 from segcft.pipeline.run import Run
 from segcft.pipeline.runner import Pipeline
 from segcft.training import artefact
@@ -197,7 +198,7 @@ def test_a_damaged_log_is_told_and_may_be_removed(fit: Any, tmp_path: Path, line
     log = tmp_path / "line.jsonl"
     first, _, *more = log.read_bytes().splitlines()
     log.write_bytes(b"\n".join([first, line, *more, b""]))
-    with pytest.raises(RunError, match=r"line\.jsonl: damaged.*remove it to go on"):
+    with refused(RunError, Code.DAMAGED, "line.jsonl"):
         fit(LineFit())
     log.unlink()
     assert same(whole, fit(LineFit())[0])
@@ -205,7 +206,7 @@ def test_a_damaged_log_is_told_and_may_be_removed(fit: Any, tmp_path: Path, line
 
 def test_a_damaged_checkpoint_is_told(fit: Any, tmp_path: Path) -> None:
     (tmp_path / "line.checkpoint").write_bytes(b"not a checkpoint")
-    with pytest.raises(RunError, match=r"line\.checkpoint: this checkpoint is damaged.*delete it") as caught:
+    with pytest.raises(RunError, match=r"line\.checkpoint: ") as caught:
         fit(LineFit())
     assert "weights_only" not in str(caught.value)  # torch's own advice would run what is in the file
 
@@ -231,9 +232,8 @@ def test_a_count_of_skipped_steps_survives_an_interruption(fit: Any, tmp_path: P
 
 
 def test_a_whole_interval_of_refused_steps_is_an_error(fit: Any, tmp_path: Path) -> None:
-    with pytest.raises(SegcftError, match=r"line: 7 steps in a row had a gradient norm .*nan") as caught:
+    with refused(SegcftError, Code.FAILED, "line"):
         fit(LineFit(lambda step: math.nan if step >= 10 else 1.0))
-    assert "learning rate" in str(caught.value)
     assert len(log_of(tmp_path)) >= 10
 
 
@@ -266,7 +266,7 @@ def test_bf16_trains_and_keeps_float32_weights(small_run: Run, make_small_study:
 def test_hardware_that_is_not_there_is_told() -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
-    with pytest.raises(SegcftError, match="--device cuda: PyTorch finds none here"):
+    with refused(SegcftError, Code.NOT_INSTALLED, "--device cuda"):
         make_fabric("cuda")
 
 
@@ -402,7 +402,7 @@ def test_a_batch_in_parts_is_the_batch(fit: Any, tmp_path: Path) -> None:
     assert log_of(tmp_path, "parts")[-1]["error"] == pytest.approx(log_of(tmp_path, "whole")[-1]["error"], rel=1e-5)
     for name, weight in whole.items():
         torch.testing.assert_close(parts[name], weight)
-    with pytest.raises(StudyError, match=r"accumulate: 8 samples a device \(batch_size\) .* in 3 equal parts"):
+    with refused(StudyError, Code.CONFLICT, "accumulate"):
         fit(Plain(), accumulate=3, batch_size=9)
     with pytest.raises(ValueError, match=r"the 8 samples of batch_size cannot be worked off in 3 equal parts"):
         Training(steps=1, batch_size=8, accumulate=3)
@@ -471,19 +471,19 @@ def test_a_part_that_cannot_be_used_is_told_by_its_file(tmp_path: Path, damage: 
 @pytest.mark.parametrize(
     ("meta", "field"),
     [
-        ({}, "key: "),
-        ({"key": 5}, "key: "),
-        ({"key": "k", "made_from": ["hvae"]}, "made_from: "),
-        ({"key": "k", "made_from": {"hvae": {}}}, "made_from.hvae: "),
-        ({"key": "k", "metrics": {"loss": "low"}}, "metrics.loss: "),
-        ({"key": "k", "study": None}, "study: "),
+        ({}, "key"),
+        ({"key": 5}, "key"),
+        ({"key": "k", "made_from": ["hvae"]}, "made_from"),
+        ({"key": "k", "made_from": {"hvae": {}}}, "made_from.hvae"),
+        ({"key": "k", "metrics": {"loss": "low"}}, "metrics.loss"),
+        ({"key": "k", "study": None}, "study"),
     ],
 )
 def test_a_header_that_is_none_of_a_part_is_told(tmp_path: Path, meta: dict[str, Any], field: str) -> None:
     path = tmp_path / "hvae.safetensors"
     artefact.save(path, nn.Linear(3, 2), meta)
     for read in (lambda: artefact.read_meta(path), lambda: artefact.load(path, nn.Linear(3, 2))):
-        with pytest.raises(RunError, match=rf"hvae\.safetensors: damaged, or not written by segcft \({field}"):
+        with refused(RunError, Code.DAMAGED, f"hvae.safetensors: {field}"):
             read()
 
 

@@ -78,9 +78,9 @@ def _people() -> list[bytes]:
 
 
 def _read_people(path: Path) -> None:
-    from segcft.pipeline.run import read_people
+    from segcft.pipeline.run import read_subjects
 
-    read_people(path, chest())
+    read_subjects(path, chest())
 
 
 def _read_clinical(path: Path) -> None:

@@ -23,7 +23,7 @@ from segcft.causal.intervention import Intervention, Kind
 from segcft.errors import Code, DataError, InterventionError, RunError, SegcftError
 
 MOST = 1_000_000
-"""Draws or people that are asked for at once; there is no memory for the pictures of more."""
+"""Draws or samples that are asked for at once; there is no memory for the pictures of more."""
 
 SEEDS = (-(2**63), 2**64 - 1)
 """What PyTorch takes."""
@@ -34,7 +34,9 @@ MOST_AMOUNT = int(torch.finfo(torch.float32).max)
 _LONGEST = 60  # characters of an argument in a message
 
 
-def refuse(name: str, expected: str, given: object, error: type[SegcftError] = DataError) -> NoReturn:
+def refuse(
+    name: str, expected: str, given: object, error: type[SegcftError] = DataError, code: Code = Code.INVALID
+) -> NoReturn:
     """Raise ``error`` about the argument ``name``."""
     shown = "" if given is None else type(given).__name__
     if given is None or isinstance(given, str | bytes | int | float | complex):
@@ -42,7 +44,7 @@ def refuse(name: str, expected: str, given: object, error: type[SegcftError] = D
         shown = f"{shown} {'of many digits' if huge else repr(given)[:_LONGEST]}".strip()
     elif isinstance(given, np.ndarray | Tensor):
         shown += f" of shape {tuple(given.shape)}"
-    raise error(Code.INVALID, name, f"expected {expected}, not {shown}")
+    raise error(code, name, f"expected {expected}, not {shown}")
 
 
 def whole(name: str, number: Any, least: int, most: int = MOST) -> int:
@@ -55,10 +57,10 @@ def whole(name: str, number: Any, least: int, most: int = MOST) -> int:
         found = None if isinstance(number, bool | np.bool_) else operator.index(number)
     except Exception:  # a tensor of several numbers has errors of its own
         found = None
-    if found is None or found < least:
+    if found is None:
         refuse(name, f"a whole number, {least} or more", number)
-    if found > most:
-        refuse(name, f"a whole number, {most} at most", number)
+    if not least <= found <= most:
+        refuse(name, f"a whole number from {least} to {most}", number, code=Code.OUT_OF_RANGE)
     return found
 
 
@@ -134,7 +136,7 @@ def values(name: str, given: Any) -> Values:
                 amount(f"{name}[{variable!r}]", value)
             if isinstance(value, Intervention) and value.variable != variable:
                 raise InterventionError(
-                    Code.INVALID, f"{name}[{variable!r}]", f"is an intervention on {value.variable!r}"
+                    Code.CONFLICT, f"{name}[{variable!r}]", f"this is an intervention on {value.variable!r}"
                 )
         return given
     if isinstance(given, str):
@@ -168,7 +170,7 @@ def amount(name: str, value: Any) -> None:
     if not (number or isinstance(value, str | np.bool_)) or value != value:
         refuse(name, expected, value, InterventionError)
     if isinstance(value, int) and abs(value) > MOST_AMOUNT:
-        refuse(name, "a number below 3.4e38", value, InterventionError)
+        refuse(name, "a number below 3.4e38", value, InterventionError, Code.OUT_OF_RANGE)
 
 
 def several(name: str, given: Any, expected: str) -> list[Any]:
@@ -196,6 +198,6 @@ def stream(name: str, given: Any, expected: str, error: type[SegcftError]) -> It
     try:
         if not isinstance(given, single):
             return iter(given)
-    except Exception:  # no error of its own tells the argument: of a tensor without axes, of one that is sparse
+    except Exception:  # of a tensor without axes, or sparse, whose errors do not name the argument
         pass
     refuse(name, expected, given, error)

@@ -1,8 +1,8 @@
 """Counterfactual data augmentation: a balanced set of images, in which a variable tells nothing about a label.
 
-Where a hospital's men have large hearts and its women small ones, a model that is to learn one learns the other. Here
-training subjects are given the hearts of others, do(variable := value), such that every label gets every training
-subject's value (:mod:`segcft.api.balance`); whatever else an image shows stays with its label.
+Where men have large hearts and women small ones, a model of sex learns the heart. Here training subjects get the
+hearts of others, do(variable := value), such that every label gets every training subject's value
+(:mod:`segcft.api.balance`); all else that an image shows stays with its label.
 
 The folder::
 
@@ -125,11 +125,13 @@ def check(study: Study, recipe: Recipe) -> None:
                 Code.UNKNOWN, key, f"{name!r} is not a variable of the study ({', '.join(study.variables)})"
             )
         if study.variables[name].kind != kind:
-            raise InterventionError(Code.INVALID, key, f"{name} is {study.variables[name].kind}; it has to be {kind}")
+            raise InterventionError(
+                Code.INVALID, key, f"{name} is {study.variables[name].kind}; expected a {kind} variable"
+            )
     graph = Graph({name: variable.parents for name, variable in study.variables.items()})
     if recipe.label in graph.descendants([recipe.variable]):
         raise InterventionError(
-            Code.INVALID,
+            Code.CONFLICT,
             "label",
             f"{recipe.variable} causes {recipe.label} in this study, so do({recipe.variable}) would change it",
         )
@@ -160,7 +162,7 @@ class _Augmentation:
         names = list(self.study.variables)
         self.column, self.label_column = names.index(recipe.variable), names.index(recipe.label)
 
-        known = run.people(parts)
+        known = run.training_values(parts)
         low, high = all_limits(self.study.variables, known)
         self.low, self.high = (torch.from_numpy(limit).to(device) for limit in (low, high))
         self.spread = torch.from_numpy(known[:, self.study.measured_columns].std(axis=0)).to(device)
@@ -171,23 +173,22 @@ class _Augmentation:
         self.values = values[self.rows]
         self.labels = self.values[:, self.label_column].astype(np.int64)
         if len(np.unique(self.labels)) < 2:
-            raise DataError(
-                Code.INVALID, self.store.folder, f"{recipe.label} has fewer than two categories among training people"
-            )
+            field = f"{self.store.folder}: {recipe.label}"
+            raise DataError(Code.EMPTY, field, "training subjects have fewer than two categories")
         self.table: list[dict[str, Any]] = []
         self.rejected: list[dict[str, str]] = []
 
     def write(self) -> dict[str, Any]:
         recipe = self.recipe
         for row in self.outside:
-            self._reject(int(row), "", "a value is outside the range of the people that the model was trained on")
+            self._reject(int(row), "", "a value is not in the training range")
         if recipe.originals:
             self._originals()
         asked = requests(self.labels, recipe.draws, recipe.originals)
         given_up = self._counterfactuals(asked)
         if not self.table:
             raise DataError(
-                Code.INVALID, self.run.folder, f"no answer was good enough; the first: {self.rejected[0]['reason']}"
+                Code.EMPTY, self.run.folder, f"no answer was good enough; the first: {self.rejected[0]['reason']}"
             )
         table = pd.DataFrame(self.table)
         table.to_csv(self.out / "metadata.csv", index=False, float_format="%.6g")
@@ -213,20 +214,16 @@ class _Augmentation:
         """The samples among which the training subjects are."""
         if not self.run.published:
             if data is not None:
-                raise DataError(
-                    Code.CONFLICT, self.run.folder, "a run augments its own training people; leave out --data"
-                )
+                raise DataError(Code.CONFLICT, "--data", "a run augments its own training subjects; leave it out")
             return self.run.samples_of(parts)
         if data is None:
-            raise DataError(
-                Code.MISSING, self.run.folder, "a published model has no samples; say where yours are with --data DIR"
-            )
+            raise DataError(Code.MISSING, "--data", "a published model has no samples; say where yours are")
         if (data / "store.json").is_file():
             store = Store(data)
             store.require(self.study)
             return store
         if not isinstance(self.study.data, FolderData):
-            raise DataError(Code.INVALID, data, f"no store (store.json), and study {self.study.name!r} reads no folder")
+            raise DataError(Code.MISSING, data, f"no store (store.json), and study {self.study.name!r} reads no folder")
         return import_data(self.study, data, self.out / STORE, self.progress)
 
     def _originals(self) -> None:
@@ -277,7 +274,7 @@ class _Augmentation:
         outside = (after < self.low) | (after > self.high)
         reasons: list[list[str]] = [[] for _ in after]
         for i, k in outside.nonzero().tolist():
-            reasons[i].append(f"{list(self.study.variables)[k]}: {float(after[i, k]):g} is outside the training range")
+            reasons[i].append(f"{list(self.study.variables)[k]}: {float(after[i, k]):g} is not in the training range")
         for i, s in missed.nonzero().tolist():
             reasons[i].append(
                 f"{self.study.measured[s]}: should have changed by {float(wanted[i, s]):+.1f}; "

@@ -154,7 +154,7 @@ class _Answerer:
             try:
                 check_id(item.id)
                 if not item.do:
-                    raise InterventionError(Code.EMPTY, item.id, "nothing is asked for")
+                    raise InterventionError(Code.MISSING, "do", "nothing is asked for")
                 asked.append((item, self.model.question(item.image, item.known, item.do)))
             except RunError:
                 raise
@@ -199,7 +199,7 @@ def _write_tables(
 
 
 def _fields(study: Study) -> Iterator[tuple[str, str]]:
-    """What the manifest tells of which variable."""
+    """The manifest's columns: variable and field."""
     for name in study.variables:
         for field in ("before", "after", *(("obtained", "obtained_sd") if name in study.measured else ())):
             yield name, field

@@ -58,13 +58,11 @@ class Model:
         self.methods = self.run.methods()
         """Method -> the part that is its image mechanism."""
         if not self.methods:
-            raise RunError(
-                Code.INVALID, self.run.folder, "no image mechanism is trained here yet; see `segcft run --help`"
-            )
+            raise RunError(Code.MISSING, self.run.folder, "no image mechanism is trained yet; see `segcft run --help`")
         self.run.require_card()
         self.judge = self.run.load("judge", self.device)
         self._models: dict[str, CounterfactualModel] = {}
-        people = self.run.people(["scm", "judge", *self.methods.values()])
+        people = self.run.training_values(["scm", "judge", *self.methods.values()])
         self.people = torch.from_numpy(people).to(self.device)
         """Values of the training subjects, or of made-up ones that stand for them, (N, V)."""
 
@@ -101,7 +99,7 @@ class Model:
             RunError: the model lacks a part.
         """
         if not (do := arguments.values("do", do)):
-            raise InterventionError(Code.EMPTY, "do", "nothing is asked for, e.g. {'heart_area': '+20%'}")
+            raise InterventionError(Code.MISSING, "do", "nothing is asked for, e.g. {'heart_area': '+20%'}")
         return self.answer([self.question(image, attributes, do)], method, draws)[0]
 
     def counterfactuals(
@@ -147,7 +145,7 @@ class Model:
             if known is None or asked is None:
                 name = "attributes" if known is None else "do"
                 raise InterventionError(
-                    Code.INVALID, name, f"ends before image {number}; give one for all, or one for each"
+                    Code.MISSING, name, f"ends before image {number}; give one for all, or one for each"
                 )
             yield self.question(image, known, asked)
 
@@ -159,7 +157,7 @@ class Model:
         known = parse_values(self.study, arguments.values("attributes", attributes), known=True)
         for name, fact in known.items():
             if isinstance(fact, Match) or fact.kind != "set":
-                raise InterventionError(Code.INVALID, _text(name, fact), "what is known is a value, not a change")
+                raise InterventionError(Code.INVALID, name, "what is known is a value, not a change")
         given = {name: fact for name, fact in known.items() if isinstance(fact, Intervention)}
         asked = parse_values(self.study, arguments.values("do", do))
         prepared = prepare_image(self.study, image)
@@ -259,7 +257,7 @@ class Model:
         variable, values = steps_of(self.study, variable, values, self.people)
         others = parse_values(self.study, arguments.values("do", do))
         if variable in others:
-            raise InterventionError(Code.INVALID, "do", f"{variable!r} is what the trajectory sets")
+            raise InterventionError(Code.CONFLICT, f"do[{variable!r}]", "the trajectory sets this variable")
         set_to = [parse_values(self.study, {variable: value})[variable] for value in values]
         first = self.question(image, attributes, others)
         questions = (
@@ -284,7 +282,7 @@ class Model:
             do: values that variables are set to, in all of them: samples of the interventional distribution.
             seed: the same seed draws the same subjects, whatever is done to them.
             method: see :meth:`counterfactual`.
-            pixel_noise: draw what belongs to each pixel by itself, too; else it is left out, as is usual.
+            pixel_noise: draw the noise of each pixel by itself, too (default: left out).
 
         Raises:
             InterventionError: ``do`` is not understood, or changes a value instead of setting it.
@@ -330,9 +328,7 @@ class Model:
         with seeded(self.study.evaluation.seed, self.device):
             density = model.mechanism.log_density(x.expand(draws, *x.shape[1:]), subject.values.expand(draws, -1))
         if density is None:
-            raise RunError(
-                Code.MISSING, self.run.folder, f"the image mechanism {self.study.hvae.architecture!r} has no likelihood"
-            )
+            raise RunError(Code.UNSUPPORTED, "hvae.architecture", f"{self.study.hvae.architecture!r} has no likelihood")
         nats = -float(density.mean())
         terms = model.scm.log_prob(subject.values)[0]
         attributes_terms = {name: float(terms[k]) for k, name in enumerate(self.study.variables)}
@@ -365,17 +361,13 @@ class Model:
                 areas = self.judge.read(x)[0]
             return Intervention(name, float(areas[self.study.measured.index(name)]))
         if name not in facts:
-            raise InterventionError(
-                Code.INVALID, "", f"{name}={match}: that image does not tell its {name}; set {name} to a value"
-            )
+            raise InterventionError(Code.MISSING, name, f"{name_of(match.image)} does not say it; set a value")
         return facts[name]
 
     def _set(self, name: str, intervention: Intervention | Match) -> Intervention:
         intervention = self._matched(name, intervention)
         if intervention.kind != "set":
-            raise InterventionError(
-                Code.INVALID, intervention, "people who are not there yet have no value to change; set it"
-            )
+            raise InterventionError(Code.INVALID, name, "a new sample has no value to change; set a value")
         return intervention
 
     def _draw(self, model: CounterfactualModel, x: Tensor, subject: Subject, asked: Tensor, draws: int) -> Tensor:

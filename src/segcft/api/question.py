@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL.Image import Image as Picture
 from torch import Tensor
 
-from segcft.causal.intervention import Intervention, parse_intervention
+from segcft.causal.intervention import Intervention, parse_intervention, unknown_variable
 from segcft.config.sources import FolderData
 from segcft.config.study import Study
 from segcft.data.attributes import believed, is_age
@@ -96,16 +96,14 @@ def parse_values(study: Study, values: Values, known: bool = False) -> dict[str,
     for name, value in parts:
         if value is None or value is pd.NA or (isinstance(value, float | np.floating) and math.isnan(value)):
             if name not in study.variables:
-                raise InterventionError(Code.UNKNOWN, "", f"{name!r} is not a variable ({', '.join(study.variables)})")
+                raise unknown_variable(str(name), study.variables)
             if not known:
-                raise InterventionError(
-                    Code.INVALID, name, f"{value} is no value that a variable can be set to; leave it out"
-                )
+                raise InterventionError(Code.INVALID, name, f"cannot be set to {value}; leave it out")
             continue
         one = _parse(study, name, value)
         variable = one[0]
         if variable in parsed:
-            raise InterventionError(Code.DUPLICATE, "", f"{variable!r} is given twice; give it one value")
+            raise InterventionError(Code.DUPLICATE, variable, "given twice; give one value")
         parsed[variable] = one[1]
     return parsed
 
@@ -124,9 +122,7 @@ def _parse(study: Study, name: str | None, value: Amount | Intervention) -> tupl
         amount = str(value).strip()
     if isinstance(value, Match) or amount.startswith(MATCH):
         if name not in study.variables:
-            raise InterventionError(
-                Code.UNKNOWN, f"{text!r}", f"{name!r} is not a variable ({', '.join(study.variables)})"
-            )
+            raise unknown_variable(name, study.variables)
         return name, value if isinstance(value, Match) else Match(amount.removeprefix(MATCH).strip())
     parsed = parse_intervention(text, study.variables)
     return parsed.variable, parsed
@@ -198,7 +194,9 @@ def prepare_image(study: Study, image: ImageLike) -> PreparedImage:
         grey, remarks = _array(image, study.image.channels)
         return PreparedImage(fit_image(grey, study.image), [], remarks)
     except (Rejected, OSError) as error:
-        raise DataError(Code.INVALID, "", str(error)) from None
+        field = str(image) if isinstance(image, str | Path | MemoryFile) else "image"
+        reason = getattr(error, "strerror", None) or str(error).removeprefix(f"{field}: ")
+        raise DataError(Code.UNREADABLE, field, reason) from None
 
 
 def is_one(images: object) -> bool:
@@ -220,9 +218,7 @@ def _array(image: Any, channels: int) -> tuple[NDArray[np.float64], tuple[Remark
     except Rejected:
         raise
     except Exception as error:  # of PyTorch, of Pillow, or of whatever says that it can be an array
-        raise DataError(
-            Code.INVALID, "image", f"no pixels can be had of {type(image).__name__} ({_line(error)})"
-        ) from None
+        raise DataError(Code.INVALID, "image", f"{type(image).__name__} has no pixels ({_line(error)})") from None
     if array.dtype == object:
         raise DataError(
             Code.INVALID, "image", f"expected a file, an array, a tensor or a Pillow image, not {type(image).__name__}"
@@ -239,7 +235,7 @@ def _array(image: Any, channels: int) -> tuple[NDArray[np.float64], tuple[Remark
             Code.INVALID, "image", f"expected numbers of type uint8 or uint16, or floating point, not {array.dtype}"
         )
     if unit and not (array.min() >= 0 and array.max() <= 1):
-        raise DataError(Code.INVALID, "image", "floating-point pixels must be in [0, 1]")
+        raise DataError(Code.OUT_OF_RANGE, "image", "floating-point pixels must be in [0, 1]")
     grey = shades(Pixels(array, 1.0 if unit else largest(array)), "image", channels)
     return grey, () if stored is None else stored.remarks
 

@@ -18,7 +18,7 @@ from segcft.io.reject import Rejected
 from segcft.utils.digest import key_of
 
 ALIKE = 0.8
-"""How alike, from 0 to 1, the name of a further column may not be to that of one that is missing."""
+"""From this similarity, 0 to 1, a further column is taken for a misspelt one that is missing, and refused."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Item:
     Attributes:
         id: of its answer's files, which may be in a subfolder.
         image: the file.
-        known: what is known of the person, ``VARIABLE=VALUE`` each.
+        known: what is known of the subject, ``VARIABLE=VALUE`` each.
         do: the interventions, ``VARIABLE=AMOUNT`` each.
     """
 
@@ -52,7 +52,7 @@ def _state(path: Path) -> tuple[int, int]:
 
 
 class PassedOver(NamedTuple):
-    """What was not asked about, a file, or not read, a column or cell of a table; and why."""
+    """A file that was not asked about, or a column or cell of a table that was not read; and why."""
 
     name: str
     reason: str
@@ -85,7 +85,7 @@ def folder_items(folder: Path, known: Sequence[str], do: Sequence[str]) -> Quest
             passed.append(PassedOver(name, f"no DICOM file, and its name ends in none of {', '.join(SUFFIXES)}"))
     if not images:
         others = f"; it has {len(passed)} other files, like {passed[0].name}" if passed else ""
-        raise DataError(Code.MISSING, folder, f"has no image ({', '.join(SUFFIXES)}, or DICOM){others}")
+        raise DataError(Code.EMPTY, folder, f"no image is in it ({', '.join(SUFFIXES)}, or DICOM){others}")
     ids = _distinct([strip_suffix(name) for name, _ in images])
     return Questions(
         [Item(id, path, tuple(known), tuple(do)) for id, (_, path) in zip(ids, images, strict=True)],
@@ -108,19 +108,19 @@ def table_items(table: Path, study: Study, known: Sequence[str], do: Sequence[st
     expected = ("id", "image", "do", *study.variables)
     rows, ragged = read_table(table, {"image": "file of the image"}, expected)
     if ragged:
-        raise DataError(Code.INVALID, table, f"line {ragged[0][0]}: {ragged[0][1]}")
+        raise DataError(Code.INVALID, f"{table}: line {ragged[0][0]}", ragged[0][1])
     further = [column for column in rows[0].cells if column not in expected]
     missing = [name for name in expected if name not in rows[0].cells]
     for column in further:
         if near := nearest(column, missing, ALIKE):
-            raise DataError(Code.UNSUPPORTED, table, f"column {column!r} is not read{near} Rename or remove it")
+            raise DataError(Code.UNKNOWN, f"{table}: {column}", f"this column is not read{near} Rename or remove it")
     given = {text.partition("=")[0].strip(): text for text in known}
     passed = [PassedOver(column, f"column of {table.name} that is no variable of the study") for column in further]
     items = []
     for row in rows:
         cells = row.cells
         if not cells["image"]:
-            raise DataError(Code.EMPTY, table, f"line {row.line}: 'image' is empty")
+            raise DataError(Code.MISSING, f"{table}: line {row.line}: image", "the cell is empty")
         facts = given | {
             name: text for name in study.variables if (text := _fact(row, name, study, passed)) is not None
         }
@@ -134,15 +134,15 @@ def table_items(table: Path, study: Study, known: Sequence[str], do: Sequence[st
 
 
 def _fact(row: Row, name: str, study: Study, passed: list[PassedOver]) -> str | None:
-    """What a row of a table says of a variable, ``age=63``; None where it says nothing, or what nobody's is, which is
-    ``passed`` over. What cannot be read stays as it is: the question is then rejected, and not the table."""
+    """What a row of a table says of a variable, ``age=63``; None if nothing, or an impossible value, which is
+    ``passed`` over. What cannot be read stays as it is, so that the question is rejected and not the table."""
     variable = study.variables[name]
     try:
         value = parse(row.cells.get(name, ""), name, name, variable, row.comma)
     except Rejected:
         return f"{name}={row.cells[name]}"
-    if isinstance(value, float) and (doubt := disbelief(value, name, variable)):
-        passed.append(PassedOver(f"line {row.line}: {name}", doubt))
+    if isinstance(value, float) and (reason := disbelief(value, name, variable)):
+        passed.append(PassedOver(f"line {row.line}: {name}", reason))
         return None
     return None if value is None else str(Intervention(name, value))
 

@@ -1,4 +1,4 @@
-"""Whom an image shows: what is known, what is read from the image, and what the SCM infers."""
+"""The subject of an image: what is known, what is read from the image, and what the SCM infers."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def resolve_measured(
             if value > most:
                 unit = one.measure.unit(measurements.grid)
                 raise InterventionError(
-                    Code.TOO_LARGE, one.variable, f"{value:g} {unit} is larger than the image, {most:g} {unit}"
+                    Code.OUT_OF_RANGE, one.variable, f"{value:g} {unit} is larger than the image, {most:g} {unit}"
                 )
     return do
 
 
 class Subject(NamedTuple):
-    """Whom the image of a question shows."""
+    """The subject that the image of a question shows."""
 
     values: Tensor
     """Of every variable, (1, V)."""
@@ -64,7 +64,7 @@ def infer_subject(
     scm: StructuralCausalModel,
     generator: Generator,
 ) -> Subject:
-    """The subject of a question from whose image ``read`` (M,) was read; what nobody says is inferred by the SCM.
+    """The subject of a question from whose image ``read`` (M,) was read; what is not known is inferred by the SCM.
 
     ``generator`` draws the samples that this takes.
 

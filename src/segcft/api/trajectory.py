@@ -14,6 +14,7 @@ from torch import Tensor
 
 from segcft.api import arguments
 from segcft.api.answer import Answer
+from segcft.causal.intervention import unknown_variable
 from segcft.config.study import Study
 from segcft.errors import Code, DataError, InterventionError
 from segcft.evaluate.names import plain
@@ -73,7 +74,7 @@ class Trajectory:
                 frames = [picture(answer.image) for answer in self.answers]
                 write_bytes(path, gif_bytes([*frames, *frames[-2:0:-1]], self.record, MILLISECONDS))
             case _:
-                raise DataError(Code.INVALID, path, "a trajectory is written to .png (a strip) or .gif")
+                raise DataError(Code.UNSUPPORTED, path, "a trajectory is written to .png (a strip) or .gif")
 
     def __repr__(self) -> str:
         return f"Trajectory({self.variable}: {', '.join(map(_show, self.values))})"
@@ -98,7 +99,7 @@ def steps_of(
     variables = list(study.variables)
     variable = arguments.text("variable", variable, variables[0], InterventionError)
     if variable not in variables:
-        raise InterventionError(Code.UNKNOWN, "", f"{variable!r} is not a variable ({', '.join(variables)})")
+        raise unknown_variable(variable, variables)
     if isinstance(values, Number):
         count = arguments.whole("values", values, 1)
         column = known[:, variables.index(variable)].cpu().numpy()
@@ -106,7 +107,7 @@ def steps_of(
         values = list(categories) or np.quantile(column, np.linspace(0.05, 0.95, count)).tolist()
     values = arguments.several("values", values, "how many, or a list of them")
     if not values:
-        raise InterventionError(Code.OUT_OF_RANGE, "values", "expected at least one")
+        raise InterventionError(Code.EMPTY, "values", "expected at least one")
     for number, value in enumerate(values):
         arguments.amount(f"values[{number}]", value)
     return variable, values

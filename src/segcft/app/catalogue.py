@@ -45,7 +45,7 @@ class Catalogue:
             name = folder.resolve().name
             if name in self.runs:
                 raise SegcftError(
-                    Code.DUPLICATE, folder, f"another model is called {name!r}, too; rename one of the folders"
+                    Code.DUPLICATE, folder, f"{self.runs[name].folder} has the same name; rename one of the folders"
                 )
             self.runs[name] = Run(folder)
         self._models: dict[str, Model] = {}
@@ -58,7 +58,7 @@ class Catalogue:
             RunError: a part of it is missing or damaged.
         """
         if name not in self.runs:
-            raise RefusedError(404, f"there is no model {name!r}, only {', '.join(self.runs)}")
+            raise RefusedError(404, name, f"no such model, only {', '.join(self.runs)}")
         if name not in self._models:
             self._models[name] = Model(self.runs[name], self.device)
         return self._models[name]
@@ -124,12 +124,12 @@ def _variable(model: Model, k: int) -> dict[str, Any]:
         "isMeasured": name in model.study.measured,
     }
     if not variable.categories:
-        people = model.people[:, k].cpu().numpy()
-        low, high = limits(variable, people)
+        values = model.people[:, k].cpu().numpy()
+        low, high = limits(variable, values)
         described |= {
             "low": low,
             "high": high,
-            "central": [float(value) for value in np.quantile(people, CENTRAL)],
+            "central": [float(value) for value in np.quantile(values, CENTRAL)],
             # Below it the variable cannot be: measures and what is on a logarithmic scale.
             "least": 0.0 if name in model.study.measured or variable.scale == "log" else None,
             "mayBeZero": variable.zero_inflated or variable.scale == "linear",
@@ -152,7 +152,7 @@ def _examples(run: Run) -> list[dict[str, Any]]:
         with table.open(encoding="utf-8", newline="") as file:
             return _read_examples(run.study, folder, list(csv.DictReader(file)))
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        raise RunError(Code.INVALID, table, f"not the attributes of example images ({error!r})") from None
+        raise RunError(Code.DAMAGED, table, f"not the attributes of example images ({error!r})") from None
 
 
 def _read_examples(study: Study, folder: Path, rows: Sequence[dict[str, str]]) -> list[dict[str, Any]]:

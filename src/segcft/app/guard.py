@@ -1,4 +1,4 @@
-"""Who may ask: the page itself, from this server, and nobody in its name.
+"""Only the page itself may ask, from this server.
 
 A page of another site can make a browser send requests to 127.0.0.1, and by DNS rebinding even under that site's own
 name. So a request must name this server by an address or a name of its own (``Host``), and must not come from
@@ -44,7 +44,7 @@ HEADERS = {
 
 
 class Guard:
-    """ASGI middleware that turns strangers away and sets the headers of every answer.
+    """ASGI middleware that refuses requests of other sites and sets the headers of every answer.
 
     Args:
         app: what is guarded.
@@ -68,13 +68,13 @@ class Guard:
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
-        reason = self._stranger(Headers(scope=scope))
+        reason = self._refusal(Headers(scope=scope))
         if reason:
             await JSONResponse({"error": reason}, 403)(scope, receive, with_headers)
         else:
             await self.app(scope, receive, with_headers)
 
-    def _stranger(self, headers: Headers) -> str | None:
+    def _refusal(self, headers: Headers) -> str | None:
         """Why a request is refused, or None."""
         host = headers.get("host", "")
         if not self._is_ours(host):

@@ -44,14 +44,13 @@ def parse_question(data: bytes) -> Asked:
     """The question in a request's body.
 
     Raises:
-        RefusedError: the body is not a question; the message names the field.
+        RefusedError: the body is not a question.
     """
     try:
         return Asked.model_validate_json(data)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"])) or "the question"
-        raise RefusedError(422, f"{place}: {first['msg']}") from None
+        raise RefusedError(422, ".".join(map(str, first["loc"])) or "the question", first["msg"]) from None
 
 
 def encode(pixels: NDArray[np.uint8]) -> str:
@@ -70,9 +69,9 @@ def decode(text: str, study: Study) -> NDArray[np.uint8]:
     try:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise RefusedError(422, "pixels: not base64") from None
+        raise RefusedError(422, "pixels", "not base64") from None
     if len(data) != height * width * channels:
-        raise RefusedError(422, f"pixels: expected {height} x {width} x {channels} bytes, not {len(data)}")
+        raise RefusedError(422, "pixels", f"expected {height} x {width} x {channels} bytes, not {len(data)}")
     pixels = np.frombuffer(data, np.uint8).reshape(height, width, channels)
     return pixels[..., 0] if channels == 1 else pixels
 
@@ -85,7 +84,7 @@ def ask(model: Model, asked: Asked) -> Answer:
         SegcftError: its variables or values are wrong.
     """
     if asked.method not in (None, *model.methods):  # the model's own message names its folder
-        raise RefusedError(422, f"method: expected {' or '.join(model.methods)}, not {asked.method!r}")
+        raise RefusedError(422, "method", f"expected {' or '.join(model.methods)}, not {asked.method!r}")
     # In text of Python's and the command line's, "match:PATH" reads a file: the page has no business with those here.
     known, do = (_interventions(values, model.study) for values in (asked.known, asked.do))
     question = model.question(decode(asked.pixels, model.study), known, do)

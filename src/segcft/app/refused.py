@@ -1,4 +1,4 @@
-"""What the server says no to."""
+"""Requests that the server refuses."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ CODES = {404: Code.UNKNOWN, 408: Code.FAILED, 413: Code.TOO_LARGE, 429: Code.BUS
 
 
 class RefusedError(SegcftError):
-    """A request that is not answered, with its HTTP status."""
+    """A request that is not answered, with its HTTP status; the field is the part of it that is wrong, or ""."""
 
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(CODES.get(status, Code.INVALID), "", reason)
+    def __init__(self, status: int, field: str, text: str) -> None:
+        super().__init__(CODES.get(status, Code.INVALID), field, text)
         self.status = status

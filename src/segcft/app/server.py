@@ -91,7 +91,7 @@ def serve(app: Starlette, bound: socket.socket) -> None:
         log_level="warning",
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # nobody in front says who asks
+        proxy_headers=False,  # no proxy is trusted to say who asks
         limit_concurrency=64,
         timeout_graceful_shutdown=2,
     )
@@ -117,7 +117,7 @@ class _Site:
 
     def _file(self, name: str) -> Response:
         if name not in self.files:
-            raise RefusedError(404, "there is no such file")
+            raise RefusedError(404, name, "there is no such file")
         return Response(self.files[name], media_type=mimetypes.guess_type(name)[0] or "application/octet-stream")
 
     async def models(self, request: Request) -> Response:
@@ -129,7 +129,7 @@ class _Site:
 
     async def upload(self, request: Request) -> Response:
         if self.uploads >= MOST_UPLOADS:
-            raise RefusedError(503, "other files are being uploaded; try again in a moment")
+            raise RefusedError(503, "", "other files are being uploaded; try again in a moment")
         self.uploads += 1
         try:
             return await self._upload(request)
@@ -159,28 +159,28 @@ class _Site:
     async def file(self, request: Request) -> Response:
         format = request.path_params["format"]
         if format not in FORMATS:
-            raise RefusedError(404, f"answers are written as {', '.join(FORMATS)}, not {format!r}")
+            raise RefusedError(404, "format", f"expected {', '.join(FORMATS)}, not {format!r}")
         asked = payload.parse_question(await self._body(request, "application/json", self.most_asked))
         if not asked.do:  # it would be the image itself, marked as synthetic
-            raise RefusedError(422, "do: nothing is asked for")
+            raise RefusedError(422, "do", "nothing is asked for")
         content = await self._compute(request, lambda: as_file(payload.ask(self.catalogue[asked.model], asked), format))
         disposition = {"Content-Disposition": f'attachment; filename="counterfactual.{format}"'}
         return Response(content, media_type=FORMATS[format], headers=disposition)
 
     async def _compute(self, request: Request, compute: Callable[[], Any]) -> Any:
         if not self.limit.take():
-            raise RefusedError(429, "too many questions a second; try again in a moment")
+            raise RefusedError(429, "", "too many questions a second; try again in a moment")
         return await self.worker.run(compute, request.is_disconnected)
 
     async def _body(self, request: Request, kind: str, most: int) -> bytes:
         """The body of a request, which is of the type ``kind`` and at most ``most`` bytes."""
         # No form of another site can send these types, so the browser would have to ask us first.
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != kind:
-            raise RefusedError(415, f"expected a body of type {kind}")
-        said = request.headers.get("content-length", "0")
+            raise RefusedError(415, "content-type", f"expected a body of type {kind}")
+        length = request.headers.get("content-length", "0")
         body = bytearray()
         try:
-            if not said.isdecimal() or int(said) > most:
+            if not length.isdecimal() or int(length) > most:
                 raise _TooLargeError
             with anyio.fail_after(SECONDS_TO_SEND):
                 async for chunk in request.stream():
@@ -188,11 +188,11 @@ class _Site:
                     if len(body) > most:
                         raise _TooLargeError
         except _TooLargeError:
-            raise RefusedError(413, f"too large: at most {most / 1e6:.3g} MB") from None
+            raise RefusedError(413, "", f"too large: at most {most / 1e6:.3g} MB") from None
         except TimeoutError:
-            raise RefusedError(408, f"did not arrive within {SECONDS_TO_SEND:g} s") from None
+            raise RefusedError(408, "", f"the request did not arrive within {SECONDS_TO_SEND:g} s") from None
         except ClientDisconnect:
-            raise RefusedError(499, "the question was taken back") from None
+            raise RefusedError(499, "", "the question was taken back") from None
         return bytes(body)
 
 

@@ -24,7 +24,7 @@ def received(data: bytes) -> MemoryFile:
         DataError: there are none.
     """
     if not data:
-        raise DataError(Code.EMPTY, TITLE, "is empty")
+        raise DataError(Code.EMPTY, TITLE, "it has no bytes")
     if begins_as_dicom(data[:HEAD], len(data)):
         return MemoryFile("upload.dcm", data, TITLE)
     if data[_NIFTI] == b"n+1\0" or data[_NIFTI_2] == b"n+2\0" or data.startswith(_GZIP):

@@ -22,18 +22,18 @@ class Worker:
         self._turn = anyio.Lock()
 
     async def run(self, compute: Callable[[], T], gone: Callable[[], Awaitable[bool]]) -> T:
-        """``compute()`` when it is its turn, unless who asked is ``gone`` by then.
+        """``compute()`` in its turn, unless the client is ``gone`` by then.
 
         Raises:
-            RefusedError: too many are waiting, or nobody waits for this one any more.
+            RefusedError: too many are waiting, or the client has left.
         """
         if self._inside >= self.most:
-            raise RefusedError(503, "too many questions at once; try again in a moment")
+            raise RefusedError(503, "", "too many questions at once; try again in a moment")
         self._inside += 1
         try:
             async with self._turn:
                 if await gone():
-                    raise RefusedError(499, "the question was taken back")
+                    raise RefusedError(499, "", "the question was taken back")
                 return await anyio.to_thread.run_sync(compute)
         finally:
             self._inside -= 1

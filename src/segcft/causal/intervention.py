@@ -28,7 +28,6 @@ _FORMS = "63 (set), +500 or -500 (add), +20% or -20%, +1.5sd or -1.5sd (training
 CHANGE = "a change is written as text, such as '-20%'"
 """What to say of a number that looks like one."""
 
-
 Kind = Literal["set", "add", "percent", "sd"]
 
 
@@ -67,27 +66,25 @@ def parse_intervention(text: str, variables: Mapping[str, Variable]) -> Interven
     ======================  ==================================================================
 
     Raises:
-        InterventionError: the message says what was expected, and what similar names there are.
+        InterventionError: the field is the variable; the text says what was expected.
     """
     name, equals, amount = (part.strip() for part in text.partition("="))
     if not equals or not name or not amount:
         raise InterventionError(Code.INVALID, f"{text!r}", "expected VARIABLE=AMOUNT, e.g. age=63 or heart_area=+20%")
     if name not in variables:
-        raise InterventionError(Code.UNKNOWN, f"{text!r}", f"{name!r} is not a variable{_near(name, variables)}")
+        raise unknown_variable(name, variables)
     if variables[name].kind == "categorical":
         _category(name, amount, variables[name])
         return Intervention(name, amount)
     relative, absolute = _RELATIVE.fullmatch(amount), _ABSOLUTE.fullmatch(amount)
     if relative:
         number, kind = relative[1], _KINDS[relative[2]]
-        return Intervention(name, _finite(text, float(number)), kind)
+        return Intervention(name, _finite(name, float(number)), kind)
     if absolute:
-        return Intervention(name, _finite(text, float(absolute[1] or absolute[2])))
+        return Intervention(name, _finite(name, float(absolute[1] or absolute[2])))
     if re.fullmatch(rf"{_NUMBER}\s*(%|sd)", amount, re.ASCII):
-        raise InterventionError(Code.INVALID, f"{text!r}", f"a relative change needs its sign, +{amount} or -{amount}")
-    raise InterventionError(
-        Code.INVALID, f"{text!r}", f"{amount!r} is none of {_FORMS}; write a negative value as (-5)"
-    )
+        raise InterventionError(Code.INVALID, name, f"a relative change needs its sign, +{amount} or -{amount}")
+    raise InterventionError(Code.INVALID, name, f"{amount!r} is none of {_FORMS}; write a negative value as (-5)")
 
 
 def resolve(interventions: Iterable[Intervention], values: Tensor, scm: StructuralCausalModel) -> Tensor:
@@ -104,25 +101,21 @@ def resolve(interventions: Iterable[Intervention], values: Tensor, scm: Structur
         name, amount, kind = intervention.variable, intervention.amount, intervention.kind
         variable = scm.definitions.get(name)
         if variable is None:
-            raise InterventionError(Code.UNKNOWN, "", f"{name!r} is not a variable{_near(name, scm.variables)}")
+            raise unknown_variable(name, scm.variables)
         if name in seen:
-            raise InterventionError(Code.DUPLICATE, "", f"{name!r} is intervened on twice; give it one value")
+            raise InterventionError(Code.DUPLICATE, name, "intervened on twice; give one value")
         seen.add(name)
         k = scm.variables.index(name)
         if variable.kind == "categorical":
             if kind != "set" or not isinstance(amount, str):
-                raise InterventionError(
-                    Code.UNSUPPORTED, intervention, f"{name!r} can only be set to a category's name"
-                )
+                raise InterventionError(Code.INVALID, name, "can only be set to the name of a category")
             do[:, k] = _category(name, amount, variable)
             continue
         if isinstance(amount, str):
-            raise InterventionError(Code.INVALID, intervention, f"{name!r} is continuous, its amount is a number")
-        change = _finite(str(intervention), amount)
+            raise InterventionError(Code.INVALID, name, f"expected a number, not {amount!r}")
+        change = _finite(name, amount)
         if kind != "set" and values[:, k].isnan().any():
-            raise InterventionError(
-                Code.MISSING, intervention, f"{name!r} is missing, so it cannot change by an amount"
-            )
+            raise InterventionError(Code.MISSING, name, "unknown, so it cannot change by an amount; set it")
         match kind:
             case "set":
                 do[:, k] = change
@@ -130,38 +123,41 @@ def resolve(interventions: Iterable[Intervention], values: Tensor, scm: Structur
                 do[:, k] = values[:, k] + change
             case "percent":
                 if (values[:, k] == 0).any():
-                    raise InterventionError(
-                        Code.INVALID,
-                        intervention,
-                        f"{name!r} is 0, of which a percentage is nothing; set it, or add an amount",
-                    )
+                    raise InterventionError(Code.CONFLICT, name, "0 has no percentage; set it, or add an amount")
                 do[:, k] = values[:, k] * (1 + change / 100)
             case "sd":
                 do[:, k] = values[:, k] + change * scm.natural_std[k].to(values)
         if not do[:, k].isfinite().all():
-            raise InterventionError(Code.INVALID, intervention, "the result is not a finite number")
+            raise InterventionError(Code.OUT_OF_RANGE, name, "the result is not a finite number")
         least = float(do[:, k].min())
         if not variable.allows(least):
-            rule = "not negative ('zero_inflated')" if variable.zero_inflated else "positive ('scale: log')"
+            rule = (
+                "must not be negative ('zero_inflated')"
+                if variable.zero_inflated
+                else "must be positive ('scale: log')"
+            )
             hint = f"; this number sets it, and {CHANGE}" if kind == "set" else ""
-            raise InterventionError(Code.INVALID, intervention, f"{name!r} is {rule}, {least:g} is not{hint}")
+            raise InterventionError(Code.OUT_OF_RANGE, name, f"{rule}, not {least:g}{hint}")
     return do
+
+
+def unknown_variable(name: str, variables: Iterable[str]) -> InterventionError:
+    """The error about a name that is none of ``variables``."""
+    return InterventionError(Code.UNKNOWN, name, f"not a variable{_near(name, variables)}")
 
 
 def _category(name: str, category: str, variable: Variable) -> int:
     if category not in variable.categories:
+        near = _near(category, variable.categories, listed=True)
         raise InterventionError(
-            Code.UNKNOWN,
-            "",
-            f"{name}={category}: {name!r} is categorical and is set to one of "
-            f"{', '.join(variable.categories)}{_near(category, variable.categories, listed=True)}",
+            Code.UNKNOWN, name, f"{category!r} is not one of {', '.join(variable.categories)}{near}"
         )
     return variable.categories.index(category)
 
 
-def _finite(text: str, number: float) -> float:
+def _finite(name: str, number: float) -> float:
     if not abs(number) <= torch.finfo(torch.float32).max:  # values are float32; this catches NaN, too
-        raise InterventionError(Code.OUT_OF_RANGE, f"{text!r}", "the amount must be a finite number below 3.4e38")
+        raise InterventionError(Code.OUT_OF_RANGE, name, "the amount must be a finite number below 3.4e38")
     return number
 
 

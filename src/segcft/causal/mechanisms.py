@@ -70,16 +70,15 @@ class ParentEncoder(nn.Module):
                 0 where it cannot be, or is categorical and has values that are not the index of a category.
         """
         if values.ndim != 2 or values.shape[1] != len(self.variables):
-            raise DataError(
-                Code.INVALID, "", f"values have shape {tuple(values.shape)}, not (samples, {len(self.variables)})"
-            )
+            expected = f"(samples, {len(self.variables)})"
+            raise DataError(Code.INVALID, "values", f"expected shape {expected}, not {tuple(values.shape)}")
         for k, (name, variable) in enumerate(self.definitions.items()):
             column = values[:, k].detach().cpu().double()
             column = column[~column.isnan()]
-            if len(column) == 0 or not column.isfinite().all():
-                raise DataError(
-                    Code.MISSING, name, f"training values are {'infinite' if len(column) else 'all missing'}"
-                )
+            if len(column) == 0:
+                raise DataError(Code.MISSING, name, "no training sample has a value")
+            if not column.isfinite().all():
+                raise DataError(Code.OUT_OF_RANGE, name, "a training value is infinite")
             if variable.kind == "categorical":
                 count = len(variable.categories)
                 wrong = (column != column.round()) | (column < 0) | (column >= count)
@@ -90,13 +89,13 @@ class ParentEncoder(nn.Module):
                 continue
             if not variable.allows(float(column.min())):
                 needs = "values that are not negative" if variable.zero_inflated else "positive values"
-                raise DataError(Code.INVALID, name, f"'scale: log' needs {needs}, the least is {column.min():g}")
+                raise DataError(Code.OUT_OF_RANGE, name, f"'scale: log' needs {needs}, not {column.min():g}")
             modelled = column[column > 0] if variable.zero_inflated else column
             scaled = modelled.log() if variable.scale == "log" else modelled
             if len(modelled) == 0 or modelled.min() == modelled.max() or scaled.std(correction=0) == 0:
                 what = "every training value" + (" that is not 0" if 0 < len(modelled) < len(column) else "")
                 one = modelled[0] if len(modelled) else 0.0
-                raise DataError(Code.MISSING, name, f"{what} is {one:g}; it has no variance to model")
+                raise DataError(Code.EMPTY, name, f"{what} is {one:g}; there is no variance to model")
             self.mean[k] = scaled.mean()
             self.std[k] = scaled.std(correction=0)
             self.natural_std[k] = column.std(correction=0)
@@ -231,8 +230,8 @@ class ConditionalSplineFlow(Mechanism):
 class HurdleFlow(Mechanism):
     r"""A variable that may be absent: a hurdle, and behind it a :class:`ConditionalSplineFlow` of how much there is.
 
-    One noise :math:`h \sim \mathrm{Exp}(1)` decides both, so that whoever has more of it never has less of the
-    variable, under any parents; and a person who is just absent has little where parents make absence less likely.
+    One noise :math:`h \sim \mathrm{Exp}(1)` decides both, so that a sample with more of it never has less of
+    the variable, under any parents; and a sample just below the hurdle has little where absence is less likely.
     With :math:`p_0(pa)` the probability of absence, the value is absent where :math:`h` stays below the hurdle
     :math:`c = -\log(1 - p_0)`. What is left beyond it is exponential again, and the flow's normal noise :math:`u`
     follows from it by :math:`\Phi(-u) = e^{-(h - c)}`. In terms of the uniform :math:`U = 1 - e^{-h}` this is the

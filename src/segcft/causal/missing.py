@@ -42,7 +42,7 @@ class MissingValues:
                 if not self.missing[k] and not scm.definitions[name].categories
             )
             raise InterventionError(
-                Code.EMPTY, "", f"nobody like this is likely ({known}), so that what is missing cannot be inferred"
+                Code.OUT_OF_RANGE, known, "so unlikely together that the missing values cannot be inferred"
             )
 
     def likely(self) -> tuple[Tensor, dict[str, float]]:

@@ -9,11 +9,11 @@ from typing import cast
 import torch
 from torch import Generator, Tensor, nn
 
+from segcft.causal.intervention import unknown_variable
 from segcft.causal.mechanisms import CategoricalMechanism, ConditionalSplineFlow, HurdleFlow, Mechanism, ParentEncoder
 from segcft.config.graph import Graph
 from segcft.config.stages import SCMSpec
 from segcft.config.study import Variable
-from segcft.errors import Code, InterventionError
 
 
 class StructuralCausalModel(nn.Module):
@@ -165,7 +165,7 @@ class StructuralCausalModel(nn.Module):
         matrix = self.encoder.mean.new_full((batch, len(self.variables)), math.nan)
         for name, value in do.items():
             if name not in self.definitions:
-                raise InterventionError(Code.UNKNOWN, "", f"{name!r} is not a variable ({', '.join(self.variables)})")
+                raise unknown_variable(name, self.variables)
             matrix[:, self.variables.index(name)] = torch.as_tensor(value).to(matrix)
         return matrix
 

@@ -11,7 +11,7 @@ from segcft.cli.options import Command, compiling, data, hardware, jobs, quiet_l
 
 def add_ablation(command: Command) -> None:
     """Add the command ``ablation``."""
-    parser = command("ablation", _ablation, "run variants of a study and compare them on its validation people")
+    parser = command("ablation", _ablation, "run variants of a study and compare them on its validation samples")
     parser.add_argument("file", metavar="FILE", type=Path, help="ablation file, e.g. configs/ablation/chest-sim.yaml")
     data(parser)
     parser.add_argument(
@@ -30,7 +30,7 @@ def _ablation(options: argparse.Namespace) -> None:
     from segcft.pipeline.ablation import load_ablation, run_ablation
 
     ablation = load_ablation(options.file)
-    ablation.choose(options.only)  # a wrong name, too, is told before anything heavy is imported
+    ablation.choose(options.only)  # errors come before anything heavy is imported
     quiet_libraries()
     from segcft.pipeline.pool import default_jobs
     from segcft.training.loop import make_fabric

@@ -52,7 +52,7 @@ def _app(options: argparse.Namespace) -> None:
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
-        raise SegcftError(Code.NOT_INSTALLED, "", f"segcft app needs {error.name}: pip install 'segcft[app]'") from None
+        raise SegcftError(Code.NOT_INSTALLED, error.name, "segcft app needs it: pip install 'segcft[app]'") from None
     bound = _listen(options.host, options.port)
     quiet_libraries()
     _say_nothing_of_files()
@@ -61,7 +61,7 @@ def _app(options: argparse.Namespace) -> None:
     from segcft.training.loop import make_fabric
 
     catalogue = Catalogue(options.models, make_fabric(options.device).device)
-    catalogue.describe(next(iter(catalogue.runs)))  # what is wrong with it is told now, and the page opens at once
+    catalogue.describe(next(iter(catalogue.runs)))  # errors come now, and the page opens at once
     app = make_app(catalogue, [options.host])
     address, port = bound.getsockname()[:2]
     if not ipaddress.ip_address(address).is_loopback:
@@ -88,11 +88,11 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         hint = "; choose another --port" if port else ""
         why = (error.strerror or str(error)).partition(" (while")[0]
-        raise SegcftError(Code.INVALID, "", f"cannot listen on {host}, port {port}: {why}{hint}") from None
+        raise SegcftError(Code.INVALID, f"--host {host} --port {port}", f"cannot listen there: {why}{hint}") from None
 
 
 def _say_nothing_of_files() -> None:
-    """Keep readers' remarks off the terminal: they quote headers, which may name a person."""
+    """Keep readers' remarks off the terminal: they quote headers, which may name a patient."""
     warnings.simplefilter("ignore")
     for reader in ("pydicom", "nibabel.global", "PIL"):
         logging.getLogger(reader).setLevel(logging.CRITICAL)

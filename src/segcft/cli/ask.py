@@ -43,7 +43,7 @@ def add_ask(command: Command) -> None:
         action="append",
         default=[],
         dest="known",
-        help="what is known of the person, e.g. age=63; areas are read from the image, age and sex from a "
+        help="what is known of the subject, e.g. age=63; areas are read from the image, age and sex from a "
         "DICOM file's header, and the rest is inferred",
     )
     asked.add_argument(
@@ -82,7 +82,7 @@ def _counterfactual(options: argparse.Namespace) -> None:
     many = options.image.is_dir() or options.image.suffix.lower() == ".csv"
     if not many and (options.dicom or options.jobs):
         raise SegcftError(
-            Code.CONFLICT, "--dicom, --jobs", "are of many images; of one, give --out a name that ends in .dcm"
+            Code.CONFLICT, "--dicom, --jobs", "for many images only; for one, give --out a name that ends in .dcm"
         )
     (check_answers if many else check_answer)(options.out)  # before what takes its time
     from segcft.pipeline.run import Run
@@ -112,17 +112,13 @@ def _batch(options: argparse.Namespace, run: Run, device: torch.device) -> None:
     from segcft.pipeline.pool import default_jobs
     from segcft.utils.progress import ConsoleProgress
 
-    parse_values(run.study, options.do)  # a wrong question is told once and not of every image
+    parse_values(run.study, options.do)  # one error, and not one for every image
     parse_values(run.study, options.known, known=True)
     if options.image.is_dir():
         if not options.do:
-            raise InterventionError(Code.EMPTY, "--do", "nothing is asked for, e.g. --do heart_area=+20%")
+            raise InterventionError(Code.MISSING, "--do", "nothing is asked for, e.g. --do heart_area=+20%")
         if options.out.resolve().is_relative_to(options.image.resolve()):
-            raise SegcftError(
-                Code.INVALID,
-                f"--out {options.out}",
-                "is in the folder that is asked about, which its images would join",
-            )
+            raise SegcftError(Code.CONFLICT, f"--out {options.out}", "it is in the folder of images; choose another")
         asked = folder_items(options.image, options.known, options.do)
     else:
         asked = table_items(options.image, run.study, options.known, options.do)
@@ -141,23 +137,23 @@ def _batch(options: argparse.Namespace, run: Run, device: torch.device) -> None:
     print(f"{options.out / 'manifest.csv'}: {done.answered + done.before} answers, {done.before} of them from before")
     if asked.passed:
         kind, first = "files were" if options.image.is_dir() else "columns or cells were", asked.passed[0]
-        told = f"{len(asked.passed)} {kind} passed over, the first: {first.name} ({first.reason})"
-        print(f"{options.out / PASSED}: {told}", file=sys.stderr)
+        passed = f"{len(asked.passed)} {kind} passed over, the first: {first.name} ({first.reason})"
+        print(f"{options.out / PASSED}: {passed}", file=sys.stderr)
     if done.rejected:
-        raise SegcftError(
-            Code.INVALID, options.out / "rejected.csv", f"{done.rejected} questions could not be answered"
-        )
+        raise SegcftError(Code.FAILED, options.out / "rejected.csv", f"{done.rejected} questions could not be answered")
 
 
 def _inspect(options: argparse.Namespace) -> None:
     from segcft.io.provenance import inspect
 
-    unknown = 0
+    unknown: list[Path] = []
     for path in options.files:
         record = inspect(path)
-        unknown += record is None
+        unknown += [path] * (record is None)
         print(f"{path}: {'does not say that segcft made it' if record is None else 'synthetic, made by segcft'}")
         if record is not None:
             print(json.dumps(record, indent=1, ensure_ascii=False))
     if unknown:
-        raise SegcftError(Code.UNKNOWN, "", f"{unknown} of {len(options.files)} files have no record")
+        raise SegcftError(
+            Code.MISSING, unknown[0], f"no record in it, as in {len(unknown)} of {len(options.files)} files"
+        )

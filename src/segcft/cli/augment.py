@@ -28,7 +28,7 @@ def add_augment(command: Command) -> None:
         type=count,
         metavar="N",
         default=1,
-        help="how often every label gets the value of every training person (default: 1)",
+        help="how often every label gets the value of every training subject (default: 1)",
     )
     parser.add_argument(
         "--counterfactuals-only", action="store_true", help="leave out the original images (default: they count)"
@@ -38,18 +38,18 @@ def add_augment(command: Command) -> None:
         type=_threshold,
         metavar="SD",
         help="reject answers an area of which misses its change by more than this share of its standard deviation "
-        "over people (default: 0.25; inf: none)",
+        "over subjects (default: 0.25; inf: none)",
     )
     parser.add_argument(
-        "--tries", type=count, metavar="N", default=5, help="people asked for one value before it is left out"
+        "--tries", type=count, metavar="N", default=5, help="subjects tried for one value before it is left out"
     )
     parser.add_argument("--seed", type=whole, default=0, help="of who is asked for whose value (default: 0)")
     parser.add_argument(
         "--data",
         metavar="DIR",
         type=Path,
-        help="for a published model: images, masks and table as its study has them, or a store; its training people "
-        "are augmented",
+        help="for a published model: images, masks and table as its study has them, or a store; its training "
+        "subjects are augmented",
     )
     hardware(parser)
 
@@ -87,7 +87,7 @@ def _augment(options: argparse.Namespace) -> None:
     report = augment(run, options.folder, recipe, data=options.data, device=device, progress=ConsoleProgress())
     images = " and ".join(f"{number} {kind}s" for kind, number in sorted(report["images"].items(), reverse=True))
     print(
-        f"{images} of {report['people']} training people; {report['answers rejected']} answers rejected\n"
+        f"{images} of {report['people']} training subjects; {report['answers rejected']} answers rejected\n"
         f"of the variance of {recipe.variable}, {recipe.label} explains {report['correlation ratio after']:.1%} "
         f"(before: {report['correlation ratio before']:.1%})\n"
         f"areas were read by the {report['read by']}"

@@ -38,9 +38,7 @@ def _import_causal_gen(options: argparse.Namespace) -> None:
     from segcft.config.loader import load_study
 
     if not isinstance(load_study(options.study).hvae, CausalGenSpec):
-        raise SegcftError(
-            Code.INVALID, options.study, "hvae.architecture: a checkpoint of causal-gen needs 'causal-gen'"
-        )
+        raise SegcftError(Code.INVALID, f"{options.study}: hvae.architecture", "a checkpoint needs 'causal-gen'")
     pipeline = make_pipeline(options)
     from segcft.image_models.causal_gen_checkpoint import TrainedParent, load_causal_gen
     from segcft.pipeline.stages.image import LikelihoodStage

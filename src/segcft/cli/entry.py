@@ -54,7 +54,7 @@ your own images, masks and table:
   segcft run configs/jsrt.yaml --data /data/jsrt256 --out runs/jsrt
   segcft evaluate runs/jsrt --data /data/other-people --json > table.json
 
-a published model, judged on your own people:
+a published model, judged on your own images:
   segcft evaluate models/jsrt --data /data/jsrt256 --out judged
 
 a public data set in its own format, which becomes a folder as above:
@@ -65,7 +65,7 @@ a public data set in its own format, which becomes a folder as above:
 coronary arteries of your own CT angiographies, straightened:
   segcft import ccta --table cases.csv --sweep 4 --out straightened
 
-which settings matter, judged on validation people:
+which settings matter, judged on validation samples:
   segcft ablation configs/ablation/chest-sim.yaml
 
 images from a hospital's archive, without names and dates:
@@ -75,7 +75,7 @@ an image mechanism that causal-gen has trained (STUDY: hvae has 'architecture: c
   segcft import causal-gen checkpoint.pt STUDY --out RUN --parent sex --parent age=44..73
   segcft run STUDY --out RUN
 
-training people balanced by counterfactuals, so that heart area tells nothing about sex:
+training images balanced by counterfactuals, so that heart area tells nothing about sex:
   segcft augment runs/quickstart balanced --variable heart_area --label sex
 
 one image, one question:

@@ -1,4 +1,4 @@
-"""`segcft evaluate`: the table of a run or a published model, on its own people or on others."""
+"""`segcft evaluate`: the table of a run or a published model, on its own samples or on others."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def add_evaluate(command: Command) -> None:
         "--data",
         metavar="DIR",
         type=Path,
-        help="people that the run has never seen: a folder like the study's data, or a store (default: the run's "
-        "own test people; a published model has none)",
+        help="samples that the run has never seen: a folder like the study's data, or a store (default: the run's "
+        "own test samples; a published model has none)",
     )
     parser.add_argument(
-        "--seed", type=whole, help="for a simulated study: new people of this seed, whom the run has never seen"
+        "--seed", type=whole, help="for a simulated study: new samples of this seed, which the run has never seen"
     )
     parser.add_argument(
         "--split",
         choices=("test", "validation"),
         default="test",
-        help="which of the run's own people: validation people where settings are chosen (default: test)",
+        help="which of the run's own samples: validation where settings are chosen (default: test)",
     )
     parser.add_argument(
         "--judge",
@@ -42,8 +42,8 @@ def add_evaluate(command: Command) -> None:
         "--out",
         metavar="DIR",
         type=Path,
-        help="folder of table and figures (default: RUN/evaluation, of other people RUN/evaluation-new; of a published "
-        "model runs/evaluation-NAME; by another judge with -other-judge)",
+        help="folder of table and figures (default: RUN/evaluation, of other samples RUN/evaluation-new; of a "
+        "published model runs/evaluation-NAME; by another judge with -other-judge)",
     )
     parser.add_argument("--json", action="store_true", help="print the rows of table.json instead of the table")
     hardware(parser)
@@ -56,18 +56,17 @@ def _evaluate(options: argparse.Namespace) -> None:
     others = options.data is not None or options.seed is not None
     if others and options.split != "test":
         raise SegcftError(
-            Code.CONFLICT, "", "--split validation: is about the run's own people; leave out --data and --seed"
+            Code.CONFLICT, "--split validation", "it is of the run's own samples; leave out --data and --seed"
         )
     if run.published and not others:
         raise SegcftError(
             Code.MISSING,
-            options.run,
-            "a published model has no people of its own to be judged on; give others, with --data DIR, "
-            "or, of a simulated study, --seed N",
+            "--data",
+            "a published model has no samples of its own; give some, or, of a simulated study, --seed N",
         )
     quiet_libraries()
-    from segcft.pipeline.importing import new_people
-    from segcft.pipeline.judging import evaluate_people
+    from segcft.pipeline.importing import new_samples
+    from segcft.pipeline.judging import evaluate_samples
     from segcft.training.loop import make_fabric
     from segcft.utils.lock import Lock
     from segcft.utils.progress import ConsoleProgress
@@ -77,14 +76,14 @@ def _evaluate(options: argparse.Namespace) -> None:
         run.require_card()
         folder = Path("runs") / f"evaluation-{run.folder.resolve().name}"
     else:
-        own = run.store()  # told before people are simulated, if there is none
+        own = run.store()  # an error comes before the simulation
         folder = run.folder / "evaluation-new" if others else run.evaluation_of(options.split)
     if options.judge is not None:  # the run's own table is its own judge's
         folder = folder.with_name(f"{folder.name}-other-judge")
     folder = options.out or folder
     with Lock(folder):
-        store = new_people(run.study, options.data, options.seed, folder / "store", progress) if others else own
-        rows = evaluate_people(run, store, folder, device, progress, options.split, options.judge)
+        store = new_samples(run.study, options.data, options.seed, folder / "store", progress) if others else own
+        rows = evaluate_samples(run, store, folder, device, progress, options.split, options.judge)
     if options.json:
         print(json.dumps(rows, indent=1))
     else:

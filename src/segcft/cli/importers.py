@@ -85,7 +85,7 @@ def _import(importer: type[Importer], given: argparse.Namespace) -> None:
 
     words = [(field.name, option.many, getattr(given, field.name, None)) for field, option in options(importer)]
     values: dict[str, Any] = {name: tuple(word) if many else word for name, many, word in words if word is not None}
-    chosen = importer(**values)  # wrong options and paths are told before anything heavy is imported
+    chosen = importer(**values)  # errors come before anything heavy is imported
     quiet_libraries()
     if isinstance(chosen, MaskedImporter):
         chosen = replace(chosen, segmenter=_segmenter(given, chosen))

@@ -1,4 +1,4 @@
-"""What the commands' options have in common: kinds of values, and the hardware."""
+"""Options that commands share: kinds of values, and the hardware."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Command = Callable[[str, object, str], argparse.ArgumentParser]
 
 
 def value_of(kind: Kind) -> Callable[[str], Any]:
-    """What argparse calls with a word of the command line, of which ``kind`` makes a value."""
+    """The argparse type of a ``kind`` of values."""
 
     def parse(text: str) -> Any:
         try:

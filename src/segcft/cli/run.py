@@ -72,7 +72,9 @@ def make_pipeline(options: argparse.Namespace) -> Pipeline:
     from segcft.config.loader import load_study
 
     folder = options.study if options.study.is_dir() else None
-    study = load_study(folder / "study.yaml" if folder else options.study)  # told before anything heavy is imported
+    study = load_study(
+        folder / "study.yaml" if folder else options.study
+    )  # errors come before anything heavy is imported
     quiet_libraries()
     from segcft.pipeline.run import Run
     from segcft.pipeline.runner import Pipeline
@@ -89,7 +91,7 @@ def _run(options: argparse.Namespace) -> None:
     spread = options.devices * options.nodes > 1
     if spread and (options.jobs or 1) > 1:
         raise SegcftError(
-            Code.INVALID, "--jobs", "with --devices or --nodes one part is trained at a time, on all of them"
+            Code.CONFLICT, "--jobs", "with --devices or --nodes one part is trained at a time, on all of them"
         )
     pipeline = make_pipeline(options)
     from segcft.pipeline.pool import default_jobs, run_all
@@ -126,4 +128,4 @@ def _require(options: argparse.Namespace, pipeline: Pipeline, stages: Sequence[s
         try:
             pipeline.stage(name)
         except StudyError as error:
-            raise StudyError(Code.INVALID, options.study, f"{error}") from None
+            raise StudyError(error.code, f"{options.study}: {error.field}", error.text) from None

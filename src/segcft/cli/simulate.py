@@ -1,4 +1,4 @@
-"""`segcft simulate`: simulated people as files, to try an import on."""
+"""`segcft simulate`: simulated samples as files, to try an import on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from segcft.cli.options import Command, count, whole
 
 def add_simulate(command: Command) -> None:
     """Add the command."""
-    parser = command("simulate", _simulate, "write simulated people as files, to try an import on")
+    parser = command("simulate", _simulate, "write simulated samples as files, to try an import on")
     parser.add_argument(
         "kind",
         choices=("ccta", "chest"),
@@ -20,9 +20,9 @@ def add_simulate(command: Command) -> None:
     parser.add_argument(
         "folder", metavar="FOLDER", type=Path, help="folder to write; its table is cases.csv (ccta) or metadata.csv"
     )
-    parser.add_argument("--seed", type=whole, default=0, help="of the people (default: 0)")
+    parser.add_argument("--seed", type=whole, default=0, help="of the samples (default: 0)")
     ccta = parser.add_argument_group("ccta")
-    ccta.add_argument("--vessels", type=count, metavar="N", default=5, help="how many people (default: 5)")
+    ccta.add_argument("--vessels", type=count, metavar="N", default=5, help="how many subjects (default: 5)")
     ccta.add_argument(
         "--voxels",
         type=count,
@@ -32,7 +32,7 @@ def add_simulate(command: Command) -> None:
         help="of a volume, whose field of view stays 128 x 128 x 120 mm (default: 256 256 200)",
     )
     chest = parser.add_argument_group("chest")
-    chest.add_argument("--people", type=count, metavar="N", default=200, help="how many people (default: 200)")
+    chest.add_argument("--people", type=count, metavar="N", default=200, help="how many subjects (default: 200)")
     chest.add_argument("--size", type=_side, metavar="PX", default=256, help="pixels a side (default: 256)")
     chest.add_argument(
         "--confound",
@@ -44,7 +44,7 @@ def add_simulate(command: Command) -> None:
     chest.add_argument(
         "--randomise",
         metavar="VARIABLE",
-        help="set VARIABLE to that of somebody else, so that it depends on neither sex nor age",
+        help="set VARIABLE to that of another subject, so that it depends on neither sex nor age",
     )
 
 

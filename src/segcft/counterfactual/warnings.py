@@ -23,10 +23,10 @@ SHARE, FAR = 2.0, 0.1
 
 
 def out_of_support(
-    study: Study, source: Mapping[str, str], before: Tensor, asked: Tensor, after: Tensor, people: Tensor
+    study: Study, source: Mapping[str, str], before: Tensor, asked: Tensor, after: Tensor, training: Tensor
 ) -> list[str]:
-    """A warning for each value that is known, asked for or implied (V,), outside the range of the training values
-    ``people`` (N, V).
+    """A warning for each value, known, asked for or implied (V,), that is not in the range of the ``training`` values
+    (N, V).
 
     The range is that of :func:`segcft.counterfactual.support.limits`. A category is outside if no training sample has
     it.
@@ -38,19 +38,19 @@ def out_of_support(
             found["what follows"] = float(after[k])
         found = {origin: value for origin, value in found.items() if not math.isnan(value)}
         if variable.categories:
-            seen = set(people[:, k].tolist())
+            seen = set(training[:, k].tolist())
             for origin, value in found.items():
                 if value not in seen:
-                    warnings.append(f"{name}: {variable.categories[int(value)]} ({origin}) is no training person's")
+                    warnings.append(
+                        f"{name}: {variable.categories[int(value)]} ({origin}) is not in the training samples"
+                    )
             continue
-        low, high = limits(variable, people[:, k].cpu().numpy())
+        low, high = limits(variable, training[:, k].cpu().numpy())
         for origin, value in found.items():
             if value < low or value > high:
                 share = origin == "asked for" and name in study.measured and value <= SHARE and value < FAR * low
                 hint = f"; this sets the area to {value:g} {variable.unit}, and {CHANGE}" if share else ""
-                warnings.append(
-                    f"{name}: {value:g} ({origin}) is outside the training range, {low:g} to {high:g}{hint}"
-                )
+                warnings.append(f"{name}: {value:g} ({origin}) is not in the training range, {low:g} to {high:g}{hint}")
     return warnings
 
 
@@ -66,7 +66,7 @@ def atypical_image(lengths: Mapping[str, Tensor], typical: TypicalRanges | None)
             found.append(f"{shown} bits a pixel{place}, usually {low:.3g} to {high:.3g}")
     if not found:
         return []
-    return [f"image: unlike those that the model has learnt ({', and '.join(found)}): a counterfactual means little"]
+    return [f"image: unlike the training images ({', and '.join(found)}); a counterfactual of it means little"]
 
 
 def missed_changes(study: Study, gained: Tensor, wanted: Tensor, spread: Tensor) -> list[str]:

@@ -35,7 +35,7 @@ class FigureQueries:
     """Asks every model for relative changes of a structure's measure, or for a progression of several variables.
 
     Args:
-        cohort: who may be asked about.
+        cohort: the samples that may be asked about.
         models: method -> model.
         judge: reads measures.
         training_values: (N, V); no measure beyond their range is asked for where it can be avoided.
@@ -56,18 +56,18 @@ class FigureQueries:
         order = np.random.default_rng(cohort.study.evaluation.seed).permutation(len(cohort))
         self.order = torch.from_numpy(order).to(cohort.device)
 
-    def answers(self, structure: str, people: int, changes: Sequence[float]) -> Answers:
+    def answers(self, structure: str, samples: int, changes: Sequence[float]) -> Answers:
         """Every method's answers about as many samples, preferably such that all changes are within range.
 
         Those that lack the structure come last: a share of nothing is nothing.
         """
         within = self._within(self.cohort.values[self.order], structure, changes)
-        best = torch.argsort(within.sum(dim=1), descending=True, stable=True)[:people]
+        best = torch.argsort(within.sum(dim=1), descending=True, stable=True)[:samples]
         chosen = self.cohort.samples(self.order[best])
         return self._answers(chosen, {self._variable(structure): self._asked(chosen.values, structure, changes)})
 
-    def obtained(self, structure: str, people: int, changes: Sequence[float]) -> dict[str, Tensor]:
-        """Method -> relative change of every structure's measure, (people, changes, S), NaN beyond the range and where
+    def obtained(self, structure: str, samples: int, changes: Sequence[float]) -> dict[str, Tensor]:
+        """Method -> relative change of every structure's measure, (samples, changes, S), NaN beyond the range and where
         the structure is absent.
 
         What the judge reads of the answer less what it reads of the image, so that its bias does not count, over the
@@ -75,7 +75,7 @@ class FigureQueries:
         """
         known = self.cohort.values[self.order, self.cohort.column(self._variable(structure))]
         has_it_first = torch.argsort((known > 0).long(), descending=True, stable=True)
-        chosen = self.cohort.samples(self.order[has_it_first[:people]])
+        chosen = self.cohort.samples(self.order[has_it_first[:samples]])
         known = chosen.values[:, None, self.cohort.measured_columns]
         within = self._within(chosen.values, structure, changes)[..., None] & (known > 0)
         unchanged = self._read(chosen.image)[:, None]
@@ -87,9 +87,9 @@ class FigureQueries:
             obtained[method] = torch.where(within, (read - unchanged) / known, torch.nan).cpu()
         return obtained
 
-    def progression(self, variables: Sequence[str], people: int, quantiles: Sequence[float]) -> Answers:
+    def progression(self, variables: Sequence[str], samples: int, quantiles: Sequence[float]) -> Answers:
         """Every method's answers about as many samples, when ``variables`` rise together through ``quantiles``."""
-        chosen = self.cohort.samples(self.order[:people])
+        chosen = self.cohort.samples(self.order[:samples])
         shape = (len(chosen.values), len(quantiles))
         levels = {v: np.nanquantile(self.known[:, self.cohort.column(v)], quantiles) for v in variables}
         do = {v: torch.from_numpy(level).to(chosen.values).expand(shape) for v, level in levels.items()}
@@ -127,7 +127,7 @@ class FigureQueries:
         return known[:, None] * (1 + torch.tensor(changes, device=known.device))
 
     def _within(self, values: Tensor, structure: str, changes: Sequence[float]) -> Tensor:
-        """Whether the measures asked for are such as were seen in training, and not the share of nothing, (K, M)."""
+        """Whether the measures asked for are in the training range, and not the share of nothing, (K, M)."""
         k, asked = self.cohort.column(self._variable(structure)), self._asked(values, structure, changes)
         return (asked >= float(self.low[k])) & (asked <= float(self.high[k])) & (values[:, k, None] > 0)
 

@@ -44,18 +44,18 @@ def bootstrap_means(
         weights: (N, R), not negative, what each value counts; by default all count alike.
     """
     _, owner = np.unique(np.asarray(patients), return_inverse=True)
-    people = int(owner.max()) + 1
+    subjects = int(owner.max()) + 1
     counting = np.where(np.isnan(values), 0.0, 1.0 if weights is None else weights)
-    sums, counts = np.zeros((people, values.shape[1])), np.zeros((people, values.shape[1]))
+    sums, counts = np.zeros((subjects, values.shape[1])), np.zeros((subjects, values.shape[1]))
     np.add.at(sums, owner, np.where(counting > 0, values * counting, 0.0))
     np.add.at(counts, owner, counting)
 
     random = np.random.default_rng(seed)
-    block = max(1, _BLOCK // people)
+    block = max(1, _BLOCK // subjects)
     means = []
     for first in range(0, draws, block):
         # How often each patient is drawn; the resampled mean is then a product of matrices.
-        times = random.multinomial(people, np.full(people, 1 / people), size=min(block, draws - first))
+        times = random.multinomial(subjects, np.full(subjects, 1 / subjects), size=min(block, draws - first))
         means.append(_ratio(times @ sums, times @ counts))
     low, high = _percentiles(np.concatenate(means), level)
     few = (counts > 0).sum(axis=0) < 2

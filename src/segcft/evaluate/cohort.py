@@ -49,9 +49,7 @@ class Cohort:
         if len(indices) == 0:
             raise DataError(Code.EMPTY, store.folder, "no complete sample to evaluate on")
         if len(indices) == 1:
-            raise DataError(
-                Code.UNSUPPORTED, store.folder, "only one sample to evaluate on, so that no other person lends a value"
-            )
+            raise DataError(Code.EMPTY, store.folder, "only one complete sample: no other one lends it a value")
         rows = np.random.default_rng(spec.seed).permutation(indices)[: spec.people]
         return cls(study, store, np.sort(rows), device)
 

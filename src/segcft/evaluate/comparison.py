@@ -125,12 +125,12 @@ def render_comparison(rows: Sequence[Row], study: Study, title: str, runs: Mappi
     ]
     error, word = error_of(study), Measurements.of(study).word
     first = next(iter(runs))
-    people = max((row["n"] for row in rows if row["column"] in study.structures), default=0)
+    samples = max((row["n"] for row in rows if row["column"] in study.structures), default=0)
     shown = {column.name for column in used}
     explained = "\n".join(filter(None, (metric.line(study) for metric in pooled(study) if metric.name in shown)))
     said = "\n".join(f"- {run}: {text}" if text else f"- {run}" for run, text in runs.items())
     return f"""\
-# {title}: {len(runs)} variants of {study.name}, judged on {people} validation people
+# {title}: {len(runs)} variants of {study.name}, judged on {samples} validation people
 
 {grid(["variant", "method", *(column.head for column in used)], body, labels=2)}
 

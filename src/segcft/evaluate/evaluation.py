@@ -1,4 +1,4 @@
-"""The evaluation, whole: every method on the same people, the same interventions and the same judge."""
+"""The evaluation, whole: every method on the same samples, the same interventions and the same judge."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from segcft.evaluate.answered import AnsweredBatch, AskedBatch, FactualBatch, Mo
 from segcft.evaluate.cohort import Cohort
 from segcft.evaluate.metrics.metric import Metric, Result, metrics_of
 from segcft.evaluate.scores import Row, Scores
-from segcft.evaluate.table import few_people, render_table
+from segcft.evaluate.table import few_subjects, render_table
 from segcft.evaluate.truth import Truth
 from segcft.readers.reader import MaskReader
 from segcft.utils.atomic import write_text, written
@@ -49,13 +49,13 @@ def evaluate(
 
     Args:
         study: its ``evaluation`` says how.
-        store: where the people are.
+        store: where the samples are.
         indices: rows of the store that miss no value; at most ``study.evaluation.people`` of them are used.
         models: method ("none", "regressor", "segmentor") -> the model, all with the same SCM.
         judge: reads masks and measures; trained independently of the models' guides.
         folder: where to write.
         device: where to compute; models and judge are moved there.
-        training_values: (N, V). Figures ask only for areas within their range (default: that of the people).
+        training_values: (N, V). Figures ask only for areas within their range (default: that of the samples).
         notes: what a reader of the table must know of the models.
         progress: is told how far the work is.
 
@@ -63,7 +63,7 @@ def evaluate(
         The rows of the table, each with method, intervention, structure, intervened, metric, value, ci_low, ci_high, n.
 
     Raises:
-        DataError: there is nobody to evaluate on.
+        DataError: there is no sample to evaluate on.
     """
     from segcft.evaluate.figures import write_figures  # late: matplotlib is slow to import
 
@@ -73,14 +73,14 @@ def evaluate(
     scores = judge_models(cohort, models, judge.to(device).eval(), progress)
     patients = cohort.named("patient")
     rows = scores.rows(patients, study.evaluation.bootstrap, study.evaluation.seed)
-    people = len(set(patients))
-    few = few_people(people)
+    subjects = len(set(patients))
+    few = few_subjects(subjects)
     for note in few:
         progress.note(f"warning: {note}")
     with written(folder / "scores.parquet") as partial:
         scores.by_sample(cohort.named("id"), patients).to_parquet(partial, index=False)
     write_text(folder / "table.json", json.dumps(rows, indent=1, allow_nan=False) + "\n")
-    write_text(folder / "table.md", render_table(rows, study, [*few, *notes], people))
+    write_text(folder / "table.md", render_table(rows, study, [*few, *notes], subjects))
     write_figures(cohort, models, judge, folder / "figures", training_values, progress)
     return rows
 

@@ -29,8 +29,8 @@ METHOD_COLOURS = {"none": "#7f7f7f", "regressor": "#e6862a", "segmentor": "#1f6f
 BEFORE, AFTER = "#222222", "#0a7d32"
 GRID = (-0.4, -0.3, -0.2, -0.1, 0.1, 0.2, 0.3, 0.4)
 """Relative changes that ``asked-obtained`` asks for."""
-CURVE_PEOPLE = 32
-FEWEST = 4  # people that a point of a curve needs
+CURVE_SAMPLES = 32
+FEWEST = 4  # samples that a point of a curve needs
 
 
 def write_figures(
@@ -45,7 +45,7 @@ def write_figures(
     ``progression.png`` where the study has one.
 
     Measures beyond the range of ``training_values`` (N, V), by default that of the cohort's, are avoided: a
-    model has seen nobody there.
+    model has seen no sample there.
     """
     study, spec = cohort.study, cohort.study.evaluation
     queries = FigureQueries(cohort, models, judge, cohort.values if training_values is None else training_values)
@@ -57,7 +57,7 @@ def write_figures(
             shown = draw_counterfactuals(answers, structure, study, judge)
             _save(shown, folder / f"counterfactuals-{structure}.png", study)
             _save(draw_differences(answers, structure, study, judge), folder / f"differences-{structure}.png", study)
-            curves[structure] = queries.obtained(structure, CURVE_PEOPLE, GRID)
+            curves[structure] = queries.obtained(structure, CURVE_SAMPLES, GRID)
             task.advance()
         _save(draw_curves(curves, judge.measurements.word), folder / "asked-obtained.png", study)
         if spec.progression:
@@ -79,7 +79,7 @@ def draw_progression(answers: Answers, study: Study, judge: MaskReader) -> Any:
     spec = study.evaluation
     rising = " and ".join(plain(variable) for variable in spec.progression)
     title = (
-        f"{rising.capitalize()} through quantiles of the training people, all else held:\n"
+        f"{rising.capitalize()} through quantiles of the training samples, all else held:\n"
         f"{judge.measurements.word}s asked for / read by the judge of {', '.join(map(plain, study.structures))}, in "
         f"{judge.measurements.unit}"
     )
@@ -101,14 +101,14 @@ def _draw_outlined(
         read = judge.measurements.read(masks[None])[0]
         axes.set_xlabel("    ".join(f"{_number(float(asked[s]))} / {_number(float(read[s]))}" for s in labelled))
 
-    for person, image in enumerate(answers.samples.image):
-        panel(page.factual(person), image, answers.samples.values[person, study.measured_columns])
-    for person, method, change, image in page.places(answers.images):
-        axes = page.panel(person, method, change)
+    for sample, image in enumerate(answers.samples.image):
+        panel(page.factual(sample), image, answers.samples.values[sample, study.measured_columns])
+    for sample, method, change, image in page.places(answers.images):
+        axes = page.panel(sample, method, change)
         if image.isnan().any():
             blank(axes)
         else:
-            panel(axes, image, answers.measured[person, change])
+            panel(axes, image, answers.measured[sample, change])
     page.legend(
         [(plain(s), c, "-") for s, c in zip(study.structures, structure_colours(len(study.structures)), strict=True)]
     )
@@ -132,19 +132,19 @@ def draw_differences(answers: Answers, structure: str, study: Study, judge: Mask
     # The few extreme pixels would make everything else look pale.
     limit = max(1.0, float(np.nanquantile(sizes, 0.995)))
     before = []
-    for person, image in enumerate(answers.samples.image):
+    for sample, image in enumerate(answers.samples.image):
         before.append(read_masks(judge, image)[target].numpy())
-        show(page.factual(person), image)
-        outline(page.factual(person), before[person], structure_colours(target + 1)[target])
-    for person, method, change, image in page.places(answers.images):
-        axes = page.panel(person, method, change)
+        show(page.factual(sample), image)
+        outline(page.factual(sample), before[sample], structure_colours(target + 1)[target])
+    for sample, method, change, image in page.places(answers.images):
+        axes = page.panel(sample, method, change)
         if image.isnan().any():
             blank(axes)
             continue
         frame(axes)
-        difference = differences[method][person, change].cpu().numpy()
+        difference = differences[method][sample, change].cpu().numpy()
         axes.imshow(difference, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="lanczos")
-        outline(axes, before[person], BEFORE, ":")
+        outline(axes, before[sample], BEFORE, ":")
         outline(axes, read_masks(judge, image)[target].numpy(), AFTER)
     page.legend([(f"{name} in the image", BEFORE, ":"), (f"{name} in the counterfactual", AFTER, "-")])
     page.colour_bar(ScalarMappable(Normalize(-limit, limit), "RdBu_r"), "grey levels")
@@ -154,7 +154,7 @@ def draw_differences(answers: Answers, structure: str, study: Study, judge: Mask
 def draw_curves(curves: Mapping[str, Mapping[str, Tensor]], word: str) -> Any:
     """For every structure, the change asked for against the one obtained, a line a method.
 
-    ``curves[structure][method]`` (people, changes, S): relative changes of all structures' measures, which are called
+    ``curves[structure][method]`` (samples, changes, S): relative changes of all structures' measures, which are called
     ``word``.
     """
     from matplotlib.figure import Figure
@@ -181,9 +181,9 @@ def draw_curves(curves: Mapping[str, Mapping[str, Tensor]], word: str) -> Any:
     if len(structures) > 1:
         lines["the other structures"] = Line2D([], [], color="#777777", lw=0.9, ls=":")
     figure.legend(list(lines.values()), list(lines), loc="outside lower center", ncols=len(lines), frameon=False)
-    people = max(len(obtained) for obtained in curves[structures[0]].values())
+    samples = max(len(obtained) for obtained in curves[structures[0]].values())
     figure.suptitle(
-        f"{word.capitalize()}s asked for and obtained: mean and standard deviation over up to {people} people"
+        f"{word.capitalize()}s asked for and obtained: mean and standard deviation over up to {samples} samples"
     )
     return figure
 
@@ -195,7 +195,7 @@ def read_masks(judge: MaskReader, image: Tensor) -> Tensor:
 
 
 def _mean_and_spread(values: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation over people of (people, changes, S); NaN where too few count."""
+    """Mean and standard deviation over samples of (samples, changes, S); NaN where too few count."""
     few = (~values.isnan()).sum(dim=0) < min(FEWEST, len(values))
     mean = values.nanmean(dim=0)
     spread = (values - mean).square().nanmean(dim=0).sqrt()

@@ -9,7 +9,7 @@ JUDGE = "judge"
 TRUTH = "truth"
 """The simulator's true counterfactual, where there is one."""
 SEG_LESS_REG = "segmentor - regressor"
-"""Error of Seg-CFT less that of Reg-CFT, person by person: their intervals overlap long before they tie."""
+"""Error of Seg-CFT less that of Reg-CFT, sample by sample: their intervals overlap long before they tie."""
 
 METHODS = {
     NO_CHANGE: "No change",
@@ -38,6 +38,7 @@ def with_article(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
-def counted(samples: int, people: int, of: str = "samples") -> str:
-    """How many samples there are, and of how many people where that is another number."""
-    return f"{samples} {of}" + (f" of {people} {'person' if people == 1 else 'people'}" if people < samples else "")
+def counted(samples: int, subjects: int, of: str = "samples") -> str:
+    """How many samples there are, and of how many subjects where that is another number."""
+    several = "person" if subjects == 1 else "people"
+    return f"{samples} {of}" + (f" of {subjects} {several}" if subjects < samples else "")

@@ -15,7 +15,7 @@ from segcft.io.rendering import is_wide
 
 
 class Page:
-    """A grid of panels: a block of rows a person, a row a method, a column a change; the image on the left.
+    """A grid of panels: a block of rows a sample, a row a method, a column a change; the image on the left.
 
     Of wide images, the other way round: a column a method, a row a change. ``changes`` are their labels, ``size``
     (height, width) is that of the images in pixels, ``margin`` the space on the right in inches.
@@ -23,7 +23,7 @@ class Page:
 
     def __init__(
         self,
-        people: int,
+        samples: int,
         methods: Sequence[str],
         changes: Sequence[str],
         size: tuple[int, ...],
@@ -40,26 +40,26 @@ class Page:
         panel_width = 1.5 * min(2.0 if self.wide else 2.5, max(0.6, math.sqrt(size[1] / size[0])))
         panel_height = panel_width * size[0] / size[1]
         width = 0.15 + panel_width * (1.25 + 1.06 * columns) + margin
-        height = 0.7 + people * (rows * (panel_height + 0.3) + 0.3) + 0.4
+        height = 0.7 + samples * (rows * (panel_height + 0.3) + 0.3) + 0.4
         self.figure = Figure(figsize=(width, height))
         left, self.right = 0.15 / width, 1 - margin / width
         top, bottom = 1 - 0.7 / height, 0.4 / height
-        # A narrow column between the image and its counterfactuals, a low row after every person.
+        # A narrow column between the image and its counterfactuals, a low row after every sample.
         grid = self.figure.add_gridspec(
-            people * (rows + 1),
+            samples * (rows + 1),
             columns + 2,
             left=left,
             right=self.right,
             top=top,
             bottom=bottom,
-            height_ratios=([1.0] * rows + [0.1]) * people,
+            height_ratios=([1.0] * rows + [0.1]) * samples,
             width_ratios=[1.0, 0.2] + [1.0] * columns,
             hspace=0.3 / panel_height,
             wspace=0.05,
         )
         self._factual, self._panels = [], []
-        for person in range(people):
-            first = person * (rows + 1)
+        for sample in range(samples):
+            first = sample * (rows + 1)
             self._factual.append(self.figure.add_subplot(grid[first, 0]))
             panels = [
                 [self.figure.add_subplot(grid[first + row, 2 + column]) for column in range(columns)]
@@ -73,23 +73,23 @@ class Page:
             axes.set_title(label, fontsize=9)
         self.figure.suptitle(title, fontsize=11, y=1 - 0.12 / height, va="top")
 
-    def factual(self, person: int) -> Any:
-        """The panel of the person's image."""
-        return self._factual[person]
+    def factual(self, sample: int) -> Any:
+        """The panel of the sample's image."""
+        return self._factual[sample]
 
     def places(self, images: Mapping[str, Tensor]) -> Iterator[tuple[int, str, int, Tensor]]:
         """Person, method, change and image (C, H, W) of every panel, from (K, M, C, H, W) of every method."""
         for method, answers in images.items():
-            for person, row in enumerate(answers):
+            for sample, row in enumerate(answers):
                 for change, image in enumerate(row):
-                    yield person, method, change, image
+                    yield sample, method, change, image
 
-    def panel(self, person: int, method: str, change: int) -> Any:
+    def panel(self, sample: int, method: str, change: int) -> Any:
         """The panel of a method's answer."""
         row, column = self.methods.index(method), change
         if self.wide:
             row, column = column, row
-        return self._panels[person][row][column]
+        return self._panels[sample][row][column]
 
     def legend(self, lines: Sequence[tuple[str, str, str]]) -> None:
         """Label, colour and style of the outlines, at the bottom."""

@@ -14,21 +14,21 @@ from segcft.evaluate.scores import Row
 from segcft.measures.measurements import Measurements
 
 FEW = 30
-"""People below whom the table warns of its intervals."""
+"""Subjects below which the table warns of its intervals."""
 
 
 def render_table(rows: Sequence[Row], study: Study, notes: Sequence[str] = (), patients: int | None = None) -> str:
     """All rows as Markdown: the study's error, what the judge makes of the images as they are, then the other metrics,
     those of single structures in tables of their own.
 
-    ``notes`` are lines at the top, for what the rows do not show; ``patients`` is of how many people the samples are
-    (default: of as many).
+    ``notes`` are lines at the top, for what the rows do not show; ``patients`` is how many subjects the samples have
+    (default: one each).
     """
     table = _Table(rows, study)
-    people = max((row["n"] for row in rows), default=0)
+    samples = max((row["n"] for row in rows), default=0)
     error = error_of(study)
     parts = [
-        _title(study, people, people if patients is None else patients, notes),
+        _title(study, samples, samples if patients is None else patients, notes),
         "\n\n".join([table.of_structures(error), table.methods_in_words()]),
         table.of_judge(),
         *(table.of_structures(metric) for metric in metrics_of(study) if metric is not error),
@@ -37,13 +37,13 @@ def render_table(rows: Sequence[Row], study: Study, notes: Sequence[str] = (), p
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def few_people(people: int) -> list[str]:
-    """What a reader must know of an evaluation on so few people, if they are few."""
-    if people >= FEW:
+def few_subjects(subjects: int) -> list[str]:
+    """What a reader must know of an evaluation on so few subjects, if they are few."""
+    if subjects >= FEW:
         return []
-    if people == 1:
+    if subjects == 1:
         return ["Only 1 person: no figure has an interval, and no difference means anything."]
-    return [f"Only {people} people: the intervals are wide, and small differences mean nothing."]
+    return [f"Only {subjects} people: the intervals are wide, and small differences mean nothing."]
 
 
 def _title(study: Study, samples: int, patients: int, notes: Sequence[str]) -> str:

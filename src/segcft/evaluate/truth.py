@@ -24,7 +24,7 @@ class Drawn(NamedTuple):
 
 
 class Truth:
-    """Draws the people of a simulated store again under interventions, by the simulator's causal model."""
+    """Draws the samples of a simulated store again under interventions, by the simulator's causal model."""
 
     def __init__(self, study: Study, store: Store) -> None:
         self.study = study
@@ -34,12 +34,12 @@ class Truth:
 
     @classmethod
     def of(cls, study: Study, store: Store) -> Truth | None:
-        """The truth about the people of ``store``, if a simulator drew them."""
+        """The truth about the samples of ``store``, if a simulator drew them."""
         simulated = isinstance(study.data, SimulatedData) and "person" in store.table
         return cls(study, store) if simulated else None
 
     def counterfactuals(self, rows: Tensor, do: Mapping[str, Tensor]) -> Drawn:
-        """The people in ``rows`` (B,) of the store under ``do``: variables and their values (B,) in the study's terms.
+        """The samples in ``rows`` (B,) of the store under ``do``: variables and their values (B,) in the study's terms.
 
         The simulator refuses what it cannot draw, e.g. a heart that would leave the thorax: NaN.
         """

@@ -56,7 +56,7 @@ class TrainedParent(NamedTuple):
             scale = 0.0
         if not scale > 0:
             raise DataError(
-                Code.INVALID, f"{text!r}", "give NAME=LOW..HIGH, NAME=MEAN:STD or, of a categorical variable, NAME"
+                Code.INVALID, text, "expected NAME=LOW..HIGH, NAME=MEAN:STD or, of a categorical variable, NAME"
             )
         return cls(name, (centre, scale))
 
@@ -79,7 +79,7 @@ def load_causal_gen(path: Path, network: CausalGenHVAE, parents: Sequence[Traine
     """
     state, settings = _read(path)
     _refuse_other_kinds(path, state, settings)
-    order = _parents_order(path, network, parents)
+    order = _parents_order(network, parents)
     wrong = _disagreements(network, settings)
     if not wrong:
         weights = _Weights(state, order)
@@ -87,9 +87,7 @@ def load_causal_gen(path: Path, network: CausalGenHVAE, parents: Sequence[Traine
         wrong = weights.wrong + [f"{name}: the study's network has no such weights" for name in weights.left]
     if wrong:
         more = [f"and {len(wrong) - SHOWN} more"] if len(wrong) > SHOWN else []
-        raise DataError(
-            Code.INVALID, "", "\n  ".join([f"{path}: not the network of this study:", *wrong[:SHOWN], *more])
-        )
+        raise DataError(Code.OTHER, path, "\n  ".join(["not the network of this study:", *wrong[:SHOWN], *more]))
     with torch.no_grad():
         for parent in parents:
             k = network.parents.variables.index(parent.name)
@@ -104,10 +102,10 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise DataError(Code.MISSING, path, "there is no such file") from None
     except Exception as error:  # torch raises many kinds for a damaged file
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DataError(Code.INVALID, path, f"not a checkpoint that can be read safely ({reason})") from None
+        raise DataError(Code.UNREADABLE, path, f"not a checkpoint that can be read safely ({reason})") from None
     state = content.get(AVERAGED, content.get(RAW)) if isinstance(content, dict) else None
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise DataError(Code.MISSING, path, f"not a checkpoint of causal-gen: it has no {AVERAGED!r}")
+        raise DataError(Code.MISSING, f"{path}: {AVERAGED}", "not there, so this is no checkpoint of causal-gen")
     if any(name.startswith(FINETUNED) for name in state):
         state = {name.removeprefix(FINETUNED): value for name, value in state.items() if name.startswith(FINETUNED)}
     settings = content.get("hparams")
@@ -118,7 +116,7 @@ def _refuse_other_kinds(path: Path, state: Mapping[str, Tensor], settings: Mappi
     projections = [name for name in state if name.endswith(".z_proj.weight")]
     entering, prior = (state.get(f"decoder.blocks.0.{layer}.weight") for layer in ("z_proj", "prior.conv.1"))
     if entering is None or prior is None or settings.get("vae", "hierarchical") != "hierarchical":
-        raise DataError(Code.INVALID, path, "not a hierarchical VAE of causal-gen")
+        raise DataError(Code.UNSUPPORTED, path, "not a hierarchical VAE of causal-gen")
     conditional = prior.shape[1] != entering.shape[0]
     corrected = len(projections) > 1 and not any(name.endswith(".z_feat_proj.weight") for name in state)
     coloured = "likelihood.channel_coeffs.weight" in state
@@ -130,36 +128,34 @@ def _refuse_other_kinds(path: Path, state: Mapping[str, Tensor], settings: Mappi
         (likelihood != "diag_dgauss", f"the likelihood {likelihood!r} (x_like)"),
     ):
         if refused:
-            raise DataError(Code.LEAK, path, f"was trained with {what}, which segcft does not support")
+            raise DataError(Code.UNSUPPORTED, path, f"trained with {what}, which segcft does not support")
 
 
-def _parents_order(path: Path, network: CausalGenHVAE, parents: Sequence[TrainedParent]) -> list[int]:
+def _parents_order(network: CausalGenHVAE, parents: Sequence[TrainedParent]) -> list[int]:
     """For each of the network's parents' features, in its order, which one of the checkpoint's it is."""
     names = [parent.name for parent in parents]
     variables = network.parents.definitions
     if sorted(names) != sorted(variables):
         raise DataError(
             Code.INVALID,
-            path,
-            f"give every variable of the study once, in the order of the checkpoint's parents "
-            f"({', '.join(variables)}), not ({', '.join(names)})",
+            "--parent",
+            f"expected every variable of the study ({', '.join(variables)}) in the order of the checkpoint's parents, "
+            f"not ({', '.join(names)})",
         )
     place: dict[str, list[int]] = {}
     start = 0
     for parent in parents:
         if variables[parent.name].zero_inflated:
             raise DataError(
-                Code.INVALID,
-                path,
-                f"parent {parent.name!r} is 'zero_inflated', which the checkpoint's network is not of",
+                Code.UNSUPPORTED, parent.name, "'zero_inflated' in the study, which no network of causal-gen knows"
             )
         count = len(network.parent_features(parent.name))
         place[parent.name] = list(range(start, start + count))
         start += count
         categorical = variables[parent.name].kind == "categorical"
         if categorical == (parent.norm is not None):
-            how = "is categorical, so it has no LOW..HIGH or MEAN:STD" if categorical else "needs LOW..HIGH or MEAN:STD"
-            raise DataError(Code.INVALID, path, f"parent {parent.name!r} {how}")
+            how = "categorical, so it has no LOW..HIGH or MEAN:STD" if categorical else "expected LOW..HIGH or MEAN:STD"
+            raise DataError(Code.INVALID, parent.name, how)
     return [index for name in variables for index in place[name]]
 
 

@@ -85,14 +85,13 @@ class ImageMechanism(nn.Module, ABC):
         return None
 
     def reconstruction(self, noise: Noise) -> Tensor | None:
-        """Of an abducted noise: the images without the part of each pixel by itself, which is what the mechanism
-        explains; None where it tells no such part apart."""
+        """Of an abducted noise: the images that the mechanism explains, without the noise of each pixel by itself; None
+        of a mechanism without such noise."""
         return None
 
     def lengths(self, noise: Noise) -> dict[str, Tensor]:
-        """Of an abducted noise: by which an image is seen to be like those of the training, in bits per pixel and
-        channel, (B,) each. ``image`` is the negative of :meth:`log_density`; others are shares of it that a strange
-        image may have too much or too little of."""
+        """Of an abducted noise: what typicality is judged by, in bits per pixel and channel, (B,) each. ``image`` is
+        the negative of :meth:`log_density`; others are shares of it."""
         return {}
 
     def compile_passes(self, backend: str = "inductor") -> None:

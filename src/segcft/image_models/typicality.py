@@ -1,10 +1,10 @@
 """Whether an image is like those that the mechanism has learnt: typicality of the terms of its bound.
 
-The bound of log p(image | parents) is a length: bits that the latents hold, and bits that the pixels need given them.
-An image of another kind needs more than is usual or, where it is simpler, fewer, so both sides count (Nalisnick et al.
-2019). The latents are looked at by themselves, too: they hold so few bits that a figure which is far out would be
-lost in the sum, and they see what is simple and yet strange, such as a black border. Which terms there are is the
-mechanism's to say, see :meth:`segcft.image_models.mechanism.ImageMechanism.lengths`.
+The bound of log p(image | parents) is a length: bits of the latents, and bits of the pixels given the latents. An
+image of another kind needs more bits than typical ones or, where it is simpler, fewer: both sides count (Nalisnick et
+al. 2019). The latents have a range of their own: they hold so few bits that they would be lost in the sum, and they
+show what is simple and yet strange, such as a black border. The mechanism names its terms, see
+:meth:`segcft.image_models.mechanism.ImageMechanism.lengths`.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from segcft.data.store import Store
 from segcft.image_models.mechanism import ImageMechanism
 
 MOST_IMAGES = 500
-"""Images that the ranges are learnt from, at most."""
+"""The most images that ranges are estimated from."""
 
 FEWEST_IMAGES = 4
-"""Images that it takes at least."""
+"""The fewest images that ranges are estimated from."""
 
 FALSE_ALARMS = 1e-3
-"""The share of images like those of the training that is meant to be called unusual."""
+"""The share of images like those of the training that may be called atypical."""
 
 Range = tuple[float, float]
 
@@ -85,11 +85,10 @@ def typical_ranges(network: ImageMechanism, store: Store, batch_size: int) -> Ty
 
 
 def prediction_interval(seen: Tensor, outside: float = FALSE_ALARMS) -> Range:
-    """The interval in which one more length is expected, but with the probability ``outside``, from at least four
-    ``seen`` ones (N,).
+    """The prediction interval of a further length, which is outside of it with probability ``outside``.
 
-    That of a two-piece normal distribution (Wallis 2014), since lengths are skewed: each half has a spread of its own
-    around the median. The fewer were seen, the wider it is.
+    It is that of a two-piece normal distribution (Wallis 2014), since lengths are skewed: each half has a spread of its
+    own around the median. It is the wider the fewer lengths (N,), at least four, are ``seen``.
     """
     seen = seen.double()
     middle = seen.quantile(0.5)

@@ -7,8 +7,8 @@ An ablation file names a base study and what each variant changes in it::
       best: {}
       one-variable: {why: one variable set in every step, finetune: {also: 0}}
 
-Variants change the sections that train. People, judge and evaluation are the base's, so all variants are judged on
-the same people, by the same judge, with the same questions. They are validation people: an ablation is there to
+Variants change the sections that train. Samples, judge and evaluation are the base's, so all variants are judged on
+the same samples, by the same judge, with the same questions: on validation samples, since an ablation is there to
 choose settings.
 """
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from segcft.utils.progress import Progress
 
 SPLIT = "validation"
-"""Whom variants are judged on."""
+"""The part that variants are judged on."""
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 Changes = dict[str, Any]
@@ -59,8 +59,8 @@ class VariantSpec(Section):
         if isinstance(raw, dict):
             for key in raw.keys() & (Study.model_fields.keys() - cls.model_fields.keys()):
                 raise ValueError(
-                    f"a variant cannot change '{key}', only {', '.join(cls.sections())}: people, judge and evaluation "
-                    "are one for all variants; change them in the base study"
+                    f"a variant cannot change '{key}', only {', '.join(cls.sections())}: samples, judge and "
+                    "evaluation are one for all variants; change them in the base study"
                 )
         return raw
 
@@ -76,8 +76,8 @@ class VariantSpec(Section):
 
 
 class AblationSpec(Section):
-    """An ablation file. ``base`` is the path of a study file, from where this file is; the table tells how each variant
-    differs from the first one."""
+    """An ablation file. ``base`` is the path of a study file, relative to this file; the table compares each variant
+    with the first one."""
 
     base: str
     variants: dict[Name, VariantSpec] = Field(min_length=1)
@@ -100,7 +100,7 @@ class Ablation:
         """
         for name in only:
             if name not in self.studies:
-                raise StudyError(Code.UNSUPPORTED, f"--only {name}", f"the variants are {', '.join(self.studies)}")
+                raise StudyError(Code.UNKNOWN, f"--only {name}", f"the variants are {', '.join(self.studies)}")
         return [name for name in self.studies if name in only or not only]
 
 
@@ -116,9 +116,8 @@ def load_ablation(path: str | Path) -> Ablation:
     raw = read_mapping(base_path)
     base = parse_study(raw, str(base_path))
     if base.splits.validation == 0:
-        raise StudyError(
-            Code.INVALID, base_path, "splits.validation: must not be 0; an ablation judges on validation people"
-        )
+        field = f"{base_path}: splits.validation"
+        raise StudyError(Code.OUT_OF_RANGE, field, "must not be 0: an ablation is judged on validation samples")
     studies: dict[str, Study] = {}
     for name, variant in spec.variants.items():
         where = f"{path}: variants.{name}"
@@ -126,7 +125,7 @@ def load_ablation(path: str | Path) -> Ablation:
         study = parse_study(merged(raw, variant.changes) | names, where)
         for other, same in studies.items():
             if study.model_copy(update={"name": same.name, "description": same.description}) == same:
-                raise StudyError(Code.INVALID, where, f"the same study as variants.{other}")
+                raise StudyError(Code.DUPLICATE, where, f"the same study as variants.{other}")
         studies[name] = study
     return Ablation(path.stem, base, spec.variants, studies)
 
@@ -171,7 +170,7 @@ def run_ablation(
 
     Raises:
         StudyError: ``only`` names no variant.
-        SegcftError: the first variant failed; or others did, which is said once all have been tried.
+        SegcftError: the first variant failed; or others did, after all have been tried.
     """
     from segcft.pipeline.pool import run_all
     from segcft.pipeline.run import Run
@@ -198,8 +197,8 @@ def run_ablation(
             else:
                 rows = _write_table(ablation, runs, folder, pipeline)
     if failures:
-        head = f"{len(failures)} of {len(chosen)} variants failed ({folder / 'table.md'} has the rest):"
-        raise SegcftError(Code.INVALID, "", "\n".join([head, *failures]))
+        head = f"{len(failures)} of {len(chosen)} variants failed; table.md has the rest:"
+        raise SegcftError(Code.FAILED, folder, "\n".join([head, *failures]))
     return rows
 
 

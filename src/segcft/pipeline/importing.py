@@ -1,4 +1,4 @@
-"""From a study's source to the samples of a run: whole, in shards, or of people that no stage has seen."""
+"""From a study's source to the samples of a run: whole, in shards, or of new subjects."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ def import_data(
 
 
 def check_data(study: Study, data: Path | None) -> None:
-    """Check that it was said where the study's files are, if it reads some.
+    """Check that ``data`` is given where the study reads files.
 
     Raises:
-        DataError: it was not.
+        DataError: it is missing.
     """
     if isinstance(study.data, FolderData) and data is None:
-        raise DataError(Code.MISSING, "", f"study {study.name!r} reads images from a folder: say where with --data DIR")
+        raise DataError(Code.MISSING, "--data", f"say in which folder the images of study {study.name!r} are")
 
 
 def import_samples(run: Run, data: Path | None, progress: Progress) -> bool:
@@ -128,37 +128,35 @@ def import_shard(run: Run, data: Path | None, shard: Shard, progress: Progress) 
         record.unlink(missing_ok=True)  # it is of the shard that this one replaces
         store = import_data(run.study, data, place, progress, shard=shard)
         if _source(run.study, data) != source:
-            raise DataError(Code.INVALID, data, "files changed while they were imported; import this shard again")
+            raise DataError(Code.OTHER, data, "files changed during the import; import this shard again")
         write_text(record, json.dumps(source))
     progress.note(f"  shard {shard}: {len(store)} samples, {len(store.rejected)} rejected")
 
 
-def new_people(study: Study, data: Path | None, seed: int | None, out: Path, progress: Progress) -> Store:
-    """People whom no run has seen, all of them test people.
+def new_samples(study: Study, data: Path | None, seed: int | None, out: Path, progress: Progress) -> Store:
+    """Samples that no run has seen, all of them of the test part.
 
-    ``data`` is a folder like the study's, or a store; for a simulated study ``seed`` draws new people instead.
+    ``data`` is a folder like the study's, or a store; for a simulated study ``seed`` draws new ones instead.
 
     Raises:
         DataError: neither fits the study.
     """
     if data is not None and seed is not None:
-        raise DataError(Code.CONFLICT, "", "give --data or --seed, not both: they are different people")
+        raise DataError(Code.CONFLICT, "--seed", "give --data or --seed, not both: they are different samples")
     if data is not None and (data / "store.json").is_file():
         store = Store(data, verify=True)
         store.require(study)
-        store.table["split"] = "test"  # of this copy of the table: whoever is given is to be judged
+        store.table["split"] = "test"  # in this copy of the table: all are to be judged
         return store
     if isinstance(study.data, FolderData):
         if seed is not None:
-            raise DataError(
-                Code.INVALID, "", f"study {study.name!r} is not simulated, so --seed means nothing; give --data DIR"
-            )
+            raise DataError(Code.CONFLICT, "--seed", f"study {study.name!r} is not simulated; give --data DIR")
         return import_data(study, data, out, progress, split="test")
     if data is not None:
-        raise DataError(Code.INVALID, data, f"no store (store.json); study {study.name!r} is simulated: give --seed N")
+        raise DataError(Code.MISSING, data, f"no store (store.json); study {study.name!r} is simulated: give --seed N")
     assert seed is not None
     if seed == study.data.seed:
-        raise DataError(Code.LEAK, f"--seed {seed}", "these are the people of the study itself; give another seed")
+        raise DataError(Code.LEAK, "--seed", f"{seed} is that of the study's own samples; give another seed")
     people = study.evaluation.people or study.data.people
     return import_data(study, None, out, progress, split="test", seed=seed, people=people)
 
@@ -167,17 +165,17 @@ def check_values(study: Study, store: Store) -> None:
     """Check, before hours of other trainings, that the attributes' mechanisms can learn from the samples.
 
     Raises:
-        DataError: a variable has no variance, or nobody in training has all attributes.
+        DataError: a variable has no variance, or no training sample has all attributes.
     """
     values = store.values()[store.indices("train", complete=True)]
     if len(values) == 0:
         raise DataError(
-            Code.INVALID, store.folder, "no training person has all attributes; see table.parquet and rejected.csv"
+            Code.EMPTY, store.folder, "no training sample has all attributes; see table.parquet and rejected.csv"
         )
     try:
         ParentEncoder(study.variables).set_statistics(torch.from_numpy(values))
     except DataError as error:
-        raise DataError(Code.INVALID, store.folder, f"{error}") from None
+        raise DataError(error.code, f"{store.folder}: {error.field}", error.text) from None
 
 
 def shared_images(store: Store, rows: Iterable[int], other: Store, others: Iterable[int]) -> int:
@@ -187,7 +185,7 @@ def shared_images(store: Store, rows: Iterable[int], other: Store, others: Itera
 
 
 def import_record(run: Run) -> Path:
-    """Where it is written what the run's store was made from."""
+    """The file that says what the run's store was made from."""
     return run.folder / "import.json"
 
 
@@ -204,7 +202,7 @@ def _is_imported(run: Run, source: dict[str, Any]) -> bool:
 
 
 def _source(study: Study, data: Path | None) -> dict[str, Any]:
-    """What the samples are made from; ``files`` is None where nobody said which."""
+    """What the samples are made from; ``files`` is None where it is not given."""
     settings = study.model_dump(mode="json")
     return {
         "study": key_of(*(settings[k] for k in ("image", "variables", "structures", "data", "splits"))),
@@ -236,7 +234,9 @@ def _complete_shards(run: Run, source: dict[str, Any]) -> list[Path]:
     folder = run.folder / "shards"
     if len(counts) > 1:
         raise DataError(
-            Code.INVALID, folder, f"holds shards of {' and of '.join(map(str, sorted(counts)))}; remove the wrong ones"
+            Code.CONFLICT,
+            folder,
+            f"it holds shards of {' and of '.join(map(str, sorted(counts)))}; remove the wrong ones",
         )
     everything = [Shard(i, counts.copy().pop()) for i in range(1, max(counts) + 1)]
     missing = [f"{shard.index}/{shard.count}" for shard in everything if shard not in found]
@@ -249,11 +249,7 @@ def _complete_shards(run: Run, source: dict[str, Any]) -> list[Path]:
     made_from = [_read(found[shard]) for shard in everything]
     for shard, one in zip(everything, made_from, strict=True):
         if not _same(one, source) or one != made_from[0]:
-            raise DataError(
-                Code.INVALID,
-                found[shard],
-                "this shard was made with other settings or from other files; import it again",
-            )
+            raise DataError(Code.OTHER, found[shard], "this shard has other settings or other files; import it again")
     return [found[shard].with_suffix("") for shard in everything]
 
 
@@ -270,8 +266,8 @@ def describe(store: Store) -> str:
     complete = len(store.indices(complete=True))
     missing = f"; {len(store) - complete} lack an attribute" if complete < len(store) else ""
     rejected = f"; {len(store.rejected)} rejected, see rejected.csv" if len(store.rejected) else ""
-    told = "".join(say(store) for say in (_dark, _duplicates, _missing_categories, _remarks))
-    return f"{counted(len(store), store.table['patient'].nunique())} ({parts}){missing}{rejected}{told}"
+    warnings = "".join(find(store) for find in (_dark, _duplicates, _missing_categories, _remarks))
+    return f"{counted(len(store), store.table['patient'].nunique())} ({parts}){missing}{rejected}{warnings}"
 
 
 def _remarks(store: Store) -> str:
@@ -292,23 +288,23 @@ def _dark(store: Store) -> str:
 
 
 def _duplicates(store: Store) -> str:
-    """A warning where an image of a test person is one of training, under another name; else ""."""
-    taught = np.concatenate([store.indices("train"), store.indices("validation")])
-    twins = shared_images(store, store.indices("test"), store, taught)
+    """A warning where a test image is one of training, under another name; else ""."""
+    earlier = np.concatenate([store.indices("train"), store.indices("validation")])
+    twins = shared_images(store, store.indices("test"), store, earlier)
     if not twins:
         return ""
     return (
-        f"\n  warning: {twins} images of test people are, pixel for pixel, images of training or validation people; is "
-        "one person there under two names? See data.patient"
+        f"\n  warning: {twins} test images are, pixel for pixel, training or validation images; has one subject two "
+        "names? See data.patient"
     )
 
 
 def _missing_categories(store: Store) -> str:
-    """A warning for each category that no training person is of; else ""."""
-    people = store.table.iloc[store.indices("train")]
+    """A warning for each category that no training sample is of; else ""."""
+    training = store.table.iloc[store.indices("train")]
     return "".join(
-        f"\n  warning: {name}: no training person is {category!r}"
+        f"\n  warning: {name}: no training sample is {category!r}"
         for name, categories in store.variables.items()
         for category in categories
-        if len(people) and category not in set(people[name])
+        if len(training) and category not in set(training[name])
     )

@@ -1,4 +1,4 @@
-"""Whom a run or a published model is judged on, and by whom: the guards of an evaluation."""
+"""Which samples and which judge an evaluation may use: its guards."""
 
 from __future__ import annotations
 
@@ -26,31 +26,28 @@ from segcft.simulate.people import person_id, person_number
 from segcft.training import artefact
 from segcft.utils.progress import Progress
 
-UNKNOWN_PEOPLE = (
-    "the image mechanism was imported, and segcft does not know on whom it was trained: the people judged may be among "
-    "them, unless the run has its original split (data.split)"
+UNKNOWN_TRAINING = (
+    "the image mechanism was imported, and segcft does not know its training samples: those judged may be among them, "
+    "unless the run has its original split (data.split)"
 )
-VALIDATION_PEOPLE = "Validation people: to choose settings by. What was chosen is reported on test people."
-
+VALIDATION = "Validation samples: to choose settings by. What was chosen is reported on test samples."
 
 SAME_NAMES = (
-    "have the id of a training or validation person and another image: if they are those people, at another time or "
-    "prepared otherwise, figures flatter the model; people who are only numbered alike do no harm"
+    "have the id of a training or validation subject and another image: if they are the same subjects, at another time "
+    "or prepared otherwise, figures flatter the model; if only their numbers are alike, there is no harm"
 )
-
 
 PUBLISHED = (
-    "a published model comes without its samples, so nobody can tell here whether the people judged were among those "
-    "that it was trained on; its card says on whom that was"
+    "a published model comes without its samples, so segcft cannot know whether those judged were among them; its card "
+    "says what it was trained on"
 )
 
-
 COPY = 0.98
-"""Correlation of grey levels over which two images of one name are one, at another size or with other contrast. Those
-of different people reach 0.96 in JSRT and 0.975 in the simulators; JPEG, resizing or a gamma of 0.7 leave over 0.98."""
+"""Correlation of grey levels over which two images of one name are one, at another size or with other contrast. That of
+different subjects is up to 0.96 in JSRT and 0.975 in simulators; JPEG, resizing or a gamma of 0.7 leave over 0.98."""
 
 
-def evaluate_people(
+def evaluate_samples(
     run: Run,
     store: Store,
     folder: Path,
@@ -59,36 +56,34 @@ def evaluate_people(
     split: str = "test",
     judge: Path | None = None,
 ) -> list[dict[str, Any]]:
-    """Judge every method of ``run`` on the people of one part of ``store``; the table and figures go to ``folder``.
+    """Judge every method of ``run`` on the samples of one part of ``store``; the table and figures go to ``folder``.
 
     Args:
         run: a run or a published model.
-        store: the run's own samples, or other people's.
+        store: the run's own samples, or others.
         folder: where to write.
         device: where to compute.
-        progress: is told how far the work is, and what cannot be known.
+        progress: shows how far the work is, and what cannot be known.
         split: the part, "test" or "validation".
         judge: another judge, see :func:`load_judge` (default: the run's own).
 
     Raises:
-        DataError: nobody is in that part with all attributes; the run's samples are not those that were imported; or a
-            person of them is one whom an earlier stage has seen.
+        DataError: no sample of that part has all attributes; the run's samples are not those that were imported; or an
+            earlier stage has seen one of the subjects.
         RunError: a part is missing or damaged, or the judge does not fit.
     """
     rows = store.indices(split, complete=True)
     if len(rows) == 0:
-        raise DataError(
-            Code.MISSING, store.folder, f"no {split} person has all attributes, so there is nothing to evaluate"
-        )
+        raise DataError(Code.EMPTY, store.folder, f"no {split} sample has all attributes, so there is none to judge")
     methods = run.methods()
     parts = ["scm", "judge", *methods.values()]
-    notes = [VALIDATION_PEOPLE] if split == "validation" else []
+    notes = [VALIDATION] if split == "validation" else []
     if run.published or not _is_own(run, store, parts):
         notes += check_unseen(run, store)
     else:
         check_apart(store, store, rows, split)
     if run.path("hvae").is_file() and "source" in artefact.read_meta(run.path("hvae")):
-        notes.append(f"Warning: {UNKNOWN_PEOPLE}.")
+        notes.append(f"Warning: {UNKNOWN_TRAINING}.")
     if judge is not None:
         notes.append(f"Judged by {judge}, and not by the judge of {run.folder}.")
     for note in notes:
@@ -101,7 +96,7 @@ def evaluate_people(
         run.load("judge", device) if judge is None else load_judge(run, judge, device),
         folder,
         device=device,
-        training_values=torch.from_numpy(run.people(parts)),
+        training_values=torch.from_numpy(run.training_values(parts)),
         notes=notes,
         progress=progress,
     )
@@ -135,21 +130,18 @@ def load_judge(run: Run, place: Path, device: torch.device | str = "cpu") -> Seg
     meta = artefact.read_meta(path)
     part = meta.get("part", "judge")
     if part not in ("judge", "segmentor"):
-        raise RunError(Code.INVALID, path, f"holds the {part}; a judge reads masks, as a judge or a segmentor does")
+        raise RunError(Code.INVALID, path, f"expected a judge or a segmentor, which read masks, not the {part}")
     study = parse_study(meta.get("study", {}), source=f"{path}: its study")
     for what, ours, theirs in zip(("image", "structures"), _reads(run.study), _reads(study), strict=True):
         if ours != theirs:
             raise RunError(
-                Code.OTHER,
-                path,
-                f"of another study: its {what} is {theirs}, that of {run.study.name!r} is {ours}; a judge "
-                "reads the same structures on the same grid",
+                Code.OTHER, path, f"of another study: its {what} is {theirs}, and that of {run.study.name!r} is {ours}"
             )
     metas = [artefact.read_meta(run.path(method)) for method in run.methods().values()]
     guide = run.path("segmentor")
     guides = {one.get("made_from", {}).get("segmentor") for one in metas}
     if meta["key"] in guides or (guide.is_file() and artefact.same_weights(path, guide)):
-        raise RunError(Code.LEAK, path, f"is the guide of {run.folder}, and a judge that is the guide proves nothing")
+        raise RunError(Code.LEAK, path, f"the guide of {run.folder}, and a judge that is the guide proves nothing")
     network = training_stage(part).build(study)
     artefact.load(path, network)
     judge: Segmentor = run.ready(network, device)
@@ -162,48 +154,48 @@ def _reads(study: Study) -> tuple[dict[str, Any], list[str]]:
 
 
 def check_unseen(run: Run, store: Store) -> list[str]:
-    """Refuse people on whom a run or a published model was trained.
+    """Refuse subjects on whom a run or a published model was trained.
 
-    Images tell that: those of different people are different. Names do not, as two hospitals number their people alike;
-    but an image of the same name that is nearly the same one (:data:`COPY`) is a copy.
+    Equal images show it. Equal names do not, as two hospitals may number their patients alike; but an image of the same
+    name that is nearly the same one (:data:`COPY`) is a copy.
 
     Returns:
         what cannot be known, for readers of the table.
 
     Raises:
-        DataError: an image of ``store``, or a simulated person, is also among the training or validation people.
+        DataError: an image of ``store``, or a simulated subject, is also in the training or validation part.
     """
     if run.published:
         return _check_published(run, store)
     own = run.store()
-    taught = own.table["split"] != "test"
-    _refuse(store, "images", shared_images(store, store.table.index, own, np.flatnonzero(taught)))
-    _refuse(store, "images", _copies(store, own, np.flatnonzero(taught)), ", prepared otherwise")
-    named = len(set(own.table.loc[taught, "patient"]) & set(store.table["patient"]))
-    return [f"Warning: {named} of the people given {SAME_NAMES}."] if named else []
+    seen = own.table["split"] != "test"
+    _refuse(store, "images", shared_images(store, store.table.index, own, np.flatnonzero(seen)))
+    _refuse(store, "images", _copies(store, own, np.flatnonzero(seen)), ", prepared otherwise")
+    named = len(set(own.table.loc[seen, "patient"]) & set(store.table["patient"]))
+    return [f"Warning: {named} of the subjects {SAME_NAMES}."] if named else []
 
 
 def _check_published(run: Run, store: Store) -> list[str]:
-    """:func:`check_unseen` without the samples: simulated people are known by their numbers, and others are not."""
+    """:func:`check_unseen` without the samples: simulated subjects are known by their numbers, and others are not."""
     data = run.study.data
     parts = ["judge", "scm", *run.methods().values()]
     if store.fingerprint in {artefact.read_meta(run.path(part)).get("data") for part in parts}:
         _refuse(store, "samples", len(store))
     if isinstance(data, SimulatedData) and "person" in store.table:
-        taught = {
+        seen = {
             person_number(data.seed, index)
             for index in range(data.people)
             if assign(person_id(data.seed, index), run.study.splits) != "test"
         }
-        _refuse(store, "people", len(taught & set(store.table["person"])))
+        _refuse(store, "subjects", len(seen & set(store.table["person"])))
         return []
     return [f"Warning: {PUBLISHED}."]
 
 
-def _copies(store: Store, own: Store, taught: NDArray[np.int64]) -> int:
-    """How many images of ``store`` are copies of those of the same patient among the rows ``taught`` of ``own``."""
+def _copies(store: Store, own: Store, seen: NDArray[np.int64]) -> int:
+    """How many images of ``store`` are copies of those of the same patient among the rows ``seen`` of ``own``."""
     images: dict[str, list[int]] = defaultdict(list)
-    for row in taught:
+    for row in seen:
         images[own.table["patient"].iloc[row]].append(row)
     return sum(
         any(np.corrcoef(store.images[row].ravel(), own.images[other].ravel())[0, 1] > COPY for other in images[patient])
@@ -215,26 +207,24 @@ def _copies(store: Store, own: Store, taught: NDArray[np.int64]) -> int:
 def _refuse(store: Store, what: str, shared: int, how: str = "") -> None:
     if shared:
         raise DataError(
-            Code.INVALID,
+            Code.LEAK,
             store.folder,
-            f"{shared} of the {what} given were in this model's training or validation{how}; evaluate "
-            "on people it has never seen",
+            f"{shared} of the {what} were in this model's training or validation{how}; give others",
         )
 
 
 def check_apart(own: Store, store: Store, rows: NDArray[np.int64], split: str) -> None:
-    """Check that the people of one part, at ``rows`` of ``store``, are in no earlier part of a run's ``own`` samples.
+    """Check that the subjects of one part, at ``rows`` of ``store``, are in no earlier part of a run's ``own``.
 
     Raises:
         DataError: some are.
     """
     earlier = PARTS[: PARTS.index(split)]
-    taught = own.table.loc[own.table["split"].isin(earlier), "patient"]
-    shared = len(set(taught) & set(store.table["patient"].iloc[rows]))
+    seen = own.table.loc[own.table["split"].isin(earlier), "patient"]
+    shared = len(set(seen) & set(store.table["patient"].iloc[rows]))
     if shared:
         raise DataError(
             Code.LEAK,
             store.folder,
-            f"{shared} of the {split} people are also in {' or '.join(earlier)}; nothing can be said "
-            "of people whom a stage has seen",
+            f"{shared} of the {split} subjects are also in {' or '.join(earlier)}, so a stage has seen them",
         )

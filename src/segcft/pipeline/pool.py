@@ -1,8 +1,8 @@
 """Stages that do not need each other, at the same time, each in a process of its own.
 
-Of small networks a second core makes one training hardly faster, but trains a second one as fast; and a machine
-with several GPUs can train on each. The order changes nothing in the outcome: a stage is a function of the study, and
-of the number of threads it has.
+A second core makes the training of a small network hardly faster, but can train a second one; and a machine with
+several GPUs can train on each. The order does not matter: an outcome is a function of the study and of the number of
+threads.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A published model: the trained parts of a run without its samples, with a card that says what they are.
 
-The folder opens like a run (:class:`segcft.pipeline.run.Run`). What a question needs to know of the people, their
-ranges and how attributes go together, comes from made-up people whom the attributes' mechanisms drew
-(``people.csv``), so no person's values leave the run.
+The folder opens like a run (:class:`segcft.pipeline.run.Run`). What a question needs to know of the
+training samples, their ranges and how attributes go together, comes from made-up subjects that the attributes'
+mechanisms drew (``people.csv``), so no real subject's values leave the run.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from segcft.data.store import Store
 from segcft.errors import Code, RunError
 from segcft.evaluate.names import method_name
 from segcft.io.provenance import png_bytes
-from segcft.pipeline.run import Run, write_people
+from segcft.pipeline.run import Run, write_subjects
 from segcft.training import artefact
 from segcft.utils.atomic import replaced_folder, write_bytes, write_text
 
-PEOPLE = 2000
-"""Made-up people in a published model."""
+MADE_UP = 2000
+"""Made-up subjects in a published model."""
 
 EXAMPLES = 3
-"""Images of simulated test people to try a published model on."""
+"""Simulated test images to try a published model on."""
 
 LARGEST = 20_000_000
 """Bytes of weights that fit a repository."""
@@ -42,7 +42,7 @@ def publish(run: Run, folder: Path, methods: Sequence[str] = (), card: str = "",
     """Write the published model of an evaluated run to ``folder``, in place of an earlier one.
 
     Args:
-        run: with a judge, attributes' mechanisms, an image mechanism and its evaluation on test people.
+        run: with a judge, attributes' mechanisms, an image mechanism and its evaluation on test samples.
         folder: new, empty or a published model.
         methods: none, regressor, segmentor (default: the last of these that is trained).
         card: Markdown on the data and their licence. Needed for real data, of which code knows neither.
@@ -51,32 +51,26 @@ def publish(run: Run, folder: Path, methods: Sequence[str] = (), card: str = "",
     Raises:
         RunError: the run lacks a part or its evaluation, ``folder`` holds something else, or the above is not met.
     """
-    trained = run.methods()
-    methods = list(methods) or list(trained)[-1:]
-    for method in methods:
-        if method not in trained:
-            raise RunError(
-                Code.MISSING, run.folder, f"method {method!r} is not here, only {', '.join(trained) or 'none'}"
-            )
-    parts = ["judge", "scm", *(trained[method] for method in methods)]
+    methods = list(methods) or list(run.methods())[-1:]
+    parts = ["judge", "scm", *map(run.mechanism, methods)]
     store = run.samples_of(parts)
     if not (run.evaluation / "table.json").is_file():
         raise RunError(
-            Code.EMPTY, run.folder, "not evaluated yet, and a model without figures helps nobody: segcft evaluate"
+            Code.MISSING, run.evaluation, "not evaluated yet, and a model without figures helps nobody: segcft evaluate"
         )
     if not isinstance(run.study.data, SimulatedData) and not card.strip():
         raise RunError(
             Code.MISSING,
             "--card",
-            "a file in Markdown is needed that says of which people the data are and what their licence allows",
+            "expected a file in Markdown that says of whom the data are and what their licence allows",
         )
     size = sum(run.path(part).stat().st_size for part in parts)
     if size > LARGEST and not large:
         raise RunError(
-            Code.INVALID, run.folder, f"{size / 1e6:.0f} MB of weights are more than {LARGEST / 1e6:.0f} (--large)"
+            Code.TOO_LARGE, run.folder, f"{size / 1e6:.0f} MB of weights are more than {LARGEST / 1e6:.0f} (--large)"
         )
     if folder.exists() and any(folder.iterdir()) and not Run(folder, run.study).published:
-        raise RunError(Code.INVALID, folder, "is neither empty nor a published model")
+        raise RunError(Code.EXISTS, folder, "neither empty nor a published model")
     with replaced_folder(folder) as partial:
         _write_model(run, store, partial, parts, methods, card)
 
@@ -91,25 +85,25 @@ def _write_model(run: Run, store: Store, folder: Path, parts: Sequence[str], met
     for name in ("table.json", "table.md"):
         shutil.copyfile(run.evaluation / name, model.evaluation / name)
     known = store.values()[store.indices("train", complete=True)]
-    write_people(model.people_file, run.study, made_up_people(run.load("scm"), known, run.study.scm.seed))
+    write_subjects(model.subjects_file, run.study, made_up_subjects(run.load("scm"), known, run.study.scm.seed))
     write_text(model.folder / "samples.json", json.dumps(run.samples()) + "\n")
     if isinstance(run.study.data, SimulatedData):
         _write_examples(run, store, folder / "examples")
     write_text(folder / "README.md", model_card(run, store, parts, methods, card))
 
 
-def made_up_people(scm: StructuralCausalModel, known: np.ndarray, seed: int) -> np.ndarray:
-    """Values (PEOPLE, V) drawn from the attributes' mechanisms, within the range of the ``known`` people (N, V), see
+def made_up_subjects(scm: StructuralCausalModel, known: np.ndarray, seed: int) -> np.ndarray:
+    """Values (MADE_UP, V) drawn from the attributes' mechanisms, in the range of the ``known`` values (N, V), see
     :func:`segcft.counterfactual.support.limits`."""
     generator = torch.Generator().manual_seed(seed)
-    drawn = scm.sample(4 * PEOPLE, generator).numpy()
+    drawn = scm.sample(4 * MADE_UP, generator).numpy()
     low, high = all_limits(scm.definitions, known)
     within = ((drawn >= low) & (drawn <= high)).all(axis=1)
-    return drawn[within][:PEOPLE]
+    return drawn[within][:MADE_UP]
 
 
 def _write_examples(run: Run, store: Store, folder: Path) -> None:
-    """Images of simulated test people and a table of their attributes."""
+    """Simulated test images and a table of their attributes."""
     folder.mkdir()
     rows = store.indices("test", complete=True)[:EXAMPLES]
     table = []
@@ -118,11 +112,11 @@ def _write_examples(run: Run, store: Store, folder: Path) -> None:
     for number, row in enumerate(rows, start=1):
         pixels = store.images[row]
         write_bytes(folder / f"{number}.png", png_bytes(pixels, said))
-        person: dict[str, float | str] = {"image": f"{number}.png"}
+        attributes: dict[str, float | str] = {"image": f"{number}.png"}
         for k, (name, variable) in enumerate(run.study.variables.items()):
             value = float(store.values()[row][k])
-            person[name] = variable.categories[int(value)] if variable.categories else value
-        table.append(person)
+            attributes[name] = variable.categories[int(value)] if variable.categories else value
+        table.append(attributes)
     write_text(folder / "attributes.csv", pd.DataFrame(table).to_csv(index=False, float_format="%.6g"))
 
 
@@ -175,8 +169,8 @@ FOLDER is where this file is. Images are brought to {height} x {width} pixels; a
 
 {interventions}
 
-Methods: {", ".join(map(method_name, methods))}. `people.csv` are made-up people whom the attributes' mechanisms drew \
-within the range of the training people; they tell what is within the training range, and no person is among them.
+Methods: {", ".join(map(method_name, methods))}. `people.csv` are made-up subjects that the attributes' \
+mechanisms drew in the training range, which they stand for; no person is among them.
 
 ## Data
 
@@ -197,12 +191,12 @@ fingerprint `{store.fingerprint}`.
 ## Intended use and limits
 
 Research on counterfactual image generation: methods, evaluation, teaching. It answers for images like its training \
-data, within the range of its training people, and says so where that is not the case. A counterfactual shows what the \
+data, in its training range, and says so where that is not the case. A counterfactual shows what the \
 model has learnt of an anatomy, not what would happen to a person; no diagnosis or decision may rest on one.
 
 ## Figures
 
-On test people whom no stage has seen, by a judge that no stage was trained with.
+On test samples that no stage has seen, by a judge that no stage was trained with.
 
 {figures}
 """

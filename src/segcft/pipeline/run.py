@@ -10,8 +10,8 @@ hvae.safetensors          mechanism of the image, pre-trained ("No CFT")
 cft-<guide>.safetensors   the same after fine-tuning with that guide
 training/                 checkpoints and figures of every step
 README.md                 of a published model only: its card
-people.csv, samples.json  of a published model only: made-up people instead of samples, see segcft.pipeline.publish
-evaluation/               table.json, table.md, scores.parquet, figures/; of validation people: evaluation-validation/
+people.csv, samples.json  of a published model only: made-up subjects instead of samples, see segcft.pipeline.publish
+evaluation/               table.json, table.md, scores.parquet, figures/; of validation samples: evaluation-validation/
 report.html               all of it on one page, see segcft.report
 """
 
@@ -79,7 +79,7 @@ class Run:
         return self.evaluation_of("test")
 
     def evaluation_of(self, split: str) -> Path:
-        """Where the evaluation on the people of one part, "validation" or "test", is."""
+        """Where the evaluation on one part, "validation" or "test", is."""
         return self.folder / ("evaluation" if split == "test" else f"evaluation-{split}")
 
     def write_study(self) -> None:
@@ -99,10 +99,10 @@ class Run:
     @property
     def published(self) -> bool:
         """Whether this is a published model: trained parts without the samples."""
-        return self.people_file.is_file()
+        return self.subjects_file.is_file()
 
     @property
-    def people_file(self) -> Path:
+    def subjects_file(self) -> Path:
         return self.folder / "people.csv"
 
     def require_card(self) -> None:
@@ -116,8 +116,8 @@ class Run:
             raise RunError(
                 Code.MISSING,
                 card,
-                "the model's card is missing, so nothing says on whom it was trained, how well it answers and "
-                "what it is not for; get the folder whole, or publish the model again",
+                "missing, so nothing says what the model was trained on, how well it answers and what it is not for; "
+                "get the folder whole, or publish the model again",
             )
 
     def require_unpublished(self) -> None:
@@ -130,9 +130,8 @@ class Run:
             raise RunError(
                 Code.MISSING,
                 self.folder,
-                f"a published model has no samples: it answers questions, and `segcft evaluate "
-                f"{self.folder} --data DIR` judges it on other people; `segcft run {self.folder}/study.yaml --out RUN` "
-                "trains it again, as a run",
+                f"a published model has no samples: `segcft evaluate {self.folder} --data DIR` judges it on others, "
+                f"and `segcft run {self.folder}/study.yaml --out RUN` trains it again, as a run",
             )
 
     def store(self, verify: bool = False) -> Store:
@@ -162,7 +161,7 @@ class Run:
         said = artefact.load(self.path(part), module).get("part", part)
         if said != part:
             raise RunError(
-                Code.INVALID, self.path(part), f"holds the {said}, not the {part}: the file was copied or renamed"
+                Code.INVALID, self.path(part), f"it holds the {said}, not the {part}: it was copied or renamed"
             )
         training_stage(part).check(self)
         return self.ready(module, device)
@@ -193,7 +192,7 @@ class Run:
         )
 
     def typical(self, part: str) -> TypicalRanges | None:
-        """Which images are typical to an image mechanism; None of one of which nothing is recorded.
+        """Which images are typical to an image mechanism; None where that is not recorded.
 
         Raises:
             RunError: the part is missing or damaged.
@@ -203,12 +202,12 @@ class Run:
             return None if said is None else TypicalRanges.model_validate(said)
         except ValidationError:
             raise RunError(
-                Code.DAMAGED, self.path(part), "damaged: 'usual' in its header holds no ranges of numbers"
+                Code.DAMAGED, f"{self.path(part)}: usual", "not the ranges of numbers that this header should hold"
             ) from None
 
     def samples_of(self, parts: Iterable[str]) -> Store:
-        """The run's samples, which are those that ``parts`` were trained on. Parts of other samples are refused:
-        who is a test person now may have been a training person then.
+        """The run's samples, checked to be those that ``parts`` were trained on. Else a test subject of now may have
+        been a training subject then.
 
         Raises:
             RunError: there is such a part, or one is not trained yet.
@@ -224,15 +223,14 @@ class Run:
                 )
         return store
 
-    def people(self, parts: Iterable[str]) -> NDArray[np.float32]:
-        """Values (N, V) of the people that ``parts`` were trained on, or of those who stand for them in a published
-        model.
+    def training_values(self, parts: Iterable[str]) -> NDArray[np.float32]:
+        """Values (N, V) of the samples that ``parts`` were trained on, or of a published model's made-up subjects.
 
         Raises:
             RunError: see :meth:`samples_of`; or the published values are damaged.
         """
         if self.published:
-            return read_people(self.people_file, self.study)
+            return read_subjects(self.subjects_file, self.study)
         store = self.samples_of(parts)
         return store.values()[store.indices("train", complete=True)]
 
@@ -250,7 +248,7 @@ class Run:
             said = json.loads(path.read_text(encoding="utf-8"))
             return {split: int(said[split]) for split in PARTS}
         except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-            raise RunError(Code.INVALID, path, f"does not say how many samples there were: {error!r}") from None
+            raise RunError(Code.DAMAGED, path, f"it does not say how many samples there were ({error!r})") from None
 
     def model(self, method: str, device: torch.device | str = "cpu") -> CounterfactualModel:
         """The whole model with the image mechanism of ``method``.
@@ -258,14 +256,22 @@ class Run:
         Raises:
             RunError: that method is not trained in this run.
         """
+        return CounterfactualModel(self.load("scm", device), self.load(self.mechanism(method), device))
+
+    def mechanism(self, method: str) -> str:
+        """The part that is the image mechanism of ``method``.
+
+        Raises:
+            RunError: that method is not trained in this run.
+        """
         methods = self.methods()
         if method not in methods:
             known = ", ".join(f"{name} ({method_name(name)})" for name in methods)
-            raise RunError(Code.MISSING, self.folder, f"method {method!r} is not here, only {known}")
-        return CounterfactualModel(self.load("scm", device), self.load(methods[method], device))
+            raise RunError(Code.UNKNOWN, self.folder, f"method {method!r} is not here, only {known or 'none'}")
+        return methods[method]
 
 
-def read_people(path: Path, study: Study) -> NDArray[np.float32]:
+def read_subjects(path: Path, study: Study) -> NDArray[np.float32]:
     """Values (N, V) from a table with a column for every variable, categories by name.
 
     Raises:
@@ -277,18 +283,16 @@ def read_people(path: Path, study: Study) -> NDArray[np.float32]:
             table[name].map(variable.categories.index) if variable.categories else table[name].astype(float)
             for name, variable in study.variables.items()
         ]
+        values = np.stack([column.to_numpy(dtype=np.float32) for column in columns], axis=1)
+        if len(values) == 0 or not np.isfinite(values).all():
+            raise ValueError("there is no row, or a value is missing")
     except (OSError, ValueError, KeyError) as error:
-        raise RunError(Code.INVALID, path, f"not the people of study {study.name!r}: {error}") from None
-    values = np.stack([column.to_numpy(dtype=np.float32) for column in columns], axis=1)
-    if len(values) == 0 or not np.isfinite(values).all():
-        raise RunError(
-            Code.EMPTY, path, f"not the people of study {study.name!r}: there is nobody, or a value is missing"
-        )
+        raise RunError(Code.DAMAGED, path, f"not the table of study {study.name!r} ({error})") from None
     return values
 
 
-def write_people(path: Path, study: Study, values: NDArray[np.float32]) -> None:
-    """Write values (N, V) as :func:`read_people` reads them."""
+def write_subjects(path: Path, study: Study, values: NDArray[np.float32]) -> None:
+    """Write values (N, V) as :func:`read_subjects` reads them."""
     write_text(path, to_table(study, values).to_csv(index=False, float_format="%.6g"))
 
 

@@ -34,7 +34,7 @@ class Pipeline:
         data: folder of images, masks and table, for studies that read one.
         progress: what the user sees.
         compile: have PyTorch compile the image mechanism for its trainings.
-        split: whom the evaluation is on, "test" or "validation" people.
+        split: the part that is evaluated, "test" or "validation".
         lock: held while a stage runs (default: the folder's, so that one process at a time works in it).
 
     Raises:
@@ -73,10 +73,11 @@ class Pipeline:
         Raises:
             StudyError: the study has none.
         """
-        if name not in STAGES or not STAGES[name].is_in(self.study):
-            where = STAGES[name].switch if name in STAGES else "its stages are " + ", ".join(self.stages)
-            raise StudyError(Code.UNKNOWN, where, f"this study has no stage {name!r}")
-        return STAGES[name]
+        stage = STAGES.get(name)
+        if stage is None or not stage.is_in(self.study):
+            field = stage.switch if stage else name
+            raise StudyError(Code.UNKNOWN, field, f"this study has no stage {name!r}, only {', '.join(self.stages)}")
+        return stage
 
     def needs(self, stage: str) -> tuple[str, ...]:
         """The stages whose outcome ``stage`` uses."""
@@ -143,15 +144,15 @@ class Pipeline:
         return key is not None
 
     def forget(self, stages: Iterable[str]) -> None:
-        """Have these stages, and those that depend on them, run again whatever their keys: as after a change of code,
-        which keys do not cover. They do so even if the next process is the one that runs them.
+        """Make these stages, and those that depend on them, out of date whatever their keys: as after a change of code,
+        which keys do not cover. A later process runs them, too.
 
         What depends on the import runs again if the import finds other samples: their fingerprint is its key.
 
         Raises:
             StudyError: the study has no such stage.
             RunError: one came from elsewhere and cannot be made here.
-            DataError: the samples cannot be imported again, as nobody said from where.
+            DataError: the samples cannot be imported again, as their folder is not given.
         """
         chosen = {self.stage(name).name for name in stages}
         for name in chosen - {"import"}:

@@ -32,16 +32,15 @@ class RunSegmenter:
     parallel = False
 
     def __init__(self, folder: Path, device: torch.device) -> None:
-
         run = Run(folder)
         names = list(run.study.structures)
         missing = [name for name in BITS if name not in names]
         if missing:
             raise DataError(
-                Code.UNKNOWN, folder, f"its study has no structure {', '.join(missing)}, only {', '.join(names)}"
+                Code.MISSING, folder, f"its study has no structure {', '.join(missing)}, only {', '.join(names)}"
             )
         if run.study.image.channels != 1:
-            raise DataError(Code.INVALID, folder, "its study has colour images")
+            raise DataError(Code.UNSUPPORTED, folder, "its study has colour images")
         self.size = run.study.image.size
         self.device = device
         self.network = run.load("judge", device)

@@ -227,8 +227,8 @@ class TrainingStage(Stage):
                 **self.facts(pipeline, network),
             }
             artefact.save(self.record(pipeline), network, meta)
-            figures_told = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-            pipeline.progress.note(f"  {self.name}: {figures_told}")
+            text = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+            pipeline.progress.note(f"  {self.name}: {text}")
         pipeline.fabric.barrier()
         pipeline.keys[self.name] = key
 
@@ -274,12 +274,12 @@ def stages_of(study: Study) -> list[Stage]:
     for name, before in needs.items():
         if missing := set(before) - needs.keys():
             raise SegcftError(
-                Code.MISSING, f"stage {name!r}", f"needs {', '.join(sorted(missing))}, which the study does not have"
+                Code.MISSING, name, f"it needs {', '.join(sorted(missing))}, which the study does not have"
             )
     try:
         return [STAGES[name] for name in TopologicalSorter(needs).static_order()]
     except CycleError as error:
-        raise SegcftError(Code.INVALID, "", f"stages need each other: {' -> '.join(error.args[1])}") from None
+        raise SegcftError(Code.CONFLICT, " -> ".join(error.args[1]), "these stages need each other") from None
 
 
 def training_stages(study: Study) -> Iterator[TrainingStage]:
@@ -295,5 +295,5 @@ def training_stage(name: str) -> TrainingStage:
     """
     stage = STAGES.find(name)
     if not isinstance(stage, TrainingStage):
-        raise SegcftError(Code.INVALID, "", f"stage {name!r} trains no network")
+        raise SegcftError(Code.INVALID, name, "this stage trains no network")
     return stage

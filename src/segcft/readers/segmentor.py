@@ -49,8 +49,8 @@ class Segmentor(MaskReader):
 def dice(prediction: Tensor, target: Tensor) -> Tensor:
     """Dice overlap of binary masks (B, S, *size), (B, S); NaN where the target is empty, as MONAI has it.
 
-    The mean over those who have the structure is then of the same people whatever is predicted; what is seen where
-    there is nothing is an error of the area.
+    So the mean is over the samples that have the structure, whatever is predicted. What is predicted where there is
+    nothing is an error of the area.
     """
     prediction, target = prediction.flatten(2), target.flatten(2)
     shared = (prediction * target).sum(dim=2)

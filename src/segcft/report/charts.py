@@ -1,4 +1,4 @@
-"""Small charts of numbers as SVG: what is on them is computed here, how they look is in the template."""
+"""Small charts of numbers as SVG: their content is computed here, their look is in the template."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Chart:
 
 
 def marginal(name: str, variable: Variable, values: NDArray[np.float32]) -> Chart:
-    """The distribution of a variable over people, ``values`` (N,), where it is known; of a ``zero_inflated`` one that
+    """The distribution of a variable over samples, ``values`` (N,), where it is known; of a ``zero_inflated`` one that
     of the values above 0."""
     known = values[np.isfinite(values)]
     facts = [f"{len(known):,} known"] + [f"{len(values) - len(known):,} missing"] * (len(known) < len(values))
@@ -105,7 +105,7 @@ def read_history(path: Path) -> dict[str, NDArray[np.float64]]:
             rows[-1]["step"]
         except (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError):
             raise RunError(
-                Code.INVALID, path, f"line {number_}: not the figures of a training step: {line[:80]!r}"
+                Code.DAMAGED, f"{path}: line {number_}", f"not the figures of a training step: {line[:80]!r}"
             ) from None
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: np.array([row.get(name, math.nan) for row in rows]) for name in names}

@@ -1,4 +1,4 @@
-"""What is said of a run: its parts, its people, what guards its figures, and where it was made."""
+"""What a report says of a run: its parts, its samples, what guards its figures, and where it was made."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def guards(store: Store, parts: Sequence[Part]) -> Iterator[Check]:
     patients = {split: set(store.table.loc[store.table["split"] == split, "patient"]) for split in PARTS}
     shared = patients["test"] & (patients["train"] | patients["validation"])
     yield Check(
-        not shared, f"No test person is a training or validation person{f', except {len(shared):,}' * bool(shared)}."
+        not shared, f"No test subject is a training or validation subject{f', except {len(shared):,}' * bool(shared)}."
     )
     versions = sorted({str(part.meta.get("version")) for part in parts})
     yield Check(len(versions) == 1, f"All parts were made by one version of segcft: {', '.join(versions)}.")
@@ -97,8 +97,8 @@ def guards(store: Store, parts: Sequence[Part]) -> Iterator[Check]:
     if adopted is not None:
         yield Check(
             False,
-            f"{adopted.name} was imported, and segcft does not know on whom it was trained: the people judged may be "
-            "among them, unless the run has its original split.",
+            f"{adopted.name} was imported, and segcft does not know its training samples: those judged may be among "
+            "them, unless the run has its original split.",
         )
 
 
@@ -108,7 +108,7 @@ def _seed(part: str, meta: Mapping[str, Any]) -> int:
         return int(meta["study"][part]["seed"])
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(
-            Code.INVALID, f"{part}.safetensors", f"does not say from which seed it was trained ({error!r})"
+            Code.MISSING, f"{part}.safetensors", f"it does not say from which seed it was trained ({error!r})"
         ) from None
 
 

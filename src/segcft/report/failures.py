@@ -99,9 +99,7 @@ def read_scores(path: Path, cohort: Cohort) -> pd.DataFrame:
             Code.INVALID, path, f"not the results of an evaluation ({error}); see `segcft evaluate`"
         ) from None
     if set(scores["id"]) != set(cohort.named("id")):
-        raise RunError(
-            Code.INVALID, path, "is of other people than the run's samples and study say; see `segcft evaluate`"
-        )
+        raise RunError(Code.OTHER, path, "not of the samples that the run's study chooses; see `segcft evaluate`")
     return scores
 
 
@@ -141,10 +139,9 @@ def find_failures(
             continue
         if variable not in batches[0]:
             raise RunError(
-                Code.INVALID,
-                cohort.store.folder.parent,
-                f"the evaluation has intervened on {variable}, and the study does not "
-                "any more (evaluation.interventions); see `segcft evaluate`",
+                Code.OTHER,
+                f"{cohort.store.folder.parent}: evaluation.interventions",
+                f"the evaluation intervened on {variable}, and the study does not any more; see `segcft evaluate`",
             )
         count = math.ceil(WORST * judged)
         worst = np.argsort(-np.nan_to_num(errors, nan=-np.inf), kind="stable")[:count]
@@ -180,31 +177,31 @@ def _cases(
     s = list(study.structures).index(structure)
     column, variable = cohort.measured_columns[s], study.measured[s]
     here = torch.from_numpy(places.copy()).to(cohort.device)
-    people, asked = cohort.samples(here), after[here]
-    answers = rounded(model.abduct(people.image, people.values).predict(asked))
-    before, masks = judge.masks(people.image)[:, s], judge.masks(answers)
+    samples, asked = cohort.samples(here), after[here]
+    answers = rounded(model.abduct(samples.image, samples.values).predict(asked))
+    before, masks = judge.masks(samples.image)[:, s], judge.masks(answers)
     read = judge.measurements.read(masks)[:, s]
     again = error_of(study).error(read[:, None], asked[:, [column]])[:, 0].double().cpu().numpy()
     ids = [cohort.named("id")[place] for place in places]
     for id, new, recorded in zip(ids, again, errors[places], strict=True):
         if not np.isclose(new, recorded, rtol=AGREES, atol=AGREES):
             raise RunError(
-                Code.INVALID,
+                Code.OTHER,
                 cohort.store.folder.parent,
-                f"{id!r}: the evaluation has an error of {recorded:.4g} for {structure}, "
-                f"and the run's models give {new:.4g}: they are not those that were judged; see `segcft evaluate`",
+                f"the evaluation has an error of {recorded:.4g} for {structure} of {id!r}, and the run's models give "
+                f"{new:.4g}: they are not those that were judged; see `segcft evaluate`",
             )
     truth = Truth.of(study, cohort.store)
-    drawn = truth.counterfactuals(people.rows, {variable: asked[:, column]}).image if truth else None
+    drawn = truth.counterfactuals(samples.rows, {variable: asked[:, column]}).image if truth else None
     return [
         Case(
             id,
-            people.values[k],
-            float(people.values[k, column]),
+            samples.values[k],
+            float(samples.values[k, column]),
             float(asked[k, column]),
             float(read[k]),
             float(again[k]),
-            people.image[k],
+            samples.image[k],
             answers[k],
             None if drawn is None or drawn[k].isnan().any() else drawn[k],
             before[k].cpu().numpy(),
@@ -237,7 +234,7 @@ def _quantities(
         f"{measure} asked for{unit}": wanted,
         f"change asked for{unit}": change,
         f"size of the change asked for{unit}": np.abs(change),
-        f"asked for {names.with_article(measure)} that no training person has, %": 100.0 * outside,
+        f"asked for {names.with_article(measure)} that are not in the training range, %": 100.0 * outside,
     }
     if study.variables[name].zero_inflated:
         found["does not have the structure, %"] = 100.0 * (known == 0)

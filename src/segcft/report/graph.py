@@ -71,5 +71,5 @@ def _note(study: Study, name: str) -> str:
 def _in_words(study: Study) -> str:
     parents = {name: variable.parents for name, variable in study.variables.items()}
     roots = [plain(name) for name, causes in parents.items() if not causes]
-    said = [f"{plain(n)} is caused by {' and '.join(map(plain, causes))}" for n, causes in parents.items() if causes]
-    return "; ".join([f"without causes: {', '.join(roots)}", *said, "the image is caused by all of them"])
+    caused = [f"{plain(n)} is caused by {' and '.join(map(plain, causes))}" for n, causes in parents.items() if causes]
+    return "; ".join([f"without causes: {', '.join(roots)}", *caused, "the image is caused by all of them"])

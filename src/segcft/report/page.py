@@ -84,7 +84,7 @@ def write_report(run: Run, out: Path, device: torch.device) -> None:
         RunError: ``out`` is a folder; or see :func:`render_report`.
     """
     if out.is_dir():
-        raise RunError(Code.INVALID, out, f"is a folder; --out names a file, e.g. {out / 'report.html'}")
+        raise RunError(Code.INVALID, out, f"expected a file, not a folder, e.g. {out / 'report.html'}")
     write_text(out, render_report(run, device))
 
 
@@ -93,7 +93,7 @@ def render_report(run: Run, device: torch.device) -> str:
 
     Raises:
         RunError: it is a published model, which has no samples; it is not evaluated; a part is missing or damaged; or
-            the evaluation is of other people or models than the run's.
+            the evaluation is of other samples or models than the run's.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined  # late: only this page needs them
 
@@ -104,7 +104,7 @@ def render_report(run: Run, device: torch.device) -> str:
     judged = [method for method in trained if method in methods]
     if not judged:
         raise RunError(
-            Code.INVALID, run.evaluation / "table.json", "no method in it is trained in this run; `segcft evaluate`"
+            Code.OTHER, run.evaluation / "table.json", "no method in it is trained in this run; `segcft evaluate`"
         )
     method = judged[-1]  # the default of questions, too
     run.samples_of(["judge", "scm", trained[method]])
@@ -194,13 +194,13 @@ def _failures(run: Run, cohort: Cohort, method: str, path: Path) -> list[Section
 
 def _known(study: Study, case: Case) -> str:
     """What is known of the sample beside its measures."""
-    said = []
+    found = []
     for k, (name, variable) in enumerate(study.variables.items()):
         if name not in study.measured:
             value = float(case.values[k])
             text = variable.categories[int(value)] if variable.categories else charts.number(value)
-            said.append(f"{plain(name)} {text} {variable.unit}".rstrip())
-    return ", ".join(said)
+            found.append(f"{plain(name)} {text} {variable.unit}".rstrip())
+    return ", ".join(found)
 
 
 def _headline(result: Result, methods: Sequence[str], method: str) -> dict[str, dict[str, Row | None]]:
@@ -236,26 +236,26 @@ def _figures(run: Run) -> Iterator[Figure]:
         "asked-obtained": (
             f"{measures.word.capitalize()}s asked for and obtained",
             f"The change of {measures.word} obtained against the one asked for, a line a method, structure by "
-            "structure: mean and standard deviation over people.",
+            "structure: mean and standard deviation over samples.",
         )
     }
     for structure, one in zip(study.structures, measures.all, strict=True):
         name, word = plain(structure), one.measure.word
         known[f"counterfactuals-{structure}"] = (
             f"Counterfactuals: {name}",
-            f"A few test people and their counterfactuals when the {name} is changed by a share of its {word}, {grid}; "
+            f"A few test images and their counterfactuals when the {name} is changed by a share of its {word}, {grid}; "
             f"with the judge's outlines, and below each the {word} asked for and the one that the judge reads.",
         )
         known[f"differences-{structure}"] = (
             f"Differences: {name}",
-            f"Counterfactual minus image for the same people and changes of the {name}, {grid}. Red is brighter, blue "
+            f"Counterfactual minus image for the same images and changes of the {name}, {grid}. Red is brighter, blue "
             "is darker; lines are the structure's outline before and after.",
         )
     if study.evaluation.progression:
         rising = " and ".join(map(plain, study.evaluation.progression))
         known["progression"] = (
             "Progression",
-            f"A few test people when {rising} rise together through quantiles of the training people, {grid}.",
+            f"A few test images when {rising} rise together through quantiles of the training samples, {grid}.",
         )
     for stem, (title, text) in known.items():
         path = folder / f"{stem}.png"

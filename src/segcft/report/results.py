@@ -62,8 +62,7 @@ class Result:
             raise RunError(
                 Code.MISSING,
                 path,
-                f"has no {metric!r}, the metric of the study (evaluation.metric), which was perhaps changed "
-                "since; evaluate again: `segcft evaluate`",
+                f"it has no {metric!r}, the metric of the study (evaluation.metric); evaluate again: `segcft evaluate`",
             )
         return cls(run.study, rows, run.samples(), artefact.read_meta(run.path("judge")).get("version", "unknown"))
 

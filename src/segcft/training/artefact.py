@@ -77,14 +77,10 @@ def load(path: Path, module: nn.Module) -> dict[str, Any]:
     try:
         header, tensors = _read(path)
         if DIGEST in header and header[DIGEST] != _digest(header["segcft"], tensors):
-            raise RunError(
-                Code.DAMAGED, path, "damaged: its content is not what was written (checksum); make or copy it again"
-            )
+            raise RunError(Code.DAMAGED, path, "not what was written (checksum); make or copy it again")
         module.load_state_dict(tensors)
     except (SafetensorError, RuntimeError) as error:
-        raise RunError(
-            Code.INVALID, path, f"not the weights of this study's {type(module).__name__}: {error}"
-        ) from None
+        raise RunError(Code.OTHER, path, f"not the weights of this study's {type(module).__name__}: {error}") from None
     return meta
 
 
@@ -117,8 +113,8 @@ def read_meta(path: Path) -> dict[str, Any]:
         _Meta.model_validate(meta)
     except ValidationError as error:
         wrong = error.errors()[0]
-        place = ".".join(map(str, wrong["loc"])) or "its header"
-        raise RunError(Code.DAMAGED, path, f"damaged, or not written by segcft ({place}: {wrong['msg']})") from None
+        field = f"{path}: {'.'.join(map(str, wrong['loc'])) or 'header'}"
+        raise RunError(Code.DAMAGED, field, f"damaged, or not written by segcft ({wrong['msg']})") from None
     except (SafetensorError, KeyError, ValueError, OSError, RecursionError) as error:
         raise RunError(Code.DAMAGED, path, f"damaged, or not written by segcft ({error})") from None
     return meta

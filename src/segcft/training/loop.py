@@ -93,7 +93,7 @@ def make_fabric(device: str = "auto", devices: int | list[int] = 1, nodes: int =
             raise SegcftError(
                 Code.NOT_INSTALLED, f"--device {device}", "PyTorch finds none here; leave it out, or take cpu"
             ) from error
-        raise SegcftError(Code.INVALID, f"--device {device} --devices {devices}", f"{error}") from error
+        raise SegcftError(Code.NOT_INSTALLED, f"--device {device} --devices {devices}", f"{error}") from error
     return fabric
 
 
@@ -120,7 +120,7 @@ def train(
     """Minimise ``objective`` for ``spec.steps`` steps and leave the (averaged) weights in ``objective.network``.
 
     Checkpoints go to ``folder/name.checkpoint`` every ``spec.checkpoint_steps`` steps and figures to
-    ``folder/name.jsonl``. A checkpoint made from the same ``key`` is continued. Ctrl-C and, where somebody handles them
+    ``folder/name.jsonl``. A checkpoint made from the same ``key`` is continued. Ctrl-C and, where they have a handler
     (:func:`segcft.utils.signals.orderly_end`), SIGTERM and SIGUSR1 take effect once the step is done and its checkpoint
     kept.
 
@@ -280,9 +280,9 @@ def parts(batch: Batch, step: int, spec: Training, rank: int) -> Iterator[Batch]
     samples = len(batch["index"])
     if samples % spec.accumulate:
         raise StudyError(
-            Code.INVALID,
+            Code.CONFLICT,
             "accumulate",
-            f"{samples} samples a device (batch_size) cannot be worked off in {spec.accumulate} equal parts",
+            f"{samples} samples a device (batch_size) are not {spec.accumulate} equal parts",
         )
     for part in range(spec.accumulate):
         torch.manual_seed(_step_seed(spec.seed, step, rank * spec.accumulate + part))

@@ -85,7 +85,7 @@ def replaced_folder(out: Path) -> Iterator[Path]:
 def recover(out: Path) -> None:
     """Put the folder ``out`` back where a :func:`replaced_folder` was killed before the new one was in its place.
 
-    Only who is the one writer of ``out`` may call it; see :class:`segcft.utils.lock.Lock`.
+    Only the one writer of ``out`` may call it; see :class:`segcft.utils.lock.Lock`.
     """
     old = _aside(out)
     if old.exists() and not out.exists():
@@ -103,7 +103,7 @@ def whole_folder(out: Path) -> Iterator[Path]:
     """
     recover(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(Code.EXISTS, out, "is there already, and not an empty folder; nothing in it is overwritten")
+        raise DataError(Code.EXISTS, out, "not an empty folder, and nothing in it is overwritten")
     with replaced_folder(out) as partial:
         yield partial
 
@@ -188,7 +188,7 @@ def _wait(path: Path, flags: int) -> None:
 
 
 def link(source: str | Path, path: str | Path) -> None:
-    """Have ``path`` hold what the file ``source`` does, once on the disk where its file system can do that."""
+    """Make ``path`` a hard link to the file ``source``, or a copy of it where the file system has no links."""
     path = Path(path)
     partial = partial_of(path)
     partial.parent.mkdir(parents=True, exist_ok=True)

@@ -19,5 +19,5 @@ def extra(module: str, what: object) -> Any:
     except ImportError as error:
         package = "pyvista" if module.startswith("vtkmodules") else module  # whose VTK it is
         raise DataError(
-            Code.NOT_INSTALLED, what, f"this needs {package} ({error}): pip install 'segcft[coronary]'"
+            Code.NOT_INSTALLED, what, f"it needs {package} ({error}): pip install 'segcft[coronary]'"
         ) from None

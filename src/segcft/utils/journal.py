@@ -24,7 +24,7 @@ class Journal:
         out: folder that it is in.
         settings: what a journal that was begun before must have, too.
         use: called with every entry of a journal that was begun before; what it raises where an entry is not one of
-            :meth:`add` (LookupError, TypeError, ValueError, AttributeError) is told as damage on entering.
+            :meth:`add` (LookupError, TypeError, ValueError, AttributeError) is an error on entering.
 
     Raises:
         DataError: on entering, ``out`` is something else, the settings differ, or the journal is damaged.
@@ -41,7 +41,7 @@ class Journal:
 
     def __enter__(self) -> Journal:
         if not self.path.is_file() and self.out.exists() and not (self.out.is_dir() and is_empty(self.out)):
-            raise DataError(Code.INVALID, self.out, "exists and was not begun by this command; choose another folder")
+            raise DataError(Code.EXISTS, self.out, "not begun by this command; choose another folder")
         with ExitStack() as stack:
             stack.enter_context(self._lock)
             if self.path.is_file():
@@ -116,9 +116,9 @@ class Journal:
         ]
         if changed:
             raise DataError(
-                Code.INVALID,
+                Code.OTHER,
                 self.out,
-                f"was begun with other settings: {'; '.join(changed)}. Remove it, or choose another folder",
+                f"begun with other settings: {'; '.join(changed)}. Remove it, or choose another folder",
             )
 
 

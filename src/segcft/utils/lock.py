@@ -25,7 +25,7 @@ class Lock:
 
     Raises:
         RunError: on entering, another process has it; the message says which.
-        WriteError: on entering, nobody can write there, or its file system has no locks.
+        WriteError: on entering, the folder cannot be written, or its file system has no locks.
     """
 
     def __init__(self, folder: Path, name: str = ".lock") -> None:
@@ -40,7 +40,7 @@ class Lock:
             self._lock.acquire(timeout=0)
         except Timeout:
             raise RunError(
-                Code.INVALID,
+                Code.BUSY,
                 self.folder,
                 f"another segcft is working here ({self._who()}); wait for it or choose another --out",
             ) from None
@@ -49,7 +49,7 @@ class Lock:
         self._depth += 1
         if self._depth == 1:
             # Not in the lock's own file, which other systems do not let others read. Courtesy only: a full disk is
-            # told by what cannot do without it.
+            # an error of what needs it.
             try:
                 self._holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
             except OSError:

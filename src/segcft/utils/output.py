@@ -1,4 +1,4 @@
-"""Where what a user asks for may be written: told at once, and not when all of it is computed."""
+"""Checks of where output may be written, before it is computed."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def check(path: Path, kinds: Sequence[str], mark: str, expected: str) -> None:
     named = path.suffix.lower() in kinds
     if path.is_dir():
         if named:
-            raise DataError(Code.INVALID, path, f"is a folder, though called like a file; {expected}")
+            raise DataError(Code.EXISTS, path, f"a folder has this name of a file; {expected}")
         if not is_empty(path) and not (path / mark).is_file():
             raise DataError(
-                Code.MISSING, path, f"is a folder of other things (without {mark}); choose a new or an empty one"
+                Code.EXISTS, path, f"the folder holds other things (no {mark}); choose a new or an empty one"
             )
     elif not named and path.suffix.lower() in FILES:
-        raise DataError(Code.INVALID, path, f"{expected}, not to {path.suffix}")
+        raise DataError(Code.UNSUPPORTED, path, f"{expected}, not to {path.suffix}")
     elif not named and path.exists():
-        raise DataError(Code.INVALID, path, f"is a file; {expected}")
+        raise DataError(Code.EXISTS, path, f"a file has this name; {expected}")

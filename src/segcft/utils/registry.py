@@ -16,9 +16,8 @@ T = TypeVar("T")
 class Registry(Mapping[str, T], Generic[T]):
     """Name -> thing: those of the package in the order of its modules, then others in the order of :meth:`add`.
 
-    The modules of ``package`` add theirs when they are imported, which the first look-up of a name that is not known
-    yet does. So do modules of other installed packages that have an entry point of the group ``segcft``, and scripts,
-    which call :meth:`add`.
+    The first look-up of an unknown name imports the modules of ``package``, which add theirs. So do other installed
+    packages, by an entry point of the group ``segcft``, and scripts, which call :meth:`add`.
 
     Args:
         kind: what they are, for errors: "measure".
@@ -49,7 +48,7 @@ class Registry(Mapping[str, T], Generic[T]):
             SegcftError: there is none.
         """
         if name not in self:
-            raise SegcftError(Code.UNKNOWN, self.field, f"{name!r} is no {self.kind} ({', '.join(self)})")
+            raise SegcftError(Code.UNKNOWN, self.field or self.kind, f"{name!r} is none of {', '.join(self)}")
         return self[name]
 
     def __getitem__(self, name: str) -> T:

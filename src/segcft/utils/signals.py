@@ -1,7 +1,7 @@
 """An orderly end on SIGTERM and SIGUSR1, which batch systems send before they take a machine away.
 
-Whoever asks for it with :func:`orderly_end` gets an exception, wherever the program is; a training holds it back until
-the step is done and its checkpoint written.
+Within :func:`orderly_end` a signal raises an exception, wherever the program is; a training holds it back until the
+step is done and its checkpoint written.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Terminated(SystemExit):
 
 @contextmanager
 def orderly_end() -> Iterator[None]:
-    """In here, :data:`ENDING` raise :class:`Terminated`. Only the main thread can ask for it; others change nothing."""
+    """In here, :data:`ENDING` raise :class:`Terminated`. Of use in the main thread alone."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -45,8 +45,8 @@ def orderly_end() -> Iterator[None]:
 
 @contextmanager
 def ignored_interrupts() -> Iterator[None]:
-    """Ctrl-C reaches every process of a terminal: those that are begun in here do not heed it. Of use in the main
-    thread alone, which is the only one that may change signals."""
+    """Processes that are begun in here ignore Ctrl-C, which reaches every process of a terminal. It works in the main
+    thread alone, the only one that may change signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -60,7 +60,7 @@ def ignored_interrupts() -> Iterator[None]:
 class HeldBack:
     """Signals that wait for a good moment: :meth:`deliver`. A context manager.
 
-    It holds back Ctrl-C and those of :data:`ENDING` for which somebody has set a handler; the others end the program as
+    It holds back Ctrl-C and those of :data:`ENDING` that have a handler; the others end the program as
     ever. A second Ctrl-C does not wait.
 
     Attributes:

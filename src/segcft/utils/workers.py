@@ -1,4 +1,4 @@
-"""Processes that work side by side: each does one task after another, and tells how far it is."""
+"""Processes that work side by side: each does one task after another, and reports its progress."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ T = TypeVar("T")
 Result = TypeVar("Result")
 
 PATIENCE = 30.0
-"""Seconds that a process which is to stop has to end in order, as a training does after its step."""
+"""Seconds that a process has to end in order, as a training does after its step."""
 
 
 class Workers(Generic[T, Result]):
     """Up to ``count`` processes, which are begun when there is something to do. A context manager, which ends them.
 
-    They end in order on SIGTERM, and at once with the process that began them. Ctrl-C they leave to that one. No shared
-    memory is needed. A script that uses them needs ``if __name__ == "__main__":``, since the processes import it.
+    They end in order on SIGTERM, and at once with their parent, to which they leave Ctrl-C. No shared memory is
+    needed. A script that uses them needs ``if __name__ == "__main__":``, since the processes import it.
 
     Args:
         count: processes, at most.
         begin: called once in every process, with its number from 0, its progress and ``arguments``; returns the
             function that does a task. All this, tasks and results can be pickled.
         arguments: of ``begin``.
-        progress: shows what the processes tell.
+        progress: shows that of the processes.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class _Worker:
             raise self._died() from None
 
     def hear(self, progress: Progress) -> list[Any]:
-        """Take one message; returns the result if it is one. What it tells of the work is shown on ``progress``."""
+        """Take one message; returns the result if it is one. Progress is shown on ``progress``."""
         try:
             kind, *content = self.connection.recv()
         except (EOFError, OSError):
@@ -152,7 +152,7 @@ class _Worker:
         )
 
     def end(self) -> None:
-        """Wait for the process, which was told to end. It can still tell of its last step meanwhile."""
+        """Wait for the process, which was asked to end. It can still report its last step meanwhile."""
         self.process.join(PATIENCE)
         self.connection.close()
         while self._shown:
@@ -173,7 +173,7 @@ def _work(connection: Connection, begin: Callable[..., Any], number: int, argume
             for task in _received(connection):
                 connection.send(("done", do(task)))
         except ConnectionError:
-            pass  # nobody is left to work for
+            pass  # the parent has ended
         except (SegcftError, OSError) as error:
             connection.send(("error", error))
         except Exception:
@@ -181,7 +181,7 @@ def _work(connection: Connection, begin: Callable[..., Any], number: int, argume
 
 
 def _received(connection: Connection) -> Iterator[Any]:
-    """The tasks that come, until nobody is left to give one."""
+    """The tasks that come, until the parent ends."""
     while True:
         try:
             task = connection.recv()

@@ -34,7 +34,7 @@ class Result(NamedTuple):
 
 
 class Words(NamedTuple):
-    """What a reader is told of a metric.
+    """The words of a metric, for readers of tables.
 
     ``label`` is its name in a table. ``explanation`` says what it is, after "label: " in a list or, of a metric of
     single structures, as the text below its table. ``heading`` is that of this table (default: title and direction).
@@ -80,14 +80,12 @@ class Metric(ABC):
 
     @abstractmethod
     def words(self, study: Study) -> Words:
-        """What a reader of the study's tables is told of it."""
+        """Its words in the study's tables."""
 
     def line(self, study: Study) -> str:
-        """Its words as a line of a list; "" where those of another metric tell of it."""
-        words, direction = (
-            self.words(study),
-            "" if self.better == "lower" else f" {_sentence(DIRECTIONS[self.better])}.",
-        )
+        """Its words as a line of a list; "" where those of another metric cover it."""
+        words = self.words(study)
+        direction = "" if self.better == "lower" else f" {_sentence(DIRECTIONS[self.better])}."
         return f"- {words.label}: {words.explanation}{direction}" if words.explanation else ""
 
     def heading(self, study: Study) -> str:

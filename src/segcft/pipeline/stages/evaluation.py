@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from segcft.config.study import Study
-from segcft.pipeline.judging import evaluate_people
+from segcft.pipeline.judging import evaluate_samples
 from segcft.pipeline.runner import Pipeline
 from segcft.pipeline.stage import STAGES, Stage, TrainingStage
 from segcft.utils.lock import Lock
 
 
 class Evaluation(Stage):
-    """Judges all methods on the people of the pipeline's part of the split; see :mod:`segcft.evaluate`."""
+    """Judges all methods on the samples of the pipeline's part of the split; see :mod:`segcft.evaluate`."""
 
     name, section = "evaluate", "evaluation"
 
@@ -26,7 +26,7 @@ class Evaluation(Stage):
     def make(self, pipeline: Pipeline) -> None:
         folder, device = self.record(pipeline).parent, pipeline.fabric.device
         with Lock(folder):  # which `segcft evaluate` also writes to
-            evaluate_people(pipeline.run, pipeline.store, folder, device, pipeline.progress, pipeline.split)
+            evaluate_samples(pipeline.run, pipeline.store, folder, device, pipeline.progress, pipeline.split)
 
 
 STAGES.add("evaluate", Evaluation())

@@ -18,15 +18,15 @@ from segcft.errors import Code, RunError
 from segcft.image_models.mechanism import MECHANISMS
 from segcft.image_models.objective import LikelihoodObjective
 from segcft.image_models.typicality import typical_ranges
-from segcft.pipeline.judging import UNKNOWN_PEOPLE
+from segcft.pipeline.judging import UNKNOWN_TRAINING
 from segcft.pipeline.runner import Pipeline
 from segcft.pipeline.stage import STAGES, Minimised, TrainingStage
 from segcft.training import artefact
 from segcft.utils.digest import key_of
 
 UNNAMED = ("two-stream", "causal-gen")
-"""Architectures whose names are in no key, as version 0.1.0 has it: no settings fit both of them. Of any other one the
-name is in the key, since its settings may be those of another."""
+"""Architectures whose names are left out of keys, as in version 0.1.0: their settings tell them apart. Others may share
+settings, so their names are in the keys."""
 
 
 class _ImageStage(TrainingStage):
@@ -74,27 +74,24 @@ class LikelihoodStage(_ImageStage):
         if "source" not in meta:
             return super().current_key(pipeline)
         if meta.get("settings_key") != self.key(pipeline):
-            raise RunError(
-                Code.OTHER,
-                "",
-                f"{self._adopted(pipeline)}, and the settings, the samples or segcft's version changed since: import "
-                "it again, or remove this file to train the image mechanism",
-            )
+            raise self._adopted(pipeline, Code.OTHER, " before the settings, the samples or segcft's version changed")
         return str(meta["key"])
 
     def forget(self, pipeline: Pipeline) -> None:
         if "source" in self.recorded(pipeline):
-            raise RunError(Code.INVALID, self._adopted(pipeline), "import it again, or remove this file to train it")
+            raise self._adopted(pipeline, Code.UNSUPPORTED)
         super().forget(pipeline)
 
-    def _adopted(self, pipeline: Pipeline) -> str:
-        source = self.recorded(pipeline)["source"]
-        return f"{self.record(pipeline)}: was imported from {source.get('checkpoint')}"
+    def _adopted(self, pipeline: Pipeline, code: Code, when: str = "") -> RunError:
+        """The error about a mechanism that came from elsewhere and cannot be made here."""
+        source = self.recorded(pipeline)["source"].get("checkpoint")
+        text = f"imported from {source}{when}; import it again, or remove this file to train the image mechanism"
+        return RunError(code, self.record(pipeline), text)
 
     def adopt(self, pipeline: Pipeline, load: Callable[[Any], dict[str, Any]]) -> None:
         """Take the mechanism from elsewhere instead of training it; the stage is then up to date.
 
-        What was not made here is never made anew in its stead.
+        A mechanism from elsewhere is never replaced by one that is trained here.
 
         Args:
             pipeline: of a run whose samples are imported.
@@ -108,12 +105,11 @@ class LikelihoodStage(_ImageStage):
         source = load(network)
         settings_key = self.key(pipeline)
         network.to(pipeline.fabric.device)
-        # Other weights from the same settings: what was made from those before must be made anew. Not the path: a
-        # checkpoint that was moved is the same.
+        # Other weights with the same settings are another part. The path is left out: a checkpoint may be moved.
         key = key_of(settings_key, source["sha256"], source["parents"])
         self.keep(pipeline, network, key, {}, start, {"source": source, "settings_key": settings_key})
         self._drop_checkpoint(pipeline)
-        pipeline.progress.note(f"warning: {UNKNOWN_PEOPLE}")
+        pipeline.progress.note(f"warning: {UNKNOWN_TRAINING}")
 
 
 class FinetuningStage(_ImageStage):

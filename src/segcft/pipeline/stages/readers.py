@@ -54,7 +54,7 @@ class JudgeStage(SegmentorStage):
             raise RunError(
                 Code.LEAK,
                 judge,
-                f"has the weights of {guide.name}: a judge that is the guide proves nothing; remove the file "
+                f"it has the weights of {guide.name}, and a judge that is the guide proves nothing; remove this file "
                 "and train it from a seed of its own: `segcft judge`",
             )
 

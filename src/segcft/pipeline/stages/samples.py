@@ -11,7 +11,7 @@ from segcft.pipeline.stage import STAGES, Stage
 
 
 class Import(Stage):
-    """Fills the run's store. Its key is the fingerprint of the samples: who they are, and not where they are from."""
+    """Fills the run's store. Its key is the fingerprint of the samples, wherever they are from."""
 
     name, section = "import", "data"
 
@@ -22,7 +22,7 @@ class Import(Stage):
         return import_record(pipeline.run)
 
     def current_key(self, pipeline: Pipeline) -> str | None:
-        return pipeline.keys.get(self.name)  # nobody knows it before :meth:`run` has looked at the files
+        return pipeline.keys.get(self.name)  # unknown before :meth:`run` has read the files
 
     def run(self, pipeline: Pipeline) -> bool:
         made = False
