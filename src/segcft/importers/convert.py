@@ -179,9 +179,9 @@ def convert(
                 warning = f"\n{summary.warning}\n" if summary.warning else ""
                 partial.write_text(f"{summary}\n{warning}", encoding="utf-8")
     except OSError as error:
-        raise DataError(Code.FAILED, out, f"the conversion stopped ({error})") from None
+        raise DataError(Code.NOT_WRITABLE, out, f"the conversion stopped ({error})") from None
     if not sum(summary.samples.values()):
-        raise DataError(Code.INVALID, out, f"no image could be converted; rejected.csv there says why\n{summary}")
+        raise DataError(Code.EMPTY, out, f"no image could be converted; rejected.csv there says why\n{summary}")
     return summary
 
 

@@ -120,9 +120,8 @@ class _Folder:
             if not folder.is_dir():
                 raise DataError(Code.MISSING, folder, f"no such folder (data.{key})")
         if study.image.channels not in (1, 3):
-            raise DataError(
-                Code.INVALID, "image.channels", f"image files have 1 or 3 channels, not {study.image.channels}"
-            )
+            why = f"image files have 1 or 3 channels, not {study.image.channels}"
+            raise DataError(Code.UNSUPPORTED, "image.channels", why)
         self._check_names("columns", self.spec.columns, study.variables)
         self._check_names("may_be_absent", self.spec.may_be_absent, study.structures)
         self.split_column = self.spec.split if split is None else None
@@ -132,11 +131,9 @@ class _Folder:
         self._first_lines: dict[str, int] = {}  # of each id
         for name in self.spec.columns:
             if name in study.measured:
-                raise DataError(
-                    Code.INVALID, f"data.columns.{name}", "areas are measured from the masks, not read from the table"
-                )
-        # Areas are measured from the masks, so every other variable is a column.
-        self.columns = {
+                why = "areas are measured from the masks, not read from the table"
+                raise DataError(Code.CONFLICT, f"data.columns.{name}", why)
+        self.columns = {  # of all variables but those that are measured from masks
             name: self.spec.columns.get(name, name) for name in study.variables if name not in study.measured
         }
 
@@ -270,13 +267,12 @@ class _Folder:
         if self.spec.patient is None and found.patient is not None:
             use = f"column {found.patient!r} has patients with several images"
             if self.forced_split is None:
-                raise DataError(
-                    Code.MISSING,
-                    self.table,
-                    f"{use}, and without data.patient each image would be a person, in training or in "
-                    f"test by itself. Add 'patient: {found.patient}' to the study's data section, or "
-                    f"'patient: {self.spec.id}' if it is something else",
+                why = (
+                    f"{use} in {self.table}, and without this key each image would be a subject of its own, in "
+                    f"training or in test. Add 'patient: {found.patient}' to the study's data section, or "
+                    f"'patient: {self.spec.id}' if it is something else"
                 )
+                raise DataError(Code.MISSING, "data.patient", why)
             self.patient_column = found.patient
             self.remarks.append(Remark("patients", f"{self.table}: {use}, which the study does not name: it is used"))
         elif self.spec.patient is None:
@@ -299,7 +295,7 @@ class _Folder:
         for lines in parts.values():
             if len(lines) > 1:  # lines of the table name the patient, and no log does
                 where = " and ".join(f"{part} (line {line})" for part, line in lines.items())
-                raise DataError(Code.INVALID, self.table, f"column {column!r}: one patient is in {where}")
+                raise DataError(Code.CONFLICT, f"{self.table}: column {column!r}", f"one patient is in {where}")
 
     def _check_names(self, key: str, names: Iterable[str], known: Iterable[str]) -> None:
         for name in names:

@@ -125,13 +125,11 @@ def read_clinical(paths: Sequence[Path]) -> tuple[dict[str, Mapping[str, Value] 
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise DataError(
-                Code.UNREADABLE, path, f"cannot read this text file ({error.strerror}) (--clinical)"
-            ) from None
+            raise DataError(Code.UNREADABLE, path, f"cannot read this file ({error.strerror}) (--clinical)") from None
         digest.update(content)
         found = parse_clinical(content.decode("utf-8", errors="replace"))
         if not found:
-            raise DataError(Code.INVALID, path, "names no image of JSRT like JPCLN001.IMG (--clinical)")
+            raise DataError(Code.EMPTY, path, "names no image of JSRT like JPCLN001.IMG (--clinical)")
         for id, attributes in found:
             if id in people and people[id] != attributes:
                 attributes = Excluded("clinical data unclear", f"{path}: {id} is there before, with other data")
@@ -273,21 +271,15 @@ def named_by_image_side(
                 by_patient.append(left > right)
                 heart_left.append(heart > (left + right) / 2)
     if not by_patient:
-        raise DataError(Code.INVALID, folder, "the masks of lungs and heart of no image could be read (--masks)")
+        raise DataError(Code.UNREADABLE, folder, "no image has masks of lungs and heart that can be read (--masks)")
     if sum(heart_left) * 2 < len(heart_left):
-        raise DataError(
-            Code.INVALID,
-            folder,
-            f"{len(heart_left) - sum(heart_left)} of {len(heart_left)} hearts are nearer to the lung on the "
-            "left of the image: the masks are mirrored (--masks)",
-        )
+        count = f"{len(heart_left) - sum(heart_left)} of {len(heart_left)}"
+        why = f"{count} hearts are nearer to the lung on the left of the image: the masks are mirrored (--masks)"
+        raise DataError(Code.CONFLICT, folder, why)
     if any(by_patient) and not all(by_patient):
-        raise DataError(
-            Code.INVALID,
-            folder,
-            f"of {len(by_patient)} images {sum(by_patient)} have the mask named 'left lung' on the right, as "
-            "SCR does, and the others on the left (--masks)",
-        )
+        count = f"of {len(by_patient)} images {sum(by_patient)}"
+        why = f"{count} have 'left lung' on the right, as SCR does, and the others on the left (--masks)"
+        raise DataError(Code.CONFLICT, folder, why)
     return not by_patient[0]
 
 
@@ -361,5 +353,5 @@ class _Reader:
 
 def _claim(found: dict[Key, Path], key: Key, path: Path, option: str) -> None:
     if key in found:
-        raise DataError(Code.INVALID, path, f"is also {found[key]}; name the folder of one of them ({option})")
+        raise DataError(Code.DUPLICATE, path, f"is also {found[key]}; name the folder of one of them ({option})")
     found[key] = path

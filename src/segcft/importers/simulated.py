@@ -56,16 +56,13 @@ def make_simulator(study: Study) -> Simulator:
     make = getattr(importlib.import_module(module), name)
     size, field = study.image.size, study.image.field_of_view
     if field and not math.isclose(field[0] * size[1], field[1] * size[0], rel_tol=1e-6):
-        raise DataError(
-            Code.INVALID,
-            "image.field_of_view",
-            f"{study.data.source} draws square pixels, not {field[0] / size[0]:g} x "
-            f"{field[1] / size[1]:g} {study.image.length_unit}",
-        )
+        pixel = f"{field[0] / size[0]:g} x {field[1] / size[1]:g} {study.image.length_unit}"
+        why = f"{study.data.source} draws square pixels, not {pixel}"
+        raise DataError(Code.UNSUPPORTED, "image.field_of_view", why)
     try:
         simulator: Simulator = make(study.image.size, study.image.cell_size)
     except ValueError as error:
-        raise DataError(Code.INVALID, study.data.source, f"{error}") from None
+        raise DataError(Code.UNSUPPORTED, "image", f"{study.data.source}: {error}") from None
     return simulator
 
 
@@ -111,7 +108,7 @@ def import_simulated(
             try:
                 writer.append(id, id, part, image[None], masks[order], attributes, {"person": person})
             except ValueError as error:  # a variable of another kind, or with other categories
-                raise DataError(Code.INVALID, "variables", f"{study.data.source}: {error}") from None
+                raise DataError(Code.CONFLICT, "variables", f"{study.data.source}: {error}") from None
         parts = expected_parts(study.splits) if split is None else (split,)
         writer.check_parts(parts, study.data.source, "simulate more people, or change the seed or shares in 'splits'")
     return Store(out)
@@ -125,12 +122,12 @@ def mask_order(study: Study, simulator: Simulator) -> list[int]:
     """
     source = study.data.source
     if study.image.channels != 1:
-        raise DataError(Code.INVALID, "image.channels", f"{source} draws 1 channel, not {study.image.channels}")
+        raise DataError(Code.UNSUPPORTED, "image.channels", f"{source} draws 1 channel, not {study.image.channels}")
     for name in study.variables:
         if name not in simulator.variables:
             raise DataError(Code.UNKNOWN, f"variables.{name}", f"{source} has only {', '.join(simulator.variables)}")
     areas = [f"{structure}_area" for structure in simulator.structures]
     for name, structure in study.structures.items():
         if structure.variable not in areas:
-            raise DataError(Code.INVALID, f"structures.{name}.variable", f"areas of {source} are {', '.join(areas)}")
+            raise DataError(Code.UNKNOWN, f"structures.{name}.variable", f"areas of {source} are {', '.join(areas)}")
     return [areas.index(variable) for variable in study.measured]

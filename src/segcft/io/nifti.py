@@ -10,11 +10,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from segcft.errors import Code, DataError
 from segcft.io.extent import extent_of
 from segcft.io.reject import Rejected
 from segcft.io.source import Source, check_size
 from segcft.io.turn import AS_STORED
+from segcft.utils.extra import extra
 
 NIFTI = (".nii", ".nii.gz")
 
@@ -94,12 +94,7 @@ def read_nifti(path: Source, axes: Axes | None = None) -> NiftiImage:
         DataError: NiBabel is not installed.
         Rejected: the file cannot be read, or holds more than one image.
     """
-    try:
-        import nibabel
-    except ImportError as error:
-        raise DataError(
-            Code.NOT_INSTALLED, path, f"this needs nibabel ({error}): pip install 'segcft[nifti]'"
-        ) from None
+    nibabel = extra("nibabel", path, "nifti")
     try:
         content = _content(path)
         kind = nibabel.Nifti2Image if content[4:8] == b"n+2\0" else nibabel.Nifti1Image

@@ -144,7 +144,7 @@ def inspect(path: str | Path) -> dict[str, Any] | None:
         if record is not None and not isinstance(record, dict):
             raise ValueError("expected a mapping")
     except Rejected as error:
-        raise DataError(Code.INVALID, "", str(error)) from None
+        raise DataError(Code.UNREADABLE, path, str(error).removeprefix(f"{path}: ")) from None
     except ValueError as error:
         raise DataError(Code.DAMAGED, path, f"what it says of its origin is damaged ({error})") from None
     except Exception as error:  # Pillow's readers raise almost anything over a broken file

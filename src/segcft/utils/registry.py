@@ -49,8 +49,7 @@ class Registry(Mapping[str, T], Generic[T]):
             SegcftError: there is none.
         """
         if name not in self:
-            where = f"{self.field}: " if self.field else ""
-            raise SegcftError(Code.UNKNOWN, "", f"{where}{name!r} is no {self.kind} ({', '.join(self)})")
+            raise SegcftError(Code.UNKNOWN, self.field, f"{name!r} is no {self.kind} ({', '.join(self)})")
         return self[name]
 
     def __getitem__(self, name: str) -> T:
@@ -72,6 +71,8 @@ class Registry(Mapping[str, T], Generic[T]):
             for plugin in entry_points(group="segcft"):
                 plugin.load()
             place = {module: k for k, module in enumerate(modules)}
-            ordered = sorted(self._things.items(), key=lambda item: place.get(item[1].__module__, len(place)))
+            ordered = sorted(
+                self._things.items(), key=lambda item: place.get(getattr(item[1], "__module__", ""), len(place))
+            )
             self._things = dict(ordered)  # whoever imports a module first does not change it
         return self._things
