@@ -371,8 +371,9 @@ def test_several_values_are_one_text_and_a_line_is_no_image(tmp_path: Path) -> N
     found = open_dicom(save(tmp_path / "odd.dcm", header), pixels=False)
     assert text_of(found, "BodyPartExamined") == "CHEST\\ABDOMEN"
     assert text_of(found, "StudyDescription") is None
-    with pytest.raises(Excluded, match=r"odd.dcm: pixels of 1e-05 x 0.2"):
+    with pytest.raises(Excluded) as caught:
         aspect(found)
+    assert caught.value.kind == "implausible pixel shape"
 
 
 @given(number=st.integers(0, 130), unit=st.sampled_from("YMWD"))

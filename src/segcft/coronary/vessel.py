@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +14,7 @@ from segcft.coronary.centreline import Centreline
 from segcft.coronary.plaque import NO_LUMEN, Threshold
 from segcft.coronary.reformation import TOO_SHORT, Reformation
 from segcft.coronary.surface import Surface
-from segcft.io.reject import Excluded, Rejected
+from segcft.io.reject import Excluded, Rejected, about
 from segcft.io.space import AS_SAID, FRAMES, Frame
 from segcft.io.vesselfile import Line, read_centreline, read_surface
 from segcft.io.volume import OUTSIDE, Volume
@@ -240,14 +239,3 @@ def _check_wall(lumen: NDArray[np.float64], wall: NDArray[np.float64]) -> None:
     outside = float(np.maximum(lumen - wall, 0).sum() / max(lumen.sum(), 1e-9))
     if outside > MOST_OUTSIDE:
         raise Excluded(CROSSING, f"{outside:.0%} of the lumen is outside of this mesh; are they exchanged?")
-
-
-@contextmanager
-def about(path: Path, kind: str = "") -> Iterator[None]:
-    """Name ``path`` in what is raised, unless it is named there, and the ``kind`` of reason."""
-    try:
-        yield
-    except Rejected as reason:
-        text = str(reason)
-        text = text if text.startswith(str(path)) else f"{path}: {text}"
-        raise Excluded(reason.kind if isinstance(reason, Excluded) else kind, text) from None

@@ -19,14 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcft.coronary.plaque import STRUCTURES, Threshold, split
-from segcft.coronary.vessel import LINE_COLUMN, MESH_COLUMN, Crop, Files, Traced, about
+from segcft.coronary.vessel import LINE_COLUMN, MESH_COLUMN, Crop, Files, Traced
 from segcft.data import attributes
 from segcft.data.splits import PARTS
 from segcft.errors import Code, DataError
 from segcft.importers.convert import Converted, Summary, Value, convert
 from segcft.importers.shared import Shared
 from segcft.io.nifti import NIFTI
-from segcft.io.reject import Excluded
+from segcft.io.reject import Excluded, about
 from segcft.io.space import Frame, parse_frame
 from segcft.io.volume import Volume
 from segcft.io.volumefile import read_volume

@@ -137,7 +137,7 @@ def inspect(path: str | Path) -> dict[str, Any] | None:
 
             text = _dicom_record(open_dicom(path, pixels=False))
         else:
-            with path.open("rb") as opened, open_picture(path, opened) as file:
+            with path.open("rb") as opened, open_picture(opened) as file:
                 file.load()  # some text of a PNG file comes after its pixels
                 text = file.info.get(KEY) or _comment(file.info.get("comment", b""))
         record = None if text is None else json.loads(text)
