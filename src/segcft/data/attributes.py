@@ -143,7 +143,7 @@ def is_age(name: str, variable: Variable) -> bool:
 
 
 def believed_range(name: str, variable: Variable) -> tuple[float, float]:
-    """The least and the largest number that can be a person's value: the variable's ``range``, which is 0 to
+    """The least and the largest number that a value can be: the variable's ``range``, which is 0 to
     :data:`OLDEST` of an age unless the study says another one. 999 and -1 are ways to say that an age is not known."""
     return variable.range or ((0, OLDEST) if is_age(name, variable) else (-math.inf, math.inf))
 

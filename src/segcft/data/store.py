@@ -7,7 +7,7 @@ A store is a folder, which :class:`segcft.data.writer.StoreWriter` writes::
     masks.u8       raw uint8 (N, S, H, W), coverage: 255 where a pixel lies wholly inside the structure
     table.parquet  one row a sample: id, patient, split, every variable, extra columns
     rejected.csv   id and reason of every sample that was left out
-    warnings.csv   id, kind and text of what is to be told of samples that are used; no id: of the whole data set
+    warnings.csv   id, kind and text of of remarks on samples that are used; no id: on the whole data set
 
 The raw files are memory-mapped, so a store may be larger than memory and opens at once.
 """
@@ -84,7 +84,7 @@ class Store:
 
     @cached_property
     def remarks(self) -> pd.DataFrame:
-        """``id``, ``kind`` and ``text`` of what is to be told of the samples that the import took; the id is "" where
+        """``id``, ``kind`` and ``text`` of remarks on the samples that the import took; the id is "" where
         it is of the data set as a whole.
 
         Raises:

@@ -67,7 +67,7 @@ class StoreWriter:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:
-            with suppress(OSError):  # of a full disk, which was told
+            with suppress(OSError):  # of a full disk, which has been reported
                 self._opened.__exit__(kind, value, trace)
             return
         try:
@@ -131,7 +131,7 @@ class StoreWriter:
         self._rejected.append((id, reason))
 
     def remark(self, id: str, remarks: Iterable[Remark]) -> None:
-        """Note what is to be told of the sample ``id`` though it is used, or, with an ``id`` of "", of the data set."""
+        """Note remarks on the sample ``id``, which is used; on the data set as a whole where ``id`` is ""."""
         self._remarks += [(id, *remark) for remark in remarks]
 
     def check_parts(self, parts: Iterable[str], source: str, remedy: str) -> None:

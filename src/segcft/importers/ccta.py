@@ -196,8 +196,8 @@ class _Reader:
         coverage = split(seen.hu, seen.lumen, seen.wall, seen.calcium)
         found = (vessel.id, item.angle, round(seen.mean, 1), round(seen.calcium, 1))
         known: dict[str, Value] = {**vessel.attributes, **dict(zip(WRITTEN, found, strict=True))}
-        flags, told = to_bits(coverage), volume().remarks
-        return Converted(item.id, vessel.patient, image, flags, known, vessel.split, remarks=told)
+        remarks = volume().remarks
+        return Converted(item.id, vessel.patient, image, to_bits(coverage), known, vessel.split, remarks=remarks)
 
 
 def _read_volume(path: Path) -> Volume:

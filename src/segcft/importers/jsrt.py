@@ -1,8 +1,8 @@
 """JSRT (Shiraishi et al. 2000) in its own format, with the masks of SCR (van Ginneken et al. 2006).
 
-Three downloads meet here: 247 raw images, a text file each on the people with a nodule (``CLNDAT_EN.TXT``) and on
+Three downloads meet here: 247 raw images, a text file each on the subjects with a nodule (``CLNDAT_EN.TXT``) and on
 those without (``CNNDAT_EN.TXT``), and SCR's outlines of lungs and heart as GIF files. Every image is of another
-person.
+subject.
 """
 
 from __future__ import annotations
@@ -59,15 +59,15 @@ def convert_jsrt(options: JSRT, out: Path, progress: Progress | None = None) -> 
     """
     files = find_images(options.images)
     outlines = find_masks(options.masks)
-    people, digest = read_clinical(options.clinical)
-    ids = sorted({*files, *people})
+    records, digest = read_clinical(options.clinical)
+    ids = sorted({*files, *records})
     wanted = [id for id in ids if all((name, id) in outlines for name in _FOLDERS)]
     swapped = named_by_image_side(outlines, wanted, options.masks, progress)
     plausibility = options.plausibility or Plausibility()
     return convert(
         [_Item(id) for id in ids],
         len(ids),
-        _Reader(options, files, outlines, people, swapped, plausibility).read,
+        _Reader(options, files, outlines, records, swapped, plausibility).read,
         out,
         settings={
             **options.settings,
@@ -119,7 +119,7 @@ def read_clinical(paths: Sequence[Path]) -> tuple[dict[str, Mapping[str, Value] 
     Raises:
         DataError: a file cannot be read, or names no image.
     """
-    people: dict[str, Mapping[str, Value] | Rejected] = {}
+    records: dict[str, Mapping[str, Value] | Rejected] = {}
     digest = hashlib.sha256()
     for path in paths:
         try:
@@ -131,12 +131,12 @@ def read_clinical(paths: Sequence[Path]) -> tuple[dict[str, Mapping[str, Value] 
         if not found:
             raise DataError(Code.EMPTY, path, "names no image of JSRT like JPCLN001.IMG (--clinical)")
         for id, attributes in found:
-            if id in people and people[id] != attributes:
+            if id in records and records[id] != attributes:
                 attributes = Excluded("clinical data unclear", f"{path}: {id} is there before, with other data")
             elif isinstance(attributes, Excluded):
                 attributes = Excluded(attributes.kind, f"{path}: {attributes}")
-            people[id] = attributes
-    return people, digest.hexdigest()
+            records[id] = attributes
+    return records, digest.hexdigest()
 
 
 def parse_clinical(text: str) -> list[tuple[str, Mapping[str, Value] | Excluded]]:
@@ -317,12 +317,12 @@ class _Reader:
     options: JSRT
     files: Mapping[str, Path]
     outlines: Mapping[tuple[str, str], Path]
-    people: Mapping[str, Mapping[str, Value] | Rejected]
+    records: Mapping[str, Mapping[str, Value] | Rejected]
     swapped: bool
     plausibility: Plausibility
 
     def read(self, item: _Item) -> Converted | Rejected:
-        attributes = self.people.get(item.id) or Excluded("no clinical data", f"no clinical file names {item.id}")
+        attributes = self.records.get(item.id) or Excluded("no clinical data", f"no clinical file names {item.id}")
         if isinstance(attributes, Rejected):
             return attributes
         if item.id not in self.files:

@@ -1,4 +1,4 @@
-"""Import of simulated people: the data set whose causal model and true counterfactuals are known."""
+"""Import of simulated subjects: the data set whose causal model and true counterfactuals are known."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from segcft.utils.progress import Progress
 
 
 class Simulator(Protocol):
-    """What a simulator offers. All about a person follows from one number.
+    """What a simulator offers. All about a subject follows from one number.
 
     ``structures`` are in the order of the masks; the area of one is the variable ``<structure>_area``.
     """
@@ -32,7 +32,7 @@ class Simulator(Protocol):
     structures: tuple[str, ...]
 
     def attributes(self, person: int, do: Mapping[str, float | str] | None = None) -> dict[str, float | str]:
-        """Every variable of the person, with those in ``do`` set from outside."""
+        """Every variable of the subject, with those in ``do`` set from outside."""
 
     def render(self, person: int, attributes: Mapping[str, float | str]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Image (H, W) and coverage of each structure (S, H, W), 255 where a pixel is wholly inside."""
@@ -76,18 +76,18 @@ def import_simulated(
     shard: Shard | None = None,
     progress: Progress | None = None,
 ) -> Store:
-    """Draw people from the simulator that ``study.data`` names and write them to the store ``out``.
+    """Draw subjects from the simulator that ``study.data`` names and write them to the store ``out``.
 
-    The person with a given index is the same however many are drawn. The extra column ``person`` of the
-    store's table is the number that the simulator knows the person by, for the true counterfactual.
+    The subject with a given index is the same however many are drawn. The extra column ``person`` of the
+    store's table is the number that the simulator knows the subject by, for the true counterfactual.
 
     Args:
         study: whose ``data`` is of a simulator.
         out: the store's folder; an older store there is replaced once the new one is complete.
-        people, seed: in place of those in the study, e.g. another seed for people that nobody has seen.
-        split: put everybody in this part.
-        shard: draw this share of the people only; see :func:`segcft.data.shards.join`.
-        progress: wraps the loop over people: ``progress(iterable, total, description) -> iterable``.
+        people, seed: in place of those in the study, e.g. another seed for subjects that no stage has seen.
+        split: put every subject in this part.
+        shard: draw this share of the subjects only; see :func:`segcft.data.shards.join`.
+        progress: wraps the loop over subjects: ``progress(iterable, total, description) -> iterable``.
 
     Raises:
         DataError: the study has a variable or structure that the simulator does not, or a part is empty.
@@ -99,7 +99,7 @@ def import_simulated(
     order = mask_order(study, simulator)
     indices = range(people) if shard is None else shard.of(range(people))
     with StoreWriter(out, study, partial=shard is not None) as writer:
-        for index in (progress or Progress())(indices, len(indices), "Simulating people"):
+        for index in (progress or Progress())(indices, len(indices), "Simulating subjects"):
             id = person_id(seed, index)
             person = person_number(seed, index)
             attributes = simulator.attributes(person)
@@ -110,7 +110,7 @@ def import_simulated(
             except ValueError as error:  # a variable of another kind, or with other categories
                 raise DataError(Code.CONFLICT, "variables", f"{study.data.source}: {error}") from None
         parts = expected_parts(study.splits) if split is None else (split,)
-        writer.check_parts(parts, study.data.source, "simulate more people, or change the seed or shares in 'splits'")
+        writer.check_parts(parts, study.data.source, "simulate more subjects, or change the seed or shares in 'splits'")
     return Store(out)
 
 

@@ -1,4 +1,4 @@
-"""Reading one DICOM file: its grey values as they are meant to be seen, and what the header says of the person.
+"""Reading one DICOM file: its grey values as they are meant to be seen, and what the header says of the patient.
 
 Of DICOM's objects those are read that are a single grey image, like a radiograph (CR, DX) or a slice. Whatever is
 wrong with a file is an :class:`~segcft.io.reject.Excluded`, which names its kind.
@@ -45,7 +45,7 @@ class Shown(NamedTuple):
     turn: Turn
     """How the stored pixels were turned."""
     remarks: tuple[Remark, ...]
-    """What is to be told of the file though it is read."""
+    """Remarks on the file."""
     measured: bool
     """Image Orientation (Patient) says how it lies, and not Patient Orientation alone."""
 

@@ -72,7 +72,7 @@ def decode(dataset: FileDataset, remarks: list[Remark]) -> Stored:
 
     Args:
         dataset: from :func:`segcft.io.dicomfile.open_dicom`.
-        remarks: gets what is to be told of the pixels.
+        remarks: gets remarks on the pixels.
 
     Raises:
         Excluded: it holds something else, is compressed and there is no decoder, or is damaged.
@@ -154,12 +154,8 @@ def _native(dataset: FileDataset, syntax: UID, layout: Layout, remarks: list[Rem
         found = f"holds {len(data)} bytes of pixels, expected {expected}"
         raise Unreadable("damaged file", f"cut off, or of another size than its header says: {found}")
     if len(data) > expected + expected % 2:
-        remarks.append(
-            Remark(
-                "more pixels than its header says",
-                f"holds {len(data)} bytes of pixels, expected {expected}: those after them are not read",
-            )
-        )
+        text = f"holds {len(data)} bytes of pixels, expected {expected}: those after them are not read"
+        remarks.append(Remark("more pixels than its header says", text))
     if layout.allocated == 8 and not syntax.is_little_endian and dataset["PixelData"].VR == "OW":
         data = np.frombuffer(data[: len(data) // 2 * 2], "<u2").byteswap().tobytes()  # bytes that were written as words
     dtype = layout.dtype.newbyteorder("<" if syntax.is_little_endian else ">")
@@ -257,10 +253,8 @@ def _remark_on_other_bits(
     odd = (found != 0) & (found != signs)
     count = int(np.count_nonzero(odd if padding is None else odd & ~padding))
     if count:
-        remarks.append(
-            Remark(
-                "bits that are not stored",
-                f"{count} pixels have more than the {layout.stored} bits up to bit {layout.high} that its "
-                "header says: the others are left out; if the image is noise, correct BitsStored and HighBit",
-            )
+        text = (
+            f"{count} pixels have more than the {layout.stored} bits up to bit {layout.high} that its "
+            "header says: the others are left out; if the image is noise, correct BitsStored and HighBit"
         )
+        remarks.append(Remark("bits that are not stored", text))

@@ -78,7 +78,7 @@ class ImageFile(NamedTuple):
     person: Mapping[str, float | str | None]
     """Of a DICOM file: see :func:`segcft.io.dicom.person`."""
     remarks: tuple[Remark, ...] = ()
-    """What is to be told of the file though it is read."""
+    """Remarks on the file."""
     placed: Placed = PICTURE
     """What the file says of how it lies, which its mask has to fit."""
     turn: Turn = AS_STORED

@@ -48,7 +48,7 @@ class MaskFile(NamedTuple):
     """The file says that 0 is white."""
     placed: Placed
     remarks: tuple[Remark, ...] = ()
-    """What is to be told of the file."""
+    """Remarks on the file."""
 
 
 class Masks(NamedTuple):
@@ -57,7 +57,7 @@ class Masks(NamedTuple):
     coverage: NDArray[np.float64]
     """Of each structure, (S, H, W) in [0, 1], at the resolution of the files."""
     remarks: tuple[Remark, ...]
-    """What is to be told of the files though they are read."""
+    """Remarks on the files."""
 
 
 def read_masks(

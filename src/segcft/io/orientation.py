@@ -69,7 +69,7 @@ def turn_to_see(header: Any, view: str | None, remarks: list[Remark]) -> Turn:
     Args:
         header: its elements.
         view: its projection, see :func:`segcft.io.dicom.view`.
-        remarks: gets what is to be told: that it is turned, or that a header is not understood and it is not.
+        remarks: gets remarks: that it is turned, or that a header is not understood and it is not.
 
     Returns:
         As stored where the header does not say, as most radiographs' does not, and of mammograms, which are looked at
@@ -89,23 +89,19 @@ def turn_to_see(header: Any, view: str | None, remarks: list[Remark]) -> Turn:
     said = _text(directions)
     plane = {letter if letter in SEEN else _OPPOSITE[letter] for letter in directions}
     if view in _PLANES and plane != set(_PLANES[view]):
-        remarks.append(
-            Remark(
-                "orientation does not fit the view",
-                f"its view is {view}, but rows and columns run to {said}, which is another plane: taken as "
-                "stored; correct PatientOrientation or ViewPosition",
-            )
+        text = (
+            f"its view is {view}, but rows and columns run to {said}, which is another plane: taken as "
+            "stored; correct PatientOrientation or ViewPosition"
         )
+        remarks.append(Remark("orientation does not fit the view", text))
         return AS_STORED
     turn = turn_of(*directions)
     if turn != AS_STORED:
-        remarks.append(
-            Remark(
-                "turned",
-                f"rows and columns run to {said} by its header: {turn} to be seen as usual, and a mask of its "
-                "stored pixels with it",
-            )
+        text = (
+            f"rows and columns run to {said} by its header: {turn} to be seen as usual, and a mask of its "
+            "stored pixels with it"
         )
+        remarks.append(Remark("turned", text))
     return turn
 
 

@@ -59,7 +59,7 @@ class Pixels(NamedTuple):
     alpha: NDArray[np.float64] | None = None
     """Opacity (H, W) in [0, 1]; None where the file has none, or the same everywhere."""
     remarks: tuple[Remark, ...] = ()
-    """What is to be told of the file."""
+    """Remarks on the file."""
 
 
 def read_picture(path: Source, labels: bool = False) -> Pixels:

@@ -17,7 +17,7 @@ class Rejected(Exception):  # noqa: N818 - an outcome of reading a sample, not a
 
 
 class Remark(NamedTuple):
-    """A sample is used, and something about its files is to be told, since it may not be what the user means."""
+    """A sample is used, and its files may not be what the user means."""
 
     kind: str
     """What remarks are counted by, e.g. ``"no pixel spacing"``."""

@@ -71,13 +71,11 @@ def as_file_says(
         return (values - centre) / width + 0.5
     whole = np.array_equal(values, np.rint(values))
     if width < 1 or (not whole and (width == 1 or (not function and width < NARROW))):
-        remarks.append(
-            Remark(
-                "window taken as exact",
-                f"its window is {width:g} wide, and linear windows are of whole numbers: taken as if "
-                "VOILUTFunction said LINEAR_EXACT",
-            )
+        text = (
+            f"its window is {width:g} wide, and linear windows are of whole numbers: taken as if "
+            "VOILUTFunction said LINEAR_EXACT"
         )
+        remarks.append(Remark("window taken as exact", text))
         return (values - centre) / width + 0.5
     if width == 1:
         return (values > centre - 0.5).astype(np.float32)

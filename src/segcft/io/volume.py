@@ -26,7 +26,7 @@ class Volume:
         affine: (4, 4), from a voxel's index, whole numbers at its centre, to mm in LPS, DICOM's patient coordinates.
         slope: Hounsfield units are ``slope * value + intercept``.
         intercept: see ``slope``.
-        remarks: what is to be told of its files though they are read.
+        remarks: remarks on its files.
     """
 
     values: NDArray[Any]

@@ -80,7 +80,7 @@ class Measurements:
         """The numbers of soft masks (B, S, *size), (B, M), as they are reported.
 
         A structure that may be absent is so where no element is likelier inside than not: a sum of probabilities never
-        is 0, and nobody in training had a structure of which there is nothing to see.
+        is 0, and no training subject had a structure that cannot be seen.
         """
         found = self.estimate(masks)
         if not any(one.may_be_absent for one in self.all):
