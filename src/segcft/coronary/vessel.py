@@ -175,11 +175,11 @@ class Crop:
             calcium = self.threshold.of(hu, lumen)
             mean = float((hu * lumen).sum() / lumen.sum())
             if mean < LEAST_LUMEN:
-                raise Excluded(
-                    DARK,
+                why = (
                     f"the lumen has {mean:.0f} HU on average, expected {LEAST_LUMEN:g} or more: the mesh may not "
-                    "lie where the vessel is in the volume",
+                    "lie where the vessel is in the volume"
                 )
+                raise Excluded(DARK, why)
         return Straightened(hu, lumen, wall, mean, calcium)
 
     def _elsewhere(self, traced: Traced, volume: Callable[[], Volume], angle: float) -> str:
@@ -215,11 +215,11 @@ def _check_lumen(lumen: NDArray[np.float64]) -> None:
     """
     columns = np.nonzero(lumen.max(axis=0) > 0)[0]
     if len(columns) and (length := (columns[-1] - columns[0] + 1) / lumen.shape[1]) < LEAST_LENGTH:
-        raise Excluded(
-            SHORT_MESH,
+        why = (
             f"from the first to the last that the mesh is in are {length:.0%} of the image's columns, expected "
-            f"{LEAST_LENGTH:.0%} (--start, --size)",
+            f"{LEAST_LENGTH:.0%} (--start, --size)"
         )
+        raise Excluded(SHORT_MESH, why)
 
 
 def _check_wall(lumen: NDArray[np.float64], wall: NDArray[np.float64]) -> None:
@@ -232,10 +232,8 @@ def _check_wall(lumen: NDArray[np.float64], wall: NDArray[np.float64]) -> None:
     if seen == 0:
         raise Excluded(APART, "the mesh is nowhere in the image: it is of another vessel, or in other coordinates")
     if seen < LEAST_LENGTH:
-        raise Excluded(
-            SHORT_MESH,
-            f"the mesh is in {seen:.0%} of the image's columns, expected {LEAST_LENGTH:.0%} (--start, --size)",
-        )
+        why = f"the mesh is in {seen:.0%} of the image's columns, expected {LEAST_LENGTH:.0%} (--start, --size)"
+        raise Excluded(SHORT_MESH, why)
     outside = float(np.maximum(lumen - wall, 0).sum() / max(lumen.sum(), 1e-9))
     if outside > MOST_OUTSIDE:
         raise Excluded(CROSSING, f"{outside:.0%} of the lumen is outside of this mesh; are they exchanged?")

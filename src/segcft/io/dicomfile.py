@@ -66,10 +66,8 @@ def open_dicom(path: Source, pixels: bool = True) -> FileDataset:
             length = file.seek(0, 2)
             file.seek(0)
             if not begins_as_dicom(file.read(HEAD), length):
-                raise Unreadable(
-                    "not a DICOM file",
-                    "not a DICOM file: no 'DICM' at byte 128, and no elements of a header at its beginning",
-                )
+                why = "not a DICOM file: no 'DICM' at byte 128, and no elements of a header at its beginning"
+                raise Unreadable("not a DICOM file", why)
             _check_deflated(file)
             file.seek(0)
             dataset = dcmread(file, stop_before_pixels=not pixels, force=True)
@@ -107,10 +105,8 @@ def transfer_syntax(dataset: FileDataset, remarks: list[Remark]) -> UID:
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     if not syntax:
         if dataset["PixelData"].is_undefined_length:
-            raise Unreadable(
-                "no transfer syntax",
-                "has no TransferSyntaxUID, and its pixels are compressed in a way that only that tells",
-            )
+            why = "has no TransferSyntaxUID, and its pixels are compressed in a way that only that tells"
+            raise Unreadable("no transfer syntax", why)
         implicit, little = dataset.original_encoding
         explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
         syntax = ImplicitVRLittleEndian if implicit else explicit
@@ -119,11 +115,11 @@ def transfer_syntax(dataset: FileDataset, remarks: list[Remark]) -> UID:
         remarks.append(Remark("no transfer syntax", text))
     if not (isinstance(syntax, UID) and syntax.is_transfer_syntax):
         name = NEWER.get(str(syntax), "")
-        raise Unreadable(
-            "no decoder",
+        why = (
             f"TransferSyntaxUID is {syntax}{f' ({name})' if name else ''}, which nothing here decodes: convert "
-            f"the file to {ExplicitVRLittleEndian.name}",
+            f"the file to {ExplicitVRLittleEndian.name}"
         )
+        raise Unreadable("no decoder", why)
     return syntax
 
 

@@ -111,11 +111,11 @@ def _check_object(dataset: Dataset) -> Layout:
     if _whole(dataset, "SamplesPerPixel", 1) != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise Excluded("not grey", f"{photometric}, expected MONOCHROME1 or MONOCHROME2")
     if term_of(dataset, "PresentationIntentType") == "FOR PROCESSING":
-        raise Excluded(
-            "for processing",
+        why = (
             "PresentationIntentType is FOR PROCESSING: values of a detector, of which nobody says how they "
-            "are to look; take the image FOR PRESENTATION that was made of it",
+            "are to look; take the image FOR PRESENTATION that was made of it"
         )
+        raise Excluded("for processing", why)
     allocated = _whole(dataset, "BitsAllocated")
     stored = _whole(dataset, "BitsStored")
     if allocated not in (8, 16) or not 8 <= stored <= allocated:
@@ -171,9 +171,8 @@ def _decompress(dataset: FileDataset, syntax: UID, layout: Layout) -> NDArray[np
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError:
-        raise Unreadable(
-            "no decoder", f"{syntax.name} cannot be decoded: convert the file to Explicit VR Little Endian"
-        ) from None
+        why = f"{syntax.name} cannot be decoded: convert the file to Explicit VR Little Endian"
+        raise Unreadable("no decoder", why) from None
     # Not its GDCM: the package of that name on PyPI is another one.
     other = [text.partition(" - requires ")[2] for text in decoder.missing_dependencies if "gdcm" not in text]
     needs = f": to decode it, pip install 'segcft[dicom]' (or {'; or '.join(other)})" if other else ""

@@ -154,8 +154,8 @@ def _check_agreement(named: tuple[str, str], measured: tuple[str, str], header: 
     vectors = np.asarray(header.get("ImageOrientationPatient"), dtype=np.float64).reshape(2, 3)
     cosines = [float(np.dot(vector, _VECTORS[letter])) for vector, letter in zip(vectors, named, strict=True)]
     if turn_of(*named) != turn_of(*measured) and min(cosines) < AGREES:
-        raise Excluded(
-            "orientation contradicts itself",
+        why = (
             f"PatientOrientation says that rows and columns run to {_text(named)}, ImageOrientationPatient "
-            f"to {_text(measured)}: remove the one that is wrong",
+            f"to {_text(measured)}: remove the one that is wrong"
         )
+        raise Excluded("orientation contradicts itself", why)
