@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from segcft.errors import InterventionError
+from refused import refused
+from segcft.errors import Code, InterventionError
 from segcft.simulate import ChestSimulator
+from segcft.simulate.noise import UndrawableError
 
 AREAS = ("left_lung_area", "right_lung_area", "heart_area")
 PEOPLE = st.integers(0, 2**63 - 1)
@@ -197,22 +199,22 @@ def residuals(inputs: NDArray[np.float64], targets: NDArray[np.float64]) -> NDAr
 
 
 @pytest.mark.parametrize(
-    ("do", "words"),
+    ("do", "code"),
     [
-        ({"heart_area": 0.0}, "heart_area: .*positive"),
-        ({"left_lung_area": -5.0}, "left_lung_area: .*positive"),
-        ({"right_lung_area": 3000.0}, "right_lung_area: 3000 .*too large"),
-        ({"heart_area": float("nan")}, "heart_area: .*finite"),
-        ({"heart_area": "big"}, "heart_area: .*number"),
-        ({"age": 300.0}, "age: .*years"),
-        ({"sex": "X"}, "sex: .*'F' or 'M'"),
-        ({"spleen_area": 3.0}, "spleen_area: not a variable"),
+        ({"heart_area": 0.0}, Code.OUT_OF_RANGE),
+        ({"left_lung_area": -5.0}, Code.OUT_OF_RANGE),
+        ({"right_lung_area": 3000.0}, Code.OUT_OF_RANGE),
+        ({"heart_area": float("nan")}, Code.INVALID),
+        ({"heart_area": "big"}, Code.INVALID),
+        ({"age": 300.0}, Code.OUT_OF_RANGE),
+        ({"sex": "X"}, Code.INVALID),
+        ({"spleen_area": 3.0}, Code.UNKNOWN),
     ],
 )
-def test_errors_name_the_variable(simulator: ChestSimulator, do: dict[str, float | str], words: str) -> None:
-    with pytest.raises(ValueError, match=words) as caught:
+def test_errors_name_the_variable(simulator: ChestSimulator, do: dict[str, float | str], code: Code) -> None:
+    assert issubclass(UndrawableError, (InterventionError, ValueError))
+    with refused(UndrawableError, code, *do):
         simulator.counterfactual(3, do)
-    assert isinstance(caught.value, InterventionError)
 
 
 @pytest.mark.parametrize("size", [(64, 96), (96, 64), (48, 200)])

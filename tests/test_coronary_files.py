@@ -79,7 +79,7 @@ def test_a_line_is_followed_whatever_the_order_of_its_points(
 )
 def test_a_line_in_pieces_goes_the_way_of_the_first(lines: list[list[int]], x: list[float]) -> None:
     points = np.array([[10.0, 0, 0], [5, 0, 0], [0, 0, 0]])
-    assert chain([np.array(line) for line in lines], points, "a.vtp")[:, 0].tolist() == x
+    assert chain([np.array(line) for line in lines], points)[:, 0].tolist() == x
 
 
 def test_what_is_not_one_line_is_refused(tmp_path: Path) -> None:
@@ -129,21 +129,21 @@ def test_a_table_of_points_is_read_as_it_was_written(
     if separator == ";" and comma:
         cells = [[cell.replace(".", ",") for cell in row] for row in cells]
     text = ending.join(["# exported", *lines, *map(separator.join, cells)]) + after
-    assert np.array_equal(parse_csv(text, "a.csv"), points)
+    assert np.array_equal(parse_csv(text), points)
 
 
 @given(points=CURVES, more=st.integers(0, 3), gap=st.sampled_from([" ", "\t", "   "]))
 def test_points_of_the_rotterdam_evaluation_are_read_as_they_were_written(points: Array, more: int, gap: str) -> None:
     rows = np.column_stack([points, np.full((len(points), more), 1.5)])
     text = "\n".join(gap.join(map(repr, row)) for row in rows.tolist())
-    assert np.array_equal(parse_rotterdam(text, "reference.txt"), points)
+    assert np.array_equal(parse_rotterdam(text), points)
 
 
 @given(st.text(st.sampled_from('xyz012.,;- \t\n#e"nan'), max_size=60))
 def test_no_text_breaks_a_parser(text: str) -> None:
     for parse in (parse_csv, parse_rotterdam):
         try:
-            points = parse(text, "name")
+            points = parse(text)
         except Rejected:
             continue
         assert points.shape[1:] == (3,)

@@ -72,7 +72,7 @@ def test_values_are_found_wherever_their_bits_are(
         dataset.compress(RLELossless)
     dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = stored, stored - 1 + spare, int(signed)
     path = save(tmp_path_factory.getbasetemp() / "bits.dcm", dataset)
-    np.testing.assert_array_equal(decode(path, open_dicom(path), []).stored, values)
+    np.testing.assert_array_equal(decode(open_dicom(path), []).stored, values)
 
 
 def test_pixels_in_the_upper_bits_are_the_same_image(see: See) -> None:

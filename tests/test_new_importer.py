@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from refused import refused
 from segcft.cli import main
-from segcft.errors import DataError, SegcftError
+from segcft.errors import Code, DataError, SegcftError
 from segcft.importers.formats.ccta import CCTA
 from segcft.importers.formats.dicom import DICOM
 from segcft.importers.formats.jsrt import JSRT
@@ -111,7 +112,7 @@ def status(words: list[str]) -> object:
 def test_what_is_declared_is_checked_in_python_and_on_the_command_line(
     scans: Path, options: dict[str, Any], name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(DataError, match=f"^{name}: "):
+    with refused(DataError, Code.INVALID, name):
         IMPORTERS["toy"](table=scans, **options)
     ((_, value),) = options.items()
     texts = ["x".join(map(str, value))] if name == "--size" else [str(one) for one in np.ravel(value)]
@@ -122,19 +123,19 @@ def test_what_is_declared_is_checked_in_python_and_on_the_command_line(
 
 
 def test_a_missing_file_and_a_missing_module_are_told(scans: Path) -> None:
-    with pytest.raises(DataError, match=r"--table: .*none.csv: no such table"):
+    with refused(DataError, Code.MISSING, "--table"):
         IMPORTERS["toy"](table=scans.with_name("none.csv"))
 
     @dataclass(frozen=True, kw_only=True)
     class Needy(IMPORTERS["toy"]):
         needs = ("no_such_module",)
 
-    with pytest.raises(DataError, match="import toy needs no_such_module"):
+    with refused(DataError, Code.NOT_INSTALLED, "import toy"):
         Needy(table=scans)
 
 
 def test_a_name_is_taken_once(scans: Path) -> None:
-    with pytest.raises(SegcftError, match="importer 'jsrt'"):
+    with refused(SegcftError, Code.DUPLICATE, "importer 'jsrt'"):
         IMPORTERS.add("jsrt", IMPORTERS["toy"])
 
 

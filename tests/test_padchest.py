@@ -20,11 +20,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from refused import refused
 from segcft.cli import main
 from segcft.config.loader import load_study
 from segcft.config.sources import Splits
 from segcft.data.splits import assign
-from segcft.errors import DataError
+from segcft.errors import Code, DataError
 from segcft.importers.convert import Summary
 from segcft.importers.folder import import_folder
 from segcft.importers.formats.padchest import PadChest as Importer
@@ -289,8 +290,9 @@ def test_selection_and_limit_are_options(padchest: PadChest) -> None:
     padchest.add(Projection="PA")
     selection: dict[str, Any] = {"projections": ("AP", "PA"), "ages": (10, 80), "labels": ()}
     assert padchest.convert(**selection, limit=2).left_out == {"age implausible": 1}
-    with pytest.raises(DataError, match="begun with other settings: selection was"):
+    with pytest.raises(DataError) as error:
         padchest.convert()
+    assert "selection" in error.value.text
 
 
 def test_a_compressed_table_is_the_same_table(padchest: PadChest) -> None:
@@ -304,21 +306,18 @@ def test_a_compressed_table_is_the_same_table(padchest: PadChest) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "message"),
+    ("damage", "code", "what"),
     [
-        (
-            lambda text: text.replace(b"PatientBirth", b"PatientBith"),
-            "no column 'PatientBirth'; did you mean 'PatientBith'",
-        ),
-        (lambda text: text[: text.rindex(b",")], "cells in a table of 36 columns; download it again"),
-        (lambda text: gzip.compress(text)[:-200], "cannot read this table"),
-        (lambda text: text[: text.index(b"\n")], "the table has no rows"),
-        (lambda text: b"", "not PadChest's table: no column 'ImageID'"),
-        (lambda text: text.replace(b"sin hallazg", b"\xff\xfe"), "cannot read this table"),
+        (lambda text: text.replace(b"PatientBirth", b"PatientBith"), Code.MISSING, ": column 'PatientBirth'"),
+        (lambda text: text[: text.rindex(b",")], Code.DAMAGED, ": line 16"),
+        (lambda text: gzip.compress(text)[:-200], Code.UNREADABLE, ""),
+        (lambda text: text[: text.index(b"\n")], Code.EMPTY, ""),
+        (lambda text: b"", Code.MISSING, ": column 'ImageID'"),
+        (lambda text: text.replace(b"sin hallazg", b"\xff\xfe"), Code.UNREADABLE, ""),
     ],
 )
 def test_a_damaged_table_is_an_error_that_names_it(
-    padchest: PadChest, damage: Callable[[bytes], bytes], message: str
+    padchest: PadChest, damage: Callable[[bytes], bytes], code: Code, what: str
 ) -> None:
     for _ in range(8):
         padchest.add(file=False)
@@ -327,19 +326,19 @@ def test_a_damaged_table_is_an_error_that_names_it(
     padchest.rows[-1]["Report"] = str(random)  # so that half a compressed file has lost something
     table = padchest.write()
     table.write_bytes(damage(table.read_bytes()))
-    with pytest.raises(DataError, match=f"(?s){table.name}.*{message}"):
+    with refused(DataError, code, f"{table.name}{what}"):
         Importer(csv=table, images=padchest.images).convert(padchest.root / "out")
 
 
 def test_missing_paths_and_unequal_shapes_are_errors(padchest: PadChest) -> None:
     padchest.add()
-    with pytest.raises(DataError, match=r"--csv: .*none.csv: no such table"):
+    with refused(DataError, Code.MISSING, "--csv"):
         padchest.convert(csv=padchest.root / "none.csv")
-    with pytest.raises(DataError, match=r"--images: .*none: no such folder"):
+    with refused(DataError, Code.MISSING, "--images"):
         padchest.convert(images=padchest.root / "none")
-    with pytest.raises(DataError, match=r"no such folder \(--masks\)"):
+    with refused(DataError, Code.MISSING, "none"):
         FolderMasks(padchest.root / "none", (32, 32))
-    with pytest.raises(DataError, match="another shape than the segmenter's 32x32"):
+    with refused(DataError, Code.CONFLICT, "--size"):
         padchest.convert(size=(32, 40))
 
 
@@ -412,8 +411,9 @@ def test_a_negative_is_told_from_a_positive(masked: bool) -> None:
         pixels, mask = chest(64, 64, seed)
         image = (pixels / 16).astype(np.uint8)
         check_polarity(image, mask if masked else None)
-        with pytest.raises(Excluded, match="a negative"):
+        with pytest.raises(Excluded) as refusal:
             check_polarity(255 - image, mask if masked else None)
+        assert refusal.value.kind == "inverted grey values"
 
 
 def test_stray_parts_of_a_networks_answer_are_dropped() -> None:
@@ -447,18 +447,18 @@ def test_masks_by_the_judge_of_a_trained_run(padchest: PadChest, small_run: Run,
 def test_a_run_of_other_structures_cannot_give_the_masks(small_run: Run, tmp_path: Path) -> None:
     text = (small_run.folder / "study.yaml").read_text().replace("  heart:\n", "  spleen:\n")
     (tmp_path / "study.yaml").write_text(text)
-    with pytest.raises(DataError, match="no structure heart"):
+    with refused(DataError, Code.UNKNOWN, tmp_path):
         RunSegmenter(tmp_path, torch.device("cpu"))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torchxrayvision") is not None, reason="torchxrayvision is installed")
 def test_pspnet_without_its_library_names_the_extra(padchest: PadChest, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(DataError, match=r"pip install 'segcft\[padchest\]'.*--masks DIR.*--segmentor RUN"):
+    with refused(DataError, Code.NOT_INSTALLED, "torchxrayvision"):
         PSPNet(torch.device("cpu"))
     padchest.add()
     arguments = ["--csv", padchest.write(), "--images", padchest.images, "--out", padchest.root / "out"]
     assert main(["import", "padchest", *map(str, arguments), "--device", "cpu"]) == 1
-    assert "segcft: error: masks by PSPNet need torchxrayvision" in capsys.readouterr().err
+    assert "segcft: error: torchxrayvision: masks by its PSPNet need" in capsys.readouterr().err
     assert not (padchest.root / "out").exists()
 
 

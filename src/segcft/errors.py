@@ -6,6 +6,7 @@ they are where the words get better, so programs and tests rely on them and not 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 
 
@@ -68,7 +69,15 @@ class SegcftError(Exception):
 
 
 class StudyError(SegcftError):
-    """A study file is wrong; the field is the file and the key."""
+    """A study file is wrong; the field is the file and the first key that is.
+
+    Args:
+        problems: of all keys that are wrong, the key and what is wrong.
+    """
+
+    def __init__(self, code: Code, field: object, text: str, problems: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(code, field, text)
+        self.problems = tuple(problems)
 
 
 class DataError(SegcftError):

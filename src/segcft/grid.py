@@ -28,7 +28,7 @@ class Grid:
         size: elements along each axis, (H, W) or (D, H, W).
         cell_size: area of a pixel or volume of a voxel, in ``cell_unit``.
         cell_unit: ``px``, or the square or cube of a length.
-        spacing: size of an element along each axis, in mm; None where nobody says.
+        spacing: size of an element along each axis, in mm; None if unknown.
     """
 
     size: tuple[int, ...]

@@ -24,7 +24,7 @@ from segcft.errors import Code, DataError, InterventionError
 from segcft.io.extent import contradiction
 from segcft.io.imagefile import read_image, shades
 from segcft.io.picture import Pixels, largest, pixels_of
-from segcft.io.reject import Rejected, Remark
+from segcft.io.reject import Rejected, Remark, about
 from segcft.io.source import MemoryFile
 
 ImageLike = str | Path | MemoryFile | NDArray[Any] | Tensor | Picture
@@ -191,7 +191,8 @@ def prepare_image(study: Study, image: ImageLike) -> PreparedImage:
             # Answers and their pictures hold the remarks, and no names of files.
             remarks = tuple(remark.of(path) for remark in found)
             return PreparedImage(pixels, header_facts(study, seen.person), remarks)
-        grey, remarks = _array(image, study.image.channels)
+        with about("image"):
+            grey, remarks = _array(image, study.image.channels)
         return PreparedImage(fit_image(grey, study.image), [], remarks)
     except (Rejected, OSError) as error:
         field = str(image) if isinstance(image, str | Path | MemoryFile) else "image"
@@ -213,7 +214,7 @@ def _array(image: Any, channels: int) -> tuple[NDArray[np.float64], tuple[Remark
     try:
         stored = pixels_of(image) if isinstance(image, Picture) else None
         if stored is not None and stored.values.dtype.kind != "f":  # real numbers have a range as in arrays
-            return shades(stored, "image", channels), stored.remarks
+            return shades(stored, channels), stored.remarks
         array = _pixels(image) if stored is None else stored.values
     except Rejected:
         raise
@@ -236,7 +237,7 @@ def _array(image: Any, channels: int) -> tuple[NDArray[np.float64], tuple[Remark
         )
     if unit and not (array.min() >= 0 and array.max() <= 1):
         raise DataError(Code.OUT_OF_RANGE, "image", "floating-point pixels must be in [0, 1]")
-    grey = shades(Pixels(array, 1.0 if unit else largest(array)), "image", channels)
+    grey = shades(Pixels(array, 1.0 if unit else largest(array)), channels)
     return grey, () if stored is None else stored.remarks
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,15 +54,15 @@ def read_mapping(path: Path, kind: str = "study file") -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise StudyError(Code.UNREADABLE, path, f"cannot read this {kind} ({error})") from None
     if len(text) > MOST_CHARACTERS:
-        raise StudyError(Code.UNKNOWN, path, f"more than {MOST_CHARACTERS} characters, which is no {kind}")
+        raise StudyError(Code.TOO_LARGE, path, f"more than {MOST_CHARACTERS} characters, which is no {kind}")
     try:
         raw = yaml.load(text, Loader=_UniqueKeyLoader)
     except yaml.YAMLError as error:
-        raise StudyError(Code.UNREADABLE, path, f"not valid YAML: {error}") from None
+        raise StudyError(Code.INVALID, path, f"not valid YAML: {error}") from None
     except RecursionError:
-        raise StudyError(Code.UNREADABLE, path, "not valid YAML: nested too deeply") from None
+        raise StudyError(Code.INVALID, path, "not valid YAML: nested too deeply") from None
     except Exception as error:  # a value that is not of the type it says, e.g. a date that is none
-        raise StudyError(Code.UNREADABLE, path, f"not valid YAML: a value cannot be read ({error})") from None
+        raise StudyError(Code.INVALID, path, f"not valid YAML: a value cannot be read ({error})") from None
     if not isinstance(raw, dict):
         raise StudyError(Code.INVALID, path, f"this {kind} is a mapping of keys to values, not {type(raw).__name__}")
     return {key: value for key, value in raw.items() if not str(key).startswith("_")}  # places for YAML anchors
@@ -76,14 +77,21 @@ def validate(section: type[S], raw: dict[str, Any], source: str) -> S:
     try:
         return section.model_validate(raw)
     except ValidationError as error:
-        lines = [_explain(item) for item in error.errors()]
-        raise StudyError(Code.INVALID, "", "\n".join(f"{source}: {line}" for line in lines)) from None
+        problems = [_explain(item) for item in error.errors()]
+        (field, text), *others = [(f"{source}: {key}" if key else source, text) for key, text in problems]
+        text = "\n".join([text, *(f"{where}: {what}" for where, what in others)])
+        raise StudyError(Code.INVALID, field, text, problems) from None
 
 
-def _explain(error: Any) -> str:
-    """One line for one pydantic error: the dotted key, what is wrong, and the nearest known key."""
-    key = ".".join(str(part) for part in error["loc"] if part not in UNION_TAGS)
+def _explain(error: Any) -> tuple[str, str]:
+    """Of one pydantic error the dotted key, and what is wrong, with the nearest known key."""
+    keys = [str(part) for part in error["loc"] if part not in UNION_TAGS]
     message = error["msg"].removeprefix("Value error, ")
+    if found := re.fullmatch(
+        r"(\w\S*): (.*)", message, re.DOTALL
+    ):  # a rule on several keys names the one that is wrong
+        keys, message = [*keys, found[1]], found[2]
+    key = ".".join(keys)
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(key.rsplit(".", 1)[-1], _known_keys(Section), n=1)
         message = "unknown key" + (f"; did you mean {near[0]!r}?" if near else "")
@@ -91,7 +99,7 @@ def _explain(error: Any) -> str:
         message = "this key is required"
     elif not isinstance(error["input"], dict) and error["type"] != "value_error":
         message += f", got {_short(error['input'])}"
-    return f"{key}: {message}" if key else message
+    return key, message
 
 
 def _short(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Where a study's samples come from, and into which parts people are split."""
+"""Where a study's samples come from, and into which parts subjects are split."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class FolderData(Section):
     """Images and masks in folders, attributes in a CSV table; all paths are relative to ``--data DIR``.
 
     ``columns`` maps a variable to its column where the names differ. ``patient`` names the column that groups
-    images of one person (default: every image is a person). ``split`` names a column with
+    images of one subject (default: every image is a subject). ``split`` names a column with
     train/validation/test where the split is given.
 
     Grey values are scaled by the whole range of the file's type, or from ``grey_range`` (e.g. [0, 4095] for 12
@@ -57,7 +57,7 @@ class FolderData(Section):
 
 
 class SimulatedData(Section):
-    """People drawn from a simulator that ships with the package."""
+    """Subjects drawn from a simulator that ships with the package."""
 
     source: Literal["chest-simulator", "coronary-simulator"]
     people: PositiveInt
@@ -65,7 +65,7 @@ class SimulatedData(Section):
 
 
 class Splits(Section):
-    """Shares of the people in each part; who is where depends on ``seed`` and the patient's id alone."""
+    """Shares of the subjects in each part; which part depends on ``seed`` and the patient's id alone."""
 
     train: Fraction = 0.72
     validation: Fraction = 0.08

@@ -65,13 +65,13 @@ class FinetuneSpec(Training):
 
 
 class EvaluationSpec(Section):
-    """How counterfactuals are judged: people at most, bootstrap draws, and the pictures' extent.
+    """How counterfactuals are judged: subjects at most, bootstrap draws, and the pictures' extent.
 
     ``metric`` of effectiveness: ``mape`` in %, or ``mae`` in the study's area unit (where areas may be zero).
     ``interventions`` lists the variables to intervene on, one at a time (default: the structures' areas).
     ``dilation`` of the structures for locality and ``figure_changes`` (relative) are shares of 1. ``progression``
     lists variables that rise together in a figure of their own, through ``progression_quantiles`` of the training
-    people's.
+    subjects'.
     """
 
     metric: Literal["mape", "mae"] = "mape"

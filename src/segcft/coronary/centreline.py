@@ -61,11 +61,11 @@ class Centreline:
         if not np.isfinite(points).all():
             raise Excluded(UNUSABLE, "the centreline has coordinates that are not finite numbers")
         if (farthest := float(np.abs(points).max(initial=0))) > FARTHEST:
-            raise Excluded(
-                UNUSABLE,
+            why = (
                 f"the centreline has coordinates of up to {farthest:.3g} mm, expected {FARTHEST:g} at most: are they "
-                "in mm?",
+                "in mm?"
             )
+            raise Excluded(UNUSABLE, why)
         apart = np.linalg.norm(np.diff(points, axis=0), axis=1) > 1e-6
         points = points[np.concatenate([[True], apart])]
         if len(points) < 4:
@@ -148,21 +148,21 @@ def _check_one_course(points: Points) -> None:
     usual = float(np.median(steps))
     if len(leaps := np.nonzero(steps > max(LEAP[0] * usual, LEAP[1]))[0]):
         first = int(leaps[0])
-        raise Excluded(
-            IN_PIECES,
+        why = (
             f"the centreline is in {len(leaps) + 1} pieces: {steps[first]:.4g} mm from its point {first + 1} to the "
-            f"next, where half of its steps are below {usual:.3g}; give one vessel a file, with points all along it",
+            f"next, where half of its steps are below {usual:.3g}; give one vessel a file, with points all along it"
         )
+        raise Excluded(IN_PIECES, why)
     nearest = cKDTree(points).query(points, k=2)[1]
     numbers = np.arange(len(points))
     other = np.where(nearest[:, 0] == numbers, nearest[:, 1], nearest[:, 0])  # two points may be at one place
     astray = float(np.median(np.abs(other - numbers)))
     if astray > max(ASTRAY[0], ASTRAY[1] * len(points)):
-        raise Excluded(
-            UNORDERED,
+        why = (
             f"the centreline's points are not in order along the vessel, or go along it more than once: the nearest "
-            f"one of half of them is {astray:.0f} or more places down the list",
+            f"one of half of them is {astray:.0f} or more places down the list"
         )
+        raise Excluded(UNORDERED, why)
 
 
 def _reflect(vector: Points, across: Points) -> Points:

@@ -64,20 +64,20 @@ class Reformation:
         """
         wanted = start + size[1] * spacing
         if wanted > centreline.length * (1 + 1e-9):
-            raise Excluded(
-                TOO_SHORT,
+            why = (
                 f"the centreline is {centreline.length:.1f} mm long, and the image needs {wanted:g} mm "
-                f"({size[1]} pixels of {spacing:g} mm from {start:g} mm on)",
+                f"({size[1]} pixels of {spacing:g} mm from {start:g} mm on)"
             )
+            raise Excluded(TOO_SHORT, why)
         frames = centreline.frames(np.asarray(start + (np.arange(size[1]) + 0.5) * spacing))
         cosine = np.einsum("ni,ni->n", frames.tangent[1:], frames.tangent[:-1])
         turn = float(np.degrees(np.arccos(np.clip(np.nan_to_num(cosine, nan=-1.0), -1, 1))).max(initial=0))
         if turn > MOST_TURN:
-            raise Excluded(
-                JAGGED,
+            why = (
                 f"the centreline turns by up to {turn:.0f} degrees from one column of the image to the next, more than "
-                f"{MOST_TURN:g}: smooth it (--smooth; by half a voxel, if its points are centres of voxels)",
+                f"{MOST_TURN:g}: smooth it (--smooth; by half a voxel, if its points are centres of voxels)"
             )
+            raise Excluded(JAGGED, why)
         across = np.cos(angle) * frames.normal + np.sin(angle) * frames.binormal
         return cls(size, spacing, frames.position, frames.tangent, across)
 

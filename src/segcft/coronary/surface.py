@@ -119,11 +119,11 @@ def _check_closed(faces: NDArray[np.int64], count: int) -> None:
     undirected = np.unique(np.minimum(forth, back), return_counts=True)[1]
     if (undirected != 2).any():
         loose, branching = int((undirected == 1).sum()), int((undirected > 2).sum())
-        raise Excluded(
-            OPEN,
+        why = (
             f"the mesh is not a closed surface: of {len(undirected)} edges {loose} have one face alone and "
-            f"{branching} more than two; close its ends",
+            f"{branching} more than two; close its ends"
         )
+        raise Excluded(OPEN, why)
     if len(np.unique(forth)) != len(forth):
         raise Excluded(UNUSABLE, "faces of the mesh are turned different ways; orient them consistently")
 
@@ -138,7 +138,5 @@ def _check_simple(
     length = np.where(line[1:] == line[:-1], np.diff(offset), 0)
     wrong = ((winding[:-1] < 0) | (winding[:-1] > 1)) & (length > _CROSSED)
     if wrong.any():
-        raise Excluded(
-            CROSSED,
-            f"the mesh crosses itself: {int(wrong.sum())} stretches of the image are enclosed twice or not at all",
-        )
+        why = f"the mesh crosses itself: {int(wrong.sum())} stretches of the image are enclosed twice or not at all"
+        raise Excluded(CROSSED, why)

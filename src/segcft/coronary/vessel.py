@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +14,7 @@ from segcft.coronary.centreline import Centreline
 from segcft.coronary.plaque import NO_LUMEN, Threshold
 from segcft.coronary.reformation import TOO_SHORT, Reformation
 from segcft.coronary.surface import Surface
-from segcft.io.reject import Excluded, Rejected
+from segcft.io.reject import Excluded, Rejected, about
 from segcft.io.space import AS_SAID, FRAMES, Frame
 from segcft.io.vesselfile import Line, read_centreline, read_surface
 from segcft.io.volume import OUTSIDE, Volume
@@ -176,11 +175,11 @@ class Crop:
             calcium = self.threshold.of(hu, lumen)
             mean = float((hu * lumen).sum() / lumen.sum())
             if mean < LEAST_LUMEN:
-                raise Excluded(
-                    DARK,
+                why = (
                     f"the lumen has {mean:.0f} HU on average, expected {LEAST_LUMEN:g} or more: the mesh may not "
-                    "lie where the vessel is in the volume",
+                    "lie where the vessel is in the volume"
                 )
+                raise Excluded(DARK, why)
         return Straightened(hu, lumen, wall, mean, calcium)
 
     def _elsewhere(self, traced: Traced, volume: Callable[[], Volume], angle: float) -> str:
@@ -216,11 +215,11 @@ def _check_lumen(lumen: NDArray[np.float64]) -> None:
     """
     columns = np.nonzero(lumen.max(axis=0) > 0)[0]
     if len(columns) and (length := (columns[-1] - columns[0] + 1) / lumen.shape[1]) < LEAST_LENGTH:
-        raise Excluded(
-            SHORT_MESH,
+        why = (
             f"from the first to the last that the mesh is in are {length:.0%} of the image's columns, expected "
-            f"{LEAST_LENGTH:.0%} (--start, --size)",
+            f"{LEAST_LENGTH:.0%} (--start, --size)"
         )
+        raise Excluded(SHORT_MESH, why)
 
 
 def _check_wall(lumen: NDArray[np.float64], wall: NDArray[np.float64]) -> None:
@@ -233,21 +232,8 @@ def _check_wall(lumen: NDArray[np.float64], wall: NDArray[np.float64]) -> None:
     if seen == 0:
         raise Excluded(APART, "the mesh is nowhere in the image: it is of another vessel, or in other coordinates")
     if seen < LEAST_LENGTH:
-        raise Excluded(
-            SHORT_MESH,
-            f"the mesh is in {seen:.0%} of the image's columns, expected {LEAST_LENGTH:.0%} (--start, --size)",
-        )
+        why = f"the mesh is in {seen:.0%} of the image's columns, expected {LEAST_LENGTH:.0%} (--start, --size)"
+        raise Excluded(SHORT_MESH, why)
     outside = float(np.maximum(lumen - wall, 0).sum() / max(lumen.sum(), 1e-9))
     if outside > MOST_OUTSIDE:
         raise Excluded(CROSSING, f"{outside:.0%} of the lumen is outside of this mesh; are they exchanged?")
-
-
-@contextmanager
-def about(path: Path, kind: str = "") -> Iterator[None]:
-    """Name ``path`` in what is raised, unless it is named there, and the ``kind`` of reason."""
-    try:
-        yield
-    except Rejected as reason:
-        text = str(reason)
-        text = text if text.startswith(str(path)) else f"{path}: {text}"
-        raise Excluded(reason.kind if isinstance(reason, Excluded) else kind, text) from None

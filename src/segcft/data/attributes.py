@@ -86,19 +86,15 @@ def read_table(
                 texts = dict(zip(header, (cell.strip() for cell in cells), strict=True))
                 rows.append(Row(reader.line_num + before, texts, separator == ";"))
     except FileNotFoundError:
-        raise DataError(Code.MISSING, path, "there is no such table") from None
+        raise DataError(Code.MISSING, path, "no such table") from None
     except UnicodeDecodeError:
-        raise DataError(
-            Code.UNREADABLE,
-            path,
-            "cannot read this table: it is not in UTF-8; in a spreadsheet, save it as 'CSV UTF-8'",
-        ) from None
+        why = "cannot read this table: it is not in UTF-8; in a spreadsheet, save it as 'CSV UTF-8'"
+        raise DataError(Code.UNREADABLE, path, why) from None
     except (OSError, csv.Error) as error:
         raise DataError(Code.UNREADABLE, path, f"cannot read this table ({error})") from None
     if not rows:
-        raise DataError(
-            Code.EMPTY, path, "no usable row" + (f"; line {ragged[0][0]}: {ragged[0][1]}" if ragged else "")
-        )
+        why = f"; line {ragged[0][0]}: {ragged[0][1]}" if ragged else ""
+        raise DataError(Code.EMPTY, path, f"no usable row{why}")
     return rows, ragged
 
 
@@ -147,7 +143,7 @@ def is_age(name: str, variable: Variable) -> bool:
 
 
 def believed_range(name: str, variable: Variable) -> tuple[float, float]:
-    """The least and the largest number that can be a person's value: the variable's ``range``, which is 0 to
+    """The least and the largest number that a value can be: the variable's ``range``, which is 0 to
     :data:`OLDEST` of an age unless the study says another one. 999 and -1 are ways to say that an age is not known."""
     return variable.range or ((0, OLDEST) if is_age(name, variable) else (-math.inf, math.inf))
 
@@ -182,14 +178,11 @@ def _check_header(path: Path, header: list[str], required: dict[str, str], optio
         raise DataError(Code.EMPTY, path, "the table is empty")
     for column in (*required, *optional):
         if header.count(column) > 1:
-            raise DataError(Code.INVALID, path, f"column {column!r} is there {header.count(column)} times")
+            raise DataError(Code.DUPLICATE, f"{path}: column {column!r}", f"is there {header.count(column)} times")
     for column, purpose in required.items():
         if column not in header:
-            raise DataError(
-                Code.UNKNOWN,
-                path,
-                f"no column {column!r} ({purpose}); it has {', '.join(header)}{nearest(column, header)}",
-            )
+            why = f"no such column ({purpose}); the table has {', '.join(header)}{nearest(column, header)}"
+            raise DataError(Code.MISSING, f"{path}: column {column!r}", why)
 
 
 def _number(text: str, comma: bool = False, where: str = "") -> float | None:

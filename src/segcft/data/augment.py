@@ -42,9 +42,8 @@ class Augmenter:
         draw = _Draw(image, generator)
         if self.spec.deforms:
             if image.dim() != 4:
-                raise StudyError(
-                    Code.INVALID, "augment", "volumes cannot be deformed; rotate, shift, scale, stretch, elastic: 0"
-                )
+                why = "volumes cannot be deformed; set rotate, shift, scale, stretch and elastic to 0"
+                raise StudyError(Code.UNSUPPORTED, "augment", why)
             grid = self._grid(image, draw)
             image = F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
             mask = F.grid_sample(mask, grid, mode="bilinear", padding_mode="zeros", align_corners=False)

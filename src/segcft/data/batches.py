@@ -49,9 +49,8 @@ class Batches:
         if len(indices) == 0:
             raise DataError(Code.EMPTY, store.folder, "no complete sample to train on")
         if batch_size % world:
-            raise StudyError(
-                Code.INVALID, "batch_size", f"{batch_size} samples cannot be shared evenly by {world} devices"
-            )
+            why = f"{batch_size} samples cannot be shared evenly by {world} devices"
+            raise StudyError(Code.CONFLICT, "batch_size", why)
         if not 0 <= rank < world:
             raise ValueError(f"rank must be in 0..{world - 1}, not {rank}")
         self.store = store

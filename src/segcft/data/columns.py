@@ -1,6 +1,6 @@
 """What a table says of who is who and of its split, in columns that the study does not name.
 
-Images of one person in training and in test make every figure too good, and nothing in the images tells. Tables often
+Images of one subject in training and in test make every figure too good, and nothing in the images tells. Tables often
 have a column of patients, or of the parts of a split; a study that does not name it would split the images by itself.
 """
 
@@ -36,11 +36,11 @@ FEWEST_PATIENTS = 3
 """Values of a column of patients; one of two, like yes and no, says something else."""
 
 FEWEST_NAMES = 10
-"""Values of one without any digit; a ``case`` that is mild, severe or none is no person, and a ``subject`` may be a
+"""Values of one without any digit; a ``case`` that is mild, severe or none is no subject, and a ``subject`` may be a
 part of the body."""
 
 SHARING = 0.5
-"""The share of ids that must share their beginning with another one to look like several images of a person."""
+"""The share of ids that must share their beginning with another one to look like several images of a subject."""
 
 _SEPARATOR = re.compile(r"(?<=.)[_\-./ ](?=.)")
 
@@ -75,7 +75,7 @@ def find_columns(rows: Sequence[Row], named: Collection[str], id: str) -> Column
 
 
 def _repeats(rows: Sequence[Row], column: str, id: str) -> bool:
-    """Whether some values of a column are of several ids, and they are many enough to be people."""
+    """Whether some values of a column are of several ids, and they are many enough to be subjects."""
     pairs = {(row.cells[column], row.cells[id]) for row in rows if row.cells[column].lower() not in MISSING}
     images = Counter(patient for patient, _ in pairs)
     numbered = any(character.isdigit() for patient in images for character in patient)
@@ -83,13 +83,13 @@ def _repeats(rows: Sequence[Row], column: str, id: str) -> bool:
 
 
 def _are_parts(rows: Sequence[Row], column: str) -> bool:
-    """Whether a column says of everybody, as far as it says anything, in which of at least two parts they are."""
+    """Whether a column names parts of a split, at least two, and nothing else."""
     texts = {row.cells[column].lower() for row in rows} - MISSING
     return texts <= SPELLINGS.keys() and len({SPELLINGS[text] for text in texts}) > 1
 
 
 def other_split(rows: Sequence[Row], column: str, part: Callable[[Row], str | None]) -> list[Remark]:
-    """What is to be told of a column of parts that the study does not name: how many it puts elsewhere than the
+    """The remark on a column of parts that the study does not name: how many it puts elsewhere than the
     study's own ``part`` of a row does. A split that this program drew itself, and would draw again, is none."""
     moved = 0
     for row in rows:
@@ -107,10 +107,10 @@ def other_split(rows: Sequence[Row], column: str, part: Callable[[Row], str | No
 
 
 def alike_ids(ids: Sequence[str]) -> list[Remark]:
-    """What is to be told where ids like ``p001_a`` and ``p001_b`` seem to be several images of a person.
+    """The remark where ids like ``p001_a`` and ``p001_b`` seem to be several images of a subject.
 
     Most ids share their beginning, up to one of their separators, with another id, and there are more beginnings than
-    endings: in ``site_0001``, ``site_0002`` it is the other way round. Persons may have several sessions, as in
+    endings: in ``site_0001``, ``site_0002`` it is the other way round. Subjects may have several sessions, as in
     ``sub-01_ses-1_T1w`` and ``patient01/study1/view1``.
     """
     for depth in range(1, 1 + max((len(_SEPARATOR.findall(id)) for id in ids), default=0)):
@@ -122,7 +122,7 @@ def alike_ids(ids: Sequence[str]) -> list[Remark]:
                 Remark(
                     "ids alike",
                     f"{shared} of {len(ids)} ids share their beginning with another, like {_alike(ids, depth)}; if "
-                    "those are images of one person, add a column of patients to the table and 'patient: COLUMN' to "
+                    "those are images of one subject, add a column of patients to the table and 'patient: COLUMN' to "
                     "the study's data section ('patient: ID', with the name of the column of ids, says that they are "
                     "not)",
                 )

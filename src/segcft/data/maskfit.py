@@ -21,7 +21,7 @@ from segcft.io.turn import Turn
 from segcft.measures.measure import FULL
 
 MOST = 100
-"""Samples that are looked at, spread over the store, one a patient."""
+"""Samples that are checked, spread over the store, one a patient."""
 
 FEWEST = 10
 """Samples below which nothing is said."""
@@ -36,14 +36,14 @@ BETTER = 0.05
 """How unlikely it has to be that masks fit their own images better than those of others by chance."""
 
 WHOLE_FRAME = 0.995
-"""Share of the frame, in every sample, above which a mask is told to cover all of it."""
+"""Share of the frame, in every sample, above which a remark says that a mask covers all of it."""
 
 TURNS = [Turn(*flags) for flags in itertools.product((False, True), repeat=3) if any(flags)]
 """The other ways to lay a mask down."""
 
 
 def check_masks(store: Store) -> list[Remark]:
-    """What is odd about the masks of a store as a whole: they cover the frame, lie another way round, or fit nobody."""
+    """What is odd about the masks of a store as a whole: they cover the frame, are turned, or fit no image."""
     remarks = [*_whole_frame(store)]
     rows = _spread(store)
     if len(rows) < FEWEST:

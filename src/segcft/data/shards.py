@@ -77,5 +77,5 @@ def join(study: Study, shards: Sequence[Path], out: Path, progress: Progress | N
                 writer.reject(id, reason)
             for id, *remark in store.remarks.itertuples(index=False):
                 writer.remark(id, [Remark(*remark)])
-        writer.check_parts(expected_parts(study.splits), str(shards[0].parent), "bring more people")
+        writer.check_parts(expected_parts(study.splits), str(shards[0].parent), "bring more subjects")
     return Store(out)

@@ -7,7 +7,7 @@ A store is a folder, which :class:`segcft.data.writer.StoreWriter` writes::
     masks.u8       raw uint8 (N, S, H, W), coverage: 255 where a pixel lies wholly inside the structure
     table.parquet  one row a sample: id, patient, split, every variable, extra columns
     rejected.csv   id and reason of every sample that was left out
-    warnings.csv   id, kind and text of what is to be told of samples that are used; no id: of the whole data set
+    warnings.csv   id, kind and text of of remarks on samples that are used; no id: on the whole data set
 
 The raw files are memory-mapped, so a store may be larger than memory and opens at once.
 """
@@ -74,7 +74,7 @@ class Store:
             if min(samples, channels, height, width) < 0:
                 raise ValueError("a size is negative")
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise DataError(Code.DAMAGED, self.folder / "store.json", f"damaged ({error!r}); {self._again}") from None
+            raise self._damaged(self.folder / "store.json", f"damaged ({error!r})") from None
         self.images = self._map(IMAGES, (samples, channels, height, width))
         self.masks = self._map(MASKS, (samples, len(self.structures), height, width))
         self.table = self._read_table(samples)
@@ -84,7 +84,7 @@ class Store:
 
     @cached_property
     def remarks(self) -> pd.DataFrame:
-        """``id``, ``kind`` and ``text`` of what is to be told of the samples that the import took; the id is "" where
+        """``id``, ``kind`` and ``text`` of remarks on the samples that the import took; the id is "" where
         it is of the data set as a whole.
 
         Raises:
@@ -137,23 +137,15 @@ class Store:
         """
         if self._checksums is None:
             if self._recompute_fingerprint() != self.fingerprint:
-                raise DataError(
-                    Code.OTHER,
-                    self.folder,
-                    f"the content differs from its fingerprint in store.json, so images, masks or the "
-                    f"table (the split included) were changed since the import; {self._again}",
-                )
+                why = "the content differs from its fingerprint in store.json: damaged, or changed since the import"
+                raise self._damaged(self.folder, why)
             return
         for name in (IMAGES, MASKS, TABLE):  # not what store.json names, which may be any file
             with (self.folder / name).open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
             if found != self._checksums.get(name):
-                raise DataError(
-                    Code.DAMAGED,
-                    self.folder / name,
-                    f"the content differs from its checksum in store.json, so it was damaged, or "
-                    f"changed since the import; {self._again}",
-                )
+                why = "the content differs from its checksum in store.json: damaged, or changed since the import"
+                raise self._damaged(self.folder / name, why)
 
     def require(self, study: Study) -> None:
         """Check that the store has the grid, variables and structures of ``study``.
@@ -164,17 +156,12 @@ class Store:
         for what, ours in shape_of(study).items():
             theirs = self._meta[what]
             if theirs != ours:
-                raise DataError(
-                    Code.OTHER,
-                    self.folder,
-                    f"made for another study: its {what} is {theirs}, "
-                    f"that of {study.name!r} is {ours}; import the data again",
-                )
+                why = f"that of another study: {theirs}, where {study.name!r} has {ours}; import the data again"
+                raise DataError(Code.OTHER, f"{self.folder}: {what}", why)
 
-    @property
-    def _again(self) -> str:
-        """What helps: an import passes over a store that is there."""
-        return f"remove {self.folder} and import again"
+    def _damaged(self, path: Path | str, why: str, code: Code = Code.DAMAGED) -> DataError:
+        """An error that says what helps, since an import passes over a store that is there."""
+        return DataError(code, path, f"{why}; remove {self.folder} and import again")
 
     def _read_meta(self) -> dict[str, Any]:
         path = self.folder / "store.json"
@@ -186,9 +173,7 @@ class Store:
             raise DataError(Code.UNREADABLE, path, f"cannot read this file ({error})") from None
         version = meta.get("version") if isinstance(meta, dict) else None
         if version != VERSION:
-            raise DataError(
-                Code.INVALID, path, f"store version {version}, this segcft reads version {VERSION}; {self._again}"
-            )
+            raise self._damaged(path, f"store version {version}, this segcft reads version {VERSION}", Code.OTHER)
         self._meta: dict[str, Any] = meta
         return meta
 
@@ -196,9 +181,7 @@ class Store:
         path = self.folder / name
         found = path.stat().st_size if path.exists() else 0
         if found != math.prod(shape):
-            raise DataError(
-                Code.INVALID, path, f"{found} bytes, but store.json describes {math.prod(shape)}; {self._again}"
-            )
+            raise self._damaged(path, f"{found} bytes, but store.json describes {math.prod(shape)}")
         if found == 0:  # an empty file cannot be mapped
             return np.zeros(shape, dtype=np.uint8)
         return np.memmap(path, dtype=np.uint8, mode="r", shape=shape)
@@ -210,17 +193,16 @@ class Store:
             for column in table.columns:
                 table[column].to_numpy()  # decodes texts, which fails where they are damaged
         except Exception as error:  # pyarrow and pandas raise almost anything over a damaged file
-            raise DataError(Code.UNREADABLE, path, f"cannot read this table ({error}); {self._again}") from None
-        missing = [c for c in ("id", "patient", "split", *self.variables) if c not in table.columns]
-        if missing:
-            raise DataError(Code.MISSING, path, f"column {missing[0]!r} is missing; {self._again}")
+            raise self._damaged(path, f"cannot read this table ({error})", Code.UNREADABLE) from None
+        for column in ("id", "patient", "split", *self.variables):
+            if column not in table.columns:
+                raise self._damaged(f"{path}: column {column!r}", "missing")
         for name, categories in self.variables.items():
             if not categories and not pd.api.types.is_numeric_dtype(table[name]):
-                raise DataError(
-                    Code.EMPTY, path, f"column {name!r} holds no numbers, but store.json has no categories for it"
-                )
+                why = "holds no numbers, but store.json has no categories for it"
+                raise self._damaged(f"{path}: column {name!r}", why)
         if len(table) != samples:
-            raise DataError(Code.INVALID, path, f"{len(table)} rows, but store.json describes {samples}; {self._again}")
+            raise self._damaged(path, f"{len(table)} rows, but store.json describes {samples}")
         return table
 
     def _read_csv(self, name: str, columns: Sequence[str]) -> pd.DataFrame:
@@ -228,9 +210,9 @@ class Store:
         try:
             table = pd.read_csv(path, dtype=str, keep_default_na=False)
         except (OSError, ValueError) as error:
-            raise DataError(Code.UNREADABLE, path, f"cannot read this table ({error}); {self._again}") from None
+            raise self._damaged(path, f"cannot read this table ({error})", Code.UNREADABLE) from None
         if not {*columns} <= {*table.columns}:
-            raise DataError(Code.INVALID, path, f"expected columns {', '.join(columns)}; {self._again}")
+            raise self._damaged(path, f"expected columns {', '.join(columns)}")
         return table
 
     def _recompute_fingerprint(self) -> str:

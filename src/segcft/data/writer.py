@@ -67,7 +67,7 @@ class StoreWriter:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:
-            with suppress(OSError):  # of a full disk, which was told
+            with suppress(OSError):  # of a full disk, which has been reported
                 self._opened.__exit__(kind, value, trace)
             return
         try:
@@ -131,7 +131,7 @@ class StoreWriter:
         self._rejected.append((id, reason))
 
     def remark(self, id: str, remarks: Iterable[Remark]) -> None:
-        """Note what is to be told of the sample ``id`` though it is used, or, with an ``id`` of "", of the data set."""
+        """Note remarks on the sample ``id``, which is used; on the data set as a whole where ``id`` is ""."""
         self._remarks += [(id, *remark) for remark in remarks]
 
     def check_parts(self, parts: Iterable[str], source: str, remedy: str) -> None:
@@ -152,12 +152,8 @@ class StoreWriter:
         filled = {row["split"] for row in self._rows}
         for part in parts:
             if part not in filled:
-                raise DataError(
-                    Code.INVALID,
-                    source,
-                    f"none of {len(self._rows)} usable samples is in the {part} part; {remedy}"
-                    + _first_reasons(self._rejected),
-                )
+                why = f"none of {len(self._rows)} usable samples is in the {part} part; {remedy}"
+                raise DataError(Code.EMPTY, source, why + _first_reasons(self._rejected))
 
     def _values(
         self, attributes: Mapping[str, float | str | None], measured: Mapping[str, float]
@@ -176,7 +172,7 @@ class StoreWriter:
 
     def _finish(self) -> None:
         if not self._rows and not self.partial:
-            raise DataError(Code.INVALID, self.folder, "no sample to store" + _first_reasons(self._rejected))
+            raise DataError(Code.EMPTY, self.folder, "no sample to store" + _first_reasons(self._rejected))
         for file in (self._images, self._masks):
             file.flush()
         self._table().to_parquet(self._partial / TABLE, index=False)

@@ -19,14 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcft.coronary.plaque import STRUCTURES, Threshold, split
-from segcft.coronary.vessel import LINE_COLUMN, MESH_COLUMN, Crop, Files, Traced, about
+from segcft.coronary.vessel import LINE_COLUMN, MESH_COLUMN, Crop, Files, Traced
 from segcft.data import attributes
 from segcft.data.splits import PARTS
 from segcft.errors import Code, DataError
 from segcft.importers.convert import Converted, Summary, Value, convert
 from segcft.importers.shared import Shared
 from segcft.io.nifti import NIFTI
-from segcft.io.reject import Excluded
+from segcft.io.reject import Excluded, about
 from segcft.io.space import Frame, parse_frame
 from segcft.io.volume import Volume
 from segcft.io.volumefile import read_volume
@@ -100,27 +100,28 @@ def read_vessels(table: Path) -> list[Vessel]:
     """
     rows, ragged = attributes.read_table(table, {"id": "name of the vessel"} | FILES)
     if ragged:
-        raise DataError(Code.INVALID, table, f"line {ragged[0][0]}: {ragged[0][1]}")
-    if taken := [name for name in WRITTEN if name in rows[0].cells]:
-        raise DataError(
-            Code.INVALID, table, f"a column is called {taken[0]!r}, which the result has already; call it otherwise"
-        )
+        raise DataError(Code.INVALID, f"{table}: line {ragged[0][0]}", ragged[0][1])
+    for name in WRITTEN:
+        if name in rows[0].cells:
+            why = "the result has a column of this name itself; call it otherwise"
+            raise DataError(Code.DUPLICATE, f"{table}: column {name!r}", why)
     vessels: dict[str, Vessel] = {}
     parts: dict[str, str | None] = {}
     for row in rows:
         cells = dict(row.cells)
         id, part = cells.pop("id"), cells.pop("split", "") or None
         where = f"{table}: line {row.line}"
-        if not id or id in vessels:
-            raise DataError(Code.INVALID, where, f"id {id!r} is {'there before' if id else 'empty'}")
+        if not id:
+            raise DataError(Code.MISSING, f"{where}: id", "the cell is empty")
+        if id in vessels:
+            raise DataError(Code.DUPLICATE, f"{where}: id", f"{id!r} is there before")
         if part is not None and part not in PARTS:
-            raise DataError(
-                Code.INVALID, where, f"split is {part!r}, expected one of {', '.join(PARTS)}, or nothing to draw it"
-            )
+            why = f"{part!r}, expected one of {', '.join(PARTS)}, or nothing to draw it"
+            raise DataError(Code.INVALID, f"{where}: split", why)
         patient = cells.pop("patient", "") or id
         if parts.setdefault(patient, part) != part:
             one, other = (name or "to be drawn" for name in (parts[patient], part))
-            raise DataError(Code.INVALID, where, f"one patient is in two parts: {one}, and here {other}")
+            raise DataError(Code.CONFLICT, f"{where}: split", f"one patient is in two parts: {one}, and here {other}")
         frames = (_frame(where, LINE_COLUMN, cells), _frame(where, MESH_COLUMN, cells))
         files = {column: _place(table.parent, column, cells.pop(column)) for column in FILES}
         further = {name: text or None for name, text in cells.items()}
@@ -137,14 +138,14 @@ def label_angles(angles: Sequence[float]) -> dict[str, float]:
     labels: dict[str, float] = {}
     for angle in angles:
         if not np.isfinite(angle):
-            raise DataError(Code.INVALID, "", f"an angle is {angle:g} degrees")
+            raise DataError(Code.OUT_OF_RANGE, "--angles", f"{angle:g} is no angle in degrees")
         turned = round(float(angle) % 360, 1) % 360  # again, since 359.97 is rounded to 360
         label = f"a{turned:03.0f}" if turned.is_integer() else f"a{turned:05.1f}"
         if label in labels:
-            raise DataError(Code.INVALID, "", f"two angles are {labels[label]:g} degrees, to a tenth")
+            raise DataError(Code.DUPLICATE, "--angles", f"two angles are {labels[label]:g} degrees, to a tenth")
         labels[label] = turned
     if not labels:
-        raise DataError(Code.INVALID, "", "no angle is given")
+        raise DataError(Code.MISSING, "--angles", "no angle is given")
     return labels
 
 
@@ -195,8 +196,8 @@ class _Reader:
         coverage = split(seen.hu, seen.lumen, seen.wall, seen.calcium)
         found = (vessel.id, item.angle, round(seen.mean, 1), round(seen.calcium, 1))
         known: dict[str, Value] = {**vessel.attributes, **dict(zip(WRITTEN, found, strict=True))}
-        flags, told = to_bits(coverage), volume().remarks
-        return Converted(item.id, vessel.patient, image, flags, known, vessel.split, remarks=told)
+        remarks = volume().remarks
+        return Converted(item.id, vessel.patient, image, to_bits(coverage), known, vessel.split, remarks=remarks)
 
 
 def _read_volume(path: Path) -> Volume:
@@ -223,7 +224,7 @@ def _frame(where: str, column: str, cells: dict[str, str]) -> Frame:
     try:
         return parse_frame(cells.pop(column, ""))
     except ValueError as error:
-        raise DataError(Code.INVALID, where, f"{column} is {error}") from None
+        raise DataError(Code.INVALID, f"{where}: {column}", f"{error}") from None
 
 
 def _place(folder: Path, column: str, text: str) -> Path | Excluded:

@@ -6,7 +6,7 @@ A converted data set is a folder::
     masks/ID.png    bit flags, e.g. 1 left lung, 2 right lung, 4 heart; none where the format has no masks
     metadata.csv    a row an image: id, patient, split and the format's attributes
     rejected.csv    id, kind and reason of everything that was left out
-    warnings.csv    id, kind and text of what is to be told of images that were taken
+    warnings.csv    id, kind and text of what the user should know of images that were taken
     summary.txt     how many were left out for which kind of reason, and warnings
     journal.jsonl   what is done already, so that an interrupted conversion goes on
 
@@ -63,7 +63,7 @@ class Converted:
         attributes: further columns of the table; None is an empty cell.
         split: its part where the data set says so; None: drawn from the patient's id.
         large: the image at the size in which a segmenter reads it, uint8 (H', W'); not written.
-        remarks: what is to be told of its file.
+        remarks: what the user should know of its file.
     """
 
     id: str
@@ -106,7 +106,7 @@ class Summary:
     Attributes:
         items: how many the data set lists.
         samples: how many images were converted, by part.
-        patients: of how many people they are, by part.
+        patients: of how many patients they are, by part.
         left_out: how many were not, by kind of reason.
         warning: what is odd about the result and what to do about it, or "".
     """
@@ -179,9 +179,9 @@ def convert(
                 warning = f"\n{summary.warning}\n" if summary.warning else ""
                 partial.write_text(f"{summary}\n{warning}", encoding="utf-8")
     except OSError as error:
-        raise DataError(Code.FAILED, out, f"the conversion stopped ({error})") from None
+        raise DataError(Code.NOT_WRITABLE, out, f"the conversion stopped ({error})") from None
     if not sum(summary.samples.values()):
-        raise DataError(Code.INVALID, out, f"no image could be converted; rejected.csv there says why\n{summary}")
+        raise DataError(Code.EMPTY, out, f"no image could be converted; rejected.csv there says why\n{summary}")
     return summary
 
 
@@ -384,11 +384,11 @@ def _summarize(
         if total >= FEW and most > total / 2:
             warning = (
                 f"warning: {most} of {total} images are of one patient, and so in one part ({part}). If "
-                "they are of several people, give each an id of their own in the source and convert it to another "
+                "they are of several patients, give each an id of their own in the source and convert it to another "
                 "folder, or correct 'patient' and 'split' in metadata.csv"
             )
     if empty := [part for part in PARTS if not samples[part]]:
         warning = warning or (
-            f"warning: no image is in {' and '.join(empty)}: bring more people, or another --seed of the split"
+            f"warning: no image is in {' and '.join(empty)}: bring more patients, or another --seed of the split"
         )
     return Summary(items, samples, patients, left_out, "\n".join(filter(None, (warning, *summarise(remarks)))))

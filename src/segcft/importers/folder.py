@@ -36,7 +36,7 @@ from segcft.utils.progress import Progress
 
 
 class Sample(NamedTuple):
-    """What :meth:`segcft.data.writer.StoreWriter.append` takes after the id, and what is to be told of the files."""
+    """What :meth:`segcft.data.writer.StoreWriter.append` takes after the id, and the remarks on its files."""
 
     patient: str
     part: str
@@ -75,7 +75,7 @@ def import_folder(
         study: whose ``data`` is of source ``folder``.
         data: folder that the paths in ``study.data`` are relative to.
         out: the store's folder; an older store there is replaced once the new one is complete.
-        split: put everybody in this part, e.g. ``"test"`` for people that no stage may have seen.
+        split: put every sample in this part, e.g. ``"test"`` for subjects that no stage may have seen.
         shard: import this share of the table only; see :func:`segcft.data.shards.join`.
         progress: wraps the loop over samples: ``progress(iterable, total, description) -> iterable``.
 
@@ -89,13 +89,13 @@ def import_folder(
     """
     source = _Folder(study, Path(data), split)
     lines = source.read_lines()
-    told = source.remarks if shard is None or shard.index == 1 else []
+    remarks = source.remarks if shard is None or shard.index == 1 else []
     if shard is not None:
         lines = list(shard.of(lines))
     workers = min(8, os.cpu_count() or 1)
     reading = closing(ahead(source.read_sample, lines, workers, depth=2 * workers))
     with StoreWriter(out, study, partial=shard is not None) as writer, reading as samples:
-        writer.remark("", told)
+        writer.remark("", remarks)
         for line, sample in (progress or Progress())(zip(lines, samples, strict=True), len(lines), "Importing images"):
             id = line.cells[source.spec.id] if isinstance(line, Row) else ""
             if isinstance(sample, Rejected):
@@ -120,23 +120,20 @@ class _Folder:
             if not folder.is_dir():
                 raise DataError(Code.MISSING, folder, f"no such folder (data.{key})")
         if study.image.channels not in (1, 3):
-            raise DataError(
-                Code.INVALID, "image.channels", f"image files have 1 or 3 channels, not {study.image.channels}"
-            )
+            why = f"image files have 1 or 3 channels, not {study.image.channels}"
+            raise DataError(Code.UNSUPPORTED, "image.channels", why)
         self._check_names("columns", self.spec.columns, study.variables)
         self._check_names("may_be_absent", self.spec.may_be_absent, study.structures)
         self.split_column = self.spec.split if split is None else None
         self.patient_column = self.spec.patient or self.spec.id
         self.remarks: list[Remark] = []
-        """What is to be told of the table as a whole."""
+        """Remarks on the table as a whole."""
         self._first_lines: dict[str, int] = {}  # of each id
         for name in self.spec.columns:
             if name in study.measured:
-                raise DataError(
-                    Code.INVALID, f"data.columns.{name}", "areas are measured from the masks, not read from the table"
-                )
-        # Areas are measured from the masks, so every other variable is a column.
-        self.columns = {
+                why = "areas are measured from the masks, not read from the table"
+                raise DataError(Code.CONFLICT, f"data.columns.{name}", why)
+        self.columns = {  # of all variables but those that are measured from masks
             name: self.spec.columns.get(name, name) for name in study.variables if name not in study.measured
         }
 
@@ -178,10 +175,10 @@ class _Folder:
         if self.split_column is not None:
             remedy = (
                 f"column {self.split_column!r} decides: name that part there, or set its share in 'splits' to 0 "
-                "(test people are needed)"
+                "(test subjects are needed)"
             )
         else:
-            remedy = "change the seed or the shares in 'splits', or bring more people"
+            remedy = "change the seed or the shares in 'splits', or bring more subjects"
         return parts, str(self.table), remedy
 
     def _cells(self, row: Row) -> tuple[str, str, dict[str, float | str | None], list[Remark]]:
@@ -199,7 +196,7 @@ class _Folder:
             raise Rejected(f"{self.table}: line {row.line}: {reason}") from None
 
     def _attributes(self, row: Row) -> tuple[dict[str, float | str | None], list[Remark]]:
-        """Values by variable, and what is to be told of those that are not believed, which are missing."""
+        """Values by variable, and remarks on those that are not believed and count as missing."""
         attributes: dict[str, float | str | None] = {}
         doubted = []
         for name, column in self.columns.items():
@@ -260,8 +257,8 @@ class _Folder:
     def _check_columns(self, rows: list[Row], named: set[str]) -> None:
         """See that no column says who is who, or who is in which part, and the study does not name it.
 
-        Where everybody is a test person the study may be another's, which its user does not change. Intervals then are
-        over the patients that the table has.
+        Where every sample is a test sample, the study may be another's, which its user does not change. Intervals are
+        then over the patients that the table has.
 
         Raises:
             DataError: a column seems to be of patients, of whom there are several images.
@@ -270,13 +267,12 @@ class _Folder:
         if self.spec.patient is None and found.patient is not None:
             use = f"column {found.patient!r} has patients with several images"
             if self.forced_split is None:
-                raise DataError(
-                    Code.MISSING,
-                    self.table,
-                    f"{use}, and without data.patient each image would be a person, in training or in "
-                    f"test by itself. Add 'patient: {found.patient}' to the study's data section, or "
-                    f"'patient: {self.spec.id}' if it is something else",
+                why = (
+                    f"{use} in {self.table}, and without this key each image would be a subject of its own, in "
+                    f"training or in test. Add 'patient: {found.patient}' to the study's data section, or "
+                    f"'patient: {self.spec.id}' if it is something else"
                 )
+                raise DataError(Code.MISSING, "data.patient", why)
             self.patient_column = found.patient
             self.remarks.append(Remark("patients", f"{self.table}: {use}, which the study does not name: it is used"))
         elif self.spec.patient is None:
@@ -299,7 +295,7 @@ class _Folder:
         for lines in parts.values():
             if len(lines) > 1:  # lines of the table name the patient, and no log does
                 where = " and ".join(f"{part} (line {line})" for part, line in lines.items())
-                raise DataError(Code.INVALID, self.table, f"column {column!r}: one patient is in {where}")
+                raise DataError(Code.CONFLICT, f"{self.table}: column {column!r}", f"one patient is in {where}")
 
     def _check_names(self, key: str, names: Iterable[str], known: Iterable[str]) -> None:
         for name in names:

@@ -63,13 +63,15 @@ class Importer(ABC):
     def __post_init__(self) -> None:
         for module in self.needs:
             if importlib.util.find_spec(module) is None:
-                raise DataError(Code.NOT_INSTALLED, "", f"import {self.name} needs {module}, which is not installed")
+                raise DataError(Code.NOT_INSTALLED, f"import {self.name}", f"needs {module}, which is not installed")
         for declared, found in options(type(self)):
             value = getattr(self, declared.name)
             if value is None and declared.default is None:
                 continue
             try:
                 found.check(value)
+            except FileNotFoundError as error:
+                raise DataError(Code.MISSING, flag(declared, found), f"{error}") from None
             except (TypeError, ValueError) as error:
                 raise DataError(Code.INVALID, flag(declared, found), f"{error}") from None
 

@@ -1,8 +1,8 @@
 """JSRT (Shiraishi et al. 2000) in its own format, with the masks of SCR (van Ginneken et al. 2006).
 
-Three downloads meet here: 247 raw images, a text file each on the people with a nodule (``CLNDAT_EN.TXT``) and on
+Three downloads meet here: 247 raw images, a text file each on the subjects with a nodule (``CLNDAT_EN.TXT``) and on
 those without (``CNNDAT_EN.TXT``), and SCR's outlines of lungs and heart as GIF files. Every image is of another
-person.
+subject.
 """
 
 from __future__ import annotations
@@ -59,15 +59,15 @@ def convert_jsrt(options: JSRT, out: Path, progress: Progress | None = None) -> 
     """
     files = find_images(options.images)
     outlines = find_masks(options.masks)
-    people, digest = read_clinical(options.clinical)
-    ids = sorted({*files, *people})
+    records, digest = read_clinical(options.clinical)
+    ids = sorted({*files, *records})
     wanted = [id for id in ids if all((name, id) in outlines for name in _FOLDERS)]
     swapped = named_by_image_side(outlines, wanted, options.masks, progress)
     plausibility = options.plausibility or Plausibility()
     return convert(
         [_Item(id) for id in ids],
         len(ids),
-        _Reader(options, files, outlines, people, swapped, plausibility).read,
+        _Reader(options, files, outlines, records, swapped, plausibility).read,
         out,
         settings={
             **options.settings,
@@ -119,26 +119,24 @@ def read_clinical(paths: Sequence[Path]) -> tuple[dict[str, Mapping[str, Value] 
     Raises:
         DataError: a file cannot be read, or names no image.
     """
-    people: dict[str, Mapping[str, Value] | Rejected] = {}
+    records: dict[str, Mapping[str, Value] | Rejected] = {}
     digest = hashlib.sha256()
     for path in paths:
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise DataError(
-                Code.UNREADABLE, path, f"cannot read this text file ({error.strerror}) (--clinical)"
-            ) from None
+            raise DataError(Code.UNREADABLE, path, f"cannot read this file ({error.strerror}) (--clinical)") from None
         digest.update(content)
         found = parse_clinical(content.decode("utf-8", errors="replace"))
         if not found:
-            raise DataError(Code.INVALID, path, "names no image of JSRT like JPCLN001.IMG (--clinical)")
+            raise DataError(Code.EMPTY, path, "names no image of JSRT like JPCLN001.IMG (--clinical)")
         for id, attributes in found:
-            if id in people and people[id] != attributes:
+            if id in records and records[id] != attributes:
                 attributes = Excluded("clinical data unclear", f"{path}: {id} is there before, with other data")
             elif isinstance(attributes, Excluded):
                 attributes = Excluded(attributes.kind, f"{path}: {attributes}")
-            people[id] = attributes
-    return people, digest.hexdigest()
+            records[id] = attributes
+    return records, digest.hexdigest()
 
 
 def parse_clinical(text: str) -> list[tuple[str, Mapping[str, Value] | Excluded]]:
@@ -273,21 +271,15 @@ def named_by_image_side(
                 by_patient.append(left > right)
                 heart_left.append(heart > (left + right) / 2)
     if not by_patient:
-        raise DataError(Code.INVALID, folder, "the masks of lungs and heart of no image could be read (--masks)")
+        raise DataError(Code.UNREADABLE, folder, "no image has masks of lungs and heart that can be read (--masks)")
     if sum(heart_left) * 2 < len(heart_left):
-        raise DataError(
-            Code.INVALID,
-            folder,
-            f"{len(heart_left) - sum(heart_left)} of {len(heart_left)} hearts are nearer to the lung on the "
-            "left of the image: the masks are mirrored (--masks)",
-        )
+        count = f"{len(heart_left) - sum(heart_left)} of {len(heart_left)}"
+        why = f"{count} hearts are nearer to the lung on the left of the image: the masks are mirrored (--masks)"
+        raise DataError(Code.CONFLICT, folder, why)
     if any(by_patient) and not all(by_patient):
-        raise DataError(
-            Code.INVALID,
-            folder,
-            f"of {len(by_patient)} images {sum(by_patient)} have the mask named 'left lung' on the right, as "
-            "SCR does, and the others on the left (--masks)",
-        )
+        count = f"of {len(by_patient)} images {sum(by_patient)}"
+        why = f"{count} have 'left lung' on the right, as SCR does, and the others on the left (--masks)"
+        raise DataError(Code.CONFLICT, folder, why)
     return not by_patient[0]
 
 
@@ -325,12 +317,12 @@ class _Reader:
     options: JSRT
     files: Mapping[str, Path]
     outlines: Mapping[tuple[str, str], Path]
-    people: Mapping[str, Mapping[str, Value] | Rejected]
+    records: Mapping[str, Mapping[str, Value] | Rejected]
     swapped: bool
     plausibility: Plausibility
 
     def read(self, item: _Item) -> Converted | Rejected:
-        attributes = self.people.get(item.id) or Excluded("no clinical data", f"no clinical file names {item.id}")
+        attributes = self.records.get(item.id) or Excluded("no clinical data", f"no clinical file names {item.id}")
         if isinstance(attributes, Rejected):
             return attributes
         if item.id not in self.files:
@@ -361,5 +353,5 @@ class _Reader:
 
 def _claim(found: dict[Key, Path], key: Key, path: Path, option: str) -> None:
     if key in found:
-        raise DataError(Code.INVALID, path, f"is also {found[key]}; name the folder of one of them ({option})")
+        raise DataError(Code.DUPLICATE, path, f"is also {found[key]}; name the folder of one of them ({option})")
     found[key] = path

@@ -119,25 +119,20 @@ class PSPNet:
     targets: Mapping[str, str] = {"left_lung": "Left Lung", "right_lung": "Right Lung", "heart": "Heart"}
 
     def __init__(self, device: torch.device | str) -> None:
-        remedy = "or give your own masks (--masks DIR) or a trained run (--segmentor RUN)"
+        package, remedy = "torchxrayvision", "or give your own masks (--masks DIR) or a trained run (--segmentor RUN)"
         try:
             import torchxrayvision
         except ModuleNotFoundError as error:
-            raise DataError(
-                Code.NOT_INSTALLED, "", f"masks by PSPNet need {error.name}: pip install 'segcft[padchest]', {remedy}"
-            ) from None
+            why = f"masks by its PSPNet need {error.name}: pip install 'segcft[padchest]', {remedy}"
+            raise DataError(Code.NOT_INSTALLED, package, why) from None
         except Exception as error:  # a torchvision that does not fit torch fails in ways of its own
-            raise DataError(
-                Code.INVALID,
-                "",
-                f"torchxrayvision does not work here ({error}): install a torchvision that fits torch, {remedy}",
-            ) from None
+            why = f"cannot be imported ({error}): install a torchvision that fits torch, {remedy}"
+            raise DataError(Code.FAILED, package, why) from None
         try:
             self.network = torchxrayvision.baseline_models.chestx_det.PSPNet().to(device).eval()
         except Exception as error:  # no network, a full disk, a damaged file
-            raise DataError(
-                Code.INVALID, "", f"the weights of torchxrayvision's PSPNet cannot be loaded ({error}); {remedy}"
-            ) from None
+            why = f"the weights of its PSPNet cannot be loaded ({error}); {remedy}"
+            raise DataError(Code.FAILED, package, why) from None
         self.device = device
         self.normalize = torchxrayvision.utils.normalize
         known = list(self.network.targets)
@@ -294,12 +289,8 @@ class Masking:
     def __post_init__(self) -> None:
         (height, width), wanted = self.size, self.segmenter.size
         if abs(width / height - wanted[1] / wanted[0]) > 1e-6:
-            raise DataError(
-                Code.INVALID,
-                "",
-                f"images of {height}x{width} (height x width) have another shape than the segmenter's "
-                f"{wanted[0]}x{wanted[1]}",
-            )
+            why = f"{height}x{width} (height x width) is another shape than the segmenter's {wanted[0]}x{wanted[1]}"
+            raise DataError(Code.CONFLICT, "--size", why)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -29,9 +29,9 @@ class Kind:
     place: Literal["folder", "table", "file", ""] = ""
 
     def check(self, value: Any) -> None:
-        """Raise ValueError, saying what was expected, or TypeError where ``value`` is none of this kind."""
+        """Raise ValueError or FileNotFoundError, saying what was expected; TypeError of another type of ``value``."""
         if self.place and not (value.is_dir() if self.place == "folder" else value.is_file()):
-            raise ValueError(f"{value}: no such {self.place}")
+            raise FileNotFoundError(f"{value}: no such {self.place}")
         self.parse(self.write(value))
 
 
@@ -129,7 +129,7 @@ class Option:
     setting: str | None = None
 
     def check(self, value: Any) -> None:
-        """Raise ValueError or TypeError where ``value`` cannot be one of this option."""
+        """Raise as :meth:`Kind.check` where ``value`` cannot be one of this option."""
         for one in value if self.many else [value]:
             self.kind.check(one)
         if self.many == "pair" and not value[0] < value[1]:

@@ -126,20 +126,13 @@ def read_rows(table: Path) -> Iterator[Row]:
             header = [cell.strip() for cell in next(reader, [])]
             for column in Row._fields:
                 if column not in header:
-                    raise DataError(
-                        Code.UNKNOWN,
-                        table,
-                        f"not PadChest's table: no column {column!r}{nearest(column, header)} (--csv)",
-                    )
+                    why = f"PadChest's table has it, and this one not{nearest(column, header)} (--csv)"
+                    raise DataError(Code.MISSING, f"{table}: column {column!r}", why)
             places = [header.index(column) for column in Row._fields]
             for cells in reader:
                 if cells and len(cells) != len(header):
-                    raise DataError(
-                        Code.INVALID,
-                        table,
-                        f"line {reader.line_num}: {len(cells)} cells in a table of {len(header)} columns; "
-                        "download it again",
-                    )
+                    why = f"{len(cells)} cells in a table of {len(header)} columns; download it again"
+                    raise DataError(Code.DAMAGED, f"{table}: line {reader.line_num}", why)
                 if cells:
                     yield Row(*(cells[place].strip() for place in places))
     except FileNotFoundError:
@@ -257,5 +250,5 @@ def _survey(table: Path) -> tuple[int, str]:
         digest.update("\0".join(row).encode())
         total += 1
     if total == 0:
-        raise DataError(Code.MISSING, table, "the table has no rows (--csv)")
+        raise DataError(Code.EMPTY, table, "the table has no rows (--csv)")
     return total, digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Import of simulated people: the data set whose causal model and true counterfactuals are known."""
+"""Import of simulated subjects: the data set whose causal model and true counterfactuals are known."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from segcft.utils.progress import Progress
 
 
 class Simulator(Protocol):
-    """What a simulator offers. All about a person follows from one number.
+    """What a simulator offers. All about a subject follows from one number.
 
     ``structures`` are in the order of the masks; the area of one is the variable ``<structure>_area``.
     """
@@ -32,7 +32,7 @@ class Simulator(Protocol):
     structures: tuple[str, ...]
 
     def attributes(self, person: int, do: Mapping[str, float | str] | None = None) -> dict[str, float | str]:
-        """Every variable of the person, with those in ``do`` set from outside."""
+        """Every variable of the subject, with those in ``do`` set from outside."""
 
     def render(self, person: int, attributes: Mapping[str, float | str]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Image (H, W) and coverage of each structure (S, H, W), 255 where a pixel is wholly inside."""
@@ -56,16 +56,13 @@ def make_simulator(study: Study) -> Simulator:
     make = getattr(importlib.import_module(module), name)
     size, field = study.image.size, study.image.field_of_view
     if field and not math.isclose(field[0] * size[1], field[1] * size[0], rel_tol=1e-6):
-        raise DataError(
-            Code.INVALID,
-            "image.field_of_view",
-            f"{study.data.source} draws square pixels, not {field[0] / size[0]:g} x "
-            f"{field[1] / size[1]:g} {study.image.length_unit}",
-        )
+        pixel = f"{field[0] / size[0]:g} x {field[1] / size[1]:g} {study.image.length_unit}"
+        why = f"{study.data.source} draws square pixels, not {pixel}"
+        raise DataError(Code.UNSUPPORTED, "image.field_of_view", why)
     try:
         simulator: Simulator = make(study.image.size, study.image.cell_size)
     except ValueError as error:
-        raise DataError(Code.INVALID, study.data.source, f"{error}") from None
+        raise DataError(Code.UNSUPPORTED, "image", f"{study.data.source}: {error}") from None
     return simulator
 
 
@@ -79,18 +76,18 @@ def import_simulated(
     shard: Shard | None = None,
     progress: Progress | None = None,
 ) -> Store:
-    """Draw people from the simulator that ``study.data`` names and write them to the store ``out``.
+    """Draw subjects from the simulator that ``study.data`` names and write them to the store ``out``.
 
-    The person with a given index is the same however many are drawn. The extra column ``person`` of the
-    store's table is the number that the simulator knows the person by, for the true counterfactual.
+    The subject with a given index is the same however many are drawn. The extra column ``person`` of the
+    store's table is the number that the simulator knows the subject by, for the true counterfactual.
 
     Args:
         study: whose ``data`` is of a simulator.
         out: the store's folder; an older store there is replaced once the new one is complete.
-        people, seed: in place of those in the study, e.g. another seed for people that nobody has seen.
-        split: put everybody in this part.
-        shard: draw this share of the people only; see :func:`segcft.data.shards.join`.
-        progress: wraps the loop over people: ``progress(iterable, total, description) -> iterable``.
+        people, seed: in place of those in the study, e.g. another seed for subjects that no stage has seen.
+        split: put every subject in this part.
+        shard: draw this share of the subjects only; see :func:`segcft.data.shards.join`.
+        progress: wraps the loop over subjects: ``progress(iterable, total, description) -> iterable``.
 
     Raises:
         DataError: the study has a variable or structure that the simulator does not, or a part is empty.
@@ -102,7 +99,7 @@ def import_simulated(
     order = mask_order(study, simulator)
     indices = range(people) if shard is None else shard.of(range(people))
     with StoreWriter(out, study, partial=shard is not None) as writer:
-        for index in (progress or Progress())(indices, len(indices), "Simulating people"):
+        for index in (progress or Progress())(indices, len(indices), "Simulating subjects"):
             id = person_id(seed, index)
             person = person_number(seed, index)
             attributes = simulator.attributes(person)
@@ -111,9 +108,9 @@ def import_simulated(
             try:
                 writer.append(id, id, part, image[None], masks[order], attributes, {"person": person})
             except ValueError as error:  # a variable of another kind, or with other categories
-                raise DataError(Code.INVALID, "variables", f"{study.data.source}: {error}") from None
+                raise DataError(Code.CONFLICT, "variables", f"{study.data.source}: {error}") from None
         parts = expected_parts(study.splits) if split is None else (split,)
-        writer.check_parts(parts, study.data.source, "simulate more people, or change the seed or shares in 'splits'")
+        writer.check_parts(parts, study.data.source, "simulate more subjects, or change the seed or shares in 'splits'")
     return Store(out)
 
 
@@ -125,12 +122,12 @@ def mask_order(study: Study, simulator: Simulator) -> list[int]:
     """
     source = study.data.source
     if study.image.channels != 1:
-        raise DataError(Code.INVALID, "image.channels", f"{source} draws 1 channel, not {study.image.channels}")
+        raise DataError(Code.UNSUPPORTED, "image.channels", f"{source} draws 1 channel, not {study.image.channels}")
     for name in study.variables:
         if name not in simulator.variables:
             raise DataError(Code.UNKNOWN, f"variables.{name}", f"{source} has only {', '.join(simulator.variables)}")
     areas = [f"{structure}_area" for structure in simulator.structures]
     for name, structure in study.structures.items():
         if structure.variable not in areas:
-            raise DataError(Code.INVALID, f"structures.{name}.variable", f"areas of {source} are {', '.join(areas)}")
+            raise DataError(Code.UNKNOWN, f"structures.{name}.variable", f"areas of {source} are {', '.join(areas)}")
     return [areas.index(variable) for variable in study.measured]

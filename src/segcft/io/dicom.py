@@ -1,4 +1,4 @@
-"""Reading one DICOM file: its grey values as they are meant to be seen, and what the header says of the person.
+"""Reading one DICOM file: its grey values as they are meant to be seen, and what the header says of the patient.
 
 Of DICOM's objects those are read that are a single grey image, like a radiograph (CR, DX) or a slice. Whatever is
 wrong with a file is an :class:`~segcft.io.reject.Excluded`, which names its kind.
@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from pydicom import Dataset, FileDataset
 
 from segcft.config.study import OLDEST
-from segcft.io.dicomfile import broken
+from segcft.io.dicomfile import reading_dicom
 from segcft.io.dicompixels import decode
 from segcft.io.greys import PERCENTILES
 from segcft.io.orientation import is_measured, turn_to_see
-from segcft.io.reject import Excluded, Rejected, Remark
+from segcft.io.reject import Excluded, Remark
 from segcft.io.source import Source
 from segcft.io.turn import Turn
 from segcft.io.voi import as_file_says, is_inverted, modality_values, remark_on_polarity
@@ -45,7 +45,7 @@ class Shown(NamedTuple):
     turn: Turn
     """How the stored pixels were turned."""
     remarks: tuple[Remark, ...]
-    """What is to be told of the file though it is read."""
+    """Remarks on the file."""
     measured: bool
     """Image Orientation (Patient) says how it lies, and not Patient Orientation alone."""
 
@@ -74,30 +74,25 @@ def shown(
             raw detector values, or contradicts itself in how it lies or in the shape of its pixels.
     """
     remarks: list[Remark] = []
-    try:
-        stored, padding = decode(path, dataset, remarks)
-        turn = turn_to_see(path, dataset, view(dataset), remarks)
+    with reading_dicom(path):
+        stored, padding = decode(dataset, remarks)
+        turn = turn_to_see(dataset, view(dataset), remarks)
         inside = slice(None) if padding is None else ~padding
-        values = modality_values(path, dataset, stored)
+        values = modality_values(dataset, stored)
         seen = values[inside]
         if seen.size == 0 or seen.min() == seen.max():
-            raise Excluded("constant image", f"{path}: constant image")
-        own = as_file_says(path, dataset, values, remarks) if grey_range is None and window is None else None
+            raise Excluded("constant image", "constant image")
+        own = as_file_says(dataset, values, remarks) if grey_range is None and window is None else None
         if own is None:
             own = _linear(values, *(grey_range or np.percentile(seen, window or PERCENTILES)))
-        grey = np.clip(1 - own if is_inverted(path, dataset, remarks) else own, 0, 1).astype(np.float32)
+        grey = np.clip(1 - own if is_inverted(dataset, remarks) else own, 0, 1).astype(np.float32)
         if padding is not None:
             grey[padding] = 0
         if grey[inside].min() == grey[inside].max():
-            raise Excluded("constant image", f"{path}: constant image between the grey values that are shown")
-        remark_on_polarity(path, dataset, stored[inside], grey[inside], remarks)
-        return Shown(
-            np.ascontiguousarray(turn(grey)), turn.aspect(aspect(dataset)), turn, tuple(remarks), is_measured(dataset)
-        )
-    except Rejected:
-        raise
-    except Exception as error:
-        raise broken(path, error) from None
+            raise Excluded("constant image", "constant image between the grey values that are shown")
+        remark_on_polarity(dataset, stored[inside], grey[inside], remarks)
+        named = tuple(remark.at(path) for remark in remarks)
+        return Shown(np.ascontiguousarray(turn(grey)), turn.aspect(aspect(dataset)), turn, named, is_measured(dataset))
 
 
 def aspect(dataset: Dataset) -> float:
@@ -114,10 +109,7 @@ def aspect(dataset: Dataset) -> float:
     if not height > 0 or not width > 0:
         return 1.0
     if not 1 / MOST_ASPECT <= height / width <= MOST_ASPECT:
-        name = getattr(dataset, "filename", None) or "the image"
-        raise Excluded(
-            "implausible pixel shape", f"{name}: pixels of {height:g} x {width:g} (height x width) cannot be"
-        )
+        raise Excluded("implausible pixel shape", f"pixels of {height:g} x {width:g} (height x width) cannot be")
     return height / width
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from pydicom import Dataset, FileDataset, dcmread
@@ -17,21 +19,12 @@ from pydicom.uid import (
 )
 
 from segcft.io.dicomhead import HEAD, PREAMBLE, PREFIX, begins_as_dicom
-from segcft.io.reject import Excluded, Remark, Unreadable
+from segcft.io.reject import Rejected, Remark, Unreadable, about
 from segcft.io.source import Source
 
 HEADER = (
-    *(
-        "SOPInstanceUID",
-        "StudyInstanceUID",
-        "SeriesInstanceUID",
-        "SeriesDescription",
-        "PatientID",
-        "PatientSex",
-        "PatientAge",
-        "PatientBirthDate",
-        "StudyDate",
-    ),
+    *("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesDescription", "PatientID", "PatientSex"),
+    *("PatientAge", "PatientBirthDate", "StudyDate"),
     *("SeriesDate", "AcquisitionDate", "Modality", "BodyPartExamined", "ViewPosition", "PixelSpacing"),
     *("ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio", "Rows", "Columns"),
     *("PatientOrientation", "ImageOrientationPatient", "PresentationIntentType", "PresentationLUTShape"),
@@ -68,16 +61,14 @@ def open_dicom(path: Source, pixels: bool = True) -> FileDataset:
     Raises:
         Excluded: it is no DICOM file or is damaged.
     """
-    try:
+    with reading_dicom(path):
         with path.open("rb") as file:
             length = file.seek(0, 2)
             file.seek(0)
             if not begins_as_dicom(file.read(HEAD), length):
-                raise Unreadable(
-                    "not a DICOM file",
-                    f"{path}: not a DICOM file: no 'DICM' at byte 128, and no elements of a header at its beginning",
-                )
-            _check_deflated(path, file)
+                why = "not a DICOM file: no 'DICM' at byte 128, and no elements of a header at its beginning"
+                raise Unreadable("not a DICOM file", why)
+            _check_deflated(file)
             file.seek(0)
             dataset = dcmread(file, stop_before_pixels=not pixels, force=True)
         for name in HEADER:  # pydicom decodes an element when it is asked for first, which may fail
@@ -86,17 +77,25 @@ def open_dicom(path: Source, pixels: bool = True) -> FileDataset:
             code.get("CodeMeaning")
         _lift_frame(dataset)
         return dataset
-    except Excluded:
-        raise
-    except Exception as error:  # pydicom's readers raise almost anything over a broken file
-        raise broken(path, error) from None
 
 
-def transfer_syntax(path: Source, dataset: FileDataset, remarks: list[Remark]) -> UID:
+@contextmanager
+def reading_dicom(path: Source) -> Iterator[None]:
+    """Name a file in what is refused. Whatever else is raised, which over a broken file is almost anything, is
+    :class:`Unreadable`."""
+    with about(path):
+        try:
+            yield
+        except Rejected:
+            raise
+        except Exception as error:  # pydicom decodes an element when it is asked for, which may fail in any way
+            raise _broken(error) from None
+
+
+def transfer_syntax(dataset: FileDataset, remarks: list[Remark]) -> UID:
     """How the pixels of ``dataset`` are encoded: as the file says, else as its elements are.
 
     Args:
-        path: of the file, for messages.
         dataset: from :func:`open_dicom`, with pixels; it gets the transfer syntax that it lacks.
         remarks: gets that it is a guess.
 
@@ -106,23 +105,21 @@ def transfer_syntax(path: Source, dataset: FileDataset, remarks: list[Remark]) -
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     if not syntax:
         if dataset["PixelData"].is_undefined_length:
-            raise Unreadable(
-                "no transfer syntax",
-                f"{path}: has no TransferSyntaxUID, and its pixels are compressed in a way that only that tells",
-            )
+            why = "has no TransferSyntaxUID, and its pixels are compressed in a way that only that tells"
+            raise Unreadable("no transfer syntax", why)
         implicit, little = dataset.original_encoding
         explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
         syntax = ImplicitVRLittleEndian if implicit else explicit
         dataset.file_meta.TransferSyntaxUID = syntax
-        text = f"{path}: has no TransferSyntaxUID: read as {syntax.name}, as its elements are"
+        text = f"has no TransferSyntaxUID: read as {syntax.name}, as its elements are"
         remarks.append(Remark("no transfer syntax", text))
     if not (isinstance(syntax, UID) and syntax.is_transfer_syntax):
         name = NEWER.get(str(syntax), "")
-        raise Unreadable(
-            "no decoder",
-            f"{path}: TransferSyntaxUID is {syntax}{f' ({name})' if name else ''}, which nothing here decodes: convert "
-            f"the file to {ExplicitVRLittleEndian.name}",
+        why = (
+            f"TransferSyntaxUID is {syntax}{f' ({name})' if name else ''}, which nothing here decodes: convert "
+            f"the file to {ExplicitVRLittleEndian.name}"
         )
+        raise Unreadable("no decoder", why)
     return syntax
 
 
@@ -138,7 +135,7 @@ def _lift_frame(dataset: Dataset) -> None:
                     dataset.setdefault(element.tag, element)
 
 
-def _check_deflated(path: Source, file: Any) -> None:
+def _check_deflated(file: Any) -> None:
     """Check what a file that is compressed as a whole unpacks to, which pydicom does before it looks at anything."""
     file.seek(PREAMBLE)
     if file.read(len(PREFIX)) != PREFIX:
@@ -147,16 +144,16 @@ def _check_deflated(path: Source, file: Any) -> None:
     if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
         unpacked = zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(), MOST_BYTES + 1)
         if len(unpacked) > MOST_BYTES:
-            raise Unreadable("damaged file", f"{path}: unpacks to more than the {MOST_BYTES >> 20} MiB that are read")
+            raise Unreadable("damaged file", f"unpacks to more than the {MOST_BYTES >> 20} MiB that are read")
 
 
-def broken(path: Source, error: Exception) -> Unreadable:
+def _broken(error: Exception) -> Unreadable:
     """What to raise where pydicom, or what reads its elements, gave up: in words that say what of the file is wrong."""
     if isinstance(error, OSError) and error.strerror:
-        return Unreadable("damaged file", f"{path}: cannot open this file: {error.strerror}")
+        return Unreadable("damaged file", f"cannot open this file: {error.strerror}")
     tag = re.search(r"\([0-9A-Fa-f]{4}, ?[0-9A-Fa-f]{4}\)", str(error))  # pydicom says where it was, if it knows
     what = f"its element {tag[0]}" if tag else "one of its elements"
-    return Unreadable("damaged file", f"{path}: damaged or cut off: cannot read {what}")
+    return Unreadable("damaged file", f"damaged or cut off: cannot read {what}")
 
 
 def text_of(dataset: Dataset, name: str) -> str | None:

@@ -18,7 +18,7 @@ from pydicom.uid import UID, JPEGExtended12Bit, RLELossless
 
 from segcft.io.dicomfile import term_of, text_of, transfer_syntax
 from segcft.io.reject import Excluded, Remark, Unreadable
-from segcft.io.source import Source, check_size
+from segcft.io.source import check_size
 
 OVERLAYS = range(0x6000, 0x6020, 2)
 """Groups of elements that describe overlays. Old files keep an overlay in bits of the pixels that are not used."""
@@ -67,34 +67,33 @@ class Layout(NamedTuple):
         return value - (1 << self.allocated) if self.signed and value >> self.allocated - 1 else value
 
 
-def decode(path: Source, dataset: FileDataset, remarks: list[Remark]) -> Stored:
+def decode(dataset: FileDataset, remarks: list[Remark]) -> Stored:
     """The pixels of a file that holds one grey image of 8 to 16 bits.
 
     Args:
-        path: of the file, for messages.
         dataset: from :func:`segcft.io.dicomfile.open_dicom`.
-        remarks: gets what is to be told of the pixels.
+        remarks: gets remarks on the pixels.
 
     Raises:
         Excluded: it holds something else, is compressed and there is no decoder, or is damaged.
     """
-    layout = _check_object(path, dataset)
-    syntax = transfer_syntax(path, dataset, remarks)
+    layout = _check_object(dataset)
+    syntax = transfer_syntax(dataset, remarks)
     if syntax.is_encapsulated:
-        words = _decompress(path, dataset, syntax, layout)
+        words = _decompress(dataset, syntax, layout)
     else:
-        words = _native(path, dataset, syntax, layout, remarks)
+        words = _native(dataset, syntax, layout, remarks)
     if words.shape != (dataset.Rows, dataset.Columns):
-        raise Excluded("no image", f"{path}: pixels of shape {words.shape}, expected one grey image")
+        raise Excluded("no image", f"pixels of shape {words.shape}, expected one grey image")
     # The decoders of all but RLE answer values, not words.
     stored = layout.values(words) if not syntax.is_encapsulated or syntax == RLELossless else words
     padding = _padding(dataset, layout, words, stored)
     if stored is not words and not _overlaid(dataset):
-        _remark_on_other_bits(path, layout, words, stored, padding, remarks)
+        _remark_on_other_bits(layout, words, stored, padding, remarks)
     return Stored(stored, padding)
 
 
-def _check_object(path: Source, dataset: Dataset) -> Layout:
+def _check_object(dataset: Dataset) -> Layout:
     """Where the bits of the one grey image of ``dataset`` are.
 
     Raises:
@@ -103,66 +102,60 @@ def _check_object(path: Source, dataset: Dataset) -> Layout:
     if not dataset.get("PixelData"):
         floats = "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset
         found = "floating-point pixels" if floats else "no image that can be read"
-        raise Excluded("no image", f"{path}: holds {found} (modality {text_of(dataset, 'Modality') or 'unknown'})")
-    check_size(path, (_whole(path, dataset, "Columns"), _whole(path, dataset, "Rows")))
-    frames = _whole(path, dataset, "NumberOfFrames", 1, positive=False)
+        raise Excluded("no image", f"holds {found} (modality {text_of(dataset, 'Modality') or 'unknown'})")
+    check_size((_whole(dataset, "Columns"), _whole(dataset, "Rows")))
+    frames = _whole(dataset, "NumberOfFrames", 1, positive=False)
     if frames > 1:
-        raise Excluded("several frames", f"{path}: holds {frames} frames, not one")
+        raise Excluded("several frames", f"holds {frames} frames, not one")
     photometric = text_of(dataset, "PhotometricInterpretation") or "no PhotometricInterpretation"
-    if _whole(path, dataset, "SamplesPerPixel", 1) != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        raise Excluded("not grey", f"{path}: {photometric}, expected MONOCHROME1 or MONOCHROME2")
+    if _whole(dataset, "SamplesPerPixel", 1) != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
+        raise Excluded("not grey", f"{photometric}, expected MONOCHROME1 or MONOCHROME2")
     if term_of(dataset, "PresentationIntentType") == "FOR PROCESSING":
-        raise Excluded(
-            "for processing",
-            f"{path}: PresentationIntentType is FOR PROCESSING: values of a detector, of which nobody says how they "
-            "are to look; take the image FOR PRESENTATION that was made of it",
+        why = (
+            "PresentationIntentType is FOR PROCESSING: values of a detector, of which nobody says how they "
+            "are to look; take the image FOR PRESENTATION that was made of it"
         )
-    allocated = _whole(path, dataset, "BitsAllocated")
-    stored = _whole(path, dataset, "BitsStored")
+        raise Excluded("for processing", why)
+    allocated = _whole(dataset, "BitsAllocated")
+    stored = _whole(dataset, "BitsStored")
     if allocated not in (8, 16) or not 8 <= stored <= allocated:
-        raise Excluded("not 8 to 16 bits", f"{path}: {stored} bits in {allocated}, expected 8 to 16 in 8 or 16")
-    high = _whole(path, dataset, "HighBit", stored - 1, positive=False)
+        raise Excluded("not 8 to 16 bits", f"{stored} bits in {allocated}, expected 8 to 16 in 8 or 16")
+    high = _whole(dataset, "HighBit", stored - 1, positive=False)
     if not stored - 1 <= high < allocated:
         expected = f"{stored - 1} to {allocated - 1}, since {stored} of {allocated} bits are stored"
-        raise Unreadable("bits that cannot be", f"{path}: HighBit is {high}, expected {expected}")
-    signed = _whole(path, dataset, "PixelRepresentation", positive=False)
+        raise Unreadable("bits that cannot be", f"HighBit is {high}, expected {expected}")
+    signed = _whole(dataset, "PixelRepresentation", positive=False)
     if signed not in (0, 1):
-        raise Unreadable("damaged file", f"{path}: PixelRepresentation is {signed}, expected 0 or 1")
+        raise Unreadable("damaged file", f"PixelRepresentation is {signed}, expected 0 or 1")
     return Layout(allocated, stored, high, bool(signed))
 
 
-def _whole(path: Source, dataset: Dataset, name: str, default: int | None = None, positive: bool = True) -> int:
+def _whole(dataset: Dataset, name: str, default: int | None = None, positive: bool = True) -> int:
     """An element that is a whole number, above 0 where it has to be."""
     wanted = f"a whole number{' above 0' if positive else ''}"
     if name not in dataset or dataset.get_item(name).value in (None, "", b""):
         if default is None:
-            raise Unreadable("damaged file", f"{path}: has no {name}, without which its pixels cannot be read")
+            raise Unreadable("damaged file", f"has no {name}, without which its pixels cannot be read")
         return default
     try:
         number = int(dataset.get(name))
     except (TypeError, ValueError):
-        raise Unreadable("damaged file", f"{path}: {name} is no number, expected {wanted}") from None
+        raise Unreadable("damaged file", f"{name} is no number, expected {wanted}") from None
     if number < positive:
-        raise Unreadable("damaged file", f"{path}: {name} is {number}, expected {wanted}")
+        raise Unreadable("damaged file", f"{name} is {number}, expected {wanted}")
     return number
 
 
-def _native(
-    path: Source, dataset: FileDataset, syntax: UID, layout: Layout, remarks: list[Remark]
-) -> NDArray[np.integer[Any]]:
+def _native(dataset: FileDataset, syntax: UID, layout: Layout, remarks: list[Remark]) -> NDArray[np.integer[Any]]:
     """Words (H, W) that are not compressed."""
     shape = int(dataset.Rows), int(dataset.Columns)
     data, expected = bytes(dataset.PixelData), shape[0] * shape[1] * layout.allocated // 8
     if len(data) < expected:
         found = f"holds {len(data)} bytes of pixels, expected {expected}"
-        raise Unreadable("damaged file", f"{path}: cut off, or of another size than its header says: {found}")
+        raise Unreadable("damaged file", f"cut off, or of another size than its header says: {found}")
     if len(data) > expected + expected % 2:
-        remarks.append(
-            Remark(
-                "more pixels than its header says",
-                f"{path}: holds {len(data)} bytes of pixels, expected {expected}: those after them are not read",
-            )
-        )
+        text = f"holds {len(data)} bytes of pixels, expected {expected}: those after them are not read"
+        remarks.append(Remark("more pixels than its header says", text))
     if layout.allocated == 8 and not syntax.is_little_endian and dataset["PixelData"].VR == "OW":
         data = np.frombuffer(data[: len(data) // 2 * 2], "<u2").byteswap().tobytes()  # bytes that were written as words
     dtype = layout.dtype.newbyteorder("<" if syntax.is_little_endian else ">")
@@ -170,46 +163,45 @@ def _native(
     return words.reshape(shape).astype(layout.dtype)
 
 
-def _decompress(path: Source, dataset: FileDataset, syntax: UID, layout: Layout) -> NDArray[np.integer[Any]]:
+def _decompress(dataset: FileDataset, syntax: UID, layout: Layout) -> NDArray[np.integer[Any]]:
     """Values (H, W) of a compressed image; of RLE its words."""
     if syntax != RLELossless and not layout.usual:
         where = f"bit {layout.high} of {layout.stored} stored ones"
-        raise Unreadable("bits that cannot be", f"{path}: HighBit is {where}, which {syntax.name} does not know")
+        raise Unreadable("bits that cannot be", f"HighBit is {where}, which {syntax.name} does not know")
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError:
-        raise Unreadable(
-            "no decoder", f"{path}: {syntax.name} cannot be decoded: convert the file to Explicit VR Little Endian"
-        ) from None
+        why = f"{syntax.name} cannot be decoded: convert the file to Explicit VR Little Endian"
+        raise Unreadable("no decoder", why) from None
     # Not its GDCM: the package of that name on PyPI is another one.
     other = [text.partition(" - requires ")[2] for text in decoder.missing_dependencies if "gdcm" not in text]
     needs = f": to decode it, pip install 'segcft[dicom]' (or {'; or '.join(other)})" if other else ""
     if not decoder.is_available:
-        raise Unreadable("no decoder", f"{path}: {syntax.name}{needs}")
+        raise Unreadable("no decoder", f"{syntax.name}{needs}")
     if syntax == JPEGExtended12Bit and layout.stored > 8 and needs:
-        raise Unreadable("no decoder", f"{path}: {syntax.name} with {layout.stored} bits{needs}")
-    _check_frame(path, dataset)
+        raise Unreadable("no decoder", f"{syntax.name} with {layout.stored} bits{needs}")
+    _check_frame(dataset)
     dataset.SamplesPerPixel = 1
     dataset.pixel_array_options(correct_unused_bits=syntax != RLELossless)
     try:
         return np.asarray(dataset.pixel_array)
     except Exception:  # decoders raise almost anything
         why = "damaged, or of another kind than its header says"
-        raise Unreadable("damaged file", f"{path}: its compressed image ({syntax.name}) is {why}") from None
+        raise Unreadable("damaged file", f"its compressed image ({syntax.name}) is {why}") from None
 
 
-def _check_frame(path: Source, dataset: Dataset) -> None:
+def _check_frame(dataset: Dataset) -> None:
     """Check what a compressed image says of itself, which need not be what the header of the file says."""
     try:
         frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
     except Exception:
-        raise Unreadable("damaged file", f"{path}: holds no compressed image though its header says so") from None
+        raise Unreadable("damaged file", "holds no compressed image though its header says so") from None
     # pydicom walks through the boxes of JPEG 2000 forever where one has no length.
     at = 12  # the first box
     while frame.startswith(b"\0\0\0\x0cjP  ") and at < len(frame) and frame[at + 4 : at + 8] != b"jp2c":
         length = int.from_bytes(frame[at : at + 4], "big")
         if length < 8:
-            raise Unreadable("damaged file", f"{path}: a box of its JPEG 2000 image has {length} bytes")
+            raise Unreadable("damaged file", f"a box of its JPEG 2000 image has {length} bytes")
         at += length
     try:
         with Image.open(io.BytesIO(frame), formats=("JPEG", "JPEG2000")) as picture:
@@ -218,7 +210,7 @@ def _check_frame(path: Source, dataset: Dataset) -> None:
         return
     if size != (dataset.Columns, dataset.Rows):
         found = f"{size[0]} x {size[1]}, not {dataset.Columns} x {dataset.Rows}"
-        raise Unreadable("damaged file", f"{path}: its compressed image has {found} pixels")
+        raise Unreadable("damaged file", f"its compressed image has {found} pixels")
 
 
 def _padding(
@@ -246,7 +238,6 @@ def _overlaid(dataset: Dataset) -> bool:
 
 
 def _remark_on_other_bits(
-    path: Source,
     layout: Layout,
     words: NDArray[np.integer[Any]],
     stored: NDArray[np.integer[Any]],
@@ -261,10 +252,8 @@ def _remark_on_other_bits(
     odd = (found != 0) & (found != signs)
     count = int(np.count_nonzero(odd if padding is None else odd & ~padding))
     if count:
-        remarks.append(
-            Remark(
-                "bits that are not stored",
-                f"{path}: {count} pixels have more than the {layout.stored} bits up to bit {layout.high} that its "
-                "header says: the others are left out; if the image is noise, correct BitsStored and HighBit",
-            )
+        text = (
+            f"{count} pixels have more than the {layout.stored} bits up to bit {layout.high} that its "
+            "header says: the others are left out; if the image is noise, correct BitsStored and HighBit"
         )
+        remarks.append(Remark("bits that are not stored", text))

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from segcft.config.study import Structure
 from segcft.io.dicomhead import is_dicom_file
 from segcft.io.extent import extent_of
-from segcft.io.greys import LUMA
+from segcft.io.greys import LUMA, PERCENTILES
 from segcft.io.nifti import NIFTI, PICTURE, Axes, Placed, is_nifti, read_nifti
 from segcft.io.picture import Pixels, largest, read_picture
-from segcft.io.reject import Rejected, Remark
+from segcft.io.reject import Rejected, Remark, about
 from segcft.io.similar import similar_file
 from segcft.io.source import Source
 from segcft.io.turn import AS_STORED, Turn
@@ -78,7 +78,7 @@ class ImageFile(NamedTuple):
     person: Mapping[str, float | str | None]
     """Of a DICOM file: see :func:`segcft.io.dicom.person`."""
     remarks: tuple[Remark, ...] = ()
-    """What is to be told of the file though it is read."""
+    """Remarks on the file."""
     placed: Placed = PICTURE
     """What the file says of how it lies, which its mask has to fit."""
     turn: Turn = AS_STORED
@@ -123,10 +123,11 @@ def read_image(
         extent = extent[::-1] if extent and picture.turn.exchanged else extent
         placed = Placed(None, measured=picture.measured)
         return ImageFile(grey, picture.aspect, said, picture.remarks, placed, picture.turn, extent)
-    if is_nifti(path):
-        return _read_nifti(path, channels, grey_range, window, axes)
-    pixels = read_picture(path)
-    return ImageFile(shades(pixels, str(path), channels, grey_range, window), 1.0, {}, pixels.remarks)
+    with about(path):
+        if is_nifti(path):
+            return _read_nifti(path, channels, grey_range, window, axes)
+        pixels = read_picture(path)
+        return ImageFile(shades(pixels, channels, grey_range, window), 1.0, {}, pixels.remarks)
 
 
 def _read_nifti(
@@ -138,8 +139,6 @@ def _read_nifti(
 ) -> ImageFile:
     image = read_nifti(path, axes)
     if grey_range is None and image.values.dtype.newbyteorder("=") not in (np.uint8, np.uint16):
-        from segcft.io.greys import PERCENTILES
-
         window = window or PERCENTILES
     pixels = Pixels(image.values, largest(image.values))
     remarks = []
@@ -149,26 +148,22 @@ def _read_nifti(
             "upside down or mirrored (data.nifti_axes: header, xy or yx)"
         )
         remarks.append(Remark("unknown orientation", text))
-    grey = shades(pixels, str(path), channels, grey_range, window)
+    grey = shades(pixels, channels, grey_range, window)
     return ImageFile(grey, image.aspect, {}, tuple(remarks), placed=image.placed, extent=image.extent)
 
 
 def shades(
     pixels: Pixels,
-    name: str,
     channels: int,
     grey_range: tuple[float, float] | None = None,
     window: tuple[float, float] | None = None,
 ) -> NDArray[np.float64]:
-    """Pixels as grey values (channels, H, W) in [0, 1], 1 being white; ``name`` is for errors.
-
-    See :func:`read_image` for the rest.
-    """
+    """Pixels as grey values (channels, H, W) in [0, 1], 1 being white; see :func:`read_image`."""
     values = np.moveaxis(np.atleast_3d(pixels.values).astype(np.float64), -1, 0)
     if not np.isfinite(values).all():
-        raise Rejected(f"{name}: holds values that are not finite numbers")
+        raise Rejected("holds values that are not finite numbers")
     if values.min() == values.max():
-        raise Rejected(f"{name}: constant image (every pixel is {values.flat[0]:g})")
+        raise Rejected(f"constant image (every pixel is {values.flat[0]:g})")
     if channels == 1 and len(values) == 3:
         values = np.tensordot(LUMA, values, axes=1)[None]
     elif channels == 3 and len(values) == 1:
@@ -181,10 +176,10 @@ def shades(
         low, high = 0.0, pixels.full
     else:
         kind = pixels.values.dtype
-        raise Rejected(f"{name}: {kind} values have no range of their own; set data.grey_range or data.window")
+        raise Rejected(f"{kind} values have no range of their own; set data.grey_range or data.window")
     shown = np.clip((values - low) / (high - low), 0, 1) if low < high else np.zeros_like(values)
     if shown.min() == shown.max():
-        raise Rejected(f"{name}: constant image between the grey values {low:g} and {high:g} that are shown")
+        raise Rejected(f"constant image between the grey values {low:g} and {high:g} that are shown")
     return 1 - shown if pixels.inverted else shown
 
 

@@ -17,7 +17,7 @@ from segcft.config.study import Structure
 from segcft.io.imagefile import find_mask
 from segcft.io.nifti import PICTURE, Axes, Placed, is_nifti, read_nifti
 from segcft.io.picture import Pixels, largest, read_picture
-from segcft.io.reject import Rejected, Remark
+from segcft.io.reject import Rejected, Remark, about
 from segcft.io.source import Source
 from segcft.io.turn import AS_STORED, Turn
 
@@ -48,7 +48,7 @@ class MaskFile(NamedTuple):
     """The file says that 0 is white."""
     placed: Placed
     remarks: tuple[Remark, ...] = ()
-    """What is to be told of the file."""
+    """Remarks on the file."""
 
 
 class Masks(NamedTuple):
@@ -57,7 +57,7 @@ class Masks(NamedTuple):
     coverage: NDArray[np.float64]
     """Of each structure, (S, H, W) in [0, 1], at the resolution of the files."""
     remarks: tuple[Remark, ...]
-    """What is to be told of the files though they are read."""
+    """Remarks on the files."""
 
 
 def read_masks(
@@ -95,13 +95,14 @@ def read_masks(
     masks = []
     for name, structure in structures.items():
         path = find_mask(folder, id, name, structure)
-        if path not in files:
-            files[path] = _read(path, size, turn, placed, axes)
-        if structure.file is not None:
-            masks.append(_coverage(path, name, files[path]))
-            continue
-        if path not in labels:  # many structures share a file, which is looked at once
-            labels[path] = _labels(path, files[path], thin)
+        with about(path):
+            if path not in files:
+                files[path] = _read(path, size, turn, placed, axes)
+            if structure.file is not None:
+                masks.append(_coverage(name, files[path]))
+                continue
+            if path not in labels:  # many structures share a file, which is looked at once
+                labels[path] = _labels(files[path], thin)
         if structure.bit is not None:
             masks.append(labels[path].astype(np.int64) & structure.bit != 0)
         else:
@@ -116,7 +117,8 @@ def read_labels(path: Source) -> NDArray[np.integer[Any]]:
     Raises:
         Rejected: the file cannot be read, is in colour, or holds numbers that are no labels.
     """
-    return _labels(path, _open(path, None))
+    with about(path):
+        return _labels(_open(path, None))
 
 
 def _read(path: Path, size: tuple[int, int], turn: Turn, image: Placed, axes: Axes | None) -> MaskFile:
@@ -126,13 +128,13 @@ def _read(path: Path, size: tuple[int, int], turn: Turn, image: Placed, axes: Ax
         file = file._replace(values=turn(file.values), alpha=alpha)
     if axes is None and not image.fits(file.placed):
         raise Rejected(
-            f"{path}: of this mask and its image only one says in its header how it lies in the patient, so how they "
+            "of this mask and its image only one says in its header how it lies in the patient, so how they "
             "fit is not known. Set data.nifti_axes: xy (arrays lie as in MONAI and ITK, the first axis across the "
             "picture), yx (as in NumPy and Pillow, the first axis down) or header (as headers say)"
         )
     if file.values.shape != size:
         found, wanted = (f"{width}x{height}" for height, width in (file.values.shape, size))
-        raise Rejected(f"{path}: the mask has {found} pixels, its image {wanted}")
+        raise Rejected(f"the mask has {found} pixels, its image {wanted}")
     return file
 
 
@@ -146,18 +148,18 @@ def _open(path: Source, axes: Axes | None) -> MaskFile:
     if values.ndim == 3:
         shown = values if alpha is None else values[alpha > 0]
         if (shown != shown[..., :1]).any():
-            raise Rejected(f"{path}: a mask has one value a pixel, this is a colour image")
+            raise Rejected("a mask has one value a pixel, this is a colour image")
         values = values[..., 0]
     if values.dtype.kind == "f":
-        values, full = _whole(path, values)
+        values, full = _whole(values)
     alpha = None if alpha is None else alpha / alpha.max()
     return MaskFile(values, alpha, full, pixels.inverted, placed, pixels.remarks)
 
 
-def _whole(path: Source, values: NDArray[np.floating[Any]]) -> tuple[NDArray[Any], float | None]:
+def _whole(values: NDArray[np.floating[Any]]) -> tuple[NDArray[Any], float | None]:
     """Real numbers as whole ones if they are so but for rounding, else as they are; and their largest value."""
     if not np.isfinite(values).all():
-        raise Rejected(f"{path}: holds values that are not finite numbers")
+        raise Rejected("holds values that are not finite numbers")
     low, high = float(values.min()), float(values.max())
     whole = np.rint(values)
     if max(-low, high) < MOST_EXACT and np.abs(values - whole).max() <= WHOLE:
@@ -165,7 +167,7 @@ def _whole(path: Source, values: NDArray[np.floating[Any]]) -> tuple[NDArray[Any
     return values, 1.0 if low >= 0 and high <= 1 + WHOLE else None
 
 
-def _labels(path: Source, file: MaskFile, thin: bool = False) -> NDArray[np.integer[Any]]:
+def _labels(file: MaskFile, thin: bool = False) -> NDArray[np.integer[Any]]:
     """The numbers of a file of labels or bit flags; what is transparent is 0.
 
     Raises:
@@ -174,19 +176,19 @@ def _labels(path: Source, file: MaskFile, thin: bool = False) -> NDArray[np.inte
     if file.values.dtype.kind == "f":
         odd = file.values.flat[np.abs(file.values - np.rint(file.values)).argmax()]
         raise Rejected(
-            f"{path}: labels are whole numbers below 2^53, this holds {odd:.4g}; if it was resized or smoothed, do so "
+            f"labels are whole numbers below 2^53, this holds {odd:.4g}; if it was resized or smoothed, do so "
             "by nearest neighbour"
         )
     labels = file.values.astype(np.uint8) if file.values.dtype == bool else file.values
     if file.alpha is not None:
         opaque = file.alpha >= 0.5
         if not labels[opaque].any():
-            raise Rejected(f"{path}: its shape is in its transparency, and its pixels are all 0, which is no label")
+            raise Rejected("its shape is in its transparency, and its pixels are all 0, which is no label")
         labels = labels * opaque
     share = 0.0 if thin else blended(labels)
     if share > BLENDED:
         raise Rejected(
-            f"{path}: {share:.0%} of its borders have a value between the labels: it was resized or turned with "
+            f"{share:.0%} of its borders have a value between the labels: it was resized or turned with "
             "interpolation, or saved as JPEG. Make label maps by nearest neighbour and keep them in PNG; if structures "
             "are a pixel wide, set data.thin_structures"
         )
@@ -213,11 +215,11 @@ def blended(labels: NDArray[np.integer[Any]]) -> float:
     return ramps / (steps + ramps) if steps + ramps >= FEWEST_BORDERS else 0.0
 
 
-def _coverage(path: Path, name: str, file: MaskFile) -> NDArray[np.float64]:
+def _coverage(name: str, file: MaskFile) -> NDArray[np.float64]:
     """How much of each pixel is inside a structure that has a file of its own."""
     if file.inverted:
         raise Rejected(
-            f"{path}: the file says that 0 is white (TIFF's WhiteIsZero), so which side is {name} is not clear; "
+            f"the file says that 0 is white (TIFF's WhiteIsZero), so which side is {name} is not clear; "
             "save it with 0 as black"
         )
     values, alpha = file.values, file.alpha
@@ -227,12 +229,12 @@ def _coverage(path: Path, name: str, file: MaskFile) -> NDArray[np.float64]:
         return alpha
     if len(levels) <= 2:
         if alpha is None and len(levels) == 2 and levels[0] != 0:
-            raise Rejected(f"{path}: holds {levels[0]:g} and {levels[1]:g}; outside of {name} a mask is 0")
+            raise Rejected(f"holds {levels[0]:g} and {levels[1]:g}; outside of {name} a mask is 0")
         coverage = (values != 0).astype(np.float64)
     elif file.full is None or levels[-1] < file.full / 2 or levels[0] < 0:
         expected = "grey coverage" if file.full is None else f"grey coverage up to {file.full:g}"
         raise Rejected(
-            f"{path}: {len(levels)} values from {levels[0]:g} to {levels[-1]:g}; a mask of {name} alone has two "
+            f"{len(levels)} values from {levels[0]:g} to {levels[-1]:g}; a mask of {name} alone has two "
             f"values, 0 outside, or {expected}"
         )
     else:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcft.io.mesh import Cells, MeshFile
-from segcft.io.reject import Rejected
+from segcft.io.reject import Rejected, about
 from segcft.io.space import said_in
 from segcft.io.vtpfile import parse_vtp
 
@@ -28,20 +28,20 @@ def read_mesh(path: Path) -> MeshFile:
         Rejected: it cannot be read, is cut off, or has lines and polygons of points that it does not have.
     """
     parsers = {".stl": parse_stl, ".ply": parse_ply, ".vtk": parse_vtk, ".vtp": parse_vtp}
-    try:
-        mesh = parsers[path.suffix.lower()](path.read_bytes())
+    kind = path.suffix.lower()
+    with about(path):
+        try:
+            mesh = parsers[kind](path.read_bytes())
+        except OSError as error:
+            raise Rejected(f"cannot read this file ({error.strerror})") from None
+        except (ValueError, LookupError, OverflowError) as error:  # what numbers in the wrong place lead to
+            raise Rejected(f"damaged {kind} file ({' '.join(str(error).split())})") from None
         for cells in (mesh.lines, mesh.polygons, mesh.strips):
             if len(cells.points) and not 0 <= cells.points.min() <= cells.points.max() < len(mesh.points):
                 raise Rejected(f"lines or polygons have points that are not among the {len(mesh.points)} of the file")
             if (np.diff(cells.offsets) < 0).any() or cells.offsets[0] != 0 or cells.offsets[-1] != len(cells.points):
                 raise Rejected("lines or polygons are damaged")
         return mesh
-    except OSError as error:
-        raise Rejected(f"{path}: cannot read this file ({error.strerror})") from None
-    except Rejected as reason:
-        raise Rejected(f"{path}: {reason}") from None
-    except (ValueError, LookupError, OverflowError) as error:  # what numbers in the wrong place lead to
-        raise Rejected(f"{path}: damaged {path.suffix.lower()} file ({' '.join(str(error).split())})") from None
 
 
 def parse_stl(content: bytes) -> MeshFile:

@@ -10,11 +10,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from segcft.errors import Code, DataError
 from segcft.io.extent import extent_of
-from segcft.io.reject import Rejected
+from segcft.io.reject import Rejected, reading
 from segcft.io.source import Source, check_size
 from segcft.io.turn import AS_STORED
+from segcft.utils.extra import extra
 
 NIFTI = (".nii", ".nii.gz")
 
@@ -94,28 +94,21 @@ def read_nifti(path: Source, axes: Axes | None = None) -> NiftiImage:
         DataError: NiBabel is not installed.
         Rejected: the file cannot be read, or holds more than one image.
     """
-    try:
-        import nibabel
-    except ImportError as error:
-        raise DataError(
-            Code.NOT_INSTALLED, path, f"this needs nibabel ({error}): pip install 'segcft[nifti]'"
-        ) from None
-    try:
+    nibabel = extra("nibabel", path, "nifti")
+    with reading(path, "NIfTI file"):
         content = _content(path)
         kind = nibabel.Nifti2Image if content[4:8] == b"n+2\0" else nibabel.Nifti1Image
         image = kind.from_bytes(content)
         shape, affine = tuple(image.shape), np.asarray(image.affine, dtype=np.float64)
         volume = (*shape, 1, 1)[:3]
         if 0 in shape or any(length != 1 for length in shape[3:]) or 1 not in volume:
-            raise Rejected(f"{path}: holds {'x'.join(map(str, shape))} values, expected one image")
-        check_size(path, shape)
+            raise Rejected(f"holds {'x'.join(map(str, shape))} values, expected one image")
+        check_size(shape)
         if image.dataobj.offset + math.prod(shape) * image.get_data_dtype().itemsize > len(content):
-            raise Rejected(
-                f"{path}: cut off: {len(content)} bytes do not hold the {math.prod(shape)} values of its header"
-            )
+            raise Rejected(f"cut off: {len(content)} bytes do not hold the {math.prod(shape)} values of its header")
         values = np.asanyarray(image.dataobj).reshape(volume)
         if values.dtype.kind not in "biuf":
-            raise Rejected(f"{path}: holds values of type {values.dtype}, expected grey values")
+            raise Rejected(f"holds values of type {values.dtype}, expected grey values")
         coded = bool(image.header["qform_code"] or image.header["sform_code"])
         spacing = np.linalg.norm(affine[:3, :3], axis=0)
         if axes in ("xy", "yx"):
@@ -123,10 +116,6 @@ def read_nifti(path: Source, axes: Axes | None = None) -> NiftiImage:
         else:
             picture, steps, straight = _as_seen(values, affine, spacing)
         unit = _MILLIMETRES.get(image.header.get_xyzt_units()[0])
-    except Rejected:
-        raise
-    except Exception as error:  # a damaged header may raise anything
-        raise Rejected(f"{path}: cannot read this NIfTI file ({' '.join(str(error).split())})") from None
     said = axes is not None or (coded and not _is_blank(affine))
     extent = None
     if not all(math.isfinite(step) and step > 0 for step in steps):
@@ -143,7 +132,7 @@ def _content(path: Source) -> bytes:
         with gzip.open(io.BytesIO(raw)) as file:
             raw = file.read(MOST_BYTES + 1)
     if len(raw) > MOST_BYTES:
-        raise Rejected(f"{path}: more than {MOST_BYTES >> 20} MiB, which is no single image")
+        raise Rejected(f"more than {MOST_BYTES >> 20} MiB, which is no single image")
     return raw
 
 

@@ -9,13 +9,11 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from segcft.io.reject import Excluded, Remark
-from segcft.io.source import Source
 from segcft.io.turn import AS_STORED, Turn
 
 SEEN = "LPF"
@@ -65,14 +63,13 @@ def letters_of(cosines: Sequence[float]) -> tuple[str, str]:
     return "LPH"[one] if row[one] > 0 else "RAF"[one], "LPH"[two] if column[two] > 0 else "RAF"[two]
 
 
-def turn_to_see(path: Source, header: Any, view: str | None, remarks: list[Remark]) -> Turn:
+def turn_to_see(header: Any, view: str | None, remarks: list[Remark]) -> Turn:
     """How the image of a DICOM file is turned, by its Patient Orientation and its Image Orientation (Patient).
 
     Args:
-        path: of the file, for messages.
         header: its elements.
         view: its projection, see :func:`segcft.io.dicom.view`.
-        remarks: gets what is to be told: that it is turned, or that a header is not understood and it is not.
+        remarks: gets remarks: that it is turned, or that a header is not understood and it is not.
 
     Returns:
         As stored where the header does not say, as most radiographs' does not, and of mammograms, which are looked at
@@ -83,36 +80,32 @@ def turn_to_see(path: Source, header: Any, view: str | None, remarks: list[Remar
     """
     if header.get("Modality") == "MG":
         return AS_STORED
-    named, measured = _named(path, header, remarks), _measured(path, header, remarks)
+    named, measured = _named(header, remarks), _measured(header, remarks)
     if named and measured:
-        _check_agreement(path, named, measured, header)
+        _check_agreement(named, measured, header)
     directions = measured or named
     if directions is None:
         return AS_STORED
     said = _text(directions)
     plane = {letter if letter in SEEN else _OPPOSITE[letter] for letter in directions}
     if view in _PLANES and plane != set(_PLANES[view]):
-        remarks.append(
-            Remark(
-                "orientation does not fit the view",
-                f"{path}: its view is {view}, but rows and columns run to {said}, which is another plane: taken as "
-                "stored; correct PatientOrientation or ViewPosition",
-            )
+        text = (
+            f"its view is {view}, but rows and columns run to {said}, which is another plane: taken as "
+            "stored; correct PatientOrientation or ViewPosition"
         )
+        remarks.append(Remark("orientation does not fit the view", text))
         return AS_STORED
     turn = turn_of(*directions)
     if turn != AS_STORED:
-        remarks.append(
-            Remark(
-                "turned",
-                f"{path}: rows and columns run to {said} by its header: {turn} to be seen as usual, and a mask of its "
-                "stored pixels with it",
-            )
+        text = (
+            f"rows and columns run to {said} by its header: {turn} to be seen as usual, and a mask of its "
+            "stored pixels with it"
         )
+        remarks.append(Remark("turned", text))
     return turn
 
 
-def _named(path: Source, header: Any, remarks: list[Remark]) -> tuple[str, str] | None:
+def _named(header: Any, remarks: list[Remark]) -> tuple[str, str] | None:
     """First letters of Patient Orientation, None where there is none or it is not understood."""
     value = header.get("PatientOrientation")
     values = [value] if isinstance(value, str) or value is None else list(value)
@@ -124,17 +117,17 @@ def _named(path: Source, header: Any, remarks: list[Remark]) -> tuple[str, str] 
         re.fullmatch("[LRAPHF]{1,3}", text) and len({_AXES[letter] for letter in text}) == len(text) for text in texts
     )
     if not plain or _AXES[texts[0][0]] == _AXES[texts[1][0]]:
-        remarks.append(_not_understood(path, "PatientOrientation", _text(texts), "two directions like L\\F"))
+        remarks.append(_not_understood("PatientOrientation", _text(texts), "two directions like L\\F"))
         return None
     return texts[0][0], texts[1][0]
 
 
 def is_measured(header: Any) -> bool:
     """Whether Image Orientation (Patient) is there and understood."""
-    return _measured(Path(), header, []) is not None
+    return _measured(header, []) is not None
 
 
-def _measured(path: Source, header: Any, remarks: list[Remark]) -> tuple[str, str] | None:
+def _measured(header: Any, remarks: list[Remark]) -> tuple[str, str] | None:
     """:func:`letters_of` Image Orientation (Patient), None where there is none or it is not understood."""
     value = header.get("ImageOrientationPatient")
     if not value:
@@ -143,7 +136,7 @@ def _measured(path: Source, header: Any, remarks: list[Remark]) -> tuple[str, st
         return letters_of([float(number) for number in value])
     except (TypeError, ValueError):
         expected = "two unit vectors at a right angle"
-        remarks.append(_not_understood(path, "ImageOrientationPatient", str(value), expected))
+        remarks.append(_not_understood("ImageOrientationPatient", str(value), expected))
         return None
 
 
@@ -151,18 +144,18 @@ def _text(directions: Sequence[str]) -> str:
     return "\\".join(directions)
 
 
-def _not_understood(path: Source, name: str, found: str, expected: str) -> Remark:
+def _not_understood(name: str, found: str, expected: str) -> Remark:
     kind = "orientation not understood"
-    return Remark(kind, f"{path}: {name} is {found}, expected {expected}: it is not heeded; correct it")
+    return Remark(kind, f"{name} is {found}, expected {expected}: it is not heeded; correct it")
 
 
-def _check_agreement(path: Source, named: tuple[str, str], measured: tuple[str, str], header: Any) -> None:
+def _check_agreement(named: tuple[str, str], measured: tuple[str, str], header: Any) -> None:
     """Raise unless both elements lead to the same picture, or name an oblique plane each in its way."""
     vectors = np.asarray(header.get("ImageOrientationPatient"), dtype=np.float64).reshape(2, 3)
     cosines = [float(np.dot(vector, _VECTORS[letter])) for vector, letter in zip(vectors, named, strict=True)]
     if turn_of(*named) != turn_of(*measured) and min(cosines) < AGREES:
-        raise Excluded(
-            "orientation contradicts itself",
-            f"{path}: PatientOrientation says that rows and columns run to {_text(named)}, ImageOrientationPatient "
-            f"to {_text(measured)}: remove the one that is wrong",
+        why = (
+            f"PatientOrientation says that rows and columns run to {_text(named)}, ImageOrientationPatient "
+            f"to {_text(measured)}: remove the one that is wrong"
         )
+        raise Excluded("orientation contradicts itself", why)

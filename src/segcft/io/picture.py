@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
-from segcft.io.reject import Rejected, Remark
+from segcft.io.reject import Rejected, Remark, reading
 from segcft.io.source import MOST_PIXELS, Source, check_size
 from segcft.io.turn import AS_STORED, Turn
 
@@ -59,7 +59,7 @@ class Pixels(NamedTuple):
     alpha: NDArray[np.float64] | None = None
     """Opacity (H, W) in [0, 1]; None where the file has none, or the same everywhere."""
     remarks: tuple[Remark, ...] = ()
-    """What is to be told of the file."""
+    """Remarks on the file."""
 
 
 def read_picture(path: Source, labels: bool = False) -> Pixels:
@@ -75,24 +75,21 @@ def read_picture(path: Source, labels: bool = False) -> Pixels:
     Raises:
         Rejected: the file cannot be read or holds several images.
     """
-    try:
-        with path.open("rb") as opened, open_picture(path, opened) as file:
-            remarks = _choose_page(path, file)
+    with reading(path, "image"), path.open("rb") as opened:
+        try:
+            file = open_picture(opened)
+        except UnidentifiedImageError:
+            raise Rejected(f"cannot read this image: {_unknown(path)}") from None
+        with file:
+            remarks = _choose_page(file)
             halved = ";16" in _raw_mode(file) and file.mode[:1] != "I"  # of which Pillow reads the upper 8 bits
             pixels = pixels_of(file, labels)
             if labels and halved and pixels.alpha is None and not pixels.values.any():
                 raise Rejected(
-                    f"{path}: holds several channels of 16 bits, of which the upper 8 are read, and they are all 0; "
+                    "holds several channels of 16 bits, of which the upper 8 are read, and they are all 0; "
                     "save masks with one channel"
                 )
-            named = (remark._replace(text=f"{path}: {remark.text}") for remark in pixels.remarks)
-            return pixels._replace(remarks=(*remarks, *named))
-    except Rejected:
-        raise
-    except UnidentifiedImageError:
-        raise Rejected(f"{path}: cannot read this image: {_unknown(path)}") from None
-    except Exception as error:  # Pillow's readers raise almost anything over a broken file
-        raise Rejected(f"{path}: cannot read this image ({error})") from None
+            return pixels._replace(remarks=tuple(one.at(path) for one in (*remarks, *pixels.remarks)))
 
 
 def _unknown(path: Source) -> str:
@@ -107,11 +104,10 @@ def _unknown(path: Source) -> str:
     return f"damaged, or none of {', '.join(PICTURES)}, DICOM, NIfTI"
 
 
-def open_picture(path: Source, opened: IO[bytes]) -> Image.Image:
+def open_picture(opened: IO[bytes]) -> Image.Image:
     """The file ``opened`` as Pillow opens it, without its pixels.
 
     Args:
-        path: of the file, for messages.
         opened: the file.
 
     Raises:
@@ -122,8 +118,8 @@ def open_picture(path: Source, opened: IO[bytes]) -> Image.Image:
         try:
             file = Image.open(opened, formats=PICTURES)
         except Image.DecompressionBombError:
-            raise Rejected(f"{path}: has more than the {MOST_PIXELS // 10**6} million pixels that are read") from None
-    check_size(path, file.size)
+            raise Rejected(f"has more than the {MOST_PIXELS // 10**6} million pixels that are read") from None
+    check_size(file.size)
     return file
 
 
@@ -152,18 +148,18 @@ def pixels_of(picture: Image.Image, labels: bool = False) -> Pixels:
     return Pixels(np.ascontiguousarray(values), full, inverted, alpha, tuple(remarks))
 
 
-def _choose_page(path: Source, file: Image.Image) -> tuple[Remark, ...]:
+def _choose_page(file: Image.Image) -> tuple[Remark, ...]:
     """Go to the page that is the image."""
     pages = getattr(file, "n_frames", 1)
     if pages == 1 and isinstance(file, TiffImageFile):
         said = _STACK.match(str(file.tag_v2.get(_DESCRIPTION, "")))
         pages = int(said[1]) if said else 1
         if pages > 1:  # whose pages but the first are behind it, where only ImageJ looks
-            raise Rejected(f"{path}: holds {pages} images by its description (ImageJ), not one")
+            raise Rejected(f"holds {pages} images by its description (ImageJ), not one")
     if pages == 1:
         return ()
     if file.format == "MPO":  # of which the first is the picture itself
-        return (Remark("several pictures", f"{path}: holds {pages} pictures; the first was read"),)
+        return (Remark("several pictures", f"holds {pages} pictures; the first was read"),)
     if isinstance(file, TiffImageFile) and pages <= MOST_PAGES:
         images = []
         for page in range(pages):
@@ -172,9 +168,9 @@ def _choose_page(path: Source, file: Image.Image) -> tuple[Remark, ...]:
                 images.append(page)
         if len(images) == 1:
             file.seek(images[0])
-            check_size(path, file.size)
-            return (Remark("several pictures", f"{path}: holds {pages} pages; the one that is no preview was read"),)
-    raise Rejected(f"{path}: holds {pages} images, not one")
+            check_size(file.size)
+            return (Remark("several pictures", f"holds {pages} pages; the one that is no preview was read"),)
+    raise Rejected(f"holds {pages} images, not one")
 
 
 def _raw_mode(picture: Image.Image) -> str:

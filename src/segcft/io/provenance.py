@@ -137,14 +137,14 @@ def inspect(path: str | Path) -> dict[str, Any] | None:
 
             text = _dicom_record(open_dicom(path, pixels=False))
         else:
-            with path.open("rb") as opened, open_picture(path, opened) as file:
+            with path.open("rb") as opened, open_picture(opened) as file:
                 file.load()  # some text of a PNG file comes after its pixels
                 text = file.info.get(KEY) or _comment(file.info.get("comment", b""))
         record = None if text is None else json.loads(text)
         if record is not None and not isinstance(record, dict):
             raise ValueError("expected a mapping")
     except Rejected as error:
-        raise DataError(Code.INVALID, "", str(error)) from None
+        raise DataError(Code.UNREADABLE, path, str(error).removeprefix(f"{path}: ")) from None
     except ValueError as error:
         raise DataError(Code.DAMAGED, path, f"what it says of its origin is damaged ({error})") from None
     except Exception as error:  # Pillow's readers raise almost anything over a broken file

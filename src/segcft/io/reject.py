@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 WARNINGS = "warnings.csv"
@@ -15,7 +17,7 @@ class Rejected(Exception):  # noqa: N818 - an outcome of reading a sample, not a
 
 
 class Remark(NamedTuple):
-    """A sample is used, and something about its files is to be told, since it may not be what the user means."""
+    """A sample is used, and its files may not be what the user means."""
 
     kind: str
     """What remarks are counted by, e.g. ``"no pixel spacing"``."""
@@ -26,6 +28,10 @@ class Remark(NamedTuple):
         """The same without the ``path`` of the file, which may hold names of patients: it is called ``name``."""
         text = self.text if name else self.text.removeprefix(f"{path}: ")
         return self._replace(text=text.replace(str(path), name or "the file"))
+
+    def at(self, path: object) -> Remark:
+        """The same, beginning with the ``path`` of the file."""
+        return self._replace(text=f"{path}: {self.text}")
 
 
 REMARK_COLUMNS = ("id", *Remark._fields)
@@ -72,3 +78,35 @@ class Excluded(Rejected):
 
 class Unreadable(Excluded):
     """The file is at fault, not what it shows: of two copies the other one may be fine."""
+
+
+@contextmanager
+def about(path: object, kind: str = "") -> Iterator[None]:
+    """Name ``path`` in what is refused, unless it is named there, and the ``kind`` of a reason that has none."""
+    try:
+        yield
+    except Rejected as reason:
+        text = str(reason)
+        named = text.startswith((f"{path}: ", f"{path}{os.sep}"))  # itself, or a file in it
+        text = text if named else f"{path}: {text}"
+        if isinstance(reason, Excluded):
+            raise type(reason)(reason.kind, text) from None
+        raise (Excluded(kind, text) if kind else Rejected(text)) from None
+
+
+@contextmanager
+def reading(path: object, what: str) -> Iterator[None]:
+    """:func:`about`, where whatever else a library raises over a broken file is a :class:`Rejected` as well.
+
+    Args:
+        path: of the file.
+        what: it is, e.g. "NIfTI file".
+    """
+    with about(path):
+        try:
+            yield
+        except Rejected:
+            raise
+        except Exception as error:
+            line = " ".join(str(error).split()) or type(error).__name__
+            raise Rejected(f"cannot read this {what} ({line})") from None

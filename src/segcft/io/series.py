@@ -12,17 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.uid import UID
 
-from segcft.io.dicomfile import Dataset, broken, open_dicom, text_of
+from segcft.io.dicomfile import Dataset, open_dicom, reading_dicom, text_of
 from segcft.io.dicomhead import DICOMDIR
 from segcft.io.dicompixels import decode
 from segcft.io.imagefile import is_dicom
-from segcft.io.reject import Rejected, Remark, Unreadable
+from segcft.io.reject import Rejected, Remark, Unreadable, about
 from segcft.io.volume import Volume
 
 TOLERANCE = 0.1
 """How far a slice may be from where its number puts it, as a share of the distance between slices."""
 
-TOLD = 5
+MOST_NAMED = 5
 """Files that are no slices and are named in a remark; others are counted."""
 
 ROUNDING = 0.01
@@ -67,50 +67,35 @@ def read_series(folder: Path) -> Volume:
     files, others = _one_series(folder)
     slices = []
     for path, header in files:
-        try:
+        with reading_dicom(path):
             slices.append(_read_header(path, header))
-        except Rejected:
-            raise
-        except Exception as error:  # pydicom decodes an element when it is asked for, which may fail in any way
-            raise broken(path, error) from None
-    slices = _in_order(folder, slices)
-    first, step = slices[0], _step(folder, slices)
+    with about(folder):
+        slices = _in_order(slices)
+        first, step = slices[0], _step(slices)
     values: NDArray[Any] | None = None
-    remarks: list[Remark] = []
+    remarks: dict[str, Remark] = {}  # the first of each kind: what is told of one slice holds for its neighbours
+    if others:
+        some = ", ".join(others[:MOST_NAMED]) + (", ..." if len(others) > MOST_NAMED else "")
+        kind = "files beside the series"
+        remarks[kind] = Remark(kind, f"{folder}: {len(others)} files are no slices and passed over: {some}")
     for number, one in enumerate(slices):
         dataset = open_dicom(one.path)
-        try:
-            stored, padding = decode(one.path, dataset, remarks)
+        found: list[Remark] = []
+        with reading_dicom(one.path):
+            stored, padding = decode(dataset, found)
             if padding is not None and not padding.all():
                 stored = np.where(padding, stored[~padding].min(), stored)
-        except Rejected:
-            raise
-        except Exception as error:
-            raise broken(one.path, error) from None
-        if values is None:
-            values = np.empty((len(slices), *first.shape), stored.dtype)
-        if stored.dtype != values.dtype or stored.shape != first.shape:
-            raise Rejected(f"{one.path}: {stored.dtype} {stored.shape}, expected {values.dtype} {first.shape}")
-        values[number] = stored
+            if values is None:
+                values = np.empty((len(slices), *first.shape), stored.dtype)
+            if stored.dtype != values.dtype or stored.shape != first.shape:
+                raise Rejected(f"{stored.dtype} {stored.shape}, expected {values.dtype} {first.shape}")
+            values[number] = stored
+        for remark in found:
+            remarks.setdefault(remark.kind, remark.at(one.path))
     assert values is not None
     affine = np.eye(4)
     affine[:3] = np.column_stack([first.along, step, first.position])
-    return Volume(
-        values.transpose(2, 1, 0), affine, *first.scale, remarks=(*_passed_over(folder, others), *_once_a_kind(remarks))
-    )
-
-
-def _passed_over(folder: Path, names: Sequence[str]) -> tuple[Remark, ...]:
-    if not names:
-        return ()
-    some = ", ".join(names[:TOLD]) + (", ..." if len(names) > TOLD else "")
-    told = f"{folder}: {len(names)} files are no slices and passed over: {some}"
-    return (Remark("files beside the series", told),)
-
-
-def _once_a_kind(remarks: Sequence[Remark]) -> tuple[Remark, ...]:
-    """The first remark of each kind: what is told of one slice holds for its neighbours."""
-    return tuple({remark.kind: remark for remark in reversed(remarks)}.values())
+    return Volume(values.transpose(2, 1, 0), affine, *first.scale, remarks=tuple(remarks.values()))
 
 
 def _one_series(folder: Path) -> tuple[list[tuple[Path, Dataset]], list[str]]:
@@ -149,11 +134,9 @@ def _one_series(folder: Path) -> tuple[list[tuple[Path, Dataset]], list[str]]:
 
 def _is_image(path: Path, header: Dataset) -> bool:
     """Whether a DICOM file is one, or a damaged one: reports, presentation states and tables of contents are none."""
-    try:
+    with reading_dicom(path):
         kind = header.get("SOPClassUID") or getattr(header, "file_meta", header).get("MediaStorageSOPClassUID")
         return bool(header.get("Rows")) or kind is None or "Image" in UID(kind).name
-    except Exception as error:  # pydicom decodes an element when it is asked for, which may fail in any way
-        raise broken(path, error) from None
 
 
 def _pattern(path: Path) -> str:
@@ -164,36 +147,33 @@ def _pattern(path: Path) -> str:
 def _read_header(path: Path, header: Dataset) -> Slice:
     """The place of a slice."""
     if (modality := text_of(header, "Modality")) != "CT":
-        raise Rejected(f"{path}: Modality is {modality}, expected CT")
+        raise Rejected(f"Modality is {modality}, expected CT")
     if int(header.get("NumberOfFrames") or 1) > 1:
-        raise Rejected(f"{path}: NumberOfFrames is {header.NumberOfFrames}, expected one slice a file; use NIfTI")
-    (position,), (spacing,) = (
-        _numbers(path, header, "ImagePositionPatient", 3),
-        _numbers(path, header, "PixelSpacing", 2),
-    )
-    across, down = _numbers(path, header, "ImageOrientationPatient", 3, 3)
+        raise Rejected(f"NumberOfFrames is {header.NumberOfFrames}, expected one slice a file; use NIfTI")
+    (position,), (spacing,) = _numbers(header, "ImagePositionPatient", 3), _numbers(header, "PixelSpacing", 2)
+    across, down = _numbers(header, "ImageOrientationPatient", 3, 3)
     if not np.allclose([across @ across, down @ down, across @ down], [1, 1, 0], atol=1e-3):
-        raise Rejected(f"{path}: ImageOrientationPatient is no pair of unit vectors at a right angle")
-    slope, intercept = (float(_numbers(path, header, name, 1)[0][0]) for name in ("RescaleSlope", "RescaleIntercept"))
+        raise Rejected("ImageOrientationPatient is no pair of unit vectors at a right angle")
+    slope, intercept = (float(_numbers(header, name, 1)[0][0]) for name in ("RescaleSlope", "RescaleIntercept"))
     if (unit := text_of(header, "RescaleType") or "HU") not in ("HU", "US"):  # US: unspecified
-        raise Rejected(f"{path}: RescaleType is {unit}, expected HU")
+        raise Rejected(f"RescaleType is {unit}, expected HU")
     # From one column to the next one goes across, by the second of the spacings.
     along = np.column_stack([across * spacing[1], down * spacing[0]])
     return Slice(path, position, along, (int(header.Rows), int(header.Columns)), (slope, intercept))
 
 
-def _numbers(path: Path, header: Dataset, name: str, *lengths: int) -> list[NDArray[np.float64]]:
+def _numbers(header: Dataset, name: str, *lengths: int) -> list[NDArray[np.float64]]:
     """The numbers of an element, in parts of ``lengths``."""
     try:
         numbers = np.atleast_1d(np.asarray(header.get(name), dtype=np.float64))
     except (TypeError, ValueError):
         numbers = np.empty(0)
     if len(numbers) != sum(lengths) or not np.isfinite(numbers).all():
-        raise Rejected(f"{path}: {name} is {text_of(header, name)}, expected {sum(lengths)} numbers")
+        raise Rejected(f"{name} is {text_of(header, name)}, expected {sum(lengths)} numbers")
     return np.split(numbers, np.cumsum(lengths)[:-1])
 
 
-def _in_order(folder: Path, slices: Sequence[Slice]) -> list[Slice]:
+def _in_order(slices: Sequence[Slice]) -> list[Slice]:
     """Slices that fit together, along their normal.
 
     Raises:
@@ -201,7 +181,7 @@ def _in_order(folder: Path, slices: Sequence[Slice]) -> list[Slice]:
     """
     first = slices[0]
     if len(slices) < 2:
-        raise Rejected(f"{folder}: holds a single slice")
+        raise Rejected("holds a single slice")
     for other in slices:
         for name, one, two, tolerance in (
             ("rows and columns", first.shape, other.shape, 0.0),
@@ -209,7 +189,7 @@ def _in_order(folder: Path, slices: Sequence[Slice]) -> list[Slice]:
             ("ImageOrientationPatient and PixelSpacing", first.along, other.along, 1e-4),
         ):
             if not np.allclose(one, two, rtol=0, atol=tolerance):
-                raise Rejected(f"{folder}: {first.path.name} and {other.path.name} differ in {name}")
+                raise Rejected(f"{first.path.name} and {other.path.name} differ in {name}")
     heights = np.array([one.position @ first.normal for one in slices])
     order = np.argsort(heights, kind="stable")
     ordered, gaps = [slices[number] for number in order], np.diff(heights[order])
@@ -217,18 +197,18 @@ def _in_order(folder: Path, slices: Sequence[Slice]) -> list[Slice]:
     for lower, upper, gap in zip(ordered, ordered[1:], gaps, strict=False):
         if gap < max(TOLERANCE * usual, 1e-3):
             raise Rejected(
-                f"{folder}: {lower.path.name} and {upper.path.name} are at the same place: a copy, or several phases "
+                f"{lower.path.name} and {upper.path.name} are at the same place: a copy, or several phases "
                 "of the heart in one series"
             )
         if gap > 1.5 * usual:
             raise Rejected(
-                f"{folder}: {max(1, round(gap / usual) - 1)} slices are missing between {lower.path.name} and "
+                f"{max(1, round(gap / usual) - 1)} slices are missing between {lower.path.name} and "
                 f"{upper.path.name}, which are {gap:.4g} mm apart; most are {usual:.4g} mm"
             )
     return ordered
 
 
-def _step(folder: Path, slices: Sequence[Slice]) -> NDArray[np.float64]:
+def _step(slices: Sequence[Slice]) -> NDArray[np.float64]:
     """(3,) mm from one slice to the next.
 
     Raises:
@@ -240,7 +220,7 @@ def _step(folder: Path, slices: Sequence[Slice]) -> NDArray[np.float64]:
     worst = int(off.argmax())
     if off[worst] > max(TOLERANCE * np.linalg.norm(step), ROUNDING):
         raise Rejected(
-            f"{folder}: slices are not evenly spaced along a line: {slices[worst].path.name} is {off[worst]:.3g} mm "
+            f"slices are not evenly spaced along a line: {slices[worst].path.name} is {off[worst]:.3g} mm "
             f"off, at a distance of {np.linalg.norm(step):.3g} mm between slices"
         )
     return step

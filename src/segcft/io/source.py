@@ -46,7 +46,7 @@ class MemoryFile:
 Source = Path | MemoryFile
 
 
-def check_size(path: Source, shape: Iterable[int]) -> None:
+def check_size(shape: Iterable[int]) -> None:
     """Check how large an image will be before it is unpacked.
 
     Raises:
@@ -55,4 +55,4 @@ def check_size(path: Source, shape: Iterable[int]) -> None:
     lengths = tuple(shape)
     if math.prod(max(length, 1) for length in lengths) > MOST_PIXELS:
         found = " x ".join(map(str, lengths))
-        raise Rejected(f"{path}: has more than the {MOST_PIXELS // 10**6} million pixels that are read ({found})")
+        raise Rejected(f"has more than the {MOST_PIXELS // 10**6} million pixels that are read ({found})")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from segcft.io.mesh import MeshFile
 from segcft.io.meshfile import read_mesh
-from segcft.io.reject import Rejected
+from segcft.io.reject import Rejected, about
 from segcft.io.space import AS_SAID, Frame, said_in
 
 CENTRELINES = (".vtp", ".vtk", ".csv", ".txt")
@@ -54,17 +54,18 @@ def read_centreline(path: Path, ras: bool = False, frame: Frame = AS_SAID) -> Li
     Raises:
         Rejected: it cannot be read, or does not hold one line.
     """
-    match path.suffix.lower():
-        case ".vtp" | ".vtk":
-            mesh = read_mesh(path)
-            points, said = _the_line(path, mesh), mesh.space
-        case (".csv" | ".txt") as suffix:
-            text = _read_text(path)
-            points = (parse_csv if suffix == ".csv" else parse_rotterdam)(text, str(path))
-            said = next(filter(None, (said_in(line) for line in text.splitlines() if line.startswith("#"))), "")
-        case _:
-            raise Rejected(f"{path}: expected a centreline in a file that ends in {', '.join(CENTRELINES)}")
-    return Line(*_placed(path, points, said, ras, frame))
+    with about(path):
+        match path.suffix.lower():
+            case ".vtp" | ".vtk":
+                mesh = read_mesh(path)
+                points, said = _the_line(mesh), mesh.space
+            case (".csv" | ".txt") as suffix:
+                text = _read_text(path)
+                points = (parse_csv if suffix == ".csv" else parse_rotterdam)(text)
+                said = next(filter(None, (said_in(line) for line in text.splitlines() if line.startswith("#"))), "")
+            case _:
+                raise Rejected(f"expected a centreline in a file that ends in {', '.join(CENTRELINES)}")
+        return Line(*_placed(points, said, ras, frame))
 
 
 def read_surface(path: Path, ras: bool = False, frame: Frame = AS_SAID) -> Mesh:
@@ -81,22 +82,23 @@ def read_surface(path: Path, ras: bool = False, frame: Frame = AS_SAID) -> Mesh:
     Raises:
         Rejected: it cannot be read, or holds no triangle.
     """
-    if path.suffix.lower() not in SURFACES:
-        raise Rejected(f"{path}: expected a mesh in a file that ends in {', '.join(SURFACES)}")
-    mesh = read_mesh(path)
-    faces = mesh.triangles()
-    if not len(faces):
-        raise Rejected(f"{path}: the mesh is empty: {len(mesh.points)} points and no polygon")
-    points, frame = _placed(path, mesh.points, mesh.space, ras, frame)
-    vertices, place = np.unique(points[faces].reshape(-1, 3), axis=0, return_inverse=True)
-    faces = place.reshape(-1, 3)
-    collapsed = (faces == np.roll(faces, 1, axis=1)).any(axis=1)
-    if collapsed.all():
-        raise Rejected(f"{path}: the mesh is empty: all of its {len(faces)} triangles are collapsed")
-    return Mesh(vertices, faces[~collapsed], frame)
+    with about(path):
+        if path.suffix.lower() not in SURFACES:
+            raise Rejected(f"expected a mesh in a file that ends in {', '.join(SURFACES)}")
+        mesh = read_mesh(path)
+        faces = mesh.triangles()
+        if not len(faces):
+            raise Rejected(f"the mesh is empty: {len(mesh.points)} points and no polygon")
+        points, frame = _placed(mesh.points, mesh.space, ras, frame)
+        vertices, place = np.unique(points[faces].reshape(-1, 3), axis=0, return_inverse=True)
+        faces = place.reshape(-1, 3)
+        collapsed = (faces == np.roll(faces, 1, axis=1)).any(axis=1)
+        if collapsed.all():
+            raise Rejected(f"the mesh is empty: all of its {len(faces)} triangles are collapsed")
+        return Mesh(vertices, faces[~collapsed], frame)
 
 
-def parse_csv(text: str, name: str) -> NDArray[np.float64]:
+def parse_csv(text: str) -> NDArray[np.float64]:
     """Points (N, 3) from a table, with a header that has x, y and z, in any order among others, or without one.
 
     Cells are parted by commas, semicolons, tabs or blanks; between semicolons, numbers may have decimal commas. Empty
@@ -104,12 +106,11 @@ def parse_csv(text: str, name: str) -> NDArray[np.float64]:
 
     Args:
         text: the table.
-        name: of the file, for messages.
 
     Raises:
         Rejected: a line is not understood.
     """
-    lines = _lines(text, name)
+    lines = _lines(text)
     first = lines[0][1]
     separator = next((mark for mark in ";,\t" if mark in first), None)
 
@@ -120,18 +121,18 @@ def parse_csv(text: str, name: str) -> NDArray[np.float64]:
     header = [_axis(cell.lower()) for cell in cells(first)]
     if not any(_is_number(cell) for cell in header):
         if not {"x", "y", "z"} <= {*header}:
-            raise Rejected(f"{name}: line {lines[0][0]}: the header is {first!r}, expected columns x, y and z")
+            raise Rejected(f"line {lines[0][0]}: the header is {first!r}, expected columns x, y and z")
         places, lines, width = [header.index(axis) for axis in "xyz"], lines[1:], len(header)
         if not lines:
-            raise Rejected(f"{name}: holds a header and no points")
+            raise Rejected("holds a header and no points")
     else:
         places, width = [0, 1, 2], 3
     points = []
     for number, line in lines:
         found = cells(line)
         if len(found) != width:
-            raise Rejected(f"{name}: line {number}: {len(found)} cells, expected {width}")
-        points.append(_numbers([found[place] for place in places], number, name))
+            raise Rejected(f"line {number}: {len(found)} cells, expected {width}")
+        points.append(_numbers([found[place] for place in places], number))
     return np.array(points)
 
 
@@ -142,26 +143,25 @@ def _axis(name: str) -> str:
     return found[1] if found else name
 
 
-def parse_rotterdam(text: str, name: str) -> NDArray[np.float64]:
+def parse_rotterdam(text: str) -> NDArray[np.float64]:
     """Points (N, 3) from lines of x, y, z and perhaps more numbers, parted by blanks.
 
     Args:
         text: the lines.
-        name: of the file, for messages.
 
     Raises:
         Rejected: a line is not understood, or has not as many numbers as the first.
     """
-    rows = [(number, line.split()) for number, line in _lines(text, name)]
+    rows = [(number, line.split()) for number, line in _lines(text)]
     width = len(rows[0][1])
     for number, cells in rows:
         if len(cells) < 3 or len(cells) != width:
             expected = f"{width}, as before" if width >= 3 else "x, y, z and perhaps more"
-            raise Rejected(f"{name}: line {number}: {len(cells)} numbers, expected {expected}")
-    return np.array([_numbers(cells, number, name)[:3] for number, cells in rows])
+            raise Rejected(f"line {number}: {len(cells)} numbers, expected {expected}")
+    return np.array([_numbers(cells, number)[:3] for number, cells in rows])
 
 
-def chain(lines: Sequence[NDArray[np.int64]], points: NDArray[np.float64], name: str) -> NDArray[np.float64]:
+def chain(lines: Sequence[NDArray[np.int64]], points: NDArray[np.float64]) -> NDArray[np.float64]:
     """The one line that many short ones are pieces of: points (N, 3) in order.
 
     Pieces are joined where their ends are at exactly the same place. The line goes the way of the file's first piece.
@@ -169,7 +169,6 @@ def chain(lines: Sequence[NDArray[np.int64]], points: NDArray[np.float64], name:
     Args:
         lines: the numbers of each piece's points.
         points: (P, 3).
-        name: of the file, for messages.
 
     Raises:
         Rejected: they make several lines, a branch or a ring.
@@ -189,9 +188,7 @@ def chain(lines: Sequence[NDArray[np.int64]], points: NDArray[np.float64], name:
         order.append(at)
         at = next((place for place in neighbours[at] if place != before), None) if len(order) <= len(places) else None
     if not order or len(order) != len(neighbours) or any(len(beside) > 2 for beside in neighbours.values()):
-        raise Rejected(
-            f"{name}: {len(lines)} lines with {len(ends)} loose ends, expected one line{_lengths(lines, points)}"
-        )
+        raise Rejected(f"{len(lines)} lines with {len(ends)} loose ends, expected one line{_lengths(lines, points)}")
     if order.index(steps[0, 0]) > order.index(steps[0, 1]):
         order.reverse()
     return places[order]
@@ -205,29 +202,29 @@ def _lengths(lines: Sequence[NDArray[np.int64]], points: NDArray[np.float64]) ->
     return f" (they are {', '.join(f'{length:.4g}' for length in lengths)} long): give one vessel a file"
 
 
-def _the_line(path: Path, mesh: MeshFile) -> NDArray[np.float64]:
+def _the_line(mesh: MeshFile) -> NDArray[np.float64]:
     """The points of the one line in a VTK file."""
     lines = [line for line in map(mesh.lines.__getitem__, range(len(mesh.lines))) if len(line) > 1]
     if not lines:
-        raise Rejected(f"{path}: holds no line: {len(mesh.points)} points, {len(mesh.polygons)} polygons")
-    return mesh.points[lines[0]] if len(lines) == 1 else chain(lines, mesh.points, str(path))
+        raise Rejected(f"holds no line: {len(mesh.points)} points, {len(mesh.polygons)} polygons")
+    return mesh.points[lines[0]] if len(lines) == 1 else chain(lines, mesh.points)
 
 
 def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise Rejected(f"{path}: cannot read this file ({error.strerror})") from None
+        raise Rejected(f"cannot read this file ({error.strerror})") from None
     except UnicodeDecodeError:
-        raise Rejected(f"{path}: is no text file") from None
+        raise Rejected("is no text file") from None
 
 
-def _lines(text: str, name: str) -> list[tuple[int, str]]:
+def _lines(text: str) -> list[tuple[int, str]]:
     """Lines that say something, with their numbers from 1."""
     stripped = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1)]
     found = [(number, line) for number, line in stripped if line and not line.startswith("#")]
     if not found:
-        raise Rejected(f"{name}: holds no points")
+        raise Rejected("holds no points")
     return found
 
 
@@ -239,20 +236,17 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _numbers(cells: Sequence[str], line: int, name: str) -> list[float]:
+def _numbers(cells: Sequence[str], line: int) -> list[float]:
     for cell in cells:
         if not _is_number(cell):
-            raise Rejected(f"{name}: line {line}: {cell!r} is no number")
+            raise Rejected(f"line {line}: {cell!r} is no number")
     return [float(cell) for cell in cells]
 
 
-def _placed(path: Path, points: NDArray[Any], said: str, ras: bool, frame: Frame) -> tuple[NDArray[np.float64], Frame]:
+def _placed(points: NDArray[Any], said: str, ras: bool, frame: Frame) -> tuple[NDArray[np.float64], Frame]:
     """Points as mm in LPS, and in which coordinates they were."""
     points = np.asarray(points, dtype=np.float64)
     if not np.isfinite(points).all():
-        raise Rejected(f"{path}: holds coordinates that are not finite numbers")
-    try:
-        frame = frame.of_file(said, ras)
-    except Rejected as reason:
-        raise Rejected(f"{path}: {reason}") from None
+        raise Rejected("holds coordinates that are not finite numbers")
+    frame = frame.of_file(said, ras)
     return points * frame.vector + 0.0, frame  # + 0.0: -0.0 becomes 0.0, so that both are one place

@@ -14,7 +14,6 @@ from pydicom import Dataset, FileDataset
 
 from segcft.io.dicomfile import term_of, text_of
 from segcft.io.reject import Excluded, Remark, Unreadable
-from segcft.io.source import Source
 
 NARROW = 16.0
 """A window of fewer units than this, over values that are no whole ones, is no window of whole numbers."""
@@ -23,28 +22,27 @@ Table = tuple[NDArray[np.float32], int]
 """Entries, and the value that the first of them is for."""
 
 
-def modality_values(path: Source, dataset: FileDataset, stored: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+def modality_values(dataset: FileDataset, stored: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
     """The modality's values (H, W), through its table, or by slope and intercept, of which each may be absent.
 
     Raises:
         Excluded: the values are not finite, or the table is damaged.
     """
     if dataset.get("ModalityLUTSequence"):
-        return _through(_table(path, dataset, "ModalityLUTSequence", stored), stored)
-    slope, intercept = (_finite(path, dataset, name) for name in ("RescaleSlope", "RescaleIntercept"))
+        return _through(_table(dataset, "ModalityLUTSequence", stored), stored)
+    slope, intercept = (_finite(dataset, name) for name in ("RescaleSlope", "RescaleIntercept"))
     values = (stored * (1.0 if slope is None else slope) + (intercept or 0.0)).astype(np.float32)
     if not np.isfinite(values).all():
-        raise Excluded("values not finite", f"{path}: holds values that are not finite numbers (RescaleSlope?)")
+        raise Excluded("values not finite", "holds values that are not finite numbers (RescaleSlope?)")
     return values
 
 
 def as_file_says(
-    path: Source, dataset: FileDataset, values: NDArray[np.float32], remarks: list[Remark]
+    dataset: FileDataset, values: NDArray[np.float32], remarks: list[Remark]
 ) -> NDArray[np.floating[Any]] | None:
     """Modality's values through the file's first VOI table or window, or None where it has none.
 
     Args:
-        path: of the file, for messages.
         dataset: its elements.
         values: (H, W), see :func:`modality_values`.
         remarks: gets what is odd about the window.
@@ -56,14 +54,14 @@ def as_file_says(
         Excluded: the table is damaged.
     """
     if dataset.get("VOILUTSequence"):
-        table, first = _table(path, dataset, "VOILUTSequence", values)
+        table, first = _table(dataset, "VOILUTSequence", values)
         full = 2 ** int(table.max()).bit_length() - 1  # many descriptors say 16 bits of a table of 12
         return _through((table / np.float32(max(full, 1)), first), values)
     centre, width = number(dataset.get("WindowCenter")), number(dataset.get("WindowWidth"))
     if centre is None or width is None:
         return None
     if width <= 0:
-        text = f"{path}: WindowWidth is {width:g}, expected more than 0: the file's window is not used"
+        text = f"WindowWidth is {width:g}, expected more than 0: the file's window is not used"
         remarks.append(Remark("window that cannot be", text))
         return None
     function = term_of(dataset, "VOILUTFunction")
@@ -73,13 +71,11 @@ def as_file_says(
         return (values - centre) / width + 0.5
     whole = np.array_equal(values, np.rint(values))
     if width < 1 or (not whole and (width == 1 or (not function and width < NARROW))):
-        remarks.append(
-            Remark(
-                "window taken as exact",
-                f"{path}: its window is {width:g} wide, and linear windows are of whole numbers: taken as if "
-                "VOILUTFunction said LINEAR_EXACT",
-            )
+        text = (
+            f"its window is {width:g} wide, and linear windows are of whole numbers: taken as if "
+            "VOILUTFunction said LINEAR_EXACT"
         )
+        remarks.append(Remark("window taken as exact", text))
         return (values - centre) / width + 0.5
     if width == 1:
         return (values > centre - 0.5).astype(np.float32)
@@ -87,7 +83,7 @@ def as_file_says(
     return (values - (centre - 0.5)) / (width - 1) + 0.5
 
 
-def is_inverted(path: Source, dataset: Dataset, remarks: list[Remark]) -> bool:
+def is_inverted(dataset: Dataset, remarks: list[Remark]) -> bool:
     """Whether black and white are exchanged after the values of interest.
 
     They are where the Photometric Interpretation is MONOCHROME1 or the Presentation LUT Shape is INVERSE. One goes with
@@ -98,18 +94,17 @@ def is_inverted(path: Source, dataset: Dataset, remarks: list[Remark]) -> bool:
     shape = term_of(dataset, "PresentationLUTShape")
     if (photometric, shape) in (("MONOCHROME1", "IDENTITY"), ("MONOCHROME2", "INVERSE")):
         reason = f"PhotometricInterpretation is {photometric} and PresentationLUTShape {shape}"
-        text = f"{path}: {reason}, which do not go together: grey values are turned round; look whether air is dark"
+        text = f"{reason}, which do not go together: grey values are turned round; look whether air is dark"
         remarks.append(Remark("polarity is doubtful", text))
     return photometric == "MONOCHROME1" or shape == "INVERSE"
 
 
 def remark_on_polarity(
-    path: Source, dataset: Dataset, stored: NDArray[Any], grey: NDArray[np.floating[Any]], remarks: list[Remark]
+    dataset: Dataset, stored: NDArray[Any], grey: NDArray[np.floating[Any]], remarks: list[Remark]
 ) -> None:
     """Tell where a header says of X-rays that the image shows much radiation, hence air, as bright.
 
     Args:
-        path: of the file, for messages.
         dataset: its elements; Pixel Intensity Relationship Sign is 1 where larger values are of more radiation.
         stored: values of pixels.
         grey: of the same pixels, as they are shown.
@@ -119,7 +114,7 @@ def remark_on_polarity(
     brighter = float(grey.flat[stored.argmax()]) - float(grey.flat[stored.argmin()])
     if sign is not None and sign * brighter > 0:
         reason = f"PixelIntensityRelationshipSign is {sign:g}, by which bright pixels saw more X-rays"
-        text = f"{path}: {reason}: it is shown as it says to be, with air bright; leave out what is a negative"
+        text = f"{reason}: it is shown as it says to be, with air bright; leave out what is a negative"
         remarks.append(Remark("air may be bright", text))
 
 
@@ -133,7 +128,7 @@ def number(value: Any) -> float | None:
         return None
 
 
-def _finite(path: Source, dataset: FileDataset, name: str) -> float | None:
+def _finite(dataset: FileDataset, name: str) -> float | None:
     """A number of the header, or None where there is none.
 
     Raises:
@@ -142,7 +137,7 @@ def _finite(path: Source, dataset: FileDataset, name: str) -> float | None:
     said = dataset.get(name)
     found = number(said)
     if found is None and said not in (None, ""):
-        raise Excluded("values not finite", f"{path}: holds values that are not finite numbers: {name} is {said}")
+        raise Excluded("values not finite", f"holds values that are not finite numbers: {name} is {said}")
     return found
 
 
@@ -153,7 +148,7 @@ def _through(table: Table, values: NDArray[Any]) -> NDArray[np.float32]:
     return entries[np.clip(places, 0, len(entries) - 1)]
 
 
-def _table(path: Source, dataset: FileDataset, name: str, values: NDArray[Any]) -> Table:
+def _table(dataset: FileDataset, name: str, values: NDArray[Any]) -> Table:
     """The first table of the sequence ``name``, which ``values`` will go through.
 
     Raises:
@@ -163,7 +158,7 @@ def _table(path: Source, dataset: FileDataset, name: str, values: NDArray[Any]) 
     try:
         entries, first, bits = (int(part) for part in item.LUTDescriptor)
     except (AttributeError, TypeError, ValueError):
-        raise Unreadable("damaged file", f"{path}: {name} has no LUTDescriptor of three numbers") from None
+        raise Unreadable("damaged file", f"{name} has no LUTDescriptor of three numbers") from None
     entries = entries % 2**16 or 2**16  # 2^16 is written as 0, and others above 2^15 as negative ones where signed
     data = item.get("LUTData")
     order = "<" if dataset.file_meta.TransferSyntaxUID.is_little_endian else ">"
@@ -176,7 +171,7 @@ def _table(path: Source, dataset: FileDataset, name: str, values: NDArray[Any]) 
             numbers = numbers.astype(f"{order}u2").view("u1")
     if len(numbers) < entries:
         found = f"has {len(numbers)} entries, expected the {entries} of its LUTDescriptor"
-        raise Unreadable("damaged file", f"{path}: {name} {found}")
+        raise Unreadable("damaged file", f"{name} {found}")
     span = float(values.min()), float(values.max())
     return numbers[:entries].astype(np.float32), _nearest(first, entries, span)
 

@@ -26,7 +26,7 @@ class Volume:
         affine: (4, 4), from a voxel's index, whole numbers at its centre, to mm in LPS, DICOM's patient coordinates.
         slope: Hounsfield units are ``slope * value + intercept``.
         intercept: see ``slope``.
-        remarks: what is to be told of its files though they are read.
+        remarks: remarks on its files.
     """
 
     values: NDArray[Any]
@@ -50,9 +50,8 @@ class Volume:
         if (outside := beyond.max(axis=-1) > 0).any():
             spacing = np.linalg.norm(self.affine[:3, :3], axis=0)
             farthest = float((beyond * spacing).max())
-            raise Excluded(
-                OUTSIDE, f"{outside.mean():.1%} of the image is outside the volume, by up to {farthest:.1f} mm"
-            )
+            why = f"{outside.mean():.1%} of the image is outside the volume, by up to {farthest:.1f} mm"
+            raise Excluded(OUTSIDE, why)
         voxels = voxels.reshape(-1, 3).T
         values = map_coordinates(self.values, voxels, np.float64, order=1, mode="nearest", prefilter=False)
         values = values.reshape(points.shape[:-1])
@@ -72,11 +71,11 @@ class Volume:
         some = self.values[tuple(slice(None, None, max(1, length // 64)) for length in self.values.shape)]
         negative = np.mean(some * self.slope + self.intercept < 0)
         if negative < 0.001:
-            raise Excluded(
-                "not Hounsfield units",
+            why = (
                 f"values span {low:g} to {high:g} and {negative:.2%} are below 0, where air, lung and fat are: "
-                "the intercept (often -1024) is missing, or values are scaled",
+                "the intercept (often -1024) is missing, or values are scaled"
             )
+            raise Excluded("not Hounsfield units", why)
 
     def _voxels(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         return (points - self.affine[:3, 3]) @ np.linalg.inv(self.affine[:3, :3]).T

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segcft.io.nifti import NIFTI
-from segcft.io.reject import Excluded, Rejected
+from segcft.io.nifti import NIFTI, is_nifti
+from segcft.io.reject import Rejected, about, reading
 from segcft.io.series import read_series
 from segcft.io.space import FLIP
 from segcft.io.volume import Volume
@@ -34,36 +34,32 @@ def read_volume(path: Path) -> Volume:
     Raises:
         Rejected: it cannot be read, lacks what places it in space, or is not in Hounsfield units.
     """
-    if path.is_dir():
-        volume = read_series(path)
-    elif path.name.lower().endswith(NIFTI):
-        volume = read_nifti(path)
-    else:
-        raise Rejected(f"{path}: expected a NIfTI file ({' or '.join(NIFTI)}) or a folder with a DICOM series")
-    check_affine(path, volume.affine)
-    try:
+    with about(path):
+        if path.is_dir():
+            volume = read_series(path)
+        elif is_nifti(path):
+            volume = read_nifti(path)
+        else:
+            raise Rejected(f"expected a NIfTI file ({' or '.join(NIFTI)}) or a folder with a DICOM series")
+        check_affine(volume.affine)
         volume.check()
-    except Excluded as reason:
-        raise Excluded(reason.kind, f"{path}: {reason}") from None
-    except Rejected as reason:
-        raise Rejected(f"{path}: {reason}") from None
-    return volume
+        return volume
 
 
-def check_affine(path: Path, affine: NDArray[np.float64]) -> None:
+def check_affine(affine: NDArray[np.float64]) -> None:
     """Check that voxels have a size and a shape.
 
     Raises:
         Rejected: they have none that can be.
     """
     if not np.isfinite(affine).all():
-        raise Rejected(f"{path}: the affine holds values that are not finite numbers")
+        raise Rejected("the affine holds values that are not finite numbers")
     edges = np.linalg.norm(affine[:3, :3], axis=0)
     if not ((edges >= VOXEL[0]) & (edges <= VOXEL[1])).all():
         size = " x ".join(f"{edge:g}" for edge in edges)
-        raise Rejected(f"{path}: voxels of {size} mm, expected edges of {VOXEL[0]:g} to {VOXEL[1]:g} mm")
+        raise Rejected(f"voxels of {size} mm, expected edges of {VOXEL[0]:g} to {VOXEL[1]:g} mm")
     if abs(np.linalg.det(affine[:3, :3])) < 0.1 * edges.prod():  # a tilted gantry shears voxels, by 30 degrees at most
-        raise Rejected(f"{path}: the affine is (nearly) singular: axes of the volume lie in a plane")
+        raise Rejected("the affine is (nearly) singular: axes of the volume lie in a plane")
 
 
 def read_nifti(path: Path) -> Volume:
@@ -73,10 +69,10 @@ def read_nifti(path: Path) -> Volume:
         Rejected: it cannot be read, is not three-dimensional, or says nowhere, or in two ways, where it lies.
     """
     nibabel = extra("nibabel", path)
-    try:
+    with reading(path, "NIfTI file"):
         kind = type(nibabel.load(path))
         if not issubclass(kind, nibabel.Nifti1Image):
-            raise Rejected(f"{path}: not a single NIfTI file")
+            raise Rejected("not a single NIfTI file")
         with ExitStack() as stack:
             file: Any = stack.enter_context(path.open("rb"))
             if path.suffix.lower() == ".gz":
@@ -86,14 +82,9 @@ def read_nifti(path: Path) -> Volume:
             _check_bytes(path, image)
             values = np.asanyarray(stored.get_unscaled())
             if len(file.read(_MORE)) == _MORE:  # to the end, where gzip checks that nothing was damaged
-                raise Rejected(f"{path}: goes on after the {values.size} voxels of its header")
-        values = _three_dimensional(path, values)
-        affine = _nifti_affine(path, image)
-    except Rejected:
-        raise
-    except Exception as error:  # nibabel raises almost anything over a broken file
-        line = " ".join(str(error).split()) or type(error).__name__
-        raise Rejected(f"{path}: cannot read this NIfTI file ({line})") from None
+                raise Rejected(f"goes on after the {values.size} voxels of its header")
+        values = _three_dimensional(values)
+        affine = _nifti_affine(image)
     return Volume(values, np.diag([*FLIP, 1]) @ affine, float(stored.slope), float(stored.inter))
 
 
@@ -102,39 +93,38 @@ def _check_bytes(path: Path, image: Any) -> None:
     needed, found = math.prod(image.shape) * image.get_data_dtype().itemsize, path.stat().st_size
     if needed > MOST_BYTES:
         size = " x ".join(map(str, image.shape))
-        raise Rejected(f"{path}: its header says {size} voxels, more than the {MOST_BYTES >> 20} MiB that are read")
+        raise Rejected(f"its header says {size} voxels, more than the {MOST_BYTES >> 20} MiB that are read")
     if needed > found * (_DEFLATE if path.suffix.lower() == ".gz" else 1):
-        raise Rejected(f"{path}: cut off: {found} bytes cannot hold the {math.prod(image.shape)} voxels of its header")
+        raise Rejected(f"cut off: {found} bytes cannot hold the {math.prod(image.shape)} voxels of its header")
 
 
-def _three_dimensional(path: Path, values: NDArray[Any]) -> NDArray[Any]:
+def _three_dimensional(values: NDArray[Any]) -> NDArray[Any]:
     shape = values.shape
     while values.ndim > 3 and values.shape[-1] == 1:
         values = values[..., 0]
     if values.ndim != 3 or min(values.shape) < 2:
         found = " x ".join(map(str, shape))
-        raise Rejected(f"{path}: dim is {found}, expected a volume of three dimensions, each of 2 voxels or more")
+        raise Rejected(f"dim is {found}, expected a volume of three dimensions, each of 2 voxels or more")
     if values.dtype.kind not in "iuf":
-        raise Rejected(f"{path}: datatype is {values.dtype}, expected whole or real numbers")
+        raise Rejected(f"datatype is {values.dtype}, expected whole or real numbers")
     smaller = np.float32 if values.dtype.kind == "f" else values.dtype.newbyteorder("=")
     return values.astype(smaller, copy=False)
 
 
-def _nifti_affine(path: Path, image: Any) -> NDArray[np.float64]:
+def _nifti_affine(image: Any) -> NDArray[np.float64]:
     """From indices to mm in RAS."""
     unit = image.header.get_xyzt_units()[0]
     if unit not in ("mm", "unknown"):
-        raise Rejected(f"{path}: xyzt_units is {unit}, expected mm")
+        raise Rejected(f"xyzt_units is {unit}, expected mm")
     (sform, has_sform), (qform, has_qform) = image.get_sform(coded=True), image.get_qform(coded=True)
     if not has_sform and not has_qform:
-        raise Rejected(f"{path}: sform_code and qform_code are 0: it does not say where the volume lies")
+        raise Rejected("sform_code and qform_code are 0: it does not say where the volume lies")
     if has_sform and has_qform:
         corners = np.array(np.meshgrid(*([0, length - 1] for length in image.shape[:3]))).reshape(3, -1)
         apart = np.linalg.norm((sform - qform)[:3] @ np.vstack([corners, np.ones(8)]), axis=0).max()
         if not apart <= 0.1:
             raise Rejected(
-                f"{path}: sform and qform place the volume differently, by up to {apart:.3g} mm; "
-                "remove the one that is wrong"
+                f"sform and qform place the volume differently, by up to {apart:.3g} mm; remove the one that is wrong"
             )
     return np.asarray(sform if has_sform else qform, dtype=np.float64)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segcft.config.study import Study
-from segcft.errors import Code, SegcftError, StudyError
+from segcft.errors import SegcftError, StudyError
 from segcft.grid import Grid
 from segcft.measures.measure import MEASURES, Measure
 
@@ -40,14 +40,14 @@ class Measurements:
         Raises:
             StudyError: the study names a measure that there is not.
         """
-        try:
-            found = tuple(
-                Measurement(one.variable, name, MEASURES.find(one.measure), study.variables[one.variable].zero_inflated)
-                for name, one in study.structures.items()
-            )
-        except SegcftError as error:
-            raise StudyError(Code.INVALID, "", str(error)) from None
-        return cls(Grid.of(study.image), found)
+        found = []
+        for name, one in study.structures.items():
+            try:
+                measure = MEASURES.find(one.measure)
+            except SegcftError as error:
+                raise StudyError(error.code, f"structures.{name}.measure", error.text) from None
+            found.append(Measurement(one.variable, name, measure, study.variables[one.variable].zero_inflated))
+        return cls(Grid.of(study.image), tuple(found))
 
     def __len__(self) -> int:
         return len(self.all)
@@ -80,7 +80,7 @@ class Measurements:
         """The numbers of soft masks (B, S, *size), (B, M), as they are reported.
 
         A structure that may be absent is so where no element is likelier inside than not: a sum of probabilities never
-        is 0, and nobody in training had a structure of which there is nothing to see.
+        is 0, and no training subject had a structure that cannot be seen.
         """
         found = self.estimate(masks)
         if not any(one.may_be_absent for one in self.all):

@@ -108,7 +108,7 @@ class ChestSimulator:
 
     def __init__(self, size: tuple[int, int], pixel_area: float = 1.0) -> None:
         if min(size) < 16:
-            raise ValueError(f"size: a chest needs at least 16 pixels a side, not {size[0]} x {size[1]}")
+            raise ValueError(f"a chest needs at least 16 pixels a side, not {size[0]} x {size[1]}")
         self.grid = Grid(*size)
         self.frame_area = self.grid.side**2 * pixel_area
 

@@ -144,7 +144,7 @@ class CoronarySimulator:
         self.length = size[1] * self.spacing
         if self.spacing > 1 or size[0] * self.spacing < 10 or not 20 <= self.length <= 120:
             raise ValueError(
-                "image.field_of_view: a coronary image is at least 10 mm high and 20 to 120 mm long, of pixels of 1 mm "
+                "a coronary image is at least 10 mm high and 20 to 120 mm long, of pixels of 1 mm "
                 f"at most; this one is {size[0] * self.spacing:g} x {self.length:g} mm, of {self.spacing:g} mm"
             )
 

@@ -99,11 +99,8 @@ class Plaque:
 
         least, most = -20.0, 30.0  # of the logarithm: from nothing to the limit everywhere
         if missing(most) < 0:
-            raise UndrawableError(
-                Code.OUT_OF_RANGE,
-                name,
-                f"{area:.6g} mm\N{SUPERSCRIPT TWO} is more than this vessel's plaque can grow to",
-            )
+            why = f"{area:.6g} mm\N{SUPERSCRIPT TWO} is more than this vessel's plaque can grow to"
+            raise UndrawableError(Code.OUT_OF_RANGE, name, why)
         if missing(least) > 0:  # less than can be told from none
             return float(np.exp(least)) * area / (area + missing(least))
         return float(np.exp(brentq(missing, least, most, xtol=1e-13, rtol=1e-14)))

@@ -1,4 +1,4 @@
-"""Optional packages, which `pip install 'segcft[coronary]'` brings."""
+"""Optional packages, which `pip install 'segcft[BUNDLE]'` brings."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 from segcft.errors import Code, DataError
 
 
-def extra(module: str, what: object) -> Any:
-    """An optional module that ``what``, a file or folder, needs.
+def extra(module: str, what: object, bundle: str = "coronary") -> Any:
+    """An optional module of a ``bundle`` that ``what``, a file or folder, needs.
 
     Raises:
         DataError: it cannot be imported. This ends the whole import: no such file could be read.
@@ -18,6 +18,5 @@ def extra(module: str, what: object) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         package = "pyvista" if module.startswith("vtkmodules") else module  # whose VTK it is
-        raise DataError(
-            Code.NOT_INSTALLED, what, f"it needs {package} ({error}): pip install 'segcft[coronary]'"
-        ) from None
+        why = f"it needs {package} ({error}): pip install 'segcft[{bundle}]'"
+        raise DataError(Code.NOT_INSTALLED, what, why) from None

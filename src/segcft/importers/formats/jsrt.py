@@ -29,7 +29,7 @@ class JSRT(RadiographImporter):
     images: Path = option(FOLDER, "folder of the raw .IMG files")
     masks: Path = option(FOLDER, "folder of SCR's fold1 and fold2 with GIF files")
     clinical: tuple[Path, ...] = option(
-        FILE, "JSRT's text files on people with a nodule and without, CLNDAT_EN.txt and CNNDAT_EN.TXT", many="list"
+        FILE, "JSRT's text files on subjects with a nodule and without, CLNDAT_EN.txt and CNNDAT_EN.TXT", many="list"
     )
     window: tuple[float, float] = percentiles()
 
