@@ -19,7 +19,7 @@ from segcft.data.batches import Batch, Batches, sequential
 from segcft.errors import Code, SegcftError
 from segcft.training import artefact
 from segcft.training.loop import Objective, freeze, train
-from segcft.utils.atomic import write_text
+from segcft.utils.atomic import read_json, write_text
 from segcft.utils.digest import key_of
 from segcft.utils.registry import Registry
 
@@ -80,10 +80,7 @@ class Stage(ABC):
 
     def recorded(self, pipeline: Pipeline) -> dict[str, Any]:
         """What :meth:`record` says; {} where there is none."""
-        try:
-            return dict(json.loads(self.record(pipeline).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError, RecursionError):
-            return {}
+        return read_json(self.record(pipeline))
 
     def current_key(self, pipeline: Pipeline) -> str | None:
         """The key of the outcome that is there, if it is up to date; None if it is not.
