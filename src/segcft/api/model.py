@@ -343,9 +343,8 @@ class Model:
 
     def _each(self, name: str, values: Values | Iterable[Values]) -> Iterator[Values]:
         """One for all, or each one's own."""
-        if values is None or isinstance(values, str | Mapping):
-            return itertools.repeat(arguments.values(name, values))
-        if isinstance(values, Sequence) and all(isinstance(value, str | Intervention) for value in values):
+        texts = isinstance(values, Sequence) and all(isinstance(value, str | Intervention) for value in values)
+        if texts or values is None or isinstance(values, Mapping):
             return itertools.repeat(arguments.values(name, values))
         return arguments.stream(name, values, "values, or those of each image", InterventionError)
 

@@ -228,7 +228,8 @@ def _array(image: Any, channels: int) -> tuple[NDArray[np.float64], tuple[Remark
     array = np.moveaxis(array, 0, -1) if isinstance(image, Tensor) and array.ndim == 3 else array
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (1, 3)) or 0 in array.shape:
         expected = "(H, W) or (C, H, W) of 1 or 3 channels" if isinstance(image, Tensor) else "(H, W) or (H, W, 3)"
-        raise DataError(Code.INVALID, "image", f"expected {expected}, not an array of shape {shape}{_hint(shape)}")
+        hint = "; give one image of the batch, e.g. image[0]" if len(shape) == 4 else ""
+        raise DataError(Code.INVALID, "image", f"expected {expected}, not an array of shape {shape}{hint}")
     unit = np.issubdtype(array.dtype, np.floating)
     # Other whole numbers have no white: those of 0 to 255 would be taken for nearly black ones of 16 bits.
     if not unit and array.dtype not in (bool, np.uint8, np.uint16):
@@ -257,10 +258,6 @@ def _pixels(image: Any) -> NDArray[Any]:
         raise TypeError("some pixels are masked; fill them")
     array = np.asarray(image)
     return array.astype(array.dtype.newbyteorder("="), copy=False)
-
-
-def _hint(shape: tuple[int, ...]) -> str:
-    return "; give one image of the batch, e.g. image[0]" if len(shape) == 4 else ""
 
 
 def _line(error: Exception) -> str:

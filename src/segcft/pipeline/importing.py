@@ -26,8 +26,7 @@ from segcft.importers.folder import import_folder
 from segcft.importers.simulated import import_simulated
 from segcft.io.reject import summarise
 from segcft.pipeline.run import Run
-from segcft.pipeline.stage import read_record
-from segcft.utils.atomic import link, recover, replaced_folder, write_text
+from segcft.utils.atomic import link, read_json, recover, replaced_folder, write_text
 from segcft.utils.digest import key_of
 from segcft.utils.lock import Lock
 from segcft.utils.progress import Progress
@@ -195,7 +194,7 @@ def _shard_lock(place: Path) -> Lock:
 
 
 def _is_imported(run: Run, source: dict[str, Any]) -> bool:
-    made_from, store = _read(import_record(run)), read_record(run.folder / "store" / "store.json")
+    made_from, store = _read(import_record(run)), read_json(run.folder / "store" / "store.json")
     # A store that was put in place just before the process was killed is not what the record is of.
     own = made_from is not None and made_from.get("fingerprint") in (None, store.get("fingerprint"))
     return own and bool(store) and _same(made_from, source)
@@ -220,7 +219,7 @@ def _same(made_from: dict[str, Any] | None, source: dict[str, Any]) -> bool:
 
 
 def _read(record: Path) -> dict[str, Any] | None:
-    made_from = read_record(record)
+    made_from = read_json(record)
     return made_from if {"study", "files"} <= made_from.keys() else None
 
 

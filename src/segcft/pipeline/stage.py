@@ -19,21 +19,13 @@ from segcft.data.batches import Batch, Batches, sequential
 from segcft.errors import Code, SegcftError
 from segcft.training import artefact
 from segcft.training.loop import Objective, freeze, train
-from segcft.utils.atomic import write_text
+from segcft.utils.atomic import read_json, write_text
 from segcft.utils.digest import key_of
 from segcft.utils.registry import Registry
 
 if TYPE_CHECKING:
     from segcft.pipeline.run import Run
     from segcft.pipeline.runner import Pipeline
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """The mapping in a file of JSON; {} where there is none."""
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, RecursionError):
-        return {}
 
 
 Minimised = tuple[Objective, dict[str, float]]
@@ -89,7 +81,7 @@ class Stage(ABC):
 
     def recorded(self, pipeline: Pipeline) -> dict[str, Any]:
         """What :meth:`record` says; {} where there is none."""
-        return read_record(self.record(pipeline))
+        return read_json(self.record(pipeline))
 
     def current_key(self, pipeline: Pipeline) -> str | None:
         """The key of the outcome that is there, if it is up to date; None if it is not.

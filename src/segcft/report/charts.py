@@ -119,7 +119,8 @@ def curve(name: str, steps: NDArray[np.float64], values: NDArray[np.float64]) ->
     groups = [g for g in np.array_split(np.arange(len(steps)), min(POINTS, len(steps))) if np.isfinite(values[g]).any()]
     if not groups:
         return None
-    low, middle, high = np.array([np.nanquantile(_finite(values[g]), [0.1, 0.5, 0.9]) for g in groups]).T
+    finite = [values[group][np.isfinite(values[group])] for group in groups]
+    low, middle, high = np.array([np.quantile(some, [0.1, 0.5, 0.9]) for some in finite]).T
     logarithmic = bool(low.min() > 0 and high.max() > 10 * low.min())
     across = _Scale(float(steps[0]), float(steps[-1]), LEFT, WIDTH - RIGHT)
     up = _Scale(float(low.min()), float(high.max()), HEIGHT - BOTTOM, TOP, logarithmic)
@@ -182,10 +183,6 @@ def _bars(counts: NDArray[np.int64], left: NDArray[np.floating], width: float) -
 
 def _path(x: Sequence[float], y: Sequence[float]) -> str:
     return "M" + "L".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
-
-
-def _finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return values[np.isfinite(values)]
 
 
 def _share(count: int, of: int) -> str:

@@ -234,7 +234,7 @@ def _quantities(
         f"{measure} asked for{unit}": wanted,
         f"change asked for{unit}": change,
         f"size of the change asked for{unit}": np.abs(change),
-        f"asked for {names.with_article(measure)} that are not in the training range, %": 100.0 * outside,
+        f"asked for {names.with_article(measure)} that is not in the training range, %": 100.0 * outside,
     }
     if study.variables[name].zero_inflated:
         found["does not have the structure, %"] = 100.0 * (known == 0)

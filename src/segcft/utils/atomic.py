@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import secrets
 import shutil
@@ -210,6 +211,14 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write a file whole, or not at all."""
     with written(path) as partial:
         partial.write_bytes(content)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The mapping in a JSON file; {} where there is none."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return {}
 
 
 def is_empty(folder: Path) -> bool:
