@@ -219,7 +219,7 @@ NIFTI_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "slice": (lambda path: write_nifti(path, np.zeros((9, 9), np.int16), np.eye(4)), "dim is 9 x 9"),
     "singular": (sheared, "nearly. singular"),
     "huge": (lambda path: write_nifti(path, ramp((9, 9, 9)), np.diag([1.0, 1, 40, 1])), "voxels of 1 x 1 x 40 mm"),
-    "two places": (elsewhere, r"sform and qform place the volume differently, by up to 3 mm"),
+    "two places": (elsewhere, r"sform and qform are up to 3 mm apart"),
     "no place": (nowhere, "sform_code and qform_code are 0"),
     "metres": (in_metres, "xyzt_units is meter, expected mm"),
     "complex": (lambda path: write_nifti(path, np.zeros(SHAPE, np.complex64), np.eye(4)), "datatype is complex64"),

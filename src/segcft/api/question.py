@@ -187,13 +187,14 @@ def prepare_image(study: Study, image: ImageLike) -> PreparedImage:
             found = list(seen.remarks)
             if not (source and source.ignore_spacing):
                 found += filter(None, [contradiction(seen.extent, study.image, str(path))])
-            pixels = fit_image(seen.grey, study.image, seen.aspect, str(path))
+            with about(path):
+                pixels = fit_image(seen.grey, study.image, seen.aspect)
             # Answers and their pictures hold the remarks, and no names of files.
             remarks = tuple(remark.of(path) for remark in found)
             return PreparedImage(pixels, header_facts(study, seen.person), remarks)
         with about("image"):
             grey, remarks = _array(image, study.image.channels)
-        return PreparedImage(fit_image(grey, study.image), [], remarks)
+            return PreparedImage(fit_image(grey, study.image), [], remarks)
     except (Rejected, OSError) as error:
         field = str(image) if isinstance(image, str | Path | MemoryFile) else "image"
         reason = getattr(error, "strerror", None) or str(error).removeprefix(f"{field}: ")

@@ -175,9 +175,8 @@ class Study(Section):
         for name, variable in self.variables.items():
             for parent in variable.parents:
                 if parent not in self.variables:
-                    raise ValueError(
-                        f"variables.{name}.parents: {parent!r} is not a variable ({', '.join(self.variables)})"
-                    )
+                    known = ", ".join(self.variables)
+                    raise ValueError(f"variables.{name}.parents: {parent!r} is not a variable ({known})")
         try:
             Graph({name: variable.parents for name, variable in self.variables.items()})
         except CycleError as error:
@@ -186,17 +185,11 @@ class Study(Section):
     def _check_structures(self) -> None:
         taken: dict[str, str] = {}
         for name, structure in self.structures.items():
-            variable = self.variables.get(structure.variable)
+            variable, where = self.variables.get(structure.variable), f"structures.{name}.variable"
             if variable is None or variable.kind != "continuous":
-                raise ValueError(
-                    f"structures.{name}.variable: {structure.variable!r} is not a continuous variable of the study"
-                )
-            if structure.variable in taken:
-                raise ValueError(
-                    f"structures.{name}.variable: {structure.variable!r} is already that of "
-                    f"{taken[structure.variable]!r}"
-                )
-            taken[structure.variable] = name
+                raise ValueError(f"{where}: {structure.variable!r} is not a continuous variable")
+            if (owner := taken.setdefault(structure.variable, name)) != name:
+                raise ValueError(f"{where}: {structure.variable!r} is already that of {owner!r}")
             if isinstance(self.data, FolderData) and not (structure.bit or structure.label or structure.file):
                 raise ValueError(f"structures.{name}: say how masks show it: one of 'bit', 'label' and 'file'")
 

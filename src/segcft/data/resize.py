@@ -50,9 +50,7 @@ def _in_order(array: Array, size: tuple[int, ...]) -> list[tuple[int, int]]:
     return sorted(((-2, size[0]), (-1, size[1])), key=lambda step: step[1] > array.shape[step[0]])
 
 
-def pad_to_aspect(
-    array: NDArray[np.generic], aspect: float, fill: NDArray[np.generic] | float, name: str = "image"
-) -> NDArray:
+def pad_to_aspect(array: NDArray[np.generic], aspect: float, fill: NDArray[np.generic] | float) -> NDArray:
     """``array`` (C, H, W) centred on a canvas of width / height = ``aspect``; ``fill`` is a value or (C,).
 
     An aspect ratio within 2 % of the wanted one is left as it is: the resize absorbs it.
@@ -66,7 +64,7 @@ def pad_to_aspect(
     canvas = (max(height, round(width / aspect)), max(width, round(height * aspect)))
     if math.prod(canvas) > MOST_CANVAS:
         raise Rejected(
-            f"{name}: {height} x {width} pixels (height x width) are too long and narrow: filled up to the aspect "
+            f"{height} x {width} pixels (height x width) are too long and narrow: filled up to the aspect "
             f"ratio {aspect:.3g} they have more than the {MOST_CANVAS // 10**6} million that are read"
         )
     top, left = (canvas[0] - height) // 2, (canvas[1] - width) // 2
@@ -76,32 +74,30 @@ def pad_to_aspect(
     return padded
 
 
-def fit_image(
-    grey: NDArray[np.float64], grid: Image, pixel_aspect: float = 1.0, name: str = "image"
-) -> NDArray[np.uint8]:
+def fit_image(grey: NDArray[np.float64], grid: Image, pixel_aspect: float = 1.0) -> NDArray[np.uint8]:
     """Grey values (C, H, W) in [0, 1] of any size, on the study's grid: uint8 (C, H, W).
 
     Another aspect ratio than that of the field of view is padded with the median of the border. ``pixel_aspect`` is
-    the height of a pixel of ``grey`` divided by its width; ``name`` is for errors.
+    the height of a pixel of ``grey`` divided by its width.
 
     Raises:
         Rejected: it is too long and narrow, see :func:`pad_to_aspect`.
     """
-    return _to_uint8(smooth(_on_canvas(grey, grid, border_median(grey), pixel_aspect, name), grid.size))
+    return _to_uint8(smooth(_on_canvas(grey, grid, border_median(grey), pixel_aspect), grid.size))
 
 
 def fit_masks(coverage: NDArray[np.float64], grid: Image, pixel_aspect: float = 1.0) -> NDArray[np.uint8]:
     """Masks (S, H, W) in [0, 1] that belong to an image treated by :func:`fit_image`: uint8 (S, H, W)."""
-    return _to_uint8(average(_on_canvas(coverage, grid, 0.0, pixel_aspect, "mask"), grid.size))
+    return _to_uint8(average(_on_canvas(coverage, grid, 0.0, pixel_aspect), grid.size))
 
 
 def _on_canvas(
-    array: NDArray[np.float64], grid: Image, fill: NDArray[np.generic] | float, pixel_aspect: float, name: str
+    array: NDArray[np.float64], grid: Image, fill: NDArray[np.generic] | float, pixel_aspect: float
 ) -> NDArray[np.float64]:
     if array.shape[-2:] == grid.size and pixel_aspect == 1:  # on the study's grid already, whatever its pixels' aspect
         return array
     height, width = grid.field_of_view or grid.size
-    return pad_to_aspect(array, width / height * pixel_aspect, fill, name)
+    return pad_to_aspect(array, width / height * pixel_aspect, fill)
 
 
 def _to_uint8(values: NDArray[np.float64]) -> NDArray[np.uint8]:

@@ -343,16 +343,11 @@ def _write(out: Path, id: str, sample: Converted, split: str) -> dict[str, Any]:
             raise ValueError(f"{sample.id}: {name} must be uint8 (H, W), not {pixels.dtype} {pixels.shape}")
         with written(out / name / f"{sample.id}.png") as partial:
             Image.fromarray(pixels).save(partial, format="PNG")
-    attributes = {name: _plain(value) for name, value in sample.attributes.items()}
+    numbers = sample.attributes.items()
+    attributes = {name: value.item() if isinstance(value, np.generic) else value for name, value in numbers}  # for JSON
     row = {"id": sample.id, "patient": sample.patient, "split": split, **attributes}
     entry = {"row": row, "mask": sample.mask is not None}
     return entry | ({"remarks": sample.remarks} if sample.remarks else {})
-
-
-def _plain(value: Value) -> Value:
-    """A NumPy scalar as the Python number that JSON knows."""
-    plain: Value = value.item() if isinstance(value, np.generic) else value
-    return plain
 
 
 def _is_unreadable(sample: Converted | Rejected | None) -> bool:

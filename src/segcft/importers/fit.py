@@ -17,7 +17,6 @@ def fit_window(
     pixels: NDArray[Any],
     window: tuple[float, float],
     *sizes: tuple[int, ...],
-    name: str = "the image",
     strip: int = 256,
 ) -> list[NDArray[np.uint8]]:
     """An image at each of ``sizes``, treated as the import of a folder does but in little memory; see :func:`fit`.
@@ -26,7 +25,6 @@ def fit_window(
         pixels: grey values (H, W), or colour (H, W, 3) of which the luma is taken.
         window: percentiles of the image that become 0 and 255.
         sizes: of one aspect ratio.
-        name: of the image, for errors.
         strip: columns that are worked off at once.
 
     Raises:
@@ -37,7 +35,7 @@ def fit_window(
         grey = grey.astype(np.uint8)
     low, high = (float(limit) for limit in np.percentile(grey, window))
     if not low < high:  # values that are no numbers come here too
-        raise Rejected(f"{name}: constant image: percentiles {window[0]:g} and {window[1]:g} are both {low:g}")
+        raise Rejected(f"constant image: percentiles {window[0]:g} and {window[1]:g} are both {low:g}")
     return fit(grey, *sizes, shown=lambda part: np.clip((part - low) / (high - low), 0, 1), strip=strip)
 
 

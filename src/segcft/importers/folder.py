@@ -30,7 +30,7 @@ from segcft.errors import Code, DataError
 from segcft.io.extent import contradiction
 from segcft.io.imagefile import check_id, find_file, find_mask, read_image
 from segcft.io.maskfile import read_masks
-from segcft.io.reject import Rejected, Remark
+from segcft.io.reject import Rejected, Remark, about
 from segcft.utils.loop import ahead
 from segcft.utils.progress import Progress
 
@@ -218,7 +218,8 @@ class _Folder:
         masks = read_masks(
             self.masks, id, self.study.structures, size, seen.turn, seen.placed, spec.nifti_axes, spec.thin_structures
         )
-        pixels = resize.fit_image(seen.grey, grid, seen.aspect, str(path))
+        with about(path):
+            pixels = resize.fit_image(seen.grey, grid, seen.aspect)
         coverage = resize.fit_masks(masks.coverage, grid, seen.aspect)
         self._check_presence(id, coverage)
         return pixels, coverage, (*seen.remarks, *masks.remarks)

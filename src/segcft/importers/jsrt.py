@@ -24,7 +24,7 @@ from segcft.importers.convert import Converted, Summary, Value, convert
 from segcft.importers.fit import fit_window
 from segcft.importers.masks import BITS, Plausibility, areas, check_polarity, to_flags
 from segcft.io.picture import read_picture
-from segcft.io.reject import Excluded, Rejected
+from segcft.io.reject import Excluded, Rejected, about
 from segcft.utils.loop import ahead
 from segcft.utils.progress import Progress
 
@@ -330,7 +330,8 @@ class _Reader:
         flags = self._flags(item.id)
         self.plausibility.check(flags)
         path = self.files[item.id]
-        (image,) = fit_window(read_raw(path), self.options.window, self.options.size, name=str(path))
+        with about(path):
+            (image,) = fit_window(read_raw(path), self.options.window, self.options.size)
         check_polarity(image, flags)
         measured = {f"{name}_area": area for name, area in areas(flags).items()}
         return Converted(item.id, item.id, image, flags, {**attributes, **measured})

@@ -24,7 +24,7 @@ from segcft.importers.fit import fit_window
 from segcft.importers.masks import Masking, Plausibility, Segmenter, check_polarity
 from segcft.io.imagefile import check_id, strip_suffix
 from segcft.io.picture import read_picture
-from segcft.io.reject import Excluded, Rejected, Unreadable
+from segcft.io.reject import Excluded, Rejected, Unreadable, about
 from segcft.utils.progress import Progress
 
 if TYPE_CHECKING:
@@ -206,7 +206,8 @@ class _Reader:
         picture = read_picture(path)
         pixels = picture.values
         sizes = self.masking.size, self.masking.segmenter.size
-        image, large = fit_window(pixels, self.options.window, *sizes, name=str(path))
+        with about(path):
+            image, large = fit_window(pixels, self.options.window, *sizes)
         check_polarity(image)
         attributes |= {"file_height": pixels.shape[0], "file_width": pixels.shape[1]}
         sample = Converted(row.id, row.PatientID, image, attributes=attributes, large=large, remarks=picture.remarks)

@@ -123,9 +123,7 @@ def _nifti_affine(image: Any) -> NDArray[np.float64]:
         corners = np.array(np.meshgrid(*([0, length - 1] for length in image.shape[:3]))).reshape(3, -1)
         apart = np.linalg.norm((sform - qform)[:3] @ np.vstack([corners, np.ones(8)]), axis=0).max()
         if not apart <= 0.1:
-            raise Rejected(
-                f"sform and qform place the volume differently, by up to {apart:.3g} mm; remove the one that is wrong"
-            )
+            raise Rejected(f"sform and qform are up to {apart:.3g} mm apart; remove the one that is wrong")
     return np.asarray(sform if has_sform else qform, dtype=np.float64)
 
 

@@ -168,9 +168,7 @@ class CoronarySimulator:
         areas = {name: check_number(name, attributes[name]) for name in self.variables}
         for name, area in areas.items():
             if area < 0 or (area == 0 and name == "lumen_area"):
-                raise UndrawableError(
-                    Code.OUT_OF_RANGE, name, f"an area must be positive, or 0 for plaque, not {area:g}"
-                )
+                raise UndrawableError(Code.OUT_OF_RANGE, name, f"must be positive, or 0 for plaque, not {area:g}")
         noise = VesselNoise.draw(Noise.VESSEL.stream(person), Noise.PLAQUE.stream(person), self.length)
         vessel = Vessel.with_areas(
             noise,
@@ -183,9 +181,8 @@ class CoronarySimulator:
         widest = float(np.max(vessel.radii(stations(self.length, self.spacing)[0], 0.0).wall))
         if widest > 0.45 * self.size[0] * self.spacing:
             largest = max(areas, key=lambda name: areas[name])
-            raise UndrawableError(
-                Code.OUT_OF_RANGE, largest, f"{areas[largest]:.6g} makes the vessel wider than the image"
-            )
+            why = f"{areas[largest]:.6g} makes the vessel wider than the image"
+            raise UndrawableError(Code.OUT_OF_RANGE, largest, why)
         texture = Noise.TEXTURE.stream(person)
         heart = Heart(
             Course.draw(Noise.COURSE.stream(person)),
