@@ -71,10 +71,12 @@ python_maximum_signature_line_length = 100
 nitpicky = True
 OTHERS = "torch|numpy|np|pandas|pd|pydantic|pydantic_core|annotated_types|PIL|pydicom|lightning|zuko"
 OTHERS += "|markupsafe|io|starlette|socket|pathlib|collections|abc|dataclasses|enum"
-NAMES = "AbstractContextManager|Tensor|NDArray|Path|Fabric|NoneType|Le|Ge|FieldInfo"  # the same, without a module
+# The same, without a module.
+NAMES = r"AbstractContextManager|Tensor|NDArray|Path|Fabric|NoneType|Le|Ge|FieldInfo|nn\.Module"
 ALIASES = "Array|Floats|Attributes"  # of NDArray and Mapping
 TYPE_VARIABLES = "S|M|T|Item|AnyItem|Key|Value|Inputs|Output|Result"
-CONSTRAINTS = r"_.*|.*\._.*|0\.5|dict\[str"  # what is left of pydantic's annotations
+# What is left of pydantic's annotations.
+CONSTRAINTS = r"_.*|segcft\.config\.mechanisms\.Annotated|.*\._.*|0\.5|dict\[str"
 nitpick_ignore_regex = [
     ("py:.*", rf"({OTHERS})\..*|({NAMES}|{ALIASES}|{CONSTRAINTS})|(segcft\..*\.)?({TYPE_VARIABLES})")
 ]

@@ -43,6 +43,7 @@ class MechanismSpec(Training):
 
 
 SPECS: Registry[type[MechanismSpec]] = Registry("image mechanism", "segcft.image_models")
+"""Architecture -> the class of its settings."""
 
 
 def _spec_of(section: Any) -> MechanismSpec:

@@ -115,6 +115,7 @@ class ImageMechanism(nn.Module, ABC):
 MECHANISMS: Registry[Callable[[Any, Image, Mapping[str, Variable]], ImageMechanism]] = Registry(
     "image mechanism", "segcft.image_models", "hvae.architecture"
 )
+"""Architecture -> its network, made from its settings, the image and the variables."""
 
 
 @contextmanager

@@ -147,3 +147,4 @@ def flag(declared: Field[Any], about: Option) -> str:
 
 
 IMPORTERS: Registry[type[Importer]] = Registry("importer", "segcft.importers.formats")
+"""Name -> importer, as ``segcft import NAME``."""

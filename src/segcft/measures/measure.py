@@ -44,3 +44,4 @@ class Measure(ABC):
 
 
 MEASURES: Registry[Measure] = Registry("measure", "segcft.measures", "structures.NAME.measure")
+"""Name -> measure, as a study's structures name it."""

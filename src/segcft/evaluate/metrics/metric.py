@@ -119,6 +119,7 @@ def _sentence(text: str) -> str:
 
 
 METRICS: Registry[Metric] = Registry("metric", "segcft.evaluate.metrics", "evaluation.metric")
+"""Name -> metric, in the order of the table."""
 
 
 def metrics_of(study: Study) -> list[Metric]:

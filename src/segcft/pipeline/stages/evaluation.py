@@ -12,7 +12,7 @@ from segcft.utils.lock import Lock
 
 
 class Evaluation(Stage):
-    """Judges all methods on the samples of the pipeline's part of the split; see :mod:`segcft.evaluate`."""
+    """Judges all methods on the samples of the pipeline's part of the split."""
 
     name, section = "evaluate", "evaluation"
 
