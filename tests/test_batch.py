@@ -204,8 +204,8 @@ def test_a_table_takes_values_from_images_beside_it(small_run: Run, images: Path
         ("image,do\n", "no usable row"),
         ("image,do\n,age=60\n", "t.csv: line 2: image: "),
         ("image,do\n\n\n,age=60\n", "t.csv: line 4: image: "),
-        ("image,do\na.png,age=60,3\n", "t.csv: line 2: 3 cells"),
-        ("image,do\na.png\n", "t.csv: line 2: 1 cells"),
+        ("image,do\na.png,age=60,3\n", "line 2: 3 cells"),
+        ("image,do\na.png\n", "line 2: 1 cells"),
         ("image\n\xff", "cannot read this table"),
     ],
 )

@@ -124,7 +124,7 @@ def test_a_published_model_on_the_command_line(
     judged = ["evaluate", str(published.folder), "--device", "cpu"]
     for wrong in ([], ["--split", "validation"]):
         assert main([*judged, *wrong]) == 1
-        assert "--data DIR" in capsys.readouterr().err
+        assert "--data: " in capsys.readouterr().err
     assert main([*judged, "--seed", "3"]) == 1  # the study's own people
     assert main([*judged, "--seed", "7", "--json"]) == 0
     told = capsys.readouterr()
