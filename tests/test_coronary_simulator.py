@@ -226,7 +226,7 @@ def test_simulated_files_are_written_by_a_command_and_never_over_others(
     assert all((table.parent / row[column]).is_file() for column in ("volume", "centreline", "lumen", "wall"))
     table.write_text("my own")
     assert main(words) == 1
-    assert "cases: is there already, and not an empty folder" in capsys.readouterr().err
+    assert "cases: not an empty folder" in capsys.readouterr().err
     assert table.read_text() == "my own"
 
 

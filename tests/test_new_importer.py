@@ -20,6 +20,7 @@ import pytest
 from refused import refused
 from segcft.cli import main
 from segcft.errors import Code, DataError, SegcftError
+from segcft.importers.convert import UNREADABLE
 from segcft.importers.formats.ccta import CCTA
 from segcft.importers.formats.dicom import DICOM
 from segcft.importers.formats.jsrt import JSRT
@@ -64,7 +65,7 @@ def test_a_damaged_file_is_left_out_and_told_of(scans: Path) -> None:
     scans.with_name("51.npy").write_bytes(b"\x93NUMPY")
     assert main(["import", "toy", "--table", str(scans), "--out", "out"]) == 0
     left_out = [line.split(",") for line in Path("out", "rejected.csv").read_text().splitlines()]
-    assert [id for id, kind, *_ in left_out if kind == "unreadable array"] == ["scan50", "scan51"]
+    assert [id for id, kind, *_ in left_out if kind == UNREADABLE] == ["scan50", "scan51"]
 
 
 def test_what_is_declared_is_help(scans: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -68,7 +68,7 @@ def test_an_image_of_another_kind_is_warned_of(flow_run: Run) -> None:
     model = segcft.load(flow_run.folder)
     noise = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
     (answer,) = model.answer([model.question(noise)])
-    assert any(text.startswith("image: unlike those that the model has learnt") for text in answer.warnings)
+    assert any(text.startswith("image: unlike ") for text in answer.warnings)
 
 
 def test_a_mechanism_may_know_less(flow_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -447,7 +447,7 @@ def test_masks_by_the_judge_of_a_trained_run(padchest: PadChest, small_run: Run,
 def test_a_run_of_other_structures_cannot_give_the_masks(small_run: Run, tmp_path: Path) -> None:
     text = (small_run.folder / "study.yaml").read_text().replace("  heart:\n", "  spleen:\n")
     (tmp_path / "study.yaml").write_text(text)
-    with refused(DataError, Code.UNKNOWN, tmp_path):
+    with refused(DataError, Code.MISSING, tmp_path):
         RunSegmenter(tmp_path, torch.device("cpu"))
 
 

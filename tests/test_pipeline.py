@@ -350,7 +350,7 @@ def test_a_store_may_be_given_whole(small_run: Run, make_small_study: Any, tmp_p
     store = new_samples(small_run.study, tmp_path / "store", None, tmp_path / "unused", Progress())
     assert (len(store.indices("test")), (tmp_path / "unused").exists()) == (90, False)
     assert times(tmp_path / "store") == before
-    with pytest.raises(DataError, match="made for another study"):
+    with refused(DataError, Code.OTHER, "size"):
         new_samples(make_small_study({"image.size": [64, 64]}), tmp_path / "store", None, tmp_path, Progress())
 
 

@@ -36,7 +36,7 @@ WITH_EXAMPLES = ("chest-sim", "coronary-sim", "coronary-quickstart")
 
 
 def about_the_image(warnings: list[str]) -> list[str]:
-    return [text for text in warnings if text.startswith("image: unlike those that the model has learnt (")]
+    return [text for text in warnings if text.startswith("image: unlike ")]
 
 
 def asked(model: Model, image: Any) -> list[str]:
@@ -192,7 +192,7 @@ def test_the_command_line_and_its_manifest_tell(tmp_path: Path, capsys: Any) -> 
     words = ["counterfactual", str(MODELS / "chest-sim")]
     do = ["--do", "heart_area=+10%", "--out"]
     assert main([*words, str(tmp_path / "images" / "noise.png"), *do, str(tmp_path / "answer")]) == 0
-    assert "image: unlike those that the model has learnt" in capsys.readouterr().out
+    assert "image: unlike " in capsys.readouterr().out
     told = json.loads((tmp_path / "answer" / "counterfactual.json").read_text())
     assert len(about_the_image(told["warnings"])) == 1
     assert main([*words, str(tmp_path / "images"), *do, str(tmp_path / "answers")]) == 0
