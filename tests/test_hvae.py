@@ -54,6 +54,7 @@ GRIDS: dict[str, tuple[tuple[int, int], int, list[dict[str, Any]]]] = {
         ],
     ),
     "one level": ((8, 8), 1, [{"width": 4, "z": 2}]),
+    "no block in the encoder": ((8, 8), 1, [{"width": 4, "encoder": 0, "z": 2}, {"width": 4, "encoder": 0, "z": 2}]),
 }
 
 

@@ -198,7 +198,8 @@ class HVAE(HierarchicalVAE):
             nn.Linear(self.parents.features, spec.context), nn.SiLU(), nn.Linear(spec.context, spec.context)
         )
         grids = level_grids(spec, self.grid)
-        depth = sum(level.encoder for level in spec.levels), sum(level.decoder for level in spec.levels)
+        # An encoder may have no blocks at all: its strided convolutions alone lead down.
+        depth = sum(level.encoder for level in spec.levels) or 1, sum(level.decoder for level in spec.levels)
         self.encoder = Encoder(grids, spec, image.channels, scale=depth[0] ** -0.5)
         pairs = list(zip(grids, spec.levels, strict=True))
         self.decoder = nn.ModuleList()
