@@ -59,6 +59,7 @@ def test_a_study_killed_at_random_moments_ends_like_one_that_ran_through(tmp_pat
     assert done.stdout.splitlines()[-1].startswith("10 faults, ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGINT, 130)])
 def test_a_signal_ends_a_training_after_a_step_that_is_kept(
     small_run: Run, small_study_file: Path, tmp_path: Path, number: signal.Signals, status: int
@@ -143,6 +144,7 @@ def test_signals_wait_only_where_somebody_handles_them() -> None:
 # --- no space ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "limit", "named"),
     [
@@ -181,6 +183,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["hvae", "evaluate"])
 def test_a_full_disk_is_told_and_the_run_goes_on_once_there_is_room(
     small_run: Run, small_study: Study, small_disk: Path, capsys: pytest.CaptureFixture[str], stage: str

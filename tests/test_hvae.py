@@ -345,6 +345,7 @@ def test_recomputing_saves_memory_and_changes_no_bit(finetuning: bool, precision
     assert one_step(networks[1].eval(), x, values, finetuning, precision)[2] == whole[2]
 
 
+@pytest.mark.slow
 def test_compiled_passes_are_the_same_function() -> None:
     levels = [{"width": 4, "encoder": 1, "z": 2}, {"width": 4, "encoder": 0, "z": 2, "down": 8}]
     spec = HVAESpec.model_validate({"steps": 1, "context": 4, "patch": 2, "levels": levels})

@@ -106,6 +106,7 @@ def test_people_who_share_nothing_are_judged_without_a_word(small_run: Run, tmp_
 # --- published models ---
 
 
+@pytest.mark.slow
 def test_a_published_model_is_judged_as_its_run_is(small_run: Run, published: Run, tmp_path: Path) -> None:
     people = new_samples(published.study, None, 7, tmp_path / "store", Progress())
     runs = (small_run, published)
@@ -171,6 +172,7 @@ def test_simulated_people_of_the_training_are_known_without_samples(
 # --- other judges ---
 
 
+@pytest.mark.slow
 def test_another_judge_gives_another_opinion(small_run: Run, published: Run, tmp_path: Path) -> None:
     """That of a run with the same grid and structures, as a folder or a file; here the segmentor of one, which no
     method of it was tuned with."""

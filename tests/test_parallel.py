@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from segcft.pipeline.pool import run_all
 from segcft.pipeline.run import Run
 from segcft.pipeline.runner import Pipeline
@@ -12,6 +14,7 @@ from tests.test_training import copy_of, same, tensors_of
 from tests.test_workers import Watcher
 
 
+@pytest.mark.slow
 def test_stages_side_by_side_make_what_they_make_one_after_another(small_run: Run, tmp_path: Path) -> None:
     """The quickest of them: one that two wait for, and these two."""
     run = copy_of(small_run, tmp_path)

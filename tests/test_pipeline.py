@@ -273,6 +273,7 @@ def test_what_cannot_be_made_again_is_not_forgotten(make_small_study: Any, small
     assert (copied / "import.json").is_file()
 
 
+@pytest.mark.slow
 def test_again_on_the_command_line_and_the_folder_of_a_run_for_its_study(
     copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -410,6 +411,7 @@ def test_a_structure_that_many_lack_goes_through_every_stage(plaque_run: Run) ->
 # --- real radiographs ---
 
 
+@pytest.mark.slow
 @needs_jsrt
 def test_real_radiographs_go_through_every_stage(make_small_study: Any, tmp_path: Path) -> None:
     structures = {

@@ -186,6 +186,7 @@ def test_no_patient_is_in_a_log_or_in_a_part(tmp_path: Path, capfd: pytest.Captu
             assert b"HOSP-" not in file.read_bytes(), file
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_what_a_dicom_header_says_of_a_person_is_not_told(tmp_path: Path) -> None:
     """A process of its own, as warnings of libraries are not printed in tests. The header's dates and age are none."""

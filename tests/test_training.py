@@ -303,6 +303,7 @@ def wait_for(path: Path, command: Begun, seconds: float = 120) -> None:
         time.sleep(0.002)
 
 
+@pytest.mark.slow
 def test_a_killed_training_ends_like_one_that_ran_through(
     small_run: Run, small_study_file: Path, tmp_path: Path
 ) -> None:
@@ -322,6 +323,7 @@ def test_a_killed_training_ends_like_one_that_ran_through(
     assert not (run.training / "hvae.checkpoint").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "stop"), [("segmentor", 70), ("cft-segmentor", 3), ("cft-regressor", 5)])
 def test_a_stage_that_was_cut_off_ends_like_one_that_ran_through(
     small_run: Run, make_small_study: Any, tmp_path: Path, stage: str, stop: int
