@@ -131,7 +131,8 @@ def convert(
 
     Raises:
         DataError: ``out`` is something else or cannot be written, or nothing could be converted.
-        TypeError, ValueError: ``read`` or ``finish`` made of an item what is no sample of it. The message names it.
+        TypeError: ``read`` or ``finish`` gave no sample, or one of other types; the message names the item.
+        ValueError: a sample is another item's, or a value in it cannot be; the message names the item.
     """
     workers, splits, progress = workers or min(16, os.cpu_count() or 1), splits or Splits(), progress or Progress()
     done = _Done()
