@@ -20,7 +20,7 @@ PERIODS = (2, 4)
 """Pixels after which a pattern repeats: networks double their maps, or write patches of four."""
 
 WIDTH = 1 / 32
-"""Frequencies this near to a multiple of 1 / period count, in cycles a pixel: a pattern may fill a part of the frame."""
+"""How near to a multiple of 1 / period a frequency counts, in cycles a pixel: a pattern may fill a part of the frame."""
 
 
 def pattern_energy(images: Tensor) -> Tensor:
