@@ -20,7 +20,7 @@ PERIODS = (2, 4)
 """Pixels after which a pattern repeats: networks double their maps, or write patches of four."""
 
 WIDTH = 1 / 32
-"""How near to a multiple of 1 / period a frequency counts, in cycles a pixel: a pattern may fill a part of the frame."""
+"""How near to a multiple of 1 / period a frequency counts, in cycles a pixel: patterns may fill a part of the frame."""
 
 
 def pattern_energy(images: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ class Pattern(Metric):
 
     def words(self, study: Study) -> Words:
         text = f"""\
-energy at periods of {' and '.join(map(str, PERIODS))} pixels, on that of the image. Chequers, dots and stripes raise
+energy at periods of {" and ".join(map(str, PERIODS))} pixels, on that of the image. Chequers, dots and stripes raise
   it above 1."""
         return Words("pattern energy", "", text)
 
