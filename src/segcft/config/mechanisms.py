@@ -127,15 +127,19 @@ class Level(Section):
 class HVAESpec(VAESpec):
     """The hierarchical VAE of the image, ``levels`` from the largest resolution to the smallest.
 
-    ``patch`` > 1 works on patches of that many pixels a side (the stem strides, the head unshuffles).
+    ``patch`` > 1 works on patches of that many pixels a side (the stem strides, the head unshuffles); with ``overlap``
+    the head fades each into its neighbours, so that no chequers or stripes repeat with the patches.
     ``bottleneck`` divides the width inside a block, ``context`` is the width of the parents' embedding. Levels of
     up to ``position_size`` pixels a side have a learnt map of the place in the frame. ``warp`` > 0 lets the decoder
     move outlines by a smooth displacement with a node every so many pixels, of at most ``warp_reach`` of the frame.
     """
 
+    LATER = MechanismSpec.LATER | {"overlap"}
+
     architecture: Literal["two-stream"] = "two-stream"
     levels: tuple[Level, ...] = Field(min_length=1)
     patch: PositiveInt = 1
+    overlap: bool = False
     bottleneck: PositiveInt = 2
     context: PositiveInt = 64
     position_size: NonNegativeInt = 64
