@@ -8,9 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from segcft.config.mechanisms import LocalDeformation
+from segcft.config.mechanisms import HVAESpec, LocalDeformation
+from segcft.config.study import Image, Study, Variable
 from segcft.data.deform import SMALLEST, LocalDeformer
 from segcft.grid import Grid
+from segcft.image_models.hvae import HVAE
+from segcft.image_models.mechanism import ImageMechanism, seeded
+from segcft.image_models.objective import LikelihoodObjective
+from segcft.measures.measurements import Measurements
 
 
 def balls(samples: int, size: tuple[int, ...], radius: float, middle: float = 0.0) -> Tensor:
@@ -95,3 +100,68 @@ def test_one_structure_at_a_time_and_each_of_them() -> None:
     moved = (scaled - mask).abs().flatten(2).amax(dim=2) > 1e-3
     assert not moved.all(dim=1).any()
     assert moved.any(dim=0).all()
+
+
+class Recording(ImageMechanism):
+    """Keeps what it is trained on."""
+
+    def loss_of_pairs(
+        self, x: Tensor, values: Tensor, changed: Tensor, after: Tensor, step: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        self.pair = x, values, changed, after
+        return super().loss_of_pairs(x, values, changed, after, step)
+
+    def loss(self, x: Tensor, values: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        return x.mean() + values.mean(), {}
+
+    def abduct(self, x: Tensor, values: Tensor, sample: bool = True) -> Tensor:
+        return x
+
+    def predict(self, noise: Tensor, values: Tensor) -> Tensor:
+        return noise
+
+    def sample(self, n: int, pixel_noise: bool = True) -> Tensor:
+        return torch.zeros(n, self.channels, *self.grid.size)
+
+    def constraint(self, x: Tensor, values: Tensor, sample: bool = True) -> Tensor:
+        return torch.zeros(len(x))
+
+
+def test_training_pairs_have_the_measures_that_the_deformed_masks_have(small_study: Study) -> None:
+    """By default a mechanism learns from them as from any other sample."""
+    torch.manual_seed(0)
+    hvae = small_study.hvae.model_copy(update={"deform": LocalDeformation(share=0.5)})
+    study = small_study.model_copy(update={"hvae": hvae})
+    size, samples = study.image.size, 32
+    mask = torch.cat([balls(samples, size, 0.3, middle) for middle in (-0.4, 0.0, 0.4)], dim=1)
+    values = torch.full((samples, len(study.variables)), 7.0)
+    values[:, study.measured_columns] = Measurements.of(study).estimate(mask)
+    mechanism = Recording(hvae, study.image, study.variables)
+    batch = {
+        "image": torch.randint(256, (samples, 1, *size), dtype=torch.uint8),
+        "mask": (mask * 255).round().to(torch.uint8),
+    }
+    batch["values"] = values
+    loss, _ = LikelihoodObjective(mechanism, study)(batch, 0)
+    image, before, changed, after = mechanism.pair
+    assert torch.equal(loss, changed.mean() + after.mean())
+    assert torch.equal(before, values)
+    deformed = (changed != image).flatten(1).any(dim=1)
+    assert 0 < deformed.sum() < samples
+    assert torch.equal(after[~deformed], values[~deformed])
+    others = [column for column in range(values.shape[1]) if column not in study.measured_columns]
+    assert torch.equal(after[:, others], values[:, others])
+    assert (after[deformed] != values[deformed]).any(dim=1).all()
+
+
+def test_a_pair_of_an_image_with_itself_is_a_sample_like_any_other() -> None:
+    levels = [{"width": 8, "z": 2}, {"width": 8, "z": 2}]
+    spec = HVAESpec.model_validate({"steps": 1, "levels": levels, "beta": 2.0, "context": 4})
+    network = HVAE(spec, Image(size=(8, 8)), {"area": Variable(kind="continuous")})
+    torch.manual_seed(1)
+    x, values = torch.rand(3, 1, 8, 8) * 2 - 1, torch.randn(3, 1)
+    with seeded(5, torch.device("cpu")):
+        one, _ = network.loss(x, values, 0)
+    with seeded(5, torch.device("cpu")):
+        other, _ = network.loss_of_pairs(x, values, x, values, 0)
+    assert torch.allclose(one, other)
