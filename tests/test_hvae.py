@@ -13,7 +13,7 @@ from segcft.config.mechanisms import HVAESpec
 from segcft.config.study import Image, Variable
 from segcft.data.grey import to_unit
 from segcft.grid import Grid
-from segcft.image_models.hvae import HVAE, level_grids
+from segcft.image_models.hvae import HVAE, Overlap, level_grids
 from segcft.image_models.mechanism import ImageMechanism
 from tests.descent import assert_gradient_leads_down
 
@@ -411,3 +411,31 @@ def test_a_displacement_moves_the_image_under_other_parents_and_not_under_its_ow
     assert after is not None
     assert (before - after).abs().max() > 1e-3
     assert (network.predict(noise, values.flip(0)) - x).abs().mean() > 1e-3
+
+
+@pytest.mark.parametrize("size", [(32, 32), (24, 40), (16, 16, 24)])
+@pytest.mark.parametrize("patch", [2, 4])
+def test_overlapping_patches_make_what_repeats_with_them_even(size: tuple[int, ...], patch: int) -> None:
+    """Away from the border, where there are no neighbours; and what does not repeat keeps its place and sum."""
+    grid = Grid(size)
+    overlap = Overlap(grid, patch)
+    torch.manual_seed(0)
+    pattern = torch.randn(2, 3, *(patch,) * len(size)).repeat(1, 1, *(n // patch for n in size))
+    inside = (..., *(slice(patch, -patch) for _ in size))
+    even = overlap(pattern)[inside].flatten(2)
+    assert torch.allclose(even, even.mean(dim=2, keepdim=True).expand_as(even), atol=1e-5)
+    point = torch.zeros(1, 1, *size)
+    point[(..., *(n // 2 for n in size))] = 1
+    spread = overlap(point)
+    assert spread.sum() == pytest.approx(1)
+    assert spread.flatten().argmax() == point.flatten().argmax()
+
+
+def test_a_network_with_overlapping_patches_has_the_weights_of_one_without() -> None:
+    """So it can be tried on one that is trained."""
+    levels = [{"width": 8, "z": 2}, {"width": 8, "z": 2}]
+    specs = [HVAESpec.model_validate({"steps": 1, "patch": 2, "levels": levels, "overlap": o}) for o in (False, True)]
+    one, other = (HVAE(spec, Image(size=(16, 16)), VARIABLES) for spec in specs)
+    assert {name: value.shape for name, value in one.state_dict().items()} == {
+        name: value.shape for name, value in other.state_dict().items()
+    }

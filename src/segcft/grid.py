@@ -130,6 +130,13 @@ class Grid:
             return maps
         return F.pad(maps, [side for n in reversed(missing) for side in (0, n)], mode="replicate")
 
+    def extend(self, maps: Tensor, axis: int, elements: int) -> Tensor:
+        """Maps (B, C, *size) with their first and last element along an axis of space repeated so often."""
+        sides = [0, 0] * self.dimensions
+        before = 2 * (self.dimensions - 1 - axis)  # the last axis comes first
+        sides[before : before + 2] = [elements, elements]
+        return F.pad(maps, sides, mode="replicate")
+
     def crop(self, maps: Tensor, like: Tensor) -> Tensor:
         """What :meth:`pad` has added taken away again: (..., *padded) to the size of ``like`` (..., *size)."""
         for axis in self.axes:

@@ -20,7 +20,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from segcft.config.section import Section, Training
+from segcft.config.section import Fraction, Section, Training
 from segcft.utils.registry import Registry, subclass_of
 
 DEFAULT = "two-stream"
@@ -29,10 +29,25 @@ DEFAULT = "two-stream"
 AXES = ("depth", "height", "width")
 
 
+class LocalDeformation(Section):
+    """Self-supervised interventions: of a ``share`` of the samples one structure, drawn at random, is scaled along its
+    axes by factors of up to about ``exp(spread)`` or its inverse, while what is far from it stays."""
+
+    share: Fraction = 0.0
+    spread: Annotated[float, Field(ge=0, le=0.4)] = 0.3
+
+
 class MechanismSpec(Training):
-    """Likelihood training of an image mechanism; ``architecture`` is its name in :data:`SPECS`."""
+    """Likelihood training of an image mechanism; ``architecture`` is its name in :data:`SPECS`.
+
+    With ``deform`` it also learns from local deformations of its samples, whose new measures are known: the noise of a
+    sample has to give the deformed image under the new measures.
+    """
+
+    LATER = frozenset({"deform"})
 
     architecture: str
+    deform: LocalDeformation = LocalDeformation()
 
     def check_image(self, size: tuple[int, ...], channels: int) -> None:
         """Whether the mechanism fits images of this size (H, W) or (D, H, W).
@@ -114,15 +129,19 @@ class Level(Section):
 class HVAESpec(VAESpec):
     """The hierarchical VAE of the image, ``levels`` from the largest resolution to the smallest.
 
-    ``patch`` > 1 works on patches of that many pixels a side (the stem strides, the head unshuffles).
+    ``patch`` > 1 works on patches of that many pixels a side (the stem strides, the head unshuffles); with ``overlap``
+    the head fades each into its neighbours, so that no chequers or stripes repeat with the patches.
     ``bottleneck`` divides the width inside a block, ``context`` is the width of the parents' embedding. Levels of
     up to ``position_size`` pixels a side have a learnt map of the place in the frame. ``warp`` > 0 lets the decoder
     move outlines by a smooth displacement with a node every so many pixels, of at most ``warp_reach`` of the frame.
     """
 
+    LATER = MechanismSpec.LATER | {"overlap"}
+
     architecture: Literal["two-stream"] = "two-stream"
     levels: tuple[Level, ...] = Field(min_length=1)
     patch: PositiveInt = 1
+    overlap: bool = False
     bottleneck: PositiveInt = 2
     context: PositiveInt = 64
     position_size: NonNegativeInt = 64

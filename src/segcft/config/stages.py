@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from segcft.config.section import Fraction, Section, Training
+from segcft.config.section import Augment, Fraction, Section, Training
 
 FEWEST_DRAWS = 40
 """Bootstrap draws of which one lies beyond each end of a 95 % interval."""
@@ -44,9 +44,18 @@ class FinetuneSpec(Training):
     ``multiplier`` starts at this value, rises with ``multiplier_learning_rate`` while it is passed and falls while it
     is not; ``damping`` acts at once. ``area_scale`` makes structures weigh alike: areas are divided by their standard
     deviation or their mean; ``guide_loss`` is of the difference that remains, ``absolute`` being rounded at the bottom
-    (below ``rounding``). ``least_change`` weighs the share of pixels that change, where a change d (image in
-    [-1, 1]) counts as ``|d| / (|d| + change_scale)``.
+    (below ``rounding``).
+
+    ``least_change`` weighs the share of pixels that change, where a change d (image in [-1, 1]) counts as
+    ``|d| / (|d| + change_scale)``, if the ``price`` is ``fixed``. With ``floor`` there is no weight to choose: pixels
+    are free for the share ``price_from`` of the steps, then as dear as they can be while the guide's error is within
+    ``price_slack`` (relative) of the least that it has been.
+
+    The guide sees counterfactuals through random ``view``s, so that textures which please it as they are do not help:
+    only what it reads from every side counts. A view may turn, shift and change grey values, and no more.
     """
+
+    LATER = frozenset({"price", "price_from", "price_slack", "view"})
 
     guides: tuple[Literal["regressor", "segmentor"], ...] = ("regressor", "segmentor")
     intervene: tuple[str, ...] = ()
@@ -62,6 +71,23 @@ class FinetuneSpec(Training):
     rounding: PositiveFloat = 0.1
     least_change: NonNegativeFloat = 0.0
     change_scale: PositiveFloat = 0.03
+    price: Literal["fixed", "floor"] = "fixed"
+    price_from: Fraction = 0.4
+    price_slack: PositiveFloat = 0.1
+    view: Augment = Augment()
+
+    @model_validator(mode="after")
+    def _one_price(self) -> FinetuneSpec:
+        if self.price == "floor" and self.least_change:
+            raise ValueError("least_change: with 'price: floor' pixels have no fixed price; leave this key out")
+        return self
+
+    @model_validator(mode="after")
+    def _views_keep_measures(self) -> FinetuneSpec:
+        for key in ("scale", "stretch", "elastic"):
+            if getattr(self.view, key):
+                raise ValueError(f"view: {key!r} would change what the guide is asked for; set it to 0")
+        return self
 
 
 class EvaluationSpec(Section):

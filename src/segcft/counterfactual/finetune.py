@@ -7,7 +7,8 @@ reached:
     minimise   L_guide(x~, pa~)   subject to   -ELBO(x, pa) <= eps
 
 With a regressor as the guide this is Reg-CFT, with a segmentor Seg-CFT (Xia et al.); the constraint is held by a
-damped Lagrange multiplier (Platt & Barr 1987; De Sousa Ribeiro et al. 2023).
+damped Lagrange multiplier (Platt & Barr 1987; De Sousa Ribeiro et al. 2023). Beside it changed pixels have a price
+(:mod:`segcft.counterfactual.price`), which the paper has not.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from segcft.causal.scm import StructuralCausalModel
 from segcft.config.section import Training
 from segcft.config.stages import FinetuneSpec
 from segcft.config.study import Study
+from segcft.counterfactual.price import price_of
+from segcft.data.augment import Augmenter
 from segcft.data.batches import Batch, Batches
 from segcft.image_models.mechanism import ImageMechanism
 from segcft.image_models.objective import AugmentedSamples
@@ -61,11 +64,12 @@ class CounterfactualObjective(Objective):
         self.network = network
         self.scm, self.guide = freeze(scm), freeze(guide)
         self.spec, self.bound = spec, bound
-        self.samples = AugmentedSamples(study, spec.augment)
+        self.samples, self.view = AugmentedSamples(study, spec.augment), Augmenter(spec.view)
         names = list(study.variables)
         self.measured = study.measured_columns
         self.targets = [names.index(name) for name in spec.intervene or names]
         self.multiplier = nn.Parameter(torch.tensor(float(spec.multiplier)))
+        self.price = price_of(spec)
         self.register_buffer("marginal", marginal)
         observed = marginal[:, self.measured]
         self.register_buffer("area_scale", observed.std(0) if spec.area_scale == "std" else observed.mean(0))
@@ -108,7 +112,8 @@ class CounterfactualObjective(Objective):
 
     def guide_loss(self, image: Tensor, values: Tensor) -> Tensor:
         """Error of what the guide reads, in units of ``area_scale``, mean of all measured variables."""
-        read = self.guide.estimate(image) / self.area_scale
+        seen, _ = self.view(image, image[:, :0])
+        read = self.guide.estimate(seen) / self.area_scale
         asked = values[:, self.measured] / self.area_scale
         if self.spec.guide_loss == "absolute":
             # Its slope does not vanish at the end, so the last bit of a change is worth the price of its pixels.
@@ -132,22 +137,19 @@ class CounterfactualObjective(Objective):
         violation = held.mean() - self.bound
         guided = self.guide_loss(counterfactual, after)
         change = self.changed_share(counterfactual - image)
+        price = self.price(guided, step)
         # Damping stiffens the multiplier where the constraint is violated, so that it does not oscillate.
         weight = (self.multiplier + self.spec.damping * violation.detach()).clamp(min=0)
-        loss = (
-            guided
-            + self.spec.least_change * change
-            + weight.detach() * violation
-            + self.multiplier * violation.detach()
-        )
+        loss = guided + price * change + weight.detach() * violation + self.multiplier * violation.detach()
         # The last term is there for the multiplier's ascent only; its value is not part of what is minimised.
         loss = loss - (self.multiplier * violation).detach()
-        return loss, {
+        figures = {
             "guide": guided,
             "change": change,
             "violation": violation,
             "multiplier": self.multiplier.detach().clone(),
         }
+        return loss, figures | ({"price": price} if self.spec.price != "fixed" else {})
 
 
 @torch.no_grad()

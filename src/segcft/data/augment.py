@@ -9,6 +9,9 @@ from torch.nn import functional as F
 from segcft.config.section import Augment
 from segcft.errors import Code, StudyError
 
+DARKEST = 1e-6
+"""Of pixels that are not black, in 0..1: darker ones count as this in a change of gamma."""
+
 
 class Augmenter:
     """Draws one deformation and one change of grey values for each sample of a batch.
@@ -82,7 +85,9 @@ class Augmenter:
             return image
         if spec.gamma:
             exponent = (1 + draw.uniform(spec.gamma)).clamp(min=0.05)
-            image = ((image + 1) / 2).clamp(min=0).pow(_per_sample(exponent, image)) * 2 - 1
+            share = (image + 1) / 2
+            # The slope of a power at 0 is infinite, and images may have gradients.
+            image = torch.where(share > 0, share.clamp(min=DARKEST).pow(_per_sample(exponent, image)), 0) * 2 - 1
         if spec.contrast:
             mean = image.mean(dim=tuple(range(1, image.dim())), keepdim=True)
             image = (image - mean) * _per_sample(1 + draw.uniform(spec.contrast), image) + mean

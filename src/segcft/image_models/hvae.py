@@ -181,6 +181,30 @@ class Unpatch(nn.Module):
         return self.grid.unpatch(patches, self.patch)
 
 
+class Overlap(nn.Module):
+    """Fades patches of maps (B, C, *size) into each other: a mean with weights that fall linearly over a patch.
+
+    The triangle is a box of the patch's width taken twice, so its spectrum is 0 at every multiple of 1 / patch: what
+    repeats with the patches becomes even.
+    """
+
+    kernel: Tensor
+
+    def __init__(self, grid: Grid, patch: int):
+        super().__init__()
+        self.grid, self.patch = grid, patch
+        rising = torch.arange(1.0, patch + 1)
+        self.register_buffer("kernel", torch.cat([rising, rising[:-1].flip(0)]) / patch**2, persistent=False)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        single = maps.flatten(0, 1)[:, None]
+        for axis in range(self.grid.dimensions):
+            shape = [1, 1] + [1] * self.grid.dimensions
+            shape[2 + axis] = -1
+            single = self.grid.convolve(self.grid.extend(single, axis, self.patch - 1), self.kernel.reshape(shape))
+        return single.reshape(maps.shape)
+
+
 class HVAE(HierarchicalVAE):
     """Hierarchical VAE of an image given its causal parents.
 
@@ -218,6 +242,7 @@ class HVAE(HierarchicalVAE):
             nn.SiLU(),
             self.grid.conv(width, 2 * image.channels * spec.patch**self.grid.dimensions, 3),
             Unpatch(self.grid, spec.patch),
+            *([Overlap(self.grid, spec.patch)] if spec.overlap else []),
         )
         self.warp = Displacement(self.grid, width, spec.warp, spec.warp_reach) if spec.warp else None
 

@@ -69,6 +69,13 @@ class ImageMechanism(nn.Module, ABC):
     def loss(self, x: Tensor, values: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """What likelihood training minimises at a ``step``, a mean over the batch, and figures to log."""
 
+    def loss_of_pairs(
+        self, x: Tensor, values: Tensor, changed: Tensor, after: Tensor, step: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """:meth:`loss` of images ``changed``, which are known to be the images ``x`` with parents ``values`` under the
+        parents ``after``. By default they are samples like any other."""
+        return self.loss(changed, after, step)
+
     @abstractmethod
     def constraint(self, x: Tensor, values: Tensor, sample: bool = True) -> Tensor:
         """What fine-tuning must not let rise, (B,): the negative log-likelihood, or the negative bound that training

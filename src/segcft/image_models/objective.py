@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from segcft.config.section import Augment
 from segcft.config.study import Study
 from segcft.data.augment import Augmenter
 from segcft.data.batches import Batch
+from segcft.data.deform import LocalDeformer
 from segcft.data.grey import to_unit
 from segcft.image_models.mechanism import ImageMechanism
 from segcft.measures.measurements import Measurements
@@ -27,16 +29,26 @@ class AugmentedSamples:
 
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """``batch`` to images (B, C, *size) and values (B, V)."""
+        image, _, values = self.with_masks(batch)
+        return image, values
+
+    def with_masks(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """``batch`` to images (B, C, *size), masks (B, S, *size) in 0..1 and values (B, V)."""
         image, mask = self.augment(to_unit(batch["image"]), batch["mask"].float() / 255)
         values = batch["values"]
         if self.deforms:
-            values = values.clone()
-            values[:, self.columns] = self.measurements.estimate(mask)
-        return image, values
+            values = self.measured(values, mask)
+        return image, mask, values
+
+    def measured(self, values: Tensor, mask: Tensor) -> Tensor:
+        """``values`` (B, V) with the measures of masks (B, S, *size) in 0..1."""
+        values = values.clone()
+        values[:, self.columns] = self.measurements.estimate(mask)
+        return values
 
 
 class LikelihoodObjective(Objective):
-    """The mechanism's own loss, of augmented samples."""
+    """The mechanism's own loss, of augmented samples, or of pairs of them and their local deformations."""
 
     network: ImageMechanism
 
@@ -44,6 +56,12 @@ class LikelihoodObjective(Objective):
         super().__init__()
         self.network = network
         self.samples = AugmentedSamples(study, study.hvae.augment)
+        self.deform = LocalDeformer(study.hvae.deform) if study.hvae.deform.share else None
 
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.network.loss(*self.samples(batch), step)
+        if self.deform is None:
+            return self.network.loss(*self.samples(batch), step)
+        image, mask, values = self.samples.with_masks(batch)
+        changed, mask, deformed = self.deform(image, mask)
+        after = torch.where(deformed[:, None], self.samples.measured(values, mask), values)
+        return self.network.loss_of_pairs(image, values, changed, after, step)

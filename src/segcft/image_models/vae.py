@@ -141,6 +141,16 @@ class HierarchicalVAE(Recomputing, ImageMechanism):
         bound = self(x, values, self.spec.beta_at(step))
         return bound.objective.mean(), {"distortion": bound.distortion.mean(), "rate": bound.rate.mean()}
 
+    def loss_of_pairs(
+        self, x: Tensor, values: Tensor, changed: Tensor, after: Tensor, step: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        r""":math:`-E_{q(z|x, pa)} \log p(x'|z, pa') + \beta KL`: whatever z is drawn from, this bounds
+        :math:`-\log p(x'|pa')`; drawn from the posterior of x, it is what abduction and prediction do."""
+        latents, beta = self.encode(x, values), self.spec.beta_at(step)
+        likelihood = self.decode(latents, after)
+        bound = self.elbo(changed, latents, likelihood, beta)
+        return bound.objective.mean(), {"distortion": bound.distortion.mean(), "rate": bound.rate.mean()}
+
     def constraint(self, x: Tensor, values: Tensor, sample: bool = True) -> Tensor:
         bound: ELBO = self(x, values, sample=sample)
         return bound.objective

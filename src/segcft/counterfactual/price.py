@@ -1,0 +1,81 @@
+"""The price of changed pixels in fine-tuning: fixed, or a multiplier that can never make doing nothing the cheapest."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from segcft.config.stages import FinetuneSpec
+
+MEMORY = 0.95
+"""Decay of the moving average of the guide's error: single batches are too noisy to judge by."""
+
+GAIN = 20.0
+"""How fast the multiplier moves over the rest of the training: by this times the relative distance from the bound."""
+
+
+class Price(nn.Module, ABC):
+    """What the share of changed pixels weighs beside the guide's error."""
+
+    @abstractmethod
+    def forward(self, error: Tensor, step: int) -> Tensor:
+        """The weight at a ``step`` whose guide's error is ``error``; both are numbers, shape ()."""
+
+
+class FixedPrice(Price):
+    """The same at every step. Where it is more than the guide pays at first, nothing changes at all."""
+
+    def __init__(self, spec: FinetuneSpec) -> None:
+        super().__init__()
+        self.register_buffer("value", torch.tensor(float(spec.least_change)), persistent=False)
+
+    value: Tensor
+
+    def forward(self, error: Tensor, step: int) -> Tensor:
+        return self.value
+
+
+class FloorPrice(Price):
+    r"""Change is minimised *subject to* the guide's error staying at its floor.
+
+    With the moving average g of the guide's error, and the least that it has been, g*,
+
+    .. math:: \min \text{change} \quad \text{subject to} \quad g \le (1 + \text{slack}) \, g^*.
+
+    Pixels are free until ``spec.price_from`` of the steps are done: the mechanism follows the guide as far as it can.
+    Then the multiplier rises from 0 while the bound holds and falls while it does not. No exchange rate between
+    measures and pixels is needed, and a mechanism that has learnt to change anything cannot meet the bound by changing
+    nothing.
+
+    Its state is in buffers: a checkpoint keeps them, and of several devices the first one's count.
+    """
+
+    average: Tensor
+    least: Tensor
+    value: Tensor
+
+    def __init__(self, spec: FinetuneSpec) -> None:
+        super().__init__()
+        self.begin = round(spec.price_from * spec.steps)
+        self.slack, self.rate = spec.price_slack, GAIN / max(1, spec.steps - self.begin)
+        for name in ("average", "least"):
+            self.register_buffer(name, torch.tensor(torch.inf))
+        self.register_buffer("value", torch.tensor(0.0))
+
+    @torch.no_grad()
+    def forward(self, error: Tensor, step: int) -> Tensor:
+        error = error.detach()
+        known = self.average.isfinite()
+        self.average.copy_(torch.where(known, MEMORY * self.average + (1 - MEMORY) * error, error))
+        if step >= self.begin:
+            self.least.copy_(torch.minimum(self.least, self.average))
+            room = 1 - self.average / ((1 + self.slack) * self.least)
+            self.value.add_(self.rate * room.clamp(min=-1)).clamp_(min=0)
+        return self.value.clone()
+
+
+def price_of(spec: FinetuneSpec) -> Price:
+    """The price that the section ``finetune`` asks for."""
+    return FloorPrice(spec) if spec.price == "floor" else FixedPrice(spec)

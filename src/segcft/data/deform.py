@@ -1,0 +1,91 @@
+"""Local deformations: one structure of an image becomes larger or smaller, and what is far from it stays.
+
+They are interventions whose outcome is known: the image is the same subject's, and its measures are read from the
+deformed masks. An image mechanism that learns from them listens to its parents before any guide asks it to.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from segcft.config.mechanisms import LocalDeformation
+from segcft.grid import Grid
+
+SMALLEST = 4
+"""A structure with less coverage than so many elements is left as it is: it has no shape to scale."""
+
+REACH = (0.5, 1.2)
+"""How far beyond a structure its surroundings move along, in its own semi-axes: the range that is drawn from."""
+
+STEEPEST = 2.0
+"""The reach is at least so many times the strain s. The field falls by at most s (1/4 + 3/2 / reach) along an axis,
+which then is less than 1 for s < 1: nothing folds."""
+
+OWN_SHARE = 0.5
+"""The share of the spread by which each axis is scaled by itself."""
+
+
+class LocalDeformer:
+    r"""Scales one structure of each sample, drawn at random, along its principal axes.
+
+    A structure has the middle c and the semi-axes of the ellipsoid with its second moments. The pixel p is read at
+
+    .. math:: p + w(\rho) \sum_i (1 / k_i - 1) \langle p - c, v_i \rangle v_i,
+
+    where :math:`\rho` is the distance from c in semi-axes (of what grows, those after it), w falls smoothly from
+    1 within the ellipsoid to 0 at ``1 + reach``, and :math:`k_i` is the factor along the axis :math:`v_i`.
+
+    Args:
+        spec: how many samples, and how much.
+    """
+
+    def __init__(self, spec: LocalDeformation) -> None:
+        self.spec = spec
+
+    @torch.no_grad()
+    def __call__(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Images (B, C, *size), masks (B, S, *size) of coverage in 0..1 and whether each sample was deformed, (B,).
+
+        Samples that were not are returned as they are. Random numbers are torch's global ones.
+        """
+        grid, samples = Grid.like(image), len(image)
+        chosen = mask[torch.arange(samples, device=mask.device), torch.randint(mask.shape[1], (samples,))]
+        deformed = (torch.rand(samples, device=mask.device) < self.spec.share) & (chosen.flatten(1).sum(1) >= SMALLEST)
+        places = grid.places(image)
+        pixel = 2 / max(grid.size)  # places are in halves of the frame
+        field = self._field(chosen.flatten(1), places.flatten(2), pixel).reshape(samples, *places.shape[1:])
+        here = grid.over_space(deformed[:, None])
+        moved = places + torch.where(here, field, 0)
+        return (
+            torch.where(here, grid.sample(image, moved), image),
+            torch.where(here, grid.sample(mask, moved), mask),
+            deformed,
+        )
+
+    def _field(self, coverage: Tensor, places: Tensor, pixel: float) -> Tensor:
+        """The displacements (B, axes, N) of ``places`` (1, axes, N) that scale structures of a ``coverage`` (B, N)."""
+        axes = places.shape[1]
+        weight = coverage / coverage.sum(dim=1, keepdim=True).clamp(min=SMALLEST)
+        from_middle = places - torch.einsum("bn,zan->ba", weight, places)[..., None]
+        moments = torch.einsum("bn,ban,bcn->bac", weight, from_middle, from_middle)
+        thinnest = pixel**2 / 12 * torch.eye(axes, device=places.device)  # a line of pixels is one pixel thick
+        variance, vectors = torch.linalg.eigh(moments + thinnest)
+        semi_axes = ((axes + 2) * variance).sqrt()[..., None]
+        along = torch.einsum("bac,ban->bcn", vectors, from_middle)
+        strain = self._strain(len(coverage), axes, places)
+        reach = torch.empty_like(strain[:, :1]).uniform_(*REACH)
+        reach = torch.maximum(reach, STEEPEST * strain.amax(dim=1, keepdim=True))
+        border = semi_axes * (1 / (1 + strain)).clamp(min=1)  # all that the structure is after a growth
+        beyond = ((along / border).square().sum(dim=1, keepdim=True).sqrt() - 1) / reach
+        fall = beyond.clamp(0, 1)
+        fading = 1 - fall.square() * (3 - 2 * fall)
+        return torch.einsum("bac,bcn->ban", vectors, strain * along) * fading
+
+    def _strain(self, samples: int, axes: int, like: Tensor) -> Tensor:
+        """1 / k - 1 for factors k drawn for all axes together and for each by itself, (B, axes, 1)."""
+
+        def spread(count: int) -> Tensor:
+            return (2 * torch.rand(samples, count, 1, device=like.device) - 1) * self.spec.spread
+
+        return torch.exp(-spread(1) - OWN_SHARE * spread(axes)) - 1
