@@ -44,6 +44,11 @@ class LikelihoodObjective(Objective):
         super().__init__()
         self.network = network
         self.samples = AugmentedSamples(study, study.hvae.augment)
+        self.settles = network.spec.settles
 
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         return self.network.loss(*self.samples(batch), step)
+
+    def validate(self, batch: Batch) -> Tensor:
+        """What fine-tuning must not let rise, without augmentation: the negative bound with the KL's last weight."""
+        return self.network.constraint(to_unit(batch["image"]), batch["values"])
