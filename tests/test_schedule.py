@@ -17,6 +17,7 @@ from torch import Tensor
 
 from refused import refused
 from segcft.config.section import Training
+from segcft.config.study import Study
 from segcft.data.batches import Batch, Batches, sequential
 from segcft.errors import Code, StudyError
 from segcft.pipeline.run import Run
@@ -147,10 +148,18 @@ class Held(LineFit):
         return found if not self.figures else torch.full_like(found, self.figures.pop(0))
 
 
+@pytest.fixture(scope="module")
+def imported(small_study: Study, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of the small study that has its samples, and nothing else; only to be read."""
+    run = Run(tmp_path_factory.mktemp("imported") / "run", small_study)
+    Pipeline(run, make_fabric("cpu")).run_stage("import")
+    return run
+
+
 @pytest.fixture
-def fit(small_run: Run, tmp_path: Path) -> Callable[..., tuple[Trained, dict[str, Tensor]]]:
+def fit(imported: Run, tmp_path: Path) -> Callable[..., tuple[Trained, dict[str, Tensor]]]:
     """``fit(objective, **spec)`` trains in ``tmp_path``: what is known of it, and the weights."""
-    store = small_run.store()
+    store = imported.store()
     batches = Batches(store, store.indices("train", complete=True), 8, seed=5)
     held_out = list(sequential(store, store.indices("validation"), 100))
 
@@ -233,23 +242,31 @@ def test_an_interrupted_training_decides_as_if_it_had_not_been(fit: Any, tmp_pat
 # --- a stage ---
 
 
-def test_a_stage_records_where_it_stopped(small_run: Run, make_small_study: Any, tmp_path: Path) -> None:
+def test_a_stage_records_where_it_stopped(imported: Run, make_small_study: Any, tmp_path: Path) -> None:
     changes = {"scm.patience": 1, "scm.validate_steps": 2, "scm.steps": 12, "scm.warmup_steps": 1}
-    run = copy_of(small_run, tmp_path, make_small_study(changes))
+    run = copy_of(imported, tmp_path, make_small_study(changes))
     Pipeline(run, make_fabric("cpu")).run_stage("scm")
     stopped = artefact.read_meta(run.path("scm"))["stopped"]
     assert stopped["why"] in ("plateau", "steps")
     assert stopped["step"] == log_of(run.training, "scm")[-1]["step"] <= 12
-    assert artefact.read_meta(small_run.path("scm"))["stopped"] == {"step": 20, "why": "steps"}
 
 
-def test_without_validation_samples_patience_is_refused(small_run: Run, make_small_study: Any, tmp_path: Path) -> None:
-    nobody = {"splits": {"train": 0.8, "validation": 0, "test": 0.2}}
+@pytest.mark.parametrize("stage", ["segmentor", "regressor", "hvae"])
+def test_every_network_has_a_figure_by_which_it_is_validated(
+    imported: Run, make_small_study: Any, tmp_path: Path, stage: str
+) -> None:
+    changes = {"patience": 9, "validate_steps": 1, "steps": 2, "warmup_steps": 0}
+    run = copy_of(imported, tmp_path, make_small_study({f"{stage}.{key}": value for key, value in changes.items()}))
+    Pipeline(run, make_fabric("cpu")).run_stage(stage)
+    assert all(math.isfinite(row["validation"]) for row in log_of(run.training, stage))
+    assert artefact.read_meta(run.path(stage))["stopped"] == {"step": 2, "why": "steps"}
+
+
+def test_without_validation_samples_patience_is_refused(imported: Run, make_small_study: Any, tmp_path: Path) -> None:
     with refused(StudyError, Code.INVALID, "hvae.patience"):
-        make_small_study(nobody | {"hvae.patience": 3})
-    run = copy_of(small_run, tmp_path, make_small_study({"scm.patience": 3}))
-    pipeline = Pipeline(run, make_fabric("cpu"))
-    pipeline.run_stage("import")
-    pipeline.store.table["split"] = "train"
+        make_small_study({"splits": {"train": 0.8, "validation": 0, "test": 0.2}, "hvae.patience": 3})
+    pipeline = Pipeline(copy_of(imported, tmp_path, make_small_study({"scm.patience": 3})), make_fabric("cpu"))
+    pipeline.store.table["split"] = "train"  # as it may happen where there are few
+    pipeline.keys["import"] = pipeline.store.fingerprint
     with refused(StudyError, Code.EMPTY, "scm.patience"):
         pipeline.run_stage("scm")

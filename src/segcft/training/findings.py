@@ -97,17 +97,17 @@ def pace_at_end(values: NDArray[np.float64]) -> float:
     values = values[np.isfinite(values)]
     if len(values) < FEWEST_STEPS:
         return 0.0
-    quarter = len(values) // 4
+    quarter, window = len(values) // 4, len(values) // 20
     last = values[-quarter:]
     x = np.arange(len(last)) - (len(last) - 1) / 2
     slope = (x * last).sum() / (x * x).sum()
     left = last - last.mean() - slope * x
     error = math.sqrt((left * left).sum() / (len(last) - 2) / (x * x).sum())
     end = last.mean() + slope * x[-1]
-    fallen = np.median(values[quarter : quarter + len(values) // 20]) - end
+    fallen = np.median(values[quarter : quarter + window]) - end
     if fallen <= 0 or -slope <= CERTAIN * error:
         return 0.0
-    return float(-slope * (len(values) - quarter) / fallen)
+    return float(-slope * (len(values) - quarter - window / 2) / fallen)
 
 
 def binding(history: Sequence[Mapping[str, float]]) -> Iterator[Finding]:
