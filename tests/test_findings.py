@@ -175,7 +175,7 @@ def samples(small_study: Study) -> list[Batch]:
     return batches
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("share", [0.0, 0.7, 1.0])
 def test_the_slope_is_the_share_of_the_change_that_is_obtained(
     small_study: Study, samples: list[Batch], share: float
 ) -> None:

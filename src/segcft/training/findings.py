@@ -128,7 +128,7 @@ def binding(history: Sequence[Mapping[str, float]]) -> Iterator[Finding]:
 
 def poor_reader(errors: Mapping[str, float], spreads: Mapping[str, float], reader: str) -> Iterator[Finding]:
     """A reader that misreads variables: variable -> its RMSE and its standard deviation, in the same unit."""
-    poor = {name: errors[name] / spreads[name] for name in errors if errors[name] > POOR_READING * spreads[name]}
+    poor = {name: errors[name] / spreads[name] for name in errors if errors[name] > POOR_READING * spreads[name] > 0}
     if poor:
         shares = ", ".join(f"{name} {share:.2f}" for name, share in poor.items())
         yield Finding(
