@@ -18,13 +18,14 @@ from segcft.counterfactual.response import response_slopes
 from segcft.data.batches import Batch
 from segcft.data.grey import to_unit
 from segcft.errors import Code, RunError
-from segcft.pipeline.judging import found_in
+from segcft.pipeline.judging import evaluate_samples, found_in
 from segcft.pipeline.run import Run
 from segcft.pipeline.runner import Pipeline
 from segcft.pipeline.stage import training_stage
 from segcft.readers.reader import Reader
 from segcft.report.facts import findings as told
 from segcft.report.facts import read_parts
+from segcft.report.page import render_report
 from segcft.training import artefact
 from segcft.training.findings import (
     FALLING,
@@ -38,8 +39,11 @@ from segcft.training.findings import (
 )
 from segcft.training.loop import make_fabric
 from segcft.training.schedule import Stopped
+from segcft.utils.progress import Progress
 from tests.test_pipeline import Notes
 from tests.test_training import copy_of
+
+CPU = torch.device("cpu")
 
 STEPS = np.arange(1, 401) / 400
 """Of a training, as shares of it."""
@@ -248,3 +252,14 @@ def test_parts_of_earlier_versions_have_no_findings_and_damaged_ones_are_told(
     artefact.save(run.path("scm"), network, meta | {"findings": ["none"]})
     with refused(RunError, Code.DAMAGED, "scm.safetensors: findings.0"):
         found_in(run)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_table_and_the_report_repeat_them(small_run: Run, tmp_path: Path) -> None:
+    run = copy_of(small_run, tmp_path)
+    found = Finding("code", "It is so.", "this")
+    meta = artefact.read_meta(run.path("scm"))
+    artefact.save(run.path("scm"), run.load("scm"), meta | {"findings": [found.record()]})
+    evaluate_samples(run, run.store(), run.evaluation, CPU, Progress())
+    assert "Warning: scm: It is so. Try: this." in (run.evaluation / "table.md").read_text(encoding="utf-8")
+    assert "scm: It is so. Try: this." in render_report(run, CPU)
