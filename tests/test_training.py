@@ -32,7 +32,9 @@ from segcft.errors import Code, RunError, SegcftError, StudyError
 from segcft.pipeline.run import Run
 from segcft.pipeline.runner import Pipeline
 from segcft.training import artefact
-from segcft.training.loop import MovingAverage, Objective, freeze, learning_rate, make_fabric, train
+from segcft.training.average import MovingAverage
+from segcft.training.loop import Objective, freeze, make_fabric, train
+from segcft.training.schedule import Schedule
 from segcft.utils.digest import key_of
 from segcft.utils.progress import Progress, Task
 
@@ -95,7 +97,8 @@ def fit(batches: Batches, tmp_path: Path) -> Callable[..., tuple[dict[str, Tenso
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         spec = Training.model_validate({"steps": 30, "checkpoint_steps": 7, "learning_rate": 0.05} | changes)
         fabric = make_fabric("cpu")
-        figures = train(objective, batches, spec, fabric, folder=tmp_path, name=name, key=key, progress=progress)
+        trained = train(objective, batches, spec, fabric, folder=tmp_path, name=name, key=key, progress=progress)
+        figures = trained.figures
         return {k: v.clone() for k, v in objective.network.state_dict().items()}, figures
 
     return run
@@ -119,18 +122,18 @@ def same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
 
 
 def test_the_learning_rate_rises_then_falls_to_its_final_share() -> None:
-    spec = Training(steps=100, warmup_steps=9, final_learning_rate=0.2)
-    rates = [learning_rate(spec, step) for step in range(101)]
+    schedule = Schedule(Training(steps=100, warmup_steps=9, final_learning_rate=0.2))
+    rates = [schedule.rate(step) for step in range(101)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[9] == 1
     assert rates[100] == pytest.approx(0.2)
     assert rates[:10] == sorted(rates[:10])
     assert rates[9:] == sorted(rates[9:], reverse=True)
-    assert (learning_rate(Training(steps=10, warmup_steps=0), 0), rates[54]) == (
+    assert (Schedule(Training(steps=10, warmup_steps=0)).rate(0), rates[54]) == (
         1,
         pytest.approx(0.6, abs=0.02),
     )
-    assert all(0 < learning_rate(Training(steps=3, warmup_steps=50), step) < 0.1 for step in range(3))
+    assert all(0 < Schedule(Training(steps=3, warmup_steps=50)).rate(step) < 0.1 for step in range(3))
 
 
 def test_the_moving_average_is_the_one_of_the_formula() -> None:

@@ -148,7 +148,7 @@ def training(keep: Keep, study: str, samples: int, device: str, seconds: float) 
                     objective = LikelihoodObjective(network, plan.model_copy(update={"hvae": spec}))
                     key = f"{precision}, {where}, {steps}"
                     began = time.perf_counter()
-                    figures = train(objective, batches, spec, fabric, folder=Path(name), name=key, key=key)
+                    figures = train(objective, batches, spec, fabric, folder=Path(name), name=key, key=key).figures
                     spent = time.perf_counter() - began
                 found: Row = {"study": plan.name, "samples on": where, "batch": spec.batch_size, "steps": steps}
                 found |= {"precision": precision if precision == "bf16" else "default"}

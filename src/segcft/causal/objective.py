@@ -19,4 +19,8 @@ class SCMObjective(Objective):
         self.network = network
 
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        return -self.network.log_prob(batch["values"]).sum(dim=1).mean(), {}
+        return self.validate(batch).mean(), {}
+
+    def validate(self, batch: Batch) -> Tensor:
+        """The negative log-likelihood."""
+        return -self.network.log_prob(batch["values"]).sum(dim=1)

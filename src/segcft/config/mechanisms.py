@@ -49,6 +49,11 @@ class MechanismSpec(Training):
     architecture: str
     deform: LocalDeformation = LocalDeformation()
 
+    @property
+    def settles(self) -> int:
+        """Steps after which what is minimised changes no more."""
+        return 0
+
     def check_image(self, size: tuple[int, ...], channels: int) -> None:
         """Whether the mechanism fits images of this size (H, W) or (D, H, W).
 
@@ -94,6 +99,10 @@ class VAESpec(MechanismSpec):
     free_bits: NonNegativeFloat = 0.0
     lowest_log_scale: float = -6.0
     recompute: bool = False
+
+    @property
+    def settles(self) -> int:
+        return self.beta_warmup_steps
 
     def beta_at(self, step: int) -> float:
         """The weight of the KL at a step of the training."""

@@ -24,7 +24,7 @@ class Section(BaseModel):
     """A part of a study file: unknown keys are errors, values do not change after reading.
 
     ``LATER`` names keys that came after version 0.1.0. They are written only where they are not at their default, so
-    that what was imported and trained before has the same digest.
+    that what was imported and trained before has the same digest. A subclass names its own; those of its bases hold.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -34,7 +34,8 @@ class Section(BaseModel):
     @model_serializer(mode="wrap")
     def _without_what_came_later(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         written: dict[str, Any] = serialise(self)
-        default = {name for name in self.LATER if getattr(self, name) == type(self).model_fields[name].default}
+        later = frozenset[str]().union(*(vars(base).get("LATER", ()) for base in type(self).__mro__))
+        default = {name for name in later if getattr(self, name) == type(self).model_fields[name].default}
         return {name: value for name, value in written.items() if name not in default}
 
 
@@ -72,7 +73,13 @@ class Training(Section):
     ``final_learning_rate`` (a share of it). Steps with a gradient norm over ``gradient_skip`` are skipped.
     ``accumulate`` works each device's share of a batch off in so many parts, which takes less memory: a part is what
     one of so many more devices would have.
+
+    With ``patience`` the training ends when validation stops improving, and ``steps`` is the most that it takes: the
+    learning rate stays at its peak until then, and falls at the end. Validation is every ``validate_steps`` steps, and
+    ``patience`` counts validations. See :mod:`segcft.training.schedule`.
     """
+
+    LATER = frozenset({"patience", "validate_steps"})
 
     steps: PositiveInt
     batch_size: PositiveInt = 32
@@ -89,6 +96,14 @@ class Training(Section):
     checkpoint_steps: PositiveInt = 200
     seed: NonNegativeInt = 0
     augment: Augment = Augment()
+    patience: PositiveInt | None = None
+    validate_steps: PositiveInt = 50
+
+    @model_validator(mode="after")
+    def _validation_serves_patience(self) -> Self:
+        if self.patience is None and self.validate_steps != type(self).model_fields["validate_steps"].default:
+            raise ValueError("validate_steps: nothing is validated in the training without 'patience'; give both")
+        return self
 
     @model_validator(mode="after")
     def _parts_are_equal(self) -> Self:

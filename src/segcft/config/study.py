@@ -13,7 +13,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from segcft.config.graph import CycleError, Graph
 from segcft.config.mechanisms import ImageSpec
-from segcft.config.section import Section
+from segcft.config.section import Section, Training
 from segcft.config.sources import FolderData, SimulatedData, Splits
 from segcft.config.stages import EvaluationSpec, FinetuneSpec, RegressorSpec, SCMSpec, SegmentorSpec
 
@@ -166,6 +166,11 @@ class Study(Section):
             for name in names:
                 if name not in self.variables:
                     raise ValueError(f"{key}: {name!r} is not a variable ({', '.join(self.variables)})")
+        for name, spec in self:
+            if isinstance(spec, Training) and spec.patience and not self.splits.validation:
+                raise ValueError(
+                    f"{name}.patience: without validation samples (splits.validation) nothing says when to end"
+                )
         for name in self.evaluation.progression:
             if self.variables[name].kind != "continuous":
                 raise ValueError(f"evaluation.progression: {name!r} is categorical, so nothing rises")

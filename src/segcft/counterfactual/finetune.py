@@ -26,6 +26,7 @@ from segcft.config.study import Study
 from segcft.counterfactual.price import price_of
 from segcft.data.augment import Augmenter
 from segcft.data.batches import Batch, Batches
+from segcft.data.grey import to_unit
 from segcft.image_models.mechanism import ImageMechanism
 from segcft.image_models.objective import AugmentedSamples
 from segcft.readers.reader import Reader
@@ -150,6 +151,16 @@ class CounterfactualObjective(Objective):
             "multiplier": self.multiplier.detach().clone(),
         }
         return loss, figures | ({"price": price} if self.spec.price != "fixed" else {})
+
+    def validate(self, batch: Batch) -> Tensor:
+        """The guide's error and by how much the constraint is violated, of the batch, without augmentation."""
+        image, values = to_unit(batch["image"]), batch["values"]
+        after = self.scm.counterfactual(values, self.draw_intervention(values))
+        counterfactual, held = self.network.counterfactual_and_constraint(
+            image, values, after, sample=self.spec.abduction == "sample"
+        )
+        violation = (held.mean() - self.bound).clamp(min=0)
+        return (self.guide_loss(counterfactual, after) + violation).expand(len(values))
 
 
 @torch.no_grad()

@@ -57,6 +57,7 @@ class LikelihoodObjective(Objective):
         self.network = network
         self.samples = AugmentedSamples(study, study.hvae.augment)
         self.deform = LocalDeformer(study.hvae.deform) if study.hvae.deform.share else None
+        self.settles = network.spec.settles
 
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         if self.deform is None:
@@ -65,3 +66,7 @@ class LikelihoodObjective(Objective):
         changed, mask, deformed = self.deform(image, mask)
         after = torch.where(deformed[:, None], self.samples.measured(values, mask), values)
         return self.network.loss_of_pairs(image, values, changed, after, step)
+
+    def validate(self, batch: Batch) -> Tensor:
+        """What fine-tuning must not let rise, without augmentation: the negative bound with the KL's last weight."""
+        return self.network.constraint(to_unit(batch["image"]), batch["values"])

@@ -24,6 +24,7 @@ from segcft.pipeline.stage import training_stage
 from segcft.readers.segmentor import Segmentor
 from segcft.simulate.people import person_id, person_number
 from segcft.training import artefact
+from segcft.training.findings import Finding, recorded
 from segcft.utils.progress import Progress
 
 UNKNOWN_TRAINING = (
@@ -84,6 +85,7 @@ def evaluate_samples(
         check_apart(store, store, rows, split)
     if run.path("hvae").is_file() and "source" in artefact.read_meta(run.path("hvae")):
         notes.append(f"Warning: {UNKNOWN_TRAINING}.")
+    notes += [f"Warning: {name}: {finding}" for name, finding in found_in(run)]
     if judge is not None:
         notes.append(f"Judged by {judge}, and not by the judge of {run.folder}.")
     for note in notes:
@@ -100,6 +102,12 @@ def evaluate_samples(
         notes=notes,
         progress=progress,
     )
+
+
+def found_in(run: Run) -> list[tuple[str, Finding]]:
+    """What went wrong in the trainings of a run or a published model, as far as its parts are there: part, finding."""
+    parts = [name for name in run.parts if run.path(name).is_file()]
+    return [(name, finding) for name in parts for finding in recorded(artefact.read_meta(run.path(name)))]
 
 
 def _is_own(run: Run, store: Store, parts: Sequence[str]) -> bool:

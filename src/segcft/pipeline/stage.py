@@ -10,15 +10,17 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 import segcft
 from segcft.config.study import Study
 from segcft.data.batches import Batch, Batches, sequential
-from segcft.errors import Code, SegcftError
+from segcft.errors import Code, SegcftError, StudyError
 from segcft.training import artefact
-from segcft.training.loop import Objective, freeze, train
+from segcft.training.findings import Finding, unfinished
+from segcft.training.loop import Objective, Trained, freeze, train
 from segcft.utils.atomic import read_json, write_text
 from segcft.utils.digest import key_of
 from segcft.utils.registry import Registry, instance_of
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
 
 Minimised = tuple[Objective, dict[str, float]]
 """What a stage minimises, and figures about it to record."""
+
+MOST_VALIDATED = 256
+"""Samples that are validated during a training, at most: more would not say much more, and take the time of training
+steps."""
 
 
 class Stage(ABC):
@@ -121,7 +127,10 @@ class TrainingStage(Stage):
     """Whether it learns from those samples only of which all values are known."""
 
     complete_validation = False
-    """The same of the samples that :meth:`validation` is of."""
+    """The same of the samples that it is validated on."""
+
+    falls = "loss"
+    """The figure of a step that falls as the training succeeds."""
 
     method: str = ""
     """The method of counterfactuals whose image mechanism it trains, as tables call it; "" if it trains none."""
@@ -146,6 +155,15 @@ class TrainingStage(Stage):
         """Figures (B,) or (B, ...) of a batch of validation samples, which no training step has seen; NaN does not
         count. {} if it has none."""
         return {}
+
+    def measures(self, pipeline: Pipeline, network: Any) -> dict[str, float]:
+        """Figures of the trained network on validation samples that are no means over them; {} if it has none."""
+        return {}
+
+    def findings(self, pipeline: Pipeline, trained: Trained, metrics: Mapping[str, float]) -> Iterator[Finding]:
+        """What went wrong although the training came to its end, by its steps and by all figures that are recorded."""
+        patience = self.spec(pipeline.study).patience
+        yield from unfinished(trained.history, self.falls, trained.stopped, self.section, patience)
 
     def check(self, run: Run) -> None:
         """Check that the part may be used for what it is.
@@ -186,8 +204,37 @@ class TrainingStage(Stage):
         values = torch.from_numpy(pipeline.store.values()[rows])
         objective, facts = self.objective(pipeline, network, values, batches)
         folder, progress = pipeline.run.training, pipeline.progress
-        figures = train(objective, batches, spec, fabric, folder=folder, name=self.name, key=key, progress=progress)
-        self.keep(pipeline, network, key, figures | facts, start)
+        trained = train(
+            objective,
+            batches,
+            spec,
+            fabric,
+            folder=folder,
+            name=self.name,
+            key=key,
+            validation=self._validated(pipeline) if spec.patience else (),
+            progress=progress,
+        )
+        self.keep(pipeline, network, key, trained.figures | facts, start, trained=trained)
+
+    def validation_batches(self, pipeline: Pipeline, most: int | None = None) -> Iterator[Batch]:
+        """The validation samples, in order; the same ones every time where there are more than ``most``."""
+        rows = pipeline.store.indices("validation", self.complete_validation)
+        rows = np.sort(np.random.default_rng(0).permutation(rows)[:most])
+        return sequential(pipeline.store, rows, pipeline.study.evaluation.batch_size)
+
+    def _validated(self, pipeline: Pipeline) -> list[Batch]:
+        """The samples by which it is known when to end.
+
+        Raises:
+            StudyError: there are none. The training samples cannot stand in for them: their loss goes on falling where
+                a network only learns them by heart.
+        """
+        batches = list(self.validation_batches(pipeline, MOST_VALIDATED))
+        if not batches:
+            why = "no validation sample says when to end (splits.validation); without this key all steps are made"
+            raise StudyError(Code.EMPTY, f"{self.section}.patience", why)
+        return batches
 
     def keep(
         self,
@@ -197,12 +244,16 @@ class TrainingStage(Stage):
         figures: Mapping[str, float],
         start: float,
         source: Mapping[str, Any] | None = None,
+        trained: Trained | None = None,
     ) -> None:
-        """Validate and save the part that was made since the time ``start``; ``source`` is recorded of one that comes
-        from elsewhere."""
+        """Validate and save the part that was made since the time ``start``, and say what went wrong.
+
+        ``source`` is recorded of one that comes from elsewhere, and ``trained`` is known of one that was trained here.
+        """
         freeze(network)
         if pipeline.fabric.is_global_zero:
-            metrics = {**figures, **self._validate(pipeline, network)}
+            metrics = {**figures, **self._validate(pipeline, network), **self.measures(pipeline, network)}
+            findings = list(self.findings(pipeline, trained, metrics)) if trained else []
             meta = {
                 "part": self.name,
                 "key": key,
@@ -215,23 +266,26 @@ class TrainingStage(Stage):
                 "seconds": round(time.monotonic() - start, 1),
                 "metrics": metrics,
                 "study": pipeline.study.model_dump(mode="json"),
+                **({"stopped": trained.stopped._asdict()} if trained else {}),
+                "findings": [finding.record() for finding in findings],
                 **(source or {}),
                 **self.facts(pipeline, network),
             }
             artefact.save(self.record(pipeline), network, meta)
             text = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
             pipeline.progress.note(f"  {self.name}: {text}")
+            for finding in findings:
+                pipeline.progress.note(f"warning: {self.name}: {finding}")
         pipeline.fabric.barrier()
         pipeline.keys[self.name] = key
 
     @torch.no_grad()
     def _validate(self, pipeline: Pipeline, network: nn.Module) -> dict[str, float]:
         """The means of :meth:`validation`; {} where there are no validation samples."""
-        study, rows = pipeline.study, pipeline.store.indices("validation", self.complete_validation)
         torch.manual_seed(0)
         found: list[dict[str, Tensor]] = []
-        for batch in sequential(pipeline.store, rows, study.evaluation.batch_size):
-            found.append(self.validation(study, network, pipeline.on_device(batch)))
+        for batch in self.validation_batches(pipeline):
+            found.append(self.validation(pipeline.study, network, pipeline.on_device(batch)))
             if not found[0]:
                 break
         # A sample that lacks a structure has no overlap with it, which is NaN.

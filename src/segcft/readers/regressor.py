@@ -71,6 +71,13 @@ class RegressorObjective(Objective):
 
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         image, mask = self.augment(to_unit(batch["image"]), batch["mask"].float() / 255)
-        true = self.measurements.estimate(mask)
-        loss = F.mse_loss(self.network(image), (true - self.network.mean) / self.network.std)
-        return loss, {}
+        return F.mse_loss(self.network(image), self._standardised(mask)), {}
+
+    def validate(self, batch: Batch) -> Tensor:
+        """The loss, without augmentation."""
+        true = self._standardised(batch["mask"].float() / 255)
+        return (self.network(to_unit(batch["image"])) - true).square().mean(dim=1)
+
+    def _standardised(self, mask: Tensor) -> Tensor:
+        """The measured values of masks (B, S, *size), as the network gives them, (B, M)."""
+        return (self.measurements.estimate(mask) - self.network.mean) / self.network.std

@@ -68,6 +68,7 @@ class SegmentorObjective(Objective):
         self.network = network
         self.augment = Augmenter(spec.augment)
         self.dice = DiceLoss(sigmoid=True, soft_label=True)
+        self.dice_of_each = DiceLoss(sigmoid=True, soft_label=True, reduction="none")
 
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         image, mask = self.augment(to_unit(batch["image"]), batch["mask"].float() / 255)
@@ -75,3 +76,10 @@ class SegmentorObjective(Objective):
         overlap = self.dice(logits, mask)
         entropy = F.binary_cross_entropy_with_logits(logits, mask)
         return overlap + entropy, {"dice_loss": overlap, "cross_entropy": entropy}
+
+    def validate(self, batch: Batch) -> Tensor:
+        """The loss, without augmentation."""
+        mask = batch["mask"].float() / 255
+        logits = self.network(to_unit(batch["image"]))
+        entropy = F.binary_cross_entropy_with_logits(logits, mask, reduction="none")
+        return self.dice_of_each(logits, mask).flatten(1).mean(dim=1) + entropy.flatten(1).mean(dim=1)

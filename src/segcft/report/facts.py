@@ -22,6 +22,7 @@ from segcft.data.store import Store
 from segcft.errors import Code, RunError
 from segcft.pipeline.run import Run
 from segcft.training import artefact
+from segcft.training.findings import recorded
 
 LIBRARIES = ("torch", "lightning", "monai", "zuko", "numpy", "pandas", "scikit-image", "safetensors", "pydantic")
 """Whose versions can change a figure."""
@@ -65,6 +66,11 @@ def missing_parts(run: Run, parts: Sequence[Part]) -> list[str]:
     """The parts that the study has and the run lacks."""
     there = {part.name for part in parts}
     return [name for name in run.parts if name not in there]
+
+
+def findings(parts: Sequence[Part]) -> list[str]:
+    """What went wrong in the trainings, as recorded in the parts."""
+    return [f"{part.name}: {finding}" for part in parts for finding in recorded(part.meta)]
 
 
 def guards(store: Store, parts: Sequence[Part]) -> Iterator[Check]:

@@ -156,6 +156,7 @@ def render_report(run: Run, device: torch.device) -> str:
         worst=WORST,
         wide=_is_wide(study),
         guards=list(facts.guards(store, parts)),
+        findings=facts.findings(parts),
         seeds=facts.seeds(study),
         left_out=facts.left_out(store.rejected),
         parts=parts,

@@ -45,6 +45,7 @@ class _Meta(BaseModel):
     metrics: dict[str, float] = {}
     study: dict[str, Any] = {}
     source: dict[str, Any] = {}
+    findings: list[dict[str, str]] = []
 
 
 def save(path: Path, module: nn.Module, meta: Mapping[str, Any]) -> None:

@@ -11,10 +11,10 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,8 @@ from segcft.data.batches import Batch, Batches
 from segcft.errors import Code, RunError, SegcftError, StudyError
 from segcft.grid import channels_last
 from segcft.training import artefact
+from segcft.training.average import MovingAverage
+from segcft.training.schedule import Schedule, Stopped
 from segcft.utils.atomic import append, write_text
 from segcft.utils.progress import Progress
 from segcft.utils.signals import HeldBack
@@ -37,11 +39,23 @@ M = TypeVar("M", bound=nn.Module)
 RESIDENT_SHARE = 0.25
 """Samples are kept on a GPU if they take no more than this share of its free memory; the rest is for the network."""
 
+VALIDATION = "validation"
+"""The figure of a validation, in the rows of those steps after which there was one."""
+
+BEFORE_ALL_STEPS = -1
+"""In place of a step in the seeds of validations, whose draws are the same every time and those of no step."""
+
+Row = dict[str, float]
+"""The figures of a step."""
+
 
 class Objective(nn.Module):
     """What one stage minimises. ``network`` is the module whose weights are kept."""
 
     network: nn.Module
+
+    settles: int = 0
+    """Steps in which what is minimised still changes, and no plateau is one."""
 
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch, and figures to log."""
@@ -54,27 +68,14 @@ class Objective(nn.Module):
     def after_step(self) -> None:
         """Called after every step of the optimiser, to project parameters."""
 
+    def validate(self, batch: Batch) -> Tensor:
+        """The figure by which it is known whether the training still improves the network, lower being better.
 
-class MovingAverage:
-    """Exponential moving average of a network's weights; it starts fast so that early weights are forgotten."""
-
-    def __init__(self, network: nn.Module, decay: float) -> None:
-        self.network, self.decay, self.updates = network, decay, 0
-        self.weights = {name: value.detach().clone() for name, value in network.state_dict().items()}
-
-    @torch.no_grad()
-    def update(self) -> None:
-        self.updates += 1
-        decay = min(self.decay, self.updates / (self.updates + 10))
-        for name, value in self.network.state_dict().items():
-            if value.is_floating_point():
-                self.weights[name].lerp_(value, 1 - decay)
-            else:
-                self.weights[name].copy_(value)
-
-    def apply(self) -> None:
-        """Give the network its averaged weights."""
-        self.network.load_state_dict(self.weights)
+        Of each validation sample (B,), NaN where it does not count; the mean over samples is compared. Draws are
+        seeded, so they are the same every time. By default it is the loss of the batch.
+        """
+        loss, _ = self(batch, self.settles)
+        return loss.expand(len(batch["index"]))
 
 
 def make_fabric(device: str = "auto", devices: int | list[int] = 1, nodes: int = 1) -> Fabric:
@@ -97,13 +98,17 @@ def make_fabric(device: str = "auto", devices: int | list[int] = 1, nodes: int =
     return fabric
 
 
-def learning_rate(spec: Training, step: int) -> float:
-    """The share of the full learning rate at ``step``: linear warm-up, then a cosine to the final share."""
-    if step < spec.warmup_steps:
-        return (step + 1) / (spec.warmup_steps + 1)
-    done = (step - spec.warmup_steps) / max(1, spec.steps - spec.warmup_steps)
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-    return spec.final_learning_rate + (1 - spec.final_learning_rate) * cosine
+class Trained(NamedTuple):
+    """What is known of a training that is done.
+
+    ``figures``: the last ones, their mean over the last tenth of the steps, of those whose figure is finite;
+    ``skipped``, how many steps were skipped; and ``data_wait``, the share of the time in which the training waited for
+    samples. ``history``: the figures of every step. ``stopped``: where it ended, and why.
+    """
+
+    figures: Row
+    history: Sequence[Row]
+    stopped: Stopped
 
 
 def train(
@@ -115,25 +120,25 @@ def train(
     folder: Path,
     name: str,
     key: str,
+    validation: Sequence[Batch] = (),
     progress: Progress | None = None,
-) -> dict[str, float]:
+) -> Trained:
     """Minimise ``objective`` for ``spec.steps`` steps and leave the (averaged) weights in ``objective.network``.
+
+    With ``spec.patience`` it may end earlier, by what :meth:`Objective.validate` says of the ``validation`` batches, of
+    which there is at least one.
 
     Checkpoints go to ``folder/name.checkpoint`` every ``spec.checkpoint_steps`` steps and figures to
     ``folder/name.jsonl``. A checkpoint made from the same ``key`` is continued. Ctrl-C and, where they have a handler
     (:func:`segcft.utils.signals.orderly_end`), SIGTERM and SIGUSR1 take effect once the step is done and its checkpoint
     kept.
 
-    Returns:
-        the last figures, their mean over the last tenth of the steps, of those whose figure is finite; ``skipped``, how
-        many steps were skipped; and ``data_wait``, the share of the time in which the training waited for samples.
-
     Raises:
         SegcftError: the loss is not finite for a whole checkpoint interval.
         StudyError: a device's share of the batch cannot be worked off in ``spec.accumulate`` equal parts.
     """
     checkpoint, log = folder / f"{name}.checkpoint", folder / f"{name}.jsonl"
-    training = _Training(objective, spec, fabric, name)
+    training = _Training(objective, spec, fabric, name, validation)
     training.restore(artefact.load_checkpoint(checkpoint, key))
     start, waited = training.step, 0.0
     history = _keep_history(log, start, write=fabric.is_global_zero)
@@ -147,7 +152,7 @@ def train(
         HeldBack() as signals,
         closing(batches.from_step(start, spec.steps, fabric.device)) as upcoming,
     ):
-        for step in range(start, spec.steps):
+        while training.step < training.schedule.end:
             asked = time.perf_counter()
             batch = next(upcoming)
             waited += time.perf_counter() - asked
@@ -157,7 +162,7 @@ def train(
                 append(lines, json.dumps(row))
             task.advance(note=f"loss {row['loss']:.4f}")
             ending = signals.pending is not None
-            due = (step + 1) % spec.checkpoint_steps == 0 and step + 1 < spec.steps
+            due = training.step % spec.checkpoint_steps == 0 and training.step < training.schedule.end
             if (due or ending) and fabric.is_global_zero:
                 os.fsync(lines.fileno())  # whoever goes on from the checkpoint needs the lines before it
                 artefact.save_checkpoint(checkpoint, {"key": key} | training.state())
@@ -165,17 +170,23 @@ def train(
                 signals.deliver()
     if training.skipped and progress:
         progress.note(
-            f"warning: {name}: {training.skipped} of {spec.steps} steps were skipped: their gradient norm was not "
+            f"warning: {name}: {training.skipped} of {training.step} steps were skipped: their gradient norm was not "
             "finite, or over gradient_skip"
         )
+    stopped = training.schedule.stopped
+    if stopped.why == "plateau" and progress:
+        progress.note(f"  {name}: ended at step {stopped.step} of at most {spec.steps}: validation no longer improved")
     training.end()
-    return _mean_of_tail(history, spec.steps) | {"data_wait": waited / (time.perf_counter() - began)}
+    figures = _mean_of_tail(history, training.step) | {"data_wait": waited / (time.perf_counter() - began)}
+    return Trained(figures, history, stopped)
 
 
 class _Training:
     """An objective, its optimiser and how far they are: one step at a time, and what a checkpoint holds of it."""
 
-    def __init__(self, objective: Objective, spec: Training, fabric: Fabric, name: str) -> None:
+    def __init__(
+        self, objective: Objective, spec: Training, fabric: Fabric, name: str, validation: Sequence[Batch]
+    ) -> None:
         self.objective, self.spec, self.fabric, self.name = channels_last(objective), spec, fabric, name
         optimizer: Any = torch.optim.AdamW(
             objective.parameter_groups(spec), weight_decay=spec.weight_decay, betas=spec.betas, fused=True
@@ -186,6 +197,7 @@ class _Training:
         objective.train()
         self.average = MovingAverage(objective.network, spec.ema) if spec.ema else None
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.schedule, self.validation = Schedule(spec, objective.settles), validation
         self.step = self.skipped = self.refused = 0
 
     def restore(self, state: dict[str, Any] | None) -> None:
@@ -193,6 +205,7 @@ class _Training:
         if state is None:
             return
         self.step, self.skipped = state["step"], state["skipped"]
+        self.schedule.restore(state)
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
@@ -207,15 +220,16 @@ class _Training:
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             **averaged,
+            **self.schedule.state(),
         }
 
-    def take_step(self, batch: Batch) -> dict[str, float]:
+    def take_step(self, batch: Batch) -> Row:
         """One step; its figures.
 
         Raises:
             SegcftError: so many steps in a row were refused as are between two checkpoints.
         """
-        share = learning_rate(self.spec, self.step)
+        share = self.schedule.rate(self.step)
         for group, (rate, scheduled) in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * share if scheduled else rate
         figures = self._gradients(batch)
@@ -226,7 +240,34 @@ class _Training:
             figures = cast(dict[str, Tensor], self.fabric.all_reduce(figures, reduce_op="mean"))
         self.step += 1
         row = {"step": self.step, "gradient_norm": norm, "skipped": self.skipped}
-        return row | {figure: float(value) for figure, value in figures.items()}
+        row |= {figure: float(value) for figure, value in figures.items()}
+        if self.schedule.due(self.step):
+            row[VALIDATION] = self.validate()
+            self.schedule.add(self.step, row[VALIDATION])
+        return row
+
+    @torch.no_grad()
+    def validate(self) -> float:
+        """The mean of :meth:`Objective.validate` over validation samples, of the weights that would be kept."""
+        network, average = self.objective.network, self.average
+        trained = {name: value.clone() for name, value in network.state_dict().items()} if average else None
+        if average:
+            average.apply()
+        self.objective.eval()
+        found = []
+        for number, batch in enumerate(self.validation):
+            torch.manual_seed(_step_seed(self.spec.seed, BEFORE_ALL_STEPS, number))
+            here = {field: value.to(self.fabric.device) for field, value in batch.items()}
+            with self._precision():
+                found.append(self.objective.validate(here).float())
+        self.objective.train()
+        if trained is not None:
+            network.load_state_dict(trained)
+        # All devices have read the same samples, so that each would decide alike; the first one's figure counts.
+        return float(self.fabric.broadcast(torch.cat(found).nanmean()))
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.fabric.device.type, torch.bfloat16, enabled=self.spec.precision == "bf16")
 
     def _gradients(self, batch: Batch) -> dict[str, Tensor]:
         """Leave the gradients of a batch in the parameters; its loss and other figures."""
@@ -234,7 +275,7 @@ class _Training:
         shown: dict[str, Tensor] = {}
         for part, here in enumerate(parts(batch, self.step, spec, fabric.global_rank)):
             with fabric.no_backward_sync(self.model, enabled=part + 1 < spec.accumulate):
-                with torch.autocast(fabric.device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
+                with self._precision():
                     loss, figures = self.model(here, self.step)
                 fabric.backward(loss / spec.accumulate)
             for figure, value in {"loss": loss, **figures}.items():
@@ -299,18 +340,21 @@ def _step_seed(seed: int, step: int, part: int) -> int:
     return (seed * 1_000_003 + step) * 1_009 + part
 
 
-def _keep_history(log: Path, steps: int, write: bool) -> list[dict[str, float]]:
+def _keep_history(log: Path, steps: int, write: bool) -> list[Row]:
     """The first ``steps`` rows of an interrupted log; what came after the checkpoint is dropped from the file.
 
     Raises:
         RunError: a row is no row of figures.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, float]] = []
+    rows: list[Row] = []
     if steps and log.is_file():
         try:
             rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()[:steps]]
-            if not all(row.keys() == rows[0].keys() and {*map(type, row.values())} <= {int, float} for row in rows):
+            named = rows[0].keys() | {VALIDATION}
+            if not all(
+                row.keys() | {VALIDATION} == named and {*map(type, row.values())} <= {int, float} for row in rows
+            ):
                 raise ValueError("not every line has the same figures")
         except (ValueError, AttributeError, RecursionError) as error:
             raise RunError(
@@ -321,10 +365,10 @@ def _keep_history(log: Path, steps: int, write: bool) -> list[dict[str, float]]:
     return rows
 
 
-def _mean_of_tail(history: list[dict[str, float]], steps: int) -> dict[str, float]:
+def _mean_of_tail(history: Sequence[Row], steps: int) -> Row:
     tail = history[-max(1, steps // 10) :]
     means = {}
-    for figure in tail[-1].keys() - {"step", "skipped"}:
+    for figure in tail[-1].keys() - {"step", "skipped", VALIDATION}:
         finite = [row[figure] for row in tail if math.isfinite(row[figure])]  # a skipped step's may not be
         if finite:
             means[figure] = sum(finite) / len(finite)

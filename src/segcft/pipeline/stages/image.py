@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from segcft.config.study import Study
 from segcft.counterfactual.finetune import CounterfactualObjective, constraint_level
+from segcft.counterfactual.model import CounterfactualModel
+from segcft.counterfactual.response import response_slopes
 from segcft.data.batches import Batch, Batches
 from segcft.data.grey import to_unit
 from segcft.errors import Code, RunError
@@ -20,19 +22,25 @@ from segcft.image_models.objective import LikelihoodObjective
 from segcft.image_models.typicality import typical_ranges
 from segcft.pipeline.judging import UNKNOWN_TRAINING
 from segcft.pipeline.runner import Pipeline
-from segcft.pipeline.stage import STAGES, Minimised, TrainingStage
+from segcft.pipeline.stage import MOST_VALIDATED, STAGES, Minimised, TrainingStage
 from segcft.training import artefact
+from segcft.training.findings import Finding, binding, slopes_of
+from segcft.training.loop import Trained
 from segcft.utils.digest import key_of
 
 UNNAMED = ("two-stream", "causal-gen")
 """Architectures whose names are left out of keys, as in version 0.1.0: their settings tell them apart. Others may share
 settings, so their names are in the keys."""
 
+SLOPE, SLOPE_BEFORE = "validation_slope_", "no_cft_validation_slope_"
+"""Before a variable: the slope of the obtained on the asked change, as the guide reads it, after fine-tuning and
+before."""
+
 
 class _ImageStage(TrainingStage):
     """Trains an image mechanism."""
 
-    complete = True
+    complete = complete_validation = True
 
     def build(self, study: Study) -> nn.Module:
         torch.manual_seed(study.hvae.seed)  # of a fine-tuned one, too: one network, one draw
@@ -51,7 +59,6 @@ class LikelihoodStage(_ImageStage):
 
     name = section = switch = "hvae"
     method = "none"
-    complete_validation = True
 
     def settings(self, study: Study) -> dict[str, Any]:
         settings = super().settings(study)
@@ -115,7 +122,7 @@ class LikelihoodStage(_ImageStage):
 class FinetuningStage(_ImageStage):
     """Fine-tunes the image mechanism on its own counterfactuals, which the ``guide`` reads."""
 
-    section, switch = "finetune", "finetune.guides"
+    section, switch, falls = "finetune", "finetune.guides", "guide"
     answers_with = ("hvae", "scm")
 
     def __init__(self, guide: str) -> None:
@@ -139,6 +146,28 @@ class FinetuningStage(_ImageStage):
         return CounterfactualObjective(network, scm, guide, study.finetune, study, values.to(device), bound), {
             "bound": bound
         }
+
+    def measures(self, pipeline: Pipeline, network: Any) -> dict[str, float]:
+        study, run, device = pipeline.study, pipeline.run, pipeline.fabric.device
+        batches = [pipeline.on_device(batch) for batch in self.validation_batches(pipeline, MOST_VALIDATED)]
+        if not batches:
+            return {}
+        variables = [name for name in study.measured if name in (study.finetune.intervene or study.variables)]
+        scm, guide = run.load("scm", device), run.load(self.guide, device)
+        found: dict[str, float] = {}
+        for prefix, mechanism in ((SLOPE, network), (SLOPE_BEFORE, run.load("hvae", device))):
+            slopes = response_slopes(CounterfactualModel(scm, mechanism), guide, study, batches, variables)
+            found |= {f"{prefix}{name}": slope for name, slope in slopes.items()}
+        return found
+
+    def findings(self, pipeline: Pipeline, trained: Trained, metrics: Mapping[str, float]) -> Iterator[Finding]:
+        yield from super().findings(pipeline, trained, metrics)
+        yield from binding(trained.history)
+        before, after = (
+            {name: metrics[f"{prefix}{name}"] for name in pipeline.study.measured if f"{prefix}{name}" in metrics}
+            for prefix in (SLOPE_BEFORE, SLOPE)
+        )
+        yield from slopes_of(before, after, pipeline.study.finetune.least_change)
 
 
 STAGES.add("hvae", LikelihoodStage())

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from segcft.config.study import Study
@@ -17,6 +20,11 @@ from segcft.pipeline.stage import STAGES, Minimised, TrainingStage
 from segcft.readers.regressor import Regressor, RegressorObjective
 from segcft.readers.segmentor import Segmentor, SegmentorObjective, dice
 from segcft.training import artefact
+from segcft.training.findings import Finding, poor_reader
+from segcft.training.loop import Trained
+
+RMSE = "validation_rmse_"
+"""Before a structure: the root of the mean squared reading error of its variable."""
 
 
 class _ReaderStage(TrainingStage):
@@ -28,6 +36,23 @@ class _ReaderStage(TrainingStage):
     def validation(self, study: Study, network: Any, batch: Batch) -> dict[str, Tensor]:
         error = (network.read(to_unit(batch["image"])) - batch["values"][:, study.measured_columns]).abs()
         return {f"validation_area_error_{name}": error[:, i] for i, name in enumerate(study.structures)}
+
+    @torch.no_grad()
+    def measures(self, pipeline: Pipeline, network: Any) -> dict[str, float]:
+        study, squares = pipeline.study, []
+        for batch in map(pipeline.on_device, self.validation_batches(pipeline)):
+            squares.append(
+                (network.read(to_unit(batch["image"])) - batch["values"][:, study.measured_columns]).square()
+            )
+        rmse = torch.cat(squares).mean(dim=0).sqrt().tolist() if squares else []
+        return {f"{RMSE}{name}": error for name, error in zip(study.structures, rmse, strict=False)}
+
+    def findings(self, pipeline: Pipeline, trained: Trained, metrics: Mapping[str, float]) -> Iterator[Finding]:
+        yield from super().findings(pipeline, trained, metrics)
+        study, store = pipeline.study, pipeline.store
+        spreads = np.std(store.values()[store.indices("train")][:, study.measured_columns], axis=0)
+        errors = {name: metrics[f"{RMSE}{name}"] for name in study.structures if f"{RMSE}{name}" in metrics}
+        yield from poor_reader(errors, dict(zip(study.structures, spreads.tolist(), strict=True)), self.name)
 
 
 class SegmentorStage(_ReaderStage):

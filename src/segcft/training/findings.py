@@ -1,0 +1,168 @@
+"""Findings: what went wrong in a stage although it came to its end, and what to try.
+
+A stage records them in its part (``findings``), says them at its end, and the table and the report repeat them.
+Every threshold is a constant here, with its reason.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segcft.training.schedule import DECAY, Stopped
+
+FEWEST_STEPS = 100
+"""Of a training whose curves say something: in fewer steps noise and trend look alike."""
+
+FALLING = 0.7
+"""How fast a figure may still fall in the last quarter of a training, as a share of its mean pace from the end of the
+first quarter. A straight line, which has come nowhere near its end, has 1; a fall with the logarithm of the steps, as
+more steps give it to any training, has 0.6."""
+
+CERTAIN = 3.0
+"""Standard errors by which such a fall must be over 0: of a thousand trainings that are done, one is over it by
+chance."""
+
+BINDING = 0.9
+"""Share of the steps in which the constraint is violated that is too much. A fine-tuning that works violates it at
+first, as it leaves the pre-trained model, and comes back to it as the learning rate falls."""
+
+POOR_READING = 1 / 3
+"""A reader's error (RMSE) in standard deviations of what it reads. At a third, a ninth of the variance is misread; and
+the changes that are asked for, by about one standard deviation, are hardly larger than a guide's 95 % interval."""
+
+GAP_CLOSED = 0.1
+"""Share of the way from the slope before fine-tuning to 1 that counts as an effect. The slope of some twenty validation
+subjects is uncertain by about a twentieth."""
+
+NEAR_ONE = 0.1
+"""A slope of 1 within this has nothing left to gain."""
+
+LEAST_SLOPE = 0.5
+"""A change of which less than half is obtained is closer to none than to the one that was asked for."""
+
+
+class Finding(NamedTuple):
+    """``code`` names its kind, ``text`` says what was found, in numbers, and ``attempt`` what to try."""
+
+    code: str
+    text: str
+    attempt: str
+
+    def __str__(self) -> str:
+        return f"{self.text} Try: {self.attempt}."
+
+    def record(self) -> dict[str, str]:
+        """As it is in a part's header."""
+        return {"code": self.code, "text": self.text, "try": self.attempt}
+
+
+def recorded(meta: Mapping[str, Any]) -> list[Finding]:
+    """The findings in a part's header; none of parts that were made before there were any."""
+    return [Finding(one.get("code", ""), one.get("text", ""), one.get("try", "")) for one in meta.get("findings", [])]
+
+
+def unfinished(
+    history: Sequence[Mapping[str, float]], figure: str, stopped: Stopped, section: str, patience: int | None
+) -> Iterator[Finding]:
+    """A training that ended while its ``figure`` was still falling markedly.
+
+    Of one that ends when validation stops improving (``patience``), the steps before the rate falls are looked at:
+    what falls with the rate falls in any case. None at all if it did stop improving.
+    """
+    if stopped.why == "plateau":
+        return
+    if patience is not None:
+        history = history[: math.floor((1 - DECAY) * stopped.step)]
+    pace = pace_at_end(_column(history, figure))
+    if pace > FALLING:
+        yield Finding(
+            "unfinished",
+            f"Training is unfinished: in the last quarter of its steps {figure} still fell at {pace:.0%} of its mean "
+            "pace since the first quarter.",
+            f"more {section}.steps (it had {stopped.step})",
+        )
+
+
+def pace_at_end(values: NDArray[np.float64]) -> float:
+    """How fast ``values`` (N,) fall in their last quarter, as a share of their mean pace; 0 where they do not fall.
+
+    A line is fitted to the quarter, whose fall counts only if it is :data:`CERTAIN`. The mean pace is that from the end
+    of the first quarter, as every training falls steeply at its start.
+    """
+    values = values[np.isfinite(values)]
+    if len(values) < FEWEST_STEPS:
+        return 0.0
+    quarter, window = len(values) // 4, len(values) // 20
+    last = values[-quarter:]
+    x = np.arange(len(last)) - (len(last) - 1) / 2
+    slope = (x * last).sum() / (x * x).sum()
+    left = last - last.mean() - slope * x
+    error = math.sqrt((left * left).sum() / (len(last) - 2) / (x * x).sum())
+    end = last.mean() + slope * x[-1]
+    fallen = np.median(values[quarter : quarter + window]) - end
+    if fallen <= 0 or -slope <= CERTAIN * error:
+        return 0.0
+    return float(-slope * (len(values) - quarter - window / 2) / fallen)
+
+
+def binding(history: Sequence[Mapping[str, float]]) -> Iterator[Finding]:
+    """A fine-tuning whose constraint was violated from the start, nearly all the time, with its multiplier at work."""
+    violation, multiplier = _column(history, "violation"), _column(history, "multiplier")
+    if len(violation) < FEWEST_STEPS:
+        return
+    share = float(((violation > 0) & (multiplier > 0)).mean())
+    if share > BINDING:
+        yield Finding(
+            "constraint-binds",
+            f"The constraint binds from the start: in {share:.0%} of the steps images were explained worse than "
+            f"allowed (violation {violation[-1]:.2g} at the end), and the multiplier pulled back ({multiplier[-1]:.2g} "
+            "at the end).",
+            "a lower finetune.learning_rate, more finetune.steps, or finetune.slack above 0",
+        )
+
+
+def poor_reader(errors: Mapping[str, float], spreads: Mapping[str, float], reader: str) -> Iterator[Finding]:
+    """A reader that misreads variables: variable -> its RMSE and its standard deviation, in the same unit."""
+    poor = {name: errors[name] / spreads[name] for name in errors if errors[name] > POOR_READING * spreads[name] > 0}
+    if poor:
+        shares = ", ".join(f"{name} {share:.2f}" for name, share in poor.items())
+        yield Finding(
+            "poor-reader",
+            f"The {reader} reads poorly: its error (RMSE, validation samples) in standard deviations of what it reads "
+            f"is {shares}; over {POOR_READING:.2f} it hardly knows large from small.",
+            f"more {reader}.steps, {reader}.augment for few subjects, or better masks of these structures",
+        )
+
+
+def slopes_of(before: Mapping[str, float], after: Mapping[str, float], least_change: float = 0.0) -> Iterator[Finding]:
+    """A fine-tuning that did nothing, or little: variable -> slope of the obtained on the asked change as the guide
+    reads it, before and after. ``least_change`` is the price on changed pixels."""
+    price = f"a lower finetune.least_change (it is {least_change:g}), " if least_change else ""
+    attempt = (
+        f"{price}more finetune.steps, a higher finetune.learning_rate, or an image mechanism that already follows a "
+        "little (a higher hvae.beta_start)"
+    )
+    nothing = [name for name in after if _did_nothing(before[name], after[name])]
+    little = [name for name in after if name not in nothing and abs(1 - after[name]) > 1 - LEAST_SLOPE]
+    for code, what, names in (
+        ("finetuning-did-nothing", "did nothing", nothing),
+        ("finetuning-did-little", "did little", little),
+    ):
+        if names:
+            shown = ", ".join(f"{name} {after[name]:.2f} ({before[name]:.2f} before)" for name in names)
+            text = f"Fine-tuning {what}: of a change asked for, validation samples obtain, as the guide reads it: "
+            yield Finding(code, f"{text}{shown}; 1 is right.", attempt)
+
+
+def _did_nothing(before: float, after: float) -> bool:
+    gap, left = abs(1 - before), abs(1 - after)
+    return left > NEAR_ONE and gap - left < GAP_CLOSED * gap
+
+
+def _column(history: Sequence[Mapping[str, float]], figure: str) -> NDArray[np.float64]:
+    return np.array([row.get(figure, math.nan) for row in history])
