@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from segcft.config.section import Augment
-from segcft.config.stages import RegressorSpec, SegmentorSpec
+from segcft.config.segmentors import UNetSpec
+from segcft.config.stages import RegressorSpec
 from segcft.config.study import Image
 from segcft.data.grey import to_unit
 from segcft.grid import Grid
@@ -20,6 +21,7 @@ from segcft.measures.measurements import Measurement, Measurements
 from segcft.pipeline.run import Run
 from segcft.readers.regressor import Regressor, RegressorObjective
 from segcft.readers.segmentor import Segmentor, SegmentorObjective, dice
+from segcft.readers.unet import UNet
 from segcft.training import artefact
 from segcft.training.loop import freeze
 from tests.descent import assert_gradient_leads_down
@@ -34,7 +36,7 @@ def two_areas(size: tuple[int, int] = (16, 16), **image: Any) -> Measurements:
 
 def segmentor(size: tuple[int, int] = (16, 16), **image: Any) -> Segmentor:
     torch.manual_seed(0)
-    return Segmentor(SegmentorSpec(steps=1, widths=(4, 8, 8)), 1, two_areas(size, **image))
+    return UNet(UNetSpec(steps=1, widths=(4, 8, 8)), 1, two_areas(size, **image))
 
 
 def regressor(size: tuple[int, int] = (16, 16), **image: Any) -> Regressor:
@@ -123,7 +125,7 @@ def test_the_segmentors_loss_falls_as_masks_agree() -> None:
     losses = []
     for trust in (-10.0, -1.0, 0.0, 1.0, 3.0, 10.0):  # from the opposite of the masks to the masks
         network: Any = Drawn(trust * right)
-        loss, figures = SegmentorObjective(network, SegmentorSpec(steps=1))({"image": mask[:, :1], "mask": mask}, 0)
+        loss, figures = SegmentorObjective(network, UNetSpec(steps=1))({"image": mask[:, :1], "mask": mask}, 0)
         losses.append(float(loss.detach()))
         assert losses[-1] == pytest.approx(sum(float(f.detach()) for f in figures.values()))
     assert losses == sorted(losses, reverse=True)
@@ -132,7 +134,7 @@ def test_the_segmentors_loss_falls_as_masks_agree() -> None:
 
 def test_the_gradient_of_a_segmentors_loss_leads_to_its_masks() -> None:
     network = segmentor().train()
-    objective = SegmentorObjective(network, SegmentorSpec(steps=1))
+    objective = SegmentorObjective(network, UNetSpec(steps=1))
     mask = torch.zeros(2, 2, 16, 16, dtype=torch.uint8)
     mask[:, 0, 4:12, 4:12] = 255
     batch = {"image": (mask[:, :1] // 2 + 30), "mask": mask}
@@ -161,7 +163,7 @@ def test_an_absent_structure_pulls_its_logits_down(logit: float) -> None:
 
     network: Any = Drawn(torch.full((2, 2, 16, 16), logit))
     batch = {"image": torch.zeros(2, 1, 16, 16), "mask": torch.zeros(2, 2, 16, 16, dtype=torch.uint8)}
-    loss, _ = SegmentorObjective(network, SegmentorSpec(steps=1))(batch, 0)
+    loss, _ = SegmentorObjective(network, UNetSpec(steps=1))(batch, 0)
     loss.backward()
     gradient = network.logits.grad
     assert loss.isfinite()
@@ -183,7 +185,7 @@ def test_a_segmentor_learns_who_lacks_a_structure(plaque_run: Run) -> None:
 
     store, network = plaque_run.store(), Threshold()
     batch = {"image": torch.from_numpy(store.images[:60].copy()), "mask": torch.from_numpy(store.masks[:60].copy())}
-    objective = SegmentorObjective(network, SegmentorSpec(steps=1))  # type: ignore[arg-type]
+    objective = SegmentorObjective(network, UNetSpec(steps=1))  # type: ignore[arg-type]
     optimiser = torch.optim.Adam(network.parameters(), 1.0)
     for step in range(60):
         optimiser.zero_grad()

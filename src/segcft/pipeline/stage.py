@@ -10,12 +10,15 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import segcft
 from segcft.config.study import Study
 from segcft.data.batches import Batch, Batches, sequential
+from segcft.data.store import Store
 from segcft.errors import Code, SegcftError
 from segcft.training import artefact
 from segcft.training.loop import Objective, freeze, train
@@ -147,6 +150,10 @@ class TrainingStage(Stage):
         count. {} if it has none."""
         return {}
 
+    def rows(self, store: Store) -> NDArray[np.int64]:
+        """The samples that it is trained on, as rows of the store."""
+        return store.indices("train", self.complete)
+
     def check(self, run: Run) -> None:
         """Check that the part may be used for what it is.
 
@@ -178,7 +185,7 @@ class TrainingStage(Stage):
                 f"{self.name}: made anew, since its settings, the samples or an earlier part changed"
             )
         start, spec, fabric = time.monotonic(), self.spec(pipeline.study), pipeline.fabric
-        key, rows = self.key(pipeline), pipeline.store.indices("train", self.complete)
+        key, rows = self.key(pipeline), self.rows(pipeline.store)
         network = self.build(pipeline.study)
         batches = Batches(
             pipeline.store, rows, spec.batch_size, spec.seed, rank=fabric.global_rank, world=fabric.world_size

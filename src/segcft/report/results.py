@@ -166,10 +166,11 @@ def _data(results: Sequence[Result], paper: Mapping[str, Any] | None) -> Iterato
         study = result.study
         source = f"Simulated ({study.data.source})" if isinstance(study.data, SimulatedData) else "Real"
         size = " x ".join(map(str, study.image.size))
-        counts = " / ".join(f"{result.samples[split]:,}" for split in ("train", "validation", "test"))
+        counts = " / ".join(f"{count:,}" for count in result.samples.values())
+        *parts, last = ({"train": "training"}.get(part, part) for part in result.samples)
         judged = max((row["n"] for row in result.rows), default=0)
         yield (
-            f"- {study.name}: {study.description.rstrip('.')}. {source}, {counts} training, validation and test "
+            f"- {study.name}: {study.description.rstrip('.')}. {source}, {counts} {', '.join(parts)} and {last} "
             f"samples, {size} pixels; {judged} test samples judged; segcft {result.version}."
         )
 
