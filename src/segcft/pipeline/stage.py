@@ -129,6 +129,9 @@ class TrainingStage(Stage):
     method: str = ""
     """The method of counterfactuals whose image mechanism it trains, as tables call it; "" if it trains none."""
 
+    guide: str = ""
+    """The part that its image mechanism is trained to please; "" if there is none."""
+
     answers_with: tuple[str, ...] = ()
     """Parts that must still be those of which this one was made, for ``method`` to answer."""
 

@@ -142,7 +142,7 @@ def _group(results: Sequence[Result], paper: Mapping[str, Any] | None) -> Iterat
         + ("" if paper is None else " The paper prints no interval and no such reference.")
     )
     yield (
-        "### How well the judges read the images as they are\n\n"
+        "### How well the judges, and the guides, read the images as they are\n\n"
         f"{grid(['data', 'measure', *structures], list(_judges(results)), labels=2)}"
     )
     metrics = [metric for metric in metrics_of(study) if metric is not error and metric.brief]
@@ -195,10 +195,12 @@ def _effectiveness(results: Sequence[Result], paper: Mapping[str, Any] | None) -
 def _judges(results: Sequence[Result]) -> Iterator[list[str]]:
     for result in results:
         study = result.study
-        for metric in metrics_of(study):
-            found = [result.row(names.JUDGE, metric.name, "", structure) for structure in study.structures]
+        guides = dict.fromkeys(row["method"] for row in result.rows if names.guided_by(row["method"]))
+        for reader, metric in itertools.product((names.JUDGE, *guides), metrics_of(study)):
+            found = [result.row(reader, metric.name, "", structure) for structure in study.structures]
             if any(found):
-                yield [study.name, metric.words(study).label, *(cell(row, metric) for row in found)]
+                label, part = metric.words(study).label, names.guided_by(reader)
+                yield [study.name, f"{part}: {label}" if part else label, *(cell(row, metric) for row in found)]
 
 
 def _by_structure(results: Sequence[Result], metric: Metric) -> Iterator[list[str]]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segcft.config.study import Study
-from segcft.evaluate.answered import AnsweredBatch, FactualBatch, ModelBatch
+from segcft.evaluate.answered import AnsweredBatch, FactualBatch, GuideBatch, ModelBatch
 from segcft.utils.registry import Registry
 
 GREY = "grey levels"
@@ -24,6 +24,7 @@ DIRECTIONS: dict[Better, str] = {"lower": "lower is better", "higher": "higher i
 class Result(NamedTuple):
     """What a metric finds in a batch: ``values`` (B,), NaN where a sample does not count.
 
+    Of a metric that is no mean they are (B, M), and it makes its number of the M means (:meth:`Metric.of_means`).
     ``structure`` is the one that they are about, "" if they are about the whole image. ``weights`` (B,), not negative,
     are what each value counts in the mean (default: all count alike).
     """
@@ -57,8 +58,8 @@ class Words(NamedTuple):
 class Metric(ABC):
     """A number that says how good counterfactuals are.
 
-    A metric overrides one of :meth:`of_judge`, :meth:`of_model` and :meth:`of_answer`, or several of them. It is made
-    known by ``METRICS.add(metric.name, metric)``.
+    A metric overrides one of :meth:`of_judge`, :meth:`of_guide`, :meth:`of_model` and :meth:`of_answer`, or several
+    of them. It is made known by ``METRICS.add(metric.name, metric)``.
     """
 
     name: str
@@ -101,6 +102,10 @@ class Metric(ABC):
         """What it finds in the judge's reading of images as they are."""
         yield from ()
 
+    def of_guide(self, batch: GuideBatch) -> Iterator[Result]:
+        """What it finds in a guide's reading of images as they are: for each structure, as their table is of these."""
+        yield from ()
+
     def of_model(self, batch: ModelBatch) -> Iterator[Result]:
         """What it finds in a model of images as they are, without an intervention."""
         yield from ()
@@ -108,6 +113,10 @@ class Metric(ABC):
     def of_answer(self, answer: AnsweredBatch) -> Iterator[Result]:
         """What it finds in a method's answer to an intervention, or in that of a reference."""
         yield from ()
+
+    def of_means(self, means: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The number that it makes of the means of several columns (:class:`Result`), (..., M) to (...)."""
+        raise NotImplementedError(f"{self.name} has results of several columns and no of_means")
 
     def difference(self, mine: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64] | None:
         """Of two methods' values (B,) on the same samples, where methods are compared pair by pair; None where not."""
