@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from segcft.config.section import Augment
-from segcft.config.segmentors import UNetSpec
+from segcft.config.segmentors import SegResNetSpec, UNetSpec
 from segcft.config.stages import RegressorSpec
 from segcft.config.study import Image
 from segcft.data.grey import to_unit
@@ -21,6 +21,7 @@ from segcft.measures.measurements import Measurement, Measurements
 from segcft.pipeline.run import Run
 from segcft.readers.regressor import Regressor, RegressorObjective
 from segcft.readers.segmentor import Segmentor, SegmentorObjective, dice
+from segcft.readers.segresnet import SegResNet
 from segcft.readers.unet import UNet
 from segcft.training import artefact
 from segcft.training.loop import freeze
@@ -37,6 +38,11 @@ def two_areas(size: tuple[int, int] = (16, 16), **image: Any) -> Measurements:
 def segmentor(size: tuple[int, int] = (16, 16), **image: Any) -> Segmentor:
     torch.manual_seed(0)
     return UNet(UNetSpec(steps=1, widths=(4, 8, 8)), 1, two_areas(size, **image))
+
+
+def segresnet(size: tuple[int, int] = (16, 16), **image: Any) -> Segmentor:
+    torch.manual_seed(0)
+    return SegResNet(SegResNetSpec(steps=1, width=8, blocks=(1, 1, 1)), 1, two_areas(size, **image))
 
 
 def regressor(size: tuple[int, int] = (16, 16), **image: Any) -> Regressor:
@@ -58,9 +64,10 @@ def test_a_segmentors_area_is_the_sum_of_its_probabilities() -> None:
     assert network.read(x).shape == (3, 2)
 
 
+@pytest.mark.parametrize("make", [segmentor, segresnet])
 @pytest.mark.parametrize("size", [(16, 16), (13, 18), (5, 3), (1, 1)])
-def test_a_segmentor_takes_grids_that_its_levels_cannot_halve(size: tuple[int, int]) -> None:
-    network = segmentor(size).eval()
+def test_a_segmentor_takes_grids_that_its_levels_cannot_halve(make: Any, size: tuple[int, int]) -> None:
+    network = make(size).eval()
     assert network(images(2, size)).shape == (2, 2, *size)
     network.train()
     assert network(images(2, size)).isfinite().all()
@@ -74,7 +81,7 @@ def test_padding_repeats_the_edge_at_the_far_sides() -> None:
     torch.testing.assert_close(network(x), network(whole)[..., :14, :15])
 
 
-@pytest.mark.parametrize("make", [segmentor, regressor])
+@pytest.mark.parametrize("make", [segmentor, segresnet, regressor])
 def test_areas_do_not_depend_on_the_rest_of_the_batch(make: Any) -> None:
     network = make()
     network(images(8))  # moves the statistics of the batch normalisation
@@ -83,7 +90,7 @@ def test_areas_do_not_depend_on_the_rest_of_the_batch(make: Any) -> None:
         torch.testing.assert_close(network.read(images(8))[3:4], network.read(images(8)[3:4]))
 
 
-@pytest.mark.parametrize("make", [segmentor, regressor])
+@pytest.mark.parametrize("make", [segmentor, segresnet, regressor])
 def test_gradients_flow_through_a_frozen_guide_to_the_image_only(make: Any) -> None:
     network = freeze(make())
     before = {key: value.clone() for key, value in network.state_dict().items()}
