@@ -8,7 +8,7 @@ from segcft.config.sources import SimulatedData
 from segcft.config.study import Study
 from segcft.evaluate import names
 from segcft.evaluate.metrics.effectiveness import error_of
-from segcft.evaluate.metrics.kinship import KIN
+from segcft.evaluate.metrics.kinship import KIN, Kinship
 from segcft.evaluate.metrics.metric import Metric, metrics_of
 from segcft.evaluate.names import method_name, plain
 from segcft.evaluate.scores import Row
@@ -107,7 +107,7 @@ Effectiveness cannot be measured more finely than the judge reads."""
         body = [
             [names.guided_by(method), metric.words(self.study).label, *(cell(row, metric) for row in found)]
             for method in dict.fromkeys(method for method, *_ in self.index if names.guided_by(method))
-            for metric in metrics_of(self.study)
+            for metric in sorted(metrics_of(self.study), key=lambda metric: metric.name == Kinship.name)  # errors first
             if (found := self.lines(metric, method, ""))
         ]
         if not body:

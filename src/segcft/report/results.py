@@ -142,7 +142,7 @@ def _group(results: Sequence[Result], paper: Mapping[str, Any] | None) -> Iterat
         + ("" if paper is None else " The paper prints no interval and no such reference.")
     )
     yield (
-        "### How well the judges, and the guides, read the images as they are\n\n"
+        "### How well the judges read the images as they are\n\n"
         f"{grid(['data', 'measure', *structures], list(_judges(results)), labels=2)}"
     )
     metrics = [metric for metric in metrics_of(study) if metric is not error and metric.brief]
