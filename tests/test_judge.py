@@ -133,7 +133,7 @@ def test_images_of_one_patient_are_drawn_together(small_run: Run) -> None:
     alone, few, one = (
         of_both(small_run, *pair, patients)[0] for patients in (None, [str(i % 6) for i in range(n)], ["the same"] * n)
     )
-    assert alone["value"] == few["value"] == one["value"]
+    assert alone["value"] == pytest.approx(few["value"]) == pytest.approx(one["value"])
     assert (alone["ci_low"], alone["ci_high"]) != (few["ci_low"], few["ci_high"])
     assert one["ci_low"] is None
 
@@ -237,7 +237,7 @@ def test_settings_of_another_architecture_are_refused(judge: dict[str, Any], key
 
 def fitted(loss: str, shares: Tensor) -> Tensor:
     """The soft area that a loss teaches of pixels that ``shares`` (P,) of ten masks have inside."""
-    masks = (255 * (torch.arange(10)[:, None] < 10 * shares)).to(torch.uint8)[:, None, None]  # (10, 1, 1, P)
+    masks = (255 * (torch.arange(10)[:, None] < (10 * shares).round())).to(torch.uint8)[:, None, None]  # (10, 1, 1, P)
     network: Any = Drawn(torch.zeros(1, 1, 1, len(shares)))
     network.forward = lambda x: network.logits.expand(len(x), -1, -1, -1)
     spec = UNetSpec(steps=1, loss=loss)  # type: ignore[arg-type]
@@ -252,7 +252,7 @@ def fitted(loss: str, shares: Tensor) -> Tensor:
 
 def test_cross_entropy_alone_teaches_the_area_that_masks_have_on_average() -> None:
     """Where masks disagree, as those of experts do at a border."""
-    shares = torch.tensor([1.0, 1.0, 0.9, 0.7, 0.7, 0.7, 0.2, 0.0])
+    shares = torch.tensor([1.0, 1.0, 0.8, 0.8, 0.7, 0.7, 0.7, 0.7, 0.6, 0.6])
     area = float(shares.sum())
     assert float(fitted("cross-entropy", shares)) == pytest.approx(area, abs=0.05)
     assert abs(float(fitted("dice+cross-entropy", shares)) - area) > 0.15
@@ -290,7 +290,7 @@ def test_without_a_part_of_its_own_the_judge_is_trained_with_the_others(small_ru
         assert len(stage.rows(store)) > 0
 
 
-def test_a_judge_of_another_kind_is_trained_and_read(own_study: Study, own_store: Store, tmp_path: Path) -> None:
+def test_a_judge_of_another_kind_is_trained_and_read(own_study: Study, tmp_path: Path) -> None:
     run = Run(tmp_path / "run", own_study)
     pipeline = Pipeline(run, make_fabric("cpu"))
     for part in ("segmentor", "judge"):
@@ -306,9 +306,7 @@ def test_a_judge_of_another_kind_is_trained_and_read(own_study: Study, own_store
     assert again.is_current("judge")
 
 
-def test_a_judge_of_the_guides_weights_is_refused_whatever_its_architecture(
-    own_study: Study, small_run: Run, tmp_path: Path
-) -> None:
+def test_a_judge_of_the_guides_weights_is_refused_whatever_its_architecture(own_study: Study, tmp_path: Path) -> None:
     """Here both are of the kind that the judge alone is elsewhere."""
     raw = own_study.model_dump(mode="json")
     twin = raw["judge"] | {"seed": 5}

@@ -118,12 +118,12 @@ def _is_own(run: Run, store: Store, parts: Sequence[str]) -> bool:
 
 def guides_of(run: Run, device: torch.device | str = "cpu") -> dict[str, Reader]:
     """Part -> the guide of one of the run's methods, where it is still there: published models come without."""
-    stages = [training_stage(part) for part in run.methods().values()]
     found: dict[str, Reader] = {}
-    for stage in stages:
-        guide = run.path(stage.guide)
+    for stage in map(training_stage, run.methods().values()):
+        if not stage.guide or not run.path(stage.guide).is_file():
+            continue
         made_from = artefact.read_meta(run.path(stage.name)).get("made_from", {})
-        if stage.guide and guide.is_file() and artefact.read_meta(guide)["key"] == made_from.get(stage.guide):
+        if artefact.read_meta(run.path(stage.guide))["key"] == made_from.get(stage.guide):  # not trained since
             found[stage.guide] = run.load(stage.guide, device)
     return found
 
