@@ -13,7 +13,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PlainValidator, Po
 
 from segcft.config.architecture import by_architecture
 from segcft.config.section import Section, Training
-from segcft.utils.registry import Registry
+from segcft.utils.registry import Registry, subclass_of
 
 DEFAULT = "two-stream"
 """The architecture of a study that names none."""
@@ -34,7 +34,9 @@ class MechanismSpec(Training):
         """
 
 
-SPECS: Registry[type[MechanismSpec]] = Registry("image mechanism", "segcft.image_models")
+SPECS: Registry[type[MechanismSpec]] = Registry(
+    "image mechanism", "segcft.image_models", check=subclass_of(MechanismSpec)
+)
 """Architecture -> the class of its settings."""
 
 

@@ -12,7 +12,7 @@ from pydantic import Field, NonNegativeInt, PlainValidator, PositiveInt, Seriali
 
 from segcft.config.architecture import by_architecture
 from segcft.config.section import Training
-from segcft.utils.registry import Registry
+from segcft.utils.registry import Registry, subclass_of
 
 DEFAULT = "unet"
 """The architecture of a section that names none."""
@@ -31,7 +31,9 @@ class SegmentorSpec(Training):
     loss: Literal["dice+cross-entropy", "cross-entropy"] = "dice+cross-entropy"
 
 
-SEGMENTOR_SPECS: Registry[type[SegmentorSpec]] = Registry("segmentor", "segcft.readers")
+SEGMENTOR_SPECS: Registry[type[SegmentorSpec]] = Registry(
+    "segmentor", "segcft.readers", check=subclass_of(SegmentorSpec)
+)
 """Architecture -> the class of its settings."""
 
 

@@ -17,7 +17,7 @@ from segcft.data.grey import to_unit
 from segcft.measures.measurements import Measurements
 from segcft.readers.reader import MaskReader
 from segcft.training.loop import Objective
-from segcft.utils.registry import Registry
+from segcft.utils.registry import Registry, subclass_of
 
 
 class Segmentor(MaskReader):
@@ -49,7 +49,7 @@ class Segmentor(MaskReader):
 
 
 SEGMENTORS: Registry[Callable[[Any, int, Measurements], Segmentor]] = Registry(
-    "segmentor", "segcft.readers", "architecture"
+    "segmentor", "segcft.readers", "architecture", subclass_of(Segmentor)
 )
 """Architecture -> its network, made from its settings, the channels of images and what is measured."""
 
