@@ -76,7 +76,7 @@ NAMES = r"AbstractContextManager|Tensor|NDArray|Path|Fabric|NoneType|Le|Ge|Field
 ALIASES = "Array|Floats|Attributes"  # of NDArray and Mapping
 TYPE_VARIABLES = "S|M|T|Item|AnyItem|Key|Value|Inputs|Output|Result"
 # What is left of pydantic's annotations.
-CONSTRAINTS = r"_.*|segcft\.config\.mechanisms\.Annotated|.*\._.*|0\.5|dict\[str"
+CONSTRAINTS = r"_.*|segcft\.config\.\w+\.Annotated|.*\._.*|0\.5|dict\[str"
 nitpick_ignore_regex = [
     ("py:.*", rf"({OTHERS})\..*|({NAMES}|{ALIASES}|{CONSTRAINTS})|(segcft\..*\.)?({TYPE_VARIABLES})")
 ]

@@ -43,6 +43,7 @@ from segcft.importers.simulated import import_simulated, make_simulator
 from segcft.measures.measurements import Measurements
 from segcft.pipeline.run import Run
 from segcft.readers.segmentor import Segmentor
+from segcft.readers.unet import UNet
 from segcft.utils.progress import Progress
 from tests.conftest import Recalled
 
@@ -125,7 +126,7 @@ def judge() -> Segmentor:
     """A judge that has learnt nothing: what is tested of it is that it is asked, and how its readings are used."""
     study = make_study()
     torch.manual_seed(1)
-    return Segmentor(study.judge, study.image.channels, Measurements.of(study)).eval()
+    return UNet(study.judge, study.image.channels, Measurements.of(study)).eval()
 
 
 class Exact:

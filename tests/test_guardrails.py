@@ -112,7 +112,7 @@ def test_one_image_in_two_parts_is_told_at_the_import(tmp_path: Path) -> None:
             tmp_path / "data" / folder / f"{parts['test'][0]}.png",
         )
     store = import_data(study, tmp_path / "data", tmp_path / "store", Progress())
-    assert "warning: 1 test images are, pixel for pixel, training or validation images" in describe(store)
+    assert "warning: 1 test images are, pixel for pixel, images of another part" in describe(store)
 
 
 # --- few people ---

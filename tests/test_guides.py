@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from segcft.config.section import Augment
-from segcft.config.stages import RegressorSpec, SegmentorSpec
+from segcft.config.segmentors import SegResNetSpec, UNetSpec
+from segcft.config.stages import RegressorSpec
 from segcft.config.study import Image
 from segcft.data.grey import to_unit
 from segcft.grid import Grid
@@ -20,6 +21,8 @@ from segcft.measures.measurements import Measurement, Measurements
 from segcft.pipeline.run import Run
 from segcft.readers.regressor import Regressor, RegressorObjective
 from segcft.readers.segmentor import Segmentor, SegmentorObjective, dice
+from segcft.readers.segresnet import SegResNet
+from segcft.readers.unet import UNet
 from segcft.training import artefact
 from segcft.training.loop import freeze
 from tests.descent import assert_gradient_leads_down
@@ -34,7 +37,12 @@ def two_areas(size: tuple[int, int] = (16, 16), **image: Any) -> Measurements:
 
 def segmentor(size: tuple[int, int] = (16, 16), **image: Any) -> Segmentor:
     torch.manual_seed(0)
-    return Segmentor(SegmentorSpec(steps=1, widths=(4, 8, 8)), 1, two_areas(size, **image))
+    return UNet(UNetSpec(steps=1, widths=(4, 8, 8)), 1, two_areas(size, **image))
+
+
+def segresnet(size: tuple[int, int] = (16, 16), **image: Any) -> Segmentor:
+    torch.manual_seed(0)
+    return SegResNet(SegResNetSpec(steps=1, width=8, blocks=(1, 1, 1)), 1, two_areas(size, **image))
 
 
 def regressor(size: tuple[int, int] = (16, 16), **image: Any) -> Regressor:
@@ -56,9 +64,10 @@ def test_a_segmentors_area_is_the_sum_of_its_probabilities() -> None:
     assert network.read(x).shape == (3, 2)
 
 
+@pytest.mark.parametrize("make", [segmentor, segresnet])
 @pytest.mark.parametrize("size", [(16, 16), (13, 18), (5, 3), (1, 1)])
-def test_a_segmentor_takes_grids_that_its_levels_cannot_halve(size: tuple[int, int]) -> None:
-    network = segmentor(size).eval()
+def test_a_segmentor_takes_grids_that_its_levels_cannot_halve(make: Any, size: tuple[int, int]) -> None:
+    network = make(size).eval()
     assert network(images(2, size)).shape == (2, 2, *size)
     network.train()
     assert network(images(2, size)).isfinite().all()
@@ -72,7 +81,7 @@ def test_padding_repeats_the_edge_at_the_far_sides() -> None:
     torch.testing.assert_close(network(x), network(whole)[..., :14, :15])
 
 
-@pytest.mark.parametrize("make", [segmentor, regressor])
+@pytest.mark.parametrize("make", [segmentor, segresnet, regressor])
 def test_areas_do_not_depend_on_the_rest_of_the_batch(make: Any) -> None:
     network = make()
     network(images(8))  # moves the statistics of the batch normalisation
@@ -81,7 +90,7 @@ def test_areas_do_not_depend_on_the_rest_of_the_batch(make: Any) -> None:
         torch.testing.assert_close(network.read(images(8))[3:4], network.read(images(8)[3:4]))
 
 
-@pytest.mark.parametrize("make", [segmentor, regressor])
+@pytest.mark.parametrize("make", [segmentor, segresnet, regressor])
 def test_gradients_flow_through_a_frozen_guide_to_the_image_only(make: Any) -> None:
     network = freeze(make())
     before = {key: value.clone() for key, value in network.state_dict().items()}
@@ -123,7 +132,7 @@ def test_the_segmentors_loss_falls_as_masks_agree() -> None:
     losses = []
     for trust in (-10.0, -1.0, 0.0, 1.0, 3.0, 10.0):  # from the opposite of the masks to the masks
         network: Any = Drawn(trust * right)
-        loss, figures = SegmentorObjective(network, SegmentorSpec(steps=1))({"image": mask[:, :1], "mask": mask}, 0)
+        loss, figures = SegmentorObjective(network, UNetSpec(steps=1))({"image": mask[:, :1], "mask": mask}, 0)
         losses.append(float(loss.detach()))
         assert losses[-1] == pytest.approx(sum(float(f.detach()) for f in figures.values()))
     assert losses == sorted(losses, reverse=True)
@@ -132,7 +141,7 @@ def test_the_segmentors_loss_falls_as_masks_agree() -> None:
 
 def test_the_gradient_of_a_segmentors_loss_leads_to_its_masks() -> None:
     network = segmentor().train()
-    objective = SegmentorObjective(network, SegmentorSpec(steps=1))
+    objective = SegmentorObjective(network, UNetSpec(steps=1))
     mask = torch.zeros(2, 2, 16, 16, dtype=torch.uint8)
     mask[:, 0, 4:12, 4:12] = 255
     batch = {"image": (mask[:, :1] // 2 + 30), "mask": mask}
@@ -161,7 +170,7 @@ def test_an_absent_structure_pulls_its_logits_down(logit: float) -> None:
 
     network: Any = Drawn(torch.full((2, 2, 16, 16), logit))
     batch = {"image": torch.zeros(2, 1, 16, 16), "mask": torch.zeros(2, 2, 16, 16, dtype=torch.uint8)}
-    loss, _ = SegmentorObjective(network, SegmentorSpec(steps=1))(batch, 0)
+    loss, _ = SegmentorObjective(network, UNetSpec(steps=1))(batch, 0)
     loss.backward()
     gradient = network.logits.grad
     assert loss.isfinite()
@@ -183,7 +192,7 @@ def test_a_segmentor_learns_who_lacks_a_structure(plaque_run: Run) -> None:
 
     store, network = plaque_run.store(), Threshold()
     batch = {"image": torch.from_numpy(store.images[:60].copy()), "mask": torch.from_numpy(store.masks[:60].copy())}
-    objective = SegmentorObjective(network, SegmentorSpec(steps=1))  # type: ignore[arg-type]
+    objective = SegmentorObjective(network, UNetSpec(steps=1))  # type: ignore[arg-type]
     optimiser = torch.optim.Adam(network.parameters(), 1.0)
     for step in range(60):
         optimiser.zero_grad()

@@ -38,6 +38,17 @@ def test_a_measure(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_segmentor(small_run: Run, tmp_path: Path) -> None:
+    howto.follow("segmentor", tmp_path, small_run.folder)
+    howto.load(tmp_path / "dilated.py")
+    run = Run(tmp_path / "runs" / "small")
+    assert run.study.judge.architecture == "dilated"
+    assert type(run.load("judge")).__name__ == "Dilated"
+    for part in ("segmentor", "cft-segmentor"):
+        assert artefact.same_weights(run.path(part), small_run.path(part))
+
+
+@pytest.mark.slow
 def test_an_image_mechanism(flow_run: Run, small_run: Run) -> None:
     assert artefact.same_weights(flow_run.path("segmentor"), small_run.path("segmentor"))
     assert flow_run.study.hvae.architecture == "flow"

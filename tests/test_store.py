@@ -126,7 +126,7 @@ def test_indices_by_part_and_completeness(store: Store) -> None:
     assert store.indices("test").tolist() == [4, 9]
     assert store.indices("train", complete=True).tolist() == [0, 1, 2, 5, 6, 7, 8]
     assert store.indices().tolist() == list(range(10))
-    with pytest.raises(ValueError, match="train, validation, test"):
+    with pytest.raises(ValueError, match="split must be one of"):
         store.indices("val")
 
 
@@ -343,8 +343,8 @@ def test_a_store_travels_to_another_process_by_its_path(store: Store) -> None:
 
 # --- splits ---
 
-shares = st.tuples(st.floats(0.05, 1), st.floats(0, 1), st.floats(0.05, 1)).map(
-    lambda t: {"train": t[0] / sum(t), "validation": t[1] / sum(t), "test": t[2] / sum(t)}
+shares = st.tuples(st.floats(0.05, 1), st.just(0) | st.floats(0, 1), st.floats(0, 1), st.floats(0.05, 1)).map(
+    lambda t: {part: share / sum(t) for part, share in zip(PARTS, t, strict=True)}
 )
 
 
@@ -372,6 +372,16 @@ def test_a_larger_training_share_takes_nobody_out_of_training(
     if assign(patient, Splits(train=train, validation=0, test=1 - train, seed=seed)) == "train":
         larger = train + min(more, 0.99 - train)
         assert assign(patient, Splits(train=larger, validation=0, test=1 - larger, seed=seed)) == "train"
+
+
+def test_a_part_of_the_judge_s_own_takes_nobody_but_training_subjects() -> None:
+    without, own = Splits(), Splits(train=0.52, judge=0.2)
+    assert "judge" not in without.model_dump()
+    assert own.model_dump()["judge"] == 0.2
+    assert "judge" not in expected_parts(without)
+    for i in range(200):
+        before, after = (assign(f"p{i}", splits) for splits in (without, own))
+        assert after == before or (before, after) == ("train", "judge")
 
 
 def test_the_split_is_the_same_for_ever() -> None:

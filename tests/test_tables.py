@@ -109,7 +109,9 @@ def test_a_split_that_is_not_named_is_told_if_it_is_another_one(folder: Folder) 
     assert kinds(folder.read(split="test")) == []
 
 
-@pytest.mark.parametrize(("text", "part"), [("training", "train"), ("Val", "validation"), ("testing", "test")])
+@pytest.mark.parametrize(
+    ("text", "part"), [("training", "train"), ("Val", "validation"), ("testing", "test"), ("Judge", "judge")]
+)
 def test_parts_may_be_spelt_otherwise(folder: Folder, text: str, part: str) -> None:
     folder.header.append("part")
     folder.rows = [[*row, text if i == 0 else "train" if i < 6 else "test"] for i, row in enumerate(folder.rows)]

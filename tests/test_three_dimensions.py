@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from segcft.causal.scm import StructuralCausalModel
 from segcft.config.mechanisms import HVAESpec
 from segcft.config.section import Augment
-from segcft.config.stages import RegressorSpec, SegmentorSpec
+from segcft.config.segmentors import UNetSpec
+from segcft.config.stages import RegressorSpec
 from segcft.config.study import Image, Study
 from segcft.counterfactual.finetune import CounterfactualObjective
 from segcft.data.augment import Augmenter
@@ -25,7 +26,8 @@ from segcft.image_models.hvae import HVAE
 from segcft.image_models.objective import LikelihoodObjective
 from segcft.measures.measurements import Measurements
 from segcft.readers.regressor import Regressor, RegressorObjective
-from segcft.readers.segmentor import Segmentor, SegmentorObjective
+from segcft.readers.segmentor import SegmentorObjective
+from segcft.readers.unet import UNet
 from tests.conftest import MakeStudy
 
 SIZE = (8, 8, 8)
@@ -106,11 +108,11 @@ def test_patches_are_laid_out_as_pixels(dimensions: int) -> None:
 def test_readers_train_on_it(study: Study, batch: Batch) -> None:
     torch.manual_seed(0)
     measurements = Measurements.of(study)
-    segmentor = Segmentor(SegmentorSpec(steps=1, widths=(4, 8)), 1, measurements)
+    segmentor = UNet(UNetSpec(steps=1, widths=(4, 8)), 1, measurements)
     regressor = Regressor(RegressorSpec(steps=1, widths=(4, 4, 4, 4)), 1, measurements)
     regressor.set_statistics(batch["values"][:, study.measured_columns])
     objectives: list[Any] = [
-        SegmentorObjective(segmentor, SegmentorSpec(steps=1)),
+        SegmentorObjective(segmentor, UNetSpec(steps=1)),
         RegressorObjective(regressor, RegressorSpec(steps=1), measurements),
     ]
     for objective in objectives:
@@ -160,7 +162,7 @@ def test_fine_tuning_has_its_loss(study: Study, batch: Batch) -> None:
     torch.manual_seed(1)
     scm = StructuralCausalModel(study.variables, study.scm)
     scm.set_statistics(batch["values"])
-    guide = Segmentor(SegmentorSpec(steps=1, widths=(4, 8)), 1, Measurements.of(study))
+    guide = UNet(UNetSpec(steps=1, widths=(4, 8)), 1, Measurements.of(study))
     objective = CounterfactualObjective(network, scm, guide, study.finetune, study, batch["values"], bound=1.0).train()
     loss, figures = objective(batch, 0)
     loss.backward()

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 STAGES = {
     "import": "import or simulate the samples: images, masks, table, splits (import --help: other formats)",
-    "segmentor": "train the guiding segmentor (U-Net)",
-    "judge": "train the independent segmentor that judges the counterfactuals",
+    "segmentor": "train the guiding segmentor",
+    "judge": "train the segmentor that judges the counterfactuals: no stage sees it, and it is no kin of the guides",
     "regressor": "train the guiding regressor (ResNet)",
     "scm": "fit the causal mechanisms of the attributes (flows)",
     "hvae": "train the image mechanism (hierarchical VAE)",

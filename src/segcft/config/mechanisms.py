@@ -7,19 +7,11 @@ A mechanism has a class of settings here (:data:`SPECS`) and a network of the sa
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import (
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PlainValidator,
-    PositiveInt,
-    SerializeAsAny,
-    ValidationError,
-)
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PlainValidator, PositiveInt, SerializeAsAny
 
+from segcft.config.architecture import by_architecture
 from segcft.config.section import Fraction, Section, Training
 from segcft.utils.registry import Registry, subclass_of
 
@@ -68,19 +60,7 @@ SPECS: Registry[type[MechanismSpec]] = Registry(
 """Architecture -> the class of its settings."""
 
 
-def _spec_of(section: Any) -> MechanismSpec:
-    if isinstance(section, MechanismSpec):
-        return section
-    name = section.get("architecture", DEFAULT) if isinstance(section, dict) else DEFAULT
-    if not isinstance(name, str) or name not in SPECS:
-        kind = PydanticCustomError("architecture", f"no image mechanism ({', '.join(SPECS)})")
-        raise ValidationError.from_exception_data(
-            "hvae", [InitErrorDetails(type=kind, loc=("architecture",), input=name)]
-        )
-    return SPECS[name].model_validate(section)
-
-
-ImageSpec = Annotated[SerializeAsAny[MechanismSpec], PlainValidator(_spec_of)]
+ImageSpec = Annotated[SerializeAsAny[MechanismSpec], PlainValidator(by_architecture(SPECS, MechanismSpec, DEFAULT))]
 """The section ``hvae``, read by the class of settings that its ``architecture`` names."""
 
 

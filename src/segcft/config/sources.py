@@ -65,18 +65,24 @@ class SimulatedData(Section):
 
 
 class Splits(Section):
-    """Shares of the subjects in each part; which part depends on ``seed`` and the patient's id alone."""
+    """Shares of the subjects in each part; which part depends on ``seed`` and the patient's id alone.
+
+    Subjects of the part ``judge`` train the judge and nothing else; without any it is trained on those of ``train``.
+    """
+
+    LATER = frozenset({"judge"})
 
     train: Fraction = 0.72
+    judge: Fraction = 0.0
     validation: Fraction = 0.08
     test: Fraction = 0.2
     seed: NonNegativeInt = 0
 
     @model_validator(mode="after")
     def _sums_to_one(self) -> Splits:
-        total = self.train + self.validation + self.test
+        total = self.train + self.judge + self.validation + self.test
         if abs(total - 1) > 1e-6:
-            raise ValueError(f"train, validation and test must add up to 1, not {total:g}")
+            raise ValueError(f"train, judge, validation and test must add up to 1, not {total:g}")
         if min(self.train, self.test) == 0:
             raise ValueError("train and test must not be empty")
         return self

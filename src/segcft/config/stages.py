@@ -1,4 +1,4 @@
-"""The settings of the stages of a study, but for the image mechanism's."""
+"""The settings of the stages of a study, but for the segmentors' and the image mechanism's."""
 
 from __future__ import annotations
 
@@ -10,13 +10,6 @@ from segcft.config.section import Augment, Fraction, Section, Training
 
 FEWEST_DRAWS = 40
 """Bootstrap draws of which one lies beyond each end of a 95 % interval."""
-
-
-class SegmentorSpec(Training):
-    """A U-Net (Ronneberger 2015, as in MONAI): one width a level, each level half the size of the last."""
-
-    widths: tuple[PositiveInt, ...] = (16, 32, 64, 128)
-    residual_units: NonNegativeInt = 1
 
 
 class RegressorSpec(Training):

@@ -14,8 +14,9 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from segcft.config.graph import CycleError, Graph
 from segcft.config.mechanisms import ImageSpec
 from segcft.config.section import Section, Training
+from segcft.config.segmentors import SegmentorSection
 from segcft.config.sources import FolderData, SimulatedData, Splits
-from segcft.config.stages import EvaluationSpec, FinetuneSpec, RegressorSpec, SCMSpec, SegmentorSpec
+from segcft.config.stages import EvaluationSpec, FinetuneSpec, RegressorSpec, SCMSpec
 
 OLDEST = 130
 """Ages above this, in years, are not believed; nobody has been older than 122."""
@@ -136,8 +137,8 @@ class Study(Section):
     structures: dict[str, Structure] = Field(min_length=1)
     data: Annotated[FolderData | SimulatedData, Field(discriminator="source")]
     splits: Splits = Splits()
-    segmentor: SegmentorSpec
-    judge: SegmentorSpec
+    segmentor: SegmentorSection
+    judge: SegmentorSection
     regressor: RegressorSpec | None = None
     scm: SCMSpec
     hvae: ImageSpec

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 from segcft.config.sources import Splits
 
-PARTS = ("train", "validation", "test")
-"""The parts of the data."""
+JUDGE = "judge"
+"""The part that trains the judge and nothing else. A study has it only if it asks for it."""
+
+PARTS = ("train", JUDGE, "validation", "test")
+"""The parts of the data in order: what trains, what may be looked at meanwhile, and what judges."""
 
 
 def uniform(seed: int, patient: str) -> float:
@@ -23,13 +27,19 @@ def assign(patient: str, splits: Splits) -> str:
     of one patient are in one part. Shares are met on average, as in any random draw.
     """
     u = uniform(splits.seed, patient)
-    if u < splits.train:
-        return "train"
-    if u < splits.train + splits.validation:
-        return "validation"
-    return "test"
+    end = 0.0
+    for part in PARTS[:-1]:
+        end += getattr(splits, part)
+        if u < end:
+            return part
+    return PARTS[-1]
 
 
 def expected_parts(splits: Splits) -> tuple[str, ...]:
     """The parts that a data set split by ``splits`` must have."""
     return tuple(part for part in PARTS if getattr(splits, part) > 0)
+
+
+def listed(samples: Mapping[str, int]) -> dict[str, int]:
+    """How many ``samples`` each part has, in the order of the parts; that of the judge only where it has some."""
+    return {part: samples.get(part, 0) for part in PARTS if part != JUDGE or samples.get(part)}

@@ -18,6 +18,7 @@ import hashlib
 import json
 import math
 import operator
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +29,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from segcft.config.study import Study
-from segcft.data.splits import PARTS
+from segcft.data.splits import PARTS, listed
 from segcft.errors import Code, DataError
 from segcft.io.reject import REMARK_COLUMNS, WARNINGS
 
@@ -98,7 +99,7 @@ class Store:
         return len(self.table)
 
     def __repr__(self) -> str:
-        parts = ", ".join(f"{len(self.indices(part))} {part}" for part in PARTS)
+        parts = ", ".join(f"{count} {part}" for part, count in self.samples.items())
         return f"Store({str(self.folder)!r}: {parts}; {len(self.rejected)} rejected)"
 
     def __reduce__(self) -> tuple[type[Store], tuple[Path]]:
@@ -128,6 +129,11 @@ class Store:
         if complete:
             chosen &= ~np.isnan(self.values()).any(axis=1)
         return np.flatnonzero(chosen)
+
+    @property
+    def samples(self) -> dict[str, int]:
+        """How many samples each part has, see :func:`segcft.data.splits.listed`."""
+        return listed(Counter(self.table["split"]))
 
     def verify(self) -> None:
         """Read everything and compare it with its checksums (as slow as the disk).

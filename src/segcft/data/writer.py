@@ -95,7 +95,7 @@ class StoreWriter:
         Args:
             id: unique name of the sample.
             patient: who it is of; one patient is in one part.
-            split: its part, ``train``, ``validation`` or ``test``.
+            split: its part, one of :data:`segcft.data.splits.PARTS`.
             image: uint8 (C, H, W).
             masks: coverage, uint8 (S, H, W), structures in the study's order.
             attributes: variables by name; None, NaN or absent is a missing value. Areas are measured from

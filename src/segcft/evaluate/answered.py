@@ -13,7 +13,7 @@ from segcft.counterfactual.model import Abduction, CounterfactualModel
 from segcft.evaluate.cohort import Cohort, SampleBatch
 from segcft.evaluate.locality import radius
 from segcft.evaluate.truth import Drawn
-from segcft.readers.reader import MaskReader
+from segcft.readers.reader import MaskReader, Reader
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,26 @@ class FactualBatch:
     def radius(self) -> int:
         """How near is near a structure, in pixels."""
         return radius(self.study.evaluation.dilation, self.study.image.size)
+
+
+@dataclass(frozen=True)
+class GuideBatch:
+    """What a ``guide`` of fine-tuning reads of B samples as they are."""
+
+    factual: FactualBatch
+    guide: Reader
+
+    @cached_property
+    def masks(self) -> Tensor | None:
+        """The guide's masks (B, S, *size) in 0..1; None of one that sees none."""
+        return self.guide.masks(self.factual.samples.image) if isinstance(self.guide, MaskReader) else None
+
+    @cached_property
+    def read(self) -> Tensor:
+        """The measures that the guide reads, (B, M)."""
+        if self.masks is None:
+            return self.guide.read(self.factual.samples.image)
+        return self.factual.judge.measurements.read(self.masks)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -43,9 +44,39 @@ def bootstrap_means(
         seed: of the resampling.
         weights: (N, R), not negative, what each value counts; by default all count alike.
     """
+    counting = np.where(np.isnan(values), 0.0, 1.0 if weights is None else weights)
+    value, drawn, few = _resampled(values, counting, patients, draws, seed)
+    low, high = _percentiles(drawn, level)
+    return Means(value, np.where(few, np.nan, low), np.where(few, np.nan, high), (counting > 0).sum(axis=0))
+
+
+def bootstrap_of_means(
+    values: Floats,
+    patients: ArrayLike,
+    of_means: Callable[[Floats], Floats],
+    draws: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Means:
+    """One number that ``of_means`` makes of the means of the columns of ``values`` (N, M), (..., M) to (...): a
+    correlation, for instance. Its interval is as in :func:`bootstrap_means`; all fields are (1,).
+
+    A row with NaN is left out whole. A resample of which there is no number does not count.
+    """
+    counting = np.repeat(~np.isnan(values).any(axis=1, keepdims=True), values.shape[1], axis=1).astype(float)
+    value, drawn, few = _resampled(values, counting, patients, draws, seed)
+    low, high = _percentiles(of_means(drawn)[:, None], level)
+    n = counting[:, :1].sum(axis=0).astype(np.int64)
+    return Means(of_means(value[None]), np.where(few[:1], np.nan, low), np.where(few[:1], np.nan, high), n)
+
+
+def _resampled(
+    values: Floats, counting: Floats, patients: ArrayLike, draws: int, seed: int
+) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+    """Of columns (N, R), in which each value counts ``counting``: their means (R,), those of resamples of the patients
+    (draws, R), and whether fewer than two patients contribute (R,)."""
     _, owner = np.unique(np.asarray(patients), return_inverse=True)
     subjects = int(owner.max()) + 1
-    counting = np.where(np.isnan(values), 0.0, 1.0 if weights is None else weights)
     sums, counts = np.zeros((subjects, values.shape[1])), np.zeros((subjects, values.shape[1]))
     np.add.at(sums, owner, np.where(counting > 0, values * counting, 0.0))
     np.add.at(counts, owner, counting)
@@ -57,10 +88,8 @@ def bootstrap_means(
         # How often each patient is drawn; the resampled mean is then a product of matrices.
         times = random.multinomial(subjects, np.full(subjects, 1 / subjects), size=min(block, draws - first))
         means.append(_ratio(times @ sums, times @ counts))
-    low, high = _percentiles(np.concatenate(means), level)
     few = (counts > 0).sum(axis=0) < 2
-    value = _ratio(sums.sum(axis=0), counts.sum(axis=0))
-    return Means(value, np.where(few, np.nan, low), np.where(few, np.nan, high), (counting > 0).sum(axis=0))
+    return _ratio(sums.sum(axis=0), counts.sum(axis=0)), np.concatenate(means), few
 
 
 def _ratio(sums: Floats, counts: Floats) -> Floats:

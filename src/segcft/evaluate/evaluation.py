@@ -17,13 +17,14 @@ from segcft.counterfactual.model import Abduction, CounterfactualModel
 from segcft.data.grey import rounded
 from segcft.data.store import Store
 from segcft.evaluate import names
-from segcft.evaluate.answered import AnsweredBatch, AskedBatch, FactualBatch, ModelBatch
+from segcft.evaluate.answered import AnsweredBatch, AskedBatch, FactualBatch, GuideBatch, ModelBatch
 from segcft.evaluate.cohort import Cohort
+from segcft.evaluate.metrics.kinship import kin
 from segcft.evaluate.metrics.metric import Metric, Result, metrics_of, results_of
 from segcft.evaluate.scores import Row, Scores
 from segcft.evaluate.table import few_subjects, render_table
 from segcft.evaluate.truth import Truth
-from segcft.readers.reader import MaskReader
+from segcft.readers.reader import MaskReader, Reader
 from segcft.utils.atomic import write_text, written
 from segcft.utils.progress import Progress
 
@@ -37,6 +38,7 @@ def evaluate(
     folder: Path,
     *,
     device: torch.device,
+    guides: Mapping[str, Reader] | None = None,
     training_values: Tensor | None = None,
     notes: Sequence[str] = (),
     progress: Progress | None = None,
@@ -55,6 +57,8 @@ def evaluate(
         judge: reads masks and measures; trained independently of the models' guides.
         folder: where to write.
         device: where to compute; models and judge are moved there.
+        guides: part ("regressor", "segmentor") -> the guide of a model, where it is at hand: how well it reads, and
+            whether the judge errs with it.
         training_values: (N, V). Figures ask only for areas within their range (default: that of the samples).
         notes: what a reader of the table must know of the models.
         progress: is told how far the work is.
@@ -70,24 +74,31 @@ def evaluate(
     progress = progress or Progress()
     cohort = Cohort.choose(study, store, indices, device)
     models = {method: model.to(device).eval() for method, model in models.items()}
-    scores = judge_models(cohort, models, judge.to(device).eval(), progress)
+    guides = {part: guide.to(device).eval() for part, guide in (guides or {}).items()}
+    scores = judge_models(cohort, models, judge.to(device).eval(), progress, guides)
     patients = cohort.named("patient")
     rows = scores.rows(patients, study.evaluation.bootstrap, study.evaluation.seed)
     subjects = len(set(patients))
-    few = few_subjects(subjects)
+    few, related = few_subjects(subjects), kin(rows, study)
     for note in few:
         progress.note(f"warning: {note}")
     with written(folder / "scores.parquet") as partial:
         scores.by_sample(cohort.named("id"), patients).to_parquet(partial, index=False)
     write_text(folder / "table.json", json.dumps(rows, indent=1, allow_nan=False) + "\n")
-    write_text(folder / "table.md", render_table(rows, study, [*few, *notes], subjects))
+    write_text(folder / "table.md", render_table(rows, study, [*few, *related, *notes], subjects))
     write_figures(cohort, models, judge, folder / "figures", training_values, progress)
+    for note in related:  # at the end, where it is read
+        progress.note(f"warning: {note}")
     return rows
 
 
 @torch.no_grad()
 def judge_models(
-    cohort: Cohort, models: Mapping[str, CounterfactualModel], judge: MaskReader, progress: Progress
+    cohort: Cohort,
+    models: Mapping[str, CounterfactualModel],
+    judge: MaskReader,
+    progress: Progress,
+    guides: Mapping[str, Reader] | None = None,
 ) -> Scores:
     """What is in the table, sample by sample; see :func:`evaluate`."""
     scores, study = Scores(), cohort.study
@@ -100,6 +111,9 @@ def judge_models(
             # One abduction serves all interventions.
             abductions = {m: model.abduct(samples.image, samples.values) for m, model in models.items()}
             _add(scores, factual, names.JUDGE, "", ((metric, metric.of_judge(factual)) for metric in metrics))
+            for part, guide in (guides or {}).items():
+                seen = GuideBatch(factual, guide)
+                _add(scores, factual, names.guide(part), "", ((metric, metric.of_guide(seen)) for metric in metrics))
             for method, model in models.items():
                 known = ModelBatch(factual, model, abductions[method])
                 _add(scores, factual, method, "", ((metric, metric.of_model(known)) for metric in metrics))

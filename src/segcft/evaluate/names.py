@@ -22,6 +22,18 @@ METHODS = {
 }
 """Method -> its name in tables and figures, in the order of the tables."""
 
+_GUIDE = "guide: "
+
+
+def guide(part: str) -> str:
+    """In place of a method: the guide ``part`` on real images, its own reading error."""
+    return _GUIDE + part
+
+
+def guided_by(method: str) -> str:
+    """The part of which :func:`guide` gives this, "" if it is none."""
+    return method.removeprefix(_GUIDE) if method.startswith(_GUIDE) else ""
+
 
 def method_name(method: str) -> str:
     """The method as a reader knows it."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from segcft.errors import Code, SegcftError
-from segcft.evaluate.bootstrap import bootstrap_means
+from segcft.evaluate.bootstrap import bootstrap_means, bootstrap_of_means
 from segcft.evaluate.metrics.metric import METRICS
 
 Row = dict[str, Any]
@@ -33,6 +33,8 @@ class Scores:
     def __init__(self) -> None:
         self._parts: dict[Key, list[np.ndarray]] = {}
         self._weights: dict[Key, list[np.ndarray]] = {}
+        self._several: dict[Key, list[np.ndarray]] = {}
+        """Results of several columns, of metrics that are no means."""
 
     def add(
         self,
@@ -45,8 +47,12 @@ class Scores:
         intervened: bool = False,
         weights: Tensor | None = None,
     ) -> None:
-        """Results of one batch, (B,); NaN where a sample does not count. ``weights`` (B,): what each counts (1)."""
+        """Results of one batch, (B,), or (B, M) of a metric that is no mean; NaN where a sample does not count.
+        ``weights`` (B,): what each counts (1)."""
         key = Key(method, intervention, structure, metric, intervened)
+        if values.dim() > 1:
+            self._several.setdefault(key, []).append(values.detach().cpu().double().numpy())
+            return
         weights = torch.ones_like(values) if weights is None else weights
         for kept, numbers in ((self._parts, values), (self._weights, weights)):
             kept.setdefault(key, []).append(numbers.detach().cpu().double().numpy())
@@ -77,15 +83,17 @@ class Scores:
             value, low, high = (float(field[column]) for field in means[:3])
             if METRICS[key.metric].worst:
                 value, low, high = float(values[:, column].max()), np.nan, np.nan
-            rows.append(
-                key._asdict()
-                | {"value": _finite(value), "ci_low": _finite(low), "ci_high": _finite(high)}
-                | {"n": int(means.n[column])}
-            )
+            rows.append(_row(key, value, low, high, int(means.n[column])))
+        for key, batches in self._several.items():
+            of_means = METRICS[key.metric].of_means
+            one = bootstrap_of_means(_column(key, batches, len(patients)), patients, of_means, draws, seed=seed)
+            value, low, high = (float(field[0]) for field in one[:3])
+            rows.append(_row(key, value, low, high, int(one.n[0])))
         return rows
 
     def by_sample(self, ids: Sequence[str], patients: Sequence[str]) -> pd.DataFrame:
-        """A row a sample and key: ``id`` and ``patient``, the key's fields, the ``value`` and what it counts."""
+        """A row a sample and key: ``id`` and ``patient``, the key's fields, the ``value`` and what it counts. Metrics
+        that are no means are not in it."""
         values, weights = (_columns(parts, len(patients)) for parts in (self._parts, self._weights))
         keys = pd.DataFrame(list(self._parts), columns=list(Key._fields))
         table = keys.loc[np.repeat(keys.index, len(ids))].reset_index(drop=True)
@@ -96,15 +104,24 @@ class Scores:
 
 def _columns(parts: Mapping[Key, list[np.ndarray]], samples: int) -> np.ndarray:
     """(N, K): a row for each of N ``samples``, a column a key."""
-    columns = {key: np.concatenate(batches) for key, batches in parts.items()}
-    for key, column in columns.items():
-        if len(column) != samples:
-            why = (
-                f"has {len(column)} results of {samples} samples (method {key.method!r}); expected one of each in all "
-                "batches, NaN where a sample does not count"
-            )
-            raise SegcftError(Code.INVALID, f"metric {key.metric!r}", why)
-    return np.stack(list(columns.values()), axis=1)
+    return np.stack([_column(key, batches, samples) for key, batches in parts.items()], axis=1)
+
+
+def _column(key: Key, batches: Sequence[np.ndarray], samples: int) -> np.ndarray:
+    """The results of N ``samples``, (N,) or (N, M)."""
+    column = np.concatenate(batches)
+    if len(column) != samples:
+        why = (
+            f"has {len(column)} results of {samples} samples (method {key.method!r}); expected one of each in all "
+            "batches, NaN where a sample does not count"
+        )
+        raise SegcftError(Code.INVALID, f"metric {key.metric!r}", why)
+    return column
+
+
+def _row(key: Key, value: float, low: float, high: float, n: int) -> Row:
+    """A row of the table."""
+    return key._asdict() | {"value": _finite(value), "ci_low": _finite(low), "ci_high": _finite(high), "n": n}
 
 
 def _finite(number: float) -> float | None:

@@ -8,6 +8,7 @@ from segcft.config.sources import SimulatedData
 from segcft.config.study import Study
 from segcft.evaluate import names
 from segcft.evaluate.metrics.effectiveness import error_of
+from segcft.evaluate.metrics.kinship import KIN, Kinship
 from segcft.evaluate.metrics.metric import Metric, metrics_of
 from segcft.evaluate.names import method_name, plain
 from segcft.evaluate.scores import Row
@@ -31,6 +32,7 @@ def render_table(rows: Sequence[Row], study: Study, notes: Sequence[str] = (), p
         _title(study, samples, samples if patients is None else patients, notes),
         "\n\n".join([table.of_structures(error), table.methods_in_words()]),
         table.of_judge(),
+        table.of_guides(),
         *(table.of_structures(metric) for metric in metrics_of(study) if metric is not error),
         table.of_images(),
     ]
@@ -99,6 +101,26 @@ class _Table:
 {grid(["judge", *map(plain, self.study.structures)], body)}
 
 Effectiveness cannot be measured more finely than the judge reads."""
+
+    def of_guides(self) -> str:
+        """The same of the guides, and whether the judge errs with them; "" where no guide is at hand."""
+        body = [
+            [names.guided_by(method), metric.words(self.study).label, *(cell(row, metric) for row in found)]
+            for method in dict.fromkeys(method for method, *_ in self.index if names.guided_by(method))
+            for metric in sorted(metrics_of(self.study), key=lambda metric: metric.name == Kinship.name)  # errors first
+            if (found := self.lines(metric, method, ""))
+        ]
+        if not body:
+            return ""
+        word = Measurements.of(self.study).word
+        return f"""\
+## The guides' reading errors on the images as they are, and whether the judge is kin to them
+
+{grid(["guide", "", *map(plain, self.study.structures)], body, labels=2)}
+
+The correlation is of a guide's errors of the {word} with the judge's. Above {KIN:g} the judge is kin to the guide: a
+counterfactual that is wrong and pleases the guide may please the judge. Some correlation stays whoever judges, as both
+differ from the same masks."""
 
     def of_images(self) -> str:
         """The results that are about whole images, axioms first."""

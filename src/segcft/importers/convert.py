@@ -28,7 +28,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 from PIL import Image
 
 from segcft.config.sources import Splits
-from segcft.data.splits import PARTS, assign
+from segcft.data.splits import PARTS, assign, listed
 from segcft.errors import Code, DataError
 from segcft.importers.converted import Converted, check, plain
 from segcft.io.imagefile import check_id, strip_suffix
@@ -93,7 +93,9 @@ class Summary:
         lines = [(self.items, "images listed")]
         lines += [(-count, kind) for kind, count in sorted(self.left_out.items(), key=lambda one: (-one[1], one[0]))]
         lines += [(total, f"images converted, of {sum(self.patients.values())} people")]
-        lines += [(self.samples[part], f"{part}, of {self.patients[part]} people") for part in PARTS]
+        lines += [
+            (count, f"{part}, of {self.patients.get(part, 0)} people") for part, count in listed(self.samples).items()
+        ]
         return "\n".join(f"{number:>8}  {text}" for number, text in lines)
 
 
@@ -357,7 +359,7 @@ def _summarize(
                 "they are of several patients, give each an id of their own in the source and convert it to another "
                 "folder, or correct 'patient' and 'split' in metadata.csv"
             )
-    if empty := [part for part in PARTS if not samples[part]]:
+    if empty := [part for part, count in listed(samples).items() if not count]:
         warning = warning or (
             f"warning: no image is in {' and '.join(empty)}: bring more patients, or another --seed of the split"
         )

@@ -18,7 +18,6 @@ from segcft.config.sources import FolderData
 from segcft.config.study import Study
 from segcft.data.maskfit import check_masks
 from segcft.data.shards import Shard, join
-from segcft.data.splits import PARTS
 from segcft.data.store import Store
 from segcft.errors import Code, DataError
 from segcft.evaluate.names import counted
@@ -261,7 +260,7 @@ def _listing(folder: Path) -> str:
 
 def describe(store: Store) -> str:
     """What a store holds, in a line, and what may be wrong with it."""
-    parts = ", ".join(f"{len(store.indices(part))} {part}" for part in PARTS)
+    parts = ", ".join(f"{count} {part}" for part, count in store.samples.items())
     complete = len(store.indices(complete=True))
     missing = f"; {len(store) - complete} lack an attribute" if complete < len(store) else ""
     rejected = f"; {len(store.rejected)} rejected, see rejected.csv" if len(store.rejected) else ""
@@ -288,12 +287,12 @@ def _dark(store: Store) -> str:
 
 def _duplicates(store: Store) -> str:
     """A warning where a test image is one of training, under another name; else ""."""
-    earlier = np.concatenate([store.indices("train"), store.indices("validation")])
+    earlier = np.flatnonzero(store.table["split"] != "test")
     twins = shared_images(store, store.indices("test"), store, earlier)
     if not twins:
         return ""
     return (
-        f"\n  warning: {twins} test images are, pixel for pixel, training or validation images; has one subject two "
+        f"\n  warning: {twins} test images are, pixel for pixel, images of another part; has one subject two "
         "names? See data.patient"
     )
 

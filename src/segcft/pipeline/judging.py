@@ -21,6 +21,7 @@ from segcft.evaluate.evaluation import evaluate
 from segcft.pipeline.importing import shared_images
 from segcft.pipeline.run import Run
 from segcft.pipeline.stage import training_stage
+from segcft.readers.reader import Reader
 from segcft.readers.segmentor import Segmentor
 from segcft.simulate.people import person_id, person_number
 from segcft.training import artefact
@@ -98,6 +99,7 @@ def evaluate_samples(
         run.load("judge", device) if judge is None else load_judge(run, judge, device),
         folder,
         device=device,
+        guides=guides_of(run, device),
         training_values=torch.from_numpy(run.training_values(parts)),
         notes=notes,
         progress=progress,
@@ -120,6 +122,18 @@ def _is_own(run: Run, store: Store, parts: Sequence[str]) -> bool:
     own = run.samples_of(parts)
     own.verify()
     return store.fingerprint == own.fingerprint and store.table["split"].equals(own.table["split"])
+
+
+def guides_of(run: Run, device: torch.device | str = "cpu") -> dict[str, Reader]:
+    """Part -> the guide of one of the run's methods, where it is still there: published models come without."""
+    found: dict[str, Reader] = {}
+    for stage in map(training_stage, run.methods().values()):
+        if not stage.guide or not run.path(stage.guide).is_file():
+            continue
+        made_from = artefact.read_meta(run.path(stage.name)).get("made_from", {})
+        if artefact.read_meta(run.path(stage.guide))["key"] == made_from.get(stage.guide):  # not trained since
+            found[stage.guide] = run.load(stage.guide, device)
+    return found
 
 
 def load_judge(run: Run, place: Path, device: torch.device | str = "cpu") -> Segmentor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ import segcft
 from segcft.causal.scm import StructuralCausalModel
 from segcft.config.sources import SimulatedData
 from segcft.counterfactual.support import all_limits
+from segcft.data.splits import JUDGE
 from segcft.data.store import Store
 from segcft.errors import Code, RunError
 from segcft.evaluate.names import method_name
@@ -120,6 +121,13 @@ def _write_examples(run: Run, store: Store, folder: Path) -> None:
     write_text(folder / "attributes.csv", pd.DataFrame(table).to_csv(index=False, float_format="%.6g"))
 
 
+def _in_words(samples: Mapping[str, int]) -> str:
+    """How many samples each part has."""
+    names = {"train": "training", JUDGE: "judge's training"}
+    *others, last = (f"{count} {names.get(part, part)}" for part, count in samples.items())
+    return f"{', '.join(others)} and {last} samples"
+
+
 def model_card(run: Run, store: Store, parts: Sequence[str], methods: Sequence[str], card: str) -> str:
     """The card, in Markdown."""
     study = run.study
@@ -176,7 +184,7 @@ mechanisms drew in the training range, which they stand for; no person is among 
 
 {card.strip()}
 
-{counts["train"]} training, {counts["validation"]} validation and {counts["test"]} test samples\
+{_in_words(counts)}\
 {"" if people == len(store) else f", of {people} people"}, split by patient; \
 fingerprint `{store.fingerprint}`.
 

@@ -33,7 +33,7 @@ from torch import nn
 from segcft.config.loader import load_study
 from segcft.config.study import Study
 from segcft.counterfactual.model import CounterfactualModel
-from segcft.data.splits import PARTS
+from segcft.data.splits import JUDGE, PARTS, listed
 from segcft.data.store import Store
 from segcft.errors import Code, RunError
 from segcft.evaluate.names import method_name
@@ -241,12 +241,11 @@ class Run:
             RunError: there are no samples, or what a published model says of them is damaged.
         """
         if not self.published:
-            store = self.store()
-            return {split: len(store.indices(split)) for split in PARTS}
+            return self.store().samples
         path = self.folder / "samples.json"
         try:
             said = json.loads(path.read_text(encoding="utf-8"))
-            return {split: int(said[split]) for split in PARTS}
+            return listed({split: int(said[split]) for split in PARTS if split != JUDGE or split in said})
         except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise RunError(Code.DAMAGED, path, f"it does not say how many samples there were ({error!r})") from None
 

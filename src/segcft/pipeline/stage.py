@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import segcft
 from segcft.config.study import Study
 from segcft.data.batches import Batch, Batches, sequential
+from segcft.data.store import Store
 from segcft.errors import Code, SegcftError, StudyError
 from segcft.training import artefact
 from segcft.training.findings import Finding, unfinished
@@ -135,6 +137,9 @@ class TrainingStage(Stage):
     method: str = ""
     """The method of counterfactuals whose image mechanism it trains, as tables call it; "" if it trains none."""
 
+    guide: str = ""
+    """The part that its image mechanism is trained to please; "" if there is none."""
+
     answers_with: tuple[str, ...] = ()
     """Parts that must still be those of which this one was made, for ``method`` to answer."""
 
@@ -164,6 +169,10 @@ class TrainingStage(Stage):
         """What went wrong although the training came to its end, by its steps and by all figures that are recorded."""
         patience = self.spec(pipeline.study).patience
         yield from unfinished(trained.history, self.falls, trained.stopped, self.section, patience)
+
+    def rows(self, store: Store) -> NDArray[np.int64]:
+        """The samples that it is trained on, as rows of the store."""
+        return store.indices("train", self.complete)
 
     def check(self, run: Run) -> None:
         """Check that the part may be used for what it is.
@@ -196,7 +205,7 @@ class TrainingStage(Stage):
                 f"{self.name}: made anew, since its settings, the samples or an earlier part changed"
             )
         start, spec, fabric = time.monotonic(), self.spec(pipeline.study), pipeline.fabric
-        key, rows = self.key(pipeline), pipeline.store.indices("train", self.complete)
+        key, rows = self.key(pipeline), self.rows(pipeline.store)
         network = self.build(pipeline.study)
         batches = Batches(
             pipeline.store, rows, spec.batch_size, spec.seed, rank=fabric.global_rank, world=fabric.world_size

@@ -1,49 +1,57 @@
-"""The segmentor: a U-Net that reads every structure's mask from an image, which is then measured."""
+"""The segmentor: it reads every structure's mask from an image, which is then measured."""
 
 from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segcft.config.stages import SegmentorSpec
+from segcft.config.segmentors import SegmentorSpec
 from segcft.data.augment import Augmenter
 from segcft.data.batches import Batch
 from segcft.data.grey import to_unit
 from segcft.measures.measurements import Measurements
 from segcft.readers.reader import MaskReader
 from segcft.training.loop import Objective
+from segcft.utils.registry import Registry, subclass_of
 
 
 class Segmentor(MaskReader):
-    """U-Net (Ronneberger et al. 2015, as in MONAI) with one sigmoid channel a structure: masks may overlap.
+    """A network with one sigmoid channel a structure: masks may overlap.
+
+    A subclass is an architecture. It says how :meth:`logits` come about, and adds itself to :data:`SEGMENTORS`.
 
     Args:
-        spec: sizes of the network.
+        spec: how it is trained, and the sizes of the network.
         channels: of the images.
         measurements: what is read from the masks.
     """
 
+    multiple: int = 1
+    """What the sides of images are a multiple of for :meth:`logits`."""
+
     def __init__(self, spec: SegmentorSpec, channels: int, measurements: Measurements) -> None:
         super().__init__()
-        from monai.networks.nets import UNet
-
         self.measurements, self.grid = measurements, measurements.grid
-        self.multiple = 2 ** (len(spec.widths) - 1)
-        self.unet = UNet(
-            spatial_dims=self.grid.dimensions,
-            in_channels=channels,
-            out_channels=len(measurements),
-            channels=spec.widths,
-            strides=(2,) * (len(spec.widths) - 1),
-            num_res_units=spec.residual_units,
-            # Batch statistics are frozen in use: what is read of one image never depends on the others in its batch.
-            norm="batch",
-        )
+
+    @abstractmethod
+    def logits(self, x: Tensor) -> Tensor:
+        """Images (B, C, *size) in [-1, 1] to logits (B, S, *size), whose sides are multiples of :attr:`multiple`. What
+        is read of one image must not depend on the others in its batch."""
 
     def forward(self, x: Tensor) -> Tensor:
         # Padded where the levels cannot halve the grid evenly.
-        return self.grid.crop(self.unet(self.grid.pad(x, self.multiple)), x).float()
+        return self.grid.crop(self.logits(self.grid.pad(x, self.multiple)), x).float()
+
+
+SEGMENTORS: Registry[Callable[[Any, int, Measurements], Segmentor]] = Registry(
+    "segmentor", "segcft.readers", "architecture", subclass_of(Segmentor)
+)
+"""Architecture -> its network, made from its settings, the channels of images and what is measured."""
 
 
 def dice(prediction: Tensor, target: Tensor) -> Tensor:
@@ -59,7 +67,12 @@ def dice(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 class SegmentorObjective(Objective):
-    """Dice loss, which balances small structures, plus cross-entropy, which calibrates the soft area."""
+    """Cross-entropy, and the Dice loss if ``spec.loss`` names it.
+
+    Cross-entropy alone is a proper scoring rule (Gneiting & Raftery 2007): a pixel's best answer is the probability
+    that it is inside, so that the soft area is right on average. Weights that depend on the mask, as near its border,
+    would spoil this. The Dice loss balances small structures.
+    """
 
     def __init__(self, network: Segmentor, spec: SegmentorSpec) -> None:
         super().__init__()
@@ -67,19 +80,24 @@ class SegmentorObjective(Objective):
 
         self.network = network
         self.augment = Augmenter(spec.augment)
-        self.dice = DiceLoss(sigmoid=True, soft_label=True)
-        self.dice_of_each = DiceLoss(sigmoid=True, soft_label=True, reduction="none")
+        both = spec.loss == "dice+cross-entropy"
+        self.dice = DiceLoss(sigmoid=True, soft_label=True) if both else None
+        self.dice_of_each = DiceLoss(sigmoid=True, soft_label=True, reduction="none") if both else None
 
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         image, mask = self.augment(to_unit(batch["image"]), batch["mask"].float() / 255)
         logits = self.network(image)
-        overlap = self.dice(logits, mask)
         entropy = F.binary_cross_entropy_with_logits(logits, mask)
+        if self.dice is None:
+            return entropy, {"cross_entropy": entropy}
+        overlap = self.dice(logits, mask)
         return overlap + entropy, {"dice_loss": overlap, "cross_entropy": entropy}
 
     def validate(self, batch: Batch) -> Tensor:
         """The loss, without augmentation."""
         mask = batch["mask"].float() / 255
         logits = self.network(to_unit(batch["image"]))
-        entropy = F.binary_cross_entropy_with_logits(logits, mask, reduction="none")
-        return self.dice_of_each(logits, mask).flatten(1).mean(dim=1) + entropy.flatten(1).mean(dim=1)
+        entropy = F.binary_cross_entropy_with_logits(logits, mask, reduction="none").flatten(1).mean(dim=1)
+        if self.dice_of_each is None:
+            return entropy
+        return entropy + self.dice_of_each(logits, mask).flatten(1).mean(dim=1)

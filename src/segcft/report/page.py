@@ -17,6 +17,7 @@ from segcft.config.study import Study
 from segcft.errors import Code, RunError
 from segcft.evaluate.cohort import Cohort
 from segcft.evaluate.metrics.effectiveness import error_of
+from segcft.evaluate.metrics.kinship import kin
 from segcft.evaluate.names import METHODS, NO_CHANGE, TRUTH, method_name, plain
 from segcft.evaluate.page import percent
 from segcft.evaluate.scores import Row
@@ -155,6 +156,7 @@ def render_report(run: Run, device: torch.device) -> str:
         disagreement=max((section.found.largest_disagreement for section in failures), default=None),
         worst=WORST,
         wide=_is_wide(study),
+        kin=kin(result.rows, study),
         guards=list(facts.guards(store, parts)),
         findings=facts.findings(parts),
         seeds=facts.seeds(study),

@@ -166,10 +166,11 @@ def _data(results: Sequence[Result], paper: Mapping[str, Any] | None) -> Iterato
         study = result.study
         source = f"Simulated ({study.data.source})" if isinstance(study.data, SimulatedData) else "Real"
         size = " x ".join(map(str, study.image.size))
-        counts = " / ".join(f"{result.samples[split]:,}" for split in ("train", "validation", "test"))
+        counts = " / ".join(f"{count:,}" for count in result.samples.values())
+        *parts, last = ({"train": "training"}.get(part, part) for part in result.samples)
         judged = max((row["n"] for row in result.rows), default=0)
         yield (
-            f"- {study.name}: {study.description.rstrip('.')}. {source}, {counts} training, validation and test "
+            f"- {study.name}: {study.description.rstrip('.')}. {source}, {counts} {', '.join(parts)} and {last} "
             f"samples, {size} pixels; {judged} test samples judged; segcft {result.version}."
         )
 
@@ -194,10 +195,12 @@ def _effectiveness(results: Sequence[Result], paper: Mapping[str, Any] | None) -
 def _judges(results: Sequence[Result]) -> Iterator[list[str]]:
     for result in results:
         study = result.study
-        for metric in metrics_of(study):
-            found = [result.row(names.JUDGE, metric.name, "", structure) for structure in study.structures]
+        guides = dict.fromkeys(row["method"] for row in result.rows if names.guided_by(row["method"]))
+        for reader, metric in itertools.product((names.JUDGE, *guides), metrics_of(study)):
+            found = [result.row(reader, metric.name, "", structure) for structure in study.structures]
             if any(found):
-                yield [study.name, metric.words(study).label, *(cell(row, metric) for row in found)]
+                label, part = metric.words(study).label, names.guided_by(reader)
+                yield [study.name, f"{part}: {label}" if part else label, *(cell(row, metric) for row in found)]
 
 
 def _by_structure(results: Sequence[Result], metric: Metric) -> Iterator[list[str]]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segcft.config.study import Study
-from segcft.evaluate.answered import AnsweredBatch, FactualBatch
+from segcft.evaluate.answered import AnsweredBatch, FactualBatch, GuideBatch
 from segcft.evaluate.metrics.metric import METRICS, Metric, Result, Words
 from segcft.measures.measurements import Measurements
 
@@ -48,6 +48,9 @@ The other structures should keep their {word}s, or follow their causes."""
 
     def of_judge(self, batch: FactualBatch) -> Iterator[Result]:
         return self._results(batch, batch.read, batch.known)
+
+    def of_guide(self, batch: GuideBatch) -> Iterator[Result]:
+        return self._results(batch.factual, batch.read, batch.factual.known)
 
     def of_answer(self, answer: AnsweredBatch) -> Iterator[Result]:
         return self._results(answer.asked.factual, answer.read, answer.asked.wanted)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from segcft.config.study import Study
 from segcft.errors import Code, SegcftError
-from segcft.evaluate.answered import AnsweredBatch, FactualBatch, ModelBatch
+from segcft.evaluate.answered import AnsweredBatch, FactualBatch, GuideBatch, ModelBatch
 from segcft.utils.registry import Registry, instance_of
 
 GREY = "grey levels"
@@ -26,6 +26,7 @@ DIRECTIONS: dict[Better, str] = {"lower": "lower is better", "higher": "higher i
 class Result(NamedTuple):
     """What a metric finds in a batch: ``values`` (B,), NaN where a sample does not count.
 
+    Of a metric that is no mean they are (B, M), and it makes its number of the M means (:meth:`Metric.of_means`).
     ``structure`` is the one that they are about, "" if they are about the whole image. ``weights`` (B,), not negative,
     are what each value counts in the mean (default: all count alike).
     """
@@ -59,8 +60,8 @@ class Words(NamedTuple):
 class Metric(ABC):
     """A number that says how good counterfactuals are.
 
-    A metric overrides one of :meth:`of_judge`, :meth:`of_model` and :meth:`of_answer`, or several of them. It is made
-    known by ``METRICS.add(metric.name, metric)``: an instance, not the class.
+    A metric overrides one of :meth:`of_judge`, :meth:`of_guide`, :meth:`of_model` and :meth:`of_answer`, or several
+    of them. It is made known by ``METRICS.add(metric.name, metric)``: an instance, not the class.
     """
 
     name: str
@@ -103,6 +104,10 @@ class Metric(ABC):
         """What it finds in the judge's reading of images as they are."""
         yield from ()
 
+    def of_guide(self, batch: GuideBatch) -> Iterator[Result]:
+        """What it finds in a guide's reading of images as they are: for each structure, as their table is of these."""
+        yield from ()
+
     def of_model(self, batch: ModelBatch) -> Iterator[Result]:
         """What it finds in a model of images as they are, without an intervention."""
         yield from ()
@@ -110,6 +115,10 @@ class Metric(ABC):
     def of_answer(self, answer: AnsweredBatch) -> Iterator[Result]:
         """What it finds in a method's answer to an intervention, or in that of a reference."""
         yield from ()
+
+    def of_means(self, means: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The number that it makes of the means of several columns (:class:`Result`), (..., M) to (...)."""
+        raise NotImplementedError(f"{self.name} has results of several columns and no of_means")
 
     def difference(self, mine: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64] | None:
         """Of two methods' values (B,) on the same samples, where methods are compared pair by pair; None where not."""
@@ -126,7 +135,7 @@ def _wrong(metric: Metric) -> str:
         return wrong
     if metric.better not in DIRECTIONS:
         return f"better is {metric.better!r}; expected one of {', '.join(DIRECTIONS)}"
-    finds = ("of_judge", "of_model", "of_answer")
+    finds = ("of_judge", "of_guide", "of_model", "of_answer")
     if all(getattr(type(metric), name) is getattr(Metric, name) for name in finds):
         return f"finds nothing; expected one of {', '.join(finds)}"
     return ""
@@ -148,6 +157,7 @@ def results_of(metric: Metric, found: Iterable[Result], study: Study, samples: i
         SegcftError: it is not what a metric may find. The field is the metric.
     """
     field, shape = f"metric {metric.name!r}", (samples,)
+    several = type(metric).of_means is not Metric.of_means
     results = list(found) if isinstance(found, Iterable) else [found]
     for result in results:
         if not isinstance(result, Result):
@@ -156,9 +166,12 @@ def results_of(metric: Metric, found: Iterable[Result], study: Study, samples: i
             why = f"there is no structure {result.structure!r}, only {', '.join(study.structures)}"
             raise SegcftError(Code.UNKNOWN, field, why)
         for name, numbers in (("values", result.values), ("weights", result.weights)):
-            if numbers is not None and not (isinstance(numbers, Tensor) and numbers.shape == shape):
+            columns = several and name == "values"
+            fits = isinstance(numbers, Tensor) and numbers.shape[:1] == shape and numbers.dim() == 1 + columns
+            if numbers is not None and not fits:
                 given = f"one {tuple(numbers.shape)}" if isinstance(numbers, Tensor) else repr(numbers)
-                raise SegcftError(Code.INVALID, field, f"expected {name} as a tensor {shape}, not {given}")
+                wanted = f"({samples}, M)" if columns else shape
+                raise SegcftError(Code.INVALID, field, f"expected {name} as a tensor {wanted}, not {given}")
     for structure, times in Counter(result.structure for result in results).items():
         if times > 1:
             what = structure or "the whole image"

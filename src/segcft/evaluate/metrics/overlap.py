@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from torch import Tensor
+
 from segcft.config.study import Study
-from segcft.evaluate.answered import FactualBatch
+from segcft.evaluate.answered import FactualBatch, GuideBatch
 from segcft.evaluate.metrics.metric import METRICS, Metric, Result, Words
 from segcft.readers.segmentor import dice
 
 
 class Dice(Metric):
-    """Overlap of the judge's masks with the true ones, both thresholded at one half, of those who have it."""
+    """Overlap of a reader's masks with the true ones, both thresholded at one half, of those who have it."""
 
     name = "dice"
     better = "higher"
@@ -21,7 +23,13 @@ class Dice(Metric):
         return Words("Dice of the mask")
 
     def of_judge(self, batch: FactualBatch) -> Iterator[Result]:
-        overlap = dice((batch.masks > 0.5).float(), (batch.samples.mask > 0.5).float())
+        return self._results(batch, batch.masks)
+
+    def of_guide(self, batch: GuideBatch) -> Iterator[Result]:
+        return iter(()) if batch.masks is None else self._results(batch.factual, batch.masks)
+
+    def _results(self, batch: FactualBatch, masks: Tensor) -> Iterator[Result]:
+        overlap = dice((masks > 0.5).float(), (batch.samples.mask > 0.5).float())
         return (Result(overlap[:, s], structure) for s, structure in enumerate(batch.study.structures))
 
 

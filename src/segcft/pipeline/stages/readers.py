@@ -7,18 +7,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segcft.config.study import Study
 from segcft.data.batches import Batch, Batches
 from segcft.data.grey import to_unit
+from segcft.data.splits import JUDGE
+from segcft.data.store import Store
 from segcft.errors import Code, RunError
 from segcft.measures.measurements import Measurements
 from segcft.pipeline.run import Run
 from segcft.pipeline.runner import Pipeline
 from segcft.pipeline.stage import STAGES, Minimised, TrainingStage
 from segcft.readers.regressor import Regressor, RegressorObjective
-from segcft.readers.segmentor import Segmentor, SegmentorObjective, dice
+from segcft.readers.segmentor import SEGMENTORS, SegmentorObjective, dice
 from segcft.training import artefact
 from segcft.training.findings import Finding, poor_reader
 from segcft.training.loop import Trained
@@ -59,7 +62,8 @@ class SegmentorStage(_ReaderStage):
     """Trains a segmentor: the guide of Seg-CFT."""
 
     def network(self, study: Study) -> nn.Module:
-        return Segmentor(self.spec(study), study.image.channels, Measurements.of(study))
+        spec = self.spec(study)
+        return SEGMENTORS.find(spec.architecture)(spec, study.image.channels, Measurements.of(study))
 
     def objective(self, pipeline: Pipeline, network: Any, values: Tensor, batches: Batches) -> Minimised:
         return SegmentorObjective(network, self.spec(pipeline.study)), {}
@@ -71,7 +75,12 @@ class SegmentorStage(_ReaderStage):
 
 
 class JudgeStage(SegmentorStage):
-    """Trains the segmentor that judges the counterfactuals, from a seed of its own."""
+    """Trains the segmentor that judges the counterfactuals, from a seed of its own, and on subjects of its own where
+    the split has some (``splits.judge``)."""
+
+    def rows(self, store: Store) -> NDArray[np.int64]:
+        own = store.indices(JUDGE)
+        return own if len(own) else super().rows(store)
 
     def check(self, run: Run) -> None:
         judge, guide = run.path(self.name), run.path("segmentor")
