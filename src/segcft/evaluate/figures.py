@@ -48,7 +48,7 @@ def write_figures(
     with (progress or Progress()).task("Drawing figures", (len(parts) + 1) * len(answers)) as task:
         for k, part in enumerate(parts):
             queries = part()
-            people, samples = (_share(total, k, len(parts)) for total in (spec.figure_people, CURVE_SAMPLES))
+            people, samples = _share(spec.figure_people, k, len(parts)), max(1, _share(CURVE_SAMPLES, k, len(parts)))
             for structure in study.structures:
                 if people:
                     answers[structure].append(queries.answers(structure, people, spec.figure_changes))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import torch
 
-from segcft.config.loader import parse_study
+from segcft.config.loader import load_study, parse_study
 from segcft.config.study import Study
 from segcft.errors import Code, RunError, SegcftError, StudyError
 from segcft.evaluate.answers import FigureQueries
@@ -79,15 +79,14 @@ def require_folder(run: Run) -> None:
 
     Raises:
         RunError: it does.
-        StudyError: the study that is there is damaged.
     """
-    if not (run.folder / "study.yaml").is_file():
+    try:
+        there = load_study(run.folder / "study.yaml").splits
+    except StudyError:  # there is none, or what is damaged is written anew
         return
-    there, asked = (
-        study.splits.folds if study.splits.in_folds else None for study in (Run(run.folder).study, run.study)
-    )
-    if there != asked:
-        held = "a run without folds" if there is None else f"a run in {there} folds"
+    asked = run.study.splits
+    if (there.in_folds and there.folds) != (asked.in_folds and asked.folds):
+        held = f"a run in {there.folds} folds" if there.in_folds else "a run without folds"
         raise RunError(Code.EXISTS, run.folder, f"it holds {held}; choose another folder (--out)")
 
 
@@ -203,9 +202,8 @@ def _bring(fold: Run, fabric: Fabric, compile: bool, progress: Progress) -> str:
 
 def _evaluate(run: Run, folds: Sequence[Run], device: torch.device, progress: Progress) -> list[Row]:
     """The evaluation of all samples, written unless it is up to date; returns its rows."""
-    folder, record = run.evaluation, run.evaluation / "evaluation.json"
-    key = key_of("folds", [read_json(fold.evaluation / "evaluation.json").get("key") for fold in folds])
-    if read_json(record).get("key") == key:
+    folder, record = run.evaluation, _record(run)
+    if is_evaluated(run):
         progress.note("evaluate: up to date")
         rows: list[Row] = json.loads((folder / "table.json").read_text(encoding="utf-8"))
         return rows
@@ -221,9 +219,24 @@ def _evaluate(run: Run, folds: Sequence[Run], device: torch.device, progress: Pr
         end = render_spread(read, run.study)
         write_outcome(run.study, all_scores(read), rows, folder, notes=notes, end=end, progress=progress)
         draw(run.study, [partial(_queries, fold, device) for fold in folds], folder, progress)
-        write_text(record, json.dumps({"key": key, "data": run.store().fingerprint}))
+        write_text(record, json.dumps({"key": _key(folds), "data": run.store().fingerprint}))
     progress.note("evaluate: done")
     return rows
+
+
+def is_evaluated(run: Run) -> bool:
+    """Whether the evaluation of a run in folds is made of those of its folds as they are."""
+    return read_json(_record(run)).get("key") == _key(runs_of(run))
+
+
+def _key(folds: Iterable[Run]) -> str:
+    """Of all that the evaluation of the folds together depends on."""
+    return key_of("folds", [read_json(_record(fold)).get("key") for fold in folds])
+
+
+def _record(run: Run) -> Path:
+    """The file that says of what an evaluation was made."""
+    return run.evaluation / "evaluation.json"
 
 
 def _read(fold: Run) -> Fold:
