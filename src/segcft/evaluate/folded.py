@@ -63,7 +63,7 @@ def render_spread(folds: Sequence[Fold], study: Study) -> str:
     for row in (row for fold in folds for row in fold.rows if row["intervened"] and row["value"] is not None):
         found.setdefault(_key(row), []).append(row["value"])
     metrics = [metric for metric in metrics_of(study) if any(key[1] == metric.name for key in found)]
-    names = [metric.words(study).title for metric in metrics]
+    names = [metric.words(study).label for metric in metrics]
     body = list(_spread(found, metrics, study))
     return f"""
 ## The {len(folds)} folds: the least and the largest of their values, of the structure intervened on
@@ -85,5 +85,6 @@ def _spread(
 def _ends(values: Sequence[float], metric: Metric) -> str:
     if not values:
         return ""
-    low, high = (f"{metric.factor * end:.{metric.digits}f}" for end in (min(values), max(values)))
-    return f"{low} to {high}"
+    # No minus before a zero.
+    low, high = (round(metric.factor * end, metric.digits) + 0.0 for end in (min(values), max(values)))
+    return f"{low:.{metric.digits}f} to {high:.{metric.digits}f}"
