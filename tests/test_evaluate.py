@@ -498,7 +498,7 @@ def test_a_progression_raises_its_variables_together_and_holds_the_others(
     assert set(progression.images) == {*models, names.TRUTH}
     assert all(images.shape == (2, 3, 1, SIZE, SIZE) for images in progression.images.values())
     assert not torch.equal(progression.images["none"][:, 0], progression.images["none"][:, 2])
-    figure = draw_progression(progression, study, judge)
+    figure = draw_progression(progression, study)
     labels = [axes.get_xlabel() for axes in figure.axes]
     assert sum(label.count(" / ") == 3 for label in labels) >= 2 * (1 + 3 * len(models))
 

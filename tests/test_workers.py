@@ -124,3 +124,18 @@ def test_bars_may_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
             three.advance()
     for bar in ("one", "2/2", "two", "3/3", "three", "1/1"):
         assert bar in shown.get()
+
+
+def test_what_fails_or_dies_does_not_end_the_others_if_its_error_is_caught(tmp_path: Path) -> None:
+    found, told = [], []
+    waiting = ["refuse", "meet one", "die", "meet two", "a"]
+    with workers(tmp_path) as pool:
+        while waiting or pool.busy:
+            while waiting and pool.busy < pool.count:
+                pool.give(waiting[0], waiting.pop(0))
+            try:
+                found += [name for name, _ in pool.done()]
+            except SegcftError as error:
+                told.append((error.code, error.field))
+    assert sorted(found) == ["a", "meet one", "meet two"]
+    assert sorted(told) == [(Code.FAILED, "die"), (Code.INVALID, str(tmp_path))]

@@ -65,6 +65,9 @@ a public data set in its own format, which becomes a folder as above:
 coronary arteries of your own CT angiographies, straightened:
   segcft import ccta --table cases.csv --sweep 4 --out straightened
 
+a small set, every subject of which is judged once, by parts that have not seen it:
+  segcft run configs/jsrt.yaml --data /data/jsrt256 --folds 5
+
 which settings matter, judged on validation samples:
   segcft ablation configs/ablation/chest-sim.yaml
 

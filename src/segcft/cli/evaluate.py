@@ -53,6 +53,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     from segcft.pipeline.run import Run
 
     run = Run(options.run)
+    run.require_one()
     others = options.data is not None or options.seed is not None
     if others and options.split != "test":
         raise SegcftError(

@@ -7,11 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segcft.cli.options import Command, compiling, hardware, jobs, quiet_libraries, study
+from segcft.cli.options import Command, compiling, count, hardware, jobs, quiet_libraries, study
 from segcft.errors import Code, SegcftError, StudyError
 
 if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+    from segcft.config.study import Study
     from segcft.data.shards import Shard
+    from segcft.pipeline.run import Run
     from segcft.pipeline.runner import Pipeline
 
 STAGES = {
@@ -33,6 +37,13 @@ def add_run(command: Command) -> None:
     hardware(parser, several=True)
     jobs(parser)
     compiling(parser)
+    parser.add_argument(
+        "--folds",
+        type=count,
+        metavar="K",
+        help="for small sets: K runs, so that each subject is judged once, by parts that have not seen it, and one "
+        "table of all; --jobs folds at a time (default folder: runs/NAME-K-folds)",
+    )
     parser.add_argument(
         "--again",
         metavar="STAGE",
@@ -69,22 +80,31 @@ def _shard(text: str) -> Shard:
 
 
 def make_pipeline(options: argparse.Namespace) -> Pipeline:
+    folder, study = _study(options)
+    from segcft.pipeline.folds import require_folder
+    from segcft.pipeline.run import Run
+    from segcft.pipeline.runner import Pipeline
+    from segcft.utils.progress import ConsoleProgress
+
+    run = Run(options.out or folder or Path("runs") / study.name, study)
+    require_folder(run)
+    return Pipeline(run, _fabric(options), options.data, ConsoleProgress(), getattr(options, "compile", False))
+
+
+def _study(options: argparse.Namespace) -> tuple[Path | None, Study]:
+    """The folder if one is given, and the study: errors come before anything heavy is imported."""
     from segcft.config.loader import load_study
 
     folder = options.study if options.study.is_dir() else None
-    study = load_study(
-        folder / "study.yaml" if folder else options.study
-    )  # errors come before anything heavy is imported
+    study = load_study(folder / "study.yaml" if folder else options.study)
     quiet_libraries()
-    from segcft.pipeline.run import Run
-    from segcft.pipeline.runner import Pipeline
-    from segcft.training.loop import make_fabric
-    from segcft.utils.progress import ConsoleProgress
+    return folder, study
 
-    fabric = make_fabric(options.device, getattr(options, "devices", 1), getattr(options, "nodes", 1))
-    run = Run(options.out or folder or Path("runs") / study.name, study)
-    compile = getattr(options, "compile", False)
-    return Pipeline(run, fabric, options.data, ConsoleProgress(), compile)
+
+def _fabric(options: argparse.Namespace) -> Fabric:
+    from segcft.training.loop import make_fabric
+
+    return make_fabric(options.device, getattr(options, "devices", 1), getattr(options, "nodes", 1))
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -93,6 +113,10 @@ def _run(options: argparse.Namespace) -> None:
         raise SegcftError(
             Code.CONFLICT, "--jobs", "with --devices or --nodes one part is trained at a time, on all of them"
         )
+    folder, study = _study(options)
+    if options.folds or study.splits.in_folds:
+        _run_folds(options, folder, study, spread)
+        return
     pipeline = make_pipeline(options)
     from segcft.pipeline.pool import default_jobs, run_all
 
@@ -102,9 +126,40 @@ def _run(options: argparse.Namespace) -> None:
     jobs = options.jobs or (1 if spread else default_jobs(pipeline.fabric.device))
     run_all(pipeline, jobs)
     if pipeline.fabric.is_global_zero:
-        folder = pipeline.run.evaluation
-        print((folder / "table.md").read_text(encoding="utf-8"))
-        print(f"table:   {folder / 'table.md'} (and table.json)\nfigures: {folder / 'figures'}")
+        _show(pipeline.run)
+
+
+def _run_folds(options: argparse.Namespace, folder: Path | None, study: Study, spread: bool) -> None:
+    if spread:
+        raise SegcftError(Code.CONFLICT, "--folds", "a fold has one device; with --jobs each has the next one")
+    from segcft.pipeline.folds import in_folds, run_folds, runs_of
+
+    if options.folds and options.folds != study.splits.folds:
+        folder, study = None, in_folds(study, options.folds)
+    from segcft.pipeline.pool import default_jobs
+    from segcft.pipeline.run import Run
+    from segcft.pipeline.runner import Pipeline
+    from segcft.utils.progress import ConsoleProgress
+
+    run = Run(options.out or folder or Path("runs") / f"{study.name}-{study.splits.folds}-folds", study)
+    fabric = _fabric(options)
+    _require(options, Pipeline(runs_of(run)[0], fabric), options.again)
+    run_folds(
+        run,
+        fabric,
+        data=options.data,
+        progress=ConsoleProgress(),
+        jobs=options.jobs or default_jobs(fabric.device),
+        compile=options.compile,
+        again=options.again,
+    )
+    _show(run)
+
+
+def _show(run: Run) -> None:
+    """Print the table of an evaluated run."""
+    print((run.evaluation / "table.md").read_text(encoding="utf-8"))
+    print(f"table:   {run.evaluation / 'table.md'} (and table.json)\nfigures: {run.evaluation / 'figures'}")
 
 
 def _stage(options: argparse.Namespace) -> None:

@@ -68,15 +68,30 @@ class Splits(Section):
     """Shares of the subjects in each part; which part depends on ``seed`` and the patient's id alone.
 
     Subjects of the part ``judge`` train the judge and nothing else; without any it is trained on those of ``train``.
+    With ``folds`` every subject is tested once, in one of so many runs: ``fold``, from 1, says which of them the
+    study is of; without it the study is of all. In a fold, the other parts divide by their shares who is not tested.
     """
 
-    LATER = frozenset({"judge"})
+    LATER = frozenset({"judge", "folds", "fold"})
 
     train: Fraction = 0.72
     judge: Fraction = 0.0
     validation: Fraction = 0.08
     test: Fraction = 0.2
     seed: NonNegativeInt = 0
+    folds: Annotated[int, Field(ge=2)] | None = None
+    fold: PositiveInt | None = None
+
+    @property
+    def in_folds(self) -> bool:
+        """Whether the study is that of all folds, each of which has parts of its own."""
+        return self.folds is not None and self.fold is None
+
+    @model_validator(mode="after")
+    def _is_a_fold(self) -> Splits:
+        if self.fold is not None and (self.folds is None or self.fold > self.folds):
+            raise ValueError("'fold' is one of 'folds', from 1")
+        return self
 
     @model_validator(mode="after")
     def _sums_to_one(self) -> Splits:

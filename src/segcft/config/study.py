@@ -151,6 +151,10 @@ class Study(Section):
             raise ValueError("image.size: give (height, width); volumes are not supported yet")
         self._check_graph()
         self._check_structures()
+        if self.splits.folds is not None and isinstance(self.data, FolderData) and self.data.split is not None:
+            raise ValueError(
+                "data.split: the table gives the split, so there are no folds to draw; leave out one of them"
+            )
         self.hvae.check_image(self.image.size, self.image.channels)
         if self.regressor is None and "regressor" in self.finetune.guides:
             raise ValueError("regressor: this key is required, as finetune.guides names the regressor")

@@ -142,7 +142,7 @@ class Store:
             DataError: an image, a mask or the table, the split included, is not what was imported.
         """
         if self._checksums is None:
-            if self._recompute_fingerprint() != self.fingerprint:
+            if self.fingerprint_with(self.table) != self.fingerprint:
                 why = "the content differs from its fingerprint in store.json: damaged, or changed since the import"
                 raise self._damaged(self.folder, why)
             return
@@ -221,9 +221,10 @@ class Store:
             raise self._damaged(path, f"expected columns {', '.join(columns)}")
         return table
 
-    def _recompute_fingerprint(self) -> str:
+    def fingerprint_with(self, table: pd.DataFrame) -> str:
+        """The fingerprint of these images and masks with ``table`` (as slow as the disk)."""
         fingerprint = Fingerprint({key: self._meta[key] for key in SHAPE_KEYS})
-        for row, image, mask in zip(records(self.table), self.images, self.masks, strict=True):
+        for row, image, mask in zip(records(table), self.images, self.masks, strict=True):
             fingerprint.add(row, image, mask)
         return fingerprint.hexdigest()
 

@@ -23,12 +23,26 @@ class Answers:
     """Counterfactuals of K samples under M interventions each, by every method in turn.
 
     ``samples`` are as they are; ``measured`` (K, M, S) of all structures is what is asked for; ``images[method]``
-    (K, M, C, *size) are in [-1, 1]. A true counterfactual that cannot be drawn is NaN.
+    (K, M, C, *size) are in [-1, 1]. A true counterfactual that cannot be drawn is NaN. The judge's masks in 0..1 are
+    ``before`` (K, S, *size) in the samples and ``after[method]`` (K, M, S, *size) in the answers.
     """
 
     samples: SampleBatch
     measured: Tensor
     images: dict[str, Tensor]
+    before: Tensor
+    after: dict[str, Tensor]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Answers]) -> Answers:
+        """The same questions about the samples of all ``parts``, of which there is one at least."""
+        return cls(
+            SampleBatch(*(torch.cat(fields) for fields in zip(*(part.samples for part in parts), strict=True))),
+            torch.cat([part.measured for part in parts]),
+            {method: torch.cat([part.images[method] for part in parts]) for method in parts[0].images},
+            torch.cat([part.before for part in parts]),
+            {method: torch.cat([part.after[method] for part in parts]) for method in parts[0].after},
+        )
 
 
 class FigureQueries:
@@ -38,7 +52,8 @@ class FigureQueries:
         cohort: the samples that may be asked about.
         models: method -> model.
         judge: reads measures.
-        training_values: (N, V); no measure beyond their range is asked for where it can be avoided.
+        training_values: (N, V); no measure beyond their range is asked for where it can be avoided (default: those of
+            the cohort).
     """
 
     def __init__(
@@ -46,10 +61,10 @@ class FigureQueries:
         cohort: Cohort,
         models: Mapping[str, CounterfactualModel],
         judge: MaskReader,
-        training_values: Tensor,
+        training_values: Tensor | None = None,
     ) -> None:
         self.cohort, self.models, self.judge = cohort, models, judge
-        self.known = training_values.cpu().numpy()
+        self.known = (cohort.values if training_values is None else training_values).cpu().numpy()
         self.low, self.high = all_limits(cohort.study.variables, self.known)
         self.truth = Truth.of(cohort.study, cohort.store)
         # At random: the store may be sorted.
@@ -105,7 +120,12 @@ class FigureQueries:
             rows = samples.rows.repeat_interleave(values.shape[1])
             drawn = self.truth.counterfactuals(rows, {variable: wanted.flatten() for variable, wanted in do.items()})
             images[names.TRUTH] = drawn.image.unflatten(0, values.shape[:2])
-        return Answers(samples, values[..., self.cohort.measured_columns], images)
+        after = {
+            method: self._masks(answers.flatten(0, 1)).unflatten(0, values.shape[:2])
+            for method, answers in images.items()
+        }
+        measured = values[..., self.cohort.measured_columns]
+        return Answers(samples, measured, images, self._masks(samples.image), after)
 
     @torch.no_grad()
     def _ask(self, method: str, samples: SampleBatch, do: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -135,6 +155,9 @@ class FigureQueries:
         return self.cohort.study.structures[structure].variable
 
     @torch.no_grad()
-    def _read(self, images: Tensor) -> Tensor:
+    def _masks(self, images: Tensor) -> Tensor:
         parts = images.split(self.cohort.study.evaluation.batch_size)
-        return torch.cat([self.judge.read(part) for part in parts])
+        return torch.cat([self.judge.masks(part) for part in parts])
+
+    def _read(self, images: Tensor) -> Tensor:
+        return self.judge.measurements.read(self._masks(images))

@@ -48,13 +48,20 @@ class Cohort:
         spec = study.evaluation
         if len(indices) == 0:
             raise DataError(Code.EMPTY, store.folder, "no complete sample to evaluate on")
-        if len(indices) == 1:
-            raise DataError(Code.EMPTY, store.folder, "only one complete sample: no other one lends it a value")
         rows = np.random.default_rng(spec.seed).permutation(indices)[: spec.people]
-        return cls(study, store, np.sort(rows), device)
+        cohort = cls(study, store, np.sort(rows), device)
+        if len(indices) == len(cohort.lenders) == 1:
+            raise DataError(Code.EMPTY, store.folder, "only one complete sample: no other one lends it a value")
+        return cohort
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def lenders(self) -> np.ndarray:
+        """Rows of the store, ascending, whose values the judged are asked for: their own. In a fold it is those of the
+        samples of all folds, so that all folds together ask what one evaluation of all samples would."""
+        return self.rows if self.study.splits.fold is None else self.store.indices(complete=True)
 
     @cached_property
     def values(self) -> Tensor:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from segcft.data.grey import rounded
 from segcft.data.store import Store
 from segcft.evaluate import names
 from segcft.evaluate.answered import AnsweredBatch, AskedBatch, FactualBatch, GuideBatch, ModelBatch
+from segcft.evaluate.answers import FigureQueries
 from segcft.evaluate.cohort import Cohort
 from segcft.evaluate.metrics.kinship import kin
 from segcft.evaluate.metrics.metric import Metric, Result, metrics_of, results_of
@@ -69,27 +71,49 @@ def evaluate(
     Raises:
         DataError: there is no sample to evaluate on.
     """
-    from segcft.evaluate.figures import write_figures  # late: matplotlib is slow to import
-
     progress = progress or Progress()
     cohort = Cohort.choose(study, store, indices, device)
     models = {method: model.to(device).eval() for method, model in models.items()}
     guides = {part: guide.to(device).eval() for part, guide in (guides or {}).items()}
     scores = judge_models(cohort, models, judge.to(device).eval(), progress, guides)
-    patients = cohort.named("patient")
-    rows = scores.rows(patients, study.evaluation.bootstrap, study.evaluation.seed)
-    subjects = len(set(patients))
+    table = scores.by_sample(cohort.named("id"), cohort.named("patient"))
+    rows = scores.rows(cohort.named("patient"), study.evaluation.bootstrap, study.evaluation.seed)
+    write_outcome(study, table, rows, folder, notes=notes, progress=progress)
+    draw(study, [lambda: FigureQueries(cohort, models, judge, training_values)], folder, progress)
+    return rows
+
+
+def write_outcome(
+    study: Study,
+    scores: pd.DataFrame,
+    rows: Sequence[Row],
+    folder: Path,
+    *,
+    notes: Sequence[str] = (),
+    end: str = "",
+    progress: Progress,
+) -> None:
+    """Write ``table.json``, ``table.md`` and ``scores.parquet`` of the results of samples and of their rows.
+
+    ``notes`` stand at the top of the table and ``end`` at its end.
+    """
+    subjects = scores["patient"].nunique()
     few, related = few_subjects(subjects), kin(rows, study)
     for note in few:
         progress.note(f"warning: {note}")
     with written(folder / "scores.parquet") as partial:
-        scores.by_sample(cohort.named("id"), patients).to_parquet(partial, index=False)
+        scores.to_parquet(partial, index=False)
     write_text(folder / "table.json", json.dumps(rows, indent=1, allow_nan=False) + "\n")
-    write_text(folder / "table.md", render_table(rows, study, [*few, *related, *notes], subjects))
-    write_figures(cohort, models, judge, folder / "figures", training_values, progress)
+    write_text(folder / "table.md", render_table(rows, study, [*few, *related, *notes], subjects) + end)
     for note in related:  # at the end, where it is read
         progress.note(f"warning: {note}")
-    return rows
+
+
+def draw(study: Study, parts: Sequence[Callable[[], FigureQueries]], folder: Path, progress: Progress) -> None:
+    """Write the figures of an evaluation, see :func:`segcft.evaluate.figures.write_figures`, below ``folder``."""
+    from segcft.evaluate.figures import write_figures  # late: matplotlib is slow to import
+
+    write_figures(study, parts, folder / "figures", progress)
 
 
 @torch.no_grad()
@@ -170,6 +194,13 @@ def from_marginal(values: Tensor, seed: int, column: int) -> Tensor:
     return values[torch.from_numpy(order).to(values.device), column]
 
 
+def lent(cohort: Cohort, variable: str) -> Tensor:
+    """For each sample of a cohort the value of ``variable`` that it is asked for: another sample's, (N,)."""
+    values = torch.from_numpy(cohort.store.values()[cohort.lenders]).to(cohort.device)
+    places = torch.from_numpy(np.searchsorted(cohort.lenders, cohort.rows)).to(cohort.device)
+    return from_marginal(values, cohort.study.evaluation.seed, cohort.column(variable))[places]
+
+
 def asked_values(cohort: Cohort, scm: StructuralCausalModel) -> Iterator[dict[str, Tensor]]:
     """All that is asked, batch by batch of the cohort: variable -> what intervening on it makes the values, (B, V).
 
@@ -180,7 +211,7 @@ def asked_values(cohort: Cohort, scm: StructuralCausalModel) -> Iterator[dict[st
     interventions = study.evaluation.interventions or study.measured
     asked_of = [*interventions, *(v for v in causes_of_measures(study) if v not in interventions)]
     seed, size = study.evaluation.seed, study.evaluation.batch_size
-    wanted = {v: from_marginal(cohort.values, seed, cohort.column(v)).split(size) for v in asked_of}
+    wanted = {v: lent(cohort, v).split(size) for v in asked_of}
     # Categorical noise is abducted by sampling; the generator makes it the same every time.
     generator = torch.Generator(cohort.device).manual_seed(seed)
     for batch, values in enumerate(cohort.values.split(size)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,13 @@ from torch import Tensor
 
 import segcft
 from segcft.config.study import Study
-from segcft.counterfactual.model import CounterfactualModel
 from segcft.data.grey import GREY_LEVELS
 from segcft.evaluate.answers import Answers, FigureQueries
-from segcft.evaluate.cohort import Cohort
 from segcft.evaluate.names import method_name, plain
 from segcft.evaluate.page import Page, blank, frame, outline, percent, show
 from segcft.io.provenance import KEY, SYNTHETIC
 from segcft.io.rendering import structure_colours
-from segcft.readers.reader import MaskReader
+from segcft.measures.measurements import Measurements
 from segcft.utils.atomic import written
 from segcft.utils.progress import Progress
 
@@ -34,88 +32,97 @@ FEWEST = 4  # samples that a point of a curve needs
 
 
 def write_figures(
-    cohort: Cohort,
-    models: Mapping[str, CounterfactualModel],
-    judge: MaskReader,
-    folder: Path,
-    training_values: Tensor | None = None,
-    progress: Progress | None = None,
+    study: Study, parts: Sequence[Callable[[], FigureQueries]], folder: Path, progress: Progress | None = None
 ) -> None:
     """Write ``counterfactuals-<structure>.png``, ``differences-<structure>.png`` and ``asked-obtained.png``, and
     ``progression.png`` where the study has one.
 
-    Measures beyond the range of ``training_values`` (N, V), by default that of the cohort's, are avoided: a
-    model has seen no sample there.
+    Each of ``parts`` gives the queries about a part of the samples, with models and judge of their own: a fold. They
+    are asked one after the other, so that the models of one at a time are needed.
     """
-    study, spec = cohort.study, cohort.study.evaluation
-    queries = FigureQueries(cohort, models, judge, cohort.values if training_values is None else training_values)
+    spec = study.evaluation
+    answers: dict[str, list[Answers]] = {structure: [] for structure in study.structures}
+    curves: dict[str, list[dict[str, Tensor]]] = {structure: [] for structure in study.structures}
+    rising: list[Answers] = []
     folder.mkdir(parents=True, exist_ok=True)
-    with (progress or Progress()).task("Drawing figures", len(study.structures)) as task:
-        curves = {}
-        for structure in study.structures:
-            answers = queries.answers(structure, spec.figure_people, spec.figure_changes)
-            shown = draw_counterfactuals(answers, structure, study, judge)
-            _save(shown, folder / f"counterfactuals-{structure}.png", study)
-            _save(draw_differences(answers, structure, study, judge), folder / f"differences-{structure}.png", study)
-            curves[structure] = queries.obtained(structure, CURVE_SAMPLES, GRID)
+    with (progress or Progress()).task("Drawing figures", (len(parts) + 1) * len(answers)) as task:
+        for k, part in enumerate(parts):
+            queries = part()
+            people, samples = _share(spec.figure_people, k, len(parts)), max(1, _share(CURVE_SAMPLES, k, len(parts)))
+            for structure in study.structures:
+                if people:
+                    answers[structure].append(queries.answers(structure, people, spec.figure_changes))
+                curves[structure].append(queries.obtained(structure, samples, GRID))
+                task.advance()
+            if spec.progression and people:
+                rising.append(queries.progression(spec.progression, people, spec.progression_quantiles))
+        for structure, found in answers.items():
+            shown = Answers.joined(found)
+            _save(draw_counterfactuals(shown, structure, study), folder / f"counterfactuals-{structure}.png", study)
+            _save(draw_differences(shown, structure, study), folder / f"differences-{structure}.png", study)
             task.advance()
-        _save(draw_curves(curves, judge.measurements.word), folder / "asked-obtained.png", study)
-        if spec.progression:
-            answers = queries.progression(spec.progression, spec.figure_people, spec.progression_quantiles)
-            _save(draw_progression(answers, study, judge), folder / "progression.png", study)
+        whole = {s: {m: torch.cat([one[m] for one in found]) for m in found[0]} for s, found in curves.items()}
+        _save(draw_curves(whole, Measurements.of(study).word), folder / "asked-obtained.png", study)
+        if rising:
+            _save(draw_progression(Answers.joined(rising), study), folder / "progression.png", study)
 
 
-def draw_counterfactuals(answers: Answers, structure: str, study: Study, judge: MaskReader) -> Any:
+def _share(total: int, part: int, parts: int) -> int:
+    """That of a part, from 0, of ``total`` in whole numbers."""
+    return total // parts + (part < total % parts)
+
+
+def draw_counterfactuals(answers: Answers, structure: str, study: Study) -> Any:
     """The images themselves, with the judge's outlines, and the target's measure asked for and obtained."""
-    target = list(study.structures).index(structure)
-    word, unit = judge.measurements.all[target].measure.word, judge.measurements.units[target]
+    target, measurements = list(study.structures).index(structure), Measurements.of(study)
+    word, unit = measurements.all[target].measure.word, measurements.units[target]
     title = f"{plain(structure).capitalize()} changed: {word} asked for / read by the judge, in {unit}"
     changes = [percent(change) for change in study.evaluation.figure_changes]
-    return _draw_outlined(answers, changes, title, [target], study, judge)
+    return _draw_outlined(answers, changes, title, [target], study)
 
 
-def draw_progression(answers: Answers, study: Study, judge: MaskReader) -> Any:
+def draw_progression(answers: Answers, study: Study) -> Any:
     """Variables that rise together, a stage after the other, with the judge's outlines and all measures."""
-    spec = study.evaluation
+    spec, measurements = study.evaluation, Measurements.of(study)
     rising = " and ".join(plain(variable) for variable in spec.progression)
     title = (
         f"{rising.capitalize()} through quantiles of the training samples, all else held:\n"
-        f"{judge.measurements.word}s asked for / read by the judge of {', '.join(map(plain, study.structures))}, in "
-        f"{judge.measurements.unit}"
+        f"{measurements.word}s asked for / read by the judge of {', '.join(map(plain, study.structures))}, in "
+        f"{measurements.unit}"
     )
     stages = [f"{100 * quantile:.0f} %" for quantile in spec.progression_quantiles]
-    return _draw_outlined(answers, stages, title, range(len(study.structures)), study, judge)
+    return _draw_outlined(answers, stages, title, range(len(study.structures)), study)
 
 
-def _draw_outlined(
-    answers: Answers, labels: Sequence[str], title: str, labelled: Sequence[int], study: Study, judge: MaskReader
-) -> Any:
+def _draw_outlined(answers: Answers, labels: Sequence[str], title: str, labelled: Sequence[int], study: Study) -> Any:
     """A page of ``answers`` with the judge's outlines; of the structures ``labelled`` what was asked and obtained."""
     page = Page(len(answers.measured), list(answers.images), labels, study.image.size, title)
+    measurements = Measurements.of(study)
 
-    def panel(axes: Any, image: Tensor, asked: Tensor) -> None:
-        masks = read_masks(judge, image)
+    def panel(axes: Any, image: Tensor, masks: Tensor, asked: Tensor) -> None:
+        masks = masks.cpu()
         show(axes, image)
         for mask, colour in zip(masks.numpy(), structure_colours(len(masks)), strict=True):
             outline(axes, mask, colour)
-        read = judge.measurements.read(masks[None])[0]
+        read = measurements.read(masks[None])[0]
         axes.set_xlabel("    ".join(f"{_number(float(asked[s]))} / {_number(float(read[s]))}" for s in labelled))
 
     for sample, image in enumerate(answers.samples.image):
-        panel(page.factual(sample), image, answers.samples.values[sample, study.measured_columns])
+        known = answers.samples.values[sample, study.measured_columns]
+        panel(page.factual(sample), image, answers.before[sample], known)
     for sample, method, change, image in page.places(answers.images):
         axes = page.panel(sample, method, change)
         if image.isnan().any():
             blank(axes)
         else:
-            panel(axes, image, answers.measured[sample, change])
+            panel(axes, image, answers.after[method][sample, change], answers.measured[sample, change])
     page.legend(
         [(plain(s), c, "-") for s, c in zip(study.structures, structure_colours(len(study.structures)), strict=True)]
     )
     return page.figure
 
 
-def draw_differences(answers: Answers, structure: str, study: Study, judge: MaskReader) -> Any:
+def draw_differences(answers: Answers, structure: str, study: Study) -> Any:
     """Counterfactual minus image on one scale, with the target's outline before and after."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -131,9 +138,8 @@ def draw_differences(answers: Answers, structure: str, study: Study, judge: Mask
     sizes = np.concatenate([d.abs().cpu().numpy().ravel() for d in differences.values()])
     # The few extreme pixels would make everything else look pale.
     limit = max(1.0, float(np.nanquantile(sizes, 0.995)))
-    before = []
+    before = answers.before[:, target].cpu().numpy()
     for sample, image in enumerate(answers.samples.image):
-        before.append(read_masks(judge, image)[target].numpy())
         show(page.factual(sample), image)
         outline(page.factual(sample), before[sample], structure_colours(target + 1)[target])
     for sample, method, change, image in page.places(answers.images):
@@ -145,7 +151,7 @@ def draw_differences(answers: Answers, structure: str, study: Study, judge: Mask
         difference = differences[method][sample, change].cpu().numpy()
         axes.imshow(difference, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="lanczos")
         outline(axes, before[sample], BEFORE, ":")
-        outline(axes, read_masks(judge, image)[target].numpy(), AFTER)
+        outline(axes, answers.after[method][sample, change, target].cpu().numpy(), AFTER)
     page.legend([(f"{name} in the image", BEFORE, ":"), (f"{name} in the counterfactual", AFTER, "-")])
     page.colour_bar(ScalarMappable(Normalize(-limit, limit), "RdBu_r"), "grey levels")
     return page.figure
@@ -186,12 +192,6 @@ def draw_curves(curves: Mapping[str, Mapping[str, Tensor]], word: str) -> Any:
         f"{word.capitalize()}s asked for and obtained: mean and standard deviation over up to {samples} samples"
     )
     return figure
-
-
-@torch.no_grad()
-def read_masks(judge: MaskReader, image: Tensor) -> Tensor:
-    """The judge's masks (S, H, W) of one image (C, H, W)."""
-    return judge.masks(image[None])[0].cpu()
 
 
 def _mean_and_spread(values: Tensor) -> tuple[np.ndarray, np.ndarray]:

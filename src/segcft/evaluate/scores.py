@@ -101,6 +101,25 @@ class Scores:
         table["value"], table["weight"] = values.T.ravel(), weights.T.ravel()
         return table
 
+    @classmethod
+    def joined(cls, tables: Sequence[pd.DataFrame]) -> Scores:
+        """The results of several evaluations, each of samples of its own, as :meth:`by_sample` wrote them.
+
+        A result that one evaluation has and another has not does not count for the samples of the latter.
+        """
+        scores, fields = cls(), list(Key._fields)
+        found = [{Key._make(key): part for key, part in table.groupby(fields, sort=False)} for table in tables]
+        for key in dict.fromkeys(key for parts in found for key in parts):
+            for table, parts in zip(tables, found, strict=True):
+                part = parts.get(key)
+                nothing = np.full(table["id"].nunique(), np.nan)
+                values = nothing if part is None else part["value"].to_numpy()
+                weights = np.ones_like(nothing) if part is None else part["weight"].to_numpy()
+                own = key._replace(intervened=bool(key.intervened))  # not NumPy's, which JSON does not know
+                scores._parts.setdefault(own, []).append(values)
+                scores._weights.setdefault(own, []).append(weights)
+        return scores
+
 
 def _columns(parts: Mapping[Key, list[np.ndarray]], samples: int) -> np.ndarray:
     """(N, K): a row for each of N ``samples``, a column a key."""

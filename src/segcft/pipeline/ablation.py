@@ -172,7 +172,7 @@ def run_ablation(
         StudyError: ``only`` names no variant.
         SegcftError: the first variant failed; or others did, after all have been tried.
     """
-    from segcft.pipeline.pool import run_all
+    from segcft.pipeline.pool import Failures, run_all
     from segcft.pipeline.run import Run
     from segcft.pipeline.runner import Pipeline
     from segcft.utils.lock import Lock
@@ -180,7 +180,7 @@ def run_ablation(
     chosen = ablation.choose(only)
     runs = {name: Run(folder / name, study) for name, study in ablation.studies.items()}
     rows: list[Row] = []
-    failures: list[str] = []
+    failures = Failures(progress)
     with Lock(folder):
         for count, name in enumerate(chosen, start=1):
             progress.note(f"[{count}/{len(chosen)}] {name}")
@@ -192,13 +192,10 @@ def run_ablation(
             except SegcftError as error:
                 if not rows:  # what ails the first one ails all
                     raise
-                failures.append(f"{name}: {error}")
-                progress.note(f"error: {failures[-1]}")
+                failures.add(name, error)
             else:
                 rows = _write_table(ablation, runs, folder, pipeline)
-    if failures:
-        head = f"{len(failures)} of {len(chosen)} variants failed; table.md has the rest:"
-        raise SegcftError(Code.FAILED, folder, "\n".join([head, *failures]))
+    failures.check(folder, f"of {len(chosen)} variants failed; table.md has the rest")
     return rows
 
 

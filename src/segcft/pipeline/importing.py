@@ -17,7 +17,9 @@ from segcft.causal.mechanisms import ParentEncoder
 from segcft.config.sources import FolderData
 from segcft.config.study import Study
 from segcft.data.maskfit import check_masks
+from segcft.data.resplit import resplit
 from segcft.data.shards import Shard, join
+from segcft.data.splits import parts_of
 from segcft.data.store import Store
 from segcft.errors import Code, DataError
 from segcft.evaluate.names import counted
@@ -88,6 +90,8 @@ def import_samples(run: Run, data: Path | None, progress: Progress) -> bool:
             store = join(run.study, shards, run.folder / "store", progress)
         else:
             store = import_data(run.study, data, run.folder / "store", progress)
+        if run.study.splits.fold is not None:
+            store = _folded(store, run)
         write_text(record, json.dumps({**source, "fingerprint": store.fingerprint}))
         if shards:  # the store holds it all now
             for shard in shards:  # first, so that what a kill leaves is nobody's
@@ -112,6 +116,31 @@ def take_samples(run: Run, data: Path | None, others: Iterable[Run]) -> bool:
         shutil.copytree(other.folder / "store", partial, copy_function=link, dirs_exist_ok=True)
     link(import_record(other), import_record(run))
     return True
+
+
+def take_fold(run: Run, whole: Run) -> Store | None:
+    """Have the run of a fold share the images of ``whole``, the run of all folds, split as the fold's study says.
+
+    Returns:
+        its samples; None where it has them already.
+
+    Raises:
+        DataError: the whole has no samples, or too few patients.
+    """
+    samples = whole.store()
+    shared = {"files": read_json(import_record(whole)).get("files"), "whole": samples.fingerprint}
+    source = _source(run.study, None) | shared
+    recover(run.folder / "store")
+    if _is_imported(run, source) and read_json(import_record(run)).get("whole") == samples.fingerprint:
+        return None
+    store = _folded(samples, run)
+    write_text(import_record(run), json.dumps({**source, "fingerprint": store.fingerprint}))
+    return store
+
+
+def _folded(samples: Store, run: Run) -> Store:
+    """The store of a fold's run: all ``samples``, split as its study says."""
+    return resplit(samples, parts_of(samples.table["patient"], run.study.splits), run.folder / "store")
 
 
 def import_shard(run: Run, data: Path | None, shard: Shard, progress: Progress) -> None:
@@ -260,12 +289,17 @@ def _listing(folder: Path) -> str:
 
 def describe(store: Store) -> str:
     """What a store holds, in a line, and what may be wrong with it."""
-    parts = ", ".join(f"{count} {part}" for part, count in store.samples.items())
+    parts = parts_in_words(store)
     complete = len(store.indices(complete=True))
     missing = f"; {len(store) - complete} lack an attribute" if complete < len(store) else ""
     rejected = f"; {len(store.rejected)} rejected, see rejected.csv" if len(store.rejected) else ""
-    warnings = "".join(find(store) for find in (_dark, _duplicates, _missing_categories, _remarks))
+    warnings = "".join(find(store) for find in (_dark, duplicates, _missing_categories, _remarks))
     return f"{counted(len(store), store.table['patient'].nunique())} ({parts}){missing}{rejected}{warnings}"
+
+
+def parts_in_words(store: Store) -> str:
+    """How many samples each part has."""
+    return ", ".join(f"{count} {part}" for part, count in store.samples.items())
 
 
 def _remarks(store: Store) -> str:
@@ -285,7 +319,7 @@ def _dark(store: Store) -> str:
     )
 
 
-def _duplicates(store: Store) -> str:
+def duplicates(store: Store) -> str:
     """A warning where a test image is one of training, under another name; else ""."""
     earlier = np.flatnonzero(store.table["split"] != "test")
     twins = shared_images(store, store.indices("test"), store, earlier)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from segcft.config.loader import parse_study
 from segcft.config.sources import SimulatedData
 from segcft.config.study import Study
-from segcft.data.splits import PARTS, assign
+from segcft.data.splits import PARTS, parts_of
 from segcft.data.store import Store
 from segcft.errors import Code, DataError, RunError
 from segcft.evaluate.evaluation import evaluate
@@ -33,6 +33,8 @@ UNKNOWN_TRAINING = (
     "unless the run has its original split (data.split)"
 )
 VALIDATION = "Validation samples: to choose settings by. What was chosen is reported on test samples."
+
+FOLD = "Fold {0.fold} of {0.folds}. The values that are asked for are those of the people of all folds."
 
 SAME_NAMES = (
     "have the id of a training or validation subject and another image: if they are the same subjects, at another time "
@@ -84,9 +86,9 @@ def evaluate_samples(
         notes += check_unseen(run, store)
     else:
         check_apart(store, store, rows, split)
-    if run.path("hvae").is_file() and "source" in artefact.read_meta(run.path("hvae")):
-        notes.append(f"Warning: {UNKNOWN_TRAINING}.")
-    notes += [f"Warning: {name}: {finding}" for name, finding in found_in(run)]
+        if run.study.splits.fold is not None:
+            notes.append(FOLD.format(run.study.splits))
+    notes += warnings_of(run)
     if judge is not None:
         notes.append(f"Judged by {judge}, and not by the judge of {run.folder}.")
     for note in notes:
@@ -110,6 +112,14 @@ def found_in(run: Run) -> list[tuple[str, Finding]]:
     """What went wrong in the trainings of a run or a published model, as far as its parts are there: part, finding."""
     parts = [name for name in run.parts if run.path(name).is_file()]
     return [(name, finding) for name in parts for finding in recorded(artefact.read_meta(run.path(name)))]
+
+
+def warnings_of(run: Run) -> list[str]:
+    """What readers of a table must know of the parts of a run."""
+    found = [f"Warning: {name}: {finding}" for name, finding in found_in(run)]
+    if run.path("hvae").is_file() and "source" in artefact.read_meta(run.path("hvae")):
+        return [f"Warning: {UNKNOWN_TRAINING}.", *found]
+    return found
 
 
 def _is_own(run: Run, store: Store, parts: Sequence[str]) -> bool:
@@ -204,11 +214,8 @@ def _check_published(run: Run, store: Store) -> list[str]:
     if store.fingerprint in {artefact.read_meta(run.path(part)).get("data") for part in parts}:
         _refuse(store, "samples", len(store))
     if isinstance(data, SimulatedData) and "person" in store.table:
-        seen = {
-            person_number(data.seed, index)
-            for index in range(data.people)
-            if assign(person_id(data.seed, index), run.study.splits) != "test"
-        }
+        people = {person_id(data.seed, index): person_number(data.seed, index) for index in range(data.people)}
+        seen = {people[id] for id, part in parts_of(people, run.study.splits).items() if part != "test"}
         _refuse(store, "subjects", len(seen & set(store.table["person"])))
         return []
     return [f"Warning: {PUBLISHED}."]

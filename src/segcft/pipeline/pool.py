@@ -10,15 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
+from segcft.errors import Code, SegcftError
 from segcft.pipeline.importing import check_values
 from segcft.pipeline.run import Run
 from segcft.pipeline.runner import Pipeline
 from segcft.training.loop import make_fabric
 from segcft.utils.progress import Progress
 from segcft.utils.workers import Workers
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 Order = tuple[str, dict[str, str]]
 """A stage to train, and the keys of those before it."""
@@ -32,6 +37,33 @@ def default_jobs(device: torch.device) -> int:
 def threads_of(jobs: int) -> int:
     """Threads of each of ``jobs`` processes that share the cores."""
     return max(1, torch.get_num_threads() // jobs)
+
+
+def fabric_of(number: int, device: str, threads: int) -> Fabric:
+    """The hardware of a worker: so many threads, or the next of the machine's GPUs."""
+    torch.set_num_threads(threads)
+    return make_fabric(device, [number % torch.cuda.device_count()] if device == "cuda" else 1)
+
+
+class Failures:
+    """What failed of several runs, of which the others went on."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress, self.told = progress, dict[str, str]()
+
+    def add(self, name: str, error: object) -> None:
+        """The run ``name`` failed: it is told at once."""
+        self.told[name] = f"{name}: {error}"
+        self.progress.note(f"error: {self.told[name]}")
+
+    def check(self, folder: Path, head: str) -> None:
+        """See that nothing failed.
+
+        Raises:
+            SegcftError: something did; ``head`` says what follows from that.
+        """
+        if self.told:
+            raise SegcftError(Code.FAILED, folder, "\n".join([f"{len(self.told)} {head}:", *self.told.values()]))
 
 
 def run_all(pipeline: Pipeline, jobs: int) -> None:
@@ -85,8 +117,7 @@ def _begin(
     number: int, progress: Progress, run: Run, data: Path | None, compile: bool, device: str, threads: int
 ) -> Callable[[Order], str]:
     """Of a worker: what trains a stage and returns its key."""
-    torch.set_num_threads(threads)
-    fabric = make_fabric(device, [number % torch.cuda.device_count()] if device == "cuda" else 1)
+    fabric = fabric_of(number, device, threads)
     # The lock is that of the run, which is held for all its workers.
     pipeline = Pipeline(run, fabric, data, progress, compile, lock=nullcontext())
 

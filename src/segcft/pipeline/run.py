@@ -13,6 +13,9 @@ README.md                 of a published model only: its card
 people.csv, samples.json  of a published model only: made-up subjects instead of samples, see segcft.pipeline.publish
 evaluation/               table.json, table.md, scores.parquet, figures/; of validation samples: evaluation-validation/
 report.html               all of it on one page, see segcft.report
+
+A run in folds has in its folder the study, the samples and the evaluation of all, and a run a fold: fold-1, fold-2, ...
+See segcft.pipeline.folds.
 """
 
 from __future__ import annotations
@@ -134,6 +137,24 @@ class Run:
                 f"and `segcft run {self.folder}/study.yaml --out RUN` trains it again, as a run",
             )
 
+    def require_one(self) -> None:
+        """Check that this is not a run in folds, each of which has parts of its own.
+
+        Raises:
+            RunError: it is.
+        """
+        if self.study.splits.in_folds:
+            raise RunError(
+                Code.UNSUPPORTED,
+                self.folder,
+                f"a run in {self.study.splits.folds} folds, each with parts of its own: give one of them, e.g. "
+                f"{self.fold(1)}; of all folds there are the samples, the table and the report",
+            )
+
+    def fold(self, number: int) -> Path:
+        """The folder of a fold, from 1, of a run in folds."""
+        return self.folder / f"fold-{number}"
+
     def store(self, verify: bool = False) -> Store:
         """The run's samples; ``verify`` as of :class:`~segcft.data.store.Store`.
 
@@ -155,8 +176,9 @@ class Run:
 
         Raises:
             RunError: it is not trained yet, is damaged, or is another part under this one's name; or the judge is the
-                guide.
+                guide; or this is a run in folds.
         """
+        self.require_one()
         module = self.build(part)
         said = artefact.load(self.path(part), module).get("part", part)
         if said != part:
@@ -175,7 +197,11 @@ class Run:
         """Method (none, regressor, segmentor) -> the part that is its image mechanism, as far as trained.
 
         Fine-tuned parts whose starting point or attributes' mechanisms were trained again since are left out.
+
+        Raises:
+            RunError: this is a run in folds.
         """
+        self.require_one()
         stages = [stage for stage in training_stages(self.study) if stage.method]
         return {stage.method: stage.name for stage in stages if self._is_current(stage)}
 

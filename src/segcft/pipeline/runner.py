@@ -38,7 +38,8 @@ class Pipeline:
         lock: held while a stage runs (default: the folder's, so that one process at a time works in it).
 
     Raises:
-        RunError: the folder is a published model; or, when a stage is to run, another process works in it.
+        RunError: the folder is a published model, or of a run in folds; or, when a stage is to run, another process
+            works in it.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Pipeline:
         lock: AbstractContextManager[Any] | None = None,
     ) -> None:
         run.require_unpublished()
+        run.require_one()
         self.run, self.study, self.fabric, self.data, self.compile = run, run.study, fabric, data, compile
         self.split = split
         # Of several processes one speaks.

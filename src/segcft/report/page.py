@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from segcft.evaluate.page import percent
 from segcft.evaluate.scores import Row
 from segcft.io.rendering import is_wide
 from segcft.measures.measurements import Measurements
+from segcft.pipeline.folds import is_evaluated, runs_of
 from segcft.pipeline.run import Run
 from segcft.report import charts, facts
 from segcft.report.charts import Chart
@@ -92,41 +94,37 @@ def write_report(run: Run, out: Path, device: torch.device) -> None:
 def render_report(run: Run, device: torch.device) -> str:
     """The page about an evaluated run: one file of HTML, without scripts, that loads nothing.
 
+    That of a run in folds has the evaluation of all; curves and failures are on the pages of its folds.
+
     Raises:
         RunError: it is a published model, which has no samples; it is not evaluated; a part is missing or damaged; or
             the evaluation is of other samples or models than the run's.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined  # late: only this page needs them
-
     store = run.store()
     study, result = run.study, Result.read(run.folder)
     methods = [m for m in METHODS if any(row["method"] == m for row in result.rows)]
-    trained = run.methods()
+    runs = runs_of(run)
+    folds = [one.folder.name for one in runs] if study.splits.in_folds else []
+    trained = runs[0].methods()
     judged = [method for method in trained if method in methods]
     if not judged:
         raise RunError(
             Code.OTHER, run.evaluation / "table.json", "no method in it is trained in this run; `segcft evaluate`"
         )
     method = judged[-1]  # the default of questions, too
-    run.samples_of(["judge", "scm", trained[method]])
+    for one in runs:
+        one.samples_of(["judge", "scm", one.mechanism(method)])
+    if folds and not is_evaluated(run):
+        raise RunError(Code.OTHER, run.evaluation, "not of the folds as they are now; see `segcft run`")
     cohort = Cohort.choose(study, store, store.indices("test", complete=True), device)
     path = run.evaluation / "scores.parquet"
-    failures = _failures(run, cohort, method, path) if path.is_file() else []
+    failures = _failures(run, cohort, method, path) if path.is_file() and not folds else []
 
-    parts = facts.read_parts(run)
-    values = store.values()[store.indices("train")]
-    template = Environment(
-        loader=PackageLoader("segcft.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    template.filters |= {
-        "number": charts.number,
-        "signed": charts.signed,
-        "plain": plain,
-        "method": method_name,
-        "percent": percent,
-    }
+    made = {f"{one.folder.name}: " if folds else "": (one, facts.read_parts(one)) for one in runs}
+    parts = [replace(part, name=f"{of}{part.name}") for of, (_, its) in made.items() for part in its]
+    values = store.values()[store.indices(None if folds else "train")]
     table = run.evaluation / "table.md"
-    return template.get_template("report.html").render(
+    return _template().render(
         study=study,
         result=result,
         store=store,
@@ -136,7 +134,8 @@ def render_report(run: Run, device: torch.device) -> str:
         version=segcft.__version__,
         evaluated=_day((run.evaluation / "table.json").stat().st_mtime),
         written=_day(datetime.now().timestamp()),
-        judged=len(cohort),
+        judged=max(row["n"] for row in result.rows) if folds else len(cohort),
+        folds=folds,
         method=method,
         methods=methods,
         not_judged=[m for m in trained if m not in methods],
@@ -148,7 +147,7 @@ def render_report(run: Run, device: torch.device) -> str:
             charts.marginal(name, variable, values[:, k]) for k, (name, variable) in enumerate(study.variables.items())
         ],
         complete={split: len(store.indices(split, complete=True)) for split in result.samples},
-        curves=list(_curves(run, [part.name for part in parts])),
+        curves=[] if folds else list(_curves(run, [part.name for part in parts])),
         tables=tables(_text(table), study.description),
         figures=list(_figures(run)),
         scored=path.is_file(),
@@ -157,15 +156,36 @@ def render_report(run: Run, device: torch.device) -> str:
         worst=WORST,
         wide=_is_wide(study),
         kin=kin(result.rows, study),
-        guards=list(facts.guards(store, parts)),
         findings=facts.findings(parts),
+        guards=[
+            replace(guard, text=f"{of}{guard.text}")
+            for of, (one, its) in made.items()
+            for guard in facts.guards(one.store(), its)
+        ],
         seeds=facts.seeds(study),
         left_out=facts.left_out(store.rejected),
         parts=parts,
-        missing=facts.missing_parts(run, parts),
+        missing=[f"{of}{name}" for of, (one, its) in made.items() for name in facts.missing_parts(one, its)],
         environment=facts.environment(device),
         settings=yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
     )
+
+
+def _template() -> Any:
+    """That of the page."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # late: only this page needs them
+
+    environment = Environment(
+        loader=PackageLoader("segcft.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters |= {
+        "number": charts.number,
+        "signed": charts.signed,
+        "plain": plain,
+        "method": method_name,
+        "percent": percent,
+    }
+    return environment.get_template("report.html")
 
 
 def _failures(run: Run, cohort: Cohort, method: str, path: Path) -> list[Section]:

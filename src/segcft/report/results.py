@@ -22,6 +22,7 @@ from segcft.evaluate.names import method_name, plain
 from segcft.evaluate.scores import Row
 from segcft.evaluate.table import cell, grid
 from segcft.measures.measurements import Measurements
+from segcft.pipeline.folds import runs_of
 from segcft.pipeline.run import Run
 from segcft.training import artefact
 
@@ -64,7 +65,9 @@ class Result:
                 path,
                 f"it has no {metric!r}, the metric of the study (evaluation.metric); evaluate again: `segcft evaluate`",
             )
-        return cls(run.study, rows, run.samples(), artefact.read_meta(run.path("judge")).get("version", "unknown"))
+        return cls(
+            run.study, rows, run.samples(), artefact.read_meta(runs_of(run)[0].path("judge")).get("version", "unknown")
+        )
 
     def row(self, method: str, metric: str, intervention: str = "", structure: str = "") -> Row | None:
         """The one row of this, if there is one."""
@@ -169,9 +172,10 @@ def _data(results: Sequence[Result], paper: Mapping[str, Any] | None) -> Iterato
         counts = " / ".join(f"{count:,}" for count in result.samples.values())
         *parts, last = ({"train": "training"}.get(part, part) for part in result.samples)
         judged = max((row["n"] for row in result.rows), default=0)
+        folds = f" (each of them in one of {study.splits.folds} folds)" if study.splits.in_folds else ""
         yield (
             f"- {study.name}: {study.description.rstrip('.')}. {source}, {counts} {', '.join(parts)} and {last} "
-            f"samples, {size} pixels; {judged} test samples judged; segcft {result.version}."
+            f"samples{folds}, {size} pixels; {judged} test samples judged; segcft {result.version}."
         )
 
 

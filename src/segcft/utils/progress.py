@@ -36,6 +36,21 @@ class Progress:
                 task.advance()
 
 
+class Named(Progress):
+    """Shown on ``progress`` behind a ``name``: of one among several that do the same."""
+
+    def __init__(self, progress: Progress, name: str) -> None:
+        self.progress, self.name = progress, name
+
+    @contextmanager
+    def task(self, description: str, total: int, done: int = 0) -> Iterator[Task]:
+        with self.progress.task(f"{self.name}: {description}", total, done) as task:
+            yield task
+
+    def note(self, text: str) -> None:
+        self.progress.note(f"{self.name}: {text}")
+
+
 class _Bar(Task):
     def __init__(self, bars: Any, task: Any) -> None:
         self.bars, self.id = bars, task

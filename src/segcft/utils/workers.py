@@ -68,7 +68,8 @@ class Workers(Generic[T, Result]):
         """
         free = next((worker for worker in self._workers if worker.task is None), None)
         if free is None:
-            free = _Worker(self.begin, len(self._workers), self.arguments)
+            number = min(set(range(self.count)) - {worker.number for worker in self._workers})
+            free = _Worker(self.begin, number, self.arguments)
             self._workers.append(free)
         free.give(name, task)
 
@@ -77,17 +78,23 @@ class Workers(Generic[T, Result]):
 
         Raises:
             Exception: what a task raised: a SegcftError or OSError as it is, others as a RuntimeError with their
-                traceback.
-            SegcftError: a process died.
+                traceback. Its process is no more; others go on.
+            SegcftError: a process died; the field is the name of its task.
         """
         busy = {worker.connection: worker for worker in self._workers if worker.task is not None}
-        found: list[tuple[str, Result]] = []
-        while busy and not found:
+        while busy:
             for connection in wait(list(busy)):
                 worker = busy[connection]  # type: ignore[index]
                 name = worker.task or ""
-                found += [(name, result) for result in worker.hear(self.progress)]
-        return found
+                try:
+                    found = [(name, result) for result in worker.hear(self.progress)]
+                except Exception:
+                    self._workers.remove(worker)
+                    worker.end()
+                    raise
+                if found:  # before another one raises, so that no result is lost
+                    return found
+        return []
 
     def map(self, tasks: Iterable[tuple[str, T]]) -> Iterator[Result]:
         """The results of named tasks, in the order in which they are done; raises what :meth:`done` does."""
@@ -110,6 +117,7 @@ class _Worker:
         with ignored_interrupts():
             self.process.start()
         theirs.close()  # so that the end of the process ends our waiting
+        self.number = number
         self.task: str | None = None
         self._shown: list[tuple[AbstractContextManager[Task], Task]] = []
 
