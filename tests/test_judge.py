@@ -265,7 +265,8 @@ def test_cross_entropy_alone_teaches_the_area_that_masks_have_on_average() -> No
 def own_study(make_small_study: MakeStudy) -> Study:
     """Whose judge is no kin of the guide."""
     judge = {"architecture": "segresnet", "loss": "cross-entropy", "width": 8, "blocks": [1, 1], "steps": 3, "seed": 1}
-    return make_small_study({"splits": {"train": 0.4, "judge": 0.2, "validation": 0.2, "test": 0.2}, "judge": judge})
+    splits = {"train": 0.4, "judge": 0.2, "validation": 0.2, "test": 0.2}
+    return make_small_study({"splits": splits, "judge": judge, "segmentor.steps": 3})
 
 
 @pytest.fixture(scope="module")
