@@ -75,7 +75,7 @@ def main() -> None:
 
     run, store = Run(options.model), Store(options.run / "store")
     part = list(run.methods().values())[-1]
-    network, typical = run.load(part), run.typical(part)
+    network, typical = run.load(part), run.typical(part, ("image", "latents"))
     if typical is None:
         parser.error(f"{options.model}: nothing is recorded as typical")
 

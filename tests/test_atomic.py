@@ -144,6 +144,26 @@ def test_what_takes_its_place_is_on_the_disk_before(tmp_path: Path, monkeypatch:
     assert order == [str(tmp_path / "file.partial"), "in place", str(tmp_path)]
 
 
+@pytest.mark.parametrize("step", [1, 2])
+def test_ctrl_c_leaves_the_old_folder_or_the_new_one_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    rename, calls = os.rename, count(1)
+
+    def interrupted(source: Path, target: Path) -> None:
+        rename(source, target)
+        if next(calls) == step:
+            raise KeyboardInterrupt
+
+    fill(tmp_path / "out", "old")
+    monkeypatch.setattr(os, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), replaced_folder(tmp_path / "out") as partial:
+        fill(partial, "new")
+    text = b"old" if step == 1 else b"new"
+    assert contents(tmp_path / "out") == {"a": text, "deep/b": text}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def test_an_error_leaves_the_old_folder_and_nothing_else(tmp_path: Path) -> None:
     fill(tmp_path / "out", "old")
     with pytest.raises(KeyError), replaced_folder(tmp_path / "out"):
@@ -168,6 +188,42 @@ def test_a_whole_folder_overwrites_nothing_not_even_what_a_kill_moved_aside(tmp_
     with refused(DataError, Code.EXISTS, "out"), whole_folder(tmp_path / "out"):
         pytest.fail("it may be written")
     assert contents(tmp_path / "out")["a"] == b"old"
+
+
+def test_a_whole_folder_overwrites_nothing_that_came_while_it_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    with refused(DataError, Code.EXISTS, "out"), whole_folder(out) as partial:
+        fill(partial, "new")
+        fill(out, "somebody's")
+    assert set(contents(out).values()) == {b"somebody's"}
+    shutil.rmtree(out)
+    with refused(DataError, Code.EXISTS, "out"), whole_folder(out) as partial:
+        fill(partial, "new")
+        out.write_text("somebody's")
+    assert out.read_text() == "somebody's"
+    out.unlink()
+    rename = os.rename
+    monkeypatch.setattr(os, "rename", lambda a, b: (fill(out, "at the last moment"), rename(a, b)))
+    with refused(DataError, Code.EXISTS, "out"), whole_folder(out) as partial:
+        fill(partial, "new")
+    assert set(contents(out).values()) == {b"at the last moment"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("before", ["nothing", "an empty folder", "a link to one"])
+def test_a_whole_folder_takes_the_place_of_an_empty_one(tmp_path: Path, before: str) -> None:
+    out = tmp_path / "out"
+    if before == "an empty folder":
+        out.mkdir()
+    if before == "a link to one":
+        (tmp_path / "elsewhere").mkdir()
+        out.symlink_to(tmp_path / "elsewhere")
+    with whole_folder(out) as partial:
+        fill(partial, "new")
+    assert set(contents(out).values()) == {b"new"}
+    assert {path.name for path in tmp_path.iterdir()} <= {"out", "elsewhere"}
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:

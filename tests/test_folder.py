@@ -820,6 +820,11 @@ def test_a_person_s_number_fits_a_signed_integer(seed: int, index: int) -> None:
         ({"image": {"size": [8, 8]}}, Code.UNSUPPORTED, "image"),
         ({"structures": {"lung": {"variable": "age"}}}, Code.UNKNOWN, "structures.lung.variable"),
         (
+            {"structures": {"lung": {"variable": "left_lung_area", "measure": "width"}}},
+            Code.UNSUPPORTED,
+            "structures.lung.measure",
+        ),
+        (
             {
                 "variables": {"left_lung_area": {"kind": "continuous"}, "weight": {"kind": "continuous"}},
                 "structures": {"lung": {"variable": "left_lung_area"}},

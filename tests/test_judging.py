@@ -18,13 +18,16 @@ from segcft.data.store import Store
 from segcft.data.writer import StoreWriter
 from segcft.errors import Code, DataError, RunError
 from segcft.evaluate import names
+from segcft.measures.measure import MEASURES
 from segcft.pipeline.importing import new_samples
 from segcft.pipeline.judging import check_unseen, evaluate_samples, load_judge
 from segcft.pipeline.publish import publish
 from segcft.pipeline.run import Run
+from segcft.pipeline.stages.evaluation import RECORD
 from segcft.training import artefact
 from segcft.utils.progress import Progress
 from tests.conftest import MODELS, MakeStudy
+from tests.test_measures import Width
 from tests.test_model import as_real
 from tests.test_pipeline import Notes
 
@@ -205,6 +208,34 @@ def test_a_judge_that_is_the_guide_is_refused_also_where_the_guide_is_not(small_
     for run in (small_run, published):
         with refused(RunError, Code.LEAK, "segmentor.safetensors"):
             load_judge(run, small_run.path("segmentor"))
+
+
+def test_another_judge_measures_what_the_run_s_study_measures(
+    small_run: Run, make_small_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(MEASURES._things, "width", Width())
+    absent = {"variables.heart_area.scale": "log", "variables.heart_area.zero_inflated": True}
+    study = make_small_study({"structures.heart.measure": "width", "evaluation.metric": "mae", **absent})
+    network = small_run.build("judge")
+    meta = artefact.load(small_run.path("judge"), network)
+    artefact.save(tmp_path / "judge.safetensors", network, meta | {"study": study.model_dump(mode="json")})
+    judge, own = load_judge(small_run, tmp_path), small_run.load("judge")
+    dark = torch.full((1, 1, *study.image.size), -1.0)
+    assert judge.measurements == own.measurements
+    assert torch.equal(judge.read(dark), own.read(dark))
+
+
+def test_a_table_by_another_judge_does_not_pass_for_the_run_s_own(
+    small_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segcft.pipeline.judging.evaluate_samples", lambda *_: [])
+    shutil.copytree(small_run.folder, tmp_path / "run")
+    record = Run(tmp_path / "run").evaluation / RECORD
+    words = ["evaluate", str(tmp_path / "run"), "--device", "cpu", "--json"]
+    assert main(words) == 0
+    assert record.is_file()
+    assert main([*words, "--judge", str(small_run.folder), "--out", str(record.parent)]) == 0
+    assert not record.exists()
 
 
 def test_a_judge_of_something_else_is_refused(published: Run, plaque_run: Run, tmp_path: Path) -> None:

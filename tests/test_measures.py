@@ -92,6 +92,14 @@ def test_only_what_may_be_absent_is_read_as_absent() -> None:
     assert two().read(masks).tolist() == [[8.0, 9.0]]
 
 
+def test_masks_that_cannot_be_known_are_not_read_as_absent() -> None:
+    masks = torch.full((1, 2, 4, 4), torch.nan)
+    assert two().read(masks).isnan().all()
+    masks = torch.full((1, 2, 4, 4), 0.25)
+    masks[..., 0, 0] = torch.nan
+    assert two().read(masks).isnan().all()
+
+
 def test_gradients_reach_the_masks_of_what_is_estimated() -> None:
     masks = torch.full((1, 2, 4, 4), 0.25, requires_grad=True)
     two().estimate(masks).sum().backward()

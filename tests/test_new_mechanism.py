@@ -46,7 +46,7 @@ def test_its_settings_are_read_and_checked(make_small_study: MakeStudy) -> None:
 def test_it_is_trained_and_fine_tuned(flow_run: Run) -> None:
     before, after = (flow_run.load(part).state_dict() for part in ("hvae", "cft-segmentor"))
     assert any(not torch.equal(value, after[name]) for name, value in before.items())
-    typical = flow_run.typical("hvae")
+    typical = flow_run.typical("hvae", ["image"])
     assert typical is not None
     assert set(typical.ranges) == {"image"}
 

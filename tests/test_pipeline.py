@@ -30,6 +30,8 @@ from segcft.readers.segmentor import dice
 from segcft.report.facts import seeds
 from segcft.training import artefact
 from segcft.training.loop import make_fabric
+from segcft.utils.atomic import write_text
+from segcft.utils.lock import Lock
 from segcft.utils.progress import Progress
 from tests.conftest import MODELS
 
@@ -261,16 +263,43 @@ def test_what_cannot_be_made_again_is_not_forgotten(make_small_study: Any, small
         pipeline.forget(["sgementor"])
     path = pipeline.run.path("hvae")
     artefact.save(path, pipeline.run.load("hvae"), artefact.read_meta(path) | {"source": {"checkpoint": "/c.pt"}})
-    with refused(RunError, Code.UNSUPPORTED, "hvae.safetensors"):
-        pipeline.forget(["hvae"])
-    assert path.is_file()
+    for stages in (["hvae"], ["judge", "hvae"], ["import", "segmentor", "hvae"]):
+        before = times(copied)
+        with refused(RunError, Code.UNSUPPORTED, "hvae.safetensors"):
+            pipeline.forget(stages)
+        assert times(copied).keys() >= before.keys()  # none of the others, either
     structures = {
         name: one.model_dump() | {"bit": 2**i} for i, (name, one) in enumerate(small_study.structures.items())
     }
     real = make_small_study({"data": {"source": "folder"}, "structures": structures})
     with refused(DataError, Code.MISSING, "--data"):
-        Pipeline(Run(copied, real), make_fabric("cpu")).forget(["import"])
+        Pipeline(Run(copied, real), make_fabric("cpu")).forget(["import", "scm"])
     assert (copied / "import.json").is_file()
+    assert (copied / "scm.safetensors").is_file()
+
+
+def test_nobody_else_writes_an_evaluation_before_its_record_is_there(
+    small_study: Study, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+
+    def is_taken(step: str) -> None:
+        with refused(RunError, Code.BUSY, "evaluation"), Lock(copied / "evaluation"):
+            pytest.fail("somebody else may write")
+        steps.append(step)
+
+    def write(path: Path, text: str) -> None:
+        is_taken("record")
+        write_text(path, text)
+
+    monkeypatch.setattr("segcft.pipeline.stages.evaluation.evaluate_samples", lambda *_: is_taken("table"))
+    monkeypatch.setattr("segcft.pipeline.stage.write_text", write)
+    pipeline = Pipeline(Run(copied, small_study), make_fabric("cpu"))
+    pipeline.forget(["evaluate"])
+    pipeline.run_stage("evaluate")
+    assert steps == ["table", "record"]
+    with Lock(copied / "evaluation"):
+        pass
 
 
 @pytest.mark.slow

@@ -25,7 +25,9 @@ from segcft.data.splits import PARTS, assign, expected_parts, uniform
 from segcft.data.store import Store
 from segcft.data.writer import StoreWriter
 from segcft.errors import Code, DataError, StudyError
+from segcft.measures.measure import MEASURES
 from segcft.utils.loop import ahead
+from tests.test_measures import Width
 
 GRID = (4, 6)
 
@@ -334,6 +336,23 @@ def test_a_store_of_another_study_is_refused(store: Store) -> None:
                 variables={"heart_area": {"kind": "continuous"}, "age": {"kind": "continuous"}},
             )
         )
+
+
+def test_a_store_knows_what_its_study_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MEASURES._things, "width", Width())
+    areas = make_study()
+    widths = make_study(structures={"heart": {"variable": "heart_area", "measure": "width", "bit": 4}})
+    for study, other in ((areas, widths), (widths, areas)):
+        folder = tmp_path / study.structures["heart"].measure
+        with StoreWriter(folder, study) as writer:
+            fill(writer)
+        store = Store(folder)
+        store.require(study)
+        with refused(DataError, Code.OTHER, f"{folder}: measures"):
+            store.require(other)
+        _forget_checksums(folder)
+        Store(folder, verify=True)
+    assert "measures" not in json.loads((tmp_path / "area" / "store.json").read_text())  # as in version 0.1.0
 
 
 def test_a_store_travels_to_another_process_by_its_path(store: Store) -> None:

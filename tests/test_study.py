@@ -154,6 +154,7 @@ def test_underscore_keys_hold_yaml_anchors(tmp_path: Path) -> None:
         ("hvae", 3, "hvae", "got 3"),
         ("hvae.level", [], "hvae.level", "did you mean 'levels'?"),
         ("hvae.levels", [{"width": 8, "down": [2, 2, 2]}, {"width": 8}], "hvae.levels", "'down' has 3 factors"),
+        ("hvae.levels", [{"width": 8}, {"width": 8, "down": [2, 2, 2]}], "hvae.levels", "'down' has 3 factors"),
         ("hvae.levels", [], "hvae.levels", "got []"),
         ("variables", {}, "variables", "at least 1"),
         ("variables.age.kind", "ordinal", "variables.age.kind", "got 'ordinal'"),

@@ -62,7 +62,7 @@ def _read_weights(path: Path) -> None:
     run = _run(path.parent)
     run.load("scm")
     run.methods()
-    run.typical("scm")
+    run.typical("scm", ("image", "latents"))
 
 
 def _checkpoints() -> list[bytes]:

@@ -98,8 +98,8 @@ again. Results are in RUN/evaluation: table.md, table.json and figures/.
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 1 for an error that the message explains, 130 for Ctrl-C, 143 for
     SIGTERM and 138 for SIGUSR1."""
-    options = _parse(sys.argv[1:] if arguments is None else arguments)
     try:
+        options = _parse(sys.argv[1:] if arguments is None else arguments)
         with orderly_end():
             options.command(options)
     except Terminated as end:

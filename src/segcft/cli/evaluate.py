@@ -68,6 +68,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     quiet_libraries()
     from segcft.pipeline.importing import new_samples
     from segcft.pipeline.judging import evaluate_samples
+    from segcft.pipeline.stages.evaluation import RECORD
     from segcft.training.loop import make_fabric
     from segcft.utils.lock import Lock
     from segcft.utils.progress import ConsoleProgress
@@ -83,6 +84,8 @@ def _evaluate(options: argparse.Namespace) -> None:
         folder = folder.with_name(f"{folder.name}-other-judge")
     folder = options.out or folder
     with Lock(folder):
+        if options.out is not None:  # perhaps the folder of a run's own evaluation, which this one is not
+            (folder / RECORD).unlink(missing_ok=True)
         store = new_samples(run.study, options.data, options.seed, folder / "store", progress) if others else own
         rows = evaluate_samples(run, store, folder, device, progress, options.split, options.judge)
     if options.json:

@@ -140,7 +140,7 @@ class HVAESpec(VAESpec):
     def check_image(self, size: tuple[int, ...], channels: int) -> None:
         if self.levels[-1].z == 0:
             raise ValueError("hvae.levels: the last, smallest level needs a latent ('z' of at least 1)")
-        factors = [level.factor(len(size)) for level in self.levels[:-1]]
+        factors = [level.factor(len(size)) for level in self.levels][:-1]  # the last has none below it, and is checked
         for axis, (name, pixels) in enumerate(zip(AXES[-len(size) :], size, strict=True)):
             factor = self.patch * math.prod(down[axis] for down in factors)
             if pixels % factor:

@@ -55,11 +55,11 @@ def out_of_support(
 
 
 def atypical_image(lengths: Mapping[str, Tensor], typical: TypicalRanges | None) -> list[str]:
-    """A warning if a length of an image () is out of its typical range; none where no range is recorded."""
+    """A warning if a length of an image () is out of its typical range; none where no range is recorded. Each range is
+    of one of the ``lengths``."""
     found = []
-    ranges = typical.ranges if typical else {}
-    for name in (name for name in ranges if name in lengths):
-        (low, high), bits = ranges[name], float(lengths[name])
+    for name, (low, high) in (typical.ranges if typical else {}).items():
+        bits = float(lengths[name])
         if not low <= bits <= high:  # nor is NaN
             shown = f"{bits:.3g}" if bits < LARGEST_SHOWN else f"over {LARGEST_SHOWN}"
             place = "" if name == "image" else f" in the {name}"

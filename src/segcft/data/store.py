@@ -28,7 +28,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from segcft.config.study import Study
+from segcft.config.study import Structure, Study
 from segcft.data.splits import PARTS, listed
 from segcft.errors import Code, DataError
 from segcft.io.reject import REMARK_COLUMNS, WARNINGS
@@ -159,8 +159,9 @@ class Store:
         Raises:
             DataError: it does not; the message says what differs.
         """
-        for what, ours in shape_of(study).items():
-            theirs = self._meta[what]
+        wanted = shape_of(study)
+        for what in SHAPE_KEYS:
+            ours, theirs = wanted.get(what, {}), self._meta.get(what, {})
             if theirs != ours:
                 why = f"that of another study: {theirs}, where {study.name!r} has {ours}; import the data again"
                 raise DataError(Code.OTHER, f"{self.folder}: {what}", why)
@@ -223,7 +224,7 @@ class Store:
 
     def fingerprint_with(self, table: pd.DataFrame) -> str:
         """The fingerprint of these images and masks with ``table`` (as slow as the disk)."""
-        fingerprint = Fingerprint({key: self._meta[key] for key in SHAPE_KEYS})
+        fingerprint = Fingerprint({key: self._meta[key] for key in SHAPE_KEYS if key in self._meta})
         for row, image, mask in zip(records(table), self.images, self.masks, strict=True):
             fingerprint.add(row, image, mask)
         return fingerprint.hexdigest()
@@ -245,12 +246,14 @@ class Fingerprint:
         return self._hash.hexdigest()
 
 
-SHAPE_KEYS = ("size", "channels", "variables", "structures", "pixel_area", "area_unit")
-"""What a store says of its study."""
+SHAPE_KEYS = ("size", "channels", "variables", "structures", "pixel_area", "area_unit", "measures")
+"""What a store says of its study; ``measures`` only of structures that are measured by other than their area."""
 
 
 def shape_of(study: Study) -> dict[str, Any]:
     """The values of :data:`SHAPE_KEYS`, in JSON's types."""
+    default = Structure.model_fields["measure"].default
+    measures = {name: one.measure for name, one in study.structures.items() if one.measure != default}
     return {
         "size": list(study.image.size),
         "channels": study.image.channels,
@@ -258,6 +261,8 @@ def shape_of(study: Study) -> dict[str, Any]:
         "structures": {name: structure.variable for name, structure in study.structures.items()},
         "pixel_area": study.image.cell_size,
         "area_unit": study.image.cell_unit,
+        # Left out where there are none, so that stores keep their fingerprints.
+        **({"measures": measures} if measures else {}),
     }
 
 

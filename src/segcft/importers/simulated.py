@@ -118,7 +118,7 @@ def mask_order(study: Study, simulator: Simulator) -> list[int]:
     """For each structure of the study, its place among the simulator's masks.
 
     Raises:
-        DataError: the study has a variable or structure that the simulator has not.
+        DataError: the study has a variable, a structure or a measure that the simulator has not.
     """
     source = study.data.source
     if study.image.channels != 1:
@@ -130,4 +130,6 @@ def mask_order(study: Study, simulator: Simulator) -> list[int]:
     for name, structure in study.structures.items():
         if structure.variable not in areas:
             raise DataError(Code.UNKNOWN, f"structures.{name}.variable", f"areas of {source} are {', '.join(areas)}")
+        if structure.measure != "area":  # what is set is drawn as an area
+            raise DataError(Code.UNSUPPORTED, f"structures.{name}.measure", f"{source} knows areas only")
     return [areas.index(variable) for variable in study.measured]

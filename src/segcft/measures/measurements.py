@@ -87,7 +87,7 @@ class Measurements:
             return found
         may_be_absent = torch.tensor([one.may_be_absent for one in self.all], device=masks.device)
         nothing = torch.tensor([one.measure.absent for one in self.all], device=masks.device, dtype=found.dtype)
-        absent = may_be_absent & ~(masks > 0.5).flatten(2).any(dim=2)
+        absent = may_be_absent & (masks <= 0.5).flatten(2).all(dim=2)  # of which NaN says nothing
         return torch.where(absent, nothing, found)
 
     def exact(self, coverage: NDArray[np.uint8]) -> dict[str, float]:

@@ -18,6 +18,7 @@ from segcft.data.splits import PARTS, parts_of
 from segcft.data.store import Store
 from segcft.errors import Code, DataError, RunError
 from segcft.evaluate.evaluation import evaluate
+from segcft.measures.measurements import Measurements
 from segcft.pipeline.importing import shared_images
 from segcft.pipeline.run import Run
 from segcft.pipeline.stage import training_stage
@@ -177,6 +178,7 @@ def load_judge(run: Run, place: Path, device: torch.device | str = "cpu") -> Seg
     network = training_stage(part).build(study)
     artefact.load(path, network)
     judge: Segmentor = run.ready(network, device)
+    judge.measurements = Measurements.of(run.study)  # its own study may measure the same masks otherwise
     return judge
 
 

@@ -21,7 +21,7 @@ See segcft.pipeline.folds.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,6 @@ import pandas as pd
 import torch
 import yaml
 from numpy.typing import NDArray
-from pydantic import ValidationError
 from torch import nn
 
 from segcft.config.loader import load_study
@@ -217,16 +216,19 @@ class Run:
             if name in stage.answers_with
         )
 
-    def typical(self, part: str) -> TypicalRanges | None:
-        """Which images are typical to an image mechanism; None where that is not recorded.
+    def typical(self, part: str, lengths: Collection[str]) -> TypicalRanges | None:
+        """Which images are typical to an image mechanism, which has these ``lengths``; None where that is not recorded.
 
         Raises:
-            RunError: the part is missing or damaged.
+            RunError: the part is missing or damaged, e.g. without a range for each of its lengths.
         """
         said = artefact.read_meta(self.path(part)).get("usual")
         try:
-            return None if said is None else TypicalRanges.model_validate(said)
-        except ValidationError:
+            typical = None if said is None else TypicalRanges.model_validate(said)
+            if typical and typical.ranges.keys() != {*lengths}:
+                raise ValueError
+            return typical
+        except ValueError:
             raise RunError(
                 Code.DAMAGED, f"{self.path(part)}: usual", "not the ranges of numbers that this header should hold"
             ) from None

@@ -161,8 +161,10 @@ class Pipeline:
             chosen = chosen | self.dependants(name)
         with self.lock:
             if self.fabric.is_global_zero:
-                for name in self.stages:
-                    if name in chosen:
-                        STAGES[name].forget(self)
-                        self.progress.note(f"{name}: will be made again")
+                again = [STAGES[name] for name in self.stages if name in chosen]
+                for stage in again:  # all, before the first is touched
+                    stage.check_forget(self)
+                for stage in again:
+                    stage.forget(self)
+                    self.progress.note(f"{stage.name}: will be made again")
             self.fabric.barrier()

@@ -117,6 +117,13 @@ class Stage(ABC):
     def make(self, pipeline: Pipeline) -> None:
         """Make the outcome; it may read the pipeline's store and the outcome of the stages that it needs."""
 
+    def check_forget(self, pipeline: Pipeline) -> None:  # noqa: B027 - most stages can
+        """Check that the stage can run again: before any is forgotten.
+
+        Raises:
+            SegcftError: it cannot.
+        """
+
     def forget(self, pipeline: Pipeline) -> None:
         """Have the stage run again the next time, whatever its key."""
         self.record(pipeline).unlink(missing_ok=True)

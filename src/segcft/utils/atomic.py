@@ -60,25 +60,31 @@ def replaced_folder(out: Path) -> Iterator[Path]:
     is removed.
     """
     out = Path(os.path.abspath(out))
-    out.parent.mkdir(parents=True, exist_ok=True)
     recover(out)
-    prefix = f".{out.name}.partial-{socket.gethostname()}-"
-    _remove_abandoned(out.parent, prefix)
-    partial, old = out.parent / f"{prefix}{os.getpid()}-{secrets.token_hex(4)}", _aside(out)
-    partial.mkdir()
-    try:
+    with _folder_beside(out) as partial:
         yield partial
-        for path in (*partial.rglob("*"), partial):
-            sync(path)
-        if out.exists():
-            os.rename(out, old)
+        _sync_all(partial)
         try:
+            if out.exists():
+                os.rename(out, _aside(out))
             os.rename(partial, out)
-        except OSError:
+        except BaseException:  # also Ctrl-C, which may come between the two
             recover(out)
             raise
         sync(out.parent)
-        _remove(old)
+        _remove(_aside(out))
+
+
+@contextmanager
+def _folder_beside(out: Path) -> Iterator[Path]:
+    """A new folder beside ``out``, which is removed if it is still there at the end."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{out.name}.partial-{socket.gethostname()}-"
+    _remove_abandoned(out.parent, prefix)
+    partial = out.parent / f"{prefix}{os.getpid()}-{secrets.token_hex(4)}"
+    partial.mkdir()
+    try:
+        yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -100,13 +106,27 @@ def whole_folder(out: Path) -> Iterator[Path]:
     """:func:`replaced_folder` of a folder that is not there yet, or empty.
 
     Raises:
-        DataError: ``out`` is there and not an empty folder.
+        DataError: ``out`` is there and not an empty folder, be it that somebody else has filled it meanwhile.
     """
+    out = Path(os.path.abspath(out))
     recover(out)
+    _require_empty(out)
+    with _folder_beside(out) as partial:
+        yield partial
+        _sync_all(partial)
+        try:
+            if out.exists():
+                (out.unlink if out.is_symlink() else out.rmdir)()
+            os.rename(partial, out)  # to which the system gives no place that is taken, either
+        except OSError:
+            _require_empty(out)
+            raise
+        sync(out.parent)
+
+
+def _require_empty(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(Code.EXISTS, out, "not an empty folder, and nothing in it is overwritten")
-    with replaced_folder(out) as partial:
-        yield partial
 
 
 def _aside(out: Path) -> Path:
@@ -169,6 +189,12 @@ def reason(error: BaseException) -> str:
     if isinstance(error.__context__, OSError):  # what PyTorch made an error of its own of
         error = error.__context__
     return getattr(error, "strerror", None) or str(error).strip().partition("\n")[0]
+
+
+def _sync_all(folder: Path) -> None:
+    """:func:`sync` of a folder and all that is in it."""
+    for path in (*folder.rglob("*"), folder):
+        sync(path)
 
 
 def sync(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from segcft.config.study import Study
@@ -9,6 +10,9 @@ from segcft.pipeline.judging import evaluate_samples
 from segcft.pipeline.runner import Pipeline
 from segcft.pipeline.stage import STAGES, Stage, TrainingStage
 from segcft.utils.lock import Lock
+
+RECORD = "evaluation.json"
+"""In the folder of a run's own evaluation: of what it was made."""
 
 
 class Evaluation(Stage):
@@ -21,12 +25,16 @@ class Evaluation(Stage):
         return ("import", "judge", "scm", *(stage.name for stage in stages if stage.method))
 
     def record(self, pipeline: Pipeline) -> Path:
-        return pipeline.run.evaluation_of(pipeline.split) / "evaluation.json"
+        return pipeline.run.evaluation_of(pipeline.split) / RECORD
+
+    def run(self, pipeline: Pipeline) -> bool:
+        alone = Lock(self.record(pipeline).parent) if pipeline.fabric.is_global_zero else nullcontext()
+        with alone:  # until its record is there: `segcft evaluate` also writes to this folder
+            return super().run(pipeline)
 
     def make(self, pipeline: Pipeline) -> None:
         folder, device = self.record(pipeline).parent, pipeline.fabric.device
-        with Lock(folder):  # which `segcft evaluate` also writes to
-            evaluate_samples(pipeline.run, pipeline.store, folder, device, pipeline.progress, pipeline.split)
+        evaluate_samples(pipeline.run, pipeline.store, folder, device, pipeline.progress, pipeline.split)
 
 
 STAGES.add("evaluate", Evaluation())

@@ -84,10 +84,9 @@ class LikelihoodStage(_ImageStage):
             raise self._adopted(pipeline, Code.OTHER, " before the settings, the samples or segcft's version changed")
         return str(meta["key"])
 
-    def forget(self, pipeline: Pipeline) -> None:
+    def check_forget(self, pipeline: Pipeline) -> None:
         if "source" in self.recorded(pipeline):
             raise self._adopted(pipeline, Code.UNSUPPORTED)
-        super().forget(pipeline)
 
     def _adopted(self, pipeline: Pipeline, code: Code, when: str = "") -> RunError:
         """The error about a mechanism that came from elsewhere and cannot be made here."""

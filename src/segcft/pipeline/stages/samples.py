@@ -37,9 +37,8 @@ class Import(Stage):
     def make(self, pipeline: Pipeline) -> None:
         self.run(pipeline)
 
-    def forget(self, pipeline: Pipeline) -> None:
+    def check_forget(self, pipeline: Pipeline) -> None:
         check_data(pipeline.study, pipeline.data)
-        super().forget(pipeline)
 
 
 STAGES.add("import", Import())
