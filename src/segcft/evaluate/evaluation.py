@@ -20,6 +20,7 @@ from segcft.evaluate import names
 from segcft.evaluate.answered import AnsweredBatch, AskedBatch, FactualBatch, ModelBatch
 from segcft.evaluate.cohort import Cohort
 from segcft.evaluate.metrics.metric import Metric, Result, metrics_of
+from segcft.evaluate.pairs import PairQueries, judge_pairs
 from segcft.evaluate.scores import Row, Scores
 from segcft.evaluate.table import few_subjects, render_table
 from segcft.evaluate.truth import Truth
@@ -38,6 +39,7 @@ def evaluate(
     *,
     device: torch.device,
     training_values: Tensor | None = None,
+    training: Store | None = None,
     notes: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> list[Row]:
@@ -56,6 +58,8 @@ def evaluate(
         folder: where to write.
         device: where to compute; models and judge are moved there.
         training_values: (N, V). Figures ask only for areas within their range (default: that of the samples).
+        training: the samples that the models were trained on, if they are known; of pairs among them the mean change is
+            taken.
         notes: what a reader of the table must know of the models.
         progress: is told how far the work is.
 
@@ -70,7 +74,8 @@ def evaluate(
     progress = progress or Progress()
     cohort = Cohort.choose(study, store, indices, device)
     models = {method: model.to(device).eval() for method, model in models.items()}
-    scores = judge_models(cohort, models, judge.to(device).eval(), progress)
+    judge = judge.to(device).eval()
+    scores = judge_models(cohort, models, judge, progress, training)
     patients = cohort.named("patient")
     rows = scores.rows(patients, study.evaluation.bootstrap, study.evaluation.seed)
     subjects = len(set(patients))
@@ -81,13 +86,17 @@ def evaluate(
         scores.by_sample(cohort.named("id"), patients).to_parquet(partial, index=False)
     write_text(folder / "table.json", json.dumps(rows, indent=1, allow_nan=False) + "\n")
     write_text(folder / "table.md", render_table(rows, study, [*few, *notes], subjects))
-    write_figures(cohort, models, judge, folder / "figures", training_values, progress)
+    write_figures(cohort, models, judge, folder / "figures", training_values, progress, training)
     return rows
 
 
 @torch.no_grad()
 def judge_models(
-    cohort: Cohort, models: Mapping[str, CounterfactualModel], judge: MaskReader, progress: Progress
+    cohort: Cohort,
+    models: Mapping[str, CounterfactualModel],
+    judge: MaskReader,
+    progress: Progress,
+    training: Store | None = None,
 ) -> Scores:
     """What is in the table, sample by sample; see :func:`evaluate`."""
     scores, study = Scores(), cohort.study
@@ -111,6 +120,8 @@ def judge_models(
                 for answer in _answers(question, models, abductions):
                     _add(scores, study, answer.method, variable, ((m, m.of_answer(answer)) for m in chosen))
             task.advance(len(samples.image))
+    if study.evaluation.pairs is not None:
+        judge_pairs(PairQueries(cohort, models, judge, training), scores, progress)
     scores.add_differences(names.SEG_LESS_REG, "segmentor", "regressor")
     return scores
 

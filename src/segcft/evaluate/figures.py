@@ -15,10 +15,13 @@ import segcft
 from segcft.config.study import Study
 from segcft.counterfactual.model import CounterfactualModel
 from segcft.data.grey import GREY_LEVELS
+from segcft.data.store import Store
 from segcft.evaluate.answers import Answers, FigureQueries
 from segcft.evaluate.cohort import Cohort
 from segcft.evaluate.names import method_name, plain
 from segcft.evaluate.page import Page, blank, frame, outline, percent, show
+from segcft.evaluate.pair_figures import draw_pairs
+from segcft.evaluate.pairs import PairQueries
 from segcft.io.provenance import KEY, SYNTHETIC
 from segcft.io.rendering import structure_colours
 from segcft.readers.reader import MaskReader
@@ -40,12 +43,13 @@ def write_figures(
     folder: Path,
     training_values: Tensor | None = None,
     progress: Progress | None = None,
+    training: Store | None = None,
 ) -> None:
     """Write ``counterfactuals-<structure>.png``, ``differences-<structure>.png`` and ``asked-obtained.png``, and
-    ``progression.png`` where the study has one.
+    ``progression.png`` and ``pairs-<question>.png`` where the study has them.
 
     Measures beyond the range of ``training_values`` (N, V), by default that of the cohort's, are avoided: a
-    model has seen no sample there.
+    model has seen no sample there. ``training`` are samples that were trained on, for the mean change of pairs.
     """
     study, spec = cohort.study, cohort.study.evaluation
     queries = FigureQueries(cohort, models, judge, cohort.values if training_values is None else training_values)
@@ -63,6 +67,9 @@ def write_figures(
         if spec.progression:
             answers = queries.progression(spec.progression, spec.figure_people, spec.progression_quantiles)
             _save(draw_progression(answers, study, judge), folder / "progression.png", study)
+        if spec.pairs is not None:
+            for name, figure in draw_pairs(PairQueries(cohort, models, judge, training), spec.figure_people):
+                _save(figure, folder / f"pairs-{name}.png", study)
 
 
 def draw_counterfactuals(answers: Answers, structure: str, study: Study, judge: MaskReader) -> Any:

@@ -97,6 +97,7 @@ def evaluate_samples(
         folder,
         device=device,
         training_values=torch.from_numpy(run.training_values(parts)),
+        training=None if run.published else run.samples_of(parts),
         notes=notes,
         progress=progress,
     )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segcft.config.study import Study
-from segcft.evaluate.answered import AnsweredBatch, FactualBatch, ModelBatch
+from segcft.evaluate.answered import AnsweredBatch, FactualBatch, ModelBatch, PairedAnswer
 from segcft.utils.registry import Registry
 
 GREY = "grey levels"
@@ -57,8 +57,8 @@ class Words(NamedTuple):
 class Metric(ABC):
     """A number that says how good counterfactuals are.
 
-    A metric overrides one of :meth:`of_judge`, :meth:`of_model` and :meth:`of_answer`, or several of them. It is made
-    known by ``METRICS.add(metric.name, metric)``.
+    A metric overrides one of :meth:`of_judge`, :meth:`of_model`, :meth:`of_answer` and :meth:`of_pair`, or several of
+    them. It is made known by ``METRICS.add(metric.name, metric)``.
     """
 
     name: str
@@ -109,9 +109,22 @@ class Metric(ABC):
         """What it finds in a method's answer to an intervention, or in that of a reference."""
         yield from ()
 
+    def of_pair(self, answer: PairedAnswer) -> Iterator[Result]:
+        """What it finds in an answer beside the subject's own other image, where a study has pairs."""
+        yield from ()
+
     def difference(self, mine: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64] | None:
         """Of two methods' values (B,) on the same samples, where methods are compared pair by pair; None where not."""
         return None
+
+
+class PairMetric(Metric):
+    """A metric of answers beside a subject's own other image; tables have a section of them."""
+
+    brief = False
+
+    def applies(self, study: Study) -> bool:
+        return study.evaluation.pairs is not None
 
 
 def _sentence(text: str) -> str:
