@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -46,14 +47,13 @@ def one_each(queries: PairQueries, direction: Direction, subjects: int) -> NDArr
     return places[np.sort(first)][:subjects]
 
 
+@torch.no_grad()
 def draw_pair(answers: Sequence[PairedAnswer], direction: Direction) -> Any:
     """One question: a row a sample with its image, all answers and the truth, and below each how much brighter or
     darker than the truth it is. Outlines are true ones on real images, and the judge's on answers.
 
     ``answers`` are all of the same samples; the first is the image as it is, and the last the truth.
     """
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
@@ -61,15 +61,16 @@ def draw_pair(answers: Sequence[PairedAnswer], direction: Direction) -> Any:
     study, samples = asked.factual.study, asked.factual.samples
     misses = {a.method: ((a.image - asked.truth.image).mean(dim=1) * GREY_LEVELS).cpu().numpy() for a in answers}
     limit = max(1.0, float(np.quantile(np.abs(np.concatenate(list(misses.values()))), 0.995)))
-    height, width = study.image.size[0], study.image.size[1]
-    panel = (PANEL * max(1.0, math.sqrt(width / height)), PANEL * max(1.0, math.sqrt(width / height)) * height / width)
-    size = (len(answers) * panel[0] * 1.04 + 0.85, len(samples.image) * (2 * panel[1] + 0.2) + 1.0)
+    height, width = study.image.size
+    across = PANEL * max(1.0, math.sqrt(width / height))
+    panel = (across, across * height / width)
+    size = (len(answers) * panel[0] * 1.04 + 0.1, len(samples.image) * (2 * panel[1] + 0.2) + 1.0)
     figure = Figure(figsize=size)
     grid = figure.add_gridspec(
         3 * len(samples.image),
         len(answers),
         left=0.05 / size[0],
-        right=1 - 0.8 / size[0],
+        right=1 - 0.05 / size[0],
         top=1 - 0.62 / size[1],
         bottom=0.32 / size[1],
         height_ratios=[panel[1], panel[1], 0.16] * len(samples.image),
@@ -88,17 +89,27 @@ def draw_pair(answers: Sequence[PairedAnswer], direction: Direction) -> Any:
             below = figure.add_subplot(grid[3 * k + 1, column])
             if answer.method == TRUTH:
                 below.axis("off")
+                if k == 0:
+                    _scale(figure, below, limit)
                 continue
             frame(below)
             below.imshow(misses[answer.method][k], cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="lanczos")
     figure.suptitle(_question(answers[0], direction), fontsize=11, y=1 - 0.1 / size[1], va="top")
     lines = [Line2D([], [], color=c, label=plain(s)) for s, c in zip(study.structures, colours, strict=True)]
     figure.legend(handles=lines, loc="lower center", ncols=len(lines), frameon=False, fontsize=9, borderpad=0.1)
-    axes = figure.add_axes((1 - 0.7 / size[0], 1 - (0.62 + 2 * panel[1]) / size[1], 0.12 / size[0], panel[1] / size[1]))
-    bar = figure.colorbar(ScalarMappable(Normalize(-limit, limit), "RdBu_r"), cax=axes, extend="both")
-    bar.set_label("less truth, grey levels", fontsize=8, labelpad=1)
-    bar.ax.tick_params(labelsize=7)
     return figure
+
+
+def _scale(figure: Any, axes: Any, limit: float) -> None:
+    """The scale of the maps, in a panel that is free."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    place = axes.inset_axes((0.12, 0.55, 0.76, 0.07))
+    scale = ScalarMappable(Normalize(-limit, limit), "RdBu_r")
+    bar = figure.colorbar(scale, cax=place, orientation="horizontal", extend="both")
+    bar.set_label("less the truth, grey levels", fontsize=7, labelpad=2)
+    bar.ax.tick_params(labelsize=6)
 
 
 def _outlined(answer: PairedAnswer) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from segcft.config.study import Study
 from segcft.counterfactual.model import CounterfactualModel
-from segcft.data.grey import rounded, to_unit
+from segcft.data.grey import GREY_LEVELS, rounded, to_unit
 from segcft.data.store import Store
 from segcft.evaluate import names
 from segcft.evaluate.answered import FactualBatch, PairedAnswer, PairedBatch
@@ -50,9 +50,10 @@ class Pairs:
     def __init__(self, study: Study, store: Store) -> None:
         assert study.evaluation.pairs is not None
         self.store, spec = store, study.evaluation.pairs
-        self.directions = [Direction(*ends) for ends in itertools.permutations(_conditions(study), 2)]
+        conditions = study.variables[spec.condition].categories
+        self.directions = [Direction(*ends) for ends in itertools.permutations(conditions, 2)]
         table = store.table[["patient", "split", spec.condition, *spec.place]]
-        self._known = table.notna().all(axis=1).to_numpy()
+        self._known = (table.notna() & (table != "")).all(axis=1).to_numpy()
         # A patient is in one part; whoever made the store otherwise has no pair across parts.
         self._owner = list(zip(table["patient"], table["split"], strict=True))
         self._condition = table[spec.condition].tolist()
@@ -93,7 +94,8 @@ class MeanChange:
         for direction in pairs.directions:
             others = pairs.others(rows, direction)
             for row, other in zip(rows[others >= 0], others[others >= 0], strict=True):
-                change = to_unit(torch.from_numpy(images[other])) - to_unit(torch.from_numpy(images[row]))
+                grey = images[other].astype(np.float32) - images[row]
+                change = torch.from_numpy(grey) / GREY_LEVELS
                 for place in (pairs.places[row], None):
                     self._sums[direction, place] = self._sums.get((direction, place), 0) + change
                     self._counts[direction, place] += 1
@@ -130,6 +132,7 @@ class PairQueries:
         self.cohort, self.models, self.judge = cohort, models, judge
         self.pairs = Pairs(cohort.study, cohort.store)
         self.mean = None if training is None else MeanChange(Pairs(cohort.study, training))
+        self._values = torch.from_numpy(cohort.store.values())
 
     def places(self, direction: Direction) -> NDArray[np.int64]:
         """Where the samples are in the cohort that have another image in this direction, ascending."""
@@ -163,7 +166,7 @@ class PairQueries:
         the ``others``, rows of the store; or the condition is, and what follows from it follows."""
         study = self.cohort.study
         scm = next(iter(self.models.values())).scm
-        theirs = torch.from_numpy(self.cohort.store.values()[others]).to(values)
+        theirs = self._values[others].to(values)
         measures, condition = questions(study)
         for name, variables in ((measures, study.measured), (condition, (condition,))):
             do = {variable: theirs[:, self.cohort.column(variable)] for variable in variables}
@@ -196,11 +199,6 @@ def judge_pairs(queries: PairQueries, scores: Scores, progress: Progress) -> Non
                 task.advance(len(here))
             for (method, name, question, structure), found in values.items():
                 scores.add(method, name, found, intervention=question, structure=structure)
-
-
-def _conditions(study: Study) -> tuple[str, ...]:
-    assert study.evaluation.pairs is not None
-    return study.variables[study.evaluation.pairs.condition].categories
 
 
 def _as_shown(image: Tensor) -> Tensor:

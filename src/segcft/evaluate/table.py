@@ -17,10 +17,9 @@ FEW = 30
 """Subjects below which the table warns of its intervals."""
 
 PAIRS = """\
-## Beside the subject's own other image
-
 Up to {images} images a direction have another one of the same subject and place, which is the truth about them. A
 method is told the other image's {measures}, or the condition that it was taken under, and nothing else of it."""
+NO_PAIRS = "No image has another one of the same subject and place under another condition (evaluation.pairs)."
 
 
 def render_table(rows: Sequence[Row], study: Study, notes: Sequence[str] = (), patients: int | None = None) -> str:
@@ -114,13 +113,16 @@ Effectiveness cannot be measured more finely than the judge reads."""
         return f"## Axioms and locality, in grey levels (0 to 255) where not in %\n\n{table}"
 
     def of_pairs(self) -> str:
-        """The results of answers beside the subject's own other image; "" without any."""
+        """The results of answers beside the subject's own other image; "" where a study has no pairs."""
         metrics = [metric for metric in metrics_of(self.study) if isinstance(metric, PairMetric)]
-        counts = {r["intervention"]: r["n"] for r in self.index.values() if r["metric"] in {m.name for m in metrics}}
-        if not counts:
+        if not metrics:
             return ""
-        said = PAIRS.format(measures=Measurements.of(self.study).word + "s", images=max(counts.values()))
-        return "\n\n".join([said, *filter(None, map(self.of_structures, metrics)), self._images(metrics)])
+        heading, own = "## Beside the subject's own other image", {metric.name for metric in metrics}
+        images = max((row["n"] for row in self.index.values() if row["metric"] in own), default=0)
+        if not images:
+            return f"{heading}\n\n{NO_PAIRS}"
+        said = PAIRS.format(measures=Measurements.of(self.study).word + "s", images=images)
+        return "\n\n".join([heading, said, *filter(None, map(self.of_structures, metrics)), self._images(metrics)])
 
     def _images(self, metrics: Sequence[Metric]) -> str:
         """The results of some metrics that are about whole images, and what they are."""

@@ -21,7 +21,6 @@ from segcft.data.resize import border_median
 from segcft.errors import Code, DataError
 from segcft.importers.convert import Converted, Summary, Value, convert
 from segcft.importers.crop import Crop
-from segcft.importers.formats.acdc import EVERY
 from segcft.importers.shared import Shared
 from segcft.io.reject import Excluded, Rejected, Remark, about
 from segcft.io.volumefile import Stack, read_stack
@@ -157,13 +156,13 @@ def choose(hearts: Mapping[int, int], count: int | str) -> dict[int, str | None]
 
     Args:
         hearts: slice -> area of the heart in it, of all that may be taken. There is more heart at the base.
-        count: how many, or :data:`~segcft.importers.formats.acdc.EVERY`.
+        count: how many; a word, "all", is every one.
     """
     places = sorted(hearts)
     half = (len(places) + 1) // 2
     if sum(hearts[k] for k in places[:half]) < sum(hearts[k] for k in places[-half:]):
         places.reverse()
-    most = len(places) if count == EVERY else min(int(count), len(places))
+    most = len(places) if isinstance(count, str) else min(count, len(places))
     if most == 1:
         return {places[len(places) // 2]: None}
     chosen = np.rint(np.linspace(0, len(places) - 1, most)).astype(int)
