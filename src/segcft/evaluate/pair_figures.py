@@ -127,5 +127,5 @@ def _title(answer: PairedAnswer, direction: Direction) -> str:
 
 def _question(answer: PairedAnswer, direction: Direction) -> str:
     asked, (measures, _) = answer.asked.variable.partition(":")[0], questions(answer.asked.factual.study)
-    been = "been those" if asked == measures else "been"
-    return f"Had the {plain(asked)} {been} of {direction.after}: answers, and below them answers less the truth"
+    been = "been those of" if asked == measures else "been"
+    return f"Had the {plain(asked)} {been} {direction.after}: answers, and below them answers less the truth"
