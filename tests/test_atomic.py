@@ -17,7 +17,8 @@ import pytest
 from refused import refused
 from segcft.data.store import Store
 from segcft.errors import Code, DataError, WriteError
-from segcft.importers.convert import Converted, convert
+from segcft.importers.convert import convert
+from segcft.importers.converted import Converted
 from segcft.pipeline.importing import import_samples, take_samples
 from segcft.pipeline.publish import publish
 from segcft.pipeline.run import Run

@@ -73,7 +73,11 @@ def test_help_is_instant_and_imports_nothing_heavy() -> None:
     ).splitlines()[-1]
     heavy = {"torch", "lightning", "monai", "zuko", "pandas", "numpy", "matplotlib", "pydantic", "rich"}
     assert not heavy & set(yaml.safe_load(loaded))
-    done = subprocess.run([sys.executable, "-m", "segcft.cli", "--help"], capture_output=True, text=True, check=True)
+
+
+@pytest.mark.parametrize("module", ["segcft", "segcft.cli"])
+def test_the_command_line_is_there_without_being_installed(module: str) -> None:
+    done = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=True)
     for command in ("run", "evaluate", "counterfactual", *STAGES):
         assert command in done.stdout
 

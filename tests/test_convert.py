@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,11 @@ from segcft.config.study import Image as Grid
 from segcft.data.resize import fit_image
 from segcft.data.splits import assign
 from segcft.errors import Code, DataError
-from segcft.importers.convert import Converted, Summary, convert
+from segcft.importers.convert import Summary, convert
+from segcft.importers.converted import Converted
 from segcft.importers.fit import fit_window
 from segcft.io.imagefile import read_image
-from segcft.io.reject import Excluded, Rejected, Unreadable
+from segcft.io.reject import Excluded, Rejected, Remark, Unreadable
 
 
 @dataclass(frozen=True)
@@ -255,6 +256,59 @@ def test_a_format_without_masks_writes_none_and_may_bring_its_own_split(tmp_path
     summary = run(tmp_path / "out", read=lambda person: person.sample(mask=None, split="test"))
     assert not (tmp_path / "out" / "masks").exists()
     assert summary.samples == {"test": 40}
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (lambda sample: None, TypeError),
+        (lambda sample: sample.image, TypeError),
+        (lambda sample: replace(sample, id="other"), ValueError),
+        (lambda sample: replace(sample, patient=3), TypeError),
+        (lambda sample: replace(sample, split="val"), ValueError),
+        (lambda sample: replace(sample, image=sample.image.tolist()), TypeError),
+        (lambda sample: replace(sample, image=sample.image / 255), ValueError),
+        (lambda sample: replace(sample, image=sample.image[None]), ValueError),
+        (lambda sample: replace(sample, mask=sample.mask > 0), ValueError),
+        (lambda sample: replace(sample, mask=sample.mask[:3]), ValueError),
+        (lambda sample: replace(sample, attributes={"id": 3}), ValueError),
+        (lambda sample: replace(sample, attributes={"split": "test"}), ValueError),
+        (lambda sample: replace(sample, attributes={"ages": [3, 4]}), TypeError),
+        (lambda sample: replace(sample, remarks=Remark("kind", "text")), TypeError),
+    ],
+)
+@pytest.mark.parametrize("at_the_end", [False, True])
+def test_what_is_no_sample_ends_the_conversion_by_name_and_it_goes_on_once_that_is_mended(
+    tmp_path: Path, change: Callable[[Converted], object], error: type[Exception], at_the_end: bool
+) -> None:
+    def changed(sample: Converted) -> object:
+        return change(sample) if sample.id == "p003" else sample
+
+    def changing(samples: Sequence[Converted]) -> Any:
+        return [changed(sample) for sample in samples]
+
+    wrong: Any = {"finish": changing} if at_the_end else {"read": lambda person: changed(person.sample())}
+    with pytest.raises(error, match="p003"):
+        run(tmp_path, people=6, **{"read": Person.sample} | wrong)
+    assert not (tmp_path / "images" / "p003.png").exists()
+    assert run(tmp_path, people=6, read=Person.sample).samples.total() == 6
+
+
+def test_samples_are_finished_one_for_one(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="p000"):
+        run(tmp_path, people=6, read=Person.sample, finish=lambda samples: samples[1:])
+
+
+def test_images_may_differ_in_size(tmp_path: Path) -> None:
+    def read(person: Person) -> Converted:
+        image = np.zeros((4, 5 + person.number), np.uint8)
+        return person.sample(image=image, mask=image)
+
+    run(tmp_path, people=3, read=read)
+    for number in range(3):
+        for folder in ("images", "masks"):
+            with Image.open(tmp_path / folder / f"p{number:03}.png") as file:
+                assert file.size == (5 + number, 4)
 
 
 @pytest.mark.parametrize("change", [{"settings": {"format": "test", "size": [8, 8]}}, {"splits": Splits(seed=1)}])

@@ -15,6 +15,7 @@ from pathlib import Path
 SOURCE = Path(__file__).parents[1] / "src" / "segcft"
 
 LAYERS = (
+    ("__main__",),
     ("cli",),
     ("app", "report"),
     ("api",),

@@ -21,7 +21,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from segcft.config.section import Section, Training
-from segcft.utils.registry import Registry
+from segcft.utils.registry import Registry, subclass_of
 
 DEFAULT = "two-stream"
 """The architecture of a study that names none."""
@@ -42,7 +42,9 @@ class MechanismSpec(Training):
         """
 
 
-SPECS: Registry[type[MechanismSpec]] = Registry("image mechanism", "segcft.image_models")
+SPECS: Registry[type[MechanismSpec]] = Registry(
+    "image mechanism", "segcft.image_models", check=subclass_of(MechanismSpec)
+)
 """Architecture -> the class of its settings."""
 
 

@@ -19,7 +19,7 @@ from segcft.data.store import Store
 from segcft.evaluate import names
 from segcft.evaluate.answered import AnsweredBatch, AskedBatch, FactualBatch, ModelBatch
 from segcft.evaluate.cohort import Cohort
-from segcft.evaluate.metrics.metric import Metric, Result, metrics_of
+from segcft.evaluate.metrics.metric import Metric, Result, metrics_of, results_of
 from segcft.evaluate.pairs import PairQueries, judge_pairs
 from segcft.evaluate.scores import Row, Scores
 from segcft.evaluate.table import few_subjects, render_table
@@ -108,17 +108,17 @@ def judge_models(
             factual = FactualBatch(cohort, samples, judge)
             # One abduction serves all interventions.
             abductions = {m: model.abduct(samples.image, samples.values) for m, model in models.items()}
-            _add(scores, study, names.JUDGE, "", ((metric, metric.of_judge(factual)) for metric in metrics))
+            _add(scores, factual, names.JUDGE, "", ((metric, metric.of_judge(factual)) for metric in metrics))
             for method, model in models.items():
                 known = ModelBatch(factual, model, abductions[method])
-                _add(scores, study, method, "", ((metric, metric.of_model(known)) for metric in metrics))
+                _add(scores, factual, method, "", ((metric, metric.of_model(known)) for metric in metrics))
             for variable, after in asked.items():
                 chosen = [metric for metric in metrics if metric.of_causes or variable in interventions]
                 do = {variable: after[:, cohort.column(variable)]}
                 drawn = truth.counterfactuals(samples.rows, do) if truth and variable in interventions else None
                 question = AskedBatch(factual, variable, after, drawn)
                 for answer in _answers(question, models, abductions):
-                    _add(scores, study, answer.method, variable, ((m, m.of_answer(answer)) for m in chosen))
+                    _add(scores, factual, answer.method, variable, ((m, m.of_answer(answer)) for m in chosen))
             task.advance(len(samples.image))
     if study.evaluation.pairs is not None:
         judge_pairs(PairQueries(cohort, models, judge, training), scores, progress)
@@ -140,11 +140,12 @@ def _answers(
 
 
 def _add(
-    scores: Scores, study: Study, method: str, variable: str, found: Iterable[tuple[Metric, Iterable[Result]]]
+    scores: Scores, factual: FactualBatch, method: str, variable: str, found: Iterable[tuple[Metric, Iterable[Result]]]
 ) -> None:
     """Add what metrics found under an intervention on ``variable``: structure by structure, then of whole images."""
+    study, samples = factual.study, len(factual.samples.image)
     places = [*study.structures, ""]
-    results = [(metric.name, result) for metric, some in found for result in some]
+    results = [(metric.name, one) for metric, some in found for one in results_of(metric, some, study, samples)]
     for metric, result in sorted(results, key=lambda one: places.index(one[1].structure)):
         scores.add(
             method,

@@ -23,7 +23,7 @@ from segcft.data.store import Store
 from segcft.evaluate import names
 from segcft.evaluate.answered import FactualBatch, PairedAnswer, PairedBatch
 from segcft.evaluate.cohort import Cohort
-from segcft.evaluate.metrics.metric import metrics_of
+from segcft.evaluate.metrics.metric import metrics_of, results_of
 from segcft.evaluate.scores import Scores
 from segcft.evaluate.truth import Drawn
 from segcft.measures.measurements import Measurements
@@ -192,10 +192,11 @@ def judge_pairs(queries: PairQueries, scores: Scores, progress: Progress) -> Non
             for first in range(0, len(places), size):
                 here = places[first : first + size]
                 for answer in queries.answers(here, direction):
-                    for name, result in ((m.name, result) for m in metrics for result in m.of_pair(answer)):
-                        key = (answer.method, name, answer.asked.variable, result.structure)
-                        nothing = torch.full((len(cohort),), torch.nan, dtype=torch.float64)
-                        values.setdefault(key, nothing)[here] = result.values.cpu().double()
+                    for metric in metrics:
+                        for result in results_of(metric, metric.of_pair(answer), cohort.study, len(here)):
+                            key = (answer.method, metric.name, answer.asked.variable, result.structure)
+                            nothing = torch.full((len(cohort),), torch.nan, dtype=torch.float64)
+                            values.setdefault(key, nothing)[here] = result.values.cpu().double()
                 task.advance(len(here))
             for (method, name, question, structure), found in values.items():
                 scores.add(method, name, found, intervention=question, structure=structure)

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from segcft.errors import Code, SegcftError
 from segcft.evaluate.bootstrap import bootstrap_means
 from segcft.evaluate.metrics.metric import METRICS
 
@@ -65,9 +66,12 @@ class Scores:
         """A row a key: the (weighted) mean over samples with its 95 % bootstrap interval over patients.
 
         Of some metrics it is the largest value instead, without an interval (:attr:`Metric.worst`).
+
+        Raises:
+            SegcftError: a metric has no results of some samples.
         """
-        values = _columns(self._parts)
-        means = bootstrap_means(values, patients, draws, seed=seed, weights=_columns(self._weights))
+        values, weights = (_columns(parts, len(patients)) for parts in (self._parts, self._weights))
+        means = bootstrap_means(values, patients, draws, seed=seed, weights=weights)
         rows = []
         for column, key in enumerate(self._parts):
             value, low, high = (float(field[column]) for field in means[:3])
@@ -82,17 +86,25 @@ class Scores:
 
     def by_sample(self, ids: Sequence[str], patients: Sequence[str]) -> pd.DataFrame:
         """A row a sample and key: ``id`` and ``patient``, the key's fields, the ``value`` and what it counts."""
-        values = _columns(self._parts)
+        values, weights = (_columns(parts, len(patients)) for parts in (self._parts, self._weights))
         keys = pd.DataFrame(list(self._parts), columns=list(Key._fields))
         table = keys.loc[np.repeat(keys.index, len(ids))].reset_index(drop=True)
         table["id"], table["patient"] = list(ids) * len(keys), list(patients) * len(keys)
-        table["value"], table["weight"] = values.T.ravel(), _columns(self._weights).T.ravel()
+        table["value"], table["weight"] = values.T.ravel(), weights.T.ravel()
         return table
 
 
-def _columns(parts: Mapping[Key, list[np.ndarray]]) -> np.ndarray:
-    """(N, K): a row a sample, a column a key."""
-    return np.stack([np.concatenate(batches) for batches in parts.values()], axis=1)
+def _columns(parts: Mapping[Key, list[np.ndarray]], samples: int) -> np.ndarray:
+    """(N, K): a row for each of N ``samples``, a column a key."""
+    columns = {key: np.concatenate(batches) for key, batches in parts.items()}
+    for key, column in columns.items():
+        if len(column) != samples:
+            why = (
+                f"has {len(column)} results of {samples} samples (method {key.method!r}); expected one of each in all "
+                "batches, NaN where a sample does not count"
+            )
+            raise SegcftError(Code.INVALID, f"metric {key.metric!r}", why)
+    return np.stack(list(columns.values()), axis=1)
 
 
 def _finite(number: float) -> float | None:

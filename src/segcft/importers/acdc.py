@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from segcft.data.resize import border_median
 from segcft.errors import Code, DataError
-from segcft.importers.convert import Converted, Summary, Value, convert
+from segcft.importers.convert import Summary, convert
+from segcft.importers.converted import Converted, Value
 from segcft.importers.crop import Crop
 from segcft.importers.shared import Shared
 from segcft.io.reject import Excluded, Rejected, Remark, about

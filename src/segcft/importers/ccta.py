@@ -23,7 +23,8 @@ from segcft.coronary.vessel import LINE_COLUMN, MESH_COLUMN, Crop, Files, Traced
 from segcft.data import attributes
 from segcft.data.splits import PARTS
 from segcft.errors import Code, DataError
-from segcft.importers.convert import Converted, Summary, Value, convert
+from segcft.importers.convert import Summary, convert
+from segcft.importers.converted import Converted, Value
 from segcft.importers.shared import Shared
 from segcft.io.nifti import NIFTI
 from segcft.io.reject import Excluded, about

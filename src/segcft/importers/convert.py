@@ -2,7 +2,7 @@
 
 A converted data set is a folder::
 
-    images/ID.png   8-bit grey, all of one size
+    images/ID.png   8-bit grey; a study brings each to its own grid
     masks/ID.png    bit flags, e.g. 1 left lung, 2 right lung, 4 heart; none where the format has no masks
     metadata.csv    a row an image: id, patient, split and the format's attributes
     rejected.csv    id, kind and reason of everything that was left out
@@ -25,22 +25,18 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from segcft.config.sources import Splits
 from segcft.data.splits import PARTS, assign
 from segcft.errors import Code, DataError
+from segcft.importers.converted import Converted, check, plain
 from segcft.io.imagefile import check_id, strip_suffix
 from segcft.io.reject import REMARK_COLUMNS, WARNINGS, Excluded, Rejected, Remark, Unreadable, bare, summarise
 from segcft.utils.atomic import written
 from segcft.utils.journal import Journal, Table
 from segcft.utils.loop import ahead
 from segcft.utils.progress import Progress
-
-Value = float | int | str | None
-
 
 UNREADABLE = "image or mask unreadable"
 """The kind of a reason that has none of its own."""
@@ -49,31 +45,6 @@ DUPLICATE = "listed twice"
 
 FEW = 20
 """Below this number of images one patient may well have most of them."""
-
-
-@dataclass(frozen=True)
-class Converted:
-    """A sample in the form that studies read.
-
-    Attributes:
-        id: its file name without suffix, unique in the data set; may name a subfolder.
-        patient: who it is of; all images of a patient are in one part.
-        image: grey values, uint8 (H, W).
-        mask: bit flags, uint8 (H, W), or None.
-        attributes: further columns of the table; None is an empty cell.
-        split: its part where the data set says so; None: drawn from the patient's id.
-        large: the image at the size in which a segmenter reads it, uint8 (H', W'); not written.
-        remarks: what the user should know of its file.
-    """
-
-    id: str
-    patient: str
-    image: NDArray[np.uint8]
-    mask: NDArray[np.uint8] | None = None
-    attributes: Mapping[str, Value] = field(default_factory=dict)
-    split: str | None = None
-    large: NDArray[np.uint8] | None = None
-    remarks: tuple[Remark, ...] = ()
 
 
 class Item(Protocol):
@@ -160,6 +131,7 @@ def convert(
 
     Raises:
         DataError: ``out`` is something else or cannot be written, or nothing could be converted.
+        TypeError, ValueError: ``read`` or ``finish`` made of an item what is no sample of it. The message names it.
     """
     workers, splits, progress = workers or min(16, os.cpu_count() or 1), splits or Splits(), progress or Progress()
     done = _Done()
@@ -195,7 +167,7 @@ class _Done:
         self._entries = 0
 
     def note(self, entry: Mapping[str, Any]) -> None:
-        """Count an entry in, or raise, as :class:`Journal` wants it, where it is not one of :func:`_write`."""
+        """Count an entry in, or raise, as :class:`Journal` wants it, where no conversion wrote it."""
         row, remarks = entry["row"], [Remark(*remark) for remark in entry.get("remarks", ())]
         _part_and_patient(row)
         for remark in remarks:
@@ -298,6 +270,7 @@ class _Conversion(Generic[AnyItem]):
             if self.journal.has(item.id, stamp):
                 return Outcome(item.id, stamp, None)
             sample = self.read(item)
+            check(sample, item.id)
             if isinstance(sample, Converted) and strip_suffix(item.id) != item.id:
                 why = f"id {item.id!r}: ends like an image file, whose other name it would be"
                 raise Excluded("unusable name", why)
@@ -307,13 +280,19 @@ class _Conversion(Generic[AnyItem]):
 
     def _completed(self, batch: Sequence[Outcome]) -> list[Outcome]:
         samples = [one.sample for one in batch if isinstance(one.sample, Converted)]
-        answers = iter(self.finish(samples) if self.finish and samples else samples)
-        return [one._replace(sample=next(answers)) if isinstance(one.sample, Converted) else one for one in batch]
+        answers = self.finish(samples) if self.finish and samples else samples
+        if len(answers) != len(samples):
+            whose = f"of {len(samples)} samples, the first of which is {samples[0].id!r}"
+            raise ValueError(f"{len(answers)} results {whose}; expected one for one")
+        for sample, answer in zip(samples, answers, strict=True):
+            check(answer, sample.id)
+        rest = iter(answers)
+        return [one._replace(sample=next(rest)) if isinstance(one.sample, Converted) else one for one in batch]
 
     def _written(self, one: Outcome) -> tuple[Outcome, dict[str, Any] | None]:
         if not isinstance(one.sample, Converted):
             return one, None
-        entry = _write(self.out, one.id, one.sample, one.sample.split or assign(one.sample.patient, self.splits))
+        entry = _write(self.out, one.sample, one.sample.split or assign(one.sample.patient, self.splits))
         return one, entry | ({} if one.stamp is None else {"stamp": one.stamp})
 
 
@@ -332,19 +311,14 @@ def _batched(
     yield from function(batch)
 
 
-def _write(out: Path, id: str, sample: Converted, split: str) -> dict[str, Any]:
+def _write(out: Path, sample: Converted, split: str) -> dict[str, Any]:
     """Write a sample's images; returns its line of the journal."""
-    if sample.id != id:
-        raise ValueError(f"item {id!r} became sample {sample.id!r}")
     for name, pixels in (("images", sample.image), ("masks", sample.mask)):
         if pixels is None:
             continue
-        if pixels.dtype != np.uint8 or pixels.shape != sample.image.shape or pixels.ndim != 2:
-            raise ValueError(f"{sample.id}: {name} must be uint8 (H, W), not {pixels.dtype} {pixels.shape}")
         with written(out / name / f"{sample.id}.png") as partial:
             Image.fromarray(pixels).save(partial, format="PNG")
-    numbers = sample.attributes.items()
-    attributes = {name: value.item() if isinstance(value, np.generic) else value for name, value in numbers}  # for JSON
+    attributes = {name: plain(value) for name, value in sample.attributes.items()}
     row = {"id": sample.id, "patient": sample.patient, "split": split, **attributes}
     entry = {"row": row, "mask": sample.mask is not None}
     return entry | ({"remarks": sample.remarks} if sample.remarks else {})

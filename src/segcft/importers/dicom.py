@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segcft.errors import Code, DataError
-from segcft.importers.convert import Converted, Summary, Value, convert
+from segcft.importers.convert import Summary, convert
+from segcft.importers.converted import Converted, Value
 from segcft.importers.fit import fit
 from segcft.importers.masks import FolderMasks, Masking, Plausibility, Segmenter
 from segcft.io import dicom

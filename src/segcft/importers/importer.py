@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from segcft.errors import Code, DataError
 from segcft.importers.options import COUNT, SIZE, SPLITS, Option, option
 from segcft.utils.progress import Progress
-from segcft.utils.registry import Registry
+from segcft.utils.registry import Registry, subclass_of
 
 if TYPE_CHECKING:
     import torch
@@ -146,5 +146,5 @@ def flag(declared: Field[Any], about: Option) -> str:
     return about.flag or about.kind.metavar
 
 
-IMPORTERS: Registry[type[Importer]] = Registry("importer", "segcft.importers.formats")
+IMPORTERS: Registry[type[Importer]] = Registry("importer", "segcft.importers.formats", check=subclass_of(Importer))
 """Name -> importer, as ``segcft import NAME``."""

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from segcft.data.resize import pad_to_aspect
 from segcft.errors import Code, DataError
-from segcft.importers.convert import Converted, Summary, Value, convert
+from segcft.importers.convert import Summary, convert
+from segcft.importers.converted import Converted, Value
 from segcft.importers.fit import fit_window
 from segcft.importers.masks import BITS, Plausibility, areas, check_polarity, to_flags
 from segcft.io.picture import read_picture

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from segcft.data.resize import pad_to_aspect, smooth
 from segcft.errors import Code, DataError
-from segcft.importers.convert import Converted, Finish
+from segcft.importers.convert import Finish
+from segcft.importers.converted import Converted
 from segcft.importers.fit import fit_values
 from segcft.io.imagefile import LOSSLESS, find_file
 from segcft.io.maskfile import read_labels

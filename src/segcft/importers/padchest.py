@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from segcft.data.attributes import MISSING, nearest
 from segcft.errors import Code, DataError
-from segcft.importers.convert import Converted, Summary, Value, convert
+from segcft.importers.convert import Summary, convert
+from segcft.importers.converted import Converted, Value
 from segcft.importers.fit import fit_window
 from segcft.importers.masks import Masking, Plausibility, Segmenter, check_polarity
 from segcft.io.imagefile import check_id, strip_suffix

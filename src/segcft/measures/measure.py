@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segcft.grid import Grid
-from segcft.utils.registry import Registry
+from segcft.utils.registry import Registry, instance_of
 
 FULL = 255
 """Coverage of a pixel that is wholly inside of a structure."""
@@ -43,5 +43,5 @@ class Measure(ABC):
     """The number of a structure that is not there."""
 
 
-MEASURES: Registry[Measure] = Registry("measure", "segcft.measures", "structures.NAME.measure")
+MEASURES: Registry[Measure] = Registry("measure", "segcft.measures", "structures.NAME.measure", instance_of(Measure))
 """Name -> measure, as a study's structures name it."""

@@ -21,7 +21,7 @@ from segcft.training import artefact
 from segcft.training.loop import Objective, freeze, train
 from segcft.utils.atomic import read_json, write_text
 from segcft.utils.digest import key_of
-from segcft.utils.registry import Registry
+from segcft.utils.registry import Registry, instance_of
 
 if TYPE_CHECKING:
     from segcft.pipeline.run import Run
@@ -248,7 +248,7 @@ class TrainingStage(Stage):
         self._drop_checkpoint(pipeline)  # it is of a training that is not to go on
 
 
-STAGES: Registry[Stage] = Registry("stage", "segcft.pipeline.stages")
+STAGES: Registry[Stage] = Registry("stage", "segcft.pipeline.stages", check=instance_of(Stage))
 """All stages by name. One that a script adds at its top level, and not under ``if __name__ == "__main__"``, is known to
 the processes that trainings side by side have."""
 

@@ -4,13 +4,31 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import entry_points
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from segcft.errors import Code, SegcftError
 
 T = TypeVar("T")
+
+Check = Callable[[Any], str]
+"""What is wrong with a thing, and what was expected; "" where nothing is."""
+
+
+def instance_of(base: type) -> Check:
+    """The check that a thing is an instance of ``base``, and not the class itself."""
+    return lambda thing: "" if isinstance(thing, base) else f"expected an instance of {base.__name__}, not {thing!r}"
+
+
+def subclass_of(base: type) -> Check:
+    """The check that a thing is a class derived from ``base``, and not an instance of one."""
+
+    def wrong(thing: Any) -> str:
+        fits = isinstance(thing, type) and issubclass(thing, base)
+        return "" if fits else f"expected a class derived from {base.__name__}, not {thing!r}"
+
+    return wrong
 
 
 class Registry(Mapping[str, T], Generic[T]):
@@ -23,10 +41,11 @@ class Registry(Mapping[str, T], Generic[T]):
         kind: what they are, for errors: "measure".
         package: whose modules add them.
         field: where a study or command names one, for errors: "structures.NAME.measure".
+        check: says what is wrong with a thing that is added.
     """
 
-    def __init__(self, kind: str, package: str, field: str = "") -> None:
-        self.kind, self.package, self.field = kind, package, field
+    def __init__(self, kind: str, package: str, field: str = "", check: Check = lambda thing: "") -> None:
+        self.kind, self.package, self.field, self.check = kind, package, field, check
         self._things: dict[str, T] = {}
         self._loaded = False
 
@@ -34,11 +53,16 @@ class Registry(Mapping[str, T], Generic[T]):
         """Make ``thing`` known as ``name``.
 
         Raises:
-            SegcftError: another one has this name.
+            SegcftError: another one has this name; it is not what is expected, or calls itself otherwise.
         """
-        known = self._things.setdefault(name, thing)
+        field, known, own = f"{self.kind} {name!r}", self._things.get(name, thing), getattr(thing, "name", name)
         if known is not thing:
-            raise SegcftError(Code.DUPLICATE, f"{self.kind} {name!r}", f"there is one of this name already, {known!r}")
+            raise SegcftError(Code.DUPLICATE, field, f"there is one of this name already, {known!r}")
+        if wrong := self.check(thing):
+            raise SegcftError(Code.INVALID, field, wrong)
+        if isinstance(own, str) and own != name:
+            raise SegcftError(Code.CONFLICT, field, f"its own name is {own!r}; expected the same")
+        self._things[name] = thing
         return thing
 
     def find(self, name: str) -> T:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segcft.config.study import Study
+from segcft.errors import Code, SegcftError
 from segcft.evaluate.answered import AnsweredBatch, FactualBatch, ModelBatch, PairedAnswer
-from segcft.utils.registry import Registry
+from segcft.utils.registry import Registry, instance_of
 
 GREY = "grey levels"
 """The unit of differences between images, 0 to 255."""
@@ -58,7 +60,7 @@ class Metric(ABC):
     """A number that says how good counterfactuals are.
 
     A metric overrides one of :meth:`of_judge`, :meth:`of_model`, :meth:`of_answer` and :meth:`of_pair`, or several of
-    them. It is made known by ``METRICS.add(metric.name, metric)``.
+    them. It is made known by ``METRICS.add(metric.name, metric)``: an instance, not the class.
     """
 
     name: str
@@ -131,10 +133,47 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-METRICS: Registry[Metric] = Registry("metric", "segcft.evaluate.metrics", "evaluation.metric")
+def _wrong(metric: Metric) -> str:
+    """What is wrong with a metric that is added; "" where nothing is."""
+    if wrong := instance_of(Metric)(metric):
+        return wrong
+    if metric.better not in DIRECTIONS:
+        return f"better is {metric.better!r}; expected one of {', '.join(DIRECTIONS)}"
+    finds = ("of_judge", "of_model", "of_answer", "of_pair")
+    if all(getattr(type(metric), name) is getattr(Metric, name) for name in finds):
+        return f"finds nothing; expected one of {', '.join(finds)}"
+    return ""
+
+
+METRICS: Registry[Metric] = Registry("metric", "segcft.evaluate.metrics", "evaluation.metric", _wrong)
 """Name -> metric, in the order of the table."""
 
 
 def metrics_of(study: Study) -> list[Metric]:
     """The metrics that an evaluation of ``study`` has, axioms last."""
     return sorted((metric for metric in METRICS.values() if metric.applies(study)), key=lambda metric: metric.axiom)
+
+
+def results_of(metric: Metric, found: Iterable[Result], study: Study, samples: int) -> list[Result]:
+    """What ``metric`` found in a batch of so many ``samples``.
+
+    Raises:
+        SegcftError: it is not what a metric may find. The field is the metric.
+    """
+    field, shape = f"metric {metric.name!r}", (samples,)
+    results = list(found) if isinstance(found, Iterable) else [found]
+    for result in results:
+        if not isinstance(result, Result):
+            raise SegcftError(Code.INVALID, field, f"expected to be given Results by yield, not {result!r}")
+        if result.structure not in ("", *study.structures):
+            why = f"there is no structure {result.structure!r}, only {', '.join(study.structures)}"
+            raise SegcftError(Code.UNKNOWN, field, why)
+        for name, numbers in (("values", result.values), ("weights", result.weights)):
+            if numbers is not None and not (isinstance(numbers, Tensor) and numbers.shape == shape):
+                given = f"one {tuple(numbers.shape)}" if isinstance(numbers, Tensor) else repr(numbers)
+                raise SegcftError(Code.INVALID, field, f"expected {name} as a tensor {shape}, not {given}")
+    for structure, times in Counter(result.structure for result in results).items():
+        if times > 1:
+            what = structure or "the whole image"
+            raise SegcftError(Code.DUPLICATE, field, f"has {times} results of {what}; expected one a batch")
+    return results

@@ -1,0 +1,88 @@
+"""A sample as an importer makes it of an item, in the form that studies read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segcft.data.splits import PARTS
+from segcft.io.reject import Rejected, Remark
+
+Value = float | int | str | None
+
+COLUMNS = ("id", "patient", "split")
+"""Of every converted table; attributes follow."""
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A sample in the form that studies read.
+
+    Attributes:
+        id: its file name without suffix, unique in the data set; may name a subfolder.
+        patient: who it is of; all images of a patient are in one part.
+        image: grey values, uint8 (H, W).
+        mask: bit flags, uint8 (H, W) as the image, or None.
+        attributes: further columns of the table, none of them called as one of :data:`COLUMNS`; None is an empty cell.
+        split: its part where the data set says so, one of :data:`~segcft.data.splits.PARTS`; None: drawn from the
+            patient's id.
+        large: the image at the size in which a segmenter reads it, uint8 (H', W'); not written.
+        remarks: what the user should know of its file.
+    """
+
+    id: str
+    patient: str
+    image: NDArray[np.uint8]
+    mask: NDArray[np.uint8] | None = None
+    attributes: Mapping[str, Value] = field(default_factory=dict)
+    split: str | None = None
+    large: NDArray[np.uint8] | None = None
+    remarks: tuple[Remark, ...] = ()
+
+
+def check(sample: object, id: str) -> None:
+    """Check what was made of the item ``id``: a whole sample that can be written, or the reason why there is none.
+
+    Raises:
+        TypeError: it is neither, or of other types than those of :class:`Converted`.
+        ValueError: it is another item's, or a value in it cannot be.
+    """
+    if isinstance(sample, Rejected):
+        return
+    if not isinstance(sample, Converted):
+        raise TypeError(f"item {id!r} became {sample!r}; expected Converted, or Rejected with a reason")
+    if sample.id != id:
+        raise ValueError(f"item {id!r} became sample {sample.id!r}")
+    if not isinstance(sample.patient, str):
+        raise TypeError(f"{id}: patient is {sample.patient!r}; expected text")
+    if sample.split and sample.split not in PARTS:
+        raise ValueError(f"{id}: split is {sample.split!r}; expected one of {', '.join(PARTS)}, or None")
+    _check_pixels(f"{id}: image", sample.image)
+    if sample.mask is not None:
+        _check_pixels(f"{id}: mask", sample.mask)
+        if sample.mask.shape != sample.image.shape:
+            raise ValueError(f"{id}: mask is {sample.mask.shape}; expected {sample.image.shape}, as its image")
+    for name, value in sample.attributes.items():
+        if name in COLUMNS:
+            raise ValueError(f"{id}: an attribute is called {name!r}, as a column that every table has")
+        if not isinstance(plain(value), Value):
+            raise TypeError(f"{id}: attribute {name!r} is {value!r}; expected a number, text or None")
+    for remark in sample.remarks:
+        if not isinstance(remark, Remark):
+            raise TypeError(f"{id}: a remark is {remark!r}; expected a tuple of Remark")
+
+
+def _check_pixels(field: str, pixels: object) -> None:
+    if not isinstance(pixels, np.ndarray):
+        raise TypeError(f"{field} is {type(pixels).__name__}; expected an array, uint8 (H, W)")
+    if pixels.dtype != np.uint8 or pixels.ndim != 2:
+        raise ValueError(f"{field} is {pixels.dtype} {pixels.shape}; expected uint8 (H, W)")
+
+
+def plain(value: Any) -> Any:
+    """A number of NumPy as one of Python, for JSON."""
+    return value.item() if isinstance(value, np.generic) else value
