@@ -23,7 +23,7 @@ from segcft.data.store import Store
 from segcft.evaluate import names
 from segcft.evaluate.answered import FactualBatch, PairedAnswer, PairedBatch
 from segcft.evaluate.cohort import Cohort
-from segcft.evaluate.metrics.metric import metrics_of, results_of
+from segcft.evaluate.metrics.metric import Result, metrics_of, results_of
 from segcft.evaluate.scores import Scores
 from segcft.evaluate.truth import Drawn
 from segcft.measures.measurements import Measurements
@@ -181,25 +181,45 @@ def questions(study: Study) -> tuple[str, str]:
     return f"{Measurements.of(study).word}s", study.evaluation.pairs.condition
 
 
+class _About(NamedTuple):
+    """What results are about; fields as of :class:`~segcft.evaluate.scores.Key`."""
+
+    method: str
+    metric: str
+    intervention: str
+    structure: str
+
+
 def judge_pairs(queries: PairQueries, scores: Scores, progress: Progress) -> None:
     """Add to ``scores`` what metrics find in answers about pairs; samples without another image do not count."""
-    cohort, metrics = queries.cohort, metrics_of(queries.cohort.study)
-    size = cohort.study.evaluation.batch_size
+    size, samples = queries.cohort.study.evaluation.batch_size, len(queries.cohort)
     asked = {direction: queries.places(direction) for direction in queries.pairs.directions}
     with progress.task("Judging pairs", sum(map(len, asked.values()))) as task:
         for direction, places in asked.items():
-            values: dict[tuple[str, str, str, str], Tensor] = {}
+            values: dict[_About, Tensor] = {}
+            weights: dict[_About, Tensor] = {}
             for first in range(0, len(places), size):
                 here = places[first : first + size]
-                for answer in queries.answers(here, direction):
-                    for metric in metrics:
-                        for result in results_of(metric, metric.of_pair(answer), cohort.study, len(here)):
-                            key = (answer.method, metric.name, answer.asked.variable, result.structure)
-                            nothing = torch.full((len(cohort),), torch.nan, dtype=torch.float64)
-                            values.setdefault(key, nothing)[here] = result.values.cpu().double()
+                for about, result in _results(queries, here, direction):
+                    kept = values.setdefault(about, torch.full((samples,), torch.nan, dtype=torch.float64))
+                    kept[here] = result.values.cpu().double()
+                    counts = weights.setdefault(about, torch.ones(samples, dtype=torch.float64))
+                    if result.weights is not None:
+                        counts[here] = result.weights.cpu().double()
                 task.advance(len(here))
-            for (method, name, question, structure), found in values.items():
-                scores.add(method, name, found, intervention=question, structure=structure)
+            for about, found in values.items():
+                method, metric, question, structure = about
+                scores.add(method, metric, found, intervention=question, structure=structure, weights=weights[about])
+
+
+def _results(queries: PairQueries, places: NDArray[np.int64], direction: Direction) -> Iterator[tuple[_About, Result]]:
+    """What metrics find in all answers about samples at ``places`` of the cohort."""
+    study = queries.cohort.study
+    metrics = metrics_of(study)
+    for answer in queries.answers(places, direction):
+        for metric in metrics:
+            for result in results_of(metric, metric.of_pair(answer), study, len(places)):
+                yield _About(answer.method, metric.name, answer.asked.variable, result.structure), result
 
 
 def _as_shown(image: Tensor) -> Tensor:
