@@ -16,8 +16,9 @@ from segcft.evaluate.names import TRUTH
 
 
 def along(change: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
-    """A ``change`` e in terms of the ``true`` one t, both (B, ...): the share e.t / |t|^2 of it that is obtained, and
-    the size of all else, |e - (e.t / |t|^2) t| / |t|; (B,) each, NaN where nothing truly changes.
+    """A ``change`` e in terms of the ``true`` one t, both (B, ...): the share of it that is obtained,
+    ``e.t / |t|**2``, and the size of all else, ``|e - (e.t / |t|**2) t| / |t|``; (B,) each, NaN where nothing truly
+    changes.
     """
     e, t = change.flatten(1).double(), true.flatten(1).double()
     size = t.square().sum(dim=1)
