@@ -30,8 +30,7 @@ class ACDC(Importer):
 
     Slices are taken from those that show both ventricles and the myocardium at both times, evenly from base to apex.
     Both images of a slice have one crop, around the heart at end-diastole, and one grey scale, that of end-diastole:
-    what differs between them is what the heart has done. Masks are flags of
-    :data:`segcft.importers.acdc.BITS`.
+    what differs between them is what the heart has done. Masks are flags of :data:`segcft.importers.acdc.BITS`.
     """
 
     name = "acdc"
