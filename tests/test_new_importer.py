@@ -140,7 +140,7 @@ def test_a_name_is_taken_once(scans: Path) -> None:
         IMPORTERS.add("jsrt", IMPORTERS["toy"])
 
 
-@pytest.mark.parametrize("name", ["padchest", "jsrt", "dicom", "ccta"])
+@pytest.mark.parametrize("name", ["padchest", "jsrt", "dicom", "ccta", "acdc"])
 def test_help_imports_nothing_heavy(name: str) -> None:
     code = "import sys; from segcft.cli import main\ntry: main(sys.argv[1:])\nfinally: print(*sys.modules)"
     done = subprocess.run(

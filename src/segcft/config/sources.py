@@ -26,10 +26,11 @@ class FolderData(Section):
     they say or by NIfTI's default; ``xy``, the first axis goes to the right of the picture and the second down;
     ``yx``, the first goes down and the second to the right. ``thin_structures``: structures may be a pixel wide, so
     label maps are not searched for values that interpolation made. ``ignore_spacing``: images whose headers contradict
-    ``image.field_of_view`` are taken none the less.
+    ``image.field_of_view`` are taken none the less. ``keep`` lists further columns of the table that the samples keep,
+    as text, for ``evaluation.pairs``.
     """
 
-    LATER = frozenset({"nifti_axes", "thin_structures", "ignore_spacing"})
+    LATER = frozenset({"nifti_axes", "thin_structures", "ignore_spacing", "keep"})
 
     source: Literal["folder"]
     images: str = "images"
@@ -45,6 +46,7 @@ class FolderData(Section):
     nifti_axes: Literal["header", "xy", "yx"] | None = None
     thin_structures: bool = False
     ignore_spacing: bool = False
+    keep: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _one_grey_scale(self) -> FolderData:

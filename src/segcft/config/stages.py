@@ -83,6 +83,17 @@ class FinetuneSpec(Training):
         return self
 
 
+class PairsSpec(Section):
+    """Which images of a subject are of the same thing under two conditions: the one is the truth about the other.
+
+    ``condition`` is the categorical variable that differs, e.g. the phase of the heartbeat. ``place`` lists what is the
+    same in both, beside the subject: categorical variables, or columns that ``data.keep`` has.
+    """
+
+    condition: str
+    place: tuple[str, ...] = ()
+
+
 class EvaluationSpec(Section):
     """How counterfactuals are judged: subjects at most, bootstrap draws, and the pictures' extent.
 
@@ -90,8 +101,10 @@ class EvaluationSpec(Section):
     ``interventions`` lists the variables to intervene on, one at a time (default: the structures' areas).
     ``dilation`` of the structures for locality and ``figure_changes`` (relative) are shares of 1. ``progression``
     lists variables that rise together in a figure of their own, through ``progression_quantiles`` of the training
-    subjects'.
+    subjects'. ``pairs`` says which images are each other's true counterfactual.
     """
+
+    LATER = frozenset({"pairs"})
 
     metric: Literal["mape", "mae"] = "mape"
     interventions: tuple[str, ...] = ()
@@ -103,4 +116,5 @@ class EvaluationSpec(Section):
     figure_changes: tuple[float, ...] = (-0.3, -0.15, 0.15, 0.3)
     progression: tuple[str, ...] = ()
     progression_quantiles: tuple[Fraction, ...] = (0.05, 0.5, 0.75, 0.9, 0.98)
+    pairs: PairsSpec | None = None
     seed: NonNegativeInt = 0

@@ -21,6 +21,9 @@ from segcft.config.stages import EvaluationSpec, FinetuneSpec, RegressorSpec, SC
 OLDEST = 130
 """Ages above this, in years, are not believed; nobody has been older than 122."""
 
+COLUMNS = ("id", "patient", "split")
+"""What samples have beside their variables."""
+
 
 class Variable(Section):
     """A scalar of the causal graph.
@@ -155,6 +158,7 @@ class Study(Section):
             raise ValueError(
                 "data.split: the table gives the split, so there are no folds to draw; leave out one of them"
             )
+        self._check_pairs()
         self.hvae.check_image(self.image.size, self.image.channels)
         if self.regressor is None and "regressor" in self.finetune.guides:
             raise ValueError("regressor: this key is required, as finetune.guides names the regressor")
@@ -202,6 +206,26 @@ class Study(Section):
                 raise ValueError(f"{where}: {structure.variable!r} is already that of {owner!r}")
             if isinstance(self.data, FolderData) and not (structure.bit or structure.label or structure.file):
                 raise ValueError(f"structures.{name}: say how masks show it: one of 'bit', 'label' and 'file'")
+
+    def _check_pairs(self) -> None:
+        kept = self.data.keep if isinstance(self.data, FolderData) else ()
+        for name in kept:
+            if name in self.variables or name in COLUMNS:
+                raise ValueError(f"data.keep: {name!r} is kept anyway")
+        pairs = self.evaluation.pairs
+        if pairs is None:
+            return
+        if not (isinstance(self.data, FolderData) and self.data.patient):
+            raise ValueError("evaluation.pairs: images of one subject are told by data.patient, which is missing")
+        categorical = [name for name, variable in self.variables.items() if variable.kind == "categorical"]
+        if pairs.condition not in categorical:
+            known = ", ".join(categorical)
+            raise ValueError(f"evaluation.pairs.condition: {pairs.condition!r} is no categorical variable ({known})")
+        places = [name for name in (*categorical, *kept) if name != pairs.condition]
+        for name in pairs.place:
+            if name not in places:
+                where, known = "evaluation.pairs.place", ", ".join(places) or "none"
+                raise ValueError(f"{where}: {name!r} is no other categorical variable or column of data.keep ({known})")
 
     @property
     def measured(self) -> tuple[str, ...]:

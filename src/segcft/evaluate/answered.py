@@ -11,7 +11,7 @@ from torch import Tensor
 from segcft.config.study import Study
 from segcft.counterfactual.model import Abduction, CounterfactualModel
 from segcft.evaluate.cohort import Cohort, SampleBatch
-from segcft.evaluate.locality import radius
+from segcft.evaluate.locality import dilate, radius
 from segcft.evaluate.truth import Drawn
 from segcft.readers.reader import MaskReader, Reader
 
@@ -122,3 +122,33 @@ class AnsweredBatch:
     def read(self) -> Tensor:
         """The measures that the judge reads, (B, M)."""
         return self.asked.factual.judge.measurements.read(self.masks)
+
+
+@dataclass(frozen=True)
+class PairedBatch(AskedBatch):
+    """A question to samples whose ``truth`` is another image of themselves; ``variable`` names the question."""
+
+    truth: Drawn
+
+    @cached_property
+    def near(self) -> Tensor:
+        """What is near a structure, where it is in the one image or the other, (B, *size) bool."""
+        before, after = self.factual.samples.mask > 0.5, self.truth.mask > 0.5
+        return dilate((before | after).any(dim=1), self.factual.radius)
+
+    @cached_property
+    def change(self) -> Tensor:
+        """The true change, (B, C, *size) in the units of images."""
+        return self.truth.image - self.factual.samples.image
+
+
+@dataclass(frozen=True)
+class PairedAnswer(AnsweredBatch):
+    """The answer of a method or reference to a question whose answer is known."""
+
+    asked: PairedBatch
+
+    @property
+    def change(self) -> Tensor:
+        """What the answer has changed, (B, C, *size)."""
+        return self.image - self.asked.factual.samples.image

@@ -12,6 +12,7 @@ from torch import Tensor
 from segcft.counterfactual.model import CounterfactualModel
 from segcft.counterfactual.support import all_limits
 from segcft.data.grey import rounded
+from segcft.data.store import Store
 from segcft.evaluate import names
 from segcft.evaluate.cohort import Cohort, SampleBatch
 from segcft.evaluate.truth import Truth
@@ -54,6 +55,7 @@ class FigureQueries:
         judge: reads measures.
         training_values: (N, V); no measure beyond their range is asked for where it can be avoided (default: those of
             the cohort).
+        training: the samples that were trained on, if they are known.
     """
 
     def __init__(
@@ -62,8 +64,9 @@ class FigureQueries:
         models: Mapping[str, CounterfactualModel],
         judge: MaskReader,
         training_values: Tensor | None = None,
+        training: Store | None = None,
     ) -> None:
-        self.cohort, self.models, self.judge = cohort, models, judge
+        self.cohort, self.models, self.judge, self.training = cohort, models, judge, training
         self.known = (cohort.values if training_values is None else training_values).cpu().numpy()
         self.low, self.high = all_limits(cohort.study.variables, self.known)
         self.truth = Truth.of(cohort.study, cohort.store)

@@ -23,6 +23,7 @@ from segcft.evaluate.answers import FigureQueries
 from segcft.evaluate.cohort import Cohort
 from segcft.evaluate.metrics.kinship import kin
 from segcft.evaluate.metrics.metric import Metric, Result, metrics_of, results_of
+from segcft.evaluate.pairs import PairQueries, judge_pairs
 from segcft.evaluate.scores import Row, Scores
 from segcft.evaluate.table import few_subjects, render_table
 from segcft.evaluate.truth import Truth
@@ -42,6 +43,7 @@ def evaluate(
     device: torch.device,
     guides: Mapping[str, Reader] | None = None,
     training_values: Tensor | None = None,
+    training: Store | None = None,
     notes: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> list[Row]:
@@ -62,6 +64,8 @@ def evaluate(
         guides: part ("regressor", "segmentor") -> the guide of a model, where it is at hand: how well it reads, and
             whether the judge errs with it.
         training_values: (N, V). Figures ask only for areas within their range (default: that of the samples).
+        training: the samples that the models were trained on, if they are known; of pairs among them the mean change is
+            taken.
         notes: what a reader of the table must know of the models.
         progress: is told how far the work is.
 
@@ -75,11 +79,12 @@ def evaluate(
     cohort = Cohort.choose(study, store, indices, device)
     models = {method: model.to(device).eval() for method, model in models.items()}
     guides = {part: guide.to(device).eval() for part, guide in (guides or {}).items()}
-    scores = judge_models(cohort, models, judge.to(device).eval(), progress, guides)
+    judge = judge.to(device).eval()
+    scores = judge_models(cohort, models, judge, progress, guides, training)
     table = scores.by_sample(cohort.named("id"), cohort.named("patient"))
     rows = scores.rows(cohort.named("patient"), study.evaluation.bootstrap, study.evaluation.seed)
     write_outcome(study, table, rows, folder, notes=notes, progress=progress)
-    draw(study, [lambda: FigureQueries(cohort, models, judge, training_values)], folder, progress)
+    draw(study, [lambda: FigureQueries(cohort, models, judge, training_values, training)], folder, progress)
     return rows
 
 
@@ -123,6 +128,7 @@ def judge_models(
     judge: MaskReader,
     progress: Progress,
     guides: Mapping[str, Reader] | None = None,
+    training: Store | None = None,
 ) -> Scores:
     """What is in the table, sample by sample; see :func:`evaluate`."""
     scores, study = Scores(), cohort.study
@@ -149,6 +155,8 @@ def judge_models(
                 for answer in _answers(question, models, abductions):
                     _add(scores, factual, answer.method, variable, ((m, m.of_answer(answer)) for m in chosen))
             task.advance(len(samples.image))
+    if study.evaluation.pairs is not None:
+        judge_pairs(PairQueries(cohort, models, judge, training), scores, progress)
     scores.add_differences(names.SEG_LESS_REG, "segmentor", "regressor")
     return scores
 

@@ -17,6 +17,8 @@ from segcft.data.grey import GREY_LEVELS
 from segcft.evaluate.answers import Answers, FigureQueries
 from segcft.evaluate.names import method_name, plain
 from segcft.evaluate.page import Page, blank, frame, outline, percent, show
+from segcft.evaluate.pair_figures import draw_pairs
+from segcft.evaluate.pairs import PairQueries
 from segcft.io.provenance import KEY, SYNTHETIC
 from segcft.io.rendering import structure_colours
 from segcft.measures.measurements import Measurements
@@ -35,7 +37,7 @@ def write_figures(
     study: Study, parts: Sequence[Callable[[], FigureQueries]], folder: Path, progress: Progress | None = None
 ) -> None:
     """Write ``counterfactuals-<structure>.png``, ``differences-<structure>.png`` and ``asked-obtained.png``, and
-    ``progression.png`` where the study has one.
+    ``progression.png`` and ``pairs-<question>.png`` where the study has them.
 
     Each of ``parts`` gives the queries about a part of the samples, with models and judge of their own: a fold. They
     are asked one after the other, so that the models of one at a time are needed.
@@ -65,6 +67,16 @@ def write_figures(
         _save(draw_curves(whole, Measurements.of(study).word), folder / "asked-obtained.png", study)
         if rising:
             _save(draw_progression(Answers.joined(rising), study), folder / "progression.png", study)
+        if spec.pairs is not None:
+            _save_pairs(parts[0](), folder)  # of the first part: the models of one are needed at a time
+
+
+def _save_pairs(queries: FigureQueries, folder: Path) -> None:
+    """The figures of answers beside the subjects' own other images."""
+    study = queries.cohort.study
+    pairs = PairQueries(queries.cohort, queries.models, queries.judge, queries.training)
+    for name, figure in draw_pairs(pairs, study.evaluation.figure_people):
+        _save(figure, folder / f"pairs-{name}.png", study)
 
 
 def _share(total: int, part: int, parts: int) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 NO_CHANGE = "no change"
 """The reference that answers every question with the image as it is."""
+MEAN_CHANGE = "mean change"
+"""The reference that adds to an image what changes on average in training subjects, of whom both images are known."""
 JUDGE = "judge"
 """The judge on real images: its own reading error."""
 TRUTH = "truth"
@@ -13,6 +15,7 @@ SEG_LESS_REG = "segmentor - regressor"
 
 METHODS = {
     NO_CHANGE: "No change",
+    MEAN_CHANGE: "Mean change",
     "none": "No CFT",
     "regressor": "Reg-CFT",
     "segmentor": "Seg-CFT",

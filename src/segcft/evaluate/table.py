@@ -9,13 +9,18 @@ from segcft.config.study import Study
 from segcft.evaluate import names
 from segcft.evaluate.metrics.effectiveness import error_of
 from segcft.evaluate.metrics.kinship import KIN, Kinship
-from segcft.evaluate.metrics.metric import Metric, metrics_of
+from segcft.evaluate.metrics.metric import Metric, PairMetric, metrics_of
 from segcft.evaluate.names import method_name, plain
 from segcft.evaluate.scores import Row
 from segcft.measures.measurements import Measurements
 
 FEW = 30
 """Subjects below which the table warns of its intervals."""
+
+PAIRS = """\
+Up to {images} images a direction have another one of the same subject and place, which is the truth about them. A
+method is told the other image's {measures}, or the condition that it was taken under, and nothing else of it."""
+NO_PAIRS = "No image has another one of the same subject and place under another condition (evaluation.pairs)."
 
 
 def render_table(rows: Sequence[Row], study: Study, notes: Sequence[str] = (), patients: int | None = None) -> str:
@@ -33,8 +38,9 @@ def render_table(rows: Sequence[Row], study: Study, notes: Sequence[str] = (), p
         "\n\n".join([table.of_structures(error), table.methods_in_words()]),
         table.of_judge(),
         table.of_guides(),
-        *(table.of_structures(metric) for metric in metrics_of(study) if metric is not error),
+        *(table.of_structures(m) for m in metrics_of(study) if m is not error and not isinstance(m, PairMetric)),
         table.of_images(),
+        table.of_pairs(),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -124,8 +130,26 @@ differ from the same masks."""
 
     def of_images(self) -> str:
         """The results that are about whole images, axioms first."""
+        metrics = [metric for metric in metrics_of(self.study) if not isinstance(metric, PairMetric)]
+        table = self._images(sorted(metrics, key=lambda metric: not metric.axiom))
+        return f"## Axioms and locality, in grey levels (0 to 255) where not in %\n\n{table}"
+
+    def of_pairs(self) -> str:
+        """The results of answers beside the subject's own other image; "" where a study has no pairs."""
+        metrics = [metric for metric in metrics_of(self.study) if isinstance(metric, PairMetric)]
+        if not metrics:
+            return ""
+        heading, own = "## Beside the subject's own other image", {metric.name for metric in metrics}
+        images = max((row["n"] for row in self.index.values() if row["metric"] in own), default=0)
+        if not images:
+            return f"{heading}\n\n{NO_PAIRS}"
+        said = PAIRS.format(measures=Measurements.of(self.study).word + "s", images=images)
+        return "\n\n".join([heading, said, *filter(None, map(self.of_structures, metrics)), self._images(metrics)])
+
+    def _images(self, metrics: Sequence[Metric]) -> str:
+        """The results of some metrics that are about whole images, and what they are."""
         body, lines = [], []
-        for metric in sorted(metrics_of(self.study), key=lambda metric: not metric.axiom):
+        for metric in metrics:
             title = metric.words(self.study).title
             for variable in sorted(self.asked_of, key=bool):  # without an intervention first
                 found = [self.index.get((method, metric.name, variable, "")) for method in self.methods]
@@ -136,14 +160,14 @@ differ from the same masks."""
         used = [0, *(i for i in range(1, len(self.methods) + 1) if any(line[i] for line in body))]
         head = ["", *map(method_name, self.methods)]
         table = grid([head[i] for i in used], [[line[i] for i in used] for line in body])
-        parts = ["## Axioms and locality, in grey levels (0 to 255) where not in %", table]
-        return "\n\n".join([*parts, "\n".join(filter(None, dict.fromkeys(lines)))])
+        return "\n\n".join([table, "\n".join(filter(None, dict.fromkeys(lines)))])
 
     def methods_in_words(self) -> str:
         """What each method of the tables is."""
         measures = Measurements.of(self.study)
         explained = {
             names.NO_CHANGE: "the image as it is, as the answer to everything.",
+            names.MEAN_CHANGE: "the image and what changes on average from one training image to the other.",
             "none": "the image model after likelihood training alone.",
             "regressor": f"fine-tuned to show the {measures.word}s that a regressor reads.",
             "segmentor": f"fine-tuned to show the {measures.word}s that a segmentor's masks {measures.verb}.",
@@ -153,6 +177,8 @@ differ from the same masks."""
         errors = error_of(self.study).name
         if not {v for _, metric, v, _ in self.index if v and metric == errors} <= set(self.study.measured):
             explained[names.TRUTH] = "the simulator's own counterfactual, by its causal model and not the learnt one."
+        if self.study.evaluation.pairs is not None:
+            explained[names.TRUTH] = "the subject's own other image, as the judge reads it."
         return "\n".join(f"- {method_name(m)}: {explained[m]}" for m in self.methods if m in explained)
 
 

@@ -43,6 +43,7 @@ class Sample(NamedTuple):
     image: NDArray[np.uint8]
     masks: NDArray[np.uint8]
     attributes: dict[str, float | str | None]
+    kept: dict[str, str]
     remarks: tuple[Remark, ...]
 
 
@@ -147,6 +148,7 @@ class _Folder:
         if self.split_column is not None:
             required[self.split_column] = "data.split"
         required |= {column: f"variable {name}" for name, column in self.columns.items()}
+        required |= dict.fromkeys(self.spec.keep, "data.keep")
         rows, ragged = read_table(self.table, required)
         self._check_columns(rows, set(required))
         if self.split_column is not None:
@@ -163,7 +165,8 @@ class _Folder:
         try:
             patient, part, attributes, doubted = self._cells(row)  # before the images, which take longer
             image, masks, remarks = self._pixels(row.cells[self.spec.id])
-            return Sample(patient, part, image, masks, attributes, (*doubted, *remarks))
+            kept = {column: row.cells[column] for column in self.spec.keep}
+            return Sample(patient, part, image, masks, attributes, kept, (*doubted, *remarks))
         except Rejected as reason:
             return reason
 

@@ -6,7 +6,7 @@ import gzip
 import math
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,24 +68,53 @@ def read_nifti(path: Path) -> Volume:
     Raises:
         Rejected: it cannot be read, is not three-dimensional, or says nowhere, or in two ways, where it lies.
     """
-    nibabel = extra("nibabel", path)
     with reading(path, "NIfTI file"):
-        kind = type(nibabel.load(path))
-        if not issubclass(kind, nibabel.Nifti1Image):
-            raise Rejected("not a single NIfTI file")
-        with ExitStack() as stack:
-            file: Any = stack.enter_context(path.open("rb"))
-            if path.suffix.lower() == ".gz":
-                file = stack.enter_context(gzip.GzipFile(fileobj=file))
-            image = kind.from_stream(file)
-            stored = image.dataobj
-            _check_bytes(path, image)
-            values = np.asanyarray(stored.get_unscaled())
-            if len(file.read(_MORE)) == _MORE:  # to the end, where gzip checks that nothing was damaged
-                raise Rejected(f"goes on after the {values.size} voxels of its header")
-        values = _three_dimensional(values)
+        image, values = _load(path)
         affine = _nifti_affine(image)
-    return Volume(values, np.diag([*FLIP, 1]) @ affine, float(stored.slope), float(stored.inter))
+    return Volume(values, np.diag([*FLIP, 1]) @ affine, float(image.dataobj.slope), float(image.dataobj.inter))
+
+
+class Stack(NamedTuple):
+    """Slices that were scanned one by one: ``values`` (X, Y, Z) in the file's units, Z slices, and the ``spacing`` of
+    their pixels along x and y, in mm."""
+
+    values: NDArray[Any]
+    spacing: tuple[float, float]
+
+
+def read_stack(path: Path) -> Stack:
+    """Slices from a NIfTI file, as they are stored; where they lie in the patient is not asked.
+
+    Raises:
+        DataError: NiBabel is not installed.
+        Rejected: it cannot be read, is not three-dimensional, or has pixels of no size that can be.
+    """
+    with reading(path, "NIfTI file"):
+        image, values = _load(path)
+        _check_unit(image)
+        x, y = (float(edge) for edge in image.header.get_zooms()[:2])
+        if not all(VOXEL[0] <= edge <= VOXEL[1] for edge in (x, y)):
+            raise Rejected(f"pixels of {x:g} x {y:g} mm, expected edges of {VOXEL[0]:g} to {VOXEL[1]:g} mm")
+        scale, offset = float(image.dataobj.slope), float(image.dataobj.inter)
+    return Stack(values if (scale, offset) == (1, 0) else values * scale + offset, (x, y))
+
+
+def _load(path: Path) -> tuple[Any, NDArray[Any]]:
+    """The image of a NIfTI-1 or NIfTI-2 file, plain or gzip, and its values as they are stored, (I, J, K)."""
+    nibabel = extra("nibabel", path)
+    kind = type(nibabel.load(path))
+    if not issubclass(kind, nibabel.Nifti1Image):
+        raise Rejected("not a single NIfTI file")
+    with ExitStack() as stack:
+        file: Any = stack.enter_context(path.open("rb"))
+        if path.suffix.lower() == ".gz":
+            file = stack.enter_context(gzip.GzipFile(fileobj=file))
+        image = kind.from_stream(file)
+        _check_bytes(path, image)
+        values = np.asanyarray(image.dataobj.get_unscaled())
+        if len(file.read(_MORE)) == _MORE:  # to the end, where gzip checks that nothing was damaged
+            raise Rejected(f"goes on after the {values.size} voxels of its header")
+    return image, _three_dimensional(values)
 
 
 def _check_bytes(path: Path, image: Any) -> None:
@@ -111,11 +140,15 @@ def _three_dimensional(values: NDArray[Any]) -> NDArray[Any]:
     return values.astype(smaller, copy=False)
 
 
-def _nifti_affine(image: Any) -> NDArray[np.float64]:
-    """From indices to mm in RAS."""
+def _check_unit(image: Any) -> None:
     unit = image.header.get_xyzt_units()[0]
     if unit not in ("mm", "unknown"):
         raise Rejected(f"xyzt_units is {unit}, expected mm")
+
+
+def _nifti_affine(image: Any) -> NDArray[np.float64]:
+    """From indices to mm in RAS."""
+    _check_unit(image)
     (sform, has_sform), (qform, has_qform) = image.get_sform(coded=True), image.get_qform(coded=True)
     if not has_sform and not has_qform:
         raise Rejected("sform_code and qform_code are 0: it does not say where the volume lies")

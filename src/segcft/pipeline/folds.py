@@ -251,4 +251,4 @@ def _queries(fold: Run, device: torch.device) -> FigureQueries:
     cohort = Cohort.choose(fold.study, store, store.indices("test", complete=True), device)
     models = {method: fold.model(method, device) for method in methods}
     known = torch.from_numpy(fold.training_values(["scm", "judge", *methods.values()]))
-    return FigureQueries(cohort, models, fold.load("judge", device), known)
+    return FigureQueries(cohort, models, fold.load("judge", device), known, store)

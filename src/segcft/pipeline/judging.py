@@ -104,6 +104,7 @@ def evaluate_samples(
         device=device,
         guides=guides_of(run, device),
         training_values=torch.from_numpy(run.training_values(parts)),
+        training=None if run.published else run.samples_of(parts),
         notes=notes,
         progress=progress,
     )

@@ -139,7 +139,7 @@ def render_report(run: Run, device: torch.device) -> str:
         method=method,
         methods=methods,
         not_judged=[m for m in trained if m not in methods],
-        headline=_headline(result, methods, method),
+        headline=_headline(result, method),
         unit=error_of(study).unit(study),
         measures=Measurements.of(study),
         graph=graph_svg(study),
@@ -226,16 +226,17 @@ def _known(study: Study, case: Case) -> str:
     return ", ".join(found)
 
 
-def _headline(result: Result, methods: Sequence[str], method: str) -> dict[str, dict[str, Row | None]]:
+def _headline(result: Result, method: str) -> dict[str, dict[str, Row | None]]:
     """Structure -> method -> row of its error when it was intervened on: of leaving the image alone, of the model
     before fine-tuning, of ``method`` and of the truth."""
-    shown = dict.fromkeys(m for m in (NO_CHANGE, "none", method, TRUTH) if m in methods)
     study, metric = result.study, result.study.evaluation.metric
+    judged = {row["method"] for row in result.rows if row["metric"] == metric}
+    shown = dict.fromkeys(m for m in (NO_CHANGE, "none", method, TRUTH) if m in judged)
     found = {
         structure: {m: result.row(m, metric, variable, structure) for m in shown}
         for structure, variable in zip(study.structures, study.measured, strict=True)
     }
-    return {structure: rows for structure, rows in found.items() if rows[method] is not None}
+    return {structure: rows for structure, rows in found.items() if rows.get(method) is not None}
 
 
 def _curves(run: Run, parts: Sequence[str]) -> Iterator[Curves]:
@@ -280,6 +281,14 @@ def _figures(run: Run) -> Iterator[Figure]:
             "Progression",
             f"A few test images when {rising} rise together through quantiles of the training samples, {grid}.",
         )
+    if study.evaluation.pairs is not None:
+        for path in sorted(folder.glob("pairs-*.png")):
+            known[path.stem] = (
+                f"Beside the truth: {path.stem.removeprefix('pairs-').replace('-', ' ')}",
+                "A few test images, what every method makes of them, and the subject's own other image, which is the "
+                "truth; below each answer how much brighter (red) or darker (blue) than the truth it is. Outlines are "
+                "true ones on real images, and the judge's on answers.",
+            )
     for stem, (title, text) in known.items():
         path = folder / f"{stem}.png"
         if path.is_file():

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from segcft.config.study import Study
 from segcft.errors import Code, SegcftError
-from segcft.evaluate.answered import AnsweredBatch, FactualBatch, GuideBatch, ModelBatch
+from segcft.evaluate.answered import AnsweredBatch, FactualBatch, GuideBatch, ModelBatch, PairedAnswer
 from segcft.utils.registry import Registry, instance_of
 
 GREY = "grey levels"
@@ -60,8 +60,9 @@ class Words(NamedTuple):
 class Metric(ABC):
     """A number that says how good counterfactuals are.
 
-    A metric overrides one of :meth:`of_judge`, :meth:`of_guide`, :meth:`of_model` and :meth:`of_answer`, or several
-    of them. It is made known by ``METRICS.add(metric.name, metric)``: an instance, not the class.
+    A metric overrides one of :meth:`of_judge`, :meth:`of_guide`, :meth:`of_model`, :meth:`of_answer` and
+    :meth:`of_pair`, or several of them. It is made known by ``METRICS.add(metric.name, metric)``: an instance, not the
+    class.
     """
 
     name: str
@@ -116,6 +117,10 @@ class Metric(ABC):
         """What it finds in a method's answer to an intervention, or in that of a reference."""
         yield from ()
 
+    def of_pair(self, answer: PairedAnswer) -> Iterator[Result]:
+        """What it finds in an answer beside the subject's own other image, where a study has pairs."""
+        yield from ()
+
     def of_means(self, means: NDArray[np.float64]) -> NDArray[np.float64]:
         """The number that it makes of the means of several columns (:class:`Result`), (..., M) to (...)."""
         raise NotImplementedError(f"{self.name} has results of several columns and no of_means")
@@ -123,6 +128,15 @@ class Metric(ABC):
     def difference(self, mine: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64] | None:
         """Of two methods' values (B,) on the same samples, where methods are compared pair by pair; None where not."""
         return None
+
+
+class PairMetric(Metric):
+    """A metric of answers beside a subject's own other image; tables have a section of them."""
+
+    brief = False
+
+    def applies(self, study: Study) -> bool:
+        return study.evaluation.pairs is not None
 
 
 def _sentence(text: str) -> str:
@@ -135,7 +149,7 @@ def _wrong(metric: Metric) -> str:
         return wrong
     if metric.better not in DIRECTIONS:
         return f"better is {metric.better!r}; expected one of {', '.join(DIRECTIONS)}"
-    finds = ("of_judge", "of_guide", "of_model", "of_answer")
+    finds = ("of_judge", "of_guide", "of_model", "of_answer", "of_pair")
     if all(getattr(type(metric), name) is getattr(Metric, name) for name in finds):
         return f"finds nothing; expected one of {', '.join(finds)}"
     return ""
