@@ -18,6 +18,7 @@ LAYERS = (
     ("cli",),
     ("app", "report"),
     ("api",),
+    ("planning",),
     ("pipeline",),
     ("evaluate",),
     ("counterfactual",),

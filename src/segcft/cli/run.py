@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segcft.cli.options import Command, compiling, hardware, jobs, quiet_libraries, study
+from segcft.cli.plan import AGAIN, hours, study_of
 from segcft.errors import Code, SegcftError, StudyError
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def add_run(command: Command) -> None:
     """Add the command ``run``."""
     parser = command("run", _run, "run all stages of a study, up to the table and figures")
     study(parser)
+    hours(parser)
     hardware(parser, several=True)
     jobs(parser)
     compiling(parser)
@@ -38,7 +39,8 @@ def add_run(command: Command) -> None:
         metavar="STAGE",
         action="append",
         default=[],
-        help="make this stage again, and what depends on it, though it is up to date; may be repeated",
+        help="make this stage again, and what depends on it, though it is up to date; may be repeated; 'plan' plans "
+        "again what the study file leaves out",
     )
 
 
@@ -47,6 +49,7 @@ def add_stages(command: Command) -> None:
     for name, summary in STAGES.items():
         parser = command(name, _stage, summary)
         study(parser)
+        hours(parser)
         hardware(parser, several=True)
         if name == "hvae" or name.startswith("cft-"):
             compiling(parser)
@@ -69,12 +72,8 @@ def _shard(text: str) -> Shard:
 
 
 def make_pipeline(options: argparse.Namespace) -> Pipeline:
-    from segcft.config.loader import load_study
-
     folder = options.study if options.study.is_dir() else None
-    study = load_study(
-        folder / "study.yaml" if folder else options.study
-    )  # errors come before anything heavy is imported
+    study, out = study_of(options, folder / "study.yaml" if folder else options.study, options.out or folder)
     quiet_libraries()
     from segcft.pipeline.run import Run
     from segcft.pipeline.runner import Pipeline
@@ -82,7 +81,7 @@ def make_pipeline(options: argparse.Namespace) -> Pipeline:
     from segcft.utils.progress import ConsoleProgress
 
     fabric = make_fabric(options.device, getattr(options, "devices", 1), getattr(options, "nodes", 1))
-    run = Run(options.out or folder or Path("runs") / study.name, study)
+    run = Run(out, study)
     compile = getattr(options, "compile", False)
     return Pipeline(run, fabric, options.data, ConsoleProgress(), compile)
 
@@ -96,9 +95,10 @@ def _run(options: argparse.Namespace) -> None:
     pipeline = make_pipeline(options)
     from segcft.pipeline.pool import default_jobs, run_all
 
-    _require(options, pipeline, options.again)
-    if options.again:
-        pipeline.forget(options.again)
+    again = [stage for stage in options.again if stage != AGAIN]
+    _require(options, pipeline, again)
+    if again:
+        pipeline.forget(again)
     jobs = options.jobs or (1 if spread else default_jobs(pipeline.fabric.device))
     run_all(pipeline, jobs)
     if pipeline.fabric.is_global_zero:
