@@ -53,19 +53,21 @@ def study_of(options: argparse.Namespace, path: Path, out: Path | None) -> tuple
     from segcft.config.outline import Outline, read_study
 
     study = read_study(path)  # errors come before anything heavy is imported
-    again, folder = AGAIN in getattr(options, "again", ()), out or Path("runs") / study.name
+    folder = out or Path("runs") / study.name
+    said = vars(options)  # not every command has all of these options
+    again = AGAIN in said.get("again", ())
     if not isinstance(study, Outline):
         if again:
             raise _nothing_to_plan(path)
         return study, folder
-    if getattr(options, "devices", 1) * getattr(options, "nodes", 1) > 1:
+    if said.get("devices", 1) * said.get("nodes", 1) > 1:
         why = "what this study file leaves out is planned on one device: `segcft plan` first, then run what it writes"
         raise SegcftError(Code.CONFLICT, "--devices", why)
     quiet_libraries()
     from segcft.planning.record import Request, planned_study
     from segcft.utils.progress import ConsoleProgress
 
-    request = Request(study, options.data, options.device, options.hours, getattr(options, "jobs", None))
+    request = Request(study, options.data, options.device, said.get("hours"), said.get("jobs"))
     return planned_study(request, folder, ConsoleProgress(), again), folder
 
 

@@ -163,16 +163,18 @@ def _of_folder(study: Study, data: Path, progress: Progress) -> Fingerprint:
     assert isinstance(study.data, FolderData)
     folder = Folder(study, data, None)
     patients: dict[str, str] = {}
-    rows: list[Row] = []
+    rows: list[Row] = []  # of subjects who are not to test
     values: list[list[float]] = []
-    refused = ""
+    images, refused = 0, ""
     for line in folder.read_lines():
         try:
             if isinstance(line, Row):
                 patient, part, attributes, _ = folder.read_cells(line)
                 patients[patient] = part
-                rows.append(line)
-                values.append([_number(attributes[name]) for name in _continuous(study)])
+                images += 1
+                if part != "test":
+                    rows.append(line)
+                    values.append([_number(attributes[name]) for name in _continuous(study)])
         except Rejected as error:
             refused = refused or str(error)
     seen = []
@@ -190,7 +192,7 @@ def _of_folder(study: Study, data: Path, progress: Progress) -> Fingerprint:
     if study.data.split is not None:
         for part in patients.values():
             parts[part] = parts.get(part, 0) + 1
-    return _summary(study, seen, values, len(patients), len(rows), parts)
+    return _summary(study, seen, values, len(patients), images, parts)
 
 
 def _continuous(study: Study) -> list[str]:

@@ -10,7 +10,6 @@ from typing import Any
 from pydantic import ValidationError
 
 from segcft.config.loader import parse_study
-from segcft.config.mechanisms import DEFAULT, SPECS
 from segcft.config.outline import Outline
 from segcft.config.study import Image, Study
 from segcft.errors import Code, StudyError
@@ -18,7 +17,7 @@ from segcft.planning import budget, recipe
 from segcft.planning.fingerprint import Fingerprint
 from segcft.planning.grid import bounds, grids
 from segcft.planning.planned import Basis, Keys, Machine, Planned
-from segcft.planning.sections import SECTIONS, hvae, variable
+from segcft.planning.sections import SECTIONS, hvae, mechanism, variable
 
 Measure = Callable[[Study], Mapping[str, float]]
 """Seconds of a step of each section that trains."""
@@ -126,7 +125,7 @@ def _grids(start: Basis) -> list[tuple[int, int]]:
 
     def fits(size: tuple[int, int]) -> bool:
         section = _merged(hvae(replace(start, size=size)), start.outline.section("hvae"))
-        kind = SPECS.get(section.get("architecture", DEFAULT))
+        kind = mechanism(section)
         try:
             if kind is not None:
                 kind.model_validate(section).check_image(size, start.outline.section("image").get("channels", 1))
@@ -136,7 +135,8 @@ def _grids(start: Basis) -> list[tuple[int, int]]:
             return False
         return True
 
-    found = grids(start.fingerprint, fits)
+    aspect = _aspect(start.outline.section("image").get("field_of_view")) or start.fingerprint.aspect
+    found = grids(replace(start.fingerprint, aspect=aspect), fits)
     if not found:
         raise StudyError(
             Code.CONFLICT,
@@ -144,6 +144,15 @@ def _grids(start: Basis) -> list[tuple[int, int]]:
             "no grid of 16 to 512 pixels a side fits the levels that are given; give image.size, too",
         )
     return found
+
+
+def _aspect(field: Any) -> float | None:
+    """Width over height of a field of view that is given; None where it is none."""
+    try:
+        known = Image(size=(1, 1), field_of_view=field).field_of_view
+    except ValidationError:
+        return None  # the study says what is wrong
+    return known[1] / known[0] if known else None
 
 
 def _merged(planned: Keys, given: Mapping[str, Any]) -> dict[str, Any]:

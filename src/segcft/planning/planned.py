@@ -64,4 +64,5 @@ class Basis:
     def training(self) -> int:
         """Subjects that train."""
         share = self.outline.section("splits").get("train", Splits().train)
-        return self.fingerprint.training(share if isinstance(share, int | float) else Splits().train)
+        known = isinstance(share, int | float) and 0 <= share <= 1
+        return self.fingerprint.training(share if known else Splits().train)

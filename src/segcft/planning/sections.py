@@ -7,10 +7,10 @@ for all data are in :mod:`segcft.planning.recipe`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from segcft.config.mechanisms import DEFAULT, SPECS
+from segcft.config.mechanisms import DEFAULT, SPECS, MechanismSpec
 from segcft.config.sources import Splits
 from segcft.planning import budget, recipe
 from segcft.planning.grid import levels_of
@@ -116,31 +116,37 @@ def hvae(basis: Basis) -> Keys:
     """The image mechanism; of another architecture what all have."""
     given = basis.outline.section("hvae")
     side = math.sqrt(basis.pixels)
-    patch = recipe.SMALL_PATCH if side < recipe.SMALL_SIDE else recipe.PATCH
-    scale = basis.pixels / recipe.BETA_PIXELS
-    beta = _two_digits(recipe.BETA * scale)
-    steps = given.get("steps", _steps(basis, "hvae").value)
-    warmup = round(recipe.BETA_WARMUP * steps) if isinstance(steps, int) else 0
+    # What follows from these follows from the given ones, where there are.
+    patch = int(_number(given, "patch", recipe.SMALL_PATCH if side < recipe.SMALL_SIDE else recipe.PATCH))
+    beta = _number(given, "beta", _two_digits(recipe.BETA * basis.pixels / recipe.BETA_PIXELS))
+    warmup = round(recipe.BETA_WARMUP * _number(given, "steps", _steps(basis, "hvae").value))
     keys = _training(basis, "hvae") | recipe.MECHANISM
     keys |= {
         "patch": Planned(patch, f"patches a side of {side:.0f} pixels: {side / patch:.0f}"),
         "warp": Planned(recipe.NODES * patch, f"a node of the displacement every {recipe.NODES} patches"),
         "levels": Planned(_levels(basis.size, patch), "halved down to what the whole frame has in common"),
         "beta": Planned(beta, "by the pixels: at twice the side an outline is a quarter of the rate"),
-        "beta_start": Planned(recipe.BETA_START * beta, "at first outlines come from the parents, which are free"),
+        "beta_start": Planned(
+            _two_digits(recipe.BETA_START * beta), "at first outlines come from the parents, which are free"
+        ),
         "beta_warmup_steps": Planned(warmup, "half of the steps"),
-        "accumulate": _parts(basis),
+        "accumulate": _parts(basis, "hvae"),
     }
     if basis.training < MANY:
         keys["augment"] = _augment(basis, gentle=True)
-    kind = SPECS.get(given.get("architecture", DEFAULT))
-    known = kind.model_fields if kind is not None else {}
-    return {key: one for key, one in keys.items() if key in known}
+    known = mechanism(given)
+    return {key: one for key, one in keys.items() if known is not None and key in known.model_fields}
+
+
+def mechanism(given: Mapping[str, Any]) -> type[MechanismSpec] | None:
+    """The settings of the image mechanism that is given, or of the usual one; None if there is no such mechanism."""
+    name = given.get("architecture", DEFAULT)
+    return SPECS.get(name) if isinstance(name, str) else None
 
 
 def finetune(basis: Basis) -> Keys:
     """Fine-tuning."""
-    keys = _training(basis, "finetune") | recipe.FINETUNE | {"accumulate": _parts(basis)}
+    keys = _training(basis, "finetune") | recipe.FINETUNE | {"accumulate": _parts(basis, "finetune")}
     return keys | ({"augment": _augment(basis, gentle=True)} if basis.training < MANY else {})
 
 
@@ -152,7 +158,7 @@ def evaluation(basis: Basis) -> Keys:
         "bootstrap": Planned(2000, "intervals to two digits"),
         "dilation": Planned(round(near / longer, 4), f"{near:.0f} pixels, a share of the longer side"),
     }
-    if basis.fingerprint.images > MOST_JUDGED:
+    if basis.fingerprint.images * Splits().test > MOST_JUDGED:
         keys["people"] = Planned(MOST_JUDGED, "intervals are narrow enough")
     absent = [name for name in basis.outline.measured if _may_be_absent(basis, name)]
     if absent:
@@ -244,13 +250,19 @@ def _augment(basis: Basis, guide: bool = False, gentle: bool = False) -> Planned
     return Planned(found, f"{subjects} are {degree}; never mirrored, as left is not right")
 
 
-def _parts(basis: Basis) -> Planned:
+def _parts(basis: Basis, section: str) -> Planned:
     """Into how many parts a batch is split, so that trainings side by side fit the memory."""
-    batch = recipe.BATCH.value
+    batch = int(_number(basis.outline.section(section), "batch_size", recipe.BATCH.value))
     room = MEMORY_SHARE * basis.machine.memory / basis.machine.jobs
     needed = MEMORY_PER_PIXEL * batch * basis.pixels
-    parts = next((count for count in (1, 2, 4, 8) if needed <= count * room), batch)
+    parts = next((count for count in range(1, batch) if batch % count == 0 and needed <= count * room), batch)
     return Planned(parts, f"{needed / 2**30:.1f} GiB of {basis.machine.memory / 2**30:.0f} for a batch")
+
+
+def _number(given: Mapping[str, Any], key: str, planned: float) -> float:
+    """A positive number that is given, else the planned one; of what is wrong the study says so."""
+    number = given.get(key, planned)
+    return number if isinstance(number, int | float) and 0 < number < math.inf else planned
 
 
 def _within(value: float, low: float, high: float) -> float:
