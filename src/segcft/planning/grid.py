@@ -61,7 +61,7 @@ def grids(fingerprint: Fingerprint, fits: Callable[[tuple[int, int]], bool]) -> 
 
 def levels_of(size: tuple[int, int], patch: int) -> int:
     """Levels of an image mechanism that works on patches: each is half of the one before."""
-    height, width = (side // patch for side in size)
+    height, width = (max(1, side // patch) for side in size)
     wanted = 1 + round(math.log2(math.sqrt(height * width) / recipe.SMALLEST_LEVEL))
     possible = 1 + int(math.log2(max(1, min(height, width) / 2)))  # two pixels a side at least
     return max(2, min(wanted, possible))

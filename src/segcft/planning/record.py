@@ -95,8 +95,8 @@ def planned_study(request: Request, folder: Path, progress: Progress, again: boo
 
 def _check_made_from(path: Path, request: Request) -> None:
     made_from = read_yaml(path, "plan").get(MADE_FROM)
-    before = made_from.get("study") if isinstance(made_from, dict) else None
-    if not isinstance(before, dict):
+    before, hours = (made_from.get("study"), made_from.get("hours")) if isinstance(made_from, dict) else (None, None)
+    if not isinstance(before, dict) or not isinstance(hours, int | float):
         text = f"it does not say from which study file it was planned ({MADE_FROM}); `--again plan` plans anew"
         raise StudyError(Code.DAMAGED, path, text)
     now = request.outline.given
@@ -108,8 +108,8 @@ def _check_made_from(path: Path, request: Request) -> None:
             f"changed since {path} was planned; `segcft run ... --again plan` plans anew, another --out begins "
             f"another run, and what is to change in this plan alone can be changed in {path.name} itself",
         )
-    if request.hours is not None and request.hours != made_from["hours"]:
-        text = f"{path} was planned for {made_from['hours']:g}; `--again plan` plans for {request.hours:g}"
+    if request.hours is not None and request.hours != hours:
+        text = f"{path} was planned for {hours:g}; `--again plan` plans for {request.hours:g}"
         raise StudyError(Code.CONFLICT, "--hours", text)
 
 
