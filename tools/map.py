@@ -19,6 +19,7 @@ LAYERS = (
     ("cli",),
     ("app", "report"),
     ("api",),
+    ("planning",),
     ("pipeline",),
     ("evaluate",),
     ("counterfactual",),

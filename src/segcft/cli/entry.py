@@ -17,6 +17,7 @@ from segcft.cli.augment import add_augment
 from segcft.cli.causal_gen import add_causal_gen
 from segcft.cli.evaluate import add_evaluate
 from segcft.cli.importers import importer_parser, listed
+from segcft.cli.plan import add_plan
 from segcft.cli.publish import add_publish
 from segcft.cli.run import add_run, add_stages
 from segcft.cli.simulate import add_simulate
@@ -26,6 +27,7 @@ from segcft.utils.signals import Terminated, orderly_end
 
 COMMANDS = (
     add_run,
+    add_plan,
     add_stages,
     add_ablation,
     add_causal_gen,
@@ -53,6 +55,9 @@ a first run, on simulated radiographs, under ten minutes on a laptop:
 your own images, masks and table:
   segcft run configs/jsrt.yaml --data /data/jsrt256 --out runs/jsrt
   segcft evaluate runs/jsrt --data /data/other-people --json > table.json
+
+what a study file leaves out, planned for your data, machine and hours, with a reason for each value:
+  segcft plan configs/planned/jsrt.yaml --data /data/jsrt256 --hours 3 --out jsrt-planned.yaml
 
 a published model, judged on your own images:
   segcft evaluate models/jsrt --data /data/jsrt256 --out judged

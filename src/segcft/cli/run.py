@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segcft.cli.options import Command, compiling, count, hardware, jobs, quiet_libraries, study
+from segcft.cli.plan import AGAIN, folder_of, hours, study_of
 from segcft.errors import Code, SegcftError, StudyError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from lightning.fabric import Fabric
 
     from segcft.config.study import Study
@@ -34,6 +36,7 @@ def add_run(command: Command) -> None:
     """Add the command ``run``."""
     parser = command("run", _run, "run all stages of a study, up to the table and figures")
     study(parser)
+    hours(parser)
     hardware(parser, several=True)
     jobs(parser)
     compiling(parser)
@@ -49,7 +52,8 @@ def add_run(command: Command) -> None:
         metavar="STAGE",
         action="append",
         default=[],
-        help="make this stage again, and what depends on it, though it is up to date; may be repeated",
+        help="make this stage again, and what depends on it, though it is up to date; may be repeated; 'plan' plans "
+        "again what the study file leaves out",
     )
 
 
@@ -58,6 +62,7 @@ def add_stages(command: Command) -> None:
     for name, summary in STAGES.items():
         parser = command(name, _stage, summary)
         study(parser)
+        hours(parser)
         hardware(parser, several=True)
         if name == "hvae" or name.startswith("cft-"):
             compiling(parser)
@@ -80,25 +85,24 @@ def _shard(text: str) -> Shard:
 
 
 def make_pipeline(options: argparse.Namespace) -> Pipeline:
-    folder, study = _study(options)
+    study, folder = _study(options)
     from segcft.pipeline.folds import require_folder
     from segcft.pipeline.run import Run
     from segcft.pipeline.runner import Pipeline
     from segcft.utils.progress import ConsoleProgress
 
-    run = Run(options.out or folder or Path("runs") / study.name, study)
+    run = Run(folder, study)
     require_folder(run)
     return Pipeline(run, _fabric(options), options.data, ConsoleProgress(), getattr(options, "compile", False))
 
 
-def _study(options: argparse.Namespace) -> tuple[Path | None, Study]:
-    """The folder if one is given, and the study: errors come before anything heavy is imported."""
-    from segcft.config.loader import load_study
-
+def _study(options: argparse.Namespace) -> tuple[Study, Path]:
+    """The study and the folder of its run: errors come before anything heavy is imported."""
     folder = options.study if options.study.is_dir() else None
-    study = load_study(folder / "study.yaml" if folder else options.study)
+    path = folder / "study.yaml" if folder else options.study
+    found = study_of(options, path, options.out or folder)
     quiet_libraries()
-    return folder, study
+    return found
 
 
 def _fabric(options: argparse.Namespace) -> Fabric:
@@ -113,37 +117,40 @@ def _run(options: argparse.Namespace) -> None:
         raise SegcftError(
             Code.CONFLICT, "--jobs", "with --devices or --nodes one part is trained at a time, on all of them"
         )
-    folder, study = _study(options)
+    study, folder = _study(options)
     if options.folds or study.splits.in_folds:
-        _run_folds(options, folder, study, spread)
+        _run_folds(options, study, folder, spread)
         return
     pipeline = make_pipeline(options)
     from segcft.pipeline.pool import default_jobs, run_all
 
-    _require(options, pipeline, options.again)
-    if options.again:
-        pipeline.forget(options.again)
+    again = [stage for stage in options.again if stage != AGAIN]
+    _require(options, pipeline, again)
+    if again:
+        pipeline.forget(again)
     jobs = options.jobs or (1 if spread else default_jobs(pipeline.fabric.device))
     run_all(pipeline, jobs)
     if pipeline.fabric.is_global_zero:
         _show(pipeline.run)
 
 
-def _run_folds(options: argparse.Namespace, folder: Path | None, study: Study, spread: bool) -> None:
+def _run_folds(options: argparse.Namespace, study: Study, folder: Path, spread: bool) -> None:
     if spread:
         raise SegcftError(Code.CONFLICT, "--folds", "a fold has one device; with --jobs each has the next one")
     from segcft.pipeline.folds import in_folds, run_folds, runs_of
 
     if options.folds and options.folds != study.splits.folds:
-        folder, study = None, in_folds(study, options.folds)
+        study = in_folds(study, options.folds)
+        folder = options.out or folder_of(study)  # a run that is not in folds keeps its own
     from segcft.pipeline.pool import default_jobs
     from segcft.pipeline.run import Run
     from segcft.pipeline.runner import Pipeline
     from segcft.utils.progress import ConsoleProgress
 
-    run = Run(options.out or folder or Path("runs") / f"{study.name}-{study.splits.folds}-folds", study)
+    run = Run(folder, study)
     fabric = _fabric(options)
-    _require(options, Pipeline(runs_of(run)[0], fabric), options.again)
+    again = [stage for stage in options.again if stage != AGAIN]
+    _require(options, Pipeline(runs_of(run)[0], fabric), again)
     run_folds(
         run,
         fabric,
@@ -151,7 +158,7 @@ def _run_folds(options: argparse.Namespace, folder: Path | None, study: Study, s
         progress=ConsoleProgress(),
         jobs=options.jobs or default_jobs(fabric.device),
         compile=options.compile,
-        again=options.again,
+        again=again,
     )
     _show(run)
 

@@ -43,7 +43,12 @@ def parse_study(raw: dict[str, Any], source: str = "study") -> Study:
 
 
 def read_mapping(path: Path, kind: str = "study file") -> dict[str, Any]:
-    """The YAML file at ``path``, of a ``kind`` that errors name, without top-level keys that begin with ``_``.
+    """:func:`read_yaml` without top-level keys that begin with ``_``: places for YAML anchors and for notes."""
+    return {key: value for key, value in read_yaml(path, kind).items() if not str(key).startswith("_")}
+
+
+def read_yaml(path: Path, kind: str = "study file") -> dict[str, Any]:
+    """The YAML file at ``path``, of a ``kind`` that errors name.
 
     Raises:
         StudyError: the file is missing, is not YAML or not a mapping, or gives a key twice.
@@ -65,7 +70,7 @@ def read_mapping(path: Path, kind: str = "study file") -> dict[str, Any]:
         raise StudyError(Code.INVALID, path, f"not valid YAML: a value cannot be read ({error})") from None
     if not isinstance(raw, dict):
         raise StudyError(Code.INVALID, path, f"this {kind} is a mapping of keys to values, not {type(raw).__name__}")
-    return {key: value for key, value in raw.items() if not str(key).startswith("_")}  # places for YAML anchors
+    return raw
 
 
 def validate(section: type[S], raw: dict[str, Any], source: str) -> S:

@@ -28,8 +28,8 @@ from segcft.data.store import Store
 from segcft.data.writer import StoreWriter
 from segcft.errors import Code, DataError
 from segcft.io.extent import contradiction
-from segcft.io.imagefile import check_id, find_file, find_mask, read_image
-from segcft.io.maskfile import read_masks
+from segcft.io.imagefile import ImageFile, check_id, find_file, find_mask, read_image
+from segcft.io.maskfile import Masks, read_masks
 from segcft.io.reject import Rejected, Remark, about
 from segcft.utils.loop import ahead
 from segcft.utils.progress import Progress
@@ -88,7 +88,7 @@ def import_folder(
             parts, the table has a column of patients that the study does not name, no sample is usable, or a part of
             the split is empty.
     """
-    source = _Folder(study, Path(data), split)
+    source = Folder(study, Path(data), split)
     lines = source.read_lines()
     remarks = source.remarks if shard is None or shard.index == 1 else []
     if shard is not None:
@@ -108,7 +108,7 @@ def import_folder(
     return Store(out)
 
 
-class _Folder:
+class Folder:
     """A folder data set: where its parts are and how a row becomes a sample."""
 
     def __init__(self, study: Study, data: Path, split: str | None) -> None:
@@ -163,7 +163,7 @@ class _Folder:
         if isinstance(row, Ragged):
             return Rejected(f"{self.table}: line {row.line}: {row.reason}")
         try:
-            patient, part, attributes, doubted = self._cells(row)  # before the images, which take longer
+            patient, part, attributes, doubted = self.read_cells(row)  # before the images, which take longer
             image, masks, remarks = self._pixels(row.cells[self.spec.id])
             kept = {column: row.cells[column] for column in self.spec.keep}
             return Sample(patient, part, image, masks, attributes, kept, (*doubted, *remarks))
@@ -184,7 +184,12 @@ class _Folder:
             remedy = "change the seed or the shares in 'splits', or bring more subjects"
         return parts, str(self.table), remedy
 
-    def _cells(self, row: Row) -> tuple[str, str, dict[str, float | str | None], list[Remark]]:
+    def read_cells(self, row: Row) -> tuple[str, str, dict[str, float | str | None], list[Remark]]:
+        """Patient, part, attributes and remarks of a row.
+
+        Raises:
+            Rejected: a cell is not what it should be.
+        """
         try:
             id = row.cells[self.spec.id]
             if not id:
@@ -211,16 +216,26 @@ class _Folder:
                 doubted.append(Remark(f"{name} not believed", f"{where}: {doubt}"))
         return attributes, doubted
 
-    def _pixels(self, id: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8], tuple[Remark, ...]]:
-        grid, spec = self.study.image, self.spec
+    def read_files(self, id: str) -> tuple[Path, ImageFile, Masks]:
+        """The file of a sample's image, what it shows, and its masks, all at the size of the files.
+
+        Raises:
+            Rejected: a file is missing or cannot be used.
+        """
+        spec = self.spec
         path = find_file(self.images, id)
-        seen = read_image(path, grid.channels, spec.grey_range, spec.window, spec.nifti_axes)
-        if (wrong := contradiction(seen.extent, grid, str(path))) and not spec.ignore_spacing:
-            raise Rejected(wrong.text)
+        seen = read_image(path, self.study.image.channels, spec.grey_range, spec.window, spec.nifti_axes)
         size = (seen.grey.shape[1], seen.grey.shape[2])
         masks = read_masks(
             self.masks, id, self.study.structures, size, seen.turn, seen.placed, spec.nifti_axes, spec.thin_structures
         )
+        return path, seen, masks
+
+    def _pixels(self, id: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8], tuple[Remark, ...]]:
+        grid, spec = self.study.image, self.spec
+        path, seen, masks = self.read_files(id)
+        if (wrong := contradiction(seen.extent, grid, str(path))) and not spec.ignore_spacing:
+            raise Rejected(wrong.text)
         with about(path):
             pixels = resize.fit_image(seen.grey, grid, seen.aspect)
         coverage = resize.fit_masks(masks.coverage, grid, seen.aspect)

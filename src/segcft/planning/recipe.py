@@ -1,0 +1,101 @@
+"""What is the same for all data: values that were found by comparing designs on several sets, in tables.
+
+Rules that depend on the data are in :mod:`segcft.planning.plan`. Pixels, subjects and hours are not here.
+"""
+
+from __future__ import annotations
+
+from segcft.planning.planned import Keys, Planned
+
+BATCH = Planned(16, "with these learning rates; smaller steps are noisier, larger ones cost as much more")
+
+SEEDS = {"segmentor": 1, "judge": 2, "regressor": 3, "scm": 4, "hvae": 5, "finetune": 6}
+"""One for each section: the judge's must not be the guide's."""
+
+PATIENCE = Planned(8, "the training ends when validation has stopped improving for so many validations")
+VALIDATIONS = 40
+"""In all steps of a training: some fit into its end, which begins when validation stops improving."""
+WHOLE = ("finetune",)
+"""Sections whose trainings take all their steps: the price of pixels needs its course, and raises the guide's error."""
+
+MECHANISM: Keys = {
+    "learning_rate": Planned(1.5e-3, "as for few and many subjects alike"),
+    "gradient_clip": Planned(5.0, "single steps of a VAE may have huge gradients"),
+    "ema": Planned(0.99, "averaged weights draw cleaner images"),
+    "overlap": Planned(True, "no chequers repeat with the patches"),
+    "deform": Planned({"share": 0.7, "spread": 0.35}, "the mechanism listens to measures before a guide asks it to"),
+}
+"""The image mechanism, whatever the data."""
+
+FINETUNE: Keys = {
+    "learning_rate": Planned(1.2e-3, "below that of the likelihood training, which is to be kept"),
+    "gradient_clip": Planned(5.0, "as in the likelihood training"),
+    "ema": Planned(0.99, "as in the likelihood training"),
+    "multiplier": Planned(0.0, "the likelihood's constraint costs nothing until it is violated"),
+    "multiplier_learning_rate": Planned(2.0e-3, "slow beside the network, so that it does not oscillate"),
+    "damping": Planned(1.0, "holds the likelihood softly"),
+    "also": Planned(0.5, "several variables are asked for at once, so that each is heard among others"),
+    "guide_loss": Planned("absolute", "its slope does not vanish near what was asked for"),
+    "price": Planned("floor", "a fixed price of pixels may win before the guide is followed: nothing would change"),
+}
+"""Fine-tuning, whatever the data."""
+
+VIEW = ("rotate", "shift", "contrast", "brightness", "noise")
+"""What of the augmentation of its guide is in the views of fine-tuning: what leaves measures as they are."""
+
+BETA = 12.0
+"""Weight of the KL at the end, for :data:`BETA_PIXELS` pixels; it grows with them, as outlines are then cheaper."""
+BETA_PIXELS = 128 * 128
+BETA_START = 10.0
+"""How many times that weight it is at the start: outlines are then drawn from the parents, which cost nothing."""
+BETA_WARMUP = 0.5
+"""Share of the steps over which it falls to its end."""
+
+LEVELS = (
+    {"width": 32, "encoder": 1, "decoder": 1, "z": 0},
+    {"width": 48, "encoder": 1, "decoder": 2, "z": 4},
+    {"width": 64, "encoder": 1, "decoder": 2, "z": 8},
+    {"width": 96, "encoder": 1, "decoder": 1, "z": 8},
+)
+"""Of the image mechanism, the largest resolution first. A larger grid repeats the third."""
+
+PATCH, SMALL_PATCH, SMALL_SIDE = 4, 2, 96
+"""Pixels a side of a patch, and of one where the grid has less than ``SMALL_SIDE`` pixels a side."""
+NODES = 2
+"""Patches between the nodes of the displacement: outlines bend no finer than the networks see."""
+SMALLEST_LEVEL = 4
+"""Pixels a side of the smallest level: what the whole frame has in common, and roughly where."""
+
+SEGMENTOR: Keys = {
+    "learning_rate": Planned(3.0e-3, "a small U-Net with batch statistics takes it"),
+    "warmup_steps": Planned(100, "before the batch statistics are known large steps do harm"),
+    "ema": Planned(0.99, "averaged weights read more evenly"),
+}
+JUDGE: Keys = SEGMENTOR | {
+    "architecture": Planned("segresnet", "another one than the guide's, so that their errors are less alike"),
+    "loss": Planned("cross-entropy", "another one than the guide's, and calibrated"),
+    "weight_decay": Planned(0.05, "unlike the guide's, so that their errors are less alike"),
+}
+REGRESSOR: Keys = {"ema": Planned(0.99, "averaged weights read more evenly")}
+
+SEGMENTOR_WIDTHS = (16, 32, 64, 96, 128)
+JUDGE_LEVELS = 4
+JUDGE_WIDTH, LARGE_WIDTH, LARGE_SIDE = 16, 8, 96
+"""Channels of the judge's first level, and of one where the grid has more than ``LARGE_SIDE`` pixels a side: its first
+level has the whole resolution, which takes most of its time."""
+SMALLEST_READ = 8
+"""Pixels a side of the smallest level of a U-Net: below, structures have no shape."""
+
+DEFORMATION = {"rotate": 8.0, "shift": 0.05, "scale": 0.12, "stretch": 0.08, "elastic": 0.015}
+"""Of what readers learn from, where subjects are few; see :class:`segcft.config.section.Augment`."""
+GENTLE = {"rotate": 5.0, "shift": 0.04, "scale": 0.1, "stretch": 0.08, "elastic": 0.012}
+"""Of what the image mechanism learns from: it draws what it sees, so less."""
+GENTLE_GREYS = {"contrast": 0.1, "brightness": 0.1}
+"""The same of greys."""
+ELASTIC_NODES = 5
+NOISE = 0.03
+"""On what guides learn from; without it fine-tuning finds faint patterns that move the guide's reading alone."""
+EVEN_BRIGHTNESS, UNEVEN_BRIGHTNESS = 0.1, 0.2
+"""Least and most change of brightness that readers learn from: as much as images differ, and enough to matter."""
+EVEN_CONTRAST, UNEVEN_CONTRAST = 0.15, 0.25
+"""The same of contrast."""

@@ -1,0 +1,319 @@
+"""The rules: from a fingerprint and a machine to the keys of a study, a function for each section.
+
+Thresholds of subjects, skewness and the like are here, each with its reason; sizes, rates and weights that are the same
+for all data are in :mod:`segcft.planning.recipe`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from segcft.config.mechanisms import DEFAULT, SPECS, MechanismSpec
+from segcft.config.section import Training
+from segcft.config.segmentors import SEGMENTOR_SPECS
+from segcft.config.sources import Splits
+from segcft.planning import budget, recipe
+from segcft.planning.grid import levels_of
+from segcft.planning.planned import Basis, Keys, Planned
+
+FEW, MANY = 500, 2000
+"""Training subjects: below the first all that deforms is on, from the second on nothing is, between them half."""
+SMALL_SET = 1000
+"""Training subjects below which the attributes' mechanisms are small and decay more."""
+ABSENT = 0.02
+"""Share of images without a structure above which it counts as one that may be absent; fewer are taken for mistakes."""
+SKEWED = 1.0
+"""Skewness of a positive variable above which its logarithm is modelled: a log-normal with deviation 0.31 has it."""
+FEWEST_VALIDATION, MOST_VALIDATION = 16, 0.15
+"""Subjects that validation needs to tell better from worse, and the largest share that it takes for them."""
+MOST_JUDGED = 500
+"""Subjects that are evaluated: intervals are then narrow, and more costs only time."""
+DILATION, LEAST_DILATION = 0.04, 2
+"""Near a structure: share of the shorter side, and pixels at least."""
+ENDS = 8.0
+"""Degrees of a turn that moves the ends of a square image by 7 %: a longer one is turned less."""
+MEMORY_PER_PIXEL = 6000
+"""Bytes that training the image mechanism takes for each pixel of a batch, with a margin."""
+MEMORY_SHARE = 0.6
+"""Share of the memory that trainings side by side may take."""
+
+
+def image(basis: Basis) -> Keys:
+    """Grid and extent."""
+    fingerprint, given = basis.fingerprint, basis.outline.section("image")
+    keys = {"size": Planned(list(basis.size), basis.why_size)}
+    units = [basis.outline.variable(name).get("unit") for name in basis.outline.measured]
+    if fingerprint.extent is not None and "size" not in given and "px" not in units:
+        height, width = fingerprint.extent
+        # The canvas has the grid's aspect; what it adds is filled up.
+        ratio = basis.size[1] / basis.size[0]
+        field = [max(height, width / ratio), max(width, height * ratio)]
+        keys["field_of_view"] = Planned([round(length, 3) for length in field], "the files' headers agree")
+        keys["length_unit"] = Planned("mm", "of the field of view")
+    return keys
+
+
+def splits(basis: Basis) -> Keys:
+    """Enough validation subjects that trainings can be judged by them."""
+    fingerprint, usual = basis.fingerprint, Splits()
+    if basis.outline.section("splits"):
+        return {}
+    if fingerprint.parts and "validation" not in fingerprint.parts:
+        none = "the table has no validation subjects"
+        return {"train": Planned(1 - usual.test, none), "validation": Planned(0.0, none)}
+    share = min(MOST_VALIDATION, FEWEST_VALIDATION / fingerprint.subjects)
+    if fingerprint.parts or share <= usual.validation:
+        return {}
+    share = math.ceil(share * 100) / 100
+    why = f"{FEWEST_VALIDATION} of {fingerprint.subjects} subjects, or as many as can be spared"
+    return {
+        "train": Planned(round(1 - share - usual.test, 2), "what is left"),
+        "validation": Planned(share, why),
+    }
+
+
+def segmentor(basis: Basis) -> Keys:
+    """The guide of Seg-CFT."""
+    widths = _levels_read(basis.size, recipe.SEGMENTOR_WIDTHS)
+    return _training(basis, "segmentor") | recipe.SEGMENTOR | {"widths": widths, "augment": _augment(basis, guide=True)}
+
+
+def judge(basis: Basis) -> Keys:
+    """Who judges: of another kind than the guide, and on greys as they are where there are many subjects."""
+    keys = _training(basis, "judge") | recipe.JUDGE
+    guide = basis.outline.section("segmentor").get("seed", recipe.SEEDS["segmentor"])
+    if keys["seed"].value == guide:
+        keys["seed"] = Planned(guide + 1, "another one than the guide's")
+    side, known = math.sqrt(basis.pixels), basis.outline.section("judge")
+    width = recipe.LARGE_WIDTH if side > recipe.LARGE_SIDE else recipe.JUDGE_WIDTH
+    levels = len(_levels_read(basis.size, (1,) * recipe.JUDGE_LEVELS).value)
+    keys["width"] = Planned(width, f"its first level has all {side:.0f} pixels a side")
+    keys["blocks"] = Planned([1] * levels, "one a level, down to what still has a shape")
+    keys["augment"] = _augment(basis)
+    return _known(keys, SEGMENTOR_SPECS, known.get("architecture", keys["architecture"].value))
+
+
+def regressor(basis: Basis) -> Keys:
+    """The guide of Reg-CFT."""
+    few = basis.training < FEW
+    rate = Planned(1.0e-3, "few subjects") if few else Planned(2.0e-3, "enough subjects")
+    keys = _training(basis, "regressor") | recipe.REGRESSOR | {"learning_rate": rate}
+    return keys | {"augment": _augment(basis, guide=True)}
+
+
+def scm(basis: Basis) -> Keys:
+    """The attributes' mechanisms: small for few subjects."""
+    keys = _training(basis, "scm")
+    batch = min(512, 2 ** max(4, math.ceil(math.log2(basis.training))))
+    keys["batch_size"] = Planned(batch, "as many as train, of numbers that cost nothing")
+    if basis.training >= SMALL_SET:
+        return keys | {"learning_rate": Planned(5.0e-3, "enough subjects for flows of the default size")}
+    few = f"{basis.training} training subjects"
+    return keys | {
+        "learning_rate": Planned(3.0e-3, few),
+        "weight_decay": Planned(0.1, few),
+        "hidden": Planned([16], few),
+        "bins": Planned(4, few),
+    }
+
+
+def hvae(basis: Basis) -> Keys:
+    """The image mechanism; of another architecture what all have."""
+    given = basis.outline.section("hvae")
+    side = math.sqrt(basis.pixels)
+    # What follows from these follows from the given ones, where there are.
+    patch = int(_number(given, "patch", recipe.SMALL_PATCH if side < recipe.SMALL_SIDE else recipe.PATCH))
+    beta = _number(given, "beta", _two_digits(recipe.BETA * basis.pixels / recipe.BETA_PIXELS))
+    warmup = round(recipe.BETA_WARMUP * _number(given, "steps", _steps(basis, "hvae").value))
+    keys = _training(basis, "hvae") | recipe.MECHANISM
+    keys |= {
+        "patch": Planned(patch, f"patches a side of {side:.0f} pixels: {side / patch:.0f}"),
+        "warp": Planned(recipe.NODES * patch, f"a node of the displacement every {recipe.NODES} patches"),
+        "levels": Planned(_levels(basis.size, patch), "halved down to what the whole frame has in common"),
+        "beta": Planned(beta, "by the pixels: at twice the side an outline is a quarter of the rate"),
+        "beta_start": Planned(
+            _two_digits(recipe.BETA_START * beta), "at first outlines come from the parents, which are free"
+        ),
+        "beta_warmup_steps": Planned(warmup, "half of the steps"),
+        "accumulate": _parts(basis, "hvae"),
+    }
+    if basis.training < MANY:
+        keys["augment"] = _augment(basis, gentle=True)
+    return _known(keys, SPECS, given.get("architecture", DEFAULT))
+
+
+def mechanism(given: Mapping[str, Any]) -> type[MechanismSpec] | None:
+    """The settings of the image mechanism that is given, or of the usual one; None if there is no such mechanism."""
+    name = given.get("architecture", DEFAULT)
+    return SPECS.get(name) if isinstance(name, str) else None
+
+
+def finetune(basis: Basis) -> Keys:
+    """Fine-tuning."""
+    keys = _training(basis, "finetune") | recipe.FINETUNE | {"accumulate": _parts(basis, "finetune")}
+    if basis.outline.section("finetune").get("least_change"):
+        del keys["price"]  # there is a fixed one
+    if basis.training < MANY:
+        keys["augment"] = _augment(basis, gentle=True)
+    guide = basis.outline.section("segmentor").get("augment", _augment(basis, guide=True).value)
+    if isinstance(guide, dict):  # else the study says what is wrong
+        seen = {key: value for key, value in guide.items() if key in recipe.VIEW}
+        keys["view"] = Planned(seen, "as the guide has learnt to read, but for what would change measures")
+    return keys
+
+
+def evaluation(basis: Basis) -> Keys:
+    """How counterfactuals are judged."""
+    shorter, longer = min(basis.size), max(basis.size)
+    near = max(LEAST_DILATION, DILATION * shorter)
+    keys = {
+        "bootstrap": Planned(2000, "intervals to two digits"),
+        "dilation": Planned(round(near / longer, 4), f"{near:.0f} pixels, a share of the longer side"),
+    }
+    if basis.fingerprint.images * Splits().test > MOST_JUDGED:
+        keys["people"] = Planned(MOST_JUDGED, "intervals are narrow enough")
+    absent = [name for name in basis.outline.measured if _may_be_absent(basis, name)]
+    if absent:
+        keys["metric"] = Planned("mae", f"{absent[0]} may be 0, of which there is no percentage")
+    else:
+        keys["metric"] = Planned("mape", "no structure is absent, so errors can be compared as percentages")
+    return keys
+
+
+def variable(basis: Basis, name: str) -> Keys:
+    """How a continuous variable is modelled."""
+    given, keys = basis.outline.variable(name), Keys()
+    if given.get("kind") != "continuous" or "scale" in given or "zero_inflated" in given:
+        return keys
+    structure = _structure_of(basis, name)
+    one = basis.fingerprint.structures.get(structure or "")
+    skewness = one.skew if one is not None else basis.fingerprint.skews.get(name, 0.0)
+    if one is not None and ABSENT < one.absent < 1 and structure not in _allowed(basis):
+        why = f"{one.absent:.0%} of the images do not show it"
+        keys = {"scale": Planned("log", "its positive values are"), "zero_inflated": Planned(True, why)}
+    elif skewness > SKEWED and structure not in _allowed(basis):
+        keys = {"scale": Planned("log", f"positive, and skewed ({skewness:.1f})")}
+    return keys
+
+
+def _structure_of(basis: Basis, name: str) -> str | None:
+    """The structure that a variable is the measure of."""
+    structures = basis.outline.given["structures"]
+    return next((structure for structure, one in structures.items() if one["variable"] == name), None)
+
+
+def _allowed(basis: Basis) -> tuple[str, ...]:
+    """The structures that the user lets be absent."""
+    return tuple(basis.outline.given["data"].get("may_be_absent", ()))
+
+
+def _may_be_absent(basis: Basis, name: str) -> bool:
+    said = basis.outline.variable(name) | {key: one.value for key, one in variable(basis, name).items()}
+    return bool(said.get("zero_inflated")) or _structure_of(basis, name) in _allowed(basis)
+
+
+def _training(basis: Basis, section: str) -> Keys:
+    """What every section that trains has."""
+    return {
+        "steps": _steps(basis, section),
+        "batch_size": recipe.BATCH,
+        "seed": Planned(recipe.SEEDS[section], "one for each stage"),
+        **_stopping(basis, section),
+    }
+
+
+def _stopping(basis: Basis, section: str) -> Keys:
+    """What ends a training before its steps are done, where there are subjects to tell."""
+    parts, given = basis.fingerprint.parts, basis.outline.section(section)
+    share = basis.outline.section("splits").get("validation", Splits().validation)
+    nobody = share == 0 or (parts and "validation" not in parts)
+    if section in recipe.WHOLE or nobody or given.get("patience", recipe.PATIENCE) is None:
+        return {}
+    steps = int(_number(given, "steps", _steps(basis, section).value))
+    often = Planned(max(1, steps // recipe.VALIDATIONS), f"{recipe.VALIDATIONS} validations in all steps")
+    return {"patience": recipe.PATIENCE, "validate_steps": often}
+
+
+def _known(keys: Keys, specs: Mapping[str, type[Training]], architecture: Any) -> Keys:
+    """Those of ``keys`` that an architecture has; none if there is no such architecture, of which the study says so."""
+    spec = specs.get(architecture) if isinstance(architecture, str) else None
+    return {key: one for key, one in keys.items() if spec is not None and key in spec.model_fields}
+
+
+def _steps(basis: Basis, section: str) -> Planned:
+    return basis.steps.get(section) or Planned(budget.NEEDS[section].steps, "not timed yet")
+
+
+def _levels(size: tuple[int, int], patch: int) -> list[dict[str, int]]:
+    first, second, third, last = recipe.LEVELS
+    count = levels_of(size, patch)
+    between = [second, *[third] * (count - 3)] if count > 3 else [third] * (count - 2)
+    return [dict(level) for level in (first, *between, last)]
+
+
+def _levels_read(size: tuple[int, int], widths: tuple[int, ...]) -> Planned:
+    """As many levels of a U-Net as leave structures a shape."""
+    side = math.sqrt(math.prod(size))
+    count = max(2, min(len(widths), 1 + math.floor(math.log2(side / recipe.SMALLEST_READ))))
+    return Planned(list(widths[:count]), f"the smallest level has {side / 2 ** (count - 1):.0f} pixels a side")
+
+
+def _augment(basis: Basis, guide: bool = False, gentle: bool = False) -> Planned:
+    """Deformation as far as subjects are few; greys by how much images differ, for guides in any case."""
+    strength = 1.0 if basis.training < FEW else 0.5 if basis.training < MANY else 0.0
+    found: dict[str, Any] = {}
+    if strength:
+        shape = recipe.GENTLE if gentle else recipe.DEFORMATION
+        found = {key: _two_digits(strength * value) for key, value in shape.items()}
+        # The ends of a long image would leave the frame.
+        found["rotate"] = _two_digits(found["rotate"] * min(basis.size) / max(basis.size))
+        found["elastic_nodes"] = recipe.ELASTIC_NODES
+    brightness = _within(basis.fingerprint.exposure, recipe.EVEN_BRIGHTNESS, recipe.UNEVEN_BRIGHTNESS)
+    contrast = _within(basis.fingerprint.contrast, recipe.EVEN_CONTRAST, recipe.UNEVEN_CONTRAST)
+    if gentle:
+        found |= recipe.GENTLE_GREYS
+    elif guide or strength:
+        found |= {"gamma": _two_digits(2 * brightness), "contrast": contrast, "brightness": brightness}
+        found |= {"noise": recipe.NOISE}
+    subjects = f"{basis.training} training subjects"
+    degree = {1.0: "few, so all deforms", 0.5: "some, so half deforms", 0.0: "many, so nothing deforms"}[strength]
+    return Planned(found, f"{subjects} are {degree}; never mirrored, as left is not right")
+
+
+def _parts(basis: Basis, section: str) -> Planned:
+    """Into how many parts a batch is split, so that trainings side by side fit the memory."""
+    batch = int(_number(basis.outline.section(section), "batch_size", recipe.BATCH.value))
+    room = MEMORY_SHARE * basis.machine.memory / basis.machine.jobs
+    needed = MEMORY_PER_PIXEL * batch * basis.pixels
+    parts = next((count for count in range(1, batch) if batch % count == 0 and needed <= count * room), batch)
+    return Planned(parts, f"{needed / 2**30:.1f} GiB of {basis.machine.memory / 2**30:.0f} for a batch")
+
+
+def _number(given: Mapping[str, Any], key: str, planned: float) -> float:
+    """A positive number that is given, else the planned one; of what is wrong the study says so."""
+    number = given.get(key, planned)
+    return number if isinstance(number, int | float) and 0 < number < math.inf else planned
+
+
+def _within(value: float, low: float, high: float) -> float:
+    return _two_digits(min(max(value, low), high))
+
+
+def _two_digits(value: float) -> float:
+    return float(f"{value:.2g}")
+
+
+SECTIONS: dict[str, Callable[[Basis], Keys]] = {
+    "image": image,
+    "splits": splits,
+    "segmentor": segmentor,
+    "judge": judge,
+    "regressor": regressor,
+    "scm": scm,
+    "hvae": hvae,
+    "finetune": finetune,
+    "evaluation": evaluation,
+}
+"""Section of a study -> what plans its keys; variables have :func:`variable`."""
