@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from segcft.planning.planned import Keys, Planned
 
-BATCH = Planned(16, "with these learning rates; smaller steps are noisier, larger ones cost as much more")
+BATCH = Planned(16, "what the learning rates were tried with")
 
 SEEDS = {"segmentor": 1, "judge": 2, "regressor": 3, "scm": 4, "hvae": 5, "finetune": 6}
 """One for each section: the judge's must not be the guide's."""
