@@ -65,7 +65,7 @@ class FinetuneSpec(Training):
     least_change: NonNegativeFloat = 0.0
     change_scale: PositiveFloat = 0.03
     price: Literal["fixed", "floor"] = "fixed"
-    price_from: Fraction = 0.4
+    price_from: Fraction = 0.2
     price_slack: PositiveFloat = 0.1
     view: Augment = Augment()
 
