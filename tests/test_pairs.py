@@ -174,7 +174,7 @@ def queries(cohort: Cohort, models: dict[str, CounterfactualModel], study: Study
 
 @pytest.fixture(scope="module")
 def rows(cohort: Cohort, models: dict[str, CounterfactualModel], study: Study, store: Store) -> list[Row]:
-    scores = judge_models(cohort, models, Brighter(study), Progress(), store)
+    scores = judge_models(cohort, models, Brighter(study), Progress(), training=store)
     return scores.rows(cohort.named("patient"), 50, 0)
 
 

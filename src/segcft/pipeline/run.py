@@ -217,14 +217,15 @@ class Run:
         )
 
     def typical(self, part: str, lengths: Collection[str]) -> TypicalRanges | None:
-        """Which images are typical to an image mechanism, which has these ``lengths``; None where that is not recorded.
+        """Which images are typical to an image mechanism, which has these ``lengths``; None where that is not recorded, or
+        it has none.
 
         Raises:
             RunError: the part is missing or damaged, e.g. without a range for each of its lengths.
         """
         said = artefact.read_meta(self.path(part)).get("usual")
         try:
-            typical = None if said is None else TypicalRanges.model_validate(said)
+            typical = None if said is None or not lengths else TypicalRanges.model_validate(said)
             if typical and typical.ranges.keys() != {*lengths}:
                 raise ValueError
             return typical
