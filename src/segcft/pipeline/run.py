@@ -217,8 +217,8 @@ class Run:
         )
 
     def typical(self, part: str, lengths: Collection[str]) -> TypicalRanges | None:
-        """Which images are typical to an image mechanism, which has these ``lengths``; None where that is not recorded, or
-        it has none.
+        """Which images are typical to an image mechanism with these ``lengths``; None where that is not recorded, or it
+        has none.
 
         Raises:
             RunError: the part is missing or damaged, e.g. without a range for each of its lengths.
