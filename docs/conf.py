@@ -73,10 +73,10 @@ OTHERS = "torch|numpy|np|pandas|pd|pydantic|pydantic_core|annotated_types|PIL|py
 OTHERS += "|markupsafe|io|starlette|socket|pathlib|collections|abc|dataclasses|enum"
 # The same, without a module.
 NAMES = r"AbstractContextManager|Tensor|NDArray|Path|Fabric|NoneType|Le|Ge|FieldInfo|nn\.Module"
-ALIASES = "Array|Floats|Attributes"  # of NDArray and Mapping
+ALIASES = "Array|Floats|Attributes|Batch"  # of NDArray, Mapping and dict
 TYPE_VARIABLES = "S|M|T|Item|AnyItem|Key|Value|Inputs|Output|Result"
 # What is left of pydantic's annotations.
-CONSTRAINTS = r"_.*|segcft\.config\.\w+\.Annotated|.*\._.*|0\.5|dict\[str"
+CONSTRAINTS = r"_.*|segcft\.config\.\w+\.Annotated|.*\._.*|0\.[45]|dict\[str|segcft\..*<locals>.*"
 nitpick_ignore_regex = [
     ("py:.*", rf"({OTHERS})\..*|({NAMES}|{ALIASES}|{CONSTRAINTS})|(segcft\..*\.)?({TYPE_VARIABLES})")
 ]

@@ -1,4 +1,4 @@
-"""An outline: a study file that leaves out sections or keys which a plan can give (see :mod:`segcft.planning`)."""
+"""An outline: a study file that leaves out sections or keys which a plan can give (see ``segcft.planning``)."""
 
 from __future__ import annotations
 

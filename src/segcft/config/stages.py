@@ -44,8 +44,8 @@ class FinetuneSpec(Training):
     are free for the share ``price_from`` of the steps, then as dear as they can be while the guide's error is within
     ``price_slack`` (relative) of the least that it has been.
 
-    The guide sees counterfactuals through random ``view``s, so that textures which please it as they are do not help:
-    only what it reads from every side counts. A view may turn, shift and change grey values, and no more.
+    The guide sees counterfactuals through a random ``view`` each, so that textures which please it as they are do not
+    help: only what it reads from every side counts. A view may turn, shift and change grey values, and no more.
     """
 
     LATER = frozenset({"price", "price_from", "price_slack", "view"})

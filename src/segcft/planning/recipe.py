@@ -44,7 +44,7 @@ VIEW = ("rotate", "shift", "contrast", "brightness", "noise")
 """What of the augmentation of its guide is in the views of fine-tuning: what leaves measures as they are."""
 
 BETA = 12.0
-"""Weight of the KL at the end, for :data:`BETA_PIXELS` pixels; it grows with them, as outlines are then cheaper."""
+"""Weight of the KL at the end, for ``BETA_PIXELS`` pixels; it grows with them, as outlines are then cheaper."""
 BETA_PIXELS = 128 * 128
 BETA_START = 10.0
 """How many times that weight it is at the start: outlines are then drawn from the parents, which cost nothing."""
