@@ -11,6 +11,7 @@ from segcft.cli.options import Command, data, hardware, quiet_libraries
 from segcft.errors import Code, SegcftError
 
 if TYPE_CHECKING:
+    from segcft.config.outline import Outline
     from segcft.config.study import Study
 
 
@@ -63,12 +64,20 @@ def study_of(options: argparse.Namespace, path: Path, out: Path | None) -> tuple
     if said.get("devices", 1) * said.get("nodes", 1) > 1:
         why = "what this study file leaves out is planned on one device: `segcft plan` first, then run what it writes"
         raise SegcftError(Code.CONFLICT, "--devices", why)
+    _check(study)
     quiet_libraries()
     from segcft.planning.record import Request, planned_study
     from segcft.utils.progress import ConsoleProgress
 
     request = Request(study, options.data, options.device, said.get("hours"), said.get("jobs"))
     return planned_study(request, folder, ConsoleProgress(), again), folder
+
+
+def _check(outline: Outline) -> None:
+    """Raise what is wrong with an outline, before anything heavy is imported."""
+    from segcft.planning.plan import usual_study
+
+    usual_study(outline)
 
 
 def _nothing_to_plan(path: Path) -> SegcftError:
@@ -81,6 +90,7 @@ def _plan(options: argparse.Namespace) -> None:
     study = read_study(options.study)
     if not isinstance(study, Outline):
         raise _nothing_to_plan(options.study)
+    _check(study)
     quiet_libraries()
     from segcft.planning.record import Request, plan_text
     from segcft.utils.atomic import write_text
