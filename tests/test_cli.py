@@ -119,9 +119,8 @@ def test_a_wrong_study_is_told_by_file_and_key_before_anything_is_imported(
     assert status == "1"
     assert not {"lightning", "monai", "zuko"} & set(modules)
     lines = done.stderr.splitlines()
-    assert f"segcft: error: {path}: hvae.steps: this key is required" in lines
-    assert any(line.startswith(f"{path}: hvae.stepz: unknown key; did you mean 'steps'?") for line in lines)
-    assert "Traceback" not in done.stderr
+    # That there are no steps is no mistake: they would be planned.
+    assert lines == [f"segcft: error: {path}: hvae.stepz: unknown key; did you mean 'steps'?"]
     assert list(tmp_path.iterdir()) == [path]  # nothing was begun
 
 
@@ -227,6 +226,7 @@ def test_evaluate_prints_pure_json(segcft: Callable[..., Outcome], small_run: Ru
     assert str(tmp_path / "judged") in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_evaluate_on_new_people(segcft: Callable[..., Outcome], small_run: Run, tmp_path: Path) -> None:
     copied = tmp_path / "run"

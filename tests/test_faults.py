@@ -253,6 +253,7 @@ def images(small_run: Run, tmp_path: Path) -> Path:
 # --- two at once ---
 
 
+@pytest.mark.slow
 def test_a_second_run_in_a_folder_is_refused_until_the_first_is_gone(
     small_run: Run, small_study_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

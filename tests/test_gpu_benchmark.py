@@ -48,6 +48,7 @@ def test_what_is_done_is_kept_whatever_becomes_of_a_part(tmp_path: Path) -> None
     assert "ValueError: no such thing" in out.with_suffix(".md").read_text()
 
 
+@pytest.mark.slow
 def test_a_part_that_takes_too_long_is_ended_with_all_that_it_began() -> None:
     limit = 1.0
     rows: list[Row] = []
@@ -67,6 +68,7 @@ def test_a_part_that_no_time_is_left_for_is_not_begun(tmp_path: Path) -> None:
     assert [(part["outcome"], part["rows"]) for part in result] == [("not begun", [])]
 
 
+@pytest.mark.slow
 def test_the_whole_command_writes_what_it_has_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "gpu.json"
     assert main(["--device", "cpu", "--tiny", "--parts", "product", "--out", str(out)]) == 0

@@ -120,6 +120,7 @@ def test_a_published_model_is_judged_as_its_run_is(small_run: Run, published: Ru
         assert [r["value"] for r in same] == [pytest.approx(row["value"], nan_ok=True)]
 
 
+@pytest.mark.slow
 def test_a_published_model_on_the_command_line(
     published: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -92,6 +92,7 @@ def test_absurd_images_and_hundreds_of_steps_in_bf16_stay_finite(tmp_path: Path)
     assert all(tensor.isfinite().all() for tensor in tensors_of(pipeline.run.path("hvae")).values())
 
 
+@pytest.mark.slow
 def test_fine_tuning_in_bf16_stays_finite(small_run: Run, make_small_study: MakeStudy, tmp_path: Path) -> None:
     shutil.copytree(small_run.folder, tmp_path / "run")
     study = make_small_study({"finetune.precision": "bf16", "finetune.steps": 40, "finetune.guides": ["segmentor"]})

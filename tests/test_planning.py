@@ -21,10 +21,10 @@ from segcft.config.outline import PLANNED, Outline, read_study
 from segcft.config.study import Study
 from segcft.data.splits import assign
 from segcft.errors import Code, DataError, StudyError
-from segcft.planning import budget, record
+from segcft.planning import record, timing
 from segcft.planning.fingerprint import Fingerprint, StructureFacts, expected, take_fingerprint
 from segcft.planning.grid import RESOLVED, SMALLEST_SIDE
-from segcft.planning.plan import Plan, check, make_plan
+from segcft.planning.plan import Plan, make_plan, usual_study
 from segcft.planning.planned import Machine
 from segcft.planning.record import RECORD, Request, plan_text, planned_study, write_plan
 from segcft.planning.sections import FEW, MANY, SECTIONS
@@ -154,6 +154,7 @@ def test_every_planned_value_has_its_reason() -> None:
         ("segmentor", "steps", 7),
         ("segmentor", "augment", {}),
         ("judge", "width", 24),
+        ("judge", "widths", [8, 16]),
         ("regressor", "learning_rate", 0.5),
         ("scm", "hidden", [3]),
         ("hvae", "patch", 1),
@@ -309,7 +310,7 @@ def test_little_memory_splits_batches() -> None:
 def test_what_is_wrong_is_named_before_data_are_read(wrong: dict[str, Any], field: str) -> None:
     def checked() -> None:
         given = outline(**wrong)
-        check(given, expected(given), CPU)
+        usual_study(given)
 
     with pytest.raises(StudyError) as raised:
         checked()
@@ -347,7 +348,7 @@ def test_a_file_of_a_plan_is_the_study_with_its_reasons(tmp_path: Path) -> None:
 @pytest.fixture
 def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps take what :func:`timed` says."""
-    monkeypatch.setattr(budget, "measure", lambda study, machine, progress: timed(study))
+    monkeypatch.setattr(timing, "measure", lambda study, machine, progress: timed(study))
 
 
 def simulated(**sections: Any) -> Outline:
@@ -355,6 +356,7 @@ def simulated(**sections: Any) -> Outline:
     return Outline(raw | sections, "small.yaml")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("untimed")
 def test_a_run_is_planned_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = planned_study(Request(simulated(), device="cpu"), tmp_path, Progress())
@@ -367,6 +369,7 @@ def test_a_run_is_planned_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert planned_study(Request(simulated(), device="cpu"), tmp_path, Progress()) != first  # the record is what counts
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("untimed")
 def test_a_study_that_changed_is_planned_again_only_when_asked(tmp_path: Path) -> None:
     planned_study(Request(simulated(), device="cpu"), tmp_path, Progress())
@@ -378,6 +381,7 @@ def test_a_study_that_changed_is_planned_again_only_when_asked(tmp_path: Path) -
     assert planned_study(changed, tmp_path, Progress()).scm.steps == 5
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("untimed")
 def test_other_hours_are_planned_only_when_asked(tmp_path: Path) -> None:
     planned_study(Request(simulated(), device="cpu", hours=2), tmp_path, Progress())
@@ -422,7 +426,7 @@ def folder(path: Path, count: int = 20) -> Path:
 
 def test_a_fingerprint_is_what_the_files_show(tmp_path: Path) -> None:
     given = outline(data={"source": "folder", "patient": "patient"})
-    study = check(given, expected(given), CPU)
+    study = usual_study(given)
     found = take_fingerprint(study, given, folder(tmp_path / "data"), Progress())
     assert (found.subjects, found.images, found.size, found.aspect, found.odd) == (10, 20, (40, 80), 2.0, 0)
     assert found.extent is None
@@ -441,7 +445,7 @@ def test_a_folder_of_which_nothing_can_be_used_is_an_error(tmp_path: Path) -> No
     for mask in (data / "masks").iterdir():
         mask.unlink()
     with pytest.raises(DataError) as raised:
-        take_fingerprint(check(given, expected(given), CPU), given, data, Progress())
+        take_fingerprint(usual_study(given), given, data, Progress())
     assert raised.value.code == Code.EMPTY
 
 
@@ -469,8 +473,8 @@ TINY = {
 @pytest.mark.slow
 def test_each_section_that_trains_is_timed() -> None:
     given = simulated(**TINY)
-    study = check(given, expected(given), CPU)
-    assert budget.measure(study, CPU, Progress()).keys() == SECONDS.keys()
+    study = usual_study(given)
+    assert timing.measure(study, CPU, Progress()).keys() == SECONDS.keys()
 
 
 @pytest.mark.slow

@@ -64,6 +64,7 @@ def study_of(options: argparse.Namespace, path: Path, out: Path | None) -> tuple
     if said.get("devices", 1) * said.get("nodes", 1) > 1:
         why = "what this study file leaves out is planned on one device: `segcft plan` first, then run what it writes"
         raise SegcftError(Code.CONFLICT, "--devices", why)
+    _check(study)
     quiet_libraries()
     from segcft.planning.record import Request, planned_study
     from segcft.utils.progress import ConsoleProgress
@@ -81,6 +82,13 @@ def folder_of(study: Study | Outline, folds: int | None = None) -> Path:
     return Path("runs") / (f"{study.name}-{folds}-folds" if folds else study.name)
 
 
+def _check(outline: Outline) -> None:
+    """Raise what is wrong with an outline, before anything heavy is imported."""
+    from segcft.planning.plan import usual_study
+
+    usual_study(outline)
+
+
 def _nothing_to_plan(path: Path) -> SegcftError:
     return SegcftError(Code.EMPTY, path, "this study file leaves nothing out, so there is nothing to plan")
 
@@ -91,6 +99,7 @@ def _plan(options: argparse.Namespace) -> None:
     study = read_study(options.study)
     if not isinstance(study, Outline):
         raise _nothing_to_plan(options.study)
+    _check(study)
     quiet_libraries()
     from segcft.planning.record import Request, plan_text
     from segcft.utils.atomic import write_text

@@ -14,7 +14,7 @@ from segcft.config.outline import Outline
 from segcft.config.study import Image, Study
 from segcft.errors import Code, StudyError
 from segcft.planning import budget, recipe
-from segcft.planning.fingerprint import Fingerprint
+from segcft.planning.fingerprint import Fingerprint, expected
 from segcft.planning.grid import bounds, grids
 from segcft.planning.planned import Basis, Keys, Machine, Planned
 from segcft.planning.sections import SECTIONS, hvae, mechanism, variable
@@ -78,13 +78,14 @@ def make_plan(outline: Outline, fingerprint: Fingerprint, machine: Machine, hour
     return Plan(study, reasons, tuple(notes))
 
 
-def check(outline: Outline, fingerprint: Fingerprint, machine: Machine) -> Study:
-    """The outline as a study for data of this fingerprint, with steps that nothing was measured for.
+def usual_study(outline: Outline) -> Study:
+    """The outline as a study for an ordinary set on an ordinary machine, to check it by before anything is read.
 
     Raises:
         StudyError: what is given is wrong, or contradicts itself.
     """
-    start = Basis(outline, fingerprint, machine, budget.HOURS, (0, 0))
+    machine = Machine("cpu", cores=2, memory=8 * 2**30, jobs=2)
+    start = Basis(outline, expected(outline), machine, budget.HOURS, (0, 0))
     return _complete(replace(start, size=_grids(start)[-1]))[0]
 
 

@@ -15,9 +15,9 @@ from segcft.config.outline import Outline
 from segcft.config.study import Study
 from segcft.errors import Code, StudyError
 from segcft.pipeline.pool import default_jobs
-from segcft.planning import budget
-from segcft.planning.fingerprint import expected, facts, take_fingerprint
-from segcft.planning.plan import Plan, check, make_plan
+from segcft.planning import budget, timing
+from segcft.planning.fingerprint import facts, take_fingerprint
+from segcft.planning.plan import Plan, make_plan, usual_study
 from segcft.training.loop import make_fabric
 from segcft.utils.atomic import write_text
 from segcft.utils.lock import Lock
@@ -59,10 +59,9 @@ def plan_text(request: Request, progress: Progress) -> str:
     """
     outline, hours = request.outline, request.hours or budget.HOURS
     device = make_fabric(request.device).device
-    machine = budget.machine_of(device.type, request.jobs or default_jobs(device))
-    usual = check(outline, expected(outline), machine)  # errors come before the data are read
-    fingerprint = take_fingerprint(usual, outline, request.data, progress)
-    plan = make_plan(outline, fingerprint, machine, hours, lambda study: budget.measure(study, machine, progress))
+    machine = timing.machine_of(device.type, request.jobs or default_jobs(device))
+    fingerprint = take_fingerprint(usual_study(outline), outline, request.data, progress)
+    plan = make_plan(outline, fingerprint, machine, hours, lambda study: timing.measure(study, machine, progress))
     for note in plan.notes:
         progress.note(f"plan: {note}")
     head = [f"{outline.source}, planned for {hours:g} hours on {machine}", *facts(fingerprint), *plan.notes]

@@ -12,6 +12,7 @@ from typing import Any
 
 from segcft.config.mechanisms import DEFAULT, SPECS, MechanismSpec
 from segcft.config.section import Training
+from segcft.config.segmentors import DEFAULT as DEFAULT_SEGMENTOR
 from segcft.config.segmentors import SEGMENTOR_SPECS
 from segcft.config.sources import Splits
 from segcft.planning import budget, recipe
@@ -86,13 +87,16 @@ def judge(basis: Basis) -> Keys:
     guide = basis.outline.section("segmentor").get("seed", recipe.SEEDS["segmentor"])
     if keys["seed"].value == guide:
         keys["seed"] = Planned(guide + 1, "another one than the guide's")
-    side, known = math.sqrt(basis.pixels), basis.outline.section("judge")
+    side, given = math.sqrt(basis.pixels), basis.outline.section("judge")
+    usual, planned = SEGMENTOR_SPECS[DEFAULT_SEGMENTOR].model_fields, keys["architecture"].value
+    if any(key in usual and key not in SEGMENTOR_SPECS[planned].model_fields for key in given):
+        keys["architecture"] = Planned(DEFAULT_SEGMENTOR, "the keys that are given are of it")
     width = recipe.LARGE_WIDTH if side > recipe.LARGE_SIDE else recipe.JUDGE_WIDTH
     levels = len(_levels_read(basis.size, (1,) * recipe.JUDGE_LEVELS).value)
     keys["width"] = Planned(width, f"its first level has all {side:.0f} pixels a side")
     keys["blocks"] = Planned([1] * levels, "one a level, down to what still has a shape")
     keys["augment"] = _augment(basis)
-    return _known(keys, SEGMENTOR_SPECS, known.get("architecture", keys["architecture"].value))
+    return _known(keys, SEGMENTOR_SPECS, given.get("architecture", keys["architecture"].value))
 
 
 def regressor(basis: Basis) -> Keys:
