@@ -1,0 +1,84 @@
+"""The table of one recipe on all sets: figures and what they miss are those of the evaluation's rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from benchmarks.recipe import CONFIGS, FOLDERS, SIDE, Line, framed, lines, slices_of, subjects_tested, table
+
+
+def row(method: str, metric: str, structure: str, value: float | None, intervention: str = "") -> dict[str, Any]:
+    intervened = bool(intervention) and intervention.startswith(structure)
+    said = {"method": method, "metric": metric, "structure": structure, "value": value}
+    return said | {"intervention": intervention, "intervened": intervened}
+
+
+ROWS = [
+    row("judge", "mape", "lung", 2.0),
+    row("judge", "mape", "heart", 4.0),
+    row("segmentor", "mape", "lung", 4.5, "lung_area"),
+    row("segmentor", "mape", "heart", 6.0, "lung_area"),
+    row("segmentor", "slope", "lung", 0.95, "lung_area"),
+    row("segmentor", "slope", "lung", 0.2, "age"),
+    row("none", "mape", "lung", 20.0, "lung_area"),
+    row("none", "slope", "lung", 0.1, "lung_area"),
+    row("segmentor", "pattern energy", "", 1.3, "lung_area"),
+]
+
+
+def test_a_line_is_of_an_intervention_on_its_structure() -> None:
+    first, second = lines(ROWS)
+    assert first == Line("segmentor", "lung", 0.95, 4.5, 2.0, 2.0)
+    assert first.missed == "others"
+    assert second == Line("none", "lung", 0.1, 20.0, 2.0, None)
+    assert second.missed == "slope, error"
+    assert "1.30" in "\n".join(table("set", ROWS))
+
+
+@pytest.mark.parametrize(
+    ("judge", "error", "missed"), [(2, 4.9, ""), (2, 5.1, "error"), (10, 14.9, ""), (10, 15.1, "error")]
+)
+def test_the_judge_s_own_error_is_allowed_for(judge: float, error: float, missed: str) -> None:
+    assert Line("segmentor", "lung", 1.0, error, judge, None).missed == missed
+
+
+def test_subjects_are_counted_by_patient(tmp_path: Path) -> None:
+    pd.DataFrame({"id": range(20), "patient": [k // 2 for k in range(20)]}).to_csv(
+        tmp_path / "metadata.csv", index=False
+    )
+    assert subjects_tested(CONFIGS / "acdc.yaml", tmp_path) == pytest.approx(2)
+    assert subjects_tested(CONFIGS / "jsrt.yaml", tmp_path) == pytest.approx(4)
+    assert FOLDERS.keys() <= {path.stem for path in CONFIGS.glob("*.yaml")}
+
+
+def test_slices_show_most_of_the_labels_with_the_head_up_and_the_front_to_the_left(tmp_path: Path) -> None:
+    image, labels = np.zeros((10, 30, 20), np.int16), np.zeros((10, 30, 20), np.uint8)
+    image[4, 25:, 15:] = 100  # in front and above
+    labels[4, 25:, 15:] = 1
+    labels[7, :2, :2] = 2
+    for name, array in (("images", image), ("labels", labels)):
+        (tmp_path / "volumes" / name).mkdir(parents=True)
+        nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), tmp_path / "volumes" / name / "one.nii.gz")
+    folder = slices_of(tmp_path / "volumes", tmp_path / "slices")
+    mask, shown = (np.asarray(Image.open(folder / kind / "one.png")) for kind in ("masks", "images"))
+    assert mask.sum() == 5 * 5
+    assert np.array_equal(mask > 0, shown > 0)
+    rows, columns = np.nonzero(mask)
+    assert rows.max() < SIDE // 2
+    assert columns.max() < SIDE // 2
+
+
+@pytest.mark.parametrize("size", [(10, 100), (64, 64), (65, 63)])
+def test_a_frame_keeps_the_middle(size: tuple[int, int]) -> None:
+    pixels = np.zeros(size, np.uint8)
+    pixels[size[0] // 2, size[1] // 2] = 9
+    found = framed(pixels)
+    assert found.shape == (SIDE, SIDE)
+    assert np.abs(np.argwhere(found == 9) - SIDE // 2).max() <= 1
