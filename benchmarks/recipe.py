@@ -11,7 +11,7 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -127,10 +127,10 @@ def table(name: str, rows: Sequence[Row]) -> Iterator[str]:
     for line in lines(rows):
         numbers = (f"{value:.2f}" if value is not None else "–" for value in line[2:])
         yield f"| {method_name(line.method)} | {line.structure} | {' | '.join(numbers)} | {line.missed or 'nothing'} |"
-    patterns: Mapping[str, list[float]] = {}
+    patterns: dict[str, list[float]] = {}
     for row in rows:
         if row["metric"] == "pattern energy" and row["value"] is not None:
-            patterns = {**patterns, row["method"]: [*patterns.get(row["method"], []), row["value"]]}
+            patterns.setdefault(row["method"], []).append(row["value"])
     yield "\nPattern energy, at most: " + ", ".join(f"{method_name(m)} {max(v):.2f}" for m, v in patterns.items())
 
 

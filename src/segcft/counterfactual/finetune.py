@@ -131,12 +131,7 @@ class CounterfactualObjective(Objective):
 
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         image, values = self.samples(batch)
-        after = self.scm.counterfactual(values, self.draw_intervention(values))
-        counterfactual, held = self.network.counterfactual_and_constraint(
-            image, values, after, sample=self.spec.abduction == "sample"
-        )
-        violation = held.mean() - self.bound
-        guided = self.guide_loss(counterfactual, after)
+        counterfactual, guided, violation = self._intervene(image, values)
         change = self.changed_share(counterfactual - image)
         price = self.price(guided, step)
         # Damping stiffens the multiplier where the constraint is violated, so that it does not oscillate.
@@ -154,13 +149,18 @@ class CounterfactualObjective(Objective):
 
     def validate(self, batch: Batch) -> Tensor:
         """The guide's error and by how much the constraint is violated, of the batch, without augmentation."""
-        image, values = to_unit(batch["image"]), batch["values"]
+        values = batch["values"]
+        _, guided, violation = self._intervene(to_unit(batch["image"]), values)
+        return (guided + violation.clamp(min=0)).expand(len(values))
+
+    def _intervene(self, image: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Counterfactuals (B, C, *size) under a drawn intervention, the guide's error of them, and by how much the
+        constraint is violated; the last two are numbers, shape ()."""
         after = self.scm.counterfactual(values, self.draw_intervention(values))
         counterfactual, held = self.network.counterfactual_and_constraint(
             image, values, after, sample=self.spec.abduction == "sample"
         )
-        violation = (held.mean() - self.bound).clamp(min=0)
-        return (self.guide_loss(counterfactual, after) + violation).expand(len(values))
+        return counterfactual, self.guide_loss(counterfactual, after), held.mean() - self.bound
 
 
 @torch.no_grad()

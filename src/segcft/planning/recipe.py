@@ -72,6 +72,8 @@ SEGMENTOR: Keys = {
     "ema": Planned(0.99, "averaged weights read more evenly"),
 }
 JUDGE: Keys = SEGMENTOR | {
+    "learning_rate": Planned(3.0e-3, "small networks take it"),
+    "warmup_steps": Planned(100, "as of the guide"),
     "architecture": Planned("segresnet", "another one than the guide's, so that their errors are less alike"),
     "loss": Planned("cross-entropy", "another one than the guide's, and calibrated"),
     "weight_decay": Planned(0.05, "unlike the guide's, so that their errors are less alike"),
