@@ -33,7 +33,6 @@ from segcft.evaluate.evaluation import asked_values, evaluate, from_marginal, ju
 from segcft.evaluate.figures import draw_progression
 from segcft.evaluate.locality import changed_region, dilate, mean_inside, radius, share_inside, share_near
 from segcft.evaluate.metrics.effectiveness import AbsoluteError, PercentageError
-from segcft.evaluate.metrics.slope import slope
 from segcft.evaluate.page import Page
 from segcft.evaluate.scores import Row, Scores
 from segcft.evaluate.table import render_table
@@ -41,6 +40,7 @@ from segcft.evaluate.truth import Truth
 from segcft.image_models.hvae import HVAE
 from segcft.importers.simulated import import_simulated, make_simulator
 from segcft.measures.measurements import Measurements
+from segcft.measures.slope import slopes
 from segcft.pipeline.run import Run
 from segcft.readers.segmentor import Segmentor
 from segcft.readers.unet import UNet
@@ -539,7 +539,7 @@ def test_the_slope_is_that_of_least_squares() -> None:
     asked = torch.randn(200, generator=generator, dtype=torch.float64)
     obtained = 0.7 * asked + 0.1 * torch.randn(200, generator=generator, dtype=torch.float64)
     asked[0] = 0.0
-    values, weights = slope(obtained, asked)
+    values, weights = slopes(obtained, asked)
     assert values[0].isnan()
     scores = Scores()
     scores.add("none", "slope", values, weights=weights)

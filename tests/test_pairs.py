@@ -195,12 +195,14 @@ def test_an_exact_answer_is_the_other_image(rows: list[Row], question: str) -> N
     assert value(rows, "none", "pair error", question) == 0
     assert value(rows, "none", "pair error, away", question) == 0
     assert value(rows, "none", "pair effectiveness", question) == pytest.approx(1)
+    assert value(rows, "none", "pair slope", question, "heart") == pytest.approx(1, abs=1e-4)
     assert value(rows, "none", "pair amplification", question) == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_no_change_obtains_nothing(rows: list[Row], question: str) -> None:
     assert value(rows, names.NO_CHANGE, "pair effectiveness", question) == 0
+    assert not [r for r in rows if r["method"] == names.NO_CHANGE and r["metric"] == "pair slope"]  # 0, as all know
     assert value(rows, names.NO_CHANGE, "pair amplification", question) == 0
     assert value(rows, names.NO_CHANGE, "pair error, away", question) == 0  # these images change in the heart alone
     # A disc of n pixels in one of 2 n has a Dice of 2 n / 3 n, and the other way round.
@@ -210,6 +212,7 @@ def test_no_change_obtains_nothing(rows: list[Row], question: str) -> None:
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_the_truth_is_as_the_judge_reads_it(rows: list[Row], question: str) -> None:
     assert value(rows, names.TRUTH, "pair dice", question, "heart") == 1
+    assert value(rows, names.TRUTH, "pair slope", question, "heart") == pytest.approx(1, abs=1e-4)
     assert not [r for r in rows if r["method"] == names.TRUTH and r["metric"] == "pair error"]
 
 

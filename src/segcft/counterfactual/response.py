@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -11,6 +12,7 @@ from segcft.config.study import Study
 from segcft.counterfactual.model import CounterfactualModel
 from segcft.data.batches import Batch
 from segcft.data.grey import rounded, to_unit
+from segcft.measures.slope import slope
 from segcft.readers.reader import Reader
 
 
@@ -34,7 +36,7 @@ def response_slopes(
     donors = _donors(len(values), seed).to(values.device)
     # Noise of categories is drawn.
     generator = torch.Generator(values.device).manual_seed(seed)
-    products: dict[str, Tensor] = {name: values.new_zeros(2) for name in columns}
+    changes: dict[str, list[Tensor]] = {name: [] for name in columns}
     places = iter(torch.arange(len(values), device=values.device).split([len(batch["values"]) for batch in batches]))
     for batch in batches:
         image, known, here = to_unit(batch["image"]), batch["values"], donors[next(places)]
@@ -45,8 +47,9 @@ def response_slopes(
             place = study.measured.index(name)
             obtained = (guide.read(rounded(changed)) - before)[:, place]
             asked = after[:, column] - known[:, column]
-            products[name] += torch.stack([(obtained * asked).sum(), asked.square().sum()])
-    return {name: float(both[0] / both[1]) for name, both in products.items() if both[1] > 0}
+            changes[name].append(torch.stack([obtained, asked]))
+    found = {name: slope(*torch.cat(both, dim=1)) for name, both in changes.items()}
+    return {name: one for name, one in found.items() if not math.isnan(one)}
 
 
 def _donors(samples: int, seed: int) -> Tensor:

@@ -4,24 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
-from torch import Tensor
-
 from segcft.config.study import Study
 from segcft.evaluate.answered import AnsweredBatch
 from segcft.evaluate.metrics.metric import METRICS, Metric, Result, Words
 from segcft.evaluate.names import NO_CHANGE
 from segcft.measures.measurements import Measurements
-
-
-def slope(obtained: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:
-    """Of obtained on asked changes, both (B,): each sample's own slope (NaN if nothing was asked), and its weight.
-
-    Their weighted mean is the least-squares slope through the origin, sum(obtained * asked) / sum(asked ** 2). It has
-    no intercept: changes are between two readings of one judge, so its bias cancels, and where nothing is asked for
-    nothing changes. The judge's noise is in the obtained changes only, so it does not flatten the slope.
-    """
-    return torch.where(asked == 0, torch.nan, obtained / asked), asked.square()
+from segcft.measures.slope import slopes
 
 
 class Slope(Metric):
@@ -47,7 +35,7 @@ intervened on, or of all that follow a cause as the attributes' mechanisms say. 
         obtained, wanted = answer.read - asked.factual.read, asked.wanted - asked.factual.known
         for s, (structure, variable) in enumerate(zip(study.structures, study.measured, strict=True)):
             if asked.variable == variable or asked.variable not in study.measured:
-                values, weights = slope(obtained[:, s], wanted[:, s])
+                values, weights = slopes(obtained[:, s], wanted[:, s])
                 yield Result(values, structure, weights)
 
 
