@@ -8,12 +8,10 @@ once, in five folds. What is done is kept in ``--out``: the same command goes on
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,10 +19,11 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks.recipe_page import Judged, page
 from segcft.config.sources import Splits
-from segcft.evaluate.names import method_name
 
-CONFIGS = Path(__file__).parents[1] / "configs" / "planned"
+ROOT = Path(__file__).parents[1]
+CONFIGS, PUBLISHED = ROOT / "configs" / "planned", ROOT / "models"
 FOLDERS = {"jsrt": "jsrt256", "ctr": "ctr256", "acdc": "acdc128", "hippocampus": "hippocampus"}
 """Study -> the folder of its data."""
 VOLUMES = ("hippocampus",)
@@ -34,37 +33,6 @@ SIDE = 64
 """Pixels a side of a slice, without scaling: what is beyond is cut off, what is missing is 0."""
 WINDOW = (0.5, 99.5)
 """Percentiles of a volume between which its slices' greys are."""
-
-SLOPE = (0.9, 1.1)
-MARGIN, FACTOR, OTHERS = 3.0, 1.5, 1.0
-"""The error of the structure intervened on is at most the judge's own plus this, or times this, whichever is more; that
-of the others at most the judge's own plus this. In percentage points."""
-
-Row = dict[str, Any]
-
-
-class Line(NamedTuple):
-    """What a method does to a structure when it is intervened on: its slope, its error, the judge's own error, and the
-    largest error of another structure less the judge's own of that one."""
-
-    method: str
-    structure: str
-    slope: float | None
-    error: float | None
-    judge: float | None
-    others: float | None
-
-    @property
-    def missed(self) -> str:
-        """Which targets are missed."""
-        found = []
-        if self.slope is None or not SLOPE[0] <= self.slope <= SLOPE[1]:
-            found.append("slope")
-        if self.error is None or self.judge is None or self.error > max(self.judge + MARGIN, FACTOR * self.judge):
-            found.append("error")
-        if self.others is not None and self.others > OTHERS:
-            found.append("others")
-        return ", ".join(found)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -79,14 +47,20 @@ def main(arguments: list[str] | None = None) -> None:
             data = slices_of(data, options.out / f"{name}-slices")
         run = options.out / name
         command = [sys.executable, "-m", "segcft", "run", str(CONFIGS / f"{name}.yaml"), "--out", str(run)]
-        command += ["--hours", str(options.hours), "--device", options.device]
+        folded = data is not None and subjects_tested(CONFIGS / f"{name}.yaml", data) < FEWEST_TESTED
+        hours = options.hours / FOLDS if folded else options.hours
+        command += ["--hours", f"{hours:.3g}", "--device", options.device]
         command += ["--data", str(data)] if data else []
-        command += (
-            ["--folds", str(FOLDS)] if data and subjects_tested(CONFIGS / f"{name}.yaml", data) < FEWEST_TESTED else []
-        )
+        command += ["--folds", str(FOLDS)] if folded else []
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        rows = json.loads((run / "evaluation" / "table.json").read_text(encoding="utf-8"))
-        print("\n".join(table(name, rows)), flush=True)
+        shown = page(_judged(options.out, studies), PUBLISHED)
+        (options.page or options.out / "recipe.md").write_text(shown, encoding="utf-8")
+        print(shown)
+
+
+def _judged(out: Path, studies: Sequence[str]) -> list[Judged]:
+    """The sets that are judged by now."""
+    return [Judged.read(out / name) for name in studies if (out / name / "evaluation" / "table.json").is_file()]
 
 
 def subjects_tested(study: Path, data: Path) -> float:
@@ -94,44 +68,6 @@ def subjects_tested(study: Path, data: Path) -> float:
     said = yaml.safe_load(study.read_text(encoding="utf-8"))["data"]
     cells = pd.read_csv(data / said.get("table", "metadata.csv"), dtype=str)
     return cells[said.get("patient", said.get("id", "id"))].nunique() * Splits().test
-
-
-def lines(rows: Sequence[Row]) -> Iterator[Line]:
-    """What is in an evaluation's rows, for every method and structure intervened on."""
-    found: dict[tuple[str, str, str, str], float | None] = {}
-    for row in rows:
-        found[row["method"], row["metric"], row["intervention"], row["structure"]] = row["value"]
-    own = {
-        s: value for (method, metric, _, s), value in found.items() if method == "judge" and metric in ("mape", "mae")
-    }
-    for row in rows:
-        if row["metric"] != "slope" or not row["intervened"]:
-            continue
-        method, variable, structure = row["method"], row["intervention"], row["structure"]
-        metric = "mape" if (method, "mape", variable, structure) in found else "mae"
-        beyond = [
-            error - judge
-            for other, judge in own.items()
-            if other != structure
-            and judge is not None
-            and (error := found.get((method, metric, variable, other))) is not None
-        ]
-        error = found.get((method, metric, variable, structure))
-        yield Line(method, structure, row["value"], error, own.get(structure), max(beyond, default=None))
-
-
-def table(name: str, rows: Sequence[Row]) -> Iterator[str]:
-    """The lines of a set, as a table in Markdown."""
-    yield f"\n## {name}\n\n| method | structure | slope | error | judge's own | others beyond it | missed |"
-    yield "| --- | --- | ---: | ---: | ---: | ---: | --- |"
-    for line in lines(rows):
-        numbers = (f"{value:.2f}" if value is not None else "–" for value in line[2:])
-        yield f"| {method_name(line.method)} | {line.structure} | {' | '.join(numbers)} | {line.missed or 'nothing'} |"
-    patterns: dict[str, list[float]] = {}
-    for row in rows:
-        if row["metric"] == "pattern energy" and row["value"] is not None:
-            patterns.setdefault(row["method"], []).append(row["value"])
-    yield "\nPattern energy, at most: " + ", ".join(f"{method_name(m)} {max(v):.2f}" for m, v in patterns.items())
 
 
 def slices_of(volumes: Path, folder: Path) -> Path:
@@ -176,8 +112,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.recipe", description=__doc__)
     parser.add_argument("--data", type=Path, help="folder of the data sets' folders")
     parser.add_argument("--sets", nargs="+", metavar="NAME", help="some of configs/planned (default: all)")
-    parser.add_argument("--hours", type=float, default=1.5, help="of each training: a fold has so many")
+    parser.add_argument("--hours", type=float, default=1.5, help="of each set, all its folds together")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--page", type=Path, help="file to write (default: recipe.md in --out)")
     parser.add_argument("--out", type=Path, default=Path("runs/recipe"))
     return parser
 

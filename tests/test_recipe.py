@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from benchmarks.recipe import CONFIGS, FOLDERS, SIDE, Line, framed, lines, slices_of, subjects_tested, table
+from benchmarks.recipe import CONFIGS, FOLDERS, SIDE, framed, slices_of, subjects_tested
+from benchmarks.recipe_page import Judged, Line, lines, page
+from segcft.evaluate.names import NO_CHANGE
 
 
 def row(method: str, metric: str, structure: str, value: float | None, intervention: str = "") -> dict[str, Any]:
     intervened = bool(intervention) and intervention.startswith(structure)
-    said = {"method": method, "metric": metric, "structure": structure, "value": value}
+    said = {"method": method, "metric": metric, "structure": structure, "value": value, "n": 7}
     return said | {"intervention": intervention, "intervened": intervened}
 
 
@@ -39,7 +42,23 @@ def test_a_line_is_of_an_intervention_on_its_structure() -> None:
     assert first.missed == "others"
     assert second == Line("none", "lung", 0.1, 20.0, 2.0, None)
     assert second.missed == "slope, error"
-    assert "1.30" in "\n".join(table("set", ROWS))
+
+
+def test_the_page_has_every_number_of_every_set(tmp_path: Path) -> None:
+    published = tmp_path / "chest" / "evaluation" / "table.json"
+    published.parent.mkdir(parents=True)
+    published.write_text(json.dumps([*ROWS, row("segmentor", "locality", "", 0.912, "lung_area")]))
+    paired = [
+        row(NO_CHANGE, "pair error", "", 20.0, "areas: ED to ES"),
+        row("segmentor", "pair error", "", 15.0, "areas: ED to ES"),
+        row("segmentor", "pair dice", "heart", 0.876, "areas: ED to ES"),
+    ]
+    sets = [Judged("chest", ROWS, "1.5 hours", (64, 48)), Judged("hearts", paired, "0.3 hours", (32, 32))]
+    shown = page(sets, tmp_path)
+    for expected in ("64 x 48", "1.30", "0.95", "91.2", "0.75", "0.88", "0.3 hours"):
+        assert expected in shown
+    # Without models tuned by hand and without pairs there are no such tables.
+    assert shown.count("\n## ") == page(sets[:1], tmp_path / "none").count("\n## ") + 2
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from segcft.config.stages import FinetuneSpec
 
-MEMORY = 0.95
-"""Decay of the moving average of the guide's error: single batches are too noisy to judge by."""
+MEMORY = 0.04
+"""Share of the steps that the guide's error is averaged over. Single batches are too noisy to judge by, and the least
+of a noisy average is one that cannot be met again: the price would never rise."""
 
 GAIN = 20.0
 """How fast the multiplier moves over the rest of the training: by this times the relative distance from the bound."""
@@ -60,6 +61,7 @@ class FloorPrice(Price):
         super().__init__()
         self.begin = round(spec.price_from * spec.steps)
         self.slack, self.rate = spec.price_slack, GAIN / max(1, spec.steps - self.begin)
+        self.new = 1 / max(1.0, MEMORY * spec.steps)
         for name in ("average", "least"):
             self.register_buffer(name, torch.tensor(torch.inf))
         self.register_buffer("value", torch.tensor(0.0))
@@ -68,7 +70,7 @@ class FloorPrice(Price):
     def forward(self, error: Tensor, step: int) -> Tensor:
         error = error.detach()
         known = self.average.isfinite()
-        self.average.copy_(torch.where(known, MEMORY * self.average + (1 - MEMORY) * error, error))
+        self.average.copy_(torch.where(known, torch.lerp(self.average, error, self.new), error))
         if step >= self.begin:
             self.least.copy_(torch.minimum(self.least, self.average))
             room = 1 - self.average / ((1 + self.slack) * self.least)
