@@ -13,7 +13,7 @@ from segcft.config.study import Image, Study, Variable
 from segcft.data.deform import SMALLEST, LocalDeformer
 from segcft.grid import Grid
 from segcft.image_models.hvae import HVAE
-from segcft.image_models.mechanism import ImageMechanism, seeded
+from segcft.image_models.mechanism import ImageMechanism, Known, seeded
 from segcft.image_models.objective import LikelihoodObjective
 from segcft.measures.measurements import Measurements
 
@@ -105,11 +105,9 @@ def test_one_structure_at_a_time_and_each_of_them() -> None:
 class Recording(ImageMechanism):
     """Keeps what it is trained on."""
 
-    def loss_of_pairs(
-        self, x: Tensor, values: Tensor, changed: Tensor, after: Tensor, step: int
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        self.pair = x, values, changed, after
-        return super().loss_of_pairs(x, values, changed, after, step)
+    def loss_of_pairs(self, x: Tensor, values: Tensor, known: Known, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        self.pair = x, values, *known
+        return super().loss_of_pairs(x, values, known, step)
 
     def loss(self, x: Tensor, values: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         return x.mean() + values.mean(), {}
@@ -163,5 +161,5 @@ def test_a_pair_of_an_image_with_itself_is_a_sample_like_any_other() -> None:
     with seeded(5, torch.device("cpu")):
         one, _ = network.loss(x, values, 0)
     with seeded(5, torch.device("cpu")):
-        other, _ = network.loss_of_pairs(x, values, x, values, 0)
+        other, _ = network.loss_of_pairs(x, values, Known(x, values), 0)
     assert torch.allclose(one, other)

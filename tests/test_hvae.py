@@ -14,7 +14,7 @@ from segcft.config.study import Image, Variable
 from segcft.data.grey import to_unit
 from segcft.grid import Grid
 from segcft.image_models.hvae import HVAE, Overlap, level_grids
-from segcft.image_models.mechanism import ImageMechanism
+from segcft.image_models.mechanism import ImageMechanism, Known
 from tests.descent import assert_gradient_leads_down
 
 VARIABLES = {
@@ -226,12 +226,14 @@ def test_one_pass_draws_the_noise_under_several_sets_of_parents(network: HVAE) -
     torch.testing.assert_close(both.loc[3:], network.decode(latents, others).loc)
 
 
-def test_a_step_of_fine_tuning_is_abduction_prediction_and_constraint(network: HVAE) -> None:
+@pytest.mark.parametrize("pairs", [False, True])
+def test_a_step_of_fine_tuning_is_abduction_prediction_and_constraint(network: HVAE, pairs: bool) -> None:
     """One pass for all three gives what they give one by one."""
     x, values = some_images(network), some_values(3)
+    known = Known(x.flip(3), values.roll(1, 0)) if pairs else None
     with torch.no_grad():
-        fast = network.counterfactual_and_constraint(x, values, values.flip(0), sample=False)
-        slow = ImageMechanism.counterfactual_and_constraint(network, x, values, values.flip(0), sample=False)
+        fast = network.counterfactual_and_constraint(x, values, values.flip(0), False, known)
+        slow = ImageMechanism.counterfactual_and_constraint(network, x, values, values.flip(0), False, known)
     for ours, plain in zip(fast, slow, strict=True):
         torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
 

@@ -7,8 +7,9 @@ reached:
     minimise   L_guide(x~, pa~)   subject to   -ELBO(x, pa) <= eps
 
 With a regressor as the guide this is Reg-CFT, with a segmentor Seg-CFT (Xia et al.); the constraint is held by a
-damped Lagrange multiplier (Platt & Barr 1987; De Sousa Ribeiro et al. 2023). Beside it changed pixels have a price
-(:mod:`segcft.counterfactual.price`), which the paper has not.
+damped Lagrange multiplier (Platt & Barr 1987; De Sousa Ribeiro et al. 2023). Two things are here that the paper has
+not: changed pixels have a price (:mod:`segcft.counterfactual.price`), and where pre-training has learnt from local
+deformations, the constraint is of these too: -ELBO(x', pa' | x), of counterfactuals that are known.
 """
 
 from __future__ import annotations
@@ -20,15 +21,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segcft.causal.scm import StructuralCausalModel
-from segcft.config.section import Training
+from segcft.config.section import Augment, Training
 from segcft.config.stages import FinetuneSpec
 from segcft.config.study import Study
 from segcft.counterfactual.price import price_of
 from segcft.data.augment import Augmenter
 from segcft.data.batches import Batch, Batches
-from segcft.data.grey import to_unit
-from segcft.image_models.mechanism import ImageMechanism
-from segcft.image_models.objective import AugmentedSamples
+from segcft.image_models.mechanism import ImageMechanism, Known
+from segcft.image_models.objective import PairedSamples
 from segcft.readers.reader import Reader
 from segcft.training.loop import Objective, freeze, parts
 
@@ -65,7 +65,8 @@ class CounterfactualObjective(Objective):
         self.network = network
         self.scm, self.guide = freeze(scm), freeze(guide)
         self.spec, self.bound = spec, bound
-        self.samples, self.view = AugmentedSamples(study, spec.augment), Augmenter(spec.view)
+        self.samples, self.view = PairedSamples(study, spec.augment), Augmenter(spec.view)
+        self.plain = PairedSamples(study, Augment())
         names = list(study.variables)
         self.measured = study.measured_columns
         self.targets = [names.index(name) for name in spec.intervene or names]
@@ -130,8 +131,8 @@ class CounterfactualObjective(Objective):
         return (size / (size + self.spec.change_scale)).mean()
 
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        image, values = self.samples(batch)
-        counterfactual, guided, violation = self._intervene(image, values)
+        image, values, known = self.samples.pairs(batch)
+        counterfactual, guided, violation = self._intervene(image, values, known)
         change = self.changed_share(counterfactual - image)
         price = self.price(guided, step)
         # Damping stiffens the multiplier where the constraint is violated, so that it does not oscillate.
@@ -149,16 +150,15 @@ class CounterfactualObjective(Objective):
 
     def validate(self, batch: Batch) -> Tensor:
         """The guide's error and by how much the constraint is violated, of the batch, without augmentation."""
-        values = batch["values"]
-        _, guided, violation = self._intervene(to_unit(batch["image"]), values)
-        return (guided + violation.clamp(min=0)).expand(len(values))
+        _, guided, violation = self._intervene(*self.plain.pairs(batch))
+        return (guided + violation.clamp(min=0)).expand(len(batch["values"]))
 
-    def _intervene(self, image: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _intervene(self, image: Tensor, values: Tensor, known: Known | None) -> tuple[Tensor, Tensor, Tensor]:
         """Counterfactuals (B, C, *size) under a drawn intervention, the guide's error of them, and by how much the
         constraint is violated; the last two are numbers, shape ()."""
         after = self.scm.counterfactual(values, self.draw_intervention(values))
         counterfactual, held = self.network.counterfactual_and_constraint(
-            image, values, after, sample=self.spec.abduction == "sample"
+            image, values, after, self.spec.abduction == "sample", known
         )
         return counterfactual, self.guide_loss(counterfactual, after), held.mean() - self.bound
 
@@ -167,11 +167,16 @@ class CounterfactualObjective(Objective):
 def constraint_level(network: ImageMechanism, study: Study, batches: Batches, fabric: Fabric) -> float:
     """The pre-trained mechanism's constraint on training data, nats per pixel: averaged over batches and devices."""
     spec = study.finetune
-    samples = AugmentedSamples(study, spec.augment)
+    samples, sample = PairedSamples(study, spec.augment), spec.abduction == "sample"
     total = torch.zeros((), device=fabric.device)
     for step, batch in enumerate(batches.from_step(0, spec.bound_batches, fabric.device)):
         for part in parts(batch, step, spec, fabric.global_rank):
             with torch.autocast(fabric.device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
-                total += network.constraint(*samples(part), sample=spec.abduction == "sample").mean()
+                image, values, known = samples.pairs(part)
+                if known is None:
+                    held = network.constraint(image, values, sample)
+                else:
+                    held = network.constraint_of_pairs(image, values, known, sample)
+                total += held.mean()
     # Every device has measured its share of the batches; the constraint is one.
     return float(fabric.all_reduce(total / (spec.bound_batches * spec.accumulate), reduce_op="mean"))

@@ -273,11 +273,8 @@ class HVAE(HierarchicalVAE):
         scale = (lowest + F.softplus(log_scale - 2 - lowest)).clamp(max=HIGHEST_LOG_SCALE)
         return DiscretisedGaussian(loc, scale, displacement)
 
-    def factual_and_changed(
-        self, latents: Latents, values: Tensor, after: Tensor
-    ) -> tuple[DiscretisedGaussian, DiscretisedGaussian]:
-        factual, changed = self.decode(latents, torch.cat([values, after])).chunk(2)  # in one pass
-        return factual, changed
+    def factual_and_changed(self, latents: Latents, values: Tensor, *after: Tensor) -> list[DiscretisedGaussian]:
+        return self.decode(latents, torch.cat([values, *after])).chunk(1 + len(after))  # in one pass
 
     def _levels(self) -> list[DecoderLevel]:
         return cast(list[DecoderLevel], list(self.decoder))

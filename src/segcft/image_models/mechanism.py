@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,13 @@ from segcft.utils.registry import Registry
 
 Noise = Any
 """Exogenous noise of a batch of images. Only the mechanism that made it knows what is in it."""
+
+
+class Known(NamedTuple):
+    """Counterfactuals that are known, of a batch of images: ``image`` (B, C, *size) under the parents ``values``."""
+
+    image: Tensor
+    values: Tensor
 
 
 class ImageMechanism(nn.Module, ABC):
@@ -69,23 +76,31 @@ class ImageMechanism(nn.Module, ABC):
     def loss(self, x: Tensor, values: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """What likelihood training minimises at a ``step``, a mean over the batch, and figures to log."""
 
-    def loss_of_pairs(
-        self, x: Tensor, values: Tensor, changed: Tensor, after: Tensor, step: int
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """:meth:`loss` of images ``changed``, which are known to be the images ``x`` with parents ``values`` under the
-        parents ``after``. By default they are samples like any other."""
-        return self.loss(changed, after, step)
+    def loss_of_pairs(self, x: Tensor, values: Tensor, known: Known, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """:meth:`loss` of what is ``known`` to be the images ``x`` with parents ``values`` under others. By default
+        they are samples like any other."""
+        return self.loss(known.image, known.values, step)
 
     @abstractmethod
     def constraint(self, x: Tensor, values: Tensor, sample: bool = True) -> Tensor:
         """What fine-tuning must not let rise, (B,): the negative log-likelihood, or the negative bound that training
         minimises, in nats per pixel and channel; ``sample`` as in :meth:`abduct`."""
 
+    def constraint_of_pairs(self, x: Tensor, values: Tensor, known: Known, sample: bool = True) -> Tensor:
+        """:meth:`constraint` of what is ``known`` to be the images ``x`` with parents ``values`` under others, (B,). By
+        default they are samples like any other."""
+        return self.constraint(known.image, known.values, sample)
+
     def counterfactual_and_constraint(
-        self, x: Tensor, values: Tensor, after: Tensor, sample: bool = True
+        self, x: Tensor, values: Tensor, after: Tensor, sample: bool = True, known: Known | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The images ``x`` under the parents ``after`` (B, V), and their :meth:`constraint`: a step of fine-tuning."""
-        return self.predict(self.abduct(x, values, sample), after), self.constraint(x, values, sample)
+        """The images ``x`` under the parents ``after`` (B, V), and their :meth:`constraint`, or that of a ``known``
+        counterfactual of theirs: a step of fine-tuning."""
+        if known is None:
+            held = self.constraint(x, values, sample)
+        else:
+            held = self.constraint_of_pairs(x, values, known, sample)
+        return self.predict(self.abduct(x, values, sample), after), held
 
     def log_density(self, x: Tensor, values: Tensor, sample: bool = True) -> Tensor | None:
         """log p(x | pa) or a lower bound of it, in nats per pixel and channel, (B,); None where there is none."""

@@ -11,7 +11,7 @@ from segcft.data.augment import Augmenter
 from segcft.data.batches import Batch
 from segcft.data.deform import LocalDeformer
 from segcft.data.grey import to_unit
-from segcft.image_models.mechanism import ImageMechanism
+from segcft.image_models.mechanism import ImageMechanism, Known
 from segcft.measures.measurements import Measurements
 from segcft.training.loop import Objective
 
@@ -47,6 +47,28 @@ class AugmentedSamples:
         return values
 
 
+class PairedSamples(AugmentedSamples):
+    """The same, with the local deformations of images, which are counterfactuals that are known.
+
+    Args:
+        spec: how all of an image is augmented before.
+    """
+
+    def __init__(self, study: Study, spec: Augment) -> None:
+        super().__init__(study, spec)
+        deform = study.hvae.deform
+        self.deform = LocalDeformer(deform) if deform.share else None
+
+    def pairs(self, batch: Batch) -> tuple[Tensor, Tensor, Known | None]:
+        """``batch`` to images (B, C, *size), values (B, V) and what is known of them: the image itself where it is not
+        deformed. None where the study deforms none."""
+        image, mask, values = self.with_masks(batch)
+        if self.deform is None:
+            return image, values, None
+        changed, mask, deformed = self.deform(image, mask)
+        return image, values, Known(changed, torch.where(deformed[:, None], self.measured(values, mask), values))
+
+
 class LikelihoodObjective(Objective):
     """The mechanism's own loss, of augmented samples, or of pairs of them and their local deformations."""
 
@@ -55,17 +77,14 @@ class LikelihoodObjective(Objective):
     def __init__(self, network: ImageMechanism, study: Study) -> None:
         super().__init__()
         self.network = network
-        self.samples = AugmentedSamples(study, study.hvae.augment)
-        self.deform = LocalDeformer(study.hvae.deform) if study.hvae.deform.share else None
+        self.samples = PairedSamples(study, study.hvae.augment)
         self.settles = network.spec.settles
 
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        if self.deform is None:
-            return self.network.loss(*self.samples(batch), step)
-        image, mask, values = self.samples.with_masks(batch)
-        changed, mask, deformed = self.deform(image, mask)
-        after = torch.where(deformed[:, None], self.samples.measured(values, mask), values)
-        return self.network.loss_of_pairs(image, values, changed, after, step)
+        image, values, known = self.samples.pairs(batch)
+        if known is None:
+            return self.network.loss(image, values, step)
+        return self.network.loss_of_pairs(image, values, known, step)
 
     def validate(self, batch: Batch) -> Tensor:
         """What fine-tuning must not let rise, without augmentation: the negative bound with the KL's last weight."""

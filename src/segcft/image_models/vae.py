@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from segcft.config.mechanisms import VAESpec
 from segcft.image_models.likelihood import DiscretisedGaussian, PixelNoise
-from segcft.image_models.mechanism import ImageMechanism
+from segcft.image_models.mechanism import ImageMechanism, Known
 
 Inputs = TypeVarTuple("Inputs")
 Output = TypeVar("Output")
@@ -98,11 +98,9 @@ class HierarchicalVAE(Recomputing, ImageMechanism):
         """p(x | z, pa) for the parents ``values`` (B, V) with which ``latents`` were encoded."""
         return self.decode(latents, values)
 
-    def factual_and_changed(
-        self, latents: Latents, values: Tensor, after: Tensor
-    ) -> tuple[DiscretisedGaussian, DiscretisedGaussian]:
-        """:meth:`factual`, and the same latents under the parents ``after`` (B, V)."""
-        return self.factual(latents, values), self.decode(latents, after)
+    def factual_and_changed(self, latents: Latents, values: Tensor, *after: Tensor) -> list[DiscretisedGaussian]:
+        """:meth:`factual`, and the same latents under each of the parents ``after``, (B, V) each."""
+        return [self.factual(latents, values), *(self.decode(latents, one) for one in after)]
 
     def elbo(self, x: Tensor, latents: Latents, likelihood: DiscretisedGaussian, beta: float) -> ELBO:
         """The bound of images (B, C, *size) from their latents and their likelihood."""
@@ -141,26 +139,31 @@ class HierarchicalVAE(Recomputing, ImageMechanism):
         bound = self(x, values, self.spec.beta_at(step))
         return bound.objective.mean(), {"distortion": bound.distortion.mean(), "rate": bound.rate.mean()}
 
-    def loss_of_pairs(
-        self, x: Tensor, values: Tensor, changed: Tensor, after: Tensor, step: int
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss_of_pairs(self, x: Tensor, values: Tensor, known: Known, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         r""":math:`-E_{q(z|x, pa)} \log p(x'|z, pa') + \beta KL`: whatever z is drawn from, this bounds
         :math:`-\log p(x'|pa')`; drawn from the posterior of x, it is what abduction and prediction do."""
-        latents, beta = self.encode(x, values), self.spec.beta_at(step)
-        likelihood = self.decode(latents, after)
-        bound = self.elbo(changed, latents, likelihood, beta)
+        latents = self.encode(x, values)
+        bound = self.elbo(known.image, latents, self.decode(latents, known.values), self.spec.beta_at(step))
         return bound.objective.mean(), {"distortion": bound.distortion.mean(), "rate": bound.rate.mean()}
 
     def constraint(self, x: Tensor, values: Tensor, sample: bool = True) -> Tensor:
         bound: ELBO = self(x, values, sample=sample)
         return bound.objective
 
+    def constraint_of_pairs(self, x: Tensor, values: Tensor, known: Known, sample: bool = True) -> Tensor:
+        latents = self.encode(x, values, sample)
+        return self.elbo(known.image, latents, self.decode(latents, known.values), self.spec.beta).objective
+
     def counterfactual_and_constraint(
-        self, x: Tensor, values: Tensor, after: Tensor, sample: bool = True
+        self, x: Tensor, values: Tensor, after: Tensor, sample: bool = True, known: Known | None = None
     ) -> tuple[Tensor, Tensor]:
         latents = self.encode(x, values, sample)
-        factual, changed = self.factual_and_changed(latents, values, after)
-        bound = self.elbo(x, latents, factual, self.spec.beta)
+        if known is None:
+            factual, changed = self.factual_and_changed(latents, values, after)
+            bound = self.elbo(x, latents, factual, self.spec.beta)
+        else:
+            factual, changed, also = self.factual_and_changed(latents, values, after, known.values)
+            bound = self.elbo(known.image, latents, also, self.spec.beta)
         return changed.with_residual(factual.residual(x)), bound.objective
 
     def log_density(self, x: Tensor, values: Tensor, sample: bool = True) -> Tensor:

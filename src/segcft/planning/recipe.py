@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from segcft.planning.planned import Keys, Planned
 
-BATCH = Planned(16, "what the learning rates were tried with")
+BATCH = Planned(8, "in the same time, twice the steps of half the samples learn more")
 
 SEEDS = {"segmentor": 1, "judge": 2, "regressor": 3, "scm": 4, "hvae": 5, "finetune": 6}
 """One for each section: the judge's must not be the guide's."""
@@ -37,6 +37,7 @@ FINETUNE: Keys = {
     "also": Planned(0.5, "several variables are asked for at once, so that each is heard among others"),
     "guide_loss": Planned("absolute", "its slope does not vanish near what was asked for"),
     "price": Planned("floor", "a fixed price of pixels may win before the guide is followed: nothing would change"),
+    "price_slack": Planned(0.05, "what fewer changed pixels may cost of what the guide has obtained"),
 }
 """Fine-tuning, whatever the data."""
 
