@@ -14,18 +14,21 @@ import yaml
 from refused import refused
 from segcft.cli import main
 from segcft.config.loader import load_study
+from segcft.config.outline import Outline, read_study
 from segcft.errors import Code, SegcftError, StudyError
 from segcft.evaluate.comparison import SECONDS, WORST
 from segcft.pipeline.ablation import load_ablation, merged, run_ablation
 from segcft.pipeline.importing import take_samples
 from segcft.pipeline.run import Run
+from segcft.planning.plan import usual_study
 from segcft.training.loop import make_fabric
 from tests.conftest import MakeStudy
 from tests.test_pipeline import Notes, times
 
 pytestmark = [pytest.mark.usefixtures("undrawn"), pytest.mark.slow]
 
-SHIPPED = sorted((Path(__file__).parent.parent / "configs" / "ablation").glob("*.yaml"))
+CONFIGS = Path(__file__).parent.parent / "configs"
+SHIPPED = sorted((CONFIGS / "ablation").glob("*.yaml"))
 VARIANTS = {
     "first": {},
     "several": {"why": "more than one variable", "finetune": {"also": 0.5}},
@@ -269,7 +272,26 @@ def test_a_wrong_base_is_told(small_study_file: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
-def test_shipped_ablations_load(path: Path) -> None:
-    ablation = load_ablation(path)
-    assert next(iter(ablation.studies.values())).finetune == ablation.base.finetune
+def test_shipped_ablations_load(path: Path, tmp_path: Path) -> None:
+    """Those that go with any study, with a planned one."""
+    base = None
+    if "base" not in yaml.safe_load(path.read_text(encoding="utf-8")):
+        outline = read_study(CONFIGS / "planned" / "chest-sim.yaml")
+        assert isinstance(outline, Outline)
+        base = tmp_path / "plan.yaml"
+        base.write_text(yaml.safe_dump(usual_study(outline).model_dump(mode="json")), encoding="utf-8")
+    ablation = load_ablation(path, base)
     assert len(ablation.studies) > 1
+    assert all(ablation.specs[name].changes for name in list(ablation.studies)[1:])
+
+
+def test_a_base_may_be_given_instead_of_the_file_s(small_study_file: Path, tmp_path: Path) -> None:
+    path = write(tmp_path, {"best": {}}, tmp_path / "absent.yaml")
+    ablation = load_ablation(path, small_study_file)
+    assert ablation.base == load_study(small_study_file)
+    assert ablation.base.name in ablation.name  # the folder of its runs is another than that of the file's own base
+    free = tmp_path / "free.yaml"
+    free.write_text(yaml.safe_dump({"variants": {"best": {}}}))
+    assert load_ablation(free, small_study_file).studies.keys() == {"best"}
+    with refused(StudyError, Code.MISSING, f"{free}: base"):
+        load_ablation(free)

@@ -13,6 +13,7 @@ def add_ablation(command: Command) -> None:
     """Add the command ``ablation``."""
     parser = command("ablation", _ablation, "run variants of a study and compare them on its validation samples")
     parser.add_argument("file", metavar="FILE", type=Path, help="ablation file, e.g. configs/ablation/chest-sim.yaml")
+    parser.add_argument("--base", metavar="STUDY", type=Path, help="study to change (default: the file's own base)")
     data(parser)
     parser.add_argument(
         "--out",
@@ -29,7 +30,7 @@ def add_ablation(command: Command) -> None:
 def _ablation(options: argparse.Namespace) -> None:
     from segcft.pipeline.ablation import load_ablation, run_ablation
 
-    ablation = load_ablation(options.file)
+    ablation = load_ablation(options.file, options.base)
     ablation.choose(options.only)  # errors come before anything heavy is imported
     quiet_libraries()
     from segcft.pipeline.pool import default_jobs

@@ -76,10 +76,10 @@ class VariantSpec(Section):
 
 
 class AblationSpec(Section):
-    """An ablation file. ``base`` is the path of a study file, relative to this file; the table compares each variant
-    with the first one."""
+    """An ablation file. ``base`` is the path of a study file, relative to this file; a file without it goes with any
+    study. The table compares each variant with the first one."""
 
-    base: str
+    base: str | None = None
     variants: dict[Name, VariantSpec] = Field(min_length=1)
 
 
@@ -104,30 +104,36 @@ class Ablation:
         return [name for name in self.studies if name in only or not only]
 
 
-def load_ablation(path: str | Path) -> Ablation:
+def load_ablation(path: str | Path, base: str | Path | None = None) -> Ablation:
     """Read and validate an ablation file and the study that each variant makes of its base.
+
+    Args:
+        path: the file.
+        base: a study file to take for its base.
 
     Raises:
         StudyError: a file is missing, is not YAML or breaks a rule; the message names file, variant and key.
     """
     path = Path(path)
     spec = validate(AblationSpec, read_mapping(path, "ablation file"), str(path))
-    base_path = path.parent / spec.base
+    if base is None and spec.base is None:
+        raise StudyError(Code.MISSING, f"{path}: base", "this file goes with any study; name one by --base STUDY")
+    base_path = Path(base) if base is not None else path.parent / str(spec.base)
     raw = read_mapping(base_path)
-    base = parse_study(raw, str(base_path))
-    if base.splits.validation == 0:
+    study = parse_study(raw, str(base_path))
+    if study.splits.validation == 0:
         field = f"{base_path}: splits.validation"
         raise StudyError(Code.OUT_OF_RANGE, field, "must not be 0: an ablation is judged on validation samples")
     studies: dict[str, Study] = {}
     for name, variant in spec.variants.items():
         where = f"{path}: variants.{name}"
-        names = {"name": f"{base.name}-{name}", "description": variant.why}
-        study = parse_study(merged(raw, variant.changes) | names, where)
+        names = {"name": f"{study.name}-{name}", "description": variant.why}
+        made = parse_study(merged(raw, variant.changes) | names, where)
         for other, same in studies.items():
-            if study.model_copy(update={"name": same.name, "description": same.description}) == same:
+            if made.model_copy(update={"name": same.name, "description": same.description}) == same:
                 raise StudyError(Code.DUPLICATE, where, f"the same study as variants.{other}")
-        studies[name] = study
-    return Ablation(path.stem, base, spec.variants, studies)
+        studies[name] = made
+    return Ablation(path.stem if base is None else f"{path.stem}-{study.name}", study, spec.variants, studies)
 
 
 def merged(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
