@@ -33,7 +33,8 @@ from segcft.pipeline.run import Run
 from segcft.pipeline.runner import Pipeline
 from segcft.training import artefact
 from segcft.training.average import MovingAverage
-from segcft.training.loop import Objective, freeze, make_fabric, train
+from segcft.training.findings import astray
+from segcft.training.loop import LOST, Objective, freeze, make_fabric, train
 from segcft.training.schedule import Schedule
 from segcft.utils.digest import key_of
 from segcft.utils.progress import Progress, Task
@@ -238,6 +239,47 @@ def test_a_whole_interval_of_refused_steps_is_an_error(fit: Any, tmp_path: Path)
     with refused(SegcftError, Code.FAILED, "line"):
         fit(LineFit(lambda step: math.nan if step >= 10 else 1.0))
     assert len(log_of(tmp_path)) >= 10
+
+
+class Cliff(LineFit):
+    """A line that is lost for good once its bias is over an edge; one step pushes it there."""
+
+    EDGE, PUSH_AT = 5.0, 40
+
+    def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        bias = self.network.bias.sum()
+        if step == self.PUSH_AT:
+            with torch.no_grad():
+                self.network.bias.add_(2 * self.EDGE)
+        loss = bias.square() + self.network.weight.square().sum()
+        return torch.where(bias > self.EDGE, torch.nan, 1.0) * loss, {}
+
+
+CLIFF: dict[str, Any] = {"steps": 120, "checkpoint_steps": 50, "ema": 0.9}
+
+
+def test_a_training_that_is_lost_goes_back_to_its_average(fit: Any, tmp_path: Path) -> None:
+    weights, _ = fit(Cliff(), **CLIFF)
+    rows = log_of(tmp_path)
+    assert rows[-1]["step"] == CLIFF["steps"]
+    assert rows[-1]["returns"] == 1
+    assert rows[-1]["skipped"] == LOST
+    assert "returns" not in rows[Cliff.PUSH_AT + LOST - 1]
+    assert weights["bias"] < Cliff.EDGE
+    assert math.isfinite(rows[-1]["loss"])
+    (finding,) = astray(rows, "hvae")
+    assert finding.code == "training-went-astray"
+
+
+@pytest.mark.parametrize("stop", [45, 55, 65])
+def test_the_way_back_survives_an_interruption(fit: Any, tmp_path: Path, stop: int) -> None:
+    """Cut off before, among and after the refused steps."""
+    with pytest.raises(CutOffError):
+        fit(Cliff(), progress=StopAfter(stop), **CLIFF | {"checkpoint_steps": 22})
+    interrupted, _ = fit(Cliff(), **CLIFF | {"checkpoint_steps": 22})
+    whole, _ = fit(Cliff(), name="whole", **CLIFF | {"checkpoint_steps": 22})
+    assert same(interrupted, whole)
+    assert log_of(tmp_path) == log_of(tmp_path, "whole")
 
 
 def test_gradient_clipping_bounds_the_step_not_the_log(fit: Any, tmp_path: Path) -> None:

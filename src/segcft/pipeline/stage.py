@@ -21,7 +21,7 @@ from segcft.data.batches import Batch, Batches, sequential
 from segcft.data.store import Store
 from segcft.errors import Code, SegcftError, StudyError
 from segcft.training import artefact
-from segcft.training.findings import Finding, unfinished
+from segcft.training.findings import Finding, astray, unfinished
 from segcft.training.loop import Objective, Trained, freeze, train
 from segcft.utils.atomic import read_json, write_text
 from segcft.utils.digest import key_of
@@ -175,6 +175,7 @@ class TrainingStage(Stage):
     def findings(self, pipeline: Pipeline, trained: Trained, metrics: Mapping[str, float]) -> Iterator[Finding]:
         """What went wrong although the training came to its end, by its steps and by all figures that are recorded."""
         patience = self.spec(pipeline.study).patience
+        yield from astray(trained.history, self.section)
         yield from unfinished(trained.history, self.falls, trained.stopped, self.section, patience)
 
     def rows(self, store: Store) -> NDArray[np.int64]:

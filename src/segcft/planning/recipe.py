@@ -28,8 +28,9 @@ MECHANISM: Keys = {
 """The image mechanism, whatever the data."""
 
 FINETUNE: Keys = {
-    "learning_rate": Planned(1.2e-3, "below that of the likelihood training, which is to be kept"),
+    "learning_rate": Planned(8.0e-4, "below that of the likelihood training, which is to be kept"),
     "gradient_clip": Planned(5.0, "as in the likelihood training"),
+    "gradient_skip": Planned(100.0, "ten times what is usual: such a batch would undo what others have taught"),
     "ema": Planned(0.99, "as in the likelihood training"),
     "multiplier": Planned(0.0, "the likelihood's constraint costs nothing until it is violated"),
     "multiplier_learning_rate": Planned(2.0e-3, "slow beside the network, so that it does not oscillate"),

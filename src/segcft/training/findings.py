@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 
 from segcft.training.schedule import DECAY, Stopped
 
+RETURNS = "returns"
+"""The figure that says how often a training has gone back to its average, in the rows of the steps after it did."""
+
 FEWEST_STEPS = 100
 """Of a training whose curves say something: in fewer steps noise and trend look alike."""
 
@@ -108,6 +111,18 @@ def pace_at_end(values: NDArray[np.float64]) -> float:
     if fallen <= 0 or -slope <= CERTAIN * error:
         return 0.0
     return float(-slope * (len(values) - quarter - window / 2) / fallen)
+
+
+def astray(history: Sequence[Mapping[str, float]], section: str) -> Iterator[Finding]:
+    """A training that had to go back to its averaged weights: its steps were too large for what they led to."""
+    times = int(history[-1].get(RETURNS, 0)) if history else 0
+    if times:
+        yield Finding(
+            "training-went-astray",
+            f"Training went astray: {times} times its gradients were lost for good, and it went back to its averaged "
+            "weights, each time at half the learning rate.",
+            f"a lower {section}.learning_rate, or {section}.gradient_clip",
+        )
 
 
 def binding(history: Sequence[Mapping[str, float]]) -> Iterator[Finding]:

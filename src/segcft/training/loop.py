@@ -25,6 +25,7 @@ from segcft.errors import Code, RunError, SegcftError, StudyError
 from segcft.grid import channels_last
 from segcft.training import artefact
 from segcft.training.average import MovingAverage
+from segcft.training.findings import RETURNS
 from segcft.training.schedule import Schedule, Stopped
 from segcft.utils.atomic import append, write_text
 from segcft.utils.progress import Progress
@@ -44,6 +45,11 @@ VALIDATION = "validation"
 
 BEFORE_ALL_STEPS = -1
 """In place of a step in the seeds of validations, whose draws are the same every time and those of no step."""
+
+LOST = 20
+"""Refused steps in a row after which a training has lost its way, and goes back to its average."""
+SLOWER = 0.5
+"""What its learning rates are multiplied with then."""
 
 Row = dict[str, float]
 """The figures of a step."""
@@ -168,6 +174,8 @@ def train(
                 artefact.save_checkpoint(checkpoint, {"key": key} | training.state())
             if ending:  # one that came since waits for a checkpoint of the next step
                 signals.deliver()
+    if training.returns and progress:
+        progress.note(f"warning: {name}: went back to its average {training.returns} times, each time at half the rate")
     if training.skipped and progress:
         progress.note(
             f"warning: {name}: {training.skipped} of {training.step} steps were skipped: their gradient norm was not "
@@ -198,13 +206,15 @@ class _Training:
         self.average = MovingAverage(objective.network, spec.ema) if spec.ema else None
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.schedule, self.validation = Schedule(spec, objective.settles), validation
-        self.step = self.skipped = self.refused = 0
+        self.step = self.skipped = self.refused = self.returns = 0
+        self.since_return = 0
 
     def restore(self, state: dict[str, Any] | None) -> None:
         """Go on from the :meth:`state` of a checkpoint, if there is one."""
         if state is None:
             return
         self.step, self.skipped = state["step"], state["skipped"]
+        self.refused, self.returns, self.since_return = state.get("course", (0, 0, 0))
         self.schedule.restore(state)
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -217,6 +227,7 @@ class _Training:
         return {
             "step": self.step,
             "skipped": self.skipped,
+            "course": (self.refused, self.returns, self.since_return),
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             **averaged,
@@ -227,9 +238,9 @@ class _Training:
         """One step; its figures.
 
         Raises:
-            SegcftError: so many steps in a row were refused as are between two checkpoints.
+            SegcftError: so many steps in a row were refused as are between two checkpoints, and there is no way back.
         """
-        share = self.schedule.rate(self.step)
+        share = self.schedule.rate(self.step) * SLOWER**self.returns
         for group, (rate, scheduled) in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * share if scheduled else rate
         figures = self._gradients(batch)
@@ -240,6 +251,7 @@ class _Training:
             figures = cast(dict[str, Tensor], self.fabric.all_reduce(figures, reduce_op="mean"))
         self.step += 1
         row = {"step": self.step, "gradient_norm": norm, "skipped": self.skipped}
+        row |= {RETURNS: self.returns} if self.returns else {}
         row |= {figure: float(value) for figure, value in figures.items()}
         if self.schedule.due(self.step):
             row[VALIDATION] = self.validate()
@@ -290,17 +302,32 @@ class _Training:
             self.objective.after_step()
             if self.average is not None:
                 self.average.update()
-            self.refused = 0
+            self.refused, self.since_return = 0, self.since_return + 1
             return
         # Better no step than one that undoes a thousand.
         self.skipped, self.refused = self.skipped + 1, self.refused + 1
-        if self.refused >= spec.checkpoint_steps:
+        if self.refused >= LOST and self.average is not None and self.since_return > 0:
+            self._go_back()
+        elif self.refused >= spec.checkpoint_steps:
             raise SegcftError(
                 Code.FAILED,
                 self.name,
                 f"{self.refused} steps in a row had a gradient norm that is not finite or over "
                 f"gradient_skip ({norm:g} last); lower the learning rate or raise gradient_skip",
             )
+
+    def _go_back(self) -> None:
+        """Give the network its averaged weights, which lie behind it, and go on from there more slowly.
+
+        The optimiser forgets the gradients that led astray. Without a step since the last time there is nothing to go
+        back to.
+        """
+        assert self.average is not None
+        self.average.apply()
+        for moments in self.optimizer.optimizer.state.values():
+            for moment in moments.values():
+                moment.zero_()
+        self.returns, self.refused, self.since_return = self.returns + 1, 0, 0
 
     def end(self) -> None:
         """Leave the network with its averaged weights, in evaluation mode."""
