@@ -36,6 +36,7 @@ from segcft.training.findings import (
     recorded,
     slopes_of,
     unfinished,
+    usual_size,
 )
 from segcft.training.loop import make_fabric
 from segcft.training.schedule import Stopped
@@ -207,6 +208,14 @@ def test_each_sample_is_asked_for_anothers_value_and_one_alone_for_nothing(
 # --- in a run ---
 
 
+def test_the_usual_size_is_a_standard_deviation_that_outliers_do_not_move() -> None:
+    normal = np.random.default_rng(0).normal(0, [1, 20], (4000, 2))
+    usual = usual_size(normal)
+    assert usual == pytest.approx([1, 20], rel=0.05)
+    normal[:40] = 1e6
+    assert usual_size(normal) == pytest.approx(usual, rel=0.05)
+
+
 @pytest.fixture(scope="module")
 def unchanged(make_small_study: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Notes]:
     """A run up to a fine-tuning that cannot have changed anything, as its learning rate is next to nothing."""
@@ -235,7 +244,7 @@ def test_a_segmentor_that_has_learnt_nothing_is_a_poor_guide(unchanged: tuple[Ru
     run, _ = unchanged
     metrics = artefact.read_meta(run.path("segmentor"))["metrics"]
     for name in run.study.structures:
-        assert metrics[f"validation_rmse_{name}"] >= metrics[f"validation_area_error_{name}"] * 0.999
+        assert metrics[f"validation_reading_error_{name}"] > 0
     assert "poor-reader" in codes(recorded(artefact.read_meta(run.path("segmentor"))))
 
 

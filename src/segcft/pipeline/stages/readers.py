@@ -23,11 +23,11 @@ from segcft.pipeline.stage import STAGES, Minimised, TrainingStage
 from segcft.readers.regressor import Regressor, RegressorObjective
 from segcft.readers.segmentor import SEGMENTORS, SegmentorObjective, dice
 from segcft.training import artefact
-from segcft.training.findings import Finding, poor_reader
+from segcft.training.findings import Finding, poor_reader, usual_size
 from segcft.training.loop import Trained
 
-RMSE = "validation_rmse_"
-"""Before a structure: the root of the mean squared reading error of its variable."""
+READING_ERROR = "validation_reading_error_"
+"""Before a structure: the usual error with which its variable is read."""
 
 
 class _ReaderStage(TrainingStage):
@@ -42,20 +42,23 @@ class _ReaderStage(TrainingStage):
 
     @torch.no_grad()
     def measures(self, pipeline: Pipeline, network: Any) -> dict[str, float]:
-        study, squares = pipeline.study, []
-        for batch in map(pipeline.on_device, self.validation_batches(pipeline)):
-            squares.append(
-                (network.read(to_unit(batch["image"])) - batch["values"][:, study.measured_columns]).square()
-            )
-        rmse = torch.cat(squares).mean(dim=0).sqrt().tolist() if squares else []
-        return {f"{RMSE}{name}": error for name, error in zip(study.structures, rmse, strict=False)}
+        study = pipeline.study
+        errors = [
+            (network.read(to_unit(batch["image"])) - batch["values"][:, study.measured_columns]).abs()
+            for batch in map(pipeline.on_device, self.validation_batches(pipeline))
+        ]
+        if not errors:
+            return {}
+        usual = usual_size(torch.cat(errors).cpu().numpy()).tolist()
+        return {f"{READING_ERROR}{name}": error for name, error in zip(study.structures, usual, strict=True)}
 
     def findings(self, pipeline: Pipeline, trained: Trained, metrics: Mapping[str, float]) -> Iterator[Finding]:
         yield from super().findings(pipeline, trained, metrics)
         study, store = pipeline.study, pipeline.store
-        spreads = np.std(store.values()[store.indices("train")][:, study.measured_columns], axis=0)
-        errors = {name: metrics[f"{RMSE}{name}"] for name in study.structures if f"{RMSE}{name}" in metrics}
-        yield from poor_reader(errors, dict(zip(study.structures, spreads.tolist(), strict=True)), self.name)
+        measures = store.values()[store.indices("train")][:, study.measured_columns]
+        spreads = dict(zip(study.structures, usual_size(measures - np.median(measures, axis=0)).tolist(), strict=True))
+        key = {name: f"{READING_ERROR}{name}" for name in study.structures}
+        yield from poor_reader({name: metrics[key[name]] for name in key if key[name] in metrics}, spreads, self.name)
 
 
 class SegmentorStage(_ReaderStage):
