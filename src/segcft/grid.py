@@ -91,6 +91,12 @@ class Grid:
         pooling = {2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}[self.dimensions]
         return pooling(maps, size)  # type: ignore[arg-type]
 
+    def running_mean(self, maps: Tensor, width: int) -> Tensor:
+        """Means of maps (B, C, *any) over cubes of ``width`` elements a side, at every place where one fits."""
+        pooling: Any = {2: F.avg_pool2d, 3: F.avg_pool3d}[self.dimensions]
+        mean: Tensor = pooling(maps, width, stride=1)
+        return mean
+
     def smooth(self, maps: Tensor, size: tuple[int, ...]) -> Tensor:
         """Maps (B, C, *any) interpolated to ``size``: cubic in two dimensions, linear in three."""
         return F.interpolate(maps, size=size, mode={2: "bicubic", 3: "trilinear"}[self.dimensions])

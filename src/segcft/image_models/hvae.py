@@ -188,21 +188,15 @@ class Overlap(nn.Module):
     repeats with the patches becomes even.
     """
 
-    kernel: Tensor
-
     def __init__(self, grid: Grid, patch: int):
         super().__init__()
         self.grid, self.patch = grid, patch
-        rising = torch.arange(1.0, patch + 1)
-        self.register_buffer("kernel", torch.cat([rising, rising[:-1].flip(0)]) / patch**2, persistent=False)
 
     def forward(self, maps: Tensor) -> Tensor:
-        single = maps.flatten(0, 1)[:, None]
+        maps = maps.contiguous()  # with few channels pooling is slow where these come last
         for axis in range(self.grid.dimensions):
-            shape = [1, 1] + [1] * self.grid.dimensions
-            shape[2 + axis] = -1
-            single = self.grid.convolve(self.grid.extend(single, axis, self.patch - 1), self.kernel.reshape(shape))
-        return single.reshape(maps.shape)
+            maps = self.grid.extend(maps, axis, self.patch - 1)
+        return self.grid.running_mean(self.grid.running_mean(maps, self.patch), self.patch)
 
 
 class HVAE(HierarchicalVAE):
