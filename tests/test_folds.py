@@ -400,3 +400,15 @@ def test_folds_side_by_side_that_were_killed_end_like_those_that_were_not(folded
             assert same(tensors_of(ours.path(part)), tensors_of(theirs.path(part))), (ours.folder, part)
     for name in ("table.json", "table.md"):
         assert (folder / "evaluation" / name).read_text() == (folded.evaluation / name).read_text()
+
+
+@pytest.mark.slow
+def test_a_fold_that_is_left_over_ends_like_the_others(make_small_study: MakeStudy, tmp_path: Path) -> None:
+    """Of three folds on two cores the last one's trainings run side by side."""
+    study = in_folds(make_small_study(SHORT), 3)
+    notes = run(tmp_path / "two", study, jobs=2)
+    assert sum("evaluate: done" in line for line in notes.lines) == 4
+    run(tmp_path / "one", study)
+    for ours, theirs in zip(runs_of(Run(tmp_path / "two")), runs_of(Run(tmp_path / "one")), strict=True):
+        for part in ours.parts:
+            assert same(tensors_of(ours.path(part)), tensors_of(theirs.path(part))), (ours.folder, part)

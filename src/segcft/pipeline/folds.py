@@ -33,13 +33,13 @@ from segcft.pipeline.importing import (
     take_fold,
 )
 from segcft.pipeline.judging import warnings_of
-from segcft.pipeline.pool import Failures, fabric_of, threads_of
+from segcft.pipeline.pool import Failures, fabric_of, run_all, threads_of
 from segcft.pipeline.run import Run
 from segcft.pipeline.runner import Pipeline
 from segcft.utils.atomic import read_json, write_text
 from segcft.utils.digest import key_of
 from segcft.utils.lock import Lock
-from segcft.utils.progress import Named, Progress
+from segcft.utils.progress import Named, Progress, Task
 from segcft.utils.workers import Workers
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def run_folds(
         fabric: the hardware.
         data: folder of images, masks and table, for studies that read one.
         progress: what the user sees.
-        jobs: folds at a time, each in a process of its own.
+        jobs: folds at a time, each in a process of its own; of those that are left over, trainings at a time.
         compile: have PyTorch compile the image mechanism for its trainings.
         again: stages to make again though they are up to date, and what depends on them.
 
@@ -127,8 +127,11 @@ def run_folds(
         require_folder(run)
         _bring_samples(run, folds, data, again, progress)
         _forget(folds, fabric, again, progress)
-        train = _side_by_side if jobs > 1 else _one_by_one
-        train(folds, fabric, min(jobs, len(folds)), compile, progress, failures)
+        # Folds that are left over would leave cores idle, so of these the stages run side by side.
+        together = len(folds) - len(folds) % jobs if jobs > 1 else 0
+        with progress.task("Folds", len(folds)) as task:
+            _side_by_side(folds[:together], fabric, jobs, compile, progress, failures, task)
+            _one_by_one(folds[together:], fabric, jobs, compile, progress, failures, task)
         failures.check(
             run.folder, f"of {len(folds)} folds failed, so there is no table of all; the same command goes on"
         )
@@ -155,23 +158,36 @@ def _forget(folds: Sequence[Run], fabric: Fabric, again: Iterable[str], progress
 
 
 def _one_by_one(
-    folds: Sequence[Run], fabric: Fabric, jobs: int, compile: bool, progress: Progress, failures: Failures
+    folds: Sequence[Run],
+    fabric: Fabric,
+    jobs: int,
+    compile: bool,
+    progress: Progress,
+    failures: Failures,
+    task: Task,
 ) -> None:
-    for fold in progress(folds, len(folds), "Folds"):
-        if error := _bring(fold, fabric, compile, progress):
+    """Each fold after the other, its trainings side by side."""
+    for fold in folds:
+        if error := _bring(fold, fabric, compile, progress, jobs):
             failures.add(fold.folder.name, error)
+        task.advance()
 
 
 def _side_by_side(
-    folds: Sequence[Run], fabric: Fabric, jobs: int, compile: bool, progress: Progress, failures: Failures
+    folds: Sequence[Run],
+    fabric: Fabric,
+    jobs: int,
+    compile: bool,
+    progress: Progress,
+    failures: Failures,
+    task: Task,
 ) -> None:
     """Each fold by a worker; what kills one does not end the others."""
+    if not folds:
+        return
     waiting = list(folds)
     arguments = (compile, fabric.device.type, threads_of(jobs))
-    with (
-        progress.task("Folds", len(folds)) as task,
-        Workers[Run, str](jobs, _begin, arguments, progress) as workers,
-    ):
+    with Workers[Run, str](jobs, _begin, arguments, progress) as workers:
         while waiting or workers.busy:
             while waiting and workers.busy < jobs:
                 workers.give(waiting[0].folder.name, waiting.pop(0))
@@ -191,10 +207,10 @@ def _begin(number: int, progress: Progress, compile: bool, device: str, threads:
     return lambda fold: _bring(fold, fabric, compile, progress)
 
 
-def _bring(fold: Run, fabric: Fabric, compile: bool, progress: Progress) -> str:
+def _bring(fold: Run, fabric: Fabric, compile: bool, progress: Progress, jobs: int = 1) -> str:
     """Bring a fold up to date, whose samples are there; returns its error, "" if all went well."""
     try:
-        Pipeline(fold, fabric, progress=Named(progress, fold.folder.name), compile=compile).run_all()
+        run_all(Pipeline(fold, fabric, progress=Named(progress, fold.folder.name), compile=compile), jobs)
     except SegcftError as error:
         return str(error)
     return ""
