@@ -206,8 +206,7 @@ class _Training:
         self.average = MovingAverage(objective.network, spec.ema) if spec.ema else None
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.schedule, self.validation = Schedule(spec, objective.settles), validation
-        self.step = self.skipped = self.refused = self.returns = 0
-        self.since_return = 0
+        self.step = self.skipped = self.refused = self.returns = self.since_return = 0
 
     def restore(self, state: dict[str, Any] | None) -> None:
         """Go on from the :meth:`state` of a checkpoint, if there is one."""
@@ -317,11 +316,8 @@ class _Training:
             )
 
     def _go_back(self) -> None:
-        """Give the network its averaged weights, which lie behind it, and go on from there more slowly.
-
-        The optimiser forgets the gradients that led astray. Without a step since the last time there is nothing to go
-        back to.
-        """
+        """Give the network its averaged weights, which lie behind it, and go on from there more slowly. The optimiser
+        forgets the gradients that led astray."""
         assert self.average is not None
         self.average.apply()
         for moments in self.optimizer.optimizer.state.values():
