@@ -1,7 +1,7 @@
 """The README's first picture: answers of a published model beside the simulator's truth.
 
 ``python -m benchmarks.picture --out docs/_static/truth.png`` asks for a larger and a smaller heart of simulated people
-whom no training has seen. It draws what the model answers and what the simulator truly makes of them, and how much brighter
+whom no training has seen. It draws what the model answers, what the simulator truly makes of them, and how much brighter
 (red) or darker (blue) than the truth image and answer are.
 """
 

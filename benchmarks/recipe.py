@@ -52,7 +52,8 @@ def main(arguments: list[str] | None = None) -> None:
         command += ["--hours", f"{hours:.3g}", "--device", options.device]
         command += ["--data", str(data)] if data else []
         command += ["--folds", str(FOLDS)] if folded else []
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        if code := subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
+            sys.exit(code)  # what failed has been said
         shown = page(_judged(options.out, studies), PUBLISHED)
         (options.page or options.out / "recipe.md").write_text(shown, encoding="utf-8")
         print(shown)
