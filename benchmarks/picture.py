@@ -1,8 +1,8 @@
 """The README's first picture: answers of a published model beside the simulator's truth.
 
 ``python -m benchmarks.picture --out docs/_static/truth.png`` asks for a larger and a smaller heart of simulated people
-whom no training has seen. It draws what the model answers, what the simulator truly makes of them, and how much brighter
-(red) or darker (blue) than the truth image and answer are.
+whom no training has seen. It draws what the model answers, what the simulator truly makes of them, and how much
+brighter (red) or darker (blue) than the truth image and answer are.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def draw(compared: list[Compared], study: Study, variable: str) -> Any:
     titles = ("image", "answer", "truth", "image less truth", "answer less truth")
     size = (PANEL * len(titles) + 0.7, 0.92 * PANEL * len(compared) + 0.3)
     figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(len(compared), len(titles))
+    axes = figure.subplots(len(compared), len(titles), squeeze=False)
     colour = structure_colours(len(study.structures))[list(study.structures).index(_structure(study, variable))]
     misses = [(one.image.astype(float) - one.truth, one.answer.astype(float) - one.truth) for one in compared]
     limit = float(np.quantile(np.abs(misses), 0.995))
