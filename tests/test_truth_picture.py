@@ -17,6 +17,7 @@ def test_the_truth_has_what_was_asked_for_and_the_answer_is_nearer_to_it(tmp_pat
     before, _, after = one.masks
     assert after.sum() == pytest.approx(1.2 * before.sum(), rel=0.02)
     truth = one.truth.astype(float)
-    assert np.abs(one.answer - truth).mean() < np.abs(one.image - truth).mean()
+    changed = np.abs(one.image - truth) > 2  # elsewhere an answer is off by its rounding
+    assert np.abs(one.answer - truth)[changed].mean() < 0.7 * np.abs(one.image - truth)[changed].mean()
     draw(compared, model.study, VARIABLE).savefig(tmp_path / "truth.png")
     assert (tmp_path / "truth.png").stat().st_size > 0
