@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
         command += ["--folds", str(FOLDS)] if folded else []
         if code := subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
             sys.exit(code)  # what failed has been said
-        shown = page(_judged(options.out, studies), PUBLISHED)
+        shown = page(_judged(options.out, studies), PUBLISHED, studies)
         (options.page or options.out / "recipe.md").write_text(shown, encoding="utf-8")
         print(shown)
 

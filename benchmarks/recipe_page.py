@@ -96,16 +96,13 @@ def lines(rows: Sequence[Row]) -> Iterator[Line]:
         yield Line(method, structure, row["value"], error, own.get(structure), max(beyond, default=None))
 
 
-def page(sets: Sequence[Judged], published: Path) -> str:
-    """All of it; ``published`` is a folder of models that were tuned by hand, by the names of the sets."""
-    parts = [
-        "# One recipe, any data",
-        INTRODUCTION,
-        plans(sets),
-        "## Every method on every set",
-        REACHED,
-        reached(sets),
-    ]
+def page(sets: Sequence[Judged], published: Path, planned: Sequence[str] = ()) -> str:
+    """All of it; ``published`` is a folder of models that were tuned by hand, by the names of the sets, and ``planned``
+    are the names of all sets."""
+    parts = ["# One recipe, any data", INTRODUCTION, plans(sets)]
+    if missing := [name for name in planned if name not in {one.name for one in sets}]:
+        parts += [f"**Not run yet: {', '.join(missing)}.**"]
+    parts += ["## Every method on every set", REACHED, reached(sets)]
     if tuned := beside(sets, published):
         parts += ["## Beside models that were tuned by hand", BESIDE, tuned]
     parts += [f"## {part}" for one in sets if (part := pairs(one))]

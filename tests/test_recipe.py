@@ -57,6 +57,8 @@ def test_the_page_has_every_number_of_every_set(tmp_path: Path) -> None:
     shown = page(sets, tmp_path)
     for expected in ("64 x 48", "1.30", "0.95", "91.2", "0.75", "0.88", "0.3 hours"):
         assert expected in shown
+    assert "Not run yet" not in shown
+    assert "Not run yet: hearts" in page(sets[:1], tmp_path, ["chest", "hearts"])
     # Without models tuned by hand and without pairs there are no such tables.
     assert shown.count("\n## ") == page(sets[:1], tmp_path / "none").count("\n## ") + 2
 
