@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -130,8 +131,9 @@ def run_folds(
         # Folds that are left over would leave cores idle, so of these the stages run side by side.
         together = len(folds) - len(folds) % jobs if jobs > 1 else 0
         with progress.task("Folds", len(folds)) as task:
-            _side_by_side(folds[:together], fabric, jobs, compile, progress, failures, task)
-            _one_by_one(folds[together:], fabric, jobs, compile, progress, failures, task)
+            work = _Work(fabric, jobs, compile, progress, failures, task)
+            work.side_by_side(folds[:together])
+            work.one_by_one(folds[together:])
         failures.check(
             run.folder, f"of {len(folds)} folds failed, so there is no table of all; the same command goes on"
         )
@@ -157,48 +159,43 @@ def _forget(folds: Sequence[Run], fabric: Fabric, again: Iterable[str], progress
         Pipeline(fold, fabric, progress=Named(progress, fold.folder.name)).forget(stages)
 
 
-def _one_by_one(
-    folds: Sequence[Run],
-    fabric: Fabric,
-    jobs: int,
-    compile: bool,
-    progress: Progress,
-    failures: Failures,
-    task: Task,
-) -> None:
-    """Each fold after the other, its trainings side by side."""
-    for fold in folds:
-        if error := _bring(fold, fabric, compile, progress, jobs):
-            failures.add(fold.folder.name, error)
-        task.advance()
+@dataclass(frozen=True)
+class _Work:
+    """How folds are brought up to date: fields as of :func:`run_folds`, what failed, and the bar of all folds."""
 
+    fabric: Fabric
+    jobs: int
+    compile: bool
+    progress: Progress
+    failures: Failures
+    task: Task
 
-def _side_by_side(
-    folds: Sequence[Run],
-    fabric: Fabric,
-    jobs: int,
-    compile: bool,
-    progress: Progress,
-    failures: Failures,
-    task: Task,
-) -> None:
-    """Each fold by a worker; what kills one does not end the others."""
-    if not folds:
-        return
-    waiting = list(folds)
-    arguments = (compile, fabric.device.type, threads_of(jobs))
-    with Workers[Run, str](jobs, _begin, arguments, progress) as workers:
-        while waiting or workers.busy:
-            while waiting and workers.busy < jobs:
-                workers.give(waiting[0].folder.name, waiting.pop(0))
-            try:
-                done = workers.done()
-            except SegcftError as died:  # a fold's own errors are results
-                done = [(died.field, died.text)]
-            for name, error in done:
-                task.advance()
-                if error:
-                    failures.add(name, error)
+    def one_by_one(self, folds: Sequence[Run]) -> None:
+        """Each fold after the other, its trainings side by side."""
+        for fold in folds:
+            self._done(fold.folder.name, _bring(fold, self.fabric, self.compile, self.progress, self.jobs))
+
+    def side_by_side(self, folds: Sequence[Run]) -> None:
+        """Each fold by a worker; what kills one does not end the others."""
+        if not folds:
+            return
+        waiting = list(folds)
+        arguments = (self.compile, self.fabric.device.type, threads_of(self.jobs))
+        with Workers[Run, str](self.jobs, _begin, arguments, self.progress) as workers:
+            while waiting or workers.busy:
+                while waiting and workers.busy < self.jobs:
+                    workers.give(waiting[0].folder.name, waiting.pop(0))
+                try:
+                    done = workers.done()
+                except SegcftError as died:  # a fold's own errors are results
+                    done = [(died.field, died.text)]
+                for name, error in done:
+                    self._done(name, error)
+
+    def _done(self, name: str, error: str) -> None:
+        self.task.advance()
+        if error:
+            self.failures.add(name, error)
 
 
 def _begin(number: int, progress: Progress, compile: bool, device: str, threads: int) -> Callable[[Run], str]:
