@@ -21,8 +21,9 @@ from segcft.config.study import Study
 from segcft.data.grey import to_unit
 from segcft.evaluate.names import plain
 from segcft.evaluate.page import frame, outline, show
-from segcft.importers.simulated import make_simulator
+from segcft.importers.simulated import make_simulator, mask_order
 from segcft.io.rendering import structure_colours
+from segcft.simulate.people import person_number
 
 MODEL, VARIABLE = Path(__file__).parents[1] / "models" / "chest-sim", "heart_area"
 CHANGES = (0.3, -0.2)
@@ -46,16 +47,16 @@ def compare(model: segcft.Model, variable: str, changes: tuple[float, ...]) -> l
     study = model.study
     assert isinstance(study.data, SimulatedData)
     simulator = make_simulator(study)
-    place = [f"{structure}_area" for structure in simulator.structures].index(variable)
+    own = study.measured.index(variable)
+    place = mask_order(study, simulator)[own]
     found = []
     for index, change in enumerate(changes):
-        person = _unseen(study, index)
+        person = person_number(study.data.seed, study.data.people + index)  # after all that the study has drawn
         known = simulator.attributes(person)
         do = {variable: float(known[variable]) * (1 + change)}
         image, before = simulator.render(person, known)
         truth, after = simulator.render(person, simulator.attributes(person, do))
         answer = model.counterfactual(image, known, do=do)
-        own = list(study.structures).index(_structure(study, variable))
         masks = (before[place] / 255, answer.masks_after[own].astype(float), after[place] / 255)
         found.append(Compared(image, answer.image.squeeze(), truth, masks, change))
     return found
@@ -71,7 +72,7 @@ def draw(compared: list[Compared], study: Study, variable: str) -> Any:
     size = (PANEL * len(titles) + 0.7, 0.92 * PANEL * len(compared) + 0.3)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(len(compared), len(titles), squeeze=False)
-    colour = structure_colours(len(study.structures))[list(study.structures).index(_structure(study, variable))]
+    colour = structure_colours(len(study.structures))[study.measured.index(variable)]
     misses = [(one.image.astype(float) - one.truth, one.answer.astype(float) - one.truth) for one in compared]
     limit = float(np.quantile(np.abs(misses), 0.995))
     for row, one, missed in zip(axes, compared, misses, strict=True):
@@ -88,18 +89,6 @@ def draw(compared: list[Compared], study: Study, variable: str) -> Any:
     bar.set_label("grey levels", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     return figure
-
-
-def _unseen(study: Study, index: int) -> int:
-    """The number of a subject after all that the study has drawn."""
-    from segcft.simulate.people import person_number
-
-    assert isinstance(study.data, SimulatedData)
-    return person_number(study.data.seed, study.data.people + index)
-
-
-def _structure(study: Study, variable: str) -> str:
-    return next(name for name, structure in study.structures.items() if structure.variable == variable)
 
 
 def main(arguments: list[str] | None = None) -> None:

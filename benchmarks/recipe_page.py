@@ -12,6 +12,7 @@ import yaml
 from segcft.evaluate.metrics.kinship import KIN
 from segcft.evaluate.names import MEAN_CHANGE, METHODS, NO_CHANGE, TRUTH, method_name, plain
 from segcft.evaluate.table import grid
+from segcft.planning.record import RECORD
 
 SLOPE = (0.9, 1.1)
 MARGIN, FACTOR, OTHERS = 3.0, 1.5, 1.0
@@ -60,7 +61,7 @@ class Judged(NamedTuple):
     def read(cls, run: Path) -> Judged:
         """From the folder of a run, of folds or not."""
         rows = json.loads((run / "evaluation" / "table.json").read_text(encoding="utf-8"))
-        text = next(run.glob("**/plan.yaml")).read_text(encoding="utf-8")
+        text = (run / RECORD).read_text(encoding="utf-8")
         planned_for = text.partition("\n")[0].partition("planned for ")[2]
         return cls(run.name, rows, planned_for, tuple(yaml.safe_load(text)["image"]["size"]))
 

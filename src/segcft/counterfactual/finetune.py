@@ -172,11 +172,6 @@ def constraint_level(network: ImageMechanism, study: Study, batches: Batches, fa
     for step, batch in enumerate(batches.from_step(0, spec.bound_batches, fabric.device)):
         for part in parts(batch, step, spec, fabric.global_rank):
             with torch.autocast(fabric.device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
-                image, values, known = samples.pairs(part)
-                if known is None:
-                    held = network.constraint(image, values, sample)
-                else:
-                    held = network.constraint_of_pairs(image, values, known, sample)
-                total += held.mean()
+                total += network.constraint_of_pairs(*samples.pairs(part), sample).mean()
     # Every device has measured its share of the batches; the constraint is one.
     return float(fabric.all_reduce(total / (spec.bound_batches * spec.accumulate), reduce_op="mean"))

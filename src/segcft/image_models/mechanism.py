@@ -86,20 +86,17 @@ class ImageMechanism(nn.Module, ABC):
         """What fine-tuning must not let rise, (B,): the negative log-likelihood, or the negative bound that training
         minimises, in nats per pixel and channel; ``sample`` as in :meth:`abduct`."""
 
-    def constraint_of_pairs(self, x: Tensor, values: Tensor, known: Known, sample: bool = True) -> Tensor:
-        """:meth:`constraint` of what is ``known`` to be the images ``x`` with parents ``values`` under others, (B,). By
-        default they are samples like any other."""
-        return self.constraint(known.image, known.values, sample)
+    def constraint_of_pairs(self, x: Tensor, values: Tensor, known: Known | None, sample: bool = True) -> Tensor:
+        """:meth:`constraint` of what is ``known`` to be the images ``x`` with parents ``values`` under others, (B,); of
+        the images themselves where nothing is known. By default they are samples like any other."""
+        return self.constraint(x, values, sample) if known is None else self.constraint(*known, sample)
 
     def counterfactual_and_constraint(
         self, x: Tensor, values: Tensor, after: Tensor, sample: bool = True, known: Known | None = None
     ) -> tuple[Tensor, Tensor]:
         """The images ``x`` under the parents ``after`` (B, V), and their :meth:`constraint`, or that of a ``known``
         counterfactual of theirs: a step of fine-tuning."""
-        if known is None:
-            held = self.constraint(x, values, sample)
-        else:
-            held = self.constraint_of_pairs(x, values, known, sample)
+        held = self.constraint_of_pairs(x, values, known, sample)
         return self.predict(self.abduct(x, values, sample), after), held
 
     def log_density(self, x: Tensor, values: Tensor, sample: bool = True) -> Tensor | None:

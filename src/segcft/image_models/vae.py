@@ -150,7 +150,9 @@ class HierarchicalVAE(Recomputing, ImageMechanism):
         bound: ELBO = self(x, values, sample=sample)
         return bound.objective
 
-    def constraint_of_pairs(self, x: Tensor, values: Tensor, known: Known, sample: bool = True) -> Tensor:
+    def constraint_of_pairs(self, x: Tensor, values: Tensor, known: Known | None, sample: bool = True) -> Tensor:
+        if known is None:
+            return self.constraint(x, values, sample)
         latents = self.encode(x, values, sample)
         return self.elbo(known.image, latents, self.decode(latents, known.values), self.spec.beta).objective
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from segcft.planning.planned import Keys, Planned
 
-BATCH = Planned(8, "in the same time, twice the steps of half the samples learn more")
+BATCH = Planned(8, "where it was tried, twice the steps of half of 16 samples learnt more in the same time")
 
 SEEDS = {"segmentor": 1, "judge": 2, "regressor": 3, "scm": 4, "hvae": 5, "finetune": 6}
 """One for each section: the judge's must not be the guide's."""
