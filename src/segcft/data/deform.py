@@ -18,9 +18,10 @@ SMALLEST = 4
 REACH = (0.5, 1.2)
 """How far beyond a structure its surroundings move along, in its own semi-axes: the range that is drawn from."""
 
-STEEPEST = 2.0
-"""The reach is at least so many times the strain s. The field falls by at most s (1/4 + 3/2 / reach) along an axis,
-which then is less than 1 for s < 1: nothing folds."""
+STEEPEST, FALL = 1.5, 0.6875
+"""The weight falls by at most 3/2 / reach where it falls fastest, and the field of a strain s along an axis by less than
+s (11/16 + 3/2 / reach): the 11/16 are the least of 1 - 9 t^2 + 8 t^3 over the fall, at t = 3/4. With a reach of at least
+3/2 s / (1 - 11/16 s) that is less than 1, and nothing folds, whatever the strains along other axes."""
 
 OWN_SHARE = 0.5
 """The share of the spread by which each axis is scaled by itself."""
@@ -75,7 +76,8 @@ class LocalDeformer:
         along = torch.einsum("bac,ban->bcn", vectors, from_middle)
         strain = self._strain(len(coverage), axes, places)
         reach = torch.empty_like(strain[:, :1]).uniform_(*REACH)
-        reach = torch.maximum(reach, STEEPEST * strain.amax(dim=1, keepdim=True))
+        largest = strain.amax(dim=1, keepdim=True).clamp(min=0)
+        reach = torch.maximum(reach, STEEPEST * largest / (1 - FALL * largest))
         border = semi_axes * (1 / (1 + strain)).clamp(min=1)  # all that the structure is after a growth
         beyond = ((along / border).square().sum(dim=1, keepdim=True).sqrt() - 1) / reach
         fall = beyond.clamp(0, 1)
