@@ -19,9 +19,9 @@ REACH = (0.5, 1.2)
 """How far beyond a structure its surroundings move along, in its own semi-axes: the range that is drawn from."""
 
 STEEPEST, FALL = 1.5, 0.6875
-"""The weight falls by at most 3/2 / reach where it falls fastest, and the field of a strain s along an axis by less than
-s (11/16 + 3/2 / reach): the 11/16 are the least of 1 - 9 t^2 + 8 t^3 over the fall, at t = 3/4. With a reach of at least
-3/2 s / (1 - 11/16 s) that is less than 1, and nothing folds, whatever the strains along other axes."""
+"""The weight falls by at most 3/2 / reach, the field of a strain s along an axis by less than s (11/16 + 3/2 / reach).
+-11/16 is the least of 1 - 9 t^2 + 8 t^3 over the fall, at t = 3/4. With a reach of at least 3/2 s / (1 - 11/16 s) that
+is less than 1, and nothing folds, whatever the strains along other axes."""
 
 OWN_SHARE = 0.5
 """The share of the spread by which each axis is scaled by itself."""
