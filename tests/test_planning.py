@@ -287,6 +287,17 @@ def test_few_subjects_have_more_of_them_to_validate() -> None:
     assert planned(outline(), column).study.splits.validation == 0
 
 
+def test_the_judge_has_subjects_of_its_own_where_there_are_enough() -> None:
+    found = {n: planned(outline(), like(subjects=n, images=n)).study for n in (2000, 10_000)}
+    assert (found[2000].splits.train, found[2000].splits.judge) == (0.72, 0)
+    assert (found[10_000].splits.train, found[10_000].splits.judge) == (0.52, 0.2)
+    assert found[2000].splits.test == found[10_000].splits.test
+    given = {"train": 0.8, "validation": 0.0, "test": 0.2}
+    assert planned(outline(splits=given), like(subjects=10_000)).study.splits.judge == 0
+    column = like(subjects=10_000, parts={"train": 8000, "validation": 500, "test": 1500})
+    assert planned(outline(), column).study.splits.judge == 0
+
+
 def test_little_memory_splits_batches() -> None:
     small = Machine("cpu", cores=2, memory=2**30, jobs=2)
     assert planned(outline(), machine=small).study.hvae.accumulate > planned(outline()).study.hvae.accumulate

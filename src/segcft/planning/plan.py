@@ -14,9 +14,10 @@ from segcft.config.outline import Outline
 from segcft.config.study import Image, Study
 from segcft.errors import Code, StudyError
 from segcft.planning import budget, recipe
+from segcft.planning.basis import Basis
 from segcft.planning.fingerprint import Fingerprint, expected
 from segcft.planning.grid import bounds, grids
-from segcft.planning.planned import Basis, Keys, Machine, Planned
+from segcft.planning.planned import Keys, Machine, Planned
 from segcft.planning.sections import SECTIONS, hvae, mechanism, variable
 
 Measure = Callable[[Study], Mapping[str, float]]

@@ -1,13 +1,9 @@
-"""What a plan is made of: values, each with the reason for it, and what a plan is made from."""
+"""What a plan is made of: values, each with the reason for it; and the machine that it is for."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
-
-from segcft.config.outline import Outline
-from segcft.config.sources import Splits
-from segcft.planning.fingerprint import Fingerprint
 
 
 class Planned(NamedTuple):
@@ -32,37 +28,3 @@ class Machine:
 
     def __str__(self) -> str:
         return f"{self.device}, {self.cores} cores, {self.memory / 2**30:.0f} GiB, {self.jobs} at a time"
-
-
-@dataclass(frozen=True)
-class Basis:
-    """What the values of a section are planned from.
-
-    Args:
-        outline: what is given.
-        fingerprint: of the data.
-        machine: what trains.
-        hours: for all stages together.
-        size: of the grid, (height, width).
-        why_size: the reason for it.
-        steps: section -> steps and why, once the machine was timed.
-    """
-
-    outline: Outline
-    fingerprint: Fingerprint
-    machine: Machine
-    hours: float
-    size: tuple[int, int]
-    why_size: str = ""
-    steps: dict[str, Planned] = field(default_factory=dict)
-
-    @property
-    def pixels(self) -> int:
-        return self.size[0] * self.size[1]
-
-    @property
-    def training(self) -> int:
-        """Subjects that train."""
-        share = self.outline.section("splits").get("train", Splits().train)
-        known = isinstance(share, int | float) and 0 <= share <= 1
-        return self.fingerprint.training(share if known else Splits().train)

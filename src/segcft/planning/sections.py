@@ -15,20 +15,20 @@ from segcft.config.section import Training
 from segcft.config.segmentors import DEFAULT as DEFAULT_SEGMENTOR
 from segcft.config.segmentors import SEGMENTOR_SPECS
 from segcft.config.sources import Splits
-from segcft.planning import budget, recipe
+from segcft.planning import budget, recipe, subjects
+from segcft.planning.basis import Basis
 from segcft.planning.grid import levels_of
-from segcft.planning.planned import Basis, Keys, Planned
+from segcft.planning.planned import Keys, Planned
+from segcft.planning.subjects import MANY
 
-FEW, MANY = 500, 2000
-"""Training subjects: below the first all that deforms is on, from the second on nothing is, between them half."""
+FEW = 500
+"""Training subjects below which all that deforms is on; from ``MANY`` on nothing is, between them half."""
 SMALL_SET = 1000
 """Training subjects below which the attributes' mechanisms are small and decay more."""
 ABSENT = 0.02
 """Share of images without a structure above which it counts as one that may be absent; fewer are taken for mistakes."""
 SKEWED = 1.0
 """Skewness of a positive variable above which its logarithm is modelled: a log-normal with deviation 0.31 has it."""
-FEWEST_VALIDATION, MOST_VALIDATION = 16, 0.15
-"""Subjects that validation needs to tell better from worse, and the largest share that it takes for them."""
 MOST_JUDGED = 500
 """Subjects that are evaluated: intervals are then narrow, and more costs only time."""
 DILATION, LEAST_DILATION = 0.04, 2
@@ -57,22 +57,8 @@ def image(basis: Basis) -> Keys:
 
 
 def splits(basis: Basis) -> Keys:
-    """Enough validation subjects that trainings can be judged by them."""
-    fingerprint, usual = basis.fingerprint, Splits()
-    if basis.outline.section("splits"):
-        return {}
-    if fingerprint.parts and "validation" not in fingerprint.parts:
-        none = "the table has no validation subjects"
-        return {"train": Planned(1 - usual.test, none), "validation": Planned(0.0, none)}
-    share = min(MOST_VALIDATION, FEWEST_VALIDATION / fingerprint.subjects)
-    if fingerprint.parts or share <= usual.validation:
-        return {}
-    share = math.ceil(share * 100) / 100
-    why = f"{FEWEST_VALIDATION} of {fingerprint.subjects} subjects, or as many as can be spared"
-    return {
-        "train": Planned(round(1 - share - usual.test, 2), "what is left"),
-        "validation": Planned(share, why),
-    }
+    """Who trains, validates and judges."""
+    return subjects.splits(basis.outline, basis.fingerprint)
 
 
 def segmentor(basis: Basis) -> Keys:
@@ -281,9 +267,9 @@ def _augment(basis: Basis, guide: bool = False, gentle: bool = False) -> Planned
     elif guide or strength:
         found |= {"gamma": _two_digits(2 * brightness), "contrast": contrast, "brightness": brightness}
         found |= {"noise": recipe.NOISE}
-    subjects = f"{basis.training} training subjects"
+    training = f"{basis.training} training subjects"
     degree = {1.0: "few, so all deforms", 0.5: "some, so half deforms", 0.0: "many, so nothing deforms"}[strength]
-    return Planned(found, f"{subjects} are {degree}; never mirrored, as left is not right")
+    return Planned(found, f"{training} are {degree}; never mirrored, as left is not right")
 
 
 def _parts(basis: Basis, section: str) -> Planned:

@@ -1,0 +1,47 @@
+"""What a plan is made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from segcft.config.outline import Outline
+from segcft.config.sources import Splits
+from segcft.planning.fingerprint import Fingerprint
+from segcft.planning.planned import Machine, Planned
+from segcft.planning.subjects import splits
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What the values of a section are planned from.
+
+    Args:
+        outline: what is given.
+        fingerprint: of the data.
+        machine: what trains.
+        hours: for all stages together.
+        size: of the grid, (height, width).
+        why_size: the reason for it.
+        steps: section -> steps and why, once the machine was timed.
+    """
+
+    outline: Outline
+    fingerprint: Fingerprint
+    machine: Machine
+    hours: float
+    size: tuple[int, int]
+    why_size: str = ""
+    steps: dict[str, Planned] = field(default_factory=dict)
+
+    @property
+    def pixels(self) -> int:
+        return self.size[0] * self.size[1]
+
+    @property
+    def training(self) -> int:
+        """Subjects that train."""
+        share = self.outline.section("splits").get("train")
+        if not isinstance(share, int | float) or not 0 <= share <= 1:  # of what is wrong the study says so
+            planned = splits(self.outline, self.fingerprint).get("train")
+            share = planned.value if planned else Splits().train
+        return self.fingerprint.training(share)
