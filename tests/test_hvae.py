@@ -13,7 +13,7 @@ from segcft.config.mechanisms import HVAESpec
 from segcft.config.study import Image, Variable
 from segcft.data.grey import to_unit
 from segcft.grid import Grid
-from segcft.image_models.hvae import HVAE, Overlap, level_grids
+from segcft.image_models.hvae import HVAE, Overlap, ResidualBlock, level_grids
 from segcft.image_models.mechanism import ImageMechanism, Known
 from tests.descent import assert_gradient_leads_down
 
@@ -323,6 +323,14 @@ def test_the_scale_has_its_lower_bound() -> None:
     torch.nn.init.constant_(network.head[1].bias, -50.0)
     log_scale = network.decode(network.draw(2), some_values(2)).log_scale
     assert log_scale.min() >= -2.0
+
+
+def test_a_block_grows_with_its_input_and_not_with_its_square() -> None:
+    torch.manual_seed(0)
+    block, context = ResidualBlock(Grid((8, 8)), 6, 6, 6, context=3).double(), torch.zeros(2, 3).double()
+    x = 1 + torch.rand(2, 6, 8, 8).double()
+    norms = [block(size * x, context).norm() / size for size in (1e4, 1e5, 1e6)]
+    assert max(norms) < 2 * min(norms)
 
 
 def test_an_image_does_not_depend_on_the_rest_of_its_batch(network: HVAE) -> None:

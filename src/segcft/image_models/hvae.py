@@ -33,6 +33,11 @@ HIGHEST_LOG_SCALE = 3.0
 """Of the likelihood, images in [-1, 1]: all that is left of a pixel is then a coin toss between black and white."""
 
 
+LARGEST_GAIN = 8.0
+"""Of a modulation, which follows the mean of what it modulates: without a bound a block squares its input, and a few of
+them in a row overflow within some steps of training. Trained models have gains of 1 to 4."""
+
+
 class ResidualBlock(nn.Module):
     """Two convolutions through a bottleneck, modulated by the context (FiLM, Perez et al. 2018).
 
@@ -58,7 +63,7 @@ class ResidualBlock(nn.Module):
         if self.modulate is not None and context is not None:
             seen = torch.cat([context, active.mean(dim=self.grid.axes)], dim=1)
             gain, bias = self.grid.over_space(self.modulate(seen)).chunk(2, dim=1)
-            hidden = torch.addcmul(hidden + bias, hidden, gain)
+            hidden = torch.addcmul(hidden + bias, hidden, gain.clamp(-LARGEST_GAIN, LARGEST_GAIN))
         out = self.widen(F.silu(hidden))
         return x + out if self.residual else out
 
