@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -11,11 +13,13 @@ from torch import Tensor
 from segcft.config.mechanisms import HVAESpec, LocalDeformation
 from segcft.config.study import Image, Study, Variable
 from segcft.data.deform import SMALLEST, LocalDeformer
+from segcft.data.grey import to_unit
 from segcft.grid import Grid
 from segcft.image_models.hvae import HVAE
 from segcft.image_models.mechanism import ImageMechanism, Known, seeded
-from segcft.image_models.objective import LikelihoodObjective
+from segcft.image_models.objective import LikelihoodObjective, PairedSamples
 from segcft.measures.measurements import Measurements
+from tests.conftest import MakeStudy
 
 
 def balls(samples: int, size: tuple[int, ...], radius: float, middle: float = 0.0) -> Tensor:
@@ -151,6 +155,48 @@ def test_training_pairs_have_the_measures_that_the_deformed_masks_have(small_stu
     others = [column for column in range(values.shape[1]) if column not in study.measured_columns]
     assert torch.equal(after[:, others], values[:, others])
     assert (after[deformed] != values[deformed]).any(dim=1).all()
+
+
+def with_others(study: Study, samples: int) -> dict[str, Tensor]:
+    """A batch of which every other sample has another image: darker where it is brighter, of larger values."""
+    size = study.image.size
+    image = torch.randint(256, (samples, 1, *size), dtype=torch.uint8)
+    mask = (255 * torch.cat([balls(samples, size, 0.3, middle) for middle in (-0.4, 0.0, 0.4)], dim=1)).to(torch.uint8)
+    values = torch.rand(samples, len(study.variables))
+    batch = {"image": image, "mask": mask, "values": values, "has_other": torch.arange(samples) % 2 == 0}
+    return batch | {"other_image": 255 - image, "other_mask": mask.flip(1), "other_values": values + 1}
+
+
+def learning_from_others(make_small_study: MakeStudy, **hvae: Any) -> Study:
+    study = make_small_study({f"hvae.{key}": value for key, value in hvae.items()})
+    return study.model_copy(update={"hvae": study.hvae.model_copy(update={"pairs": 1.0})})
+
+
+def test_a_sample_with_another_image_learns_from_it_and_others_from_deformations(make_small_study: MakeStudy) -> None:
+    torch.manual_seed(0)
+    study = learning_from_others(make_small_study, deform={"share": 1.0})
+    batch = with_others(study, 16)
+    image, values, known = PairedSamples(study, study.hvae.augment).pairs(batch)
+    has_other = batch["has_other"]
+    assert known is not None
+    assert torch.equal(values, batch["values"])
+    assert torch.equal(known.image[has_other], to_unit(batch["other_image"])[has_other])
+    assert torch.equal(known.values[has_other], batch["other_values"][has_other])
+    assert (known.image != to_unit(batch["other_image"])).flatten(1).any(dim=1)[~has_other].all()
+    assert (known.image != image).flatten(1).any(dim=1).all()
+
+
+def test_what_is_done_to_an_image_is_done_to_its_other(make_small_study: MakeStudy) -> None:
+    torch.manual_seed(0)
+    study = learning_from_others(make_small_study, augment={"shift": 0.2, "scale": 0.2, "contrast": 0.3})
+    batch = with_others(study, 16)
+    batch |= {"other_image": batch["image"], "other_mask": batch["mask"]}
+    image, values, known = PairedSamples(study, study.hvae.augment).pairs(batch)
+    assert known is not None
+    assert torch.equal(known.image, image)  # without an other it is the image, which nothing deforms here
+    measured = study.measured_columns
+    assert torch.equal(known.values[:, measured], values[:, measured])
+    assert (values[:, measured] != batch["values"][:, measured]).all()
 
 
 def test_a_pair_of_an_image_with_itself_is_a_sample_like_any_other() -> None:

@@ -21,6 +21,7 @@ from segcft.config.loader import load_study, parse_study
 from segcft.config.study import Study
 from segcft.counterfactual.model import CounterfactualModel
 from segcft.data.grey import to_grey_levels, to_unit
+from segcft.data.pairs import Direction, Pairs
 from segcft.data.store import Store
 from segcft.data.writer import StoreWriter
 from segcft.errors import Code, StudyError
@@ -30,7 +31,7 @@ from segcft.evaluate.evaluation import evaluate, judge_models
 from segcft.evaluate.metrics.metric import METRICS, PairMetric
 from segcft.evaluate.metrics.pair_change import along
 from segcft.evaluate.pair_figures import draw_pairs, one_each
-from segcft.evaluate.pairs import Direction, MeanChange, PairQueries, Pairs
+from segcft.evaluate.pairs import MeanChange, PairQueries
 from segcft.evaluate.scores import Row
 from segcft.evaluate.table import NO_PAIRS, render_table
 from segcft.image_models.mechanism import ImageMechanism
@@ -265,6 +266,7 @@ def test_pairs_are_of_one_subject_and_place(study: Study, tmp_path: Path) -> Non
     assert pairs.directions == [CONTRACTION, CONTRACTED]
     assert pairs.others(everybody, CONTRACTION).tolist() == [1, -1, -1, -1, -1, -1, -1, -1, -1]
     assert pairs.others(everybody, CONTRACTED).tolist() == [-1, 0, -1, -1, -1, 4, 4, -1, -1]
+    assert pairs.all_others(np.array([0, 1, 5])).tolist() == [[1, -1], [-1, 0], [-1, -1]]  # 4 is not among them
 
 
 def test_the_mean_change_is_that_of_training_pairs_at_the_place(queries: PairQueries, store: Store) -> None:
@@ -347,6 +349,7 @@ def test_samples_without_pairs_are_evaluated(
         ({"evaluation.pairs": {"condition": "phase", "place": ["slice"]}}, "evaluation.pairs.place"),
         ({"evaluation.pairs": {"condition": "phase", "place": ["phase"]}}, "evaluation.pairs.place"),
         ({"data": {"source": "folder"}}, "evaluation.pairs"),
+        ({"hvae.pairs": 0.5, "evaluation.pairs": None}, "hvae.pairs"),
         ({"data.keep": ["phase"]}, "data.keep"),
         ({"data.keep": ["split"]}, "data.keep"),
     ],

@@ -298,6 +298,17 @@ def test_the_judge_has_subjects_of_its_own_where_there_are_enough() -> None:
     assert planned(outline(), column).study.splits.judge == 0
 
 
+def test_a_mechanism_learns_from_pairs_where_there_are_any() -> None:
+    assert planned(outline()).study.hvae.pairs == 0
+    phase = {"phase": {"kind": "categorical", "categories": ["ED", "ES"]}}
+    paired = outline(
+        variables=OUTLINE["variables"] | phase,
+        data={"source": "folder", "patient": "patient"},
+        evaluation={"pairs": {"condition": "phase"}},
+    )
+    assert planned(paired).study.hvae.pairs > 0
+
+
 def test_little_memory_splits_batches() -> None:
     small = Machine("cpu", cores=2, memory=2**30, jobs=2)
     assert planned(outline(), machine=small).study.hvae.accumulate > planned(outline()).study.hvae.accumulate

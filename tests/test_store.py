@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from refused import refused
 from segcft.config.loader import parse_study
@@ -486,6 +487,35 @@ def test_samples_kept_on_a_device_give_the_same_batches(store: Store) -> None:
         for field, value in ours.items():
             torch.testing.assert_close(value, theirs[field], rtol=0, atol=0, equal_nan=True)
         ours["image"] += 1  # a copy: the next batch has the sample as it is
+
+
+@given(
+    others=arrays(np.int64, (6, 2), elements=st.integers(-1, 5)),
+    world=st.integers(1, 2),
+    step=st.integers(0, 50),
+    kept=st.booleans(),
+)
+def test_a_batch_has_one_of_the_others_of_each_sample(
+    shared_store: Store, others: np.ndarray, world: int, step: int, kept: bool
+) -> None:
+    indices = np.array([9, 2, 0, 7, 3, 5])
+    partners = np.where(others < 0, -1, indices[others])
+    ranks = [Batches(shared_store, indices, 4, 3, rank, world, partners) for rank in range(world)]
+    if kept:
+        assert all(rank.keep_on(torch.device("cpu"), 10**9) for rank in ranks)
+    shares = [rank.batch(step) for rank in ranks]
+    batch = {field: torch.cat([share[field] for share in shares]) for field in shares[0]}
+    alone = Batches(shared_store, indices, 4, 3, others=partners).batch(step)
+    rows, theirs, have = (batch[field].numpy() for field in ("index", "other_index", "has_other"))
+    for row, other, has in zip(rows, theirs, have, strict=True):
+        possible = set(partners[indices == row].ravel()) - {-1}
+        assert has == bool(possible)
+        assert other in (possible or {row})
+    np.testing.assert_array_equal(batch["other_image"], shared_store.images[theirs])
+    np.testing.assert_array_equal(batch["other_mask"], shared_store.masks[theirs])
+    np.testing.assert_array_equal(batch["other_values"], shared_store.values()[theirs])
+    for field, value in alone.items():
+        torch.testing.assert_close(batch[field], value, rtol=0, atol=0, equal_nan=True)
 
 
 def test_reading_ahead_ends_with_its_iterator(store: Store) -> None:

@@ -32,14 +32,16 @@ class LocalDeformation(Section):
 class MechanismSpec(Training):
     """Likelihood training of an image mechanism; ``architecture`` is its name in :data:`SPECS`.
 
-    With ``deform`` it also learns from local deformations of its samples, whose new measures are known: the noise of a
-    sample has to give the deformed image under the new measures.
+    It also learns from counterfactuals of its samples that are known: the noise of a sample has to give them under
+    their values. Of a share ``pairs`` of the samples that have one it is their own other image, as
+    ``evaluation.pairs`` says; of the rest, with ``deform``, a local deformation, whose new measures are known.
     """
 
-    LATER = frozenset({"deform"})
+    LATER = frozenset({"deform", "pairs"})
 
     architecture: str
     deform: LocalDeformation = LocalDeformation()
+    pairs: Fraction = 0.0
 
     @property
     def settles(self) -> int:

@@ -214,6 +214,8 @@ class Study(Section):
                 raise ValueError(f"data.keep: {name!r} is kept anyway")
         pairs = self.evaluation.pairs
         if pairs is None:
+            if self.hvae.pairs:
+                raise ValueError("hvae.pairs: 'evaluation.pairs' must say which images are pairs, and is missing")
             return
         if not (isinstance(self.data, FolderData) and self.data.patient):
             raise ValueError("evaluation.pairs: images of one subject are told by data.patient, which is missing")

@@ -17,6 +17,9 @@ from segcft.utils.loop import ahead
 
 Batch = dict[str, Tensor]
 
+OTHER = "other_"
+"""Before the names of the fields of samples' other images."""
+
 
 class Batches:
     """Endless training batches: seeded permutations of ``indices``, end to end, cut every ``batch_size``.
@@ -31,6 +34,8 @@ class Batches:
         batch_size: samples in a step, over all ranks together.
         seed: of the permutations.
         rank, world: which of how many devices this is.
+        others: other images of each of ``indices``, int (M, K), which are among them; -1: none. With them a batch has
+            one of each sample, drawn from the seed and the step.
 
     Raises:
         DataError: ``indices`` is empty.
@@ -45,6 +50,7 @@ class Batches:
         seed: int,
         rank: int = 0,
         world: int = 1,
+        others: NDArray[np.int64] | None = None,
     ) -> None:
         if len(indices) == 0:
             raise DataError(Code.EMPTY, store.folder, "no complete sample to train on")
@@ -56,6 +62,7 @@ class Batches:
         self.store = store
         self.indices = np.asarray(indices, dtype=np.int64)
         self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
+        self._others = None if others is None else _places_in(self.indices, others)
         self._values = store.values()
         self._resident: Batch | None = None
         # Two epochs: a batch that spans them needs both, and consecutive steps stay in them.
@@ -70,12 +77,33 @@ class Batches:
 
         Returns:
             ``image`` uint8 (B, C, H, W); ``mask`` uint8 (B, S, H, W), coverage in 0..255; ``values``
-            float32 (B, V) as :meth:`Store.values`; ``index`` int64 (B,), rows of the store.
+            float32 (B, V) as :meth:`Store.values`; ``index`` int64 (B,), rows of the store. Where samples have others,
+            the same fields of these with :data:`OTHER` before their names, and ``has_other`` bool (B,); of a sample
+            without one they are its own.
         """
+        places = self._places(step)
+        batch = self._at(places)
+        if self._others is not None:
+            drawn = self._drawn_others(step, places)
+            batch |= {f"{OTHER}{field}": value for field, value in self._at(np.where(drawn < 0, places, drawn)).items()}
+            batch["has_other"] = torch.from_numpy(drawn >= 0).to(batch["index"].device)
+        return batch
+
+    def _at(self, places: NDArray[np.int64]) -> Batch:
+        """The samples at ``places`` in ``indices``."""
         if self._resident is None:
-            return _gather(self.store, self._values, self.rows(step))
-        places = torch.from_numpy(self._places(step)).to(self._resident["index"].device)
-        return {field: value[places] for field, value in self._resident.items()}
+            return _gather(self.store, self._values, self.indices[places])
+        here = torch.from_numpy(places).to(self._resident["index"].device)
+        return {field: value[here] for field, value in self._resident.items()}
+
+    def _drawn_others(self, step: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """One of the others of the samples at ``places`` in ``indices``, its place, (B,); -1: there is none."""
+        assert self._others is not None
+        others = self._others[places]
+        order = np.random.default_rng([self.seed, step, 1]).random((self.batch_size, others.shape[1]))
+        order = order[self.rank * len(places) :][: len(places)]
+        chosen = np.where(others < 0, -1, order).argmax(axis=1)
+        return others[np.arange(len(places)), chosen]
 
     def from_step(
         self, start: int, stop: int | None = None, device: torch.device | None = None
@@ -136,6 +164,12 @@ def _gather(store: Store, values: NDArray[np.float32], rows: NDArray[np.int64]) 
         "values": torch.from_numpy(values[rows]),
         "index": torch.from_numpy(rows),
     }
+
+
+def _places_in(indices: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where in ``indices`` rows of the store are, in the shape of ``rows``; -1 stays -1."""
+    order = np.argsort(indices)
+    return np.where(rows < 0, -1, order[np.searchsorted(indices, rows, sorter=order).clip(max=len(indices) - 1)])
 
 
 def _send(value: Tensor, device: torch.device) -> Tensor:

@@ -1,15 +1,10 @@
-"""True counterfactuals of real subjects: another image of the same thing, under another condition.
-
-A heart at its widest and at its smallest, a knee before and after an operation: had the one image been taken under the
-other's condition, it would have been the other.
-"""
+"""Answers beside true counterfactuals of real subjects: another image of the same thing, under another condition."""
 
 from __future__ import annotations
 
-import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +14,7 @@ from torch import Tensor
 from segcft.config.study import Study
 from segcft.counterfactual.model import CounterfactualModel
 from segcft.data.grey import GREY_LEVELS, rounded, to_unit
+from segcft.data.pairs import Direction, Pairs, Place
 from segcft.data.store import Store
 from segcft.evaluate import names
 from segcft.evaluate.answered import FactualBatch, PairedAnswer, PairedBatch
@@ -29,55 +25,6 @@ from segcft.evaluate.truth import Drawn
 from segcft.measures.measurements import Measurements
 from segcft.readers.reader import MaskReader
 from segcft.utils.progress import Progress
-
-Place = tuple[Any, ...]
-"""What is the same in both images of a pair, beside the subject."""
-
-
-class Direction(NamedTuple):
-    """From one condition to another, e.g. from ED to ES."""
-
-    before: str
-    after: str
-
-    def __str__(self) -> str:
-        return f"{self.before} to {self.after}"
-
-
-class Pairs:
-    """The pairs among the samples of a store, as ``study.evaluation.pairs`` says."""
-
-    def __init__(self, study: Study, store: Store) -> None:
-        assert study.evaluation.pairs is not None
-        self.store, spec = store, study.evaluation.pairs
-        conditions = study.variables[spec.condition].categories
-        self.directions = [Direction(*ends) for ends in itertools.permutations(conditions, 2)]
-        table = store.table[["patient", "split", spec.condition, *spec.place]]
-        self._known = (table.notna() & (table != "")).all(axis=1).to_numpy()
-        # A patient is in one part; whoever made the store otherwise has no pair across parts.
-        self._owner = list(zip(table["patient"], table["split"], strict=True))
-        self._condition = table[spec.condition].tolist()
-        self.places: list[Place] = list(table[list(spec.place)].itertuples(index=False, name=None))
-        """Of each sample."""
-        self._rows: dict[tuple[Any, ...], list[int]] = defaultdict(list)
-        for row in np.flatnonzero(self._known).tolist():
-            self._rows[self._owner[row], self.places[row], self._condition[row]].append(row)
-
-    def others(self, rows: NDArray[np.int64], direction: Direction) -> NDArray[np.int64]:
-        """The other image of each of ``rows`` (B,) of the store, (B,); -1 where the image is not of the condition
-        before, its place is not known, or it has no other image under the condition after, or several."""
-        return np.array([self._other(row, direction) for row in rows.tolist()], dtype=np.int64)
-
-    def _other(self, row: int, direction: Direction) -> int:
-        if not self._known[row] or self._condition[row] != direction.before:
-            return -1
-        found = self._rows.get((self._owner[row], self.places[row], direction.after), [])
-        return found[0] if len(found) == 1 else -1
-
-    def drawn(self, rows: NDArray[np.int64], device: torch.device) -> Drawn:
-        """Images and masks of ``rows`` (B,) of the store."""
-        images, masks = (torch.from_numpy(pixels[rows]).to(device) for pixels in (self.store.images, self.store.masks))
-        return Drawn(to_unit(images), masks.float() / 255)
 
 
 class MeanChange:
@@ -146,7 +93,7 @@ class PairQueries:
         factual, image = FactualBatch(cohort, samples, self.judge), samples.image
         rows = cohort.rows[places]
         others = self.pairs.others(rows, direction)
-        truth = self.pairs.drawn(others, cohort.device)
+        truth = _drawn(cohort.store, others, cohort.device)
         abductions = {method: model.abduct(image, samples.values) for method, model in self.models.items()}
         for question, after in self._questions(samples.values, others, direction):
             asked = PairedBatch(factual, question, after, truth)
@@ -173,6 +120,12 @@ class PairQueries:
             # Categorical noise is abducted by sampling; the generator makes it the same every time.
             generator = torch.Generator(values.device).manual_seed(study.evaluation.seed)
             yield f"{name}: {direction}", scm.counterfactual(values, scm.intervention(len(values), **do), generator)
+
+
+def _drawn(store: Store, rows: NDArray[np.int64], device: torch.device) -> Drawn:
+    """Images and masks of ``rows`` (B,) of a store."""
+    images, masks = (torch.from_numpy(pixels[rows]).to(device) for pixels in (store.images, store.masks))
+    return Drawn(to_unit(images), masks.float() / 255)
 
 
 def questions(study: Study) -> tuple[str, str]:

@@ -8,9 +8,10 @@ from torch import Tensor
 from segcft.config.section import Augment
 from segcft.config.study import Study
 from segcft.data.augment import Augmenter
-from segcft.data.batches import Batch
+from segcft.data.batches import OTHER, Batch
 from segcft.data.deform import LocalDeformer
 from segcft.data.grey import to_unit
+from segcft.grid import Grid
 from segcft.image_models.mechanism import ImageMechanism, Known
 from segcft.measures.measurements import Measurements
 from segcft.training.loop import Objective
@@ -34,11 +35,14 @@ class AugmentedSamples:
 
     def with_masks(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """``batch`` to images (B, C, *size), masks (B, S, *size) in 0..1 and values (B, V)."""
-        image, mask = self.augment(to_unit(batch["image"]), batch["mask"].float() / 255)
-        values = batch["values"]
-        if self.deforms:
-            values = self.measured(values, mask)
-        return image, mask, values
+        image, mask = self._augmented(batch["image"], batch["mask"])
+        return image, mask, self._values(batch["values"], mask)
+
+    def _augmented(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        return self.augment(to_unit(image), mask.float() / 255)
+
+    def _values(self, values: Tensor, mask: Tensor) -> Tensor:
+        return self.measured(values, mask) if self.deforms else values
 
     def measured(self, values: Tensor, mask: Tensor) -> Tensor:
         """``values`` (B, V) with the measures of masks (B, S, *size) in 0..1."""
@@ -48,25 +52,46 @@ class AugmentedSamples:
 
 
 class PairedSamples(AugmentedSamples):
-    """The same, with the local deformations of images, which are counterfactuals that are known.
+    """The same, with counterfactuals of images that are known: other images of the same thing, where the batch has any,
+    or local deformations.
 
     Args:
-        spec: how all of an image is augmented before.
+        spec: how all of an image, and of what is known of it, is augmented before.
     """
 
     def __init__(self, study: Study, spec: Augment) -> None:
         super().__init__(study, spec)
         deform = study.hvae.deform
         self.deform = LocalDeformer(deform) if deform.share else None
+        self.share = study.hvae.pairs
 
     def pairs(self, batch: Batch) -> tuple[Tensor, Tensor, Known | None]:
         """``batch`` to images (B, C, *size), values (B, V) and what is known of them: the image itself where it is not
-        deformed. None where the study deforms none."""
-        image, mask, values = self.with_masks(batch)
+        deformed and has no other. None where the study knows nothing."""
+        if not self.share or "has_other" not in batch:
+            image, mask, values = self.with_masks(batch)
+            return image, values, self._deformed(image, mask, values)
+        # What is done to an image is done to its other, so that nothing differs but what truly does.
+        images, masks = (torch.cat([batch[field], batch[f"{OTHER}{field}"]], dim=1) for field in ("image", "mask"))
+        (image, other), (mask, other_mask) = (both.chunk(2, dim=1) for both in self._augmented(images, masks))
+        values = self._values(batch["values"], mask)
+        known = self._deformed(image, mask, values) or Known(image, values)
+        seen = (batch["has_other"] & (torch.rand(len(image), device=image.device) < self.share))[:, None]
+        return (
+            image,
+            values,
+            Known(
+                torch.where(Grid.like(image).over_space(seen), other, known.image),
+                torch.where(seen, self._values(batch[f"{OTHER}values"], other_mask), known.values),
+            ),
+        )
+
+    def _deformed(self, image: Tensor, mask: Tensor, values: Tensor) -> Known | None:
+        """Local deformations of images; None where the study deforms none."""
         if self.deform is None:
-            return image, values, None
+            return None
         changed, mask, deformed = self.deform(image, mask)
-        return image, values, Known(changed, torch.where(deformed[:, None], self.measured(values, mask), values))
+        return Known(changed, torch.where(deformed[:, None], self.measured(values, mask), values))
 
 
 class LikelihoodObjective(Objective):

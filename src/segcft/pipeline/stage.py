@@ -182,6 +182,10 @@ class TrainingStage(Stage):
         """The samples that it is trained on, as rows of the store."""
         return store.indices("train", self.complete)
 
+    def others(self, pipeline: Pipeline, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """Other images of the same things among ``rows`` (N,) of the store, (N, K), where it learns from them."""
+        return None
+
     def check(self, run: Run) -> None:
         """Check that the part may be used for what it is.
 
@@ -216,7 +220,13 @@ class TrainingStage(Stage):
         key, rows = self.key(pipeline), self.rows(pipeline.store)
         network = self.build(pipeline.study)
         batches = Batches(
-            pipeline.store, rows, spec.batch_size, spec.seed, rank=fabric.global_rank, world=fabric.world_size
+            pipeline.store,
+            rows,
+            spec.batch_size,
+            spec.seed,
+            rank=fabric.global_rank,
+            world=fabric.world_size,
+            others=self.others(pipeline, rows),
         )
         values = torch.from_numpy(pipeline.store.values()[rows])
         objective, facts = self.objective(pipeline, network, values, batches)

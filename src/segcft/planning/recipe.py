@@ -27,6 +27,9 @@ MECHANISM: Keys = {
 }
 """The image mechanism, whatever the data."""
 
+PAIRS = Planned(0.5, "subjects who were seen under two conditions show what truly changes")
+"""The share of samples with an image under another condition that learn from it."""
+
 FINETUNE: Keys = {
     "learning_rate": Planned(8.0e-4, "below that of the likelihood training, which is to be kept"),
     "gradient_clip": Planned(5.0, "as in the likelihood training"),

@@ -131,6 +131,8 @@ def hvae(basis: Basis) -> Keys:
     }
     if basis.training < MANY:
         keys["augment"] = _augment(basis, gentle=True)
+    if basis.outline.section("evaluation").get("pairs"):
+        keys["pairs"] = recipe.PAIRS
     return _known(keys, SPECS, given.get("architecture", DEFAULT))
 
 

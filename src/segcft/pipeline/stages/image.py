@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segcft.config.study import Study
@@ -16,6 +18,7 @@ from segcft.counterfactual.model import CounterfactualModel
 from segcft.counterfactual.response import response_slopes
 from segcft.data.batches import Batch, Batches
 from segcft.data.grey import to_unit
+from segcft.data.pairs import Pairs
 from segcft.errors import Code, RunError
 from segcft.image_models.mechanism import MECHANISMS
 from segcft.image_models.objective import LikelihoodObjective
@@ -49,6 +52,10 @@ class _ImageStage(TrainingStage):
     def network(self, study: Study) -> nn.Module:
         return MECHANISMS.find(study.hvae.architecture)(study.hvae, study.image, study.variables)
 
+    def others(self, pipeline: Pipeline, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        study = pipeline.study
+        return Pairs(study, pipeline.store).all_others(rows) if study.hvae.pairs else None
+
     def facts(self, pipeline: Pipeline, network: Any) -> dict[str, Any]:
         typical = typical_ranges(network, pipeline.store, pipeline.study.evaluation.batch_size)
         return {"compile": pipeline.compile} | ({"usual": typical.model_dump()} if typical else {})
@@ -64,6 +71,8 @@ class LikelihoodStage(_ImageStage):
         settings = super().settings(study)
         if study.hvae.architecture in UNNAMED:
             del settings["architecture"]
+        if study.hvae.pairs and study.evaluation.pairs is not None:
+            settings["pairs_of"] = study.evaluation.pairs.model_dump(mode="json")
         return settings
 
     def objective(self, pipeline: Pipeline, network: Any, values: Tensor, batches: Batches) -> Minimised:
