@@ -14,6 +14,7 @@ from segcft.config.mechanisms import HVAESpec, LocalDeformation
 from segcft.config.study import Image, Study, Variable
 from segcft.data.deform import SMALLEST, LocalDeformer
 from segcft.data.grey import to_unit
+from segcft.data.pairs import elsewhere_equal
 from segcft.grid import Grid
 from segcft.image_models.hvae import HVAE
 from segcft.image_models.mechanism import ImageMechanism, Known, seeded
@@ -177,12 +178,13 @@ def test_a_sample_with_another_image_learns_from_it_and_others_from_deformations
     study = learning_from_others(make_small_study, deform={"share": 1.0})
     batch = with_others(study, 16)
     image, values, known = PairedSamples(study, study.hvae.augment).pairs(batch)
-    has_other = batch["has_other"]
+    has_other, masks = batch["has_other"], torch.cat([batch["mask"], batch["other_mask"]], dim=1)
+    theirs = elsewhere_equal(image, to_unit(batch["other_image"]), masks.float() / 255)
     assert known is not None
     assert torch.equal(values, batch["values"])
-    assert torch.equal(known.image[has_other], to_unit(batch["other_image"])[has_other])
+    assert torch.equal(known.image, torch.where(has_other[:, None, None, None], theirs, known.image))
     assert torch.equal(known.values[has_other], batch["other_values"][has_other])
-    assert (known.image != to_unit(batch["other_image"])).flatten(1).any(dim=1)[~has_other].all()
+    assert (known.image != theirs).flatten(1).any(dim=1)[~has_other].all()
     assert (known.image != image).flatten(1).any(dim=1).all()
 
 

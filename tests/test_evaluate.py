@@ -31,12 +31,13 @@ from segcft.evaluate.bootstrap import bootstrap_means
 from segcft.evaluate.cohort import Cohort
 from segcft.evaluate.evaluation import asked_values, evaluate, from_marginal, judge_models
 from segcft.evaluate.figures import draw_progression
-from segcft.evaluate.locality import changed_region, dilate, mean_inside, radius, share_inside, share_near
+from segcft.evaluate.locality import changed_region, mean_inside, share_inside, share_near
 from segcft.evaluate.metrics.effectiveness import AbsoluteError, PercentageError
 from segcft.evaluate.page import Page
 from segcft.evaluate.scores import Row, Scores
 from segcft.evaluate.table import render_table
 from segcft.evaluate.truth import Truth
+from segcft.grid import Grid
 from segcft.image_models.hvae import HVAE
 from segcft.importers.simulated import import_simulated, make_simulator
 from segcft.measures.measurements import Measurements
@@ -608,7 +609,8 @@ def test_bootstrap_ignores_gaps(values: list[float], seed: int) -> None:
 def test_locality_is_a_share(seed: int, dilation: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     difference = torch.randn(3, 2, 10, 14, generator=generator)
-    region = dilate(torch.rand(3, 10, 14, generator=generator) > 0.9, radius(dilation, (10, 14)))
+    grid = Grid((10, 14))
+    region = grid.dilate(torch.rand(3, 10, 14, generator=generator) > 0.9, grid.radius(dilation))
     share = share_inside(difference, region)
     assert ((share >= 0) & (share <= 1 + 1e-6)).all()
     torch.testing.assert_close(share + share_inside(difference, ~region), torch.ones(3), rtol=0, atol=1e-5)
@@ -621,8 +623,8 @@ def test_locality_of_constructed_changes() -> None:
     inside[0, 0, 9, 9] = -0.3
     beside[0, 0, 9, 13] = 0.3  # two pixels from the edge
     assert share_inside(inside, mask).tolist() == [1.0]
-    assert share_inside(beside, dilate(mask, 1)).tolist() == [0.0]
-    assert share_inside(beside, dilate(mask, 2)).tolist() == [1.0]
+    assert share_inside(beside, Grid(tuple(mask.shape[1:])).dilate(mask, 1)).tolist() == [0.0]
+    assert share_inside(beside, Grid(tuple(mask.shape[1:])).dilate(mask, 2)).tolist() == [1.0]
     assert share_inside(inside + beside, mask).item() == pytest.approx(0.5)
     assert share_inside(nothing, mask).isnan().all()  # whoever did not change has no locality
     assert mean_inside(inside, mask).item() == pytest.approx(0.3 / 16)

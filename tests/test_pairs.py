@@ -21,7 +21,7 @@ from segcft.config.loader import load_study, parse_study
 from segcft.config.study import Study
 from segcft.counterfactual.model import CounterfactualModel
 from segcft.data.grey import to_grey_levels, to_unit
-from segcft.data.pairs import Direction, Pairs
+from segcft.data.pairs import Direction, Pairs, elsewhere_equal
 from segcft.data.store import Store
 from segcft.data.writer import StoreWriter
 from segcft.errors import Code, StudyError
@@ -267,6 +267,20 @@ def test_pairs_are_of_one_subject_and_place(study: Study, tmp_path: Path) -> Non
     assert pairs.others(everybody, CONTRACTION).tolist() == [1, -1, -1, -1, -1, -1, -1, -1, -1]
     assert pairs.others(everybody, CONTRACTED).tolist() == [-1, 0, -1, -1, -1, 4, 4, -1, -1]
     assert pairs.all_others(np.array([0, 1, 5])).tolist() == [[1, -1], [-1, 0], [-1, -1]]  # 4 is not among them
+
+
+@pytest.mark.parametrize("size", [(48, 64), (32, 40, 48)])
+def test_what_is_learnt_from_a_pair_is_the_other_image_near_and_the_image_elsewhere(size: tuple[int, ...]) -> None:
+    image, other = torch.zeros(2, 1, *size), torch.ones(2, 1, *size)
+    masks = torch.zeros(2, 2, *size)
+    masks[0, 1][(slice(18, 22),) * len(size)] = 1.0
+    found = elsewhere_equal(image, other, masks)
+    assert bool((found[0, 0][masks[0, 1] > 0] == 1).all())
+    assert bool(((found >= 0) & (found <= 1)).all())
+    assert found[0, 0, *(0,) * len(size)] == 0
+    assert found[1].sum() == 0  # without a structure nothing is near one
+    steps = [found[0, 0].diff(dim=axis).abs().max() for axis in range(len(size))]
+    assert max(steps) <= 0.5  # no seam
 
 
 def test_the_mean_change_is_that_of_training_pairs_at_the_place(queries: PairQueries, store: Store) -> None:

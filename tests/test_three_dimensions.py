@@ -19,7 +19,7 @@ from segcft.counterfactual.finetune import CounterfactualObjective
 from segcft.data.augment import Augmenter
 from segcft.data.batches import Batch
 from segcft.errors import StudyError
-from segcft.evaluate.locality import changed_region, dilate, share_near
+from segcft.evaluate.locality import changed_region, share_near
 from segcft.grid import Grid, channels_last
 from segcft.image_models.displacement import between, displaced
 from segcft.image_models.hvae import HVAE
@@ -174,7 +174,7 @@ def test_fine_tuning_has_its_loss(study: Study, batch: Batch) -> None:
 def test_locality_is_measured_in_it() -> None:
     before = torch.zeros(1, *SIZE, dtype=torch.bool)
     before[0, 4, 4, 4] = True
-    assert int(dilate(before, 1).sum()) == 7  # the element and its six neighbours
+    assert int(Grid(tuple(before.shape[1:])).dilate(before, 1).sum()) == 7  # the element and its six neighbours
     difference = torch.zeros(1, 1, *SIZE)
     difference[0, 0, 4, 4, 3] = 1.0
     difference[0, 0, 0, 0, 0] = 3.0

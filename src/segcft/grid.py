@@ -149,6 +149,14 @@ class Grid:
             maps = maps.narrow(axis, 0, like.shape[axis])
         return maps
 
+    def radius(self, share: float) -> int:
+        """A share of the longest side in elements, at least 1."""
+        return max(1, round(share * max(self.size)))
+
+    def dilate(self, masks: Tensor, radius: int) -> Tensor:
+        """Every element within ``radius`` elements of masks (B, *size), bool."""
+        return self.convolve(masks[:, None].float(), self.ball(radius, masks), padding=radius)[:, 0] > 0.5
+
     def ball(self, radius: int, like: Tensor) -> Tensor:
         """The elements within ``radius`` elements of the middle, as a kernel (1, 1, *kernel) of zeros and ones."""
         steps = torch.arange(-radius, radius + 1, device=like.device)

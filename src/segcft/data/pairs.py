@@ -12,12 +12,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from segcft.config.study import Study
 from segcft.data.store import Store
+from segcft.grid import Grid
 
 Place = tuple[Any, ...]
 """What is the same in both images of a pair, beside the subject."""
+
+
+NEAR, FADE = 0.08, 0.03
+"""How far around the structures an image becomes the other one, and over what it does on either side of that; shares of
+the longest side."""
 
 
 class Direction(NamedTuple):
@@ -64,3 +71,20 @@ class Pairs:
             return -1
         found = self._rows.get((self._owner[row], self.places[row], direction.after), [])
         return found[0] if len(found) == 1 else -1
+
+
+def elsewhere_equal(image: Tensor, other: Tensor, masks: Tensor) -> Tensor:
+    """The ``other`` image of a pair near the structures and the ``image`` itself elsewhere, both (B, C, *size).
+
+    A counterfactual leaves equal what does not follow from the intervention. The rest of a body moves between two
+    images as well, and nothing in the first one tells how.
+
+    Args:
+        masks: of structures in both, (B, any, *size).
+    """
+    grid = Grid.like(image)
+    near = grid.dilate((masks > 0.5).any(dim=1), grid.radius(NEAR))[:, None].to(image.dtype)
+    half = grid.radius(FADE)
+    for axis in range(grid.dimensions):
+        near = grid.extend(near, axis, half)
+    return image + grid.running_mean(near, 2 * half + 1) * (other - image)

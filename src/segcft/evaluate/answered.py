@@ -11,8 +11,8 @@ from torch import Tensor
 from segcft.config.study import Study
 from segcft.counterfactual.model import Abduction, CounterfactualModel
 from segcft.evaluate.cohort import Cohort, SampleBatch
-from segcft.evaluate.locality import dilate, radius
 from segcft.evaluate.truth import Drawn
+from segcft.grid import Grid
 from segcft.readers.reader import MaskReader, Reader
 
 
@@ -46,7 +46,7 @@ class FactualBatch:
     @property
     def radius(self) -> int:
         """How near is near a structure, in pixels."""
-        return radius(self.study.evaluation.dilation, self.study.image.size)
+        return Grid.of(self.study.image).radius(self.study.evaluation.dilation)
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class PairedBatch(AskedBatch):
     def near(self) -> Tensor:
         """What is near a structure, where it is in the one image or the other, (B, *size) bool."""
         before, after = self.factual.samples.mask > 0.5, self.truth.mask > 0.5
-        return dilate((before | after).any(dim=1), self.factual.radius)
+        return Grid.like(before).dilate((before | after).any(dim=1), self.factual.radius)
 
     @cached_property
     def change(self) -> Tensor:

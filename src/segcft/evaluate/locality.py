@@ -8,17 +8,6 @@ from torch import Tensor
 from segcft.grid import Grid
 
 
-def radius(dilation: float, size: tuple[int, ...]) -> int:
-    """A share of the image's longest side in elements, at least 1."""
-    return max(1, round(dilation * max(size)))
-
-
-def dilate(mask: Tensor, radius: int) -> Tensor:
-    """Every element within ``radius`` elements of masks (B, *size), bool."""
-    grid = Grid(tuple(mask.shape[1:]))
-    return grid.convolve(mask[:, None].float(), grid.ball(radius, mask), padding=radius)[:, 0] > 0.5
-
-
 def share_inside(difference: Tensor, region: Tensor) -> Tensor:
     """Share of the absolute difference (B, C, *size) inside the region (B, *size), (B,); NaN without any."""
     change = difference.abs().sum(dim=1)
@@ -29,7 +18,7 @@ def share_near(difference: Tensor, before: Tensor, after: Tensor, radius: int) -
     """Share of the absolute difference (B, C, *size) within ``radius`` of a structure where it was or is, (B, *size)
     bool each, (B,); NaN without a difference, and where there was and is no structure, as nothing is near that."""
     region = before | after
-    share = share_inside(difference, dilate(region, radius))
+    share = share_inside(difference, Grid(tuple(region.shape[1:])).dilate(region, radius))
     return torch.where(region.flatten(1).any(dim=1), share, torch.nan)
 
 
@@ -41,5 +30,6 @@ def mean_inside(difference: Tensor, region: Tensor) -> Tensor:
 
 def changed_region(before: Tensor, after: Tensor, radius: int) -> Tensor:
     """Where masks (B, S, *size), bool, of structures that changed were or are, dilated, (B, *size)."""
-    changed = Grid(tuple(before.shape[2:])).over_space((before != after).flatten(2).any(dim=2))
-    return dilate(((before | after) & changed).any(dim=1), radius)
+    grid = Grid.like(before)
+    changed = grid.over_space((before != after).flatten(2).any(dim=2))
+    return grid.dilate(((before | after) & changed).any(dim=1), radius)

@@ -11,6 +11,7 @@ from segcft.data.augment import Augmenter
 from segcft.data.batches import OTHER, Batch
 from segcft.data.deform import LocalDeformer
 from segcft.data.grey import to_unit
+from segcft.data.pairs import elsewhere_equal
 from segcft.grid import Grid
 from segcft.image_models.mechanism import ImageMechanism, Known
 from segcft.measures.measurements import Measurements
@@ -74,6 +75,7 @@ class PairedSamples(AugmentedSamples):
         # What is done to an image is done to its other, so that nothing differs but what truly does.
         images, masks = (torch.cat([batch[field], batch[f"{OTHER}{field}"]], dim=1) for field in ("image", "mask"))
         (image, other), (mask, other_mask) = (both.chunk(2, dim=1) for both in self._augmented(images, masks))
+        other = elsewhere_equal(image, other, torch.cat([mask, other_mask], dim=1))
         values = self._values(batch["values"], mask)
         known = self._deformed(image, mask, values) or Known(image, values)
         seen = (batch["has_other"] & (torch.rand(len(image), device=image.device) < self.share))[:, None]
