@@ -29,12 +29,12 @@ def test_a_metric(small_run: Run, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_measure(tmp_path: Path) -> None:
     howto.follow("measure", tmp_path)
-    run = Run(tmp_path / "runs" / "width")
-    widths = run.store().table["heart_width"].to_numpy()
+    run = Run(tmp_path / "runs" / "columns")
+    widths = run.store().table["heart_columns"].to_numpy()
     reached = (run.store().masks[:, 0] > 127).any(axis=1).sum(axis=1)
     np.testing.assert_allclose(widths, reached, atol=2)  # a column at each side is covered in part
     rows = json.loads((run.evaluation / "table.json").read_text())
-    assert {row["intervention"] for row in rows if row["metric"] == "mape" and row["intervened"]} == {"heart_width"}
+    assert {row["intervention"] for row in rows if row["metric"] == "mape" and row["intervened"]} == {"heart_columns"}
 
 
 @pytest.mark.slow

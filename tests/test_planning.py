@@ -298,6 +298,15 @@ def test_the_judge_has_subjects_of_its_own_where_there_are_enough() -> None:
     assert planned(outline(), column).study.splits.judge == 0
 
 
+def test_of_a_place_nothing_is_planned_that_holds_for_areas() -> None:
+    structures = OUTLINE["structures"]
+    heart = structures["heart"] | {"measure": "bottom"}
+    seen = like(structures={"lung": shape(), "heart": shape(skew=3.0, absent=0.5)})
+    study = planned(outline(structures=structures | {"heart": heart}), seen).study
+    assert (study.variables["heart_area"].scale, study.evaluation.metric) == ("linear", "mae")
+    assert planned(outline(), like()).study.evaluation.metric == "mape"
+
+
 def test_a_mechanism_learns_from_pairs_where_there_are_any() -> None:
     assert planned(outline()).study.hvae.pairs == 0
     phase = {"phase": {"kind": "categorical", "categories": ["ED", "ES"]}}

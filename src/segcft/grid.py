@@ -29,17 +29,28 @@ class Grid:
         cell_size: area of a pixel or volume of a voxel, in ``cell_unit``.
         cell_unit: ``px``, or the square or cube of a length.
         spacing: size of an element along each axis, in mm; None if unknown.
+        pitch: size of an element along each axis, in ``length_unit``; (1, ...) by default.
+        length_unit: ``px`` or a length.
     """
 
     size: tuple[int, ...]
     cell_size: float = 1.0
     cell_unit: str = "px"
     spacing: tuple[float, ...] | None = None
+    pitch: tuple[float, ...] = ()
+    length_unit: str = "px"
+
+    def __post_init__(self) -> None:
+        if not self.pitch:
+            object.__setattr__(self, "pitch", (1.0,) * len(self.size))
 
     @classmethod
     def of(cls, image: Image) -> Grid:
         """The grid of a study's ``image``."""
-        return cls(image.size, image.cell_size, image.cell_unit, image.spacing)
+        field = image.field_of_view
+        pitch = () if field is None else tuple(extent / n for extent, n in zip(field, image.size, strict=True))
+        unit = "px" if field is None else image.length_unit
+        return cls(image.size, image.cell_size, image.cell_unit, image.spacing, pitch, unit)
 
     @classmethod
     def like(cls, maps: Tensor) -> Grid:
@@ -64,6 +75,16 @@ class Grid:
     def extent(self) -> float:
         """Area or volume of the whole frame, in ``cell_unit``."""
         return self.elements * self.cell_size
+
+    def length(self, axis: int) -> float:
+        """Of the frame along an axis, in ``length_unit``."""
+        return self.size[axis] * self.pitch[axis]
+
+    def middles(self, axis: int, like: Tensor) -> Tensor:
+        """How far the middles of elements are from where the frame begins along an axis, in ``length_unit``, with an
+        axis of length 1 for every other axis of space."""
+        places = (torch.arange(self.size[axis], device=like.device, dtype=like.dtype) + 0.5) * self.pitch[axis]
+        return places.reshape([-1 if other == axis % self.dimensions else 1 for other in range(self.dimensions)])
 
     def total(self, maps: Tensor) -> Tensor:
         """The sum over space, times the size of an element: (..., *size) to (...), in ``cell_unit``."""

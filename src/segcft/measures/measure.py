@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -35,12 +36,17 @@ class Measure(ABC):
     def estimate(self, masks: Tensor, grid: Grid) -> Tensor:
         """The numbers of soft masks (B, S, *size) in 0..1, (B, S). Gradients flow to the masks."""
 
-    @abstractmethod
     def exact(self, coverage: NDArray[np.uint8], grid: Grid) -> NDArray[np.float64]:
         """The numbers of masks that experts drew, coverage (S, *size) up to :data:`FULL`, (S,)."""
+        soft = torch.from_numpy(coverage).to(torch.float64) / FULL
+        found: NDArray[np.float64] = self.estimate(soft[None], grid)[0].numpy()
+        return found
 
     absent: float = 0.0
-    """The number of a structure that is not there."""
+    """The number of a structure that is not there; NaN if it has none."""
+
+    ratio: bool = True
+    """Whether 0 is nothing, so that a percentage means something. Of a place it does not."""
 
 
 MEASURES: Registry[Measure] = Registry("measure", "segcft.measures", "structures.NAME.measure", instance_of(Measure))

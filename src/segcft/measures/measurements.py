@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segcft.config.study import Study
-from segcft.errors import SegcftError, StudyError
+from segcft.errors import Code, SegcftError, StudyError
 from segcft.grid import Grid
 from segcft.measures.measure import MEASURES, Measure
 
@@ -38,7 +38,7 @@ class Measurements:
         """Those of a study, in the order of ``study.measured``.
 
         Raises:
-            StudyError: the study names a measure that there is not.
+            StudyError: the study names a measure that there is not, or wants percentages of one that has none.
         """
         found = []
         for name, one in study.structures.items():
@@ -46,6 +46,9 @@ class Measurements:
                 measure = MEASURES.find(one.measure)
             except SegcftError as error:
                 raise StudyError(error.code, f"structures.{name}.measure", error.text) from None
+            if study.evaluation.metric == "mape" and not measure.ratio:
+                why = f"of the {measure.word} of {name!r} there is no percentage, as 0 is not nothing there; use 'mae'"
+                raise StudyError(Code.CONFLICT, "evaluation.metric", why)
             found.append(Measurement(one.variable, name, measure, study.variables[one.variable].zero_inflated))
         return cls(Grid.of(study.image), tuple(found))
 

@@ -15,12 +15,16 @@ from segcft.config.section import Training
 from segcft.config.segmentors import DEFAULT as DEFAULT_SEGMENTOR
 from segcft.config.segmentors import SEGMENTOR_SPECS
 from segcft.config.sources import Splits
+from segcft.config.study import Structure
+from segcft.measures.measure import MEASURES, Measure
 from segcft.planning import budget, recipe, subjects
 from segcft.planning.basis import Basis
 from segcft.planning.grid import levels_of
 from segcft.planning.planned import Keys, Planned
 from segcft.planning.subjects import MANY
 
+AREA = Structure.model_fields["measure"].default
+"""The measure of a structure that names none."""
 FEW = 500
 """Training subjects below which all that deforms is on; from ``MANY`` on nothing is, between them half."""
 SMALL_SET = 1000
@@ -167,8 +171,11 @@ def evaluation(basis: Basis) -> Keys:
     if basis.fingerprint.images * Splits().test > MOST_JUDGED:
         keys["people"] = Planned(MOST_JUDGED, "intervals are narrow enough")
     absent = [name for name in basis.outline.measured if _may_be_absent(basis, name)]
+    places = [one.word for one in _measures(basis) if not one.ratio]
     if absent:
         keys["metric"] = Planned("mae", f"{absent[0]} may be 0, of which there is no percentage")
+    elif places:
+        keys["metric"] = Planned("mae", f"of a {places[0]} there is no percentage")
     else:
         keys["metric"] = Planned("mape", "no structure is absent, so errors can be compared as percentages")
     return keys
@@ -181,6 +188,8 @@ def variable(basis: Basis, name: str) -> Keys:
         return keys
     structure = _structure_of(basis, name)
     one = basis.fingerprint.structures.get(structure or "")
+    if one is not None and basis.outline.given["structures"][structure].get("measure", AREA) != AREA:
+        return keys  # the fingerprint knows areas
     skewness = one.skew if one is not None else basis.fingerprint.skews.get(name, 0.0)
     if one is not None and ABSENT < one.absent < 1 and structure not in _allowed(basis):
         why = f"{one.absent:.0%} of the images do not show it"
@@ -188,6 +197,12 @@ def variable(basis: Basis, name: str) -> Keys:
     elif skewness > SKEWED and structure not in _allowed(basis):
         keys = {"scale": Planned("log", f"positive, and skewed ({skewness:.1f})")}
     return keys
+
+
+def _measures(basis: Basis) -> list[Measure]:
+    """Those of all structures that there are; of another name the study says what is wrong."""
+    named = (str(one.get("measure", AREA)) for one in basis.outline.given["structures"].values())
+    return [MEASURES[name] for name in named if name in MEASURES]
 
 
 def _structure_of(basis: Basis, name: str) -> str | None:
