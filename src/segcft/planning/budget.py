@@ -23,11 +23,11 @@ class Need(NamedTuple):
 
 NEEDS: Mapping[str, Need] = {
     "segmentor": Need(0.11, 2500),
-    "judge": Need(0.18, 3000),
-    "regressor": Need(0.05, 3000),
+    "judge": Need(0.17, 3000),
+    "regressor": Need(0.08, 4500),
     "scm": Need(0.01, 400),
-    "hvae": Need(0.22, 4000),
-    "finetune": Need(0.43, 2500),
+    "hvae": Need(0.21, 4000),
+    "finetune": Need(0.42, 2500),
 }
 """A judgement: steps of studies that were tuned by hand, of 16 samples, made more of half the samples. Fine-tuning has
 the largest share, as hearts were short of its steps. It is done once for each guide, at the same number of steps."""

@@ -83,7 +83,10 @@ JUDGE: Keys = SEGMENTOR | {
     "loss": Planned("cross-entropy", "another one than the guide's, and calibrated"),
     "weight_decay": Planned(0.05, "unlike the guide's, so that their errors are less alike"),
 }
-REGRESSOR: Keys = {"ema": Planned(0.99, "averaged weights read more evenly")}
+REGRESSOR: Keys = {
+    "learning_rate": Planned(3.0e-3, "reads hearts better than a third or twice of it, and lungs as well"),
+    "ema": Planned(0.99, "averaged weights read more evenly"),
+}
 
 SEGMENTOR_WIDTHS = (16, 32, 64, 96, 128)
 JUDGE_LEVELS = 4

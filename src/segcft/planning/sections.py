@@ -91,10 +91,7 @@ def judge(basis: Basis) -> Keys:
 
 def regressor(basis: Basis) -> Keys:
     """The guide of Reg-CFT."""
-    few = basis.training < FEW
-    rate = Planned(1.0e-3, "few subjects") if few else Planned(2.0e-3, "enough subjects")
-    keys = _training(basis, "regressor") | recipe.REGRESSOR | {"learning_rate": rate}
-    return keys | {"augment": _augment(basis, guide=True)}
+    return _training(basis, "regressor") | recipe.REGRESSOR | {"augment": _augment(basis, guide=True)}
 
 
 def scm(basis: Basis) -> Keys:
