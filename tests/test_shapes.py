@@ -109,6 +109,19 @@ def test_a_finer_grid_of_the_same_frame_reads_the_same(name: str) -> None:
     assert MEASURES[name].unit(coarse) == {"orientation": "degrees", "elongation": ""}.get(name, "mm")
 
 
+@given(edges, st.floats(1e-6, 0.02))
+def test_faint_probabilities_elsewhere_hardly_move_a_number(at: tuple[int, int, int, int], faint: float) -> None:
+    mask = box(*at)
+    soft = mask.clamp(faint, 1 - faint)
+    # Their odds are squared, so all of them together are this share of the structure, wherever they are.
+    share = faint**2 / (1 - faint) ** 2 * GRID.elements / float(mask.sum())
+    for name in ("y", "x"):
+        assert abs(read(name, soft) - read(name, mask)) <= share * max(GRID.size)
+    if share < QUANTILE / 4:
+        for name in ("top", "bottom", "left", "right"):
+            assert read(name, soft) == pytest.approx(read(name, mask), abs=max(GRID.size) * share / QUANTILE + 0.5)
+
+
 @pytest.mark.parametrize("name", SHAPES)
 def test_gradients_are_those_of_finite_differences(name: str) -> None:
     generator = torch.Generator().manual_seed(3)

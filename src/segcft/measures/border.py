@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from segcft.grid import Grid
-from segcft.measures.measure import MEASURES, Measure
+from segcft.measures.measure import MEASURES, Measure, sharpened
 
 QUANTILE = 0.02
 """The share of a structure that is beyond its border: single elements far off, which a segmentor may see anywhere, do
@@ -65,7 +65,7 @@ class Border(_Length):
         self.word, self.quantile = word, 1 - QUANTILE if last else QUANTILE
 
     def estimate(self, masks: Tensor, grid: Grid) -> Tensor:
-        return position(masks, grid, self.axis, self.quantile)
+        return position(sharpened(masks), grid, self.axis, self.quantile)
 
 
 class Reach(_Length):
@@ -76,7 +76,8 @@ class Reach(_Length):
         self.word = word
 
     def estimate(self, masks: Tensor, grid: Grid) -> Tensor:
-        first, last = (position(masks, grid, self.axis, quantile) for quantile in (QUANTILE, 1 - QUANTILE))
+        sharp = sharpened(masks)
+        first, last = (position(sharp, grid, self.axis, quantile) for quantile in (QUANTILE, 1 - QUANTILE))
         return last - first
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from segcft.grid import Grid
-from segcft.measures.measure import MEASURES, Measure
+from segcft.measures.measure import MEASURES, Measure, sharpened
 
 Y, X = -2, -1
 """Axes of the image, counted from the end: rows and columns."""
@@ -50,7 +50,7 @@ class Centroid(Measure):
         return 0.0, grid.length(self.axis)
 
     def estimate(self, masks: Tensor, grid: Grid) -> Tensor:
-        return centroid(masks, grid, self.axis)
+        return centroid(sharpened(masks), grid, self.axis)
 
 
 class Orientation(Measure):
@@ -71,7 +71,7 @@ class Orientation(Measure):
         return -90.0, 90.0
 
     def estimate(self, masks: Tensor, grid: Grid) -> Tensor:
-        yy, xx, yx = second_moments(masks, grid)
+        yy, xx, yx = second_moments(sharpened(masks), grid)
         return torch.atan2(-2 * yx, yy - xx) * (90 / math.pi)
 
 
@@ -91,7 +91,7 @@ class Elongation(Measure):
         return 1.0, max(grid.length(Y) / grid.pitch[X], grid.length(X) / grid.pitch[Y], 1.0)
 
     def estimate(self, masks: Tensor, grid: Grid) -> Tensor:
-        yy, xx, yx = second_moments(masks, grid)
+        yy, xx, yx = second_moments(sharpened(masks), grid)
         middle = (yy + xx) / 2
         # Rounded at the bottom: of a disc the slope of the root has no direction.
         least = (ROUND * middle).square()
