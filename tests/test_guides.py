@@ -31,8 +31,9 @@ Batch = dict[str, Tensor]
 
 
 def two_areas(size: tuple[int, int] = (16, 16), **image: Any) -> Measurements:
-    areas = tuple(Measurement(f"{name}_area", name, Area(), False) for name in ("large", "small"))
-    return Measurements(Grid.of(Image(size=size, **image)), areas)
+    area = Area()
+    areas = tuple(Measurement(f"{name}_area", name, area, False, (k,)) for k, name in enumerate(("large", "small")))
+    return Measurements(Grid.of(Image(size=size, **image)), areas, ("large", "small"))
 
 
 def segmentor(size: tuple[int, int] = (16, 16), **image: Any) -> Segmentor:

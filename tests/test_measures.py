@@ -79,8 +79,8 @@ def test_an_area_is_the_same_from_soft_masks_and_from_exact_ones(coverage: np.nd
 
 
 def two(may_be_absent: bool = True) -> Measurements:
-    all = (Measurement("a", "one", Area(), False), Measurement("b", "two", Area(), may_be_absent))
-    return Measurements(Grid((4, 4), 2.0), all)
+    all = (Measurement("a", "one", Area(), False, (0,)), Measurement("b", "two", Area(), may_be_absent, (1,)))
+    return Measurements(Grid((4, 4), 2.0), all, ("one", "two"))
 
 
 def test_only_what_may_be_absent_is_read_as_absent() -> None:
@@ -126,11 +126,48 @@ class Width(Measure):
 
 
 def test_different_measures_are_read_side_by_side() -> None:
-    both = Measurements(Grid((4, 4)), (Measurement("a", "one", Area(), False), Measurement("w", "two", Width(), False)))
+    all = (Measurement("a", "one", Area(), False, (0,)), Measurement("w", "two", Width(), False, (1,)))
+    both = Measurements(Grid((4, 4)), all, ("one", "two"))
     coverage = np.zeros((2, 4, 4), np.uint8)
     coverage[:, :2, 1:4] = 255
     assert both.exact(coverage) == {"a": 6.0, "w": 3.0}
     assert both.read(torch.from_numpy(coverage)[None] / 255).tolist() == [[6.0, 3.0]]
+
+
+def test_structures_share_masks() -> None:
+    """A second measure of one structure, and measures of two structures together."""
+    area, width = Area(), Width()
+    all = (
+        Measurement("a", "one", area, False, (0,)),
+        Measurement("w", "wide", width, False, (0,)),
+        Measurement("b", "two", area, False, (1,)),
+        Measurement("both", "both", area, True, (0, 1)),
+        Measurement("reach", "reach", width, False, (1, 0)),
+    )
+    shared = Measurements(Grid((4, 6)), all, ("one", "two"))
+    coverage = np.zeros((2, 4, 6), np.uint8)
+    coverage[0, :2, 1:4] = coverage[1, 1:3, 2:6] = 255  # two pixels are in both
+    assert shared.exact(coverage) == {"a": 6.0, "w": 3.0, "b": 8.0, "both": 12.0, "reach": 5.0}
+    masks = (torch.from_numpy(coverage)[None] / 255).requires_grad_()
+    assert shared.read(masks).tolist() == [[6.0, 3.0, 8.0, 12.0, 5.0]]
+    shared.estimate(masks).sum().backward()
+    assert masks.grad is not None
+    assert shared.shown(masks).shape == (1, 5, 4, 6)
+    empty = torch.full((1, 2, 4, 6), 0.4)  # each nowhere likelier inside than not, and yet together they are
+    assert shared.read(empty)[0, 3] == pytest.approx(24 * (1 - 0.6**2))
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"of": ["nothing"]}, "structures.heart.of"),
+        ({"of": ["heart"]}, "structures.heart.of"),
+        ({"of": ["left_lung"], "bit": 2}, "structures.heart"),
+    ],
+)
+def test_who_shares_a_mask_says_whose(make_small_study: MakeStudy, changes: dict[str, object], field: str) -> None:
+    with refused(StudyError, Code.INVALID, field):
+        make_small_study({f"structures.heart.{key}": value for key, value in changes.items()})
 
 
 def test_a_study_reads_its_structures_in_order(small_study: Study) -> None:

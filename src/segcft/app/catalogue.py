@@ -20,6 +20,7 @@ from segcft.counterfactual.support import limits
 from segcft.errors import Code, RunError, SegcftError
 from segcft.evaluate.names import method_name, plain
 from segcft.io.rendering import is_wide, structure_colours
+from segcft.measures.measurements import Measurements
 from segcft.pipeline.run import Run
 
 NODE, IMAGE_NODE = (124.0, 46.0), (80.0, 28.0)
@@ -81,7 +82,7 @@ class Catalogue:
         study = model.study
         image = study.image
         height, width = image.field_of_view or image.size
-        colours = dict(zip(study.structures, structure_colours(len(study.structures)), strict=True))
+        colours = dict(zip(study.masked, structure_colours(len(study.masked)), strict=True))
         return {
             "name": name,
             "study": study.name,
@@ -94,7 +95,7 @@ class Catalogue:
             "variables": [_variable(model, k) for k in range(len(study.variables))],
             "structures": [
                 {"name": s, "label": plain(s), "variable": spec.variable, "colour": colours[s]}
-                for s, spec in study.structures.items()
+                for s, spec in study.masked.items()
             ],
             "graph": _graph(study),
             "examples": _examples(model.run),
@@ -131,10 +132,19 @@ def _variable(model: Model, k: int) -> dict[str, Any]:
             "high": high,
             "central": [float(value) for value in np.quantile(values, CENTRAL)],
             # Below it the variable cannot be: measures and what is on a logarithmic scale.
-            "least": 0.0 if name in model.study.measured or variable.scale == "log" else None,
+            "least": _least(model.study, name),
             "mayBeZero": variable.zero_inflated or variable.scale == "linear",
         }
     return described
+
+
+def _least(study: Study, name: str) -> float | None:
+    """Below which a continuous variable cannot be; None if there is no such number."""
+    measurements = Measurements.of(study)
+    for one in measurements.all:
+        if one.variable == name:
+            return one.measure.bounds(measurements.grid)[0]
+    return 0.0 if study.variables[name].scale == "log" else None
 
 
 def _examples(run: Run) -> list[dict[str, Any]]:

@@ -109,7 +109,7 @@ def encode_answer(answer: Answer, study: Study) -> dict[str, Any]:
         "image": encode(answer.image),
         "outlines": {
             name: {"before": _lines(before), "after": _lines(after)}
-            for name, before, after in zip(study.structures, answer.masks_before, answer.masks_after, strict=True)
+            for name, before, after in zip(study.masked, answer.masks_before, answer.masks_after, strict=True)
         },
         "draws": [encode(draw) for draw in answer.draws],
         # The largest over channels, float32 (H, W), least significant byte first.

@@ -64,20 +64,25 @@ class Variable(Section):
 class Structure(Section):
     """A structure in the image, the variable that is a ``measure`` of it, and how a mask file shows it.
 
-    Exactly one of ``bit`` (flag in a bit mask, e.g. 4), ``label`` (value in a label map) or ``file`` (one file
-    a structure, e.g. ``"{id}_heart.png"`` below the masks folder) is given where masks come from files.
+    With ``of`` it has no mask of its own: it is another measure of the structure that ``of`` names, or a measure of
+    several of them together. Of all others exactly one of ``bit`` (flag in a bit mask, e.g. 4), ``label`` (value in a
+    label map) or ``file`` (one file a structure, e.g. ``"{id}_heart.png"`` below the masks folder) is given where masks
+    come from files.
     """
 
-    LATER = frozenset({"measure"})
+    LATER = frozenset({"measure", "of"})
 
     variable: str
     measure: str = "area"
     bit: PositiveInt | None = None
     label: PositiveInt | None = None
     file: str | None = None
+    of: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _one_way_to_read(self) -> Structure:
+        if self.of and (self.bit or self.label or self.file):
+            raise ValueError("'of' says whose mask it is, so leave out 'bit', 'label' and 'file'")
         if sum(way is not None for way in (self.bit, self.label, self.file)) > 1:
             raise ValueError("give one of 'bit', 'label' and 'file', not several")
         if self.bit is not None and self.bit & (self.bit - 1):
@@ -204,8 +209,14 @@ class Study(Section):
                 raise ValueError(f"{where}: {structure.variable!r} is not a continuous variable")
             if (owner := taken.setdefault(structure.variable, name)) != name:
                 raise ValueError(f"{where}: {structure.variable!r} is already that of {owner!r}")
-            if isinstance(self.data, FolderData) and not (structure.bit or structure.label or structure.file):
+            if isinstance(self.data, FolderData) and not (
+                structure.bit or structure.label or structure.file or structure.of
+            ):
                 raise ValueError(f"structures.{name}: say how masks show it: one of 'bit', 'label' and 'file'")
+            for other in structure.of:
+                if other not in self.masked:
+                    known = ", ".join(self.masked)
+                    raise ValueError(f"structures.{name}.of: {other!r} is no structure with its own mask ({known})")
 
     def _check_pairs(self) -> None:
         kept = self.data.keep if isinstance(self.data, FolderData) else ()
@@ -228,6 +239,16 @@ class Study(Section):
             if name not in places:
                 where, known = "evaluation.pairs.place", ", ".join(places) or "none"
                 raise ValueError(f"{where}: {name!r} is no other categorical variable or column of data.keep ({known})")
+
+    @property
+    def masked(self) -> dict[str, Structure]:
+        """The structures that have masks of their own, in the order of the masks' channels."""
+        return {name: structure for name, structure in self.structures.items() if not structure.of}
+
+    def channels(self, structure: str) -> tuple[int, ...]:
+        """The channels of masks that show a structure: its own, or those that it is ``of``."""
+        names = list(self.masked)
+        return tuple(names.index(name) for name in self.structures[structure].of or (structure,))
 
     @property
     def measured(self) -> tuple[str, ...]:

@@ -247,18 +247,22 @@ class Fingerprint:
 
 
 SHAPE_KEYS = ("size", "channels", "variables", "structures", "pixel_area", "area_unit", "measures")
-"""What a store says of its study; ``measures`` only of structures that are measured by other than their area."""
+"""What a store says of its study; ``measures`` only of structures that are measured by other than their own area."""
 
 
 def shape_of(study: Study) -> dict[str, Any]:
     """The values of :data:`SHAPE_KEYS`, in JSON's types."""
     default = Structure.model_fields["measure"].default
-    measures = {name: one.measure for name, one in study.structures.items() if one.measure != default}
+    measures: dict[str, Any] = {
+        name: [one.variable, one.measure, *one.of] if one.of else one.measure
+        for name, one in study.structures.items()
+        if one.of or one.measure != default
+    }
     return {
         "size": list(study.image.size),
         "channels": study.image.channels,
         "variables": {name: list(variable.categories) for name, variable in study.variables.items()},
-        "structures": {name: structure.variable for name, structure in study.structures.items()},
+        "structures": {name: structure.variable for name, structure in study.masked.items()},
         "pixel_area": study.image.cell_size,
         "area_unit": study.image.cell_unit,
         # Left out where there are none, so that stores keep their fingerprints.

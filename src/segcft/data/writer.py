@@ -97,7 +97,7 @@ class StoreWriter:
             patient: who it is of; one patient is in one part.
             split: its part, one of :data:`segcft.data.splits.PARTS`.
             image: uint8 (C, H, W).
-            masks: coverage, uint8 (S, H, W), structures in the study's order.
+            masks: coverage, uint8 (S, H, W), those that have masks, in the study's order.
             attributes: variables by name; None, NaN or absent is a missing value. Areas are measured from
                 ``masks`` and ignored here.
             extra: further columns, the same ones for every sample.
@@ -107,7 +107,7 @@ class StoreWriter:
         """
         grid = self.study.image.size
         _check_array("image", image, (self.study.image.channels, *grid))
-        _check_array("masks", masks, (len(self.study.structures), *grid))
+        _check_array("masks", masks, (len(self.study.masked), *grid))
         if split not in PARTS:
             raise ValueError(f"split must be one of {', '.join(PARTS)}, not {split!r}")
         row: dict[str, Any] = {"id": id, "patient": patient, "split": split}

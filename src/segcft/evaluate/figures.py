@@ -128,9 +128,7 @@ def _draw_outlined(answers: Answers, labels: Sequence[str], title: str, labelled
             blank(axes)
         else:
             panel(axes, image, answers.after[method][sample, change], answers.measured[sample, change])
-    page.legend(
-        [(plain(s), c, "-") for s, c in zip(study.structures, structure_colours(len(study.structures)), strict=True)]
-    )
+    page.legend([(plain(s), c, "-") for s, c in zip(study.masked, structure_colours(len(study.masked)), strict=True)])
     return page.figure
 
 
@@ -150,7 +148,8 @@ def draw_differences(answers: Answers, structure: str, study: Study) -> Any:
     sizes = np.concatenate([d.abs().cpu().numpy().ravel() for d in differences.values()])
     # The few extreme pixels would make everything else look pale.
     limit = max(1.0, float(np.nanquantile(sizes, 0.995)))
-    before = answers.before[:, target].cpu().numpy()
+    shown = Measurements.of(study).shown
+    before = shown(answers.before)[:, target].cpu().numpy()
     for sample, image in enumerate(answers.samples.image):
         show(page.factual(sample), image)
         outline(page.factual(sample), before[sample], structure_colours(target + 1)[target])
@@ -163,7 +162,7 @@ def draw_differences(answers: Answers, structure: str, study: Study) -> Any:
         difference = differences[method][sample, change].cpu().numpy()
         axes.imshow(difference, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="lanczos")
         outline(axes, before[sample], BEFORE, ":")
-        outline(axes, answers.after[method][sample, change, target].cpu().numpy(), AFTER)
+        outline(axes, shown(answers.after[method][sample, change][None])[0, target].cpu().numpy(), AFTER)
     page.legend([(f"{name} in the image", BEFORE, ":"), (f"{name} in the counterfactual", AFTER, "-")])
     page.colour_bar(ScalarMappable(Normalize(-limit, limit), "RdBu_r"), "grey levels")
     return page.figure

@@ -78,7 +78,7 @@ def draw_pair(answers: Sequence[PairedAnswer], direction: Direction) -> Any:
         hspace=0.04,
         wspace=0.04,
     )
-    colours = structure_colours(len(study.structures))
+    colours = structure_colours(len(study.masked))
     for k in range(len(samples.image)):
         for column, answer in enumerate(answers):
             above = figure.add_subplot(grid[3 * k, column])
@@ -96,7 +96,7 @@ def draw_pair(answers: Sequence[PairedAnswer], direction: Direction) -> Any:
             frame(below)
             below.imshow(misses[answer.method][k], cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="lanczos")
     figure.suptitle(_question(answers[0], direction), fontsize=11, y=1 - 0.1 / size[1], va="top")
-    lines = [Line2D([], [], color=c, label=plain(s)) for s, c in zip(study.structures, colours, strict=True)]
+    lines = [Line2D([], [], color=c, label=plain(s)) for s, c in zip(study.masked, colours, strict=True)]
     figure.legend(handles=lines, loc="lower center", ncols=len(lines), frameon=False, fontsize=9, borderpad=0.1)
     return figure
 

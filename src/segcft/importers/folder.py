@@ -124,7 +124,7 @@ class Folder:
             why = f"image files have 1 or 3 channels, not {study.image.channels}"
             raise DataError(Code.UNSUPPORTED, "image.channels", why)
         self._check_names("columns", self.spec.columns, study.variables)
-        self._check_names("may_be_absent", self.spec.may_be_absent, study.structures)
+        self._check_names("may_be_absent", self.spec.may_be_absent, study.masked)
         self.split_column = self.spec.split if split is None else None
         self.patient_column = self.spec.patient or self.spec.id
         self.remarks: list[Remark] = []
@@ -227,7 +227,7 @@ class Folder:
         seen = read_image(path, self.study.image.channels, spec.grey_range, spec.window, spec.nifti_axes)
         size = (seen.grey.shape[1], seen.grey.shape[2])
         masks = read_masks(
-            self.masks, id, self.study.structures, size, seen.turn, seen.placed, spec.nifti_axes, spec.thin_structures
+            self.masks, id, self.study.masked, size, seen.turn, seen.placed, spec.nifti_axes, spec.thin_structures
         )
         return path, seen, masks
 
@@ -243,12 +243,12 @@ class Folder:
         return pixels, coverage, (*seen.remarks, *masks.remarks)
 
     def _check_presence(self, id: str, coverage: NDArray[np.uint8]) -> None:
-        names = list(self.study.structures)
+        names = list(self.study.masked)
         for i, j in itertools.combinations(range(len(names)), 2):
             if coverage[i].any() and np.array_equal(coverage[i], coverage[j]):
                 path = find_mask(self.masks, id, names[j], self.study.structures[names[j]])
                 raise Rejected(f"{path}: {names[i]} and {names[j]} have the same mask (structures: bit, label or file)")
-        for (name, structure), mask in zip(self.study.structures.items(), coverage, strict=True):
+        for (name, structure), mask in zip(self.study.masked.items(), coverage, strict=True):
             if mask.any():
                 continue
             path, variable = find_mask(self.masks, id, name, structure), self.study.variables[structure.variable]

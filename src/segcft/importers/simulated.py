@@ -130,6 +130,8 @@ def mask_order(study: Study, simulator: Simulator) -> list[int]:
     for name, structure in study.structures.items():
         if structure.variable not in areas:
             raise DataError(Code.UNKNOWN, f"structures.{name}.variable", f"areas of {source} are {', '.join(areas)}")
+        if structure.of:
+            raise DataError(Code.UNSUPPORTED, f"structures.{name}.of", f"{source} knows structures one by one only")
         if structure.measure != "area":  # what is set is drawn as an area
             raise DataError(Code.UNSUPPORTED, f"structures.{name}.measure", f"{source} knows areas only")
     return [areas.index(variable) for variable in study.measured]

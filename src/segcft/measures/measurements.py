@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,24 +13,33 @@ from torch import Tensor
 from segcft.config.study import Study
 from segcft.errors import Code, SegcftError, StudyError
 from segcft.grid import Grid
-from segcft.measures.measure import MEASURES, Measure
+from segcft.measures.measure import FULL, MEASURES, Measure
 
 
 class Measurement(NamedTuple):
-    """The ``variable`` is the ``measure`` of the ``structure``; ``may_be_absent``: some have no such structure."""
+    """The ``variable`` is the ``measure`` of the ``structure``, which the ``channels`` of masks show together;
+    ``may_be_absent``: some have no such structure."""
 
     variable: str
     structure: str
     measure: Measure
     may_be_absent: bool
+    channels: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Measurements:
-    """Reads measured variables from masks, whose channels are the structures, in the order of ``all``."""
+    """Reads measured variables from masks.
+
+    Args:
+        grid: on which masks lie.
+        all: of each variable, in the order in which numbers are.
+        masks: the structures that have masks of their own, in the order of the masks' channels.
+    """
 
     grid: Grid
     all: tuple[Measurement, ...]
+    masks: tuple[str, ...]
 
     @classmethod
     def of(cls, study: Study) -> Measurements:
@@ -49,8 +57,9 @@ class Measurements:
             if study.evaluation.metric == "mape" and not measure.ratio:
                 why = f"of the {measure.word} of {name!r} there is no percentage, as 0 is not nothing there; use 'mae'"
                 raise StudyError(Code.CONFLICT, "evaluation.metric", why)
-            found.append(Measurement(one.variable, name, measure, study.variables[one.variable].zero_inflated))
-        return cls(Grid.of(study.image), tuple(found))
+            absent = study.variables[one.variable].zero_inflated
+            found.append(Measurement(one.variable, name, measure, absent, study.channels(name)))
+        return cls(Grid.of(study.image), tuple(found), tuple(study.masked))
 
     def __len__(self) -> int:
         return len(self.all)
@@ -77,7 +86,24 @@ class Measurements:
 
     def estimate(self, masks: Tensor) -> Tensor:
         """The numbers of soft masks (B, S, *size), (B, M): what training follows. Nothing is ever quite absent."""
-        return self._each(lambda measure, chosen: measure.estimate(masks[:, chosen], self.grid))
+        shown = self.shown(masks)
+        first = self.all[0].measure
+        if all(one.measure is first for one in self.all):
+            return first.estimate(shown, self.grid)
+        numbers: list[Tensor] = [shown] * len(self)
+        for measure in {id(one.measure): one.measure for one in self.all}.values():  # each is asked once
+            places = [place for place, one in enumerate(self.all) if one.measure is measure]
+            for place, number in zip(places, measure.estimate(shown[:, places], self.grid).unbind(1), strict=True):
+                numbers[place] = number
+        return torch.stack(numbers, dim=1)
+
+    def shown(self, masks: Tensor) -> Tensor:
+        r"""What each number is read from, (B, M, *size), of masks (B, S, *size): a mask, or the union of several,
+        :math:`1 - \prod (1 - m)`."""
+        channels = [one.channels for one in self.all]
+        if channels == [(channel,) for channel in range(len(self.masks))]:
+            return masks
+        return torch.stack([_union(masks[:, list(some)]) for some in channels], dim=1)
 
     def read(self, masks: Tensor) -> Tensor:
         """The numbers of soft masks (B, S, *size), (B, M), as they are reported.
@@ -90,22 +116,25 @@ class Measurements:
             return found
         may_be_absent = torch.tensor([one.may_be_absent for one in self.all], device=masks.device)
         nothing = torch.tensor([one.measure.absent for one in self.all], device=masks.device, dtype=found.dtype)
-        absent = may_be_absent & (masks <= 0.5).flatten(2).all(dim=2)  # of which NaN says nothing
+        absent = may_be_absent & (self.shown(masks) <= 0.5).flatten(2).all(dim=2)  # of which NaN says nothing
         return torch.where(absent, nothing, found)
 
     def exact(self, coverage: NDArray[np.uint8]) -> dict[str, float]:
         """Variable -> its number in masks that experts drew, coverage (S, *size)."""
         found = {}
-        for place, one in enumerate(self.all):
-            found[one.variable] = float(one.measure.exact(coverage[place : place + 1], self.grid)[0])
+        for one in self.all:
+            chosen = coverage[list(one.channels)]
+            if len(chosen) == 1:
+                found[one.variable] = float(one.measure.exact(chosen, self.grid)[0])
+            else:
+                soft = torch.from_numpy(chosen).to(torch.float64)[None] / FULL
+                found[one.variable] = float(one.measure.estimate(_union(soft)[:, None], self.grid))
         return found
 
-    def _each(self, numbers: Callable[[Measure, slice], Tensor]) -> Tensor:
-        """The numbers of all measurements, asked of each measure once."""
-        first = self.all[0].measure
-        if all(one.measure is first for one in self.all):
-            return numbers(first, slice(None))
-        return torch.cat([numbers(one.measure, slice(place, place + 1)) for place, one in enumerate(self.all)], dim=1)
+
+def _union(masks: Tensor) -> Tensor:
+    """Of masks (B, S, *size), (B, *size)."""
+    return masks[:, 0] if masks.shape[1] == 1 else 1 - (1 - masks).prod(dim=1)
 
 
 def _one_of(words: list[str], several: str) -> str:

@@ -185,7 +185,7 @@ def load_judge(run: Run, place: Path, device: torch.device | str = "cpu") -> Seg
 
 def _reads(study: Study) -> tuple[dict[str, Any], list[str]]:
     """What a segmentor of a study is made for: its grid, and its structures in their order."""
-    return study.image.model_dump(mode="json"), list(study.structures)
+    return study.image.model_dump(mode="json"), list(study.masked)
 
 
 def check_unseen(run: Run, store: Store) -> list[str]:

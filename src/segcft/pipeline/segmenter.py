@@ -33,7 +33,7 @@ class RunSegmenter:
 
     def __init__(self, folder: Path, device: torch.device) -> None:
         run = Run(folder)
-        names = list(run.study.structures)
+        names = list(run.study.masked)
         missing = [name for name in BITS if name not in names]
         if missing:
             raise DataError(

@@ -257,7 +257,7 @@ def _summary(
         contrast=float(deviations.std() / max(deviations.mean(), 1e-6)),
         structures={
             name: _structure(np.array([one.shares[k] for one in seen]), np.array([one.thickness[k] for one in seen]))
-            for k, name in enumerate(study.structures)
+            for k, name in enumerate(study.masked)
         },
         skews=_skews(_continuous(study), np.array(values, dtype=np.float64).reshape(len(values), -1)),
     )

@@ -106,7 +106,7 @@ def _made_up(study: Study, folder: Path) -> Store:
     with StoreWriter(folder, study) as writer:
         for number in range(count + len(PARTS)):
             image = random.integers(0, 256, (study.image.channels, height, width), dtype=np.uint8)
-            masks = np.zeros((len(study.structures), height, width), dtype=np.uint8)
+            masks = np.zeros((len(study.masked), height, width), dtype=np.uint8)
             for mask in masks:
                 mask[: random.integers(height // 4, height), : random.integers(width // 4, width)] = 255
             attributes = {

@@ -25,7 +25,7 @@ class SegResNet(Segmentor):
             spatial_dims=self.grid.dimensions,
             init_filters=spec.width,
             in_channels=channels,
-            out_channels=len(measurements),
+            out_channels=len(measurements.masks),
             blocks_down=spec.blocks,
             blocks_up=(1,) * (len(spec.blocks) - 1),
         )

@@ -20,7 +20,7 @@ class UNet(Segmentor):
         self.unet = Network(
             spatial_dims=self.grid.dimensions,
             in_channels=channels,
-            out_channels=len(measurements),
+            out_channels=len(measurements.masks),
             channels=spec.widths,
             strides=(2,) * (len(spec.widths) - 1),
             num_res_units=spec.residual_units,

@@ -179,8 +179,9 @@ def _cases(
     here = torch.from_numpy(places.copy()).to(cohort.device)
     samples, asked = cohort.samples(here), after[here]
     answers = rounded(model.abduct(samples.image, samples.values).predict(asked))
-    before, masks = judge.masks(samples.image)[:, s], judge.masks(answers)
+    before, masks = judge.masks(samples.image), judge.masks(answers)
     read = judge.measurements.read(masks)[:, s]
+    before, after_masks = (judge.measurements.shown(some)[:, s] for some in (before, masks))
     again = error_of(study).error(read[:, None], asked[:, [column]])[:, 0].double().cpu().numpy()
     ids = [cohort.named("id")[place] for place in places]
     for id, new, recorded in zip(ids, again, errors[places], strict=True):
@@ -205,7 +206,7 @@ def _cases(
             answers[k],
             None if drawn is None or drawn[k].isnan().any() else drawn[k],
             before[k].cpu().numpy(),
-            masks[k, s].cpu().numpy(),
+            after_masks[k].cpu().numpy(),
         )
         for k, id in enumerate(ids)
     ]

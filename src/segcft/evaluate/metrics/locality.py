@@ -32,7 +32,8 @@ share of all change that is near the structure intervened on, where it was or is
             return
         target = measured.index(asked.variable)
         now = asked.truth.mask if asked.truth else answer.masks
-        before, after = samples.mask[:, target] > 0.5, now[:, target] > 0.5
+        shown = asked.factual.judge.measurements.shown
+        before, after = shown(samples.mask)[:, target] > 0.5, shown(now)[:, target] > 0.5
         yield Result(share_near(answer.image - samples.image, before, after, asked.factual.radius))
 
 

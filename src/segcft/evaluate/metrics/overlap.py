@@ -30,7 +30,7 @@ class Dice(Metric):
 
     def _results(self, batch: FactualBatch, masks: Tensor) -> Iterator[Result]:
         overlap = dice((masks > 0.5).float(), (batch.samples.mask > 0.5).float())
-        return (Result(overlap[:, s], structure) for s, structure in enumerate(batch.study.structures))
+        return (Result(overlap[:, s], structure) for s, structure in enumerate(batch.study.masked))
 
 
 METRICS.add(Dice.name, Dice())

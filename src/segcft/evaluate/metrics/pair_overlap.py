@@ -27,7 +27,7 @@ its own error."""
 
     def of_pair(self, answer: PairedAnswer) -> Iterator[Result]:
         overlap = dice((answer.masks > 0.5).float(), (answer.asked.truth.mask > 0.5).float())
-        structures = answer.asked.factual.study.structures
+        structures = answer.asked.factual.study.masked
         return (Result(overlap[:, s], structure) for s, structure in enumerate(structures))
 
 

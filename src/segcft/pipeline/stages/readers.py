@@ -74,7 +74,7 @@ class SegmentorStage(_ReaderStage):
     def validation(self, study: Study, network: Any, batch: Batch) -> dict[str, Tensor]:
         overlap = dice((network(to_unit(batch["image"])) > 0).float(), (batch["mask"] >= 128).float())
         errors = super().validation(study, network, batch)
-        return errors | {f"validation_dice_{name}": overlap[:, i] for i, name in enumerate(study.structures)}
+        return errors | {f"validation_dice_{name}": overlap[:, i] for i, name in enumerate(study.masked)}
 
 
 class JudgeStage(SegmentorStage):
