@@ -11,6 +11,7 @@ from torch import Tensor
 
 from segcft.config.study import Study
 from segcft.counterfactual.finetune import CounterfactualObjective, constraint_level
+from segcft.counterfactual.scale import scales
 from segcft.data.batches import Batches
 from segcft.data.grey import to_unit
 from segcft.pipeline.run import Run
@@ -155,6 +156,26 @@ def test_the_guide_loss_weighs_structures_alike(small_run: Run, objective: Any) 
     values = torch.zeros(5, 5)
     values[:, 2:] = read + made.area_scale * torch.tensor([1.0, 2.0, 3.0])
     assert float(made.guide_loss(x, values)) == pytest.approx((1 + 4 + 9) / 3, rel=1e-4)
+
+
+def test_a_measure_that_follows_from_others_counts_by_what_is_left_of_it(small_study: Study) -> None:
+    """One follows from another and a category but for a known rest, one from the rest altogether, one from nothing."""
+    generator = torch.Generator().manual_seed(0)
+    sex = torch.randint(2, (4000,), generator=generator).double()
+    age, free, rest = (torch.randn(4000, generator=generator, dtype=torch.float64) for _ in range(3))
+    follows = 3 * free + 5 * sex + 0.5 * rest
+    values = torch.stack([sex, age, free, follows, free + follows], dim=1)
+    assert list(small_study.variables) == ["sex", "age", *small_study.measured]
+    found = scales(small_study, values, "given others")
+    # All three measures follow from the other two, so all are at the least that counts.
+    torch.testing.assert_close(found, 0.1 * values[:, 2:].std(dim=0))
+    alone = values.clone()
+    alone[:, 4] = torch.randn(4000, generator=generator, dtype=torch.float64)
+    alone[::7, 1] = torch.nan  # whose age is missing does not count
+    known = ~alone[:, 1].isnan()
+    found = scales(small_study, alone, "given others")
+    assert float(found[1]) == pytest.approx(0.5 * float(rest[known].std()), rel=0.02)
+    assert float(found[2]) == pytest.approx(float(alone[known, 4].std()), rel=0.02)
 
 
 def test_an_absolute_guide_loss_is_as_steep_near_the_goal_as_far_from_it(small_run: Run, objective: Any) -> None:

@@ -35,9 +35,9 @@ class FinetuneSpec(Training):
     posterior or its mean, for the counterfactual and for the ELBO alike. The negative ELBO (nats per
     pixel) may pass that of the pre-trained model, measured on ``bound_batches`` training batches, by ``slack``;
     ``multiplier`` starts at this value, rises with ``multiplier_learning_rate`` while it is passed and falls while it
-    is not; ``damping`` acts at once. ``area_scale`` makes structures weigh alike: areas are divided by their standard
-    deviation or their mean; ``guide_loss`` is of the difference that remains, ``absolute`` being rounded at the bottom
-    (below ``rounding``).
+    is not; ``damping`` acts at once. ``area_scale`` makes structures weigh alike: measures are divided by their
+    standard deviation, by that which the other variables leave unexplained, or by their mean; ``guide_loss`` is of the
+    difference that remains, ``absolute`` being rounded at the bottom (below ``rounding``).
 
     ``least_change`` weighs the share of pixels that change, where a change d (image in [-1, 1]) counts as
     ``|d| / (|d| + change_scale)``, if the ``price`` is ``fixed``. With ``floor`` there is no weight to choose: pixels
@@ -59,7 +59,7 @@ class FinetuneSpec(Training):
     multiplier: NonNegativeFloat = 1.0
     multiplier_learning_rate: PositiveFloat = 1e-2
     damping: NonNegativeFloat = 10.0
-    area_scale: Literal["std", "mean"] = "std"
+    area_scale: Literal["std", "mean", "given others"] = "std"
     guide_loss: Literal["squared", "absolute"] = "squared"
     rounding: PositiveFloat = 0.1
     least_change: NonNegativeFloat = 0.0

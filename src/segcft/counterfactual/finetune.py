@@ -25,6 +25,7 @@ from segcft.config.section import Augment, Training
 from segcft.config.stages import FinetuneSpec
 from segcft.config.study import Study
 from segcft.counterfactual.price import price_of
+from segcft.counterfactual.scale import scales
 from segcft.data.augment import Augmenter
 from segcft.data.batches import Batch, Batches
 from segcft.image_models.mechanism import ImageMechanism, Known
@@ -73,8 +74,7 @@ class CounterfactualObjective(Objective):
         self.multiplier = nn.Parameter(torch.tensor(float(spec.multiplier)))
         self.price = price_of(spec)
         self.register_buffer("marginal", marginal)
-        observed = marginal[:, self.measured]
-        self.register_buffer("area_scale", observed.std(0) if spec.area_scale == "std" else observed.mean(0))
+        self.register_buffer("area_scale", scales(study, marginal, spec.area_scale))
 
     def train(self, mode: bool = True) -> CounterfactualObjective:
         """Training mode for the network only: the guide's batch statistics are frozen with it."""

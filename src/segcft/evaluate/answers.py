@@ -16,7 +16,11 @@ from segcft.data.store import Store
 from segcft.evaluate import names
 from segcft.evaluate.cohort import Cohort, SampleBatch
 from segcft.evaluate.truth import Truth
+from segcft.measures.measurements import Measurements
 from segcft.readers.reader import MaskReader
+
+RANGE = (0.05, 0.95)
+"""Quantiles of training values between which a place or an angle ranges."""
 
 
 @dataclass(frozen=True)
@@ -89,20 +93,21 @@ class FigureQueries:
         the structure is absent.
 
         What the judge reads of the answer less what it reads of the image, so that its bias does not count, over the
-        known measure, as it may read next to nothing of a small structure.
+        known measure, as it may read next to nothing of a small structure; of a place over the range of places.
         """
-        known = self.cohort.values[self.order, self.cohort.column(self._variable(structure))]
-        has_it_first = torch.argsort((known > 0).long(), descending=True, stable=True)
+        s = list(self.cohort.study.structures).index(structure)
+        has_it = self._whole(self.cohort.values[self.order])[:, s] > 0
+        has_it_first = torch.argsort(has_it.long(), descending=True, stable=True)
         chosen = self.cohort.samples(self.order[has_it_first[:samples]])
-        known = chosen.values[:, None, self.cohort.measured_columns]
-        within = self._within(chosen.values, structure, changes)[..., None] & (known > 0)
+        whole = self._whole(chosen.values)[:, None]
+        within = self._within(chosen.values, structure, changes)[..., None] & (whole > 0)
         unchanged = self._read(chosen.image)[:, None]
         do = {self._variable(structure): self._asked(chosen.values, structure, changes)}
         obtained = {}
         for method in self.models:
             images = rounded(self._ask(method, chosen, do)[0])
             read = self._read(images.flatten(0, 1)).unflatten(0, images.shape[:2])
-            obtained[method] = torch.where(within, (read - unchanged) / known, torch.nan).cpu()
+            obtained[method] = torch.where(within, (read - unchanged) / whole, torch.nan).cpu()
         return obtained
 
     def progression(self, variables: Sequence[str], samples: int, quantiles: Sequence[float]) -> Answers:
@@ -147,12 +152,25 @@ class FigureQueries:
     def _asked(self, values: Tensor, structure: str, changes: Sequence[float]) -> Tensor:
         """The measures asked for, (K, M)."""
         known = values[:, self.cohort.column(self._variable(structure))]
-        return known[:, None] * (1 + torch.tensor(changes, device=known.device))
+        whole = self._whole(values)[:, list(self.cohort.study.structures).index(structure)]
+        return known[:, None] + whole[:, None] * torch.tensor(changes, device=known.device)
+
+    def _whole(self, values: Tensor) -> Tensor:
+        """What changes are shares of, (K, M): the measure itself; of a place or an angle, whose 0 is not nothing, the
+        range of the training values between :data:`RANGE`."""
+        study = self.cohort.study
+        known = values[:, study.measured_columns].clone()
+        for place, one in enumerate(Measurements.of(study).all):
+            if not one.measure.ratio:
+                low, high = np.nanquantile(self.known[:, self.cohort.column(one.variable)], RANGE)
+                known[:, place] = float(high - low)
+        return known
 
     def _within(self, values: Tensor, structure: str, changes: Sequence[float]) -> Tensor:
         """Whether the measures asked for are in the training range, and not the share of nothing, (K, M)."""
         k, asked = self.cohort.column(self._variable(structure)), self._asked(values, structure, changes)
-        return (asked >= float(self.low[k])) & (asked <= float(self.high[k])) & (values[:, k, None] > 0)
+        s = list(self.cohort.study.structures).index(structure)
+        return (asked >= float(self.low[k])) & (asked <= float(self.high[k])) & (self._whole(values)[:, s, None] > 0)
 
     def _variable(self, structure: str) -> str:
         return self.cohort.study.structures[structure].variable

@@ -148,6 +148,8 @@ def finetune(basis: Basis) -> Keys:
     keys = _training(basis, "finetune") | recipe.FINETUNE | {"accumulate": _parts(basis, "finetune")}
     if basis.outline.section("finetune").get("least_change"):
         del keys["price"]  # there is a fixed one
+    if any(one.get("of") for one in basis.outline.given["structures"].values()):
+        keys["area_scale"] = Planned("given others", "a border must not get away with pleasing the area")
     if basis.training < MANY:
         keys["augment"] = _augment(basis, gentle=True)
     guide = basis.outline.section("segmentor").get("augment", _augment(basis, guide=True).value)
