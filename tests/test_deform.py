@@ -18,7 +18,7 @@ from segcft.data.pairs import elsewhere_equal
 from segcft.grid import Grid
 from segcft.image_models.hvae import HVAE
 from segcft.image_models.mechanism import ImageMechanism, Known, seeded
-from segcft.image_models.objective import LikelihoodObjective, PairedSamples
+from segcft.image_models.objective import AugmentedSamples, LikelihoodObjective, PairedSamples
 from segcft.measures.measurements import Measurements
 from tests.conftest import MakeStudy
 
@@ -190,7 +190,7 @@ def test_a_sample_with_another_image_learns_from_it_and_others_from_deformations
 
 def test_what_is_done_to_an_image_is_done_to_its_other(make_small_study: MakeStudy) -> None:
     torch.manual_seed(0)
-    study = learning_from_others(make_small_study, augment={"shift": 0.2, "scale": 0.2, "contrast": 0.3})
+    study = learning_from_others(make_small_study, augment={"shift": 0.2, "scale": 0.2, "contrast": 0.3, "noise": 0.1})
     batch = with_others(study, 16)
     batch |= {"other_image": batch["image"], "other_mask": batch["mask"]}
     image, values, known = PairedSamples(study, study.hvae.augment).pairs(batch)
@@ -199,6 +199,22 @@ def test_what_is_done_to_an_image_is_done_to_its_other(make_small_study: MakeStu
     measured = study.measured_columns
     assert torch.equal(known.values[:, measured], values[:, measured])
     assert (values[:, measured] != batch["values"][:, measured]).all()
+
+
+def test_what_leaves_the_frame_stays_as_it_is(make_small_study: MakeStudy) -> None:
+    """A structure that is not there has no place, and training cannot do without."""
+    torch.manual_seed(0)
+    changes = {"structures.heart.measure": "bottom", "evaluation.metric": "mae", "hvae.augment": {"shift": 0.9}}
+    study = make_small_study(changes)
+    batch = with_others(study, 32)
+    samples = AugmentedSamples(study, study.hvae.augment)
+    batch["values"][:, study.measured_columns] = samples.measurements.estimate(batch["mask"].float() / 255)
+    image, mask, values = samples.with_masks(batch)
+    stayed = (image == to_unit(batch["image"])).flatten(1).all(dim=1)
+    assert 0 < stayed.sum() < len(stayed)
+    assert torch.equal(values[stayed], batch["values"][stayed])
+    assert torch.equal(values[:, study.measured_columns], samples.measurements.estimate(mask))
+    assert bool(values.isfinite().all())
 
 
 def test_a_pair_of_an_image_with_itself_is_a_sample_like_any_other() -> None:

@@ -17,6 +17,7 @@ from segcft.config.study import Image
 from segcft.data.grey import to_unit
 from segcft.grid import Grid
 from segcft.measures.area import Area
+from segcft.measures.measure import MEASURES
 from segcft.measures.measurements import Measurement, Measurements
 from segcft.pipeline.run import Run
 from segcft.readers.regressor import Regressor, RegressorObjective
@@ -282,3 +283,25 @@ def test_the_gradient_of_a_regressors_loss_leads_to_its_areas() -> None:
         return objective({"image": mask[:, :1], "mask": mask}, 0)[0]
 
     assert_gradient_leads_down(loss, network.parameters())
+
+
+def test_a_regressor_learns_from_images_in_which_a_structure_has_no_place() -> None:
+    torch.manual_seed(0)
+    places = tuple(
+        Measurement(name, name, MEASURES["bottom"], False, (k,)) for k, name in enumerate(("large", "small"))
+    )
+    measurements = Measurements(Grid((16, 16)), places, ("large", "small"))
+    network = Regressor(RegressorSpec(steps=1), 1, measurements)
+    masks = torch.zeros(4, 2, 16, 16, dtype=torch.uint8)
+    for sample in range(4):
+        masks[sample, 0, : 4 + 2 * sample] = 255
+    masks[:3, 1, 2:5] = 255  # and one image does not show it
+    network.set_statistics(measurements.estimate(masks.float() / 255))
+    assert bool(network.mean.isfinite().all())
+    objective = RegressorObjective(network, RegressorSpec(steps=1), measurements)
+    batch = {"image": torch.randint(256, (4, 1, 16, 16), dtype=torch.uint8), "mask": masks}
+    loss, _ = objective(batch, 0)
+    loss.backward()
+    assert bool(loss.isfinite())
+    assert all(bool(one.grad.isfinite().all()) for one in network.parameters() if one.grad is not None)
+    assert bool(objective.validate(batch).isfinite().all())

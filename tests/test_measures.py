@@ -157,11 +157,20 @@ def test_structures_share_masks() -> None:
     assert shared.read(empty)[0, 3] == pytest.approx(24 * (1 - 0.6**2))
 
 
+def test_structures_that_touch_fill_their_common_border() -> None:
+    """Of two labels, an element that is half of the one and half of the other is in their union altogether."""
+    masks = torch.full((1, 2, 2, 2), 0.5)
+    for disjoint, share in ((True, 1.0), (False, 0.75)):
+        both = (Measurement("both", "both", Area(), False, (0, 1), disjoint),)
+        assert Measurements(Grid((2, 2)), both, ("one", "two")).read(masks).tolist() == [[4 * share]]
+
+
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
         ({"of": ["nothing"]}, "structures.heart.of"),
         ({"of": ["heart"]}, "structures.heart.of"),
+        ({"of": ["left_lung", "left_lung"]}, "structures.heart.of"),
         ({"of": ["left_lung"], "bit": 2}, "structures.heart"),
     ],
 )

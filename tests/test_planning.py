@@ -287,6 +287,21 @@ def test_few_subjects_have_more_of_them_to_validate() -> None:
     assert planned(outline(), column).study.splits.validation == 0
 
 
+def test_the_judge_learns_from_deformed_images_where_its_own_subjects_are_few() -> None:
+    study = planned(outline(), like(subjects=6000, images=6000)).study
+    assert study.splits.judge * 6000 < 2000 < study.splits.train * 6000
+    assert study.judge.augment.deforms
+    assert not study.segmentor.augment.deforms
+
+
+def test_views_leave_places_where_they_are() -> None:
+    heart = OUTLINE["structures"]["heart"] | {"measure": "bottom"}
+    study = planned(outline(structures=OUTLINE["structures"] | {"heart": heart}), like(subjects=100)).study
+    assert not study.finetune.view.deforms
+    assert study.finetune.view.noise
+    assert planned(outline(), like(subjects=100)).study.finetune.view.deforms
+
+
 def test_the_judge_has_subjects_of_its_own_where_there_are_enough() -> None:
     found = {n: planned(outline(), like(subjects=n, images=n)).study for n in (2000, 10_000)}
     assert (found[2000].splits.train, found[2000].splits.judge) == (0.72, 0)

@@ -148,8 +148,17 @@ def test_a_disc_has_a_gradient_although_it_has_no_long_axis() -> None:
     assert float(MEASURES["elongation"].estimate(mask.detach(), GRID)) == pytest.approx(1, abs=1e-3)
 
 
-def test_a_place_has_no_percentage(make_small_study: MakeStudy) -> None:
+def test_what_a_place_cannot_have_is_refused(make_small_study: MakeStudy) -> None:
+    """Percentages, views that move it, and a value where it is not there."""
     changes = {"structures.heart.measure": "bottom"}
+    place = changes | {"evaluation.metric": "mae"}
+    for view in ({"rotate": 3}, {"shift": 0.1}):
+        with refused(StudyError, Code.CONFLICT, "finetune.view"):
+            Measurements.of(make_small_study(place | {"finetune.view": view}))
+    assert Measurements.of(make_small_study({"finetune.view": {"rotate": 3}}))  # an area stays
+    absent = {f"variables.heart_area.{key}": value for key, value in {"zero_inflated": True, "scale": "log"}.items()}
+    with refused(StudyError, Code.CONFLICT, "variables.heart_area.zero_inflated"):
+        Measurements.of(make_small_study(place | absent))
     with refused(StudyError, Code.CONFLICT, "evaluation.metric"):
         Measurements.of(make_small_study(changes | {"evaluation.metric": "mape"}))
     assert len(Measurements.of(make_small_study(changes | {"evaluation.metric": "mae"})))

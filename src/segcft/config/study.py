@@ -212,7 +212,9 @@ class Study(Section):
             if isinstance(self.data, FolderData) and not (
                 structure.bit or structure.label or structure.file or structure.of
             ):
-                raise ValueError(f"structures.{name}: say how masks show it: one of 'bit', 'label' and 'file'")
+                raise ValueError(f"structures.{name}: say how masks show it: one of 'bit', 'label', 'file' and 'of'")
+            if len(set(structure.of)) < len(structure.of):
+                raise ValueError(f"structures.{name}.of: names one twice")
             for other in structure.of:
                 if other not in self.masked:
                     known = ", ".join(self.masked)

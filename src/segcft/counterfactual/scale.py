@@ -31,7 +31,7 @@ def unexplained(study: Study, values: Tensor, column: int) -> Tensor:
     :data:`LEAST` of its standard deviation. The lower border of a lung follows from its area to a large part: an error
     of it counts by what is left, or it would get away with pleasing the area.
     """
-    known = values.double()
+    known = values.cpu().double()  # some devices have no double precision
     known = known[~known.isnan().any(dim=1)]
     columns = [torch.ones(len(known), 1, dtype=known.dtype, device=known.device)]
     for other, variable in enumerate(study.variables.values()):
@@ -45,4 +45,4 @@ def unexplained(study: Study, values: Tensor, column: int) -> Tensor:
     # The pseudo-inverse: some of the others may follow from the rest.
     left = target - others @ (torch.linalg.pinv(others) @ target)
     deviation = target.std()
-    return torch.maximum(left.square().mean().sqrt(), LEAST * deviation).to(values.dtype)
+    return torch.maximum(left.square().mean().sqrt(), LEAST * deviation).to(values)

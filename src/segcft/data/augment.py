@@ -26,7 +26,9 @@ class Augmenter:
     def __init__(self, spec: Augment) -> None:
         self.spec = spec
 
-    def __call__(self, image: Tensor, mask: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, image: Tensor, mask: Tensor, generator: torch.Generator | None = None, images: int = 1
+    ) -> tuple[Tensor, Tensor]:
         """Augment a batch on its device.
 
         Args:
@@ -34,6 +36,7 @@ class Augmenter:
             mask: float (B, S, *size) in [0, 1].
             generator: source of randomness. Draws are made on its device, so one on the CPU gives the same
                 deformation on every device.
+            images: of one subject that the channels are of, one after the other: noise is the same in all of them.
 
         Returns:
             image and mask of the same shapes, types and ranges; the inputs themselves where ``spec`` is
@@ -50,7 +53,7 @@ class Augmenter:
             grid = self._grid(image, draw)
             image = F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
             mask = F.grid_sample(mask, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-        return self._change_greys(image, draw), mask
+        return self._change_greys(image, draw, images), mask
 
     def _grid(self, image: Tensor, draw: _Draw) -> Tensor:
         """Where in the input each output pixel comes from: (B, H, W, 2), (x, y) in [-1, 1]."""
@@ -79,7 +82,7 @@ class Augmenter:
             grid = grid + bend.permute(0, 2, 3, 1)
         return grid
 
-    def _change_greys(self, image: Tensor, draw: _Draw) -> Tensor:
+    def _change_greys(self, image: Tensor, draw: _Draw, images: int) -> Tensor:
         spec = self.spec
         if not (spec.gamma or spec.contrast or spec.brightness or spec.noise):
             return image
@@ -94,7 +97,8 @@ class Augmenter:
         if spec.brightness:
             image = image + _per_sample(draw.uniform(spec.brightness), image)
         if spec.noise:
-            image = image + draw.normal(*image.shape[1:]) * spec.noise
+            noise = draw.normal(image.shape[1] // images, *image.shape[2:]) * spec.noise
+            image = image + noise.repeat(1, images, *(1,) * (image.dim() - 2))
         return image.clamp(-1, 1)
 
 

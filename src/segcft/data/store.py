@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from segcft.config.study import Structure, Study
 from segcft.data.splits import PARTS, listed
 from segcft.errors import Code, DataError
+from segcft.grid import Grid
 from segcft.io.reject import REMARK_COLUMNS, WARNINGS
 
 VERSION = 1
@@ -246,8 +247,9 @@ class Fingerprint:
         return self._hash.hexdigest()
 
 
-SHAPE_KEYS = ("size", "channels", "variables", "structures", "pixel_area", "area_unit", "measures")
-"""What a store says of its study; ``measures`` only of structures that are measured by other than their own area."""
+SHAPE_KEYS = ("size", "channels", "variables", "structures", "pixel_area", "area_unit", "measures", "lengths")
+"""What a store says of its study; ``measures`` only of structures that are measured by other than their own area,
+and ``lengths``, the sizes of a pixel and their unit, where there are some."""
 
 
 def shape_of(study: Study) -> dict[str, Any]:
@@ -258,6 +260,7 @@ def shape_of(study: Study) -> dict[str, Any]:
         for name, one in study.structures.items()
         if one.of or one.measure != default
     }
+    grid = Grid.of(study.image)
     return {
         "size": list(study.image.size),
         "channels": study.image.channels,
@@ -266,7 +269,7 @@ def shape_of(study: Study) -> dict[str, Any]:
         "pixel_area": study.image.cell_size,
         "area_unit": study.image.cell_unit,
         # Left out where there are none, so that stores keep their fingerprints.
-        **({"measures": measures} if measures else {}),
+        **({"measures": measures, "lengths": [*grid.pitch, grid.length_unit]} if measures else {}),
     }
 
 

@@ -36,14 +36,21 @@ class AugmentedSamples:
 
     def with_masks(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """``batch`` to images (B, C, *size), masks (B, S, *size) in 0..1 and values (B, V)."""
-        image, mask = self._augmented(batch["image"], batch["mask"])
-        return image, mask, self._values(batch["values"], mask)
+        image, mask, (values,) = self._augmented(batch["image"], batch["mask"], batch["values"])
+        return image, mask, values
 
-    def _augmented(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        return self.augment(to_unit(image), mask.float() / 255)
-
-    def _values(self, values: Tensor, mask: Tensor) -> Tensor:
-        return self.measured(values, mask) if self.deforms else values
+    def _augmented(self, image: Tensor, mask: Tensor, *values: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Images (B, K * C, *size) and masks (B, K * S, *size) of K images of each sample, and the K ``values`` (B, V),
+        deformed together. A sample that loses a measure so, being moved out of the frame, stays as it is."""
+        plain, drawn = to_unit(image), mask.float() / 255
+        image, mask = self.augment(plain, drawn, images=len(values))
+        if not self.deforms:
+            return image, mask, list(values)
+        found = [self.measured(one, part) for one, part in zip(values, mask.chunk(len(values), dim=1), strict=True)]
+        lost = (torch.cat(found, dim=1).isnan() & ~torch.cat(values, dim=1).isnan()).any(dim=1)[:, None]
+        over = Grid.like(image).over_space(lost)
+        image, mask = torch.where(over, plain, image), torch.where(over, drawn, mask)
+        return image, mask, [torch.where(lost, one, new) for one, new in zip(values, found, strict=True)]
 
     def measured(self, values: Tensor, mask: Tensor) -> Tensor:
         """``values`` (B, V) with the measures of masks (B, S, *size) in 0..1."""
@@ -74,9 +81,9 @@ class PairedSamples(AugmentedSamples):
             return image, values, self._deformed(image, mask, values)
         # What is done to an image is done to its other, so that nothing differs but what truly does.
         images, masks = (torch.cat([batch[field], batch[f"{OTHER}{field}"]], dim=1) for field in ("image", "mask"))
-        (image, other), (mask, other_mask) = (both.chunk(2, dim=1) for both in self._augmented(images, masks))
-        other = elsewhere_equal(image, other, torch.cat([mask, other_mask], dim=1))
-        values = self._values(batch["values"], mask)
+        images, masks, (values, theirs) = self._augmented(images, masks, batch["values"], batch[f"{OTHER}values"])
+        (image, other), mask = images.chunk(2, dim=1), masks.chunk(2, dim=1)[0]
+        other = elsewhere_equal(image, other, masks)
         known = self._deformed(image, mask, values) or Known(image, values)
         seen = (batch["has_other"] & (torch.rand(len(image), device=image.device) < self.share))[:, None]
         return (
@@ -84,7 +91,7 @@ class PairedSamples(AugmentedSamples):
             values,
             Known(
                 torch.where(Grid.like(image).over_space(seen), other, known.image),
-                torch.where(seen, self._values(batch[f"{OTHER}values"], other_mask), known.values),
+                torch.where(seen, theirs, known.values),
             ),
         )
 

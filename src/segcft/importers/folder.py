@@ -7,6 +7,7 @@ whole is a :class:`~segcft.errors.DataError`. An attribute that is missing in th
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections import defaultdict
 from collections.abc import Iterable
@@ -31,6 +32,7 @@ from segcft.io.extent import contradiction
 from segcft.io.imagefile import ImageFile, check_id, find_file, find_mask, read_image
 from segcft.io.maskfile import Masks, read_masks
 from segcft.io.reject import Rejected, Remark, about
+from segcft.measures.measurements import Measurements
 from segcft.utils.loop import ahead
 from segcft.utils.progress import Progress
 
@@ -114,7 +116,7 @@ class Folder:
     def __init__(self, study: Study, data: Path, split: str | None) -> None:
         assert isinstance(study.data, FolderData)
         self.forced_split = split
-        self.study, self.spec = study, study.data
+        self.study, self.spec, self.measurements = study, study.data, Measurements.of(study)
         self.images, self.masks = data / self.spec.images, data / self.spec.masks
         self.table = data / self.spec.table
         for key, folder in (("images", self.images), ("masks", self.masks)):
@@ -256,6 +258,9 @@ class Folder:
                 raise Rejected(f"{path}: the mask of {name} is empty, and {structure.variable} is on a log scale")
             if name not in self.spec.may_be_absent and not variable.zero_inflated:
                 raise Rejected(f"{path}: the mask of {name} is empty (data.may_be_absent)")
+        for name, number in self.measurements.exact(coverage).items():
+            if not (math.isnan(number) or self.study.variables[name].allows(number)):
+                raise Rejected(f"variables.{name}: {number:g} of {id!r} is on a log scale")
 
     def _patient(self, row: Row) -> str:
         patient = row.cells[self.patient_column]

@@ -37,7 +37,7 @@ def position(masks: Tensor, grid: Grid, axis: int, quantile: float) -> Tensor:
 class _Length(Measure):
     """In the unit of lengths; a structure that is not there has none."""
 
-    absent = float("nan")
+    absent, placed = float("nan"), True
 
     def __init__(self, axis: int) -> None:
         self.axis = axis

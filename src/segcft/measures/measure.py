@@ -45,6 +45,9 @@ class Measure(ABC):
     absent: float = 0.0
     """The number of a structure that is not there; NaN if it has none."""
 
+    placed: bool = False
+    """Whether it changes where an image is shifted or turned."""
+
     ratio: bool = True
     """Whether 0 is nothing, so that a percentage means something. Of a place it does not."""
 

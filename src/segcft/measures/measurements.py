@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,13 +19,14 @@ from segcft.measures.measure import FULL, MEASURES, Measure
 
 class Measurement(NamedTuple):
     """The ``variable`` is the ``measure`` of the ``structure``, which the ``channels`` of masks show together;
-    ``may_be_absent``: some have no such structure."""
+    ``may_be_absent``: some have no such structure. No element is in two of them where they are ``disjoint``."""
 
     variable: str
     structure: str
     measure: Measure
     may_be_absent: bool
     channels: tuple[int, ...]
+    disjoint: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Measurements:
         """Those of a study, in the order of ``study.measured``.
 
         Raises:
-            StudyError: the study names a measure that there is not, or wants percentages of one that has none.
+            StudyError: the study names a measure that there is not, or has keys that do not go with one.
         """
         found = []
         for name, one in study.structures.items():
@@ -54,11 +56,10 @@ class Measurements:
                 measure = MEASURES.find(one.measure)
             except SegcftError as error:
                 raise StudyError(error.code, f"structures.{name}.measure", error.text) from None
-            if study.evaluation.metric == "mape" and not measure.ratio:
-                why = f"of the {measure.word} of {name!r} there is no percentage, as 0 is not nothing there; use 'mae'"
-                raise StudyError(Code.CONFLICT, "evaluation.metric", why)
+            _check(study, name, measure)
             absent = study.variables[one.variable].zero_inflated
-            found.append(Measurement(one.variable, name, measure, absent, study.channels(name)))
+            disjoint = all(study.structures[other].label for other in one.of)
+            found.append(Measurement(one.variable, name, measure, absent, study.channels(name), disjoint))
         return cls(Grid.of(study.image), tuple(found), tuple(study.masked))
 
     def __len__(self) -> int:
@@ -98,12 +99,11 @@ class Measurements:
         return torch.stack(numbers, dim=1)
 
     def shown(self, masks: Tensor) -> Tensor:
-        r"""What each number is read from, (B, M, *size), of masks (B, S, *size): a mask, or the union of several,
-        :math:`1 - \prod (1 - m)`."""
-        channels = [one.channels for one in self.all]
-        if channels == [(channel,) for channel in range(len(self.masks))]:
+        r"""What each number is read from, (B, M, *size), of masks (B, S, *size): a mask, or the union of several, which
+        is :math:`1 - \prod (1 - m)`, or their sum where no element is in two of them."""
+        if [one.channels for one in self.all] == [(channel,) for channel in range(len(self.masks))]:
             return masks
-        return torch.stack([_union(masks[:, list(some)]) for some in channels], dim=1)
+        return torch.stack([_union(masks[:, list(one.channels)], one.disjoint) for one in self.all], dim=1)
 
     def read(self, masks: Tensor) -> Tensor:
         """The numbers of soft masks (B, S, *size), (B, M), as they are reported.
@@ -128,13 +128,30 @@ class Measurements:
                 found[one.variable] = float(one.measure.exact(chosen, self.grid)[0])
             else:
                 soft = torch.from_numpy(chosen).to(torch.float64)[None] / FULL
-                found[one.variable] = float(one.measure.estimate(_union(soft)[:, None], self.grid))
+                found[one.variable] = float(one.measure.estimate(_union(soft, one.disjoint)[:, None], self.grid))
         return found
 
 
-def _union(masks: Tensor) -> Tensor:
+def _check(study: Study, name: str, measure: Measure) -> None:
+    """Check that a study's keys go with the measure of the structure ``name``."""
+    of, view = f"the {measure.word} of {name!r}", study.finetune.view
+    variable = study.structures[name].variable
+    if study.evaluation.metric == "mape" and not measure.ratio:
+        why = f"of {of} there is no percentage, as 0 is not nothing there; use 'mae'"
+        raise StudyError(Code.CONFLICT, "evaluation.metric", why)
+    if measure.placed and (view.rotate or view.shift):
+        why = f"views that turn or shift change {of}; leave out 'rotate' and 'shift'"
+        raise StudyError(Code.CONFLICT, "finetune.view", why)
+    if math.isnan(measure.absent) and study.variables[variable].zero_inflated:
+        why = f"{of} is never 0: where the structure is absent, it has none"
+        raise StudyError(Code.CONFLICT, f"variables.{variable}.zero_inflated", why)
+
+
+def _union(masks: Tensor, disjoint: bool) -> Tensor:
     """Of masks (B, S, *size), (B, *size)."""
-    return masks[:, 0] if masks.shape[1] == 1 else 1 - (1 - masks).prod(dim=1)
+    if masks.shape[1] == 1:
+        return masks[:, 0]
+    return masks.sum(dim=1).clamp(max=1) if disjoint else 1 - (1 - masks).prod(dim=1)
 
 
 def _one_of(words: list[str], several: str) -> str:

@@ -38,7 +38,7 @@ def _mean(values: Tensor, masks: Tensor, grid: Grid) -> Tensor:
 class Centroid(Measure):
     """The middle of a structure along an axis of the image."""
 
-    absent, ratio = float("nan"), False
+    absent, placed, ratio = float("nan"), True, False
 
     def __init__(self, word: str, axis: int) -> None:
         self.word, self.axis = word, axis
@@ -62,7 +62,7 @@ class Orientation(Measure):
     It jumps from 90 to -90, so it is a variable for structures that are nowhere near horizontal; and a disc has none.
     """
 
-    word, absent, ratio = "orientation", float("nan"), False
+    word, absent, placed, ratio = "orientation", float("nan"), True, False
 
     def unit(self, grid: Grid) -> str:
         return "degrees"

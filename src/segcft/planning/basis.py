@@ -45,3 +45,13 @@ class Basis:
             planned = splits(self.outline, self.fingerprint).get("train")
             share = planned.value if planned else Splits().train
         return self.fingerprint.training(share)
+
+    @property
+    def judging(self) -> int:
+        """Subjects that train the judge: its own, if it has any."""
+        share = self.outline.section("splits").get("judge")
+        if not isinstance(share, int | float) or not 0 <= share <= 1:
+            planned = splits(self.outline, self.fingerprint).get("judge")
+            share = planned.value if planned else 0.0
+        own = self.fingerprint.parts.get("judge", 0) or round(self.fingerprint.subjects * share)
+        return own or self.training

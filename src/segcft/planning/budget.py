@@ -53,7 +53,7 @@ def suffices(seconds: Mapping[str, float], hours: float, jobs: int) -> bool:
 
 
 def steps(
-    seconds: Mapping[str, float], hours: float, machine: Machine, batches: Mapping[str, int], images: int
+    seconds: Mapping[str, float], hours: float, machine: Machine, batches: Mapping[str, int], images: Mapping[str, int]
 ) -> dict[str, Planned]:
     """The steps of each section, as a most.
 
@@ -62,12 +62,12 @@ def steps(
         hours: for all of them.
         machine: what trains.
         batches: section -> samples in a step.
-        images: that train.
+        images: section -> how many train it.
     """
     found = {}
     for section, step in seconds.items():
         need, own = NEEDS[section], seconds_for(section, seconds, hours, machine.jobs)
-        most = max(MOST * need.steps, PASSES * images / batches[section])
+        most = max(MOST * need.steps, PASSES * images[section] / batches[section])
         count, why = own / step, f"{own / 60:.0f} minutes, {step:.2g} s a step on this machine"
         if count > most:
             count, why = most, f"more is of no use ({step:.2g} s a step)"

@@ -67,7 +67,8 @@ def make_plan(outline: Outline, fingerprint: Fingerprint, machine: Machine, hour
     basis = replace(start, size=size, why_size=why)
     draft = _complete(basis)[0]
     batches = {section: getattr(draft, section).batch_size for section in seconds}
-    images = round(fingerprint.images * basis.training / fingerprint.subjects)
+    each = fingerprint.images / fingerprint.subjects
+    images = {name: round(each * (basis.judging if name == "judge" else basis.training)) for name in seconds}
     planned = budget.steps(seconds, hours, machine, batches, images)
     basis = replace(basis, steps=planned)
     study, reasons = _complete(basis)

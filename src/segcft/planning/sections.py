@@ -85,7 +85,7 @@ def judge(basis: Basis) -> Keys:
     levels = len(_levels_read(basis.size, (1,) * recipe.JUDGE_LEVELS).value)
     keys["width"] = Planned(width, f"its first level has all {side:.0f} pixels a side")
     keys["blocks"] = Planned([1] * levels, "one a level, down to what still has a shape")
-    keys["augment"] = _augment(basis)
+    keys["augment"] = _augment(basis, basis.judging)
     return _known(keys, SEGMENTOR_SPECS, given.get("architecture", keys["architecture"].value))
 
 
@@ -154,7 +154,8 @@ def finetune(basis: Basis) -> Keys:
         keys["augment"] = _augment(basis, gentle=True)
     guide = basis.outline.section("segmentor").get("augment", _augment(basis, guide=True).value)
     if isinstance(guide, dict):  # else the study says what is wrong
-        seen = {key: value for key, value in guide.items() if key in recipe.VIEW}
+        keeps = recipe.VIEW_OF_PLACES if any(one.placed for one in _measures(basis)) else recipe.VIEW
+        seen = {key: value for key, value in guide.items() if key in keeps}
         keys["view"] = Planned(seen, "as the guide has learnt to read, but for what would change measures")
     return keys
 
@@ -266,9 +267,11 @@ def _levels_read(size: tuple[int, int], widths: tuple[int, ...]) -> Planned:
     return Planned(list(widths[:count]), f"the smallest level has {side / 2 ** (count - 1):.0f} pixels a side")
 
 
-def _augment(basis: Basis, guide: bool = False, gentle: bool = False) -> Planned:
-    """Deformation as far as subjects are few; greys by how much images differ, for guides in any case."""
-    strength = 1.0 if basis.training < FEW else 0.5 if basis.training < MANY else 0.0
+def _augment(basis: Basis, subjects: int = 0, guide: bool = False, gentle: bool = False) -> Planned:
+    """Deformation as far as ``subjects`` (default: those that train) are few; greys by how much images differ, for
+    guides in any case."""
+    subjects = subjects or basis.training
+    strength = 1.0 if subjects < FEW else 0.5 if subjects < MANY else 0.0
     found: dict[str, Any] = {}
     if strength:
         shape = recipe.GENTLE if gentle else recipe.DEFORMATION
@@ -283,7 +286,7 @@ def _augment(basis: Basis, guide: bool = False, gentle: bool = False) -> Planned
     elif guide or strength:
         found |= {"gamma": _two_digits(2 * brightness), "contrast": contrast, "brightness": brightness}
         found |= {"noise": recipe.NOISE}
-    training = f"{basis.training} training subjects"
+    training = f"{subjects} training subjects"
     degree = {1.0: "few, so all deforms", 0.5: "some, so half deforms", 0.0: "many, so nothing deforms"}[strength]
     return Planned(found, f"{training} are {degree}; never mirrored, as left is not right")
 

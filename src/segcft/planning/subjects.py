@@ -19,7 +19,7 @@ JUDGES = 0.2
 
 def splits(outline: Outline, fingerprint: Fingerprint) -> Keys:
     """Enough validation subjects that trainings can be judged by them; and subjects of the judge's own, if there are
-    enough. None where the study gives any share or the table says who trains."""
+    enough. None where the study has a section ``splits`` or the table says who trains."""
     usual = Splits()
     if outline.section("splits"):
         return {}

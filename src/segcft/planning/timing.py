@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from segcft.config.loader import parse_study
+from segcft.config.sources import FolderData
 from segcft.config.study import Study
 from segcft.data.splits import PARTS
 from segcft.data.store import Store
@@ -103,6 +104,7 @@ def _made_up(study: Study, folder: Path) -> Store:
     random = np.random.default_rng(0)
     height, width = study.image.size
     count = max(study.hvae.batch_size, study.segmentor.batch_size)
+    kept = dict.fromkeys(study.data.keep, "0") if isinstance(study.data, FolderData) else {}
     with StoreWriter(folder, study) as writer:
         for number in range(count + len(PARTS)):
             image = random.integers(0, 256, (study.image.channels, height, width), dtype=np.uint8)
@@ -114,7 +116,7 @@ def _made_up(study: Study, folder: Path) -> Store:
                 for name, one in study.variables.items()
             }
             part = PARTS[number] if number < len(PARTS) else "train"
-            writer.append(str(number), str(number), part, image, masks, attributes)
+            writer.append(str(number), str(number), part, image, masks, attributes, kept)
     return Store(folder)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from segcft.config.stages import RegressorSpec
 from segcft.data.augment import Augmenter
@@ -47,8 +46,9 @@ class Regressor(Reader):
 
     def set_statistics(self, known: Tensor) -> None:
         """Standardise the output by training values (N, M)."""
-        self.mean.copy_(known.mean(dim=0))
-        self.std.copy_(known.std(dim=0).clamp(min=1e-6))
+        columns = [column[~column.isnan()] for column in known.unbind(1)]  # what is not there has no place
+        self.mean.copy_(torch.stack([column.mean() for column in columns]))
+        self.std.copy_(torch.stack([column.std() for column in columns]).clamp(min=1e-6))
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, C, *size) in [-1, 1] to standardised values (B, M)."""
@@ -71,13 +71,20 @@ class RegressorObjective(Objective):
 
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         image, mask = self.augment(to_unit(batch["image"]), batch["mask"].float() / 255)
-        return F.mse_loss(self.network(image), self._standardised(mask)), {}
+        return _squared_error(self.network(image), self._standardised(mask)).nanmean(), {}
 
     def validate(self, batch: Batch) -> Tensor:
         """The loss, without augmentation."""
         true = self._standardised(batch["mask"].float() / 255)
-        return (self.network(to_unit(batch["image"])) - true).square().mean(dim=1)
+        return _squared_error(self.network(to_unit(batch["image"])), true).nanmean(dim=1)
 
     def _standardised(self, mask: Tensor) -> Tensor:
         """The measured values of masks (B, S, *size), as the network gives them, (B, M)."""
         return (self.measurements.estimate(mask) - self.network.mean) / self.network.std
+
+
+def _squared_error(read: Tensor, true: Tensor) -> Tensor:
+    """NaN where there is nothing to read, and no gradient from there."""
+    missing = true.isnan()
+    error = (read - torch.where(missing, 0, true)).square()
+    return torch.where(missing, torch.nan, error)

@@ -146,8 +146,9 @@ def binding(history: Sequence[Mapping[str, float]]) -> Iterator[Finding]:
 
 def usual_size(deviations: NDArray[np.floating]) -> NDArray[np.float64]:
     """What :data:`MOST` of the ``deviations`` (N, M) do not exceed in size, (M,): of normal ones with mean 0 their
-    standard deviation. Unlike a root mean square it does not follow the few images that no reader can read."""
-    return np.quantile(np.abs(deviations), MOST, axis=0)
+    standard deviation. Unlike a root mean square it does not follow the few images that no reader can read. NaN is
+    left out."""
+    return np.nanquantile(np.abs(deviations), MOST, axis=0)
 
 
 def poor_reader(errors: Mapping[str, float], spreads: Mapping[str, float], reader: str) -> Iterator[Finding]:

@@ -56,7 +56,9 @@ class _ReaderStage(TrainingStage):
         yield from super().findings(pipeline, trained, metrics)
         study, store = pipeline.study, pipeline.store
         measures = store.values()[store.indices("train")][:, study.measured_columns]
-        spreads = dict(zip(study.structures, usual_size(measures - np.median(measures, axis=0)).tolist(), strict=True))
+        spreads = dict(
+            zip(study.structures, usual_size(measures - np.nanmedian(measures, axis=0)).tolist(), strict=True)
+        )
         key = {name: f"{READING_ERROR}{name}" for name in study.structures}
         yield from poor_reader({name: metrics[key[name]] for name in key if key[name] in metrics}, spreads, self.name)
 
