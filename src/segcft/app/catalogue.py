@@ -123,6 +123,7 @@ def _variable(model: Model, k: int) -> dict[str, Any]:
         "categories": list(variable.categories),
         "unit": variable.unit,
         "isMeasured": name in model.study.measured,
+        "isRatio": any(one.variable == name and one.measure.ratio for one in Measurements.of(model.study).all),
     }
     if not variable.categories:
         values = model.people[:, k].cpu().numpy()

@@ -265,9 +265,10 @@ def _figures(run: Run) -> Iterator[Figure]:
     }
     for structure, one in zip(study.structures, measures.all, strict=True):
         name, word = plain(structure), one.measure.word
+        share = f"a share of {'its' if one.measure.ratio else 'the range of its'} {word}"
         known[f"counterfactuals-{structure}"] = (
             f"Counterfactuals: {name}",
-            f"A few test images and their counterfactuals when the {name} is changed by a share of its {word}, {grid}; "
+            f"A few test images and their counterfactuals when the {name} is changed by {share}, {grid}; "
             f"with the judge's outlines, and below each the {word} asked for and the one that the judge reads.",
         )
         known[f"differences-{structure}"] = (

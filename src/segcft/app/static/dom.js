@@ -45,8 +45,9 @@ export function withUnit(variable, value) {
 // The change from one number to another: in per cent of areas, else in the unit. Nothing if there is none.
 export function change(variable, before, after) {
   if (typeof before !== "number" || typeof after !== "number") return "";
-  const by = variable.isMeasured && before > 0 ? (100 * (after - before)) / before : after - before;
+  const share = variable.isRatio && before > 0;
+  const by = share ? (100 * (after - before)) / before : after - before;
   const text = Math.abs(by).toFixed(1);
   if (Number(text) === 0) return "";
-  return `${by < 0 ? "\u2212" : "+"}${text}${variable.isMeasured && before > 0 ? "\u00a0%" : ""}`;
+  return `${by < 0 ? "\u2212" : "+"}${text}${share ? "\u00a0%" : ""}`;
 }
