@@ -177,7 +177,7 @@ def test_a_sample_with_another_image_learns_from_it_and_others_from_deformations
     torch.manual_seed(0)
     study = learning_from_others(make_small_study, deform={"share": 1.0})
     batch = with_others(study, 16)
-    image, values, known = PairedSamples(study, study.hvae.augment).pairs(batch)
+    image, values, known = PairedSamples(study, study.hvae.augment, study.hvae.deform).pairs(batch)
     has_other, masks = batch["has_other"], torch.cat([batch["mask"], batch["other_mask"]], dim=1)
     theirs = elsewhere_equal(image, to_unit(batch["other_image"]), masks.float() / 255)
     assert known is not None
@@ -193,7 +193,7 @@ def test_what_is_done_to_an_image_is_done_to_its_other(make_small_study: MakeStu
     study = learning_from_others(make_small_study, augment={"shift": 0.2, "scale": 0.2, "contrast": 0.3, "noise": 0.1})
     batch = with_others(study, 16)
     batch |= {"other_image": batch["image"], "other_mask": batch["mask"]}
-    image, values, known = PairedSamples(study, study.hvae.augment).pairs(batch)
+    image, values, known = PairedSamples(study, study.hvae.augment, study.hvae.deform).pairs(batch)
     assert known is not None
     assert torch.equal(known.image, image)  # without an other it is the image, which nothing deforms here
     measured = study.measured_columns

@@ -71,6 +71,15 @@ def test_pixels_are_free_at_first_then_dearer_while_the_error_is_at_its_floor_an
     assert cheap[-1] == 0
 
 
+def test_how_fast_pixels_become_dearer_does_not_depend_on_the_slack() -> None:
+    """A small slack must not keep the price at nothing for all of a training."""
+    little, much = (FloorPrice(spec(price="floor", price_from=0.5, price_slack=slack)) for slack in (0.02, 0.5))
+    for step in range(400):
+        prices = [float(price(torch.tensor(1.0), step)) for price in (little, much)]
+    assert prices[0] == pytest.approx(prices[1], rel=1e-3)
+    assert prices[0] > 2  # more than any study that was tuned by hand has
+
+
 def test_a_checkpoint_goes_on_with_the_price_where_it_was() -> None:
     def errors(first: int, last: int) -> list[Tensor]:
         return [torch.tensor(1 / (1 + step)) for step in range(first, last)]

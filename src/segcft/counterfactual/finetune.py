@@ -8,8 +8,8 @@ reached:
 
 With a regressor as the guide this is Reg-CFT, with a segmentor Seg-CFT (Xia et al.); the constraint is held by a
 damped Lagrange multiplier (Platt & Barr 1987; De Sousa Ribeiro et al. 2023). Two things are here that the paper has
-not: changed pixels have a price (:mod:`segcft.counterfactual.price`), and where pre-training has learnt from local
-deformations, the constraint is of these too: -ELBO(x', pa' | x), of counterfactuals that are known.
+not: changed pixels have a price (:mod:`segcft.counterfactual.price`), and where pre-training has learnt from subjects'
+own other images, the constraint is of these too: -ELBO(x', pa' | x), of counterfactuals that are known.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segcft.causal.scm import StructuralCausalModel
+from segcft.config.mechanisms import LocalDeformation
 from segcft.config.section import Augment, Training
 from segcft.config.stages import FinetuneSpec
 from segcft.config.study import Study
@@ -35,6 +36,11 @@ from segcft.training.loop import Objective, freeze, parts
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
+
+
+NONE = LocalDeformation()
+"""No deformations. Pre-training has learnt from them that a structure can be larger; what is around it moves with it
+there, and fine-tuning must be free to unlearn that."""
 
 
 class CounterfactualObjective(Objective):
@@ -66,8 +72,8 @@ class CounterfactualObjective(Objective):
         self.network = network
         self.scm, self.guide = freeze(scm), freeze(guide)
         self.spec, self.bound = spec, bound
-        self.samples, self.view = PairedSamples(study, spec.augment), Augmenter(spec.view)
-        self.plain = PairedSamples(study, Augment())
+        self.samples, self.view = PairedSamples(study, spec.augment, NONE), Augmenter(spec.view)
+        self.plain = PairedSamples(study, Augment(), NONE)
         names = list(study.variables)
         self.measured = study.measured_columns
         self.targets = [names.index(name) for name in spec.intervene or names]
@@ -167,7 +173,7 @@ class CounterfactualObjective(Objective):
 def constraint_level(network: ImageMechanism, study: Study, batches: Batches, fabric: Fabric) -> float:
     """The pre-trained mechanism's constraint on training data, nats per pixel: averaged over batches and devices."""
     spec = study.finetune
-    samples, sample = PairedSamples(study, spec.augment), spec.abduction == "sample"
+    samples, sample = PairedSamples(study, spec.augment, NONE), spec.abduction == "sample"
     total = torch.zeros((), device=fabric.device)
     for step, batch in enumerate(batches.from_step(0, spec.bound_batches, fabric.device)):
         for part in parts(batch, step, spec, fabric.global_rank):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from segcft.config.mechanisms import LocalDeformation
 from segcft.config.section import Augment
 from segcft.config.study import Study
 from segcft.data.augment import Augmenter
@@ -65,11 +66,11 @@ class PairedSamples(AugmentedSamples):
 
     Args:
         spec: how all of an image, and of what is known of it, is augmented before.
+        deform: local deformations of it.
     """
 
-    def __init__(self, study: Study, spec: Augment) -> None:
+    def __init__(self, study: Study, spec: Augment, deform: LocalDeformation) -> None:
         super().__init__(study, spec)
-        deform = study.hvae.deform
         self.deform = LocalDeformer(deform) if deform.share else None
         self.share = study.hvae.pairs
 
@@ -111,7 +112,7 @@ class LikelihoodObjective(Objective):
     def __init__(self, network: ImageMechanism, study: Study) -> None:
         super().__init__()
         self.network = network
-        self.samples = PairedSamples(study, study.hvae.augment)
+        self.samples = PairedSamples(study, study.hvae.augment, study.hvae.deform)
         self.settles = network.spec.settles
 
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
