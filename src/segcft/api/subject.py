@@ -14,6 +14,7 @@ from segcft.causal.missing import MissingValues
 from segcft.causal.scm import StructuralCausalModel
 from segcft.config.study import Study
 from segcft.errors import Code, InterventionError
+from segcft.evaluate.names import with_article
 from segcft.measures.measurements import Measurements
 
 
@@ -34,7 +35,7 @@ def resolve_measured(
             if value < least:
                 hint = f"; this number sets it, and {CHANGE}" if one.variable in numbers else ""
                 raise InterventionError(
-                    Code.OUT_OF_RANGE, one.variable, f"{one.measure.word}: cannot be {value:g}, below {least:g}{hint}"
+                    Code.OUT_OF_RANGE, one.variable, f"{with_article(one.measure.word)} cannot be {value:g}, below {least:g}{hint}"
                 )
             if value > most:
                 unit = one.measure.unit(measurements.grid)

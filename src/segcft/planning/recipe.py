@@ -41,7 +41,6 @@ FINETUNE: Keys = {
     "also": Planned(0.5, "several variables are asked for at once, so that each is heard among others"),
     "guide_loss": Planned("absolute", "its slope does not vanish near what was asked for"),
     "price": Planned("floor", "a fixed price of pixels may win before the guide is followed: nothing would change"),
-    "price_slack": Planned(0.1, "what fewer changed pixels may cost of what the guide has obtained"),
 }
 """Fine-tuning, whatever the data."""
 
