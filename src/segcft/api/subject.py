@@ -35,7 +35,9 @@ def resolve_measured(
             if value < least:
                 hint = f"; this number sets it, and {CHANGE}" if one.variable in numbers else ""
                 raise InterventionError(
-                    Code.OUT_OF_RANGE, one.variable, f"{with_article(one.measure.word)} cannot be {value:g}, below {least:g}{hint}"
+                    Code.OUT_OF_RANGE,
+                    one.variable,
+                    f"{with_article(one.measure.word)} cannot be {value:g}, below {least:g}{hint}",
                 )
             if value > most:
                 unit = one.measure.unit(measurements.grid)
