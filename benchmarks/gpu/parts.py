@@ -162,7 +162,7 @@ def random_store(folder: Path, study: Study, samples: int) -> Store:
     with StoreWriter(folder, study) as writer:
         for number in range(samples):
             image = random.integers(256, size=(study.image.channels, *size), dtype=np.uint8)
-            masks = random.integers(256, size=(len(study.structures), *size), dtype=np.uint8)
+            masks = random.integers(256, size=(len(study.masked), *size), dtype=np.uint8)
             attributes: dict[str, float | str | None] = {
                 name: str(random.choice(one.categories)) if one.kind == "categorical" else float(random.uniform(20, 80))
                 for name, one in study.variables.items()

@@ -36,7 +36,7 @@ def _write(folder: Path) -> None:
     with StoreWriter(folder, study, partial=True) as writer:
         for number in range(3):
             image = random.integers(0, 256, (1, *size), dtype=np.uint8)
-            masks = np.full((len(study.structures), *size), 255, np.uint8)
+            masks = np.full((len(study.masked), *size), 255, np.uint8)
             writer.append(f"s{number}", f"p{number}", "train", image, masks, {"sex": "F", "age": 60.0 + number})
         writer.reject("s9", "why not")
 

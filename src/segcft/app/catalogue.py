@@ -116,36 +116,30 @@ def _graph(study: Study) -> dict[str, Any]:
 
 def _variable(model: Model, k: int) -> dict[str, Any]:
     name, variable = list(model.study.variables.items())[k]
+    measurements = Measurements.of(model.study)
+    measure = next((one.measure for one in measurements.all if one.variable == name), None)
     described: dict[str, Any] = {
         "name": name,
         "label": plain(name),
         "parents": list(variable.parents),
         "categories": list(variable.categories),
         "unit": variable.unit,
-        "isMeasured": name in model.study.measured,
-        "isRatio": any(one.variable == name and one.measure.ratio for one in Measurements.of(model.study).all),
+        "isMeasured": measure is not None,
+        "isRatio": measure is not None and measure.ratio,
     }
     if not variable.categories:
         values = model.people[:, k].cpu().numpy()
         low, high = limits(variable, values)
+        logarithmic = 0.0 if variable.scale == "log" else None
         described |= {
             "low": low,
             "high": high,
             "central": [float(value) for value in np.quantile(values, CENTRAL)],
             # Below it the variable cannot be: measures and what is on a logarithmic scale.
-            "least": _least(model.study, name),
+            "least": measure.bounds(measurements.grid)[0] if measure else logarithmic,
             "mayBeZero": variable.zero_inflated or variable.scale == "linear",
         }
     return described
-
-
-def _least(study: Study, name: str) -> float | None:
-    """Below which a continuous variable cannot be; None if there is no such number."""
-    measurements = Measurements.of(study)
-    for one in measurements.all:
-        if one.variable == name:
-            return one.measure.bounds(measurements.grid)[0]
-    return 0.0 if study.variables[name].scale == "log" else None
 
 
 def _examples(run: Run) -> list[dict[str, Any]]:

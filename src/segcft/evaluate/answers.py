@@ -95,8 +95,7 @@ class FigureQueries:
         What the judge reads of the answer less what it reads of the image, so that its bias does not count, over the
         known measure, as it may read next to nothing of a small structure; of a place over the range of places.
         """
-        s = list(self.cohort.study.structures).index(structure)
-        has_it = self._whole(self.cohort.values[self.order])[:, s] > 0
+        has_it = self._whole_of(structure, self.cohort.values[self.order]) > 0
         has_it_first = torch.argsort(has_it.long(), descending=True, stable=True)
         chosen = self.cohort.samples(self.order[has_it_first[:samples]])
         whole = self._whole(chosen.values)[:, None]
@@ -152,8 +151,7 @@ class FigureQueries:
     def _asked(self, values: Tensor, structure: str, changes: Sequence[float]) -> Tensor:
         """The measures asked for, (K, M)."""
         known = values[:, self.cohort.column(self._variable(structure))]
-        whole = self._whole(values)[:, list(self.cohort.study.structures).index(structure)]
-        return known[:, None] + whole[:, None] * torch.tensor(changes, device=known.device)
+        return known[:, None] + self._whole_of(structure, values)[:, None] * torch.tensor(changes, device=known.device)
 
     def _whole(self, values: Tensor) -> Tensor:
         """What changes are shares of, (K, M): the measure itself; of a place or an angle, whose 0 is not nothing, the
@@ -166,11 +164,15 @@ class FigureQueries:
                 known[:, place] = float(high - low)
         return known
 
+    def _whole_of(self, structure: str, values: Tensor) -> Tensor:
+        """:meth:`_whole` of one structure, (K,)."""
+        return self._whole(values)[:, list(self.cohort.study.structures).index(structure)]
+
     def _within(self, values: Tensor, structure: str, changes: Sequence[float]) -> Tensor:
         """Whether the measures asked for are in the training range, and not the share of nothing, (K, M)."""
         k, asked = self.cohort.column(self._variable(structure)), self._asked(values, structure, changes)
-        s = list(self.cohort.study.structures).index(structure)
-        return (asked >= float(self.low[k])) & (asked <= float(self.high[k])) & (self._whole(values)[:, s, None] > 0)
+        has_it = self._whole_of(structure, values)[:, None] > 0
+        return (asked >= float(self.low[k])) & (asked <= float(self.high[k])) & has_it
 
     def _variable(self, structure: str) -> str:
         return self.cohort.study.structures[structure].variable

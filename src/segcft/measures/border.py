@@ -5,14 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from segcft.grid import Grid
-from segcft.measures.measure import MEASURES, Measure, sharpened
+from segcft.measures.measure import MEASURES, Measure, X, Y, sharpened
 
 QUANTILE = 0.02
 """The share of a structure that is beyond its border: single elements far off, which a segmentor may see anywhere, do
 not move it."""
-
-Y, X = -2, -1
-"""Axes of the image, counted from the end: rows and columns."""
 
 
 def position(masks: Tensor, grid: Grid, axis: int, quantile: float) -> Tensor:

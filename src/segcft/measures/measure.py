@@ -15,6 +15,9 @@ from segcft.utils.registry import Registry, instance_of
 FULL = 255
 """Coverage of a pixel that is wholly inside of a structure."""
 
+Y, X = -2, -1
+"""Axes of the image, counted from the end: rows and columns."""
+
 
 class Measure(ABC):
     """A number that is read from the mask of one structure."""

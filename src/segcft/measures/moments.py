@@ -8,10 +8,7 @@ import torch
 from torch import Tensor
 
 from segcft.grid import Grid
-from segcft.measures.measure import MEASURES, Measure, sharpened
-
-Y, X = -2, -1
-"""Axes of the image, counted from the end: rows and columns."""
+from segcft.measures.measure import MEASURES, Measure, X, Y, sharpened
 
 THIN = 1 / 12
 """Variance of an element along each side, in squares of its size: without it a line of pixels has no width."""

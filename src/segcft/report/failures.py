@@ -179,9 +179,9 @@ def _cases(
     here = torch.from_numpy(places.copy()).to(cohort.device)
     samples, asked = cohort.samples(here), after[here]
     answers = rounded(model.abduct(samples.image, samples.values).predict(asked))
-    before, masks = judge.masks(samples.image), judge.masks(answers)
+    masks = judge.masks(answers)
     read = judge.measurements.read(masks)[:, s]
-    before, after_masks = (judge.measurements.shown(some)[:, s] for some in (before, masks))
+    mask_before, mask_after = (judge.measurements.shown(one)[:, s] for one in (judge.masks(samples.image), masks))
     again = error_of(study).error(read[:, None], asked[:, [column]])[:, 0].double().cpu().numpy()
     ids = [cohort.named("id")[place] for place in places]
     for id, new, recorded in zip(ids, again, errors[places], strict=True):
@@ -205,8 +205,8 @@ def _cases(
             samples.image[k],
             answers[k],
             None if drawn is None or drawn[k].isnan().any() else drawn[k],
-            before[k].cpu().numpy(),
-            after_masks[k].cpu().numpy(),
+            mask_before[k].cpu().numpy(),
+            mask_after[k].cpu().numpy(),
         )
         for k, id in enumerate(ids)
     ]
