@@ -15,7 +15,10 @@ class LogLikelihood(NamedTuple):
     attributes: dict[str, float]
     """log p(variable | its parents), in nats, of the variables' densities in their units."""
 
+    confounded: float = 0.0
+    """What pairs of confounded variables add to these, in nats; see :class:`segcft.causal.copula.GaussianCopula`."""
+
     @property
     def total(self) -> float:
         """Lower bound of log p(image, attributes), in nats."""
-        return self.image + sum(self.attributes.values())
+        return self.image + sum(self.attributes.values()) + self.confounded

@@ -24,7 +24,7 @@ from segcft.api.trajectory import Trajectory, steps_of
 from segcft.causal.intervention import Intervention
 from segcft.counterfactual.model import CounterfactualModel
 from segcft.counterfactual.support import limits
-from segcft.counterfactual.warnings import atypical_image, missed_changes, out_of_support
+from segcft.counterfactual.warnings import atypical_image, missed_changes, out_of_support, unlikely_together
 from segcft.data.grey import to_grey_levels, to_unit
 from segcft.errors import Code, DataError, InterventionError, RunError
 from segcft.evaluate.names import METHODS, method_name
@@ -197,7 +197,7 @@ class Model:
             after.append(model.scm.counterfactual(subject.values, do, self._generator()))
         abduction = model.abduct(x, torch.cat([subject.values for subject in subjects]))
         lengths = model.mechanism.lengths(abduction.noise)
-        typical = self.run.typical(self.methods[method], lengths)
+        typical, joint = self.run.typical(self.methods[method], lengths), self.run.joint_support()
         grey = to_grey_levels(abduction.predict(torch.cat(after)))
         masks_after = self.judge.masks(to_unit(grey))
         read_after = self.judge.measurements.read(masks_after)
@@ -210,6 +210,7 @@ class Model:
                 *(f"image: {remark.text}" for remark in question.remarks),
                 *atypical_image({name: bits[i] for name, bits in lengths.items()}, typical),
                 *out_of_support(study, subject.source, subject.values[0], asked[i][0], after[i][0], self.people),
+                *unlikely_together(study, model.scm, after[i][0], joint),
                 *missed_changes(study, gained, wanted, self.people[:, areas].std(dim=0)),
             ]
             spread = self.judge.read(to_unit(drawn)).std(dim=0) if draws > 1 else None
@@ -333,7 +334,8 @@ class Model:
         nats = -float(density.mean())
         terms = model.scm.log_prob(subject.values)[0]
         attributes_terms = {name: float(terms[k]) for k, name in enumerate(self.study.variables)}
-        return LogLikelihood(-nats * model.mechanism.pixels, nats / float(np.log(2)), attributes_terms)
+        tied = float(model.scm.confounding(subject.values)[0])
+        return LogLikelihood(-nats * model.mechanism.pixels, nats / float(np.log(2)), attributes_terms, tied)
 
     def _model(self, method: str | None) -> tuple[str, CounterfactualModel]:
         method = None if method is None else arguments.text("method", method, list(self.methods)[-1], RunError)

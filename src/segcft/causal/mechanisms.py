@@ -168,6 +168,11 @@ class Mechanism(nn.Module, ABC):
     def sample_noise(self, n: int, like: Tensor, generator: Generator | None = None) -> Tensor:
         """Noise (n, N) from its prior, of the type and on the device of ``like``."""
 
+    @abstractmethod
+    def normal_score(self, value: Tensor, context: Tensor, generator: Generator | None = None) -> Tensor:
+        """Where the value is among those of the same parents, as a standard normal number (B,); drawn from where it may
+        be if the value has a probability (randomised quantile residuals, Dunn and Smyth 1996)."""
+
 
 class ConditionalSplineFlow(Mechanism):
     r"""A continuous variable as a conditional flow :math:`u = t(z; pa)`, with :math:`u \sim N(0, 1)`.
@@ -225,6 +230,9 @@ class ConditionalSplineFlow(Mechanism):
     def sample_noise(self, n: int, like: Tensor, generator: Generator | None = None) -> Tensor:
         device = generator.device if generator else like.device
         return torch.randn(n, 1, generator=generator, device=device, dtype=like.dtype).to(like.device)
+
+    def normal_score(self, value: Tensor, context: Tensor, generator: Generator | None = None) -> Tensor:
+        return self.abduct(value, context)[:, 0]
 
 
 class HurdleFlow(Mechanism):
@@ -297,6 +305,9 @@ class HurdleFlow(Mechanism):
         device = generator.device if generator else like.device
         exponential = torch.empty(n, device=device, dtype=like.dtype).exponential_(generator=generator)
         return torch.stack([torch.zeros_like(exponential), exponential], dim=1).to(like.device)
+
+    def normal_score(self, value: Tensor, context: Tensor, generator: Generator | None = None) -> Tensor:
+        return _normal(self.abduct(value, context, generator).sum(dim=1))
 
 
 def _excess(normal: Tensor) -> Tensor:
@@ -373,3 +384,12 @@ class CategoricalMechanism(Mechanism):
         exponential = torch.empty(n, self.noise_features, device=device, dtype=like.dtype)
         exponential.exponential_(generator=generator).clamp_(min=torch.finfo(like.dtype).tiny)
         return -exponential.log().to(like.device)
+
+    def normal_score(self, value: Tensor, context: Tensor, generator: Generator | None = None) -> Tensor:
+        index = torch.nan_to_num(value).long()[:, None]
+        shares = self.log_probabilities(context).exp()
+        device = generator.device if generator else value.device
+        uniform = torch.rand(len(value), generator=generator, device=device, dtype=value.dtype).to(value.device)
+        before = (shares.cumsum(dim=1) - shares).gather(1, index)[:, 0]
+        least = torch.finfo(value.dtype).eps  # a normal number is finite
+        return torch.special.ndtri((before + uniform * shares.gather(1, index)[:, 0]).clamp(least, 1 - least))

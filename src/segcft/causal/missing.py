@@ -16,7 +16,8 @@ class MissingValues:
     """The missing values (NaN) of one sample (1, V), given the others: likelihood weighting (Fung and Chang 1990).
 
     Candidates are drawn from the SCM with the known variables set to their values, and weighed by how likely these are
-    given their parents. So causes tell of their effects by the draw, and effects of their causes by the weight.
+    given their parents. So causes tell of their effects by the draw, and effects of their causes by the weight. Of
+    confounded variables the one tells of the other by the weight, too.
 
     Args:
         scm: of all variables.
@@ -34,7 +35,10 @@ class MissingValues:
             return
         with torch.no_grad():
             self.candidates = scm.sample(CANDIDATES, generator, values.expand(CANDIDATES, -1))
-            self.weights = torch.softmax(scm.log_prob(self.candidates)[:, ~self.missing].sum(dim=1), dim=0)
+            likelihood = scm.log_prob(self.candidates)[:, ~self.missing].sum(dim=1)
+            # The draw knows how the missing are tied to each other, and the weight how they are to the known.
+            drawn = scm.confounding(self.candidates, self.missing.nonzero()[:, 0].tolist())
+            self.weights = torch.softmax(likelihood + scm.confounding(self.candidates) - drawn, dim=0)
         if not self.weights.isfinite().all():
             known = ", ".join(
                 f"{name}={float(values[0, k]):g}"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
 from torch import Generator, Tensor, nn
 
+from segcft.causal.copula import GaussianCopula
 from segcft.causal.intervention import unknown_variable
 from segcft.causal.mechanisms import CategoricalMechanism, ConditionalSplineFlow, HurdleFlow, Mechanism, ParentEncoder
 from segcft.config.graph import Graph
@@ -17,14 +18,15 @@ from segcft.config.study import Variable
 
 
 class StructuralCausalModel(nn.Module):
-    r"""A Markovian SCM: every variable is :math:`a_k = f_k(u_k; pa_k)` with independent noises :math:`u_k`.
+    r"""An SCM: every variable is :math:`a_k = f_k(u_k; pa_k)` with independent noises :math:`u_k`, but for those of
+    ``confounded`` pairs, which a Gaussian copula ties together (:mod:`segcft.causal.copula`).
 
     A batch of values is one float32 tensor (B, V), columns in the order of ``variables``, each in its own
     unit; a category is its index as a float; NaN is a missing value. In ``do`` NaN means "not intervened on",
     so every sample can have its own intervention. All randomness goes through the optional ``generator``.
 
-    Train with the loss ``-scm.log_prob(values).sum(1).mean()``; everything else answers questions and records
-    no gradients.
+    Train with the loss ``-scm.log_prob(values).sum(1).mean()``, then :meth:`fit_confounding`; everything else answers
+    questions and records no gradients.
 
     Continuous variables are flows, behind a hurdle if they are ``zero_inflated``, and categorical ones Gumbel-max
     models; see :mod:`segcft.causal.mechanisms`.
@@ -36,9 +38,12 @@ class StructuralCausalModel(nn.Module):
     Args:
         variables: the variables and their parents, as in the study.
         spec: sizes of the mechanisms.
+        confounded: pairs of variables that have an unknown cause in common.
     """
 
-    def __init__(self, variables: Mapping[str, Variable], spec: SCMSpec) -> None:
+    def __init__(
+        self, variables: Mapping[str, Variable], spec: SCMSpec, confounded: Sequence[tuple[str, str]] = ()
+    ) -> None:
         super().__init__()
         self.variables = tuple(variables)
         self.definitions = dict(variables)
@@ -63,6 +68,8 @@ class StructuralCausalModel(nn.Module):
             self._noises.append(slice(start, start + mechanism.noise_features))
             start += mechanism.noise_features
         self.noise_features = start
+        pairs = [(self.variables.index(first), self.variables.index(second)) for first, second in confounded]
+        self.copula = GaussianCopula(len(variables), pairs) if pairs else None
 
     @property
     def natural_std(self) -> Tensor:
@@ -100,10 +107,28 @@ class StructuralCausalModel(nn.Module):
         return torch.stack(terms, dim=1)
 
     @torch.no_grad()
+    def fit_confounding(self, values: Tensor) -> None:
+        """Learn how strongly the confounded pairs are tied together, from training values (B, V)."""
+        if self.copula:
+            self.copula.fit(self.normal_scores(values))
+
+    @torch.no_grad()
+    def confounding(self, values: Tensor, columns: Sequence[int] | None = None) -> Tensor:
+        """What confounded pairs add to the log density of values (B, V), in nats, (B,); see
+        :meth:`segcft.causal.copula.GaussianCopula.log_density`. 0 without such pairs."""
+        if self.copula is None:
+            return values.new_zeros(len(values))
+        return self.copula.log_density(self.normal_scores(values), columns)
+
+    @torch.no_grad()
     def sample(self, n: int, generator: Generator | None = None, do: Tensor | None = None) -> Tensor:
         """``n`` samples of all variables, (n, V), from the observational distribution, or under ``do`` (n, V)."""
         like = self.encoder.mean
         noise = [self._mechanism(k).sample_noise(n, like, generator) for k in range(len(self.variables))]
+        if self.copula:
+            tied = self.copula.sample(n, generator)
+            for k in self.copula.members:  # continuous variables, whose noise is one normal number
+                noise[k] = tied[:, k : k + 1]
         return self.predict(torch.cat(noise, dim=1), do)
 
     @torch.no_grad()
@@ -122,6 +147,22 @@ class StructuralCausalModel(nn.Module):
             unknown = values[:, [k, *self._parents[k]]].isnan().any(dim=1, keepdim=True)
             noises.append(torch.where(unknown, math.nan, noise))
         return torch.cat(noises, dim=1)
+
+    @torch.no_grad()
+    def normal_scores(self, values: Tensor, generator: Generator | None = None) -> Tensor:
+        """The noise of values (B, V) as standard normal numbers (B, V), a variable each: independent of each other if
+        the causal model is right. NaN (unknown) where the variable or one of its parents is missing.
+
+        Those of categories and of zeros, which several noises explain, are drawn.
+        """
+        features, scores = self.encoder(values), []
+        for k, (name, variable) in enumerate(self.definitions.items()):
+            value, context = values[:, k], features[:, self._contexts[k]]
+            if variable.kind == "continuous":
+                value = self.encoder.standardise(name, value)
+            unknown = values[:, [k, *self._parents[k]]].isnan().any(dim=1)
+            scores.append(torch.where(unknown, math.nan, self._mechanism(k).normal_score(value, context, generator)))
+        return torch.stack(scores, dim=1)
 
     @torch.no_grad()
     def predict(self, noise: Tensor, do: Tensor | None = None) -> Tensor:

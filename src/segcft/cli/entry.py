@@ -16,6 +16,7 @@ from segcft.cli.ask import add_ask
 from segcft.cli.augment import add_augment
 from segcft.cli.causal_gen import add_causal_gen
 from segcft.cli.evaluate import add_evaluate
+from segcft.cli.graph import add_graph
 from segcft.cli.importers import importer_parser, listed
 from segcft.cli.plan import add_plan
 from segcft.cli.publish import add_publish
@@ -28,6 +29,7 @@ from segcft.utils.signals import Terminated, orderly_end
 COMMANDS = (
     add_run,
     add_plan,
+    add_graph,
     add_stages,
     add_ablation,
     add_causal_gen,
@@ -58,6 +60,9 @@ your own images, masks and table:
 
 what a study file leaves out, planned for your data, machine and hours, with a reason for each value:
   segcft plan configs/planned/jsrt.yaml --data /data/jsrt256 --hours 3 --out jsrt-planned.yaml
+
+whether the data speak against the study's causal graph, and which edges they suggest:
+  segcft graph configs/jsrt.yaml --data /data/jsrt256
 
 a published model, judged on your own images:
   segcft evaluate models/jsrt --data /data/jsrt256 --out judged

@@ -36,6 +36,7 @@ class _Keys(Section):
     name: str
     description: str = ""
     variables: dict[str, Variable] = Field(min_length=1)
+    confounded: tuple[tuple[str, str], ...] = ()
     structures: dict[str, Structure] = Field(min_length=1)
     data: Annotated[FolderData | SimulatedData, Field(discriminator="source")]
     image: Given = None

@@ -135,13 +135,17 @@ class Image(Section):
 class Study(Section):
     """One study, whole. See the files in ``configs/`` for worked examples.
 
-    The ``regressor`` may be left out where ``finetune.guides`` does not name it.
+    The ``regressor`` may be left out where ``finetune.guides`` does not name it. ``confounded`` are pairs of variables
+    that something causes which is no variable, as how deeply one has breathed in causes the areas of both lungs.
     """
+
+    LATER = frozenset({"confounded"})
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     description: str = ""
     image: Image
     variables: dict[str, Variable] = Field(min_length=1)
+    confounded: tuple[tuple[str, str], ...] = ()
     structures: dict[str, Structure] = Field(min_length=1)
     data: Annotated[FolderData | SimulatedData, Field(discriminator="source")]
     splits: Splits = Splits()
@@ -197,9 +201,26 @@ class Study(Section):
                     known = ", ".join(self.variables)
                     raise ValueError(f"variables.{name}.parents: {parent!r} is not a variable ({known})")
         try:
-            Graph({name: variable.parents for name, variable in self.variables.items()})
+            graph = Graph({name: variable.parents for name, variable in self.variables.items()})
         except CycleError as error:
             raise ValueError(f"variables: {error}") from None
+        self._check_confounded(graph)
+
+    def _check_confounded(self, graph: Graph) -> None:
+        seen: set[frozenset[str]] = set()
+        for pair in self.confounded:
+            shown = f"confounded: {' and '.join(map(repr, pair))}"
+            for name in pair:
+                variable = self.variables.get(name)
+                if variable is None or variable.kind != "continuous" or variable.zero_inflated:
+                    raise ValueError(f"{shown}: {name!r} is no continuous variable that is never absent")
+            if len(set(pair)) < 2 or frozenset(pair) in seen:
+                raise ValueError(f"{shown}: name two variables, and each pair once")
+            seen.add(frozenset(pair))
+            if any(one in graph.descendants([other]) for one, other in (pair, pair[::-1])):
+                raise ValueError(
+                    f"{shown}: one is a cause of the other, and no data tell that apart from what confounds them"
+                )
 
     def _check_structures(self) -> None:
         taken: dict[str, str] = {}

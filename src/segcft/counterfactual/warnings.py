@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from segcft.causal.intervention import CHANGE
+from segcft.causal.scm import StructuralCausalModel
 from segcft.config.study import Study
+from segcft.counterfactual.joint_support import JointSupport
 from segcft.counterfactual.support import limits
 from segcft.image_models.typicality import TypicalRanges
 
@@ -52,6 +54,22 @@ def out_of_support(
                 hint = f"; this sets the area to {value:g} {variable.unit}, and {CHANGE}" if share else ""
                 warnings.append(f"{name}: {value:g} ({origin}) is not in the training range, {low:g} to {high:g}{hint}")
     return warnings
+
+
+def unlikely_together(study: Study, scm: StructuralCausalModel, after: Tensor, joint: JointSupport | None) -> list[str]:
+    """A warning if values (V,) are unlikely together; none where it is not recorded which values go together."""
+    found = joint and joint.surprise(scm, after)
+    if not joint or not found:
+        return []
+    values = ", ".join(
+        f"{name} {float(after[scm.variables.index(name)]):g} {study.variables[name].unit}".rstrip()
+        for name in (found.first, found.second)
+    )
+    return [
+        f"{found.first} and {found.second}: unlikely together ({values}): each is {found.distance:.1f} standard "
+        f"deviations or more from what is usual beside the other; of {joint.subjects} subjects about one in a hundred "
+        f"is further than {joint.limit:.1f}"
+    ]
 
 
 def atypical_image(lengths: Mapping[str, Tensor], typical: TypicalRanges | None) -> list[str]:

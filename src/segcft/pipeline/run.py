@@ -34,6 +34,7 @@ from torch import nn
 
 from segcft.config.loader import load_study
 from segcft.config.study import Study
+from segcft.counterfactual.joint_support import JointSupport
 from segcft.counterfactual.model import CounterfactualModel
 from segcft.data.splits import JUDGE, PARTS, listed
 from segcft.data.store import Store
@@ -232,6 +233,23 @@ class Run:
         except ValueError:
             raise RunError(
                 Code.DAMAGED, f"{self.path(part)}: usual", "not the ranges of numbers that this header should hold"
+            ) from None
+
+    def joint_support(self) -> JointSupport | None:
+        """Which values of variables go together; None where that is not recorded.
+
+        Raises:
+            RunError: the part is missing or damaged.
+        """
+        said = artefact.read_meta(self.path("scm")).get("joint")
+        try:
+            joint = None if said is None else JointSupport.model_validate(said)
+            if joint and not joint.fits(self.study.variables):
+                raise ValueError
+            return joint
+        except ValueError:
+            raise RunError(
+                Code.DAMAGED, f"{self.path('scm')}: joint", "not what this header should hold of the study's variables"
             ) from None
 
     def samples_of(self, parts: Iterable[str]) -> Store:

@@ -172,8 +172,11 @@ class TrainingStage(Stage):
         """Figures of the trained network on validation samples that are no means over them; {} if it has none."""
         return {}
 
-    def findings(self, pipeline: Pipeline, trained: Trained, metrics: Mapping[str, float]) -> Iterator[Finding]:
-        """What went wrong although the training came to its end, by its steps and by all figures that are recorded."""
+    def findings(
+        self, pipeline: Pipeline, trained: Trained, metrics: Mapping[str, float], facts: Mapping[str, Any]
+    ) -> Iterator[Finding]:
+        """What went wrong although the training came to its end, by its steps and by all figures and facts that are
+        recorded."""
         patience = self.spec(pipeline.study).patience
         yield from astray(trained.history, self.section)
         yield from unfinished(trained.history, self.falls, trained.stopped, self.section, patience)
@@ -185,6 +188,9 @@ class TrainingStage(Stage):
     def others(self, pipeline: Pipeline, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
         """Other images of the same things among ``rows`` (N,) of the store, (N, K), where it learns from them."""
         return None
+
+    def fit_rest(self, pipeline: Pipeline, network: Any) -> None:
+        """Learn what is left when all steps are made, and takes none."""
 
     def check(self, run: Run) -> None:
         """Check that the part may be used for what it is.
@@ -242,6 +248,7 @@ class TrainingStage(Stage):
             validation=self._validated(pipeline) if spec.patience else (),
             progress=progress,
         )
+        self.fit_rest(pipeline, network)
         self.keep(pipeline, network, key, trained.figures | facts, start, trained=trained)
 
     def validation_batches(self, pipeline: Pipeline, most: int | None = None) -> Iterator[Batch]:
@@ -280,7 +287,8 @@ class TrainingStage(Stage):
         freeze(network)
         if pipeline.fabric.is_global_zero:
             metrics = {**figures, **self._validate(pipeline, network), **self.measures(pipeline, network)}
-            findings = list(self.findings(pipeline, trained, metrics)) if trained else []
+            facts = self.facts(pipeline, network)
+            findings = list(self.findings(pipeline, trained, metrics, facts)) if trained else []
             meta = {
                 "part": self.name,
                 "key": key,
@@ -296,7 +304,7 @@ class TrainingStage(Stage):
                 **({"stopped": trained.stopped._asdict()} if trained else {}),
                 "findings": [finding.record() for finding in findings],
                 **(source or {}),
-                **self.facts(pipeline, network),
+                **facts,
             }
             artefact.save(self.record(pipeline), network, meta)
             text = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from segcft.causal.dependence import Dependence, dependences, dependent_noises
 from segcft.causal.objective import SCMObjective
 from segcft.causal.scm import StructuralCausalModel
 from segcft.config.study import Study
+from segcft.counterfactual.joint_support import JointSupport
 from segcft.data.batches import Batch, Batches
 from segcft.pipeline.runner import Pipeline
 from segcft.pipeline.stage import STAGES, Minimised, TrainingStage
+from segcft.training.findings import Finding
+from segcft.training.loop import Trained
 
 
 class AttributesStage(TrainingStage):
@@ -21,14 +27,41 @@ class AttributesStage(TrainingStage):
     complete_validation = True
 
     def network(self, study: Study) -> nn.Module:
-        return StructuralCausalModel(study.variables, study.scm)
+        return StructuralCausalModel(study.variables, study.scm, study.confounded)
+
+    def settings(self, study: Study) -> dict[str, Any]:
+        confounded = [list(pair) for pair in study.confounded]
+        return super().settings(study) | ({"confounded": confounded} if confounded else {})
 
     def objective(self, pipeline: Pipeline, network: Any, values: Tensor, batches: Batches) -> Minimised:
         network.set_statistics(values)
         return SCMObjective(network), {}
 
+    def fit_rest(self, pipeline: Pipeline, network: Any) -> None:
+        network.fit_confounding(self._values(pipeline, network, "train"))
+
     def validation(self, study: Study, network: Any, batch: Batch) -> dict[str, Tensor]:
         return {"validation_nats_per_person": -network.log_prob(batch["values"]).sum(dim=1)}
+
+    def findings(
+        self, pipeline: Pipeline, trained: Trained, metrics: Mapping[str, float], facts: Mapping[str, Any]
+    ) -> Iterator[Finding]:
+        yield from super().findings(pipeline, trained, metrics, facts)
+        yield from dependent_noises([Dependence(**one) for one in facts["noises"]], pipeline.study)
+
+    def facts(self, pipeline: Pipeline, network: Any) -> dict[str, Any]:
+        values, store = self._values(pipeline, network, "train"), pipeline.store
+        joint = JointSupport.learn(network, values, self._values(pipeline, network, "validation"))
+        generator = torch.Generator(values.device).manual_seed(pipeline.study.scm.seed)
+        scores = network.normal_scores(values, generator).cpu().double().numpy()
+        subjects = store.table["patient"].iloc[store.indices("train")].nunique()
+        tested = [one._asdict() for one in dependences(scores, list(pipeline.study.variables), subjects)]
+        return {"noises": tested} | ({"joint": joint.model_dump(mode="json")} if joint else {})
+
+    def _values(self, pipeline: Pipeline, network: Any, split: str) -> Tensor:
+        """The values (N, V) of a part's samples, on the network's device."""
+        values = pipeline.store.values()[pipeline.store.indices(split)]
+        return torch.from_numpy(values).to(network.encoder.mean.device)
 
 
 STAGES.add("scm", AttributesStage())

@@ -168,8 +168,10 @@ class FinetuningStage(_ImageStage):
             found |= {f"{prefix}{name}": slope for name, slope in slopes.items()}
         return found
 
-    def findings(self, pipeline: Pipeline, trained: Trained, metrics: Mapping[str, float]) -> Iterator[Finding]:
-        yield from super().findings(pipeline, trained, metrics)
+    def findings(
+        self, pipeline: Pipeline, trained: Trained, metrics: Mapping[str, float], facts: Mapping[str, Any]
+    ) -> Iterator[Finding]:
+        yield from super().findings(pipeline, trained, metrics, facts)
         yield from binding(trained.history)
         before, after = (
             {name: metrics[f"{prefix}{name}"] for name in pipeline.study.measured if f"{prefix}{name}" in metrics}

@@ -52,8 +52,10 @@ class _ReaderStage(TrainingStage):
         usual = usual_size(torch.cat(errors).cpu().numpy()).tolist()
         return {f"{READING_ERROR}{name}": error for name, error in zip(study.structures, usual, strict=True)}
 
-    def findings(self, pipeline: Pipeline, trained: Trained, metrics: Mapping[str, float]) -> Iterator[Finding]:
-        yield from super().findings(pipeline, trained, metrics)
+    def findings(
+        self, pipeline: Pipeline, trained: Trained, metrics: Mapping[str, float], facts: Mapping[str, Any]
+    ) -> Iterator[Finding]:
+        yield from super().findings(pipeline, trained, metrics, facts)
         study, store = pipeline.study, pipeline.store
         measures = store.values()[store.indices("train")][:, study.measured_columns]
         spreads = dict(
