@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 
 import segcft
+from segcft.causal.dependence import Dependence
 from segcft.config.study import Study
 from segcft.data.store import Store
 from segcft.errors import Code, RunError
@@ -70,6 +71,15 @@ def missing_parts(run: Run, parts: Sequence[Part]) -> list[str]:
 def findings(parts: Sequence[Part]) -> list[str]:
     """What went wrong in the trainings, as recorded in the parts."""
     return [f"{part.name}: {finding}" for part in parts for finding in recorded(part.meta)]
+
+
+def noises(parts: Sequence[Part]) -> list[Dependence]:
+    """The test of the noises that is recorded in the part of the attributes; none of parts that are older than it."""
+    scm = next((part for part in parts if part.name == "scm"), None)
+    try:
+        return [Dependence(**one) for one in scm.meta.get("noises", [])] if scm else []
+    except TypeError as error:
+        raise RunError(Code.DAMAGED, "scm.safetensors: noises", f"not the record of a test ({error})") from None
 
 
 def guards(store: Store, parts: Sequence[Part]) -> Iterator[Check]:

@@ -157,6 +157,7 @@ def render_report(run: Run, device: torch.device) -> str:
         wide=_is_wide(study),
         kin=kin(result.rows, study),
         findings=facts.findings(parts),
+        noises=[] if folds else facts.noises(parts),
         guards=[
             replace(guard, text=f"{of}{guard.text}")
             for of, (one, its) in made.items()
