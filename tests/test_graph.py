@@ -86,7 +86,7 @@ def test_what_known_graphs_imply() -> None:
 
 @given(st.integers(2, 5), st.data())
 @settings(max_examples=30, deadline=None)
-def test_a_whole_graph_implies_nothing_and_an_empty_one_that_all_are_independent(size: int, data: st.DataObject) -> None:
+def test_a_whole_graph_implies_nothing_and_an_empty_one_that_all_are_apart(size: int, data: st.DataObject) -> None:
     names = data.draw(st.permutations([f"v{k}" for k in range(size)]))
     whole = {name: tuple(names[:k]) for k, name in enumerate(names)}
     assert implied({name: whole[name] for name in data.draw(st.permutations(names))}) == []
