@@ -21,6 +21,7 @@ from segcft.evaluate import names
 from segcft.evaluate.answered import AnsweredBatch, AskedBatch, FactualBatch, GuideBatch, ModelBatch
 from segcft.evaluate.answers import FigureQueries
 from segcft.evaluate.cohort import Cohort
+from segcft.evaluate.metrics.displacement import places_of_people
 from segcft.evaluate.metrics.kinship import kin
 from segcft.evaluate.metrics.metric import Metric, Result, metrics_of, results_of
 from segcft.evaluate.pairs import PairQueries, judge_pairs
@@ -83,6 +84,8 @@ def evaluate(
     scores = judge_models(cohort, models, judge, progress, guides, training)
     table = scores.by_sample(cohort.named("id"), cohort.named("patient"))
     rows = scores.rows(cohort.named("patient"), study.evaluation.bootstrap, study.evaluation.seed)
+    if training is not None and not Truth.of(study, cohort.store):
+        rows += places_of_people(cohort, training, study.evaluation.interventions or study.measured)
     write_outcome(study, table, rows, folder, notes=notes, progress=progress)
     draw(study, [lambda: FigureQueries(cohort, models, judge, training_values, training)], folder, progress)
     return rows

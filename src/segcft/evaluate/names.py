@@ -10,6 +10,8 @@ JUDGE = "judge"
 """The judge on real images: its own reading error."""
 TRUTH = "truth"
 """The simulator's true counterfactual, where there is one."""
+PEOPLE = "people"
+"""What training people show: of real ones nobody knows the truth."""
 SEG_LESS_REG = "segmentor - regressor"
 """Error of Seg-CFT less that of Reg-CFT, sample by sample: their intervals overlap long before they tie."""
 
@@ -21,6 +23,7 @@ METHODS = {
     "segmentor": "Seg-CFT",
     SEG_LESS_REG: "Seg less Reg",
     TRUTH: "Truth",
+    PEOPLE: "People",
     JUDGE: "Judge",
 }
 """Method -> its name in tables and figures, in the order of the tables."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from segcft.config.sources import SimulatedData
 from segcft.config.study import Study
 from segcft.evaluate import names
+from segcft.evaluate.metrics.displacement import Displacement
 from segcft.evaluate.metrics.effectiveness import error_of
 from segcft.evaluate.metrics.kinship import KIN, Kinship
 from segcft.evaluate.metrics.metric import Metric, PairMetric, metrics_of
@@ -38,11 +39,17 @@ def render_table(rows: Sequence[Row], study: Study, notes: Sequence[str] = (), p
         "\n\n".join([table.of_structures(error), table.methods_in_words()]),
         table.of_judge(),
         table.of_guides(),
-        *(table.of_structures(m) for m in metrics_of(study) if m is not error and not isinstance(m, PairMetric)),
+        *(table.of_structures(m) for m in metrics_of(study) if m is not error and not _has_its_own(m)),
+        table.of_places(),
         table.of_images(),
         table.of_pairs(),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _has_its_own(metric: Metric) -> bool:
+    """Whether a metric is in a table with others."""
+    return isinstance(metric, PairMetric | Displacement)
 
 
 def few_subjects(subjects: int) -> list[str]:
@@ -93,6 +100,30 @@ class _Table:
         table = grid(["do", "method", *map(plain, self.study.structures)], body, labels=2)
         parts = (f"## {metric.heading(self.study)}", table, metric.words(self.study).explanation)
         return "\n\n".join(part for part in parts if part)
+
+    def of_places(self) -> str:
+        """Which borders move, of the structure intervened on: a column a place."""
+        metrics = [metric for metric in metrics_of(self.study) if isinstance(metric, Displacement)]
+        body = []
+        for structure, variable in zip(self.study.structures, self.study.measured, strict=True):
+            for method in self.methods:
+                found = [self.index.get((method, metric.name, variable, structure)) for metric in metrics]
+                if any(found):
+                    rows = [row and row | {"intervened": False} for row in found]  # bold would be all of them
+                    cells = (cell(row, metric) for row, metric in zip(rows, metrics, strict=True))
+                    body.append([plain(variable), method_name(method), *cells])
+        if not body:
+            return ""
+        unit = metrics[0].words(self.study).unit
+        head = ["do", "method", *(metric.words(self.study).label for metric in metrics)]
+        return f"""\
+## Which borders move? {unit} for one standard deviation more
+
+{grid(head, body, labels=2)}
+
+Of the structure intervened on, as the judge reads it: how far its borders and its centre (x, y) move to the right and
+down, where the variable is set one standard deviation higher. Right is what the truth has; of real people, what
+training people show who differ by so much and have the same parents in the graph."""
 
     def of_judge(self) -> str:
         """The results of the judge on images as they are."""
@@ -173,6 +204,7 @@ differ from the same masks."""
             "segmentor": f"fine-tuned to show the {measures.word}s that a segmentor's masks {measures.verb}.",
             names.SEG_LESS_REG: "their errors' difference, person by person; below 0: Seg-CFT is the better one.",
             names.TRUTH: "the simulator's own counterfactual, which no method can be expected to beat.",
+            names.PEOPLE: "how training people differ from each other, by a regression.",
         }
         errors = error_of(self.study).name
         if not {v for _, metric, v, _ in self.index if v and metric == errors} <= set(self.study.measured):

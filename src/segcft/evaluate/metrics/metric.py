@@ -19,8 +19,13 @@ from segcft.utils.registry import Registry, instance_of
 GREY = "grey levels"
 """The unit of differences between images, 0 to 255."""
 
-Better = Literal["lower", "higher", "near 1"]
-DIRECTIONS: dict[Better, str] = {"lower": "lower is better", "higher": "higher is better", "near 1": "1 is right"}
+Better = Literal["lower", "higher", "near 1", "as true"]
+DIRECTIONS: dict[Better, str] = {
+    "lower": "lower is better",
+    "higher": "higher is better",
+    "near 1": "1 is right",
+    "as true": "what the truth has is right",
+}
 
 
 class Result(NamedTuple):
