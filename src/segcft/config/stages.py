@@ -66,7 +66,7 @@ class FinetuneSpec(Training):
     change_scale: PositiveFloat = 0.03
     price: Literal["fixed", "floor"] = "fixed"
     price_from: Fraction = 0.2
-    price_slack: PositiveFloat = 0.1
+    price_slack: PositiveFloat = 0.05
     view: Augment = Augment()
 
     @model_validator(mode="after")
