@@ -22,6 +22,7 @@ from segcft.api.samples import Samples
 from segcft.api.subject import Subject, infer_subject, resolve_measured
 from segcft.api.trajectory import Trajectory, steps_of
 from segcft.causal.intervention import Intervention
+from segcft.counterfactual.contradictions import check_parts
 from segcft.counterfactual.model import CounterfactualModel
 from segcft.counterfactual.support import limits
 from segcft.counterfactual.warnings import atypical_image, missed_changes, out_of_support, unlikely_together
@@ -195,6 +196,7 @@ class Model:
             subjects.append(subject)
             asked.append(do)
             after.append(model.scm.counterfactual(subject.values, do, self._generator()))
+            check_parts(self.judge.measurements, list(study.variables), subject.values[0], after[-1][0])
         abduction = model.abduct(x, torch.cat([subject.values for subject in subjects]))
         lengths = model.mechanism.lengths(abduction.noise)
         typical, joint = self.run.typical(self.methods[method], lengths), self.run.joint_support()

@@ -110,7 +110,7 @@ class StructuralCausalModel(nn.Module):
     def fit_confounding(self, values: Tensor) -> None:
         """Learn how strongly the confounded pairs are tied together, from training values (B, V)."""
         if self.copula:
-            self.copula.fit(self.normal_scores(values))
+            self.copula.fit(self.normal_scores(values, columns=self.copula.members))
 
     @torch.no_grad()
     def confounding(self, values: Tensor, columns: Sequence[int] | None = None) -> Tensor:
@@ -118,7 +118,7 @@ class StructuralCausalModel(nn.Module):
         :meth:`segcft.causal.copula.GaussianCopula.log_density`. 0 without such pairs."""
         if self.copula is None:
             return values.new_zeros(len(values))
-        return self.copula.log_density(self.normal_scores(values), columns)
+        return self.copula.log_density(self.normal_scores(values, columns=self.copula.members), columns)
 
     @torch.no_grad()
     def sample(self, n: int, generator: Generator | None = None, do: Tensor | None = None) -> Tensor:
@@ -149,14 +149,20 @@ class StructuralCausalModel(nn.Module):
         return torch.cat(noises, dim=1)
 
     @torch.no_grad()
-    def normal_scores(self, values: Tensor, generator: Generator | None = None) -> Tensor:
+    def normal_scores(
+        self, values: Tensor, generator: Generator | None = None, columns: Sequence[int] | None = None
+    ) -> Tensor:
         """The noise of values (B, V) as standard normal numbers (B, V), a variable each: independent of each other if
-        the causal model is right. NaN (unknown) where the variable or one of its parents is missing.
+        the causal model is right. NaN (unknown) where the variable or one of its parents is missing, and of variables
+        other than ``columns`` (default: all).
 
         Those of categories and of zeros, which several noises explain, are drawn.
         """
         features, scores = self.encoder(values), []
         for k, (name, variable) in enumerate(self.definitions.items()):
+            if columns is not None and k not in columns:
+                scores.append(values.new_full((len(values),), math.nan))
+                continue
             value, context = values[:, k], features[:, self._contexts[k]]
             if variable.kind == "continuous":
                 value = self.encoder.standardise(name, value)

@@ -13,7 +13,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from segcft.config.graph import CycleError, Graph
 from segcft.config.mechanisms import ImageSpec
-from segcft.config.section import Section, Training
+from segcft.config.section import Fraction, Section, Training
 from segcft.config.segmentors import SegmentorSection
 from segcft.config.sources import FolderData, SimulatedData, Splits
 from segcft.config.stages import EvaluationSpec, FinetuneSpec, RegressorSpec, SCMSpec
@@ -61,16 +61,47 @@ class Variable(Section):
         return self.scale == "linear" or number > 0 or (self.zero_inflated and number == 0)
 
 
+class Zone(Section):
+    """A part of the frame or of a structure: from ``begin`` to ``end``, shares of its length along an ``axis``.
+
+    ``x`` runs to the right, ``y`` down, and in volumes ``z`` from the first slice to the last. Along a vessel that is
+    straightened to lie along x, the thirds of the frame are its proximal, middle and distal part.
+    """
+
+    axis: Literal["x", "y", "z"]
+    begin: Fraction = 0
+    end: Fraction = 1
+    of: Literal["frame", "structure"] = "frame"
+
+    @model_validator(mode="after")
+    def _has_a_length(self) -> Zone:
+        if not self.begin < self.end:
+            raise ValueError(f"'end' is a share behind 'begin', {self.begin:g}, not {self.end:g}")
+        return self
+
+    def within(self, other: Zone | None) -> bool:
+        """Whether all of it is in another one; None is the whole."""
+        if other is None:
+            return True
+        same = (self.axis, self.of) == (other.axis, other.of)
+        return same and other.begin <= self.begin and self.end <= other.end
+
+    def apart(self, other: Zone) -> bool:
+        """Whether nothing of it is in another one."""
+        same = (self.axis, self.of) == (other.axis, other.of)
+        return same and (self.end <= other.begin or other.end <= self.begin)
+
+
 class Structure(Section):
     """A structure in the image, the variable that is a ``measure`` of it, and how a mask file shows it.
 
     With ``of`` it has no mask of its own: it is another measure of the structure that ``of`` names, or a measure of
-    several of them together. Of all others exactly one of ``bit`` (flag in a bit mask, e.g. 4), ``label`` (value in a
-    label map) or ``file`` (one file a structure, e.g. ``"{id}_heart.png"`` below the masks folder) is given where masks
-    come from files.
+    several of them together, or of what of them lies in a ``zone``. Of all others exactly one of ``bit`` (flag in a bit
+    mask, e.g. 4), ``label`` (value in a label map) or ``file`` (one file a structure, e.g. ``"{id}_heart.png"`` below
+    the masks folder) is given where masks come from files.
     """
 
-    LATER = frozenset({"measure", "of"})
+    LATER = frozenset({"measure", "of", "zone"})
 
     variable: str
     measure: str = "area"
@@ -78,11 +109,14 @@ class Structure(Section):
     label: PositiveInt | None = None
     file: str | None = None
     of: tuple[str, ...] = ()
+    zone: Zone | None = None
 
     @model_validator(mode="after")
     def _one_way_to_read(self) -> Structure:
         if self.of and (self.bit or self.label or self.file):
             raise ValueError("'of' says whose mask it is, so leave out 'bit', 'label' and 'file'")
+        if self.zone is not None and not self.of:
+            raise ValueError("'zone' is a part of another structure, which 'of' names")
         if sum(way is not None for way in (self.bit, self.label, self.file)) > 1:
             raise ValueError("give one of 'bit', 'label' and 'file', not several")
         if self.bit is not None and self.bit & (self.bit - 1):
@@ -240,6 +274,8 @@ class Study(Section):
                 if other not in self.masked:
                     known = ", ".join(self.masked)
                     raise ValueError(f"structures.{name}.of: {other!r} is no structure with its own mask ({known})")
+            if structure.zone is not None and structure.zone.axis == "z" and len(self.image.size) < 3:
+                raise ValueError(f"structures.{name}.zone.axis: an image has the axes x and y, not 'z'")
 
     def _check_pairs(self) -> None:
         kept = self.data.keep if isinstance(self.data, FolderData) else ()

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, NamedTuple, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validator
 from torch import Tensor
@@ -100,7 +101,8 @@ def _noises(scm: StructuralCausalModel, values: Tensor, names: Sequence[str]) ->
     """The noises of values (N, V) of some variables, as normal numbers (N, M): NaN where one is not known, or 0 and so
     any of many."""
     columns = [scm.variables.index(name) for name in names]
-    scores = scm.normal_scores(values)[:, columns].cpu().double().numpy()
+    generator = torch.Generator(values.device).manual_seed(0)  # draws for zeros, which do not count
+    scores = scm.normal_scores(values, generator, columns)[:, columns].cpu().double().numpy()
     absent = (values[:, columns] == 0).cpu().numpy() & np.array([scm.definitions[name].zero_inflated for name in names])
     return np.where(absent | ~np.isfinite(scores), np.nan, scores)
 

@@ -126,7 +126,8 @@ class FigureQueries:
         if self.truth:
             rows = samples.rows.repeat_interleave(values.shape[1])
             drawn = self.truth.counterfactuals(rows, {variable: wanted.flatten() for variable, wanted in do.items()})
-            images[names.TRUTH] = drawn.image.unflatten(0, values.shape[:2])
+            if drawn is not None:
+                images[names.TRUTH] = drawn.image.unflatten(0, values.shape[:2])
         after = {
             method: self._masks(answers.flatten(0, 1)).unflatten(0, values.shape[:2])
             for method, answers in images.items()

@@ -38,11 +38,14 @@ class Truth:
         simulated = isinstance(study.data, SimulatedData) and "person" in store.table
         return cls(study, store) if simulated else None
 
-    def counterfactuals(self, rows: Tensor, do: Mapping[str, Tensor]) -> Drawn:
+    def counterfactuals(self, rows: Tensor, do: Mapping[str, Tensor]) -> Drawn | None:
         """The samples in ``rows`` (B,) of the store under ``do``: variables and their values (B,) in the study's terms.
 
-        The simulator refuses what it cannot draw, e.g. a heart that would leave the thorax: NaN.
+        The simulator refuses what it cannot draw, e.g. a heart that would leave the thorax: NaN. None where it cannot
+        set one of the variables, as it only draws what is then measured.
         """
+        if not do.keys() <= set(self.simulator.variables):
+            return None
         size = self.study.image.size
         image = torch.full((len(rows), 1, *size), torch.nan)
         mask = torch.full((len(rows), len(self.order), *size), torch.nan)

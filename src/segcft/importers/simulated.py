@@ -115,7 +115,9 @@ def import_simulated(
 
 
 def mask_order(study: Study, simulator: Simulator) -> list[int]:
-    """For each structure of the study, its place among the simulator's masks.
+    """For each structure of the study that has a mask, its place among the simulator's masks.
+
+    Other structures (``of``) are measured from these, whatever of them is measured.
 
     Raises:
         DataError: the study has a variable, a structure or a measure that the simulator has not.
@@ -123,15 +125,14 @@ def mask_order(study: Study, simulator: Simulator) -> list[int]:
     source = study.data.source
     if study.image.channels != 1:
         raise DataError(Code.UNSUPPORTED, "image.channels", f"{source} draws 1 channel, not {study.image.channels}")
+    read = {structure.variable for structure in study.structures.values() if structure.of}
     for name in study.variables:
-        if name not in simulator.variables:
+        if name not in simulator.variables and name not in read:
             raise DataError(Code.UNKNOWN, f"variables.{name}", f"{source} has only {', '.join(simulator.variables)}")
     areas = [f"{structure}_area" for structure in simulator.structures]
-    for name, structure in study.structures.items():
+    for name, structure in study.masked.items():
         if structure.variable not in areas:
             raise DataError(Code.UNKNOWN, f"structures.{name}.variable", f"areas of {source} are {', '.join(areas)}")
-        if structure.of:
-            raise DataError(Code.UNSUPPORTED, f"structures.{name}.of", f"{source} knows structures one by one only")
         if structure.measure != "area":  # what is set is drawn as an area
             raise DataError(Code.UNSUPPORTED, f"structures.{name}.measure", f"{source} knows areas only")
-    return [areas.index(variable) for variable in study.measured]
+    return [areas.index(structure.variable) for structure in study.masked.values()]

@@ -14,6 +14,7 @@ class Area(Measure):
     """The sum of a mask over space. Of a soft mask it is the sum of the probabilities (Xia et al.)."""
 
     word, verb = "area", "sum to"
+    adds_up = True
 
     def unit(self, grid: Grid) -> str:
         return grid.cell_unit

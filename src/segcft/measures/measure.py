@@ -51,6 +51,10 @@ class Measure(ABC):
     placed: bool = False
     """Whether it changes where an image is shifted or turned."""
 
+    adds_up: bool = False
+    """Whether more of a mask never makes it smaller, so that of a part it is at most that of the whole; and it is the
+    sum of those of parts that have nothing in common."""
+
     ratio: bool = True
     """Whether 0 is nothing, so that a percentage means something. Of a place it does not."""
 

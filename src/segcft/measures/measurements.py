@@ -11,15 +11,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segcft.config.study import Study
+from segcft.config.study import Study, Zone
 from segcft.errors import Code, SegcftError, StudyError
 from segcft.grid import Grid
 from segcft.measures.measure import FULL, MEASURES, Measure
+from segcft.measures.zone import inside
 
 
 class Measurement(NamedTuple):
     """The ``variable`` is the ``measure`` of the ``structure``, which the ``channels`` of masks show together;
-    ``may_be_absent``: some have no such structure. No element is in two of them where they are ``disjoint``."""
+    ``may_be_absent``: some have no such structure. No element is in two of them where they are ``disjoint``. Of a
+    ``zone`` only what lies in it counts."""
 
     variable: str
     structure: str
@@ -27,6 +29,12 @@ class Measurement(NamedTuple):
     may_be_absent: bool
     channels: tuple[int, ...]
     disjoint: bool = False
+    zone: Zone | None = None
+
+    @property
+    def moves(self) -> bool:
+        """Whether its number changes where the image is shifted or turned."""
+        return self.measure.placed or self.zone is not None
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,7 @@ class Measurements:
             _check(study, name, measure)
             absent = study.variables[one.variable].zero_inflated
             disjoint = all(study.structures[other].label for other in one.of)
-            found.append(Measurement(one.variable, name, measure, absent, study.channels(name), disjoint))
+            found.append(Measurement(one.variable, name, measure, absent, study.channels(name), disjoint, one.zone))
         return cls(Grid.of(study.image), tuple(found), tuple(study.masked))
 
     def __len__(self) -> int:
@@ -100,10 +108,14 @@ class Measurements:
 
     def shown(self, masks: Tensor) -> Tensor:
         r"""What each number is read from, (B, M, *size), of masks (B, S, *size): a mask, or the union of several, which
-        is :math:`1 - \prod (1 - m)`, or their sum where no element is in two of them."""
-        if [one.channels for one in self.all] == [(channel,) for channel in range(len(self.masks))]:
+        is :math:`1 - \prod (1 - m)`, or their sum where no element is in two of them; of it what lies in a zone."""
+        if [(one.channels, one.zone) for one in self.all] == [((k,), None) for k in range(len(self.masks))]:
             return masks
-        return torch.stack([_union(masks[:, list(one.channels)], one.disjoint) for one in self.all], dim=1)
+        return torch.stack([self._shown(masks, one) for one in self.all], dim=1)
+
+    def _shown(self, masks: Tensor, one: Measurement) -> Tensor:
+        whole = _union(masks[:, list(one.channels)], one.disjoint)
+        return whole if one.zone is None else inside(whole, self.grid, one.zone)
 
     def read(self, masks: Tensor) -> Tensor:
         """The numbers of soft masks (B, S, *size), (B, M), as they are reported.
@@ -124,11 +136,11 @@ class Measurements:
         found = {}
         for one in self.all:
             chosen = coverage[list(one.channels)]
-            if len(chosen) == 1:
+            if len(chosen) == 1 and one.zone is None:
                 found[one.variable] = float(one.measure.exact(chosen, self.grid)[0])
             else:
-                soft = torch.from_numpy(chosen).to(torch.float64)[None] / FULL
-                found[one.variable] = float(one.measure.estimate(_union(soft, one.disjoint)[:, None], self.grid))
+                soft = torch.from_numpy(coverage).to(torch.float64)[None] / FULL
+                found[one.variable] = float(one.measure.estimate(self._shown(soft, one)[:, None], self.grid))
         return found
 
 
@@ -139,7 +151,7 @@ def _check(study: Study, name: str, measure: Measure) -> None:
     if study.evaluation.metric == "mape" and not measure.ratio:
         why = f"of {of} there is no percentage, as 0 is not nothing there; use 'mae'"
         raise StudyError(Code.CONFLICT, "evaluation.metric", why)
-    if measure.placed and (view.rotate or view.shift):
+    if (measure.placed or study.structures[name].zone) and (view.rotate or view.shift):
         why = f"views that turn or shift change {of}; leave out 'rotate' and 'shift'"
         raise StudyError(Code.CONFLICT, "finetune.view", why)
     if math.isnan(measure.absent) and study.variables[variable].zero_inflated:

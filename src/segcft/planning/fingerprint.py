@@ -6,25 +6,28 @@ import math
 import os
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 from scipy.stats import skew
 
 from segcft.config.outline import Outline
 from segcft.config.sources import FolderData, SimulatedData
-from segcft.config.study import Study
+from segcft.config.study import Study, Zone
 from segcft.coronary.defaults import SIZE, SPACING
 from segcft.data.attributes import Row
 from segcft.data.resize import ASPECT_TOLERANCE, average
 from segcft.errors import Code, DataError
+from segcft.grid import Grid
 from segcft.importers.folder import Folder
 from segcft.importers.simulated import make_simulator, mask_order
 from segcft.io.reject import Rejected
+from segcft.measures.zone import inside
 from segcft.simulate.people import person_number
 from segcft.utils.loop import ahead
 from segcft.utils.progress import Progress
@@ -80,6 +83,8 @@ class Fingerprint:
     structures: dict[str, StructureFacts]
     skews: dict[str, float]
     """Skewness of each continuous attribute that is positive throughout."""
+    zones: dict[str, StructureFacts] = field(default_factory=dict)
+    """Of structures that are a zone of others; their thickness is not looked at."""
 
     @property
     def side(self) -> float:
@@ -101,6 +106,8 @@ class _Seen(NamedTuple):
     deviation: float
     shares: tuple[float, ...]
     thickness: tuple[float, ...]
+    zones: tuple[float, ...]
+    """Shares of the frame."""
 
 
 def expected(outline: Outline) -> Fingerprint:
@@ -151,7 +158,7 @@ def _of_simulator(study: Study, outline: Outline, progress: Progress) -> Fingerp
         person = person_number(study.data.seed, index)
         attributes = simulator.attributes(person)
         image, masks = simulator.render(person, attributes)
-        seen.append(_look(image[None] / 255, masks[order] / 255, 1.0, None))
+        seen.append(_look(study, image[None] / 255, masks[order] / 255, 1.0, None))
         values.append(attributes)
     rows = [[float(one[name]) for name in _continuous(study)] for one in values]
     found = _summary(study, seen, rows, study.data.people, study.data.people, {})
@@ -209,11 +216,15 @@ def _read(folder: Folder, row: Row) -> _Seen | Rejected:
         _, image, masks = folder.read_files(row.cells[folder.spec.id])
     except Rejected as error:
         return error
-    return _look(image.grey, masks.coverage, image.aspect, image.extent)
+    return _look(folder.study, image.grey, masks.coverage, image.aspect, image.extent)
 
 
 def _look(
-    grey: NDArray[np.float64], coverage: NDArray[np.float64], aspect: float, extent: tuple[float, float] | None
+    study: Study,
+    grey: NDArray[np.float64],
+    coverage: NDArray[np.float64],
+    aspect: float,
+    extent: tuple[float, float] | None,
 ) -> _Seen:
     """What is seen of an image (C, H, W) and its masks (S, H, W), both in [0, 1]; ``aspect`` is that of a pixel."""
     height, width = grey.shape[-2:]
@@ -224,7 +235,18 @@ def _look(
     shares = tuple(float(mask.mean()) for mask in coverage)
     unit = grey * 2 - 1
     mean, deviation = float(unit.mean()), float(unit.std())
-    return _Seen((height, width), width / (height * aspect), extent, mean, deviation, shares, thickness)
+    zones = tuple(_share(small[list(study.channels(name))], zone) for name, zone in _zones(study).items())
+    return _Seen((height, width), width / (height * aspect), extent, mean, deviation, shares, thickness, zones)
+
+
+def _zones(study: Study) -> dict[str, Zone]:
+    return {name: one.zone for name, one in study.structures.items() if one.zone is not None}
+
+
+def _share(masks: NDArray[np.float64], zone: Zone) -> float:
+    """The share of the frame that lies in a zone of the union of masks (S, H, W)."""
+    union = torch.from_numpy(masks.max(axis=0))
+    return float(inside(union, Grid(tuple(union.shape)), zone).mean())
 
 
 def _thickness(mask: NDArray[np.bool_]) -> float:
@@ -258,6 +280,10 @@ def _summary(
         structures={
             name: _structure(np.array([one.shares[k] for one in seen]), np.array([one.thickness[k] for one in seen]))
             for k, name in enumerate(study.masked)
+        },
+        zones={
+            name: _structure(np.array([one.zones[k] for one in seen]), np.zeros(len(seen)))
+            for k, name in enumerate(_zones(study))
         },
         skews=_skews(_continuous(study), np.array(values, dtype=np.float64).reshape(len(values), -1)),
     )

@@ -154,7 +154,7 @@ def finetune(basis: Basis) -> Keys:
         keys["augment"] = _augment(basis, gentle=True)
     guide = basis.outline.section("segmentor").get("augment", _augment(basis, guide=True).value)
     if isinstance(guide, dict):  # else the study says what is wrong
-        keeps = recipe.VIEW_OF_PLACES if any(one.placed for one in _measures(basis)) else recipe.VIEW
+        keeps = recipe.VIEW_OF_PLACES if _moves(basis) else recipe.VIEW
         seen = {key: value for key, value in guide.items() if key in keeps}
         keys["view"] = Planned(seen, "as the guide has learnt to read, but for what would change measures")
     return keys
@@ -187,7 +187,7 @@ def variable(basis: Basis, name: str) -> Keys:
     if given.get("kind") != "continuous" or "scale" in given or "zero_inflated" in given:
         return keys
     structure = _structure_of(basis, name)
-    one = basis.fingerprint.structures.get(structure or "")
+    one = (basis.fingerprint.structures | basis.fingerprint.zones).get(structure or "")
     if one is not None and basis.outline.given["structures"][structure].get("measure", AREA) != AREA:
         return keys  # the fingerprint knows areas
     skewness = one.skew if one is not None else basis.fingerprint.skews.get(name, 0.0)
@@ -203,6 +203,12 @@ def _measures(basis: Basis) -> list[Measure]:
     """Those of all structures that there are; of another name the study says what is wrong."""
     named = (str(one.get("measure", AREA)) for one in basis.outline.given["structures"].values())
     return [MEASURES[name] for name in named if name in MEASURES]
+
+
+def _moves(basis: Basis) -> bool:
+    """Whether a variable changes where an image is shifted or turned."""
+    zones = any(one.get("zone") for one in basis.outline.given["structures"].values())
+    return zones or any(one.placed for one in _measures(basis))
 
 
 def _structure_of(basis: Basis, name: str) -> str | None:

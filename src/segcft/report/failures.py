@@ -193,7 +193,7 @@ def _cases(
                 f"{new:.4g}: they are not those that were judged; see `segcft evaluate`",
             )
     truth = Truth.of(study, cohort.store)
-    drawn = truth.counterfactuals(samples.rows, {variable: asked[:, column]}).image if truth else None
+    drawn = truth.counterfactuals(samples.rows, {variable: asked[:, column]}) if truth else None
     return [
         Case(
             id,
@@ -204,7 +204,7 @@ def _cases(
             float(again[k]),
             samples.image[k],
             answers[k],
-            None if drawn is None or drawn[k].isnan().any() else drawn[k],
+            None if drawn is None or drawn.image[k].isnan().any() else drawn.image[k],
             mask_before[k].cpu().numpy(),
             mask_after[k].cpu().numpy(),
         )
