@@ -17,7 +17,7 @@ from segcft.api import arguments
 from segcft.api.answer import Answer
 from segcft.api.likelihood import LogLikelihood
 from segcft.api.question import ImageLike, Match, Question, Values, is_one, name_of, parse_values, prepare_image
-from segcft.api.record import record_of
+from segcft.api.record import add_obtained, record_of
 from segcft.api.samples import Samples
 from segcft.api.subject import Subject, infer_subject, resolve_measured
 from segcft.api.trajectory import Trajectory, steps_of
@@ -159,6 +159,9 @@ class Model:
         for name, fact in known.items():
             if isinstance(fact, Match) or fact.kind != "set":
                 raise InterventionError(Code.INVALID, name, "what is known is a value, not a change")
+            if self.study.variables[name].derived:
+                parts = ", ".join(self.study.variables[name].parents)
+                raise InterventionError(Code.INVALID, name, f"it follows from {parts}; give these")
         given = {name: fact for name, fact in known.items() if isinstance(fact, Intervention)}
         asked = parse_values(self.study, arguments.values("do", do))
         prepared = prepare_image(self.study, image)
@@ -216,10 +219,7 @@ class Model:
                 *missed_changes(study, gained, wanted, self.people[:, areas].std(dim=0)),
             ]
             spread = self.judge.read(to_unit(drawn)).std(dim=0) if draws > 1 else None
-            for s, name in enumerate(study.measured):
-                record["variables"][name]["obtained"] = float(read_after[i, s])
-                if spread is not None:
-                    record["variables"][name]["obtained_sd"] = float(spread[s])
+            add_obtained(record, study, model.scm, after[i], read_after[i], spread)
             answers.append(
                 Answer(
                     image=grey[i].cpu().numpy(),

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from segcft.api.question import Question
 from segcft.api.subject import Subject
+from segcft.causal.scm import StructuralCausalModel
 from segcft.config.study import Study, Variable
 
 
@@ -31,6 +32,27 @@ def record_of(
             row["probability" if variable.categories else "sd"] = subject.certainty[name]
         record["variables"][name] = row
     return record
+
+
+def add_obtained(
+    record: dict[str, Any],
+    study: Study,
+    scm: StructuralCausalModel,
+    after: Tensor,
+    read: Tensor,
+    spread: Tensor | None,
+) -> None:
+    """Add to an answer's record what the judge has read from the counterfactual: ``read`` (M,), and its ``spread`` over
+    draws, (M,). Of derived variables it is what follows from that; ``after`` are the values asked for, (1, V)."""
+    seen = after.clone()
+    seen[0, study.measured_columns] = read
+    seen = scm.derive(seen)
+    for k, (name, variable) in enumerate(study.variables.items()):
+        if name in study.measured or variable.derived:
+            record["variables"][name]["obtained"] = float(seen[0, k])
+    if spread is not None:
+        for name, sd in zip(study.measured, spread.tolist(), strict=True):
+            record["variables"][name]["obtained_sd"] = sd
 
 
 def value_of(variable: Variable, value: Tensor) -> float | str | None:

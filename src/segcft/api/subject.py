@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -29,9 +30,13 @@ def resolve_measured(
     interventions = tuple(interventions)
     numbers = {one.variable for one in interventions if one.kind == "set"}
     do = resolve(interventions, values, scm)
+    derived = [name for name in (one.variable for one in interventions) if scm.definitions[name].derived]
+    settled = scm.settled(values, do, torch.Generator(values.device).manual_seed(0)) if derived else do
+    for name in derived:
+        _check_settled(name, scm.definitions[name].solve_for, settled, scm)
     for one in measurements.all:
         least, most = one.measure.bounds(measurements.grid)
-        for value in do[:, scm.variables.index(one.variable)].tolist():
+        for value in settled[:, scm.variables.index(one.variable)].tolist():
             if value < least:
                 hint = f"; this number sets it, and {CHANGE}" if one.variable in numbers else ""
                 raise InterventionError(
@@ -45,6 +50,13 @@ def resolve_measured(
                     Code.OUT_OF_RANGE, one.variable, f"{value:g} {unit} is larger than the image, {most:g} {unit}"
                 )
     return do
+
+
+def _check_settled(name: str, part: str, settled: Tensor, scm: StructuralCausalModel) -> None:
+    """Check that a derived variable can be what is asked for, by the part of it that moves; where that is known."""
+    for number in settled[:, scm.variables.index(part)].tolist():
+        if math.isinf(number) or (not math.isnan(number) and not scm.definitions[part].allows(number)):
+            raise InterventionError(Code.OUT_OF_RANGE, name, f"{part} would have to be {number:g}")
 
 
 class Subject(NamedTuple):
@@ -77,9 +89,10 @@ def infer_subject(
     values = read.new_full((1, len(study.variables)), torch.nan)
     values[0, study.measured_columns] = read
     source = dict.fromkeys(study.variables, "inferred") | dict.fromkeys(study.measured, "read from the image")
+    source |= {name: "follows from others" for name, variable in study.variables.items() if variable.derived}
     for fact in question.known:
         source[fact.variable] = "given" if fact.variable in question.given else "read from the header"
     facts = resolve_measured(measurements, question.known, values, scm)
     missing = MissingValues(scm, torch.where(facts.isnan(), values, facts), generator)
-    values, certainty = missing.likely()
+    values, certainty = missing.likely()  # with what is derived
     return Subject(values, source, certainty, missing)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from segcft.config.study import Variable
+from segcft.config.graph import CycleError
+from segcft.config.study import Variable, solving_order
 from segcft.errors import Code, InterventionError
 
 if TYPE_CHECKING:
@@ -138,7 +139,29 @@ def resolve(interventions: Iterable[Intervention], values: Tensor, scm: Structur
             )
             hint = f"; this number sets it, and {CHANGE}" if kind == "set" else ""
             raise InterventionError(Code.OUT_OF_RANGE, name, f"{rule}, not {least:g}{hint}")
+    _check_solvable(seen, scm)
     return do
+
+
+def _check_solvable(asked: set[str], scm: StructuralCausalModel) -> None:
+    """Check that what derived variables are solved for is left to them."""
+    taken: dict[str, str] = {}
+    for name in asked:
+        variable = scm.definitions[name]
+        if not variable.derived:
+            continue
+        other = variable.solve_for if variable.solve_for in asked else taken.get(variable.solve_for)
+        if other:
+            why = f"it follows from {', '.join(variable.parents)} and moves {variable.solve_for!r}, as {other!r} does"
+            raise InterventionError(Code.CONFLICT, name, f"{why}; leave out one of them")
+        taken[variable.solve_for] = name
+    try:
+        solving_order(scm.definitions, taken.values())
+    except CycleError:
+        names = ", ".join(taken.values())
+        raise InterventionError(
+            Code.CONFLICT, names, "each moves what the other follows from; set their parts"
+        ) from None
 
 
 def unknown_variable(name: str, variables: Iterable[str]) -> InterventionError:

@@ -83,9 +83,10 @@ class _Stop(NamedTuple):
     length: float
 
 
-def with_image(parents: Parents) -> dict[str, list[str]]:
-    """The graph of the variables and the image, which all of them cause."""
-    return {name: list(causes) for name, causes in parents.items()} | {IMAGE: list(parents)}
+def with_image(parents: Parents, derived: Sequence[str] = ()) -> dict[str, list[str]]:
+    """The graph of the variables and the image, which all of them cause but those that are ``derived``."""
+    causes = [name for name in parents if name not in derived]
+    return {name: list(some) for name, some in parents.items()} | {IMAGE: causes}
 
 
 def lay_out(parents: Parents, sizes: Mapping[str, tuple[float, float]], style: Style) -> Layout:

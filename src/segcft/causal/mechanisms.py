@@ -46,7 +46,8 @@ class ParentEncoder(nn.Module):
         self._slices: dict[str, slice] = {}
         start = 0
         for name, variable in variables.items():
-            width = len(variable.categories) or (2 if variable.zero_inflated else 1)
+            # What is derived says nothing that its parents do not say.
+            width = 0 if variable.derived else len(variable.categories) or (2 if variable.zero_inflated else 1)
             self._slices[name] = slice(start, start + width)
             start += width
         self.features = start  #: number E of features
@@ -127,6 +128,8 @@ class ParentEncoder(nn.Module):
         parts = []
         for k, (name, variable) in enumerate(self.definitions.items()):
             value = values[:, k]
+            if variable.derived:
+                continue
             if variable.kind == "categorical":
                 index = torch.arange(len(variable.categories), device=values.device)
                 parts.append((value[:, None] == index).to(values.dtype))  # NaN equals no index

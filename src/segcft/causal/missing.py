@@ -29,12 +29,15 @@ class MissingValues:
     """
 
     def __init__(self, scm: StructuralCausalModel, values: Tensor, generator: Generator) -> None:
-        self.scm, self.values = scm, values
-        self.missing = values[0].isnan()
+        self.derived = torch.tensor([variable.derived is not None for variable in scm.definitions.values()])
+        self.scm, self.values = scm, scm.derive(values)
+        # What follows from the others is missing only as they are, and is no evidence.
+        self.missing = values[0].isnan() & ~self.derived.to(values.device)
         if not self.missing.any():
             return
         with torch.no_grad():
-            self.candidates = scm.sample(CANDIDATES, generator, values.expand(CANDIDATES, -1))
+            given = torch.where(self.derived.to(values.device), torch.nan, values)
+            self.candidates = scm.sample(CANDIDATES, generator, given.expand(CANDIDATES, -1))
             likelihood = scm.log_prob(self.candidates)[:, ~self.missing].sum(dim=1)
             # The draw knows how the missing are tied to each other, and the weight how they are to the known.
             drawn = scm.confounding(self.candidates, self.missing.nonzero()[:, 0].tolist())
@@ -66,7 +69,7 @@ class MissingValues:
                 shares = torch.bincount(candidates.long(), self.weights)
                 filled[0, k] = shares.argmax()
                 certainty[name] = float(shares.max())
-        return filled, certainty
+        return self.scm.derive(filled), certainty
 
     def draw(self, n: int, generator: Generator) -> Tensor:
         """The sample completed ``n`` times by draws from the posterior, (n, V)."""

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import torch
 from torch import Generator, Tensor, nn
 
 from segcft.causal.copula import GaussianCopula
+from segcft.causal.derived import Derived
 from segcft.causal.intervention import unknown_variable
 from segcft.causal.mechanisms import CategoricalMechanism, ConditionalSplineFlow, HurdleFlow, Mechanism, ParentEncoder
 from segcft.config.graph import Graph
 from segcft.config.stages import SCMSpec
-from segcft.config.study import Variable
+from segcft.config.study import Variable, solving_order
 
 
 class StructuralCausalModel(nn.Module):
@@ -58,7 +59,9 @@ class StructuralCausalModel(nn.Module):
         for variable in variables.values():
             context = self.encoder.columns(variable.parents)
             mechanism: Mechanism
-            if variable.kind == "categorical":
+            if variable.derived:
+                mechanism = Derived()
+            elif variable.kind == "categorical":
                 mechanism = CategoricalMechanism(len(context), len(variable.categories), spec.hidden)
             else:
                 flow = HurdleFlow if variable.zero_inflated else ConditionalSplineFlow
@@ -68,6 +71,7 @@ class StructuralCausalModel(nn.Module):
             self._noises.append(slice(start, start + mechanism.noise_features))
             start += mechanism.noise_features
         self.noise_features = start
+        self._derived = [k for k, variable in enumerate(variables.values()) if variable.derived]
         pairs = [(self.variables.index(first), self.variables.index(second)) for first, second in confounded]
         self.copula = GaussianCopula(len(variables), pairs) if pairs else None
 
@@ -98,7 +102,7 @@ class StructuralCausalModel(nn.Module):
         terms = []
         for k, (name, variable) in enumerate(self.definitions.items()):
             value, context = values_or_one[:, k], features[:, self._contexts[k]]
-            if variable.kind == "categorical":
+            if variable.kind == "categorical" or variable.derived:
                 term = self._mechanism(k).log_prob(value, context)
             else:
                 term = self._mechanism(k).log_prob(self.encoder.standardise(name, value), context)
@@ -173,11 +177,14 @@ class StructuralCausalModel(nn.Module):
     @torch.no_grad()
     def predict(self, noise: Tensor, do: Tensor | None = None) -> Tensor:
         """Values (B, V) of the noise (B, N), under the intervention ``do`` (B, V), NaN: none."""
-        values = noise.new_full((len(noise), len(self.variables)), math.nan)
+        do = noise.new_full((len(noise), len(self.variables)), math.nan) if do is None else do
+        return self._act(do, lambda do: self._predict(noise, do))
+
+    def _predict(self, noise: Tensor, do: Tensor) -> Tensor:
+        values = torch.full_like(do, math.nan)
         for name in self.graph.order:
             k = self.variables.index(name)
-            value = self._predict_one(k, noise, values)
-            values[:, k] = value if do is None else torch.where(do[:, k].isnan(), value, do[:, k])
+            values[:, k] = torch.where(do[:, k].isnan(), self._predict_one(k, noise, values), do[:, k])
         return values
 
     @torch.no_grad()
@@ -187,11 +194,66 @@ class StructuralCausalModel(nn.Module):
         Intervened variables are exactly their ``do``. A variable that is not intervened on and whose parents
         kept their values keeps its own, bit for bit; else it is predicted from its abducted noise. A missing
         variable stays missing, and one below a change whose noise is unknown (as a parent is missing) becomes
-        missing.
+        missing. An intervention on a derived variable is one on the variable that it is solved for.
         """
+        noise = self.abduct(values, generator)
+        return self._act(do, lambda do: self._counterfactual(values, noise, do))
+
+    @torch.no_grad()
+    def settled(self, values: Tensor, do: Tensor, generator: Generator | None = None) -> Tensor:
+        """The intervention ``do`` (B, V) on ``values`` (B, V) with what derived variables are solved for."""
+        noise = self.abduct(values, generator)
+        return self._settled(do, lambda do: self._counterfactual(values, noise, do))
+
+    @torch.no_grad()
+    def derive(self, values: Tensor) -> Tensor:
+        """Values (B, V) with the derived ones as they follow from the others: NaN where one of these is missing, or the
+        formula has no value."""
+        values = values.clone()
+        for k, name in enumerate(self.variables):
+            if self.definitions[name].derived:
+                values[:, k] = self._follows(name, values)
+        return values
+
+    def _act(self, do: Tensor, answer: Callable[[Tensor], Tensor]) -> Tensor:
+        """What ``answer`` makes of an intervention that may be on derived variables, of one that is not."""
+        settled = self._settled(do, answer)
+        values = answer(self._plain(settled))
+        for k in self._derived:  # to the last digit
+            values[:, k] = torch.where(do[:, k].isnan(), values[:, k], do[:, k])
+        return values
+
+    def _settled(self, do: Tensor, answer: Callable[[Tensor], Tensor]) -> Tensor:
+        asked = [self.variables[k] for k in self._derived if not do[:, k].isnan().all()]
+        for name in solving_order(self.definitions, asked):
+            wanted = do[:, self.variables.index(name)]
+            variable, values = self.definitions[name], answer(self._plain(do))
+            formula, k = variable.derived, self.variables.index(variable.solve_for)
+            assert formula is not None
+            known = {parent: values[:, self.variables.index(parent)] for parent in variable.parents}
+            do = do.clone()
+            do[:, k] = torch.where(wanted.isnan(), do[:, k], formula.solve(variable.solve_for, wanted, known))
+        return do
+
+    def _plain(self, do: Tensor) -> Tensor:
+        """An intervention without what it says of derived variables."""
+        if not self._derived:
+            return do
+        do = do.clone()
+        do[:, self._derived] = math.nan
+        return do
+
+    def _follows(self, name: str, values: Tensor) -> Tensor:
+        """A derived variable of values (B, V), (B,)."""
+        variable = self.definitions[name]
+        assert variable.derived is not None
+        known = {parent: values[:, self.variables.index(parent)] for parent in variable.parents}
+        found: Tensor = variable.derived.value(known)
+        return torch.where(found.isfinite(), found, math.nan)
+
+    def _counterfactual(self, values: Tensor, noise: Tensor, do: Tensor) -> Tensor:
         acted = (~do.isnan()).any(dim=0).tolist()
         below = self.graph.descendants(name for name, any_do in zip(self.variables, acted, strict=True) if any_do)
-        noise = self.abduct(values, generator)
         result = torch.where(do.isnan(), values, do)
         for name in self.graph.order:
             if name not in below:
@@ -221,9 +283,11 @@ class StructuralCausalModel(nn.Module):
 
     def _predict_one(self, k: int, noise: Tensor, values: Tensor) -> Tensor:
         """The k-th variable from its noise and its parents' values, (B,); NaN where one of these is."""
+        name = self.variables[k]
+        if self.definitions[name].derived:
+            return self._follows(name, values)
         context = self.encoder(values)[:, self._contexts[k]]
         value = self._mechanism(k).predict(noise[:, self._noises[k]], context)
-        name = self.variables[k]
         if self.definitions[name].kind == "continuous":
             value = self.encoder.restore(name, value)
         return torch.where(values[:, self._parents[k]].isnan().any(dim=1), math.nan, value)

@@ -7,10 +7,12 @@ A study is a YAML file; everything that differs from one study to another is in 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from segcft.config.formula import Formula
 from segcft.config.graph import CycleError, Graph
 from segcft.config.mechanisms import ImageSpec
 from segcft.config.section import Fraction, Section, Training
@@ -31,9 +33,12 @@ class Variable(Section):
     ``scale: log`` models a positive variable through its logarithm. With ``zero_inflated`` it may also be exactly 0,
     as the area of an absent structure is, and the scale is that of its positive values. ``parents`` are direct causes.
     ``range`` are the values that are believed where a table has them; of an age it is 0 to 130 years by default.
+
+    With a ``formula`` it is derived: it follows from other variables, which are its parents, without noise, and causes
+    nothing by itself. An intervention on it sets the one that it is to ``solve_for``, the others being as they are.
     """
 
-    LATER = frozenset({"zero_inflated", "range"})
+    LATER = frozenset({"zero_inflated", "range", "formula", "solve_for"})
 
     kind: Literal["continuous", "categorical"]
     parents: tuple[str, ...] = ()
@@ -42,6 +47,30 @@ class Variable(Section):
     zero_inflated: bool = False
     unit: str = ""
     range: tuple[float, float] | None = None
+    formula: str = ""
+    solve_for: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _causes_are_in_the_formula(cls, given: Any) -> Any:
+        if isinstance(given, dict) and isinstance(given.get("formula"), str) and given["formula"]:
+            names = list(Formula(given["formula"]).names)
+            if list(given.get("parents") or names) != names:
+                raise ValueError(f"'parents' are those in the formula, {', '.join(names)}; leave them out")
+            return given | {"parents": names}
+        return given
+
+    @model_validator(mode="after")
+    def _formula_can_be_solved(self) -> Variable:
+        if not self.formula:
+            if self.solve_for:
+                raise ValueError("'solve_for' is of a variable with a 'formula'")
+            return self
+        if self.kind != "continuous" or self.scale != "linear" or self.range is not None:
+            raise ValueError("a variable with a 'formula' is continuous; leave out 'scale' and 'range'")
+        if Formula(self.formula).count(self.solve_for) != 1:
+            raise ValueError(f"'solve_for' is a variable that is once in the formula, not {self.solve_for!r}")
+        return self
 
     @model_validator(mode="after")
     def _categories_fit_kind(self) -> Variable:
@@ -56,9 +85,30 @@ class Variable(Section):
             raise ValueError("'zero_inflated' is of a continuous variable with 'scale: log'")
         return self
 
+    @property
+    def derived(self) -> Formula | None:
+        """Its formula, if it has one."""
+        return Formula(self.formula) if self.formula else None
+
     def allows(self, number: float) -> bool:
         """Whether a continuous variable can be this number."""
         return self.scale == "linear" or number > 0 or (self.zero_inflated and number == 0)
+
+
+def solving_order(variables: Mapping[str, Variable], asked: Iterable[str]) -> tuple[str, ...]:
+    """Derived variables that are asked for at once, each after those whose solution moves what is in its formula.
+
+    Raises:
+        CycleError: there is no such order, as each moves what is in the other's.
+    """
+    graph = Graph({name: variable.parents for name, variable in variables.items()})
+    derived = {name: variables[name] for name in asked}
+    moved = {name: {one.solve_for} | graph.descendants([one.solve_for]) for name, one in derived.items()}
+    before = {
+        name: [other for other in derived if moved[other] & ({*one.parents} - {one.solve_for})]
+        for name, one in derived.items()
+    }
+    return Graph(before).order
 
 
 class Zone(Section):
@@ -218,6 +268,9 @@ class Study(Section):
             for name in names:
                 if name not in self.variables:
                     raise ValueError(f"{key}: {name!r} is not a variable ({', '.join(self.variables)})")
+        for name in self.finetune.intervene:
+            if self.variables[name].derived:
+                raise ValueError(f"finetune.intervene: {name!r} is derived; name what it is derived from")
         for name, spec in self:
             if isinstance(spec, Training) and spec.patience and not self.splits.validation:
                 raise ValueError(
@@ -239,6 +292,23 @@ class Study(Section):
         except CycleError as error:
             raise ValueError(f"variables: {error}") from None
         self._check_confounded(graph)
+        self._check_derived(graph)
+
+    def _check_derived(self, graph: Graph) -> None:
+        for name, variable in self.variables.items():
+            where = f"variables.{name}"
+            for parent in variable.parents:
+                if self.variables[parent].derived:
+                    why = f"{parent!r} is derived and causes nothing by itself; name what it is derived from"
+                    raise ValueError(f"{where}.parents: {why}")
+            if not variable.derived:
+                continue
+            if any(self.variables[parent].categories for parent in variable.parents):
+                raise ValueError(f"{where}.formula: a category is no number")
+            others = [parent for parent in variable.parents if parent != variable.solve_for]
+            if moved := graph.descendants([variable.solve_for]) & set(others):
+                why = f"{variable.solve_for!r} is a cause of {min(moved)!r}, so nothing says how far to move it"
+                raise ValueError(f"{where}.solve_for: {why}")
 
     def _check_confounded(self, graph: Graph) -> None:
         seen: set[frozenset[str]] = set()
@@ -246,8 +316,9 @@ class Study(Section):
             shown = f"confounded: {' and '.join(map(repr, pair))}"
             for name in pair:
                 variable = self.variables.get(name)
-                if variable is None or variable.kind != "continuous" or variable.zero_inflated:
-                    raise ValueError(f"{shown}: {name!r} is no continuous variable that is never absent")
+                odd = variable is None or variable.kind != "continuous" or variable.zero_inflated or variable.derived
+                if odd:
+                    raise ValueError(f"{shown}: {name!r} is no continuous variable that is never absent, nor derived")
             if len(set(pair)) < 2 or frozenset(pair) in seen:
                 raise ValueError(f"{shown}: name two variables, and each pair once")
             seen.add(frozenset(pair))
@@ -260,8 +331,8 @@ class Study(Section):
         taken: dict[str, str] = {}
         for name, structure in self.structures.items():
             variable, where = self.variables.get(structure.variable), f"structures.{name}.variable"
-            if variable is None or variable.kind != "continuous":
-                raise ValueError(f"{where}: {structure.variable!r} is not a continuous variable")
+            if variable is None or variable.kind != "continuous" or variable.derived:
+                raise ValueError(f"{where}: {structure.variable!r} is not a continuous variable, or is derived")
             if (owner := taken.setdefault(structure.variable, name)) != name:
                 raise ValueError(f"{where}: {structure.variable!r} is already that of {owner!r}")
             if isinstance(self.data, FolderData) and not (

@@ -76,7 +76,8 @@ class CounterfactualObjective(Objective):
         self.plain = PairedSamples(study, Augment(), NONE)
         names = list(study.variables)
         self.measured = study.measured_columns
-        self.targets = [names.index(name) for name in spec.intervene or names]
+        drawn = [name for name, variable in study.variables.items() if not variable.derived]
+        self.targets = [names.index(name) for name in spec.intervene or drawn]
         self.multiplier = nn.Parameter(torch.tensor(float(spec.multiplier)))
         self.price = price_of(spec)
         self.register_buffer("marginal", marginal)

@@ -45,7 +45,7 @@ class JointSupport(BaseModel):
     above which are :data:`FALSE_ALARMS` of ``subjects`` whom no training step has seen, where there are enough of them.
 
     Args:
-        variables: continuous ones.
+        variables: continuous ones, without the derived.
         correlation: of their noises as normal numbers, (V, V).
         limit: see above.
         subjects: how many it is taken from.
@@ -69,7 +69,7 @@ class JointSupport(BaseModel):
     def learn(cls, scm: StructuralCausalModel, training: Tensor, validation: Tensor) -> JointSupport | None:
         """From values (N, V) of training and of validation subjects; None where there are too few of them, or fewer
         than two continuous variables."""
-        names = [name for name, variable in scm.definitions.items() if not variable.categories]
+        names = _numbers(scm.definitions)
         if len(names) < 2 or len(training) < FEWEST:
             return None
         correlation = correlations(_noises(scm, training, names))
@@ -94,7 +94,12 @@ class JointSupport(BaseModel):
 
     def fits(self, variables: Mapping[str, Variable]) -> bool:
         """Whether it is of ``variables``."""
-        return [*self.variables] == [name for name, variable in variables.items() if not variable.categories]
+        return [*self.variables] == _numbers(variables)
+
+
+def _numbers(variables: Mapping[str, Variable]) -> list[str]:
+    """The variables that have a number for a noise."""
+    return [name for name, variable in variables.items() if not variable.categories and not variable.derived]
 
 
 def _noises(scm: StructuralCausalModel, values: Tensor, names: Sequence[str]) -> Floats:

@@ -35,6 +35,8 @@ def unexplained(study: Study, values: Tensor, column: int) -> Tensor:
     known = known[~known.isnan().any(dim=1)]
     columns = [torch.ones(len(known), 1, dtype=known.dtype, device=known.device)]
     for other, variable in enumerate(study.variables.values()):
+        if variable.derived:
+            continue  # it follows from the others, this one among them
         if other != column and variable.categories:
             columns.append(F.one_hot(known[:, other].long(), len(variable.categories))[:, 1:].to(known))
         elif other != column:

@@ -168,7 +168,19 @@ class StoreWriter:
             elif value is not None and value not in variable.categories:
                 raise ValueError(f"{name}: {value!r} is not one of {', '.join(variable.categories)}")
             values[name] = value
-        return values
+        return values | self._derived(values)
+
+    def _derived(self, values: Mapping[str, float | str | None]) -> dict[str, float]:
+        """What follows from the others; NaN where one is missing, or the formula has no value."""
+        found = {}
+        for name, variable in self.study.variables.items():
+            if variable.derived:
+                try:
+                    number = float(variable.derived.value(values))
+                except ZeroDivisionError:
+                    number = math.nan
+                found[name] = number if math.isfinite(number) else math.nan
+        return found
 
     def _finish(self) -> None:
         if not self._rows and not self.partial:

@@ -152,7 +152,8 @@ def judge_models(
                 _add(scores, factual, method, "", ((metric, metric.of_model(known)) for metric in metrics))
             for variable, after in asked.items():
                 chosen = [metric for metric in metrics if metric.of_causes or variable in interventions]
-                do = {variable: after[:, cohort.column(variable)]}
+                caused = study.variables[variable].solve_for or variable  # of a derived variable, what it moves
+                do = {caused: after[:, cohort.column(caused)]}
                 drawn = truth.counterfactuals(samples.rows, do) if truth and variable in interventions else None
                 question = AskedBatch(factual, variable, after, drawn)
                 for answer in _answers(question, models, abductions):

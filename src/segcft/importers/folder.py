@@ -137,7 +137,9 @@ class Folder:
                 why = "areas are measured from the masks, not read from the table"
                 raise DataError(Code.CONFLICT, f"data.columns.{name}", why)
         self.columns = {  # of all variables but those that are measured from masks
-            name: self.spec.columns.get(name, name) for name in study.variables if name not in study.measured
+            name: self.spec.columns.get(name, name)
+            for name, variable in study.variables.items()
+            if name not in study.measured and not variable.derived
         }
 
     def read_lines(self) -> list[Row | Ragged]:

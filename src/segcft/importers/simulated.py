@@ -126,8 +126,8 @@ def mask_order(study: Study, simulator: Simulator) -> list[int]:
     if study.image.channels != 1:
         raise DataError(Code.UNSUPPORTED, "image.channels", f"{source} draws 1 channel, not {study.image.channels}")
     read = {structure.variable for structure in study.structures.values() if structure.of}
-    for name in study.variables:
-        if name not in simulator.variables and name not in read:
+    for name, variable in study.variables.items():
+        if name not in simulator.variables and name not in read and not variable.derived:
             raise DataError(Code.UNKNOWN, f"variables.{name}", f"{source} has only {', '.join(simulator.variables)}")
     areas = [f"{structure}_area" for structure in simulator.structures]
     for name, structure in study.masked.items():

@@ -63,6 +63,8 @@ def check_graph(
 ) -> GraphCheck:
     """Test a study's graph on the training samples that miss no value: test subjects choose no graph.
 
+    Derived variables are left out: that they depend on others is known.
+
     Args:
         study: its variables are those of the store.
         store: the samples.
@@ -76,16 +78,17 @@ def check_graph(
         StudyError: the tiers are not of the study's variables, each once.
         SegcftError: graphs are looked for, and causal-learn is not installed.
     """
-    names = list(study.variables)
-    chosen = _tiers(study, tiers)
+    kept = {name: variable for name, variable in study.variables.items() if not variable.derived}
+    names, columns = list(kept), [k for k, name in enumerate(study.variables) if name in kept]
+    chosen = _tiers(study, tiers, names)
     rows = store.indices("train", complete=True)
     if len(rows) < FEWEST:
         why = f"{len(rows)} training samples have all values; expected at least {FEWEST}"
         raise DataError(Code.EMPTY, store.folder, why)
-    values, owners = store.values()[rows].astype(float), list(store.table["patient"].iloc[rows])
-    variables, subjects = list(study.variables.values()), len(set(owners))
+    values, owners = store.values()[rows][:, columns].astype(float), list(store.table["patient"].iloc[rows])
+    variables, subjects = list(kept.values()), len(set(owners))
     test = IndependenceTest(values, variables, subjects / len(rows))
-    parents = {name: variable.parents for name, variable in study.variables.items()}
+    parents = {name: variable.parents for name, variable in kept.items()}
     with progress.task("Comparing with other graphs", 1) as task:
         falsification = falsify(parents, study.confounded, test, seed)
         task.advance(1)
@@ -190,7 +193,7 @@ def _draw(check: GraphCheck, path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.patches import FancyArrowPatch, Rectangle
 
-    parents = {name: variable.parents for name, variable in check.study.variables.items()}
+    parents = {name: one.parents for name, one in check.study.variables.items() if not one.derived}
     sizes = {name: (LETTER * max(len(plain(name)), 6) + 0.2, HEIGHT) for name in parents}
     layout = lay_out(parents, sizes, STYLE)
     figure = Figure(figsize=(layout.width + SIDE, layout.height), dpi=150)
@@ -235,13 +238,13 @@ def _draw(check: GraphCheck, path: Path) -> None:
         figure.savefig(partial, format="png")
 
 
-def _tiers(study: Study, tiers: Sequence[Sequence[str]] | None) -> list[list[str]]:
-    """The given tiers, checked; or attributes and then measures."""
+def _tiers(study: Study, tiers: Sequence[Sequence[str]] | None, names: Sequence[str]) -> list[list[str]]:
+    """The given tiers of ``names``, checked; or attributes and then measures."""
     if tiers is None:
-        attributes = [name for name in study.variables if name not in study.measured]
+        attributes = [name for name in names if name not in study.measured]
         return [tier for tier in (attributes, list(study.measured)) if tier]
     named = [name for tier in tiers for name in tier]
-    if sorted(named) != sorted(study.variables):
-        known = ", ".join(study.variables)
+    if sorted(named) != sorted(names):
+        known = ", ".join(names)
         raise StudyError(Code.INVALID, "--tiers", f"expected every variable once ({known}), not {', '.join(named)}")
     return [list(tier) for tier in tiers]

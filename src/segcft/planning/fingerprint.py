@@ -204,7 +204,8 @@ def _of_folder(study: Study, data: Path, progress: Progress) -> Fingerprint:
 
 def _continuous(study: Study) -> list[str]:
     """The continuous variables that are no measures."""
-    return [name for name, one in study.variables.items() if one.kind == "continuous" and name not in study.measured]
+    numbers = (name for name, one in study.variables.items() if one.kind == "continuous" and not one.derived)
+    return [name for name in numbers if name not in study.measured]
 
 
 def _number(value: float | str | None) -> float:

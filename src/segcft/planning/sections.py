@@ -184,7 +184,7 @@ def evaluation(basis: Basis) -> Keys:
 def variable(basis: Basis, name: str) -> Keys:
     """How a continuous variable is modelled."""
     given, keys = basis.outline.variable(name), Keys()
-    if given.get("kind") != "continuous" or "scale" in given or "zero_inflated" in given:
+    if given.get("kind") != "continuous" or "scale" in given or "zero_inflated" in given or given.get("formula"):
         return keys
     structure = _structure_of(basis, name)
     one = (basis.fingerprint.structures | basis.fingerprint.zones).get(structure or "")
