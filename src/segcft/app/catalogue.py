@@ -125,8 +125,10 @@ def _variable(model: Model, k: int) -> dict[str, Any]:
         "parents": list(variable.parents),
         "categories": list(variable.categories),
         "unit": variable.unit,
-        "isMeasured": measure is not None,
-        "isRatio": measure is not None and measure.ratio,
+        # What is derived is read from the image as its parts are.
+        "isMeasured": measure is not None or variable.derived is not None,
+        "isRatio": variable.derived is not None or (measure is not None and measure.ratio),
+        "of": _main_variable(model.study, name),
     }
     if not variable.categories:
         values = model.people[:, k].cpu().numpy()
@@ -141,6 +143,15 @@ def _variable(model: Model, k: int) -> dict[str, Any]:
             "mayBeZero": variable.zero_inflated or variable.scale == "linear",
         }
     return described
+
+
+def _main_variable(study: Study, name: str) -> str:
+    """The variable of the structure of which another one is a further measure, beside whose slider its own is; "" of
+    all others."""
+    for structure in study.structures.values():
+        if structure.variable == name and len(structure.of) == 1:
+            return study.structures[structure.of[0]].variable
+    return ""
 
 
 def _examples(run: Run) -> list[dict[str, Any]]:

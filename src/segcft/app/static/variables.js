@@ -12,7 +12,19 @@ export class Variables {
     this.on = on;
     const row = (variable) => (variable.categories.length ? new Category(variable, on) : new Slider(variable, on));
     this.rows = new Map(spec.variables.map((variable) => [variable.name, row(variable)]));
-    root.replaceChildren(...[...this.rows.values()].map(({ element }) => element));
+    root.replaceChildren(...spec.variables.filter(({ of }) => !of).flatMap((variable) => this.together(variable)));
+  }
+
+  // The row of a variable, and folded below it those of further measures of the same structure.
+  together(variable) {
+    const row = this.rows.get(variable.name);
+    const more = this.spec.variables.filter(({ of }) => of === variable.name).map(({ name }) => this.rows.get(name));
+    if (!more.length) return [row.element];
+    const structure = this.spec.structures.find((one) => one.variable === variable.name);
+    const summary = make("summary", {}, `${more.length} more of the ${structure?.label ?? variable.label}`);
+    const folded = make("details", { class: "more" }, summary, ...more.map(({ element }) => element));
+    for (const one of more) one.folded = folded;
+    return [row.element, folded];
   }
 
   warn(name, texts) {
@@ -55,6 +67,7 @@ class Row {
   }
 
   warn(texts) {
+    if (texts.length && this.folded) this.folded.open = true; // or nobody would see it
     this.warnings.replaceChildren(...texts.map((text) => make("p", { class: "warning" }, text)));
   }
 
@@ -62,6 +75,7 @@ class Row {
     const isSet = set !== undefined;
     this.element.classList.toggle("set", isSet);
     this.element.classList.toggle("follows", moved && !isSet);
+    if (isSet && this.folded) this.folded.open = true;
     this.release.hidden = !isSet;
     this.askedTerm.textContent = isSet ? "asked" : "expected";
     const by = change(this.variable, row.before, isSet ? set : row.after);
