@@ -228,6 +228,8 @@ def test_an_answer_says_what_was_asked_what_moved_and_what_is_obtained(run: Run,
     ratio, heart, thorax = (answer.record["variables"][name] for name in ("ratio", "heart_width", "thorax_width"))
     assert ratio["after"] == pytest.approx(1.1 * ratio["before"])
     assert ratio["intervened"]
+    assert heart["intervened"]
+    assert not thorax["intervened"]
     assert heart["after"] == pytest.approx(1.1 * heart["before"], rel=1e-4)
     assert thorax["after"] == thorax["before"]
     assert ratio["obtained"] == pytest.approx(heart["obtained"] / thorax["obtained"], rel=1e-4)

@@ -20,11 +20,12 @@ def record_of(
     digest = hashlib.sha256(question.pixels.tobytes()).hexdigest()
     record: dict[str, Any] = {"image": question.name, "pixels_sha256": digest}
     record |= {"do": list(question.asked), "draws": draws, "variables": {}}
+    set_by = {variable.solve_for for k, variable in enumerate(study.variables.values()) if not asked[k].isnan()}
     for k, (name, variable) in enumerate(study.variables.items()):
         row: dict[str, Any] = {
             "before": value_of(variable, subject.values[0, k]),
             "after": value_of(variable, after[k]),
-            "intervened": not bool(asked[k].isnan()),
+            "intervened": not bool(asked[k].isnan()) or name in set_by,
             "source": subject.source[name],
             "unit": variable.unit,
         }

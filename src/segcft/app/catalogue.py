@@ -128,6 +128,7 @@ def _variable(model: Model, k: int) -> dict[str, Any]:
         # What is derived is read from the image as its parts are.
         "isMeasured": measure is not None or variable.derived is not None,
         "isRatio": variable.derived is not None or (measure is not None and measure.ratio),
+        "isDerived": variable.derived is not None,
         "of": _main_variable(model.study, name),
     }
     if not variable.categories:

@@ -40,7 +40,9 @@ export class Graph {
     }
     const cut = [];
     for (const { from, to, group } of this.edges) {
-      const severed = to !== this.spec.graph.image && rows[to].intervened;
+      // What is derived keeps following: an intervention on it is one on a variable that it follows from.
+      const follows = to === this.spec.graph.image || this.nodes.get(to).variable.isDerived;
+      const severed = !follows && rows[to].intervened;
       const active = !severed && (rows[from].intervened || moved.has(from));
       group.classList.toggle("severed", severed);
       group.classList.toggle("active", active);
