@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import torch
 
 from segcft.api.answer import Answer
-from segcft.api.model import BATCH, Model
+from segcft.api.answering import BATCH
+from segcft.api.model import Model
 from segcft.api.question import Question
 from segcft.api.questions import Item, PassedOver
 from segcft.config.study import Study
@@ -67,6 +68,7 @@ def answer_all(
     jobs: int = 1,
     progress: Progress | None = None,
     passed: Sequence[PassedOver] = (),
+    exact: bool = False,
 ) -> Done:
     """Answer every question into the folder ``out``, or those that are not answered there yet.
 
@@ -82,13 +84,14 @@ def answer_all(
             ``if __name__ == "__main__":``.
         progress: shows how far it is.
         passed: what is not asked about, to be listed.
+        exact: see :meth:`segcft.api.model.Model.counterfactual`.
 
     Raises:
         DataError: ``out`` holds something else.
         RunError: the model lacks a part.
     """
     progress = progress or Progress()
-    began_with = _settings(run, method, draws, dicom)
+    began_with = _settings(run, method, draws, dicom) | ({"exact": True} if exact else {})
     outcomes: list[_Outcome] = []
     with Journal(out, began_with, lambda entry: _cells(run.study, entry["row"]["record"])) as journal:
         stamps = {item.id: item.stamp() for item in items}
@@ -96,7 +99,7 @@ def answer_all(
         waiting = [item for item in items if not journal.has(item.id, stamps[item.id], more)]
         chunks = [waiting[start : start + BATCH] for start in range(0, len(waiting), BATCH)]
         jobs = min(jobs, len(chunks))
-        work = _Settings(run.folder, device, method, draws, dicom, out)
+        work = _Settings(run.folder, device, method, draws, dicom, out, exact)
         with (
             progress.task("Counterfactuals", len(items), len(items) - len(waiting)) as task,
             Workers[list[Item], list[_Outcome]](jobs, _begin, (work, threads_of(max(1, jobs))), progress) as workers,
@@ -133,6 +136,7 @@ class _Settings(NamedTuple):
     draws: int
     dicom: bool
     out: Path
+    exact: bool
 
 
 def _begin(number: int, progress: Progress, settings: _Settings, threads: int) -> Answering:
@@ -173,7 +177,9 @@ class _Answerer:
     def _answered(self, asked: Sequence[tuple[Item, Question]]) -> list[_Outcome]:
         if not asked:
             return []
-        answers = self.model.answer([question for _, question in asked], self.settings.method, self.settings.draws)
+        settings = self.settings
+        questions = [question for _, question in asked]
+        answers = self.model.answer(questions, settings.method, settings.draws, settings.exact)
         return [self._write(item, answer) for (item, _), answer in zip(asked, answers, strict=True)]
 
     def _write(self, item: Item, answer: Answer) -> _Outcome:

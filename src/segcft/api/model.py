@@ -10,31 +10,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
 import segcft
 from segcft.api import arguments
 from segcft.api.answer import Answer
+from segcft.api.answering import BATCH, answer_questions
 from segcft.api.likelihood import LogLikelihood
 from segcft.api.question import ImageLike, Match, Question, Values, is_one, name_of, parse_values, prepare_image
-from segcft.api.record import add_obtained, record_of
 from segcft.api.samples import Samples
-from segcft.api.subject import Subject, infer_subject, resolve_measured
+from segcft.api.subject import infer_subject, resolve_measured
 from segcft.api.trajectory import Trajectory, steps_of
 from segcft.causal.intervention import Intervention
-from segcft.counterfactual.contradictions import check_parts
 from segcft.counterfactual.model import CounterfactualModel
 from segcft.counterfactual.support import limits
-from segcft.counterfactual.warnings import atypical_image, missed_changes, out_of_support, unlikely_together
 from segcft.data.grey import to_grey_levels, to_unit
 from segcft.errors import Code, DataError, InterventionError, RunError
 from segcft.evaluate.names import METHODS, method_name
 from segcft.image_models.mechanism import seeded
 from segcft.pipeline.run import Run, to_table
 from segcft.training import artefact
-
-BATCH = 16
-"""Images that are answered for at once."""
 
 DRAWS = 8
 """Further answers of one image, unless another number is asked for; of many images there are none."""
@@ -76,7 +71,13 @@ class Model:
         return "\n".join(lines)
 
     def counterfactual(
-        self, image: ImageLike, attributes: Values = (), do: Values = (), method: str | None = None, draws: int = DRAWS
+        self,
+        image: ImageLike,
+        attributes: Values = (),
+        do: Values = (),
+        method: str | None = None,
+        draws: int = DRAWS,
+        exact: bool = False,
     ) -> Answer:
         """What ``image`` would have looked like under ``do``.
 
@@ -93,15 +94,18 @@ class Model:
             method: none, regressor or segmentor, or as tables call them (default: the last of these that is there).
             draws: how many more answers to draw from the posterior of what is not known, the image's latents and
                 attributes, for :attr:`segcft.api.answer.Answer.uncertainty`; each takes about as long as the answer.
+            exact: correct what the mechanism is asked for until the guide reads what was asked for
+                (:mod:`segcft.counterfactual.exact`). The judge takes no part; where it finds the plain answer closer,
+                that is given, with a warning. ``record["exact"]`` says which. Draws are not corrected.
 
         Raises:
             InterventionError: ``do`` or ``attributes`` are not understood.
             DataError: the image cannot be read.
-            RunError: the model lacks a part.
+            RunError: the model lacks a part, as the guide of an exact answer.
         """
         if not (do := arguments.values("do", do)):
             raise InterventionError(Code.MISSING, "do", "nothing is asked for, e.g. {'heart_area': '+20%'}")
-        return self.answer([self.question(image, attributes, do)], method, draws)[0]
+        return self.answer([self.question(image, attributes, do)], method, draws, exact)[0]
 
     def counterfactuals(
         self,
@@ -110,6 +114,7 @@ class Model:
         do: Values | Iterable[Values] = (),
         method: str | None = None,
         draws: int = 0,
+        exact: bool = False,
     ) -> Iterator[Answer]:
         """Answers for many images, one after the other, computed in batches as they are asked for.
 
@@ -119,6 +124,7 @@ class Model:
             do: of all of them, or an iterable with those of each.
             method: see :meth:`counterfactual`.
             draws: see :meth:`counterfactual`.
+            exact: see :meth:`counterfactual`.
 
         Raises:
             InterventionError: as :meth:`counterfactual`; or ``attributes`` or ``do`` end before the images do.
@@ -129,14 +135,16 @@ class Model:
         if is_one(images):
             arguments.refuse("images", expected, images)
         images = arguments.stream("images", images, expected, DataError)
-        draws = arguments.whole("draws", draws, 0)
+        draws, exact = arguments.whole("draws", draws, 0), arguments.flag("exact", exact)
         asked = self._questions(images, self._each("attributes", attributes), self._each("do", do))
-        return self._answers(asked, method, draws)
+        return self._answers(asked, method, draws, exact)
 
-    def _answers(self, questions: Iterable[Question], method: str | None, draws: int = 0) -> Iterator[Answer]:
+    def _answers(
+        self, questions: Iterable[Question], method: str | None, draws: int = 0, exact: bool = False
+    ) -> Iterator[Answer]:
         questions = iter(questions)
         while chunk := list(itertools.islice(questions, BATCH)):
-            yield from self.answer(chunk, method, draws)
+            yield from self.answer(chunk, method, draws, exact)
 
     def _questions(
         self, images: Iterable[ImageLike], attributes: Iterator[Values], do: Iterator[Values]
@@ -176,62 +184,21 @@ class Model:
         )
 
     @torch.no_grad()
-    def answer(self, questions: Sequence[Question], method: str | None = None, draws: int = 0) -> list[Answer]:
+    def answer(
+        self, questions: Sequence[Question], method: str | None = None, draws: int = 0, exact: bool = False
+    ) -> list[Answer]:
         """Answers to questions of :meth:`question`, in one batch; see :meth:`counterfactual`.
 
         An answer does not depend on the questions beside it.
         """
-        draws = arguments.whole("draws", draws, 0)
+        draws, exact = arguments.whole("draws", draws, 0), arguments.flag("exact", exact)
         for question in (questions := arguments.several("questions", questions, "a list of questions")):
             if not isinstance(question, Question):
                 arguments.refuse("questions", "what `question` gives", question)
         if not questions:
             return []
         method, model = self._model(method)
-        study, areas = self.study, self.study.measured_columns
-        x = to_unit(torch.from_numpy(np.stack([question.pixels for question in questions])).to(self.device))
-        masks_before = self.judge.masks(x)
-        read_before = self.judge.measurements.read(masks_before)
-        subjects, asked, after = [], [], []
-        for question, read in zip(questions, read_before, strict=True):
-            subject = infer_subject(question, read, study, self.judge.measurements, model.scm, self._generator())
-            do = resolve_measured(self.judge.measurements, question.do, subject.values, model.scm)
-            subjects.append(subject)
-            asked.append(do)
-            after.append(model.scm.counterfactual(subject.values, do, self._generator()))
-            check_parts(self.judge.measurements, list(study.variables), subject.values[0], after[-1][0])
-        abduction = model.abduct(x, torch.cat([subject.values for subject in subjects]))
-        lengths = model.mechanism.lengths(abduction.noise)
-        typical, joint = self.run.typical(self.methods[method], lengths), self.run.joint_support()
-        grey = to_grey_levels(abduction.predict(torch.cat(after)))
-        masks_after = self.judge.masks(to_unit(grey))
-        read_after = self.judge.measurements.read(masks_after)
-        answers = []
-        for i, (question, subject) in enumerate(zip(questions, subjects, strict=True)):
-            drawn = self._draw(model, x[i : i + 1], subject, asked[i], draws)
-            record = self._origin(method) | record_of(study, question, subject, asked[i][0], after[i][0], draws)
-            gained, wanted = read_after[i] - read_before[i], (after[i] - subject.values)[0, areas]
-            record["warnings"] = [
-                *(f"image: {remark.text}" for remark in question.remarks),
-                *atypical_image({name: bits[i] for name, bits in lengths.items()}, typical),
-                *out_of_support(study, subject.source, subject.values[0], asked[i][0], after[i][0], self.people),
-                *unlikely_together(study, model.scm, after[i][0], joint),
-                *missed_changes(study, gained, wanted, self.people[:, areas].std(dim=0)),
-            ]
-            spread = self.judge.read(to_unit(drawn)).std(dim=0) if draws > 1 else None
-            add_obtained(record, study, model.scm, after[i], read_after[i], spread)
-            answers.append(
-                Answer(
-                    image=grey[i].cpu().numpy(),
-                    original=question.pixels,
-                    masks_before=(masks_before[i] > 0.5).cpu().numpy(),
-                    masks_after=(masks_after[i] > 0.5).cpu().numpy(),
-                    draws=drawn.cpu().numpy(),
-                    record=record,
-                    spacing=study.image.spacing,
-                )
-            )
-        return answers
+        return answer_questions(self, questions, method, model, draws, exact, self._origin(method))
 
     def trajectory(
         self,
@@ -373,19 +340,6 @@ class Model:
         if intervention.kind != "set":
             raise InterventionError(Code.INVALID, name, "a new sample has no value to change; set a value")
         return intervention
-
-    def _draw(self, model: CounterfactualModel, x: Tensor, subject: Subject, asked: Tensor, draws: int) -> Tensor:
-        """Counterfactuals of the image ``x`` (1, C, H, W) from draws of all that is not known: uint8 (K, C, H, W)."""
-        drawn = x.new_empty((0, *x.shape[1:]), dtype=torch.uint8)
-        generator = self._generator()
-        values = subject.missing.draw(draws, generator) if draws else subject.values[:0]
-        with seeded(self.study.evaluation.seed, self.device):
-            for part in values.split(BATCH) if draws else ():
-                # A change by a share or an amount was resolved with the likely values, and is the same in all draws.
-                many, do = x.expand(len(part), *x.shape[1:]), asked.expand(len(part), -1)
-                answer = model.counterfactual(many, part, do, generator, sample=True)
-                drawn = torch.cat([drawn, to_grey_levels(answer.image)])
-        return drawn
 
     def _origin(self, method: str) -> dict[str, Any]:
         key = artefact.read_meta(self.run.path(self.methods[method]))["key"]

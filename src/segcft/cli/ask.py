@@ -58,6 +58,11 @@ def add_ask(command: Command) -> None:
         help="further answers from the posterior, for the uncertainty (default: 8 of one image, 0 of many)",
     )
     asked.add_argument(
+        "--exact",
+        action="store_true",
+        help="correct the answer until the guide reads what was asked for; the judge, which takes no part, may refuse",
+    )
+    asked.add_argument(
         "--out",
         metavar="PATH",
         type=Path,
@@ -98,7 +103,9 @@ def _counterfactual(options: argparse.Namespace) -> None:
     from segcft.api.model import DRAWS, Model
 
     draws = DRAWS if options.draws is None else options.draws
-    found = Model(run, device).counterfactual(options.image, options.known, options.do, options.method, draws)
+    found = Model(run, device).counterfactual(
+        options.image, options.known, options.do, options.method, draws, options.exact
+    )
     found.save(options.out)
     print(found.summary())
     print(f"images and numbers: {options.out}", file=sys.stderr)
@@ -133,6 +140,7 @@ def _batch(options: argparse.Namespace, run: Run, device: torch.device) -> None:
         options.jobs or default_jobs(device),
         ConsoleProgress(),
         asked.passed,
+        options.exact,
     )
     print(f"{options.out / 'manifest.csv'}: {done.answered + done.before} answers, {done.before} of them from before")
     if asked.passed:

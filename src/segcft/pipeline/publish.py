@@ -26,6 +26,7 @@ from segcft.errors import Code, RunError
 from segcft.evaluate.names import method_name
 from segcft.io.provenance import png_bytes
 from segcft.pipeline.run import Run, write_subjects
+from segcft.pipeline.stage import training_stage
 from segcft.training import artefact
 from segcft.utils.atomic import replaced_folder, write_bytes, write_text
 
@@ -53,7 +54,9 @@ def publish(run: Run, folder: Path, methods: Sequence[str] = (), card: str = "",
         RunError: the run lacks a part or its evaluation, ``folder`` holds something else, or the above is not met.
     """
     methods = list(methods) or list(run.methods())[-1:]
-    parts = ["judge", "scm", *map(run.mechanism, methods)]
+    mechanisms = list(map(run.mechanism, methods))
+    guides = [guide for guide in (training_stage(part).guide for part in mechanisms) if guide]
+    parts = ["judge", "scm", *mechanisms, *guides]  # guides correct answers that are to be exact
     store = run.samples_of(parts)
     if not (run.evaluation / "table.json").is_file():
         raise RunError(

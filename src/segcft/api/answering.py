@@ -1,0 +1,180 @@
+"""From questions to answers: abduction, action, prediction, and what the judge reads of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from segcft.api.answer import Answer
+from segcft.api.question import Question
+from segcft.api.record import add_obtained, record_of
+from segcft.api.subject import Subject, infer_subject, resolve_measured
+from segcft.counterfactual.contradictions import check_parts
+from segcft.counterfactual.exact import corrected
+from segcft.counterfactual.model import Abduction, CounterfactualModel
+from segcft.counterfactual.warnings import (
+    NOTABLE,
+    atypical_image,
+    missed_changes,
+    out_of_support,
+    unlikely_together,
+)
+from segcft.data.grey import to_grey_levels, to_unit
+from segcft.errors import Code, RunError
+from segcft.image_models.mechanism import seeded
+from segcft.pipeline.stage import training_stage
+
+if TYPE_CHECKING:
+    from segcft.api.model import Model
+
+BATCH = 16
+"""Images that are answered for at once."""
+
+
+class _Read(NamedTuple):
+    """Answers uint8 (B, C, *size), and what the judge makes of them: soft masks and measures."""
+
+    grey: Tensor
+    masks: Tensor
+    measures: Tensor
+
+
+@torch.no_grad()
+def answer_questions(
+    asking: Model,
+    questions: Sequence[Question],
+    method: str,
+    model: CounterfactualModel,
+    draws: int,
+    exact: bool,
+    record: dict[str, Any],
+) -> list[Answer]:
+    """Answers to questions, in one batch.
+
+    Args:
+        asking: whose judge, run and training subjects they need.
+        questions: one or more.
+        method: of ``model``.
+        model: answers.
+        draws: further answers, each.
+        exact: see :meth:`segcft.api.model.Model.counterfactual`.
+        record: what all records begin with.
+
+    Raises:
+        InterventionError: see :meth:`segcft.api.model.Model.counterfactual`.
+        RunError: exact answers are asked for, and the guide is not there.
+    """
+    study, judge, columns = asking.study, asking.judge, asking.study.measured_columns
+    x = to_unit(torch.from_numpy(np.stack([question.pixels for question in questions])).to(asking.device))
+    masks_before = judge.masks(x)
+    read_before = judge.measurements.read(masks_before)
+    subjects, asked, after = [], [], []
+    for question, read in zip(questions, read_before, strict=True):
+        subject = infer_subject(question, read, study, judge.measurements, model.scm, _generator(asking))
+        do = resolve_measured(judge.measurements, question.do, subject.values, model.scm)
+        subjects.append(subject)
+        asked.append(do)
+        after.append(model.scm.counterfactual(subject.values, do, _generator(asking)))
+        check_parts(judge.measurements, list(study.variables), subject.values[0], after[-1][0])
+    before, wanted = torch.cat([subject.values for subject in subjects]), torch.cat(after)
+    abduction = model.abduct(x, before)
+    lengths = model.mechanism.lengths(abduction.noise)
+    typical, joint = asking.run.typical(asking.methods[method], lengths), asking.run.joint_support()
+    spread = asking.people[:, columns].std(dim=0)
+    found, refused = _read(asking, abduction, wanted), [""] * len(questions)
+    if exact:
+        found, refused = _exact(asking, method, abduction, x, before, wanted, read_before, found)
+    answers = []
+    for i, (question, subject) in enumerate(zip(questions, subjects, strict=True)):
+        drawn = _draw(asking, model, x[i : i + 1], subject, asked[i], draws)
+        own = record | record_of(study, question, subject, asked[i][0], after[i][0], draws)
+        if exact:
+            own["exact"] = not refused[i]
+        gained, change = found.measures[i] - read_before[i], (after[i] - subject.values)[0, columns]
+        own["warnings"] = [
+            *(f"image: {remark.text}" for remark in question.remarks),
+            *atypical_image({name: bits[i] for name, bits in lengths.items()}, typical),
+            *out_of_support(study, subject.source, subject.values[0], asked[i][0], after[i][0], asking.people),
+            *unlikely_together(study, model.scm, after[i][0], joint),
+            *filter(None, [refused[i]]),
+            *missed_changes(study, gained, change, spread),
+        ]
+        read_spread = judge.read(to_unit(drawn)).std(dim=0) if draws > 1 else None
+        add_obtained(own, study, model.scm, after[i], found.measures[i], read_spread)
+        answers.append(
+            Answer(
+                image=found.grey[i].cpu().numpy(),
+                original=question.pixels,
+                masks_before=(masks_before[i] > 0.5).cpu().numpy(),
+                masks_after=(found.masks[i] > 0.5).cpu().numpy(),
+                draws=drawn.cpu().numpy(),
+                record=own,
+                spacing=study.image.spacing,
+            )
+        )
+    return answers
+
+
+def _read(asking: Model, abduction: Abduction, values: Tensor) -> _Read:
+    grey = to_grey_levels(abduction.predict(values))
+    masks = asking.judge.masks(to_unit(grey))
+    return _Read(grey, masks, asking.judge.measurements.read(masks))
+
+
+def _exact(
+    asking: Model,
+    method: str,
+    abduction: Abduction,
+    x: Tensor,
+    before: Tensor,
+    wanted: Tensor,
+    read_before: Tensor,
+    plain: _Read,
+) -> tuple[_Read, list[str]]:
+    """Answers of which the guide reads what is asked for; the plain ones, with a warning, where the judge, which took no
+    part, finds these closer and the others notably off."""
+    columns = asking.study.measured_columns
+    spread = asking.people[:, columns].std(dim=0)
+    better = corrected(abduction, guide_of(asking, method), x, before, wanted, columns, spread)
+    found = _read(asking, abduction, better.values)
+    change = (wanted - before)[:, columns]
+    misses = [((one.measures - read_before - change).abs() / spread).amax(dim=1) for one in (plain, found)]
+    worse = (misses[1] > misses[0]) & (misses[1] > NOTABLE)
+    kept = [torch.where(worse.reshape(-1, *(1,) * (a.dim() - 1)), a, b) for a, b in zip(plain, found, strict=True)]
+    said = "exact: refused, as the judge reads the corrected answer as further from what was asked for than this one"
+    return _Read(*kept), [said if one else "" for one in worse.tolist()]
+
+
+def guide_of(asking: Model, method: str) -> Any:
+    """The guide by which a method's mechanism was fine-tuned.
+
+    Raises:
+        RunError: it has none, or that is not in the folder.
+    """
+    guide = training_stage(asking.methods[method]).guide
+    if not guide or not asking.run.path(guide).is_file():
+        why = "there is no guide of this method to correct answers by; publish the model again with a run's guide"
+        raise RunError(Code.MISSING, asking.run.path(guide) if guide else method, f"exact: {why}")
+    return asking.run.load(guide, asking.device)
+
+
+def _draw(asking: Model, model: CounterfactualModel, x: Tensor, subject: Subject, asked: Tensor, draws: int) -> Tensor:
+    """Counterfactuals of the image ``x`` (1, C, H, W) from draws of all that is not known: uint8 (K, C, H, W)."""
+    drawn = x.new_empty((0, *x.shape[1:]), dtype=torch.uint8)
+    generator = _generator(asking)
+    values = subject.missing.draw(draws, generator) if draws else subject.values[:0]
+    with seeded(asking.study.evaluation.seed, asking.device):
+        for part in values.split(BATCH) if draws else ():
+            # A change by a share or an amount was resolved with the likely values, and is the same in all draws.
+            many, do = x.expand(len(part), *x.shape[1:]), asked.expand(len(part), -1)
+            answer = model.counterfactual(many, part, do, generator, sample=True)
+            drawn = torch.cat([drawn, to_grey_levels(answer.image)])
+    return drawn
+
+
+def _generator(asking: Model) -> Generator:
+    return torch.Generator(asking.device).manual_seed(asking.study.evaluation.seed)
