@@ -135,8 +135,8 @@ def _exact(
     read_before: Tensor,
     plain: _Read,
 ) -> tuple[_Read, list[str]]:
-    """Answers of which the guide reads what is asked for; the plain ones, with a warning, where the judge, which took no
-    part, finds these closer and the others notably off."""
+    """Answers of which the guide reads what is asked for; the plain ones, with a warning, where the judge, which took
+    no part, finds these closer and the others notably off."""
     columns = asking.study.measured_columns
     spread = asking.people[:, columns].std(dim=0)
     better = corrected(abduction, guide_of(asking, method), x, before, wanted, columns, spread)

@@ -39,10 +39,10 @@ def corrected(
 ) -> Corrected:
     r"""Values for which the guide reads the change that is asked for.
 
-    With :math:`r(v)` the guide's reading of the answer to v, :math:`r_0` of the image, and b and a the values before and
-    after, :math:`v_{k+1} = v_k + (a - b) - (r(v_k) - r_0)`. Changes are compared, so what the guide misreads in both
-    images does not count. Of all rounds the one with the smallest largest miss is kept, of each sample for itself; it is
-    never worse than the first, which is the plain answer.
+    With :math:`r(v)` the guide's reading of the answer to v, :math:`r_0` of the image, and b and a the values before
+    and after, :math:`v_{k+1} = v_k + (a - b) - (r(v_k) - r_0)`. Changes are compared, so what the guide misreads in
+    both images does not count. Of all rounds the one with the smallest largest miss is kept, of each sample for itself:
+    it is never worse than the first, which is the plain answer.
 
     Args:
         abduction: of the images.
