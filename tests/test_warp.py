@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segcft.grid import Grid
-from segcft.image_models.displacement import Displacement, between, displaced
+from segcft.image_models.displacement import Diffeomorphism, Displacement, between, displaced, moved_noise, stretch
 
 
 def smooth(seed: int, channels: int, size: tuple[int, int], nodes: int, largest: float) -> Tensor:
@@ -57,3 +58,83 @@ def test_a_displacement_begins_at_nothing_and_keeps_within_its_reach() -> None:
     assert size.shape == (2, 2, 32, 40)
     # A share of 0.1 of the frame is 0.2 of its half; cubic interpolation may pass its nodes a little.
     assert 0.1 < size.abs().max() < 0.2 * 1.6
+
+
+# --- displacements that cannot fold --------------------------------------------------------------------------
+
+
+def steep(seed: int, size: tuple[int, int] = (64, 80), strength: float = 30.0) -> Tensor:
+    """Of a diffeomorphism whose velocity jumps from its largest to its smallest between neighbouring nodes."""
+    torch.manual_seed(seed)
+    network = Diffeomorphism(Grid(size), width=6, spacing=8, reach=0.2)
+    torch.nn.init.normal_(network.displace.weight, std=strength)
+    with torch.no_grad():
+        return network(3 * torch.randn(4, 6, size[0] // 4, size[1] // 4))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_diffeomorphism_does_not_fold_however_steep_it_is(seed: int) -> None:
+    found = steep(seed)
+    assert found.shape == (4, 4, 64, 80)
+    forward, inverse = found.chunk(2, dim=1)
+    assert forward.abs().max() > 0.03  # it does move
+    for one in (forward, inverse, between(found, steep(seed + 100))):
+        assert float(stretch(one).min()) > 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_its_inverse_leads_back(seed: int) -> None:
+    found = steep(seed, strength=1.0)
+    grid = Grid((64, 80))
+    forward, inverse = found.chunk(2, dim=1)
+    back = forward + displaced(inverse, forward)  # from a pixel to its place and back
+    inner = (grid.places(forward) + forward).abs().amax(dim=1) < 0.95
+    pixels = back * torch.tensor([40.0, 32.0]).reshape(1, 2, 1, 1)
+    assert pixels.norm(dim=1)[inner].quantile(0.99) < 0.25
+    assert float((forward * torch.tensor([40.0, 32.0]).reshape(1, 2, 1, 1)).norm(dim=1).max()) > 2
+
+
+def test_nothing_moves_between_equal_diffeomorphisms() -> None:
+    found = steep(0)
+    assert not between(found, found).any()
+    noise = torch.randn(4, 1, 64, 80)
+    assert torch.allclose(moved_noise(noise, between(found, found)), noise, atol=1e-4)
+
+
+def test_it_begins_as_no_displacement_and_trains() -> None:
+    network = Diffeomorphism(Grid((32, 40)), width=6, spacing=8, reach=0.1)
+    features = torch.randn(2, 6, 8, 10)
+    assert not network(features).any()
+    displaced(torch.randn(2, 1, 32, 40), network(features)).square().sum().backward()
+    gradient = network.displace.weight.grad
+    assert gradient is not None
+    assert gradient.isfinite().all()
+    assert gradient.any()
+
+
+def test_the_jacobian_of_what_is_known() -> None:
+    grid = Grid((20, 30))
+    places = grid.places(torch.empty(1, 1, 20, 30))
+    # By a quarter, and half as wide.
+    turned = torch.stack([0.5 * places[:, 1] * 20 / 30, -places[:, 0] * 30 / 20], dim=1)
+    for wanted, place in (
+        (1.0, places),
+        (0.25, 0.5 * places),
+        (0.5, turned),
+        (-1.0, places * torch.tensor([-1, 1]).reshape(1, 2, 1, 1)),
+    ):
+        assert torch.allclose(stretch(place - places), torch.tensor(wanted), atol=1e-4)
+
+
+@pytest.mark.parametrize("smoothing", [0, 1, 2])
+def test_what_is_moved_keeps_the_variance_of_its_noise(smoothing: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(4, 1, 96, 96, generator=generator)
+    for _ in range(smoothing):  # noise whose neighbours are alike
+        noise = F.avg_pool2d(F.pad(noise, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    by = torch.tensor([0.5, 0.3]).reshape(1, 2, 1, 1) * (2 / 96)
+    for displacement in (by.expand(4, 2, 96, 96), smooth(1, 2, (96, 96), 4, 0.05).repeat(2, 1, 1, 1)):
+        moved = moved_noise(noise, displacement)[..., 8:-8, 8:-8]
+        assert 0.9 < float(moved.var() / noise[..., 8:-8, 8:-8].var()) < 1.1
+        plain = displaced(noise, displacement)[..., 8:-8, 8:-8]
+        assert smoothing or float(plain.var() / noise.var()) < 0.7

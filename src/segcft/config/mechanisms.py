@@ -124,10 +124,11 @@ class HVAESpec(VAESpec):
     the head fades each into its neighbours, so that no chequers or stripes repeat with the patches.
     ``bottleneck`` divides the width inside a block, ``context`` is the width of the parents' embedding. Levels of
     up to ``position_size`` pixels a side have a learnt map of the place in the frame. ``warp`` > 0 lets the decoder
-    move outlines by a smooth displacement with a node every so many pixels, of at most ``warp_reach`` of the frame.
+    move outlines by a smooth displacement with a node every so many pixels, of at most ``warp_reach`` of the frame;
+    ``diffeomorphic`` ones cannot fold, have an exact inverse, and what they move keeps its noise.
     """
 
-    LATER = MechanismSpec.LATER | {"overlap"}
+    LATER = MechanismSpec.LATER | {"overlap", "diffeomorphic"}
 
     architecture: Literal["two-stream"] = "two-stream"
     levels: tuple[Level, ...] = Field(min_length=1)
@@ -138,6 +139,7 @@ class HVAESpec(VAESpec):
     position_size: NonNegativeInt = 64
     warp: NonNegativeInt = 0
     warp_reach: Annotated[float, Field(gt=0, le=0.5)] = 0.2
+    diffeomorphic: bool = False
 
     def check_image(self, size: tuple[int, ...], channels: int) -> None:
         if self.levels[-1].z == 0:

@@ -1,10 +1,12 @@
 """Smooth displacements of the frame, by which the image mechanism moves outlines.
 
 A displacement d (B, axes, *size) takes pixel p to the place p + d(p); x, y (and z) are in halves of the frame, as in
-:func:`torch.nn.functional.grid_sample`.
+:func:`torch.nn.functional.grid_sample`. One that knows its inverse has that behind it, (B, 2 * axes, *size).
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,16 @@ from segcft.grid import Grid
 
 ITERATIONS = 3
 """Of the inversion of a displacement. Each divides the error by the inverse of the displacement's steepness."""
+
+SAMPLES = 4
+"""Places between two nodes at which a velocity is followed: smooth as it is, it is straight in between."""
+
+STEEPEST = 0.7
+"""How much a velocity may change over a length, as a share of it: in a unit of time it then stretches and squeezes by
+about 2 at most, and two of them one after the other by 4, which pixels still show."""
+
+STEP = 0.1
+"""The same of a single step of following it: so short that none folds."""
 
 
 class Displacement(nn.Module):
@@ -37,26 +49,119 @@ class Displacement(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """The displacement of every pixel, (B, axes, *size)."""
+        return self.grid.smooth(self.at_nodes(features), self.grid.size)
+
+    def at_nodes(self, features: Tensor) -> Tensor:
+        """What is read at the nodes, (B, axes, *nodes), at most the reach."""
         pooled = self.grid.pool(F.silu(features), self.nodes)
-        at_nodes = 2 * self.reach * torch.tanh(self.displace(F.silu(self.narrow(pooled))))
-        return self.grid.smooth(at_nodes, self.grid.size)
+        return 2 * self.reach * torch.tanh(self.displace(F.silu(self.narrow(pooled))))
+
+
+class Diffeomorphism(Displacement):
+    r"""A displacement that cannot fold, with its inverse: a stationary velocity v is followed for a unit of time,
+
+    .. math:: \phi = \exp(v), \qquad \phi^{-1} = \exp(-v),
+
+    by scaling and squaring (Arsigny et al. 2006): a step so short that it cannot fold is taken, and doubled. A velocity
+    that is steeper than :data:`STEEPEST` anywhere is made as much smaller everywhere. Arguments are those of
+    :class:`Displacement`; ``reach`` bounds the velocity, and so how far it leads.
+    """
+
+    def __init__(self, grid: Grid, width: int, spacing: int, reach: float) -> None:
+        super().__init__(grid, width, spacing, reach)
+        self.doublings = math.ceil(math.log2(STEEPEST / STEP))
+        self.followed = tuple(min(n, SAMPLES * nodes) for n, nodes in zip(grid.size, self.nodes, strict=True))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The displacement of every pixel and behind it its inverse, (B, 2 * axes, *size)."""
+        velocity = self.at_nodes(features)
+        velocity = velocity * self.grid.over_space((STEEPEST / self.steepness(velocity))[:, None])
+        velocity = self.grid.smooth(velocity, self.followed)
+        step = torch.cat([velocity, -velocity]) / 2**self.doublings
+        for _ in range(self.doublings):
+            step = step + displaced(step, step)
+        pixels = self.grid.places(features.new_empty(1, 1, *self.grid.size))
+        found = self.grid.sample(step, pixels.expand(len(step), *pixels.shape[1:]))
+        return torch.cat(found.chunk(2), dim=1)
+
+    def steepness(self, velocity: Tensor) -> Tensor:
+        """The largest change of a velocity (B, axes, *nodes) from a node to the next over the way, (B,), at least the
+        steepest that is left as it is: the root of the sum of squares over all axes."""
+        changes = []
+        for axis in self.grid.axes:
+            per_length = velocity.diff(dim=axis) * (self.nodes[axis] / 2)  # nodes are 2 / n halves of the frame apart
+            changes.append(per_length.square().sum(dim=1).flatten(1).amax(dim=1))
+        return torch.stack(changes, dim=1).sum(dim=1).clamp(min=STEEPEST**2).sqrt()  # a root has no slope at 0
 
 
 def displaced(maps: Tensor, displacement: Tensor) -> Tensor:
     """``maps`` (B, C, *size) at every pixel's displaced place; beyond the frame its edge goes on."""
     grid = Grid.like(maps)
-    return grid.sample(maps, grid.places(displacement) + displacement)
+    return grid.sample(maps, grid.places(displacement) + displacement[:, : grid.dimensions])
 
 
 def between(before: Tensor, after: Tensor) -> Tensor:
     """The displacement from each pixel of the frame ``after`` to the pixel of ``before`` with the same place.
 
-    It is 0 where both displacements are equal, and found by fixed-point iteration elsewhere.
+    It is 0 where both displacements are equal. Elsewhere it is found by the inverse of ``before``; or, of one that does
+    not know it, by fixed-point iteration.
     """
     grid = Grid.like(before)
-    pixels = grid.places(before)
-    places = pixels + after
+    pixels, axes = grid.places(before), grid.dimensions
+    places = pixels + after[:, :axes]
+    if before.shape[1] > axes:
+        inverse, own = before[:, axes:], pixels + before[:, :axes]
+        # As a difference it is exactly 0 where nothing moves, however well the inverse is known.
+        return (places + grid.sample(inverse, places)) - (own + grid.sample(inverse, own))
     found = places - before
     for _ in range(ITERATIONS - 1):
         found = places - grid.sample(before, found)
     return found - pixels
+
+
+def stretch(displacement: Tensor) -> Tensor:
+    """The determinant of the Jacobian of a displacement (B, axes, *size) between neighbouring pixels, (B, *size), each
+    axis one less: by how much an element grows. It folds where that is not above 0."""
+    grid = Grid.like(displacement)
+    places = grid.places(displacement) + displacement[:, : grid.dimensions]
+    pixels = torch.tensor([n / 2 for n in reversed(grid.size)], device=places.device, dtype=places.dtype)
+    places = places * grid.over_space(pixels)  # x, y (and z) in elements
+    columns = []
+    for axis in reversed(grid.axes):  # x, y (and z)
+        step = places.diff(dim=axis)
+        for other in grid.axes:
+            step = step.narrow(other, 0, grid.size[other] - 1)
+        columns.append(step)
+    return torch.linalg.det(torch.stack(columns, dim=2).movedim((1, 2), (-2, -1)))
+
+
+def moved_noise(noise: Tensor, displacement: Tensor) -> Tensor:
+    r"""Noise (B, C, *size) at every pixel's displaced place, with the variance that it had.
+
+    Between pixels linear interpolation averages, and so weakens noise. With f how far the place is from the pixel
+    before it, along an axis along which neighbours correlate by :math:`\rho`, the variance is
+
+    .. math:: (1 - f)^2 + f^2 + 2 f (1 - f) \rho
+
+    of what it was: noise is divided by the root of the product of these over the axes. Where nothing moves f is 0, and
+    noise stays what it is. :math:`\rho` is that of the noise itself, over the frame.
+    """
+    grid = Grid.like(noise)
+    places = grid.places(displacement) + displacement[:, : grid.dimensions]
+    kept = torch.ones_like(displacement[:, :1])
+    for number, axis in enumerate(reversed(grid.axes)):  # x is the last axis
+        n = grid.size[axis]
+        at = ((places[:, [number]] + 1) * (n / 2) - 0.5).clamp(0, n - 1)
+        share = at - at.floor()
+        apart = 2 * share * (1 - share)
+        kept = kept * (1 - apart * (1 - grid.over_space(_alike(noise, axis)[:, None])))
+    return grid.sample(noise, places) * kept.detach().rsqrt()  # nothing is to move in order to be sharper
+
+
+@torch.no_grad()
+def _alike(noise: Tensor, axis: int) -> Tensor:
+    """The correlation of neighbours along an axis in noise (B, C, *size), (B,)."""
+    count = noise.shape[axis]
+    first, second = noise.narrow(axis, 0, count - 1).flatten(1), noise.narrow(axis, 1, count - 1).flatten(1)
+    square = (first.square().mean(dim=1) * second.square().mean(dim=1)).sqrt()
+    return torch.nan_to_num((first * second).mean(dim=1) / square).clamp(0, 1)

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from segcft.config.mechanisms import HVAESpec, Level
 from segcft.config.study import Image, Variable
 from segcft.grid import Grid
-from segcft.image_models.displacement import Displacement, displaced
+from segcft.image_models.displacement import Diffeomorphism, Displacement, displaced
 from segcft.image_models.likelihood import DiscretisedGaussian
 from segcft.image_models.mechanism import MECHANISMS
 from segcft.image_models.vae import HierarchicalVAE, Latents, Recomputing
@@ -243,7 +243,8 @@ class HVAE(HierarchicalVAE):
             Unpatch(self.grid, spec.patch),
             *([Overlap(self.grid, spec.patch)] if spec.overlap else []),
         )
-        self.warp = Displacement(self.grid, width, spec.warp, spec.warp_reach) if spec.warp else None
+        kind = Diffeomorphism if spec.diffeomorphic else Displacement
+        self.warp = kind(self.grid, width, spec.warp, spec.warp_reach) if spec.warp else None
 
     def encode(self, x: Tensor, values: Tensor, sample: bool = True) -> Latents:
         return self._exogenous(len(x), self.encoder(x), self._context(values), sample)

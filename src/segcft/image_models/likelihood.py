@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from segcft.image_models.displacement import between, displaced
+from segcft.image_models.displacement import between, displaced, moved_noise
 
 HALF_LEVEL = 1 / 255
 """Half the distance of two neighbouring grey levels when 0..255 is mapped to [-1, 1]."""
@@ -33,8 +33,8 @@ class DiscretisedGaussian(NamedTuple):
     ``loc`` and ``log_scale`` have the shape of the image, (B, C, *size). Reference: Salimans et al. 2017
     (PixelCNN++) for the discretisation, De Sousa Ribeiro et al. 2023 for its use as an invertible mechanism.
 
-    With a ``displacement`` (B, axes, *size) of the frame the noise belongs to places of the anatomy and not of the
-    frame: x(p) = loc(p) + scale(p) u(p + d(p)). Noise that is white in one frame is white in the other, so p(x)
+    With a ``displacement`` (B, axes or 2 * axes, *size) of the frame the noise belongs to places of the anatomy and not
+    of the frame: x(p) = loc(p) + scale(p) u(p + d(p)). Noise that is white in one frame is white in the other, so p(x)
     is the same; but under other parents what the latents have not explained moves with the outlines.
     """
 
@@ -70,7 +70,10 @@ class DiscretisedGaussian(NamedTuple):
         """Prediction from pixel noise: clamp(loc + scale * u) to [-1, 1]."""
         noise = residual.noise
         if self.displacement is not None and residual.displacement is not None:
-            noise = displaced(noise, between(residual.displacement, self.displacement))
+            moved = between(residual.displacement, self.displacement)
+            # Of displacements without an inverse noise is as version 0.1.0 moved it.
+            keeps = residual.displacement.shape[1] > moved.shape[1]
+            noise = moved_noise(noise, moved) if keeps else displaced(noise, moved)
         return (self.loc + torch.exp(self.log_scale) * noise).clamp(-1, 1)
 
     def chunk(self, parts: int) -> list[DiscretisedGaussian]:
