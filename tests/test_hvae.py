@@ -449,3 +449,34 @@ def test_a_network_with_overlapping_patches_has_the_weights_of_one_without() -> 
     assert {name: value.shape for name, value in one.state_dict().items()} == {
         name: value.shape for name, value in other.state_dict().items()
     }
+
+
+# --- a displacement that cannot fold -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["square", "oblong"])
+def test_answers_by_a_diffeomorphism_do_not_fold_and_nothing_asked_is_nothing_changed(name: str) -> None:
+    network = build(name, warp=4, diffeomorphic=True).eval()
+    assert network.warp is not None
+    torch.nn.init.normal_(network.warp.displace.weight, std=3.0)
+    image, values = some_images(network, name), some_values(3)
+    with torch.no_grad():
+        noise = network.abduct(image, values, sample=False)
+        torch.testing.assert_close(network.predict(noise, values), image, atol=1e-3, rtol=0)
+        after = values.flip(0)
+        least = network.least_stretch(noise, after)
+        assert least is not None
+        assert least.shape == (3,)
+        assert (least > 0).all()
+        same = network.least_stretch(noise, values)
+        assert same is not None
+        torch.testing.assert_close(same, torch.ones(3), atol=1e-3, rtol=0)
+
+
+def test_it_has_the_weights_of_the_other_kind_and_a_mechanism_without_one_does_not_stretch() -> None:
+    free, bound = build(warp=4), build(warp=4, diffeomorphic=True)
+    assert free.state_dict().keys() == bound.state_dict().keys()
+    still = build().eval()
+    with torch.no_grad():
+        assert still.least_stretch(still.abduct(some_images(still), some_values(3)), some_values(3)) is None
+    assert "diffeomorphic" not in free.spec.model_dump()

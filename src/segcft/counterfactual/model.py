@@ -67,3 +67,8 @@ class Abduction:
     def predict(self, values: Tensor) -> Tensor:
         """Prediction alone: the images (B, C, *size) under the parents ``values`` (B, V)."""
         return self.model.mechanism.predict(self.noise, values)
+
+    @torch.no_grad()
+    def least_stretch(self, values: Tensor) -> Tensor | None:
+        """See :meth:`segcft.image_models.mechanism.ImageMechanism.least_stretch`."""
+        return self.model.mechanism.least_stretch(self.noise, values)

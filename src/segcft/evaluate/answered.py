@@ -104,7 +104,7 @@ class AskedBatch:
 class AnsweredBatch:
     """The answer of a ``method`` or reference: ``image`` (B, C, *size) in [-1, 1] as its file would show it.
 
-    A ``model``'s answer before it is rounded is ``exact``; references have no model.
+    A ``model``'s answer before it is rounded is ``exact``, and comes from an ``abduction``; references have neither.
     """
 
     asked: AskedBatch
@@ -112,6 +112,7 @@ class AnsweredBatch:
     image: Tensor
     model: CounterfactualModel | None
     exact: Tensor
+    abduction: Abduction | None = None
 
     @cached_property
     def masks(self) -> Tensor:

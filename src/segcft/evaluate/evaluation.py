@@ -173,7 +173,7 @@ def _answers(
     yield AnsweredBatch(asked, names.NO_CHANGE, image, None, image)
     for method, model in models.items():
         changed = abductions[method].predict(asked.after)
-        yield AnsweredBatch(asked, method, rounded(changed), model, changed)
+        yield AnsweredBatch(asked, method, rounded(changed), model, changed, abductions[method])
     if asked.truth:
         yield AnsweredBatch(asked, names.TRUTH, asked.truth.image, None, asked.truth.image)
 

@@ -71,7 +71,7 @@ class Scores:
     def rows(self, patients: Sequence[str], draws: int, seed: int) -> list[Row]:
         """A row a key: the (weighted) mean over samples with its 95 % bootstrap interval over patients.
 
-        Of some metrics it is the largest value instead, without an interval (:attr:`Metric.worst`).
+        Of some metrics it is the worst value instead, without an interval (:attr:`Metric.worst`).
 
         Raises:
             SegcftError: a metric has no results of some samples.
@@ -82,7 +82,9 @@ class Scores:
         for column, key in enumerate(self._parts):
             value, low, high = (float(field[column]) for field in means[:3])
             if METRICS[key.metric].worst:
-                value, low, high = float(values[:, column].max()), np.nan, np.nan
+                worst = np.nanmin if METRICS[key.metric].better == "higher" else np.nanmax
+                known = values[:, column]
+                value, low, high = float(worst(known)) if not np.isnan(known).all() else np.nan, np.nan, np.nan
             rows.append(_row(key, value, low, high, int(means.n[column])))
         for key, batches in self._several.items():
             of_means = METRICS[key.metric].of_means

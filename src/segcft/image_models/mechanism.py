@@ -108,6 +108,11 @@ class ImageMechanism(nn.Module, ABC):
         of a mechanism without such noise."""
         return None
 
+    def least_stretch(self, noise: Noise, values: Tensor) -> Tensor | None:
+        """By how much the answer under ``values`` (B, V) stretches an element of the image's frame, where it squeezes
+        it most, (B,): not above 0 where it folds. None of a mechanism that does not move the frame."""
+        return None
+
     def lengths(self, noise: Noise) -> dict[str, Tensor]:
         """Of an abducted noise: what typicality is judged by, in bits per pixel and channel, (B,) each. ``image`` is
         the negative of :meth:`log_density`; others are shares of it."""

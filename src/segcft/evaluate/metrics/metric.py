@@ -85,7 +85,7 @@ class Metric(ABC):
     of_causes: bool = False
     """Whether it is asked about causes of measures too, beside the interventions of the study."""
     worst: bool = False
-    """Whether its row is the largest value of all samples, without an interval, and not their mean."""
+    """Whether its row is the worst value of all samples, without an interval, and not their mean."""
 
     @abstractmethod
     def words(self, study: Study) -> Words:
