@@ -171,7 +171,10 @@ class FinetuningStage(_ImageStage):
     def findings(
         self, pipeline: Pipeline, trained: Trained, metrics: Mapping[str, float], facts: Mapping[str, Any]
     ) -> Iterator[Finding]:
-        yield from super().findings(pipeline, trained, metrics, facts)
+        for finding in super().findings(pipeline, trained, metrics, facts):
+            # A price that rises raises the guide's error, which then falls with the rate: that says nothing.
+            if finding.code != "unfinished" or pipeline.study.finetune.price == "fixed":
+                yield finding
         yield from binding(trained.history)
         before, after = (
             {name: metrics[f"{prefix}{name}"] for name in pipeline.study.measured if f"{prefix}{name}" in metrics}
