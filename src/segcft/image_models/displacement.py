@@ -17,14 +17,14 @@ from segcft.grid import Grid
 ITERATIONS = 3
 """Of the inversion of a displacement. Each divides the error by the inverse of the displacement's steepness."""
 
-SAMPLES = 4
+SAMPLES = 8
 """Places between two nodes at which a velocity is followed: smooth as it is, it is straight in between."""
 
-STEEPEST = 0.7
-"""How much a velocity may change over a length, as a share of it: in a unit of time it then stretches and squeezes by
-about 2 at most, and two of them one after the other by 4, which pixels still show."""
+STEEPEST = 1.0
+"""How much a velocity may change over a length, as a share of it. In a unit of time it then stretches and squeezes by
+less than 4, and two of them one after the other by what pixels still show; at 1.5, places between them fold again."""
 
-STEP = 0.1
+STEP = 0.05
 """The same of a single step of following it: so short that none folds."""
 
 
