@@ -14,9 +14,9 @@ MEMORY = 0.04
 of a noisy average is one that cannot be met again: the price would never rise."""
 
 GAIN = 4.0
-"""How far the multiplier moves over the rest of the training, where the guide's error is at its floor throughout. Studies
-that were tuned by hand have 1, and it is at its floor in about half of the steps. With a price of 2.5 on simulated
-radiographs the guide still reads 0.98 of the change that was asked for, and another reader 0.9."""
+"""How far the multiplier moves over the rest of the training, where the guide's error is at its floor throughout.
+Studies that were tuned by hand have 1, and it is at its floor in about half of the steps. With a price of 2.5 on
+simulated radiographs the guide still reads 0.98 of the change that was asked for, and another reader 0.9."""
 
 
 class Price(nn.Module, ABC):
