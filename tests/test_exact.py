@@ -45,7 +45,7 @@ def test_what_is_asked_for_is_obtained_and_the_rest_is_left_alone(share: float, 
     after = before + torch.tensor([[2.0, 0.0], [0.0, -1.0]])
     spread = torch.tensor([4.0, 4.0])
     image = abduction.predict(before)
-    found = corrected(abduction, Sums(), image, before, after, [0, 1], spread)
+    found = corrected(abduction, Sums(), image, before, after, [0, 1], spread, torch.tensor([True, True]))
     gained = Sums().read(abduction.predict(found.values)) - Sums().read(image)
     assert torch.allclose(gained, after - before, atol=4 * CLOSE)
     assert (found.missed.abs() <= 4 * CLOSE).all()
@@ -55,10 +55,25 @@ def test_what_cannot_be_obtained_is_asked_for_within_bounds_and_never_gets_worse
     abduction: Any = Answering(0.0, 1.0)  # nothing of it is obtained, and asking for it spoils the other
     before, after = torch.tensor([[10.0, 5.0]]), torch.tensor([[12.0, 5.0]])
     spread = torch.tensor([4.0, 4.0])
-    found = corrected(abduction, Sums(), abduction.predict(before), before, after, [0, 1], spread)
+    found = corrected(
+        abduction, Sums(), abduction.predict(before), before, after, [0, 1], spread, torch.tensor([True, True])
+    )
     assert ((found.values - after).abs() <= LARGEST * spread + 1e-5).all()
     plain = (after - before) - (Sums().read(abduction.predict(after)) - Sums().read(abduction.predict(before)))
     assert float((found.missed / spread).abs().max()) <= float((plain / spread).abs().max()) + 1e-6
+
+
+def test_a_sample_is_corrected_the_same_beside_any_other() -> None:
+    abduction: Any = Answering(0.6, 0.2)
+    before = torch.tensor([[10.0, 5.0], [12.0, 6.0]])
+    after = before + torch.tensor([[0.05, 0.0], [6.0, -1.0]])
+    spread, ratios = torch.tensor([4.0, 4.0]), torch.tensor([True, True])
+
+    def found(rows: slice) -> Tensor:
+        image = abduction.predict(before[rows])
+        return corrected(abduction, Sums(), image, before[rows], after[rows], [0, 1], spread, ratios).values
+
+    assert torch.equal(found(slice(0, 1)), found(slice(0, 2))[:1])
 
 
 def test_the_guide_must_be_there(small_run: Run) -> None:

@@ -103,6 +103,19 @@ def test_the_right_graph_is_not_falsified_and_a_wrong_one_is() -> None:
     assert wrong.violated
 
 
+@pytest.mark.parametrize(
+    "parents", [{"a": (), "b": ("a",), "c": (), "d": ("c",)}, {"a": (), "b": ("a",), "c": ()}, {"a": (), "b": ("a",)}]
+)
+def test_graphs_that_no_data_tell_apart_are_no_rivals(parents: dict[str, tuple[str, ...]]) -> None:
+    rng, values = np.random.default_rng(0), dict[str, np.ndarray]()
+    for name, causes in parents.items():
+        values[name] = rng.normal(size=3000) + sum((values[cause] for cause in causes), np.zeros(3000))
+    test = IndependenceTest(np.stack(list(values.values()), axis=1), [NUMBER] * len(parents))
+    found = falsify(parents, (), test)
+    assert found.as_good == 0
+    assert found.equivalent > 0
+
+
 def _turned(test: IndependenceTest) -> IndependenceTest:
     order = [4, 3, 2, 1, 0]
     return IndependenceTest(test.values[:, order], [test.variables[k] for k in order])

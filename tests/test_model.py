@@ -96,7 +96,7 @@ def test_what_is_not_understood(
 
 def test_a_published_model_has_what_it_needs_and_no_more(small_run: Run, published: Path) -> None:
     files = {path.relative_to(published).as_posix() for path in published.rglob("*") if path.is_file()}
-    parts = {f"{part}.safetensors" for part in ("judge", "scm", "hvae", "cft-segmentor")}
+    parts = {f"{part}.safetensors" for part in ("judge", "scm", "hvae", "cft-segmentor", "segmentor")}
     examples = {f"examples/{name}" for name in ("1.png", "2.png", "3.png", "attributes.csv")}
     table = {"evaluation/table.json", "evaluation/table.md"}
     assert files == parts | examples | table | {"README.md", "study.yaml", "people.csv", "samples.json"}

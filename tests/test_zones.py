@@ -121,24 +121,22 @@ def test_a_part_that_is_larger_than_the_whole_is_refused(
     study: Study, values: dict[str, float], field: str | None
 ) -> None:
     names = list(study.variables)
-    before = torch.full((len(names),), 50.0)
-    after = before.clone()
+    asked, after = torch.full((len(names),), torch.nan), torch.full((len(names),), 50.0)
     for name, value in values.items():
-        after[names.index(name)] = value
+        asked[names.index(name)] = after[names.index(name)] = value
     if field is None:
-        check_parts(Measurements.of(study), names, before, after)
+        check_parts(Measurements.of(study), names, asked, after)
     else:
         with refused(InterventionError, Code.CONFLICT, field):
-            check_parts(Measurements.of(study), names, before, after)
+            check_parts(Measurements.of(study), names, asked, after)
 
 
-def test_what_an_intervention_leaves_alone_is_not_its_fault(study: Study) -> None:
+def test_what_only_follows_from_an_intervention_is_not_its_fault(study: Study) -> None:
     names = list(study.variables)
-    before = torch.full((len(names),), 50.0)
-    before[names.index("upper")] = 90.0  # as a judge may misread it
-    after = before.clone()
-    after[names.index("heart_area")] = 70.0
-    check_parts(Measurements.of(study), names, before, after)
+    asked, after = torch.full((len(names),), torch.nan), torch.full((len(names),), 50.0)
+    after[names.index("upper")] = 90.0  # as a judge may misread it, and a mechanism predict it
+    asked[names.index("heart_area")] = after[names.index("heart_area")] = 70.0
+    check_parts(Measurements.of(study), names, asked, after)
 
 
 @pytest.mark.parametrize(

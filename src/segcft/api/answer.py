@@ -173,8 +173,13 @@ class Answer:
         return png_bytes(pixels, self.provenance)
 
 
+SMALL = 10.0
+"""Numbers below this, as ratios are, are shown to three digits and not to one decimal."""
+
 _COLUMNS: Sequence[str] = ("before", "after", "obtained")
 
 
 def _show(value: float | str | None) -> str:
-    return "" if value is None else f"{value:.1f}" if isinstance(value, float) else value
+    if value is None or isinstance(value, str):
+        return value or ""
+    return f"{value:.1f}" if abs(value) >= SMALL or value == 0 else f"{value:.3g}"

@@ -27,9 +27,13 @@ from segcft.data.grey import to_grey_levels, to_unit
 from segcft.errors import Code, RunError
 from segcft.image_models.mechanism import seeded
 from segcft.pipeline.stage import training_stage
+from segcft.training import artefact
 
 if TYPE_CHECKING:
     from segcft.api.model import Model
+
+REACHED = 0.05
+"""The share of a standard deviation up to which a corrected answer is called exact."""
 
 BATCH = 16
 """Images that are answered for at once."""
@@ -79,7 +83,8 @@ def answer_questions(
         subjects.append(subject)
         asked.append(do)
         after.append(model.scm.counterfactual(subject.values, do, _generator(asking)))
-        check_parts(judge.measurements, list(study.variables), subject.values[0], after[-1][0])
+        settled = model.scm.settled(subject.values, do, _generator(asking))[0]
+        check_parts(judge.measurements, list(study.variables), settled, after[-1][0])
     before, wanted = torch.cat([subject.values for subject in subjects]), torch.cat(after)
     abduction = model.abduct(x, before)
     lengths = model.mechanism.lengths(abduction.noise)
@@ -139,14 +144,18 @@ def _exact(
     no part, finds these closer and the others notably off."""
     columns = asking.study.measured_columns
     spread = asking.people[:, columns].std(dim=0)
-    better = corrected(abduction, guide_of(asking, method), x, before, wanted, columns, spread)
+    ratios = torch.tensor([one.measure.ratio for one in asking.judge.measurements.all], device=x.device)
+    better = corrected(abduction, guide_of(asking, method), x, before, wanted, columns, spread, ratios)
     found = _read(asking, abduction, better.values)
     change = (wanted - before)[:, columns]
     misses = [((one.measures - read_before - change).abs() / spread).amax(dim=1) for one in (plain, found)]
     worse = (misses[1] > misses[0]) & (misses[1] > NOTABLE)
     kept = [torch.where(worse.reshape(-1, *(1,) * (a.dim() - 1)), a, b) for a, b in zip(plain, found, strict=True)]
-    said = "exact: refused, as the judge reads the corrected answer as further from what was asked for than this one"
-    return _Read(*kept), [said if one else "" for one in worse.tolist()]
+    judged = "exact: refused, as the judge reads the corrected answer as further from what was asked for than this one"
+    short = "exact: not reached: the guide still reads another change than the one that was asked for"
+    reached = ((better.missed.abs() / spread).nan_to_num(nan=torch.inf).amax(dim=1) < REACHED).tolist()
+    said = [judged if bad else "" if good else short for bad, good in zip(worse.tolist(), reached, strict=True)]
+    return _Read(*kept), said
 
 
 def guide_of(asking: Model, method: str) -> Any:
@@ -155,11 +164,17 @@ def guide_of(asking: Model, method: str) -> Any:
     Raises:
         RunError: it has none, or that is not in the folder.
     """
-    guide = training_stage(asking.methods[method]).guide
-    if not guide or not asking.run.path(guide).is_file():
+    part, run = asking.methods[method], asking.run
+    guide = training_stage(part).guide
+    if not guide or not run.path(guide).is_file():
         why = "there is no guide of this method to correct answers by; publish the model again with a run's guide"
-        raise RunError(Code.MISSING, asking.run.path(guide) if guide else method, f"exact: {why}")
-    return asking.run.load(guide, asking.device)
+        raise RunError(Code.MISSING, run.path(guide) if guide else method, f"exact: {why}")
+    if artefact.read_meta(run.path(part)).get("made_from", {}).get(guide) != artefact.read_meta(run.path(guide))["key"]:
+        why = (
+            f"exact: it was trained again since {part} was fine-tuned by it; bring the run up to date with `segcft run`"
+        )
+        raise RunError(Code.OTHER, run.path(guide), why)
+    return run.load(guide, asking.device)
 
 
 def _draw(asking: Model, model: CounterfactualModel, x: Tensor, subject: Subject, asked: Tensor, draws: int) -> Tensor:

@@ -116,14 +116,15 @@ def table_items(table: Path, study: Study, known: Sequence[str], do: Sequence[st
             raise DataError(Code.UNKNOWN, f"{table}: {column}", f"this column is not read{near} Rename or remove it")
     given = {text.partition("=")[0].strip(): text for text in known}
     passed = [PassedOver(column, f"column of {table.name} that is no variable of the study") for column in further]
+    known_columns = [name for name, variable in study.variables.items() if not variable.derived]
+    follows = [name for name in study.variables if name not in known_columns and name in rows[0].cells]
+    passed += [PassedOver(name, f"column of {table.name} that follows from others") for name in follows]
     items = []
     for row in rows:
         cells = row.cells
         if not cells["image"]:
             raise DataError(Code.MISSING, f"{table}: line {row.line}: image", "the cell is empty")
-        facts = given | {
-            name: text for name in study.variables if (text := _fact(row, name, study, passed)) is not None
-        }
+        facts = given | {name: text for name in known_columns if (text := _fact(row, name, study, passed)) is not None}
         text = cells.get("do", "")
         parts = (part.strip() for part in text.split(";") if part.strip() and text.lower() not in MISSING)
         asked = tuple(_below(table.parent, part) for part in parts) or tuple(do)

@@ -50,7 +50,7 @@ def add_obtained(
     seen = scm.derive(seen)
     for k, (name, variable) in enumerate(study.variables.items()):
         if name in study.measured or variable.derived:
-            record["variables"][name]["obtained"] = float(seen[0, k])
+            record["variables"][name]["obtained"] = value_of(variable, seen[0, k])
     if spread is not None:
         for name, sd in zip(study.measured, spread.tolist(), strict=True):
             record["variables"][name]["obtained_sd"] = sd

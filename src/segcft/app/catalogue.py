@@ -179,7 +179,7 @@ def _read_examples(study: Study, folder: Path, rows: Sequence[dict[str, str]]) -
         known: dict[str, float | str] = {
             name: row[name] if variable.categories else float(row[name])
             for name, variable in study.variables.items()
-            if name not in study.measured and row.get(name)
+            if name not in study.measured and not variable.derived and row.get(name)
         }
         pixels = read_pixels(study, folder / Path(row["image"]).name)
         examples.append({"label": f"Example {number}", "pixels": encode(pixels), "known": known})

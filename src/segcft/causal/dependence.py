@@ -148,6 +148,8 @@ def _test(first: Floats, second: Floats, each: float) -> tuple[float, float, flo
 
 def _correlation(first: Floats, second: Floats) -> float:
     """That of normal numbers whose monotone images have the ranks of ``first`` and ``second`` (N,)."""
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
+        return 0.0
     return float(2 * np.sin(np.pi / 6 * spearmanr(first, second).statistic))
 
 
@@ -156,4 +158,5 @@ def _polynomials(values: Floats) -> Floats:
     ranks = 2 * (rankdata(values) - 0.5) / len(values) - 1
     columns = legvander(ranks, DEGREES)[:, 1:]
     columns = columns - columns.mean(axis=0)
-    return np.asarray(columns / columns.std(axis=0))
+    spread = columns.std(axis=0)  # 0 of what has one value, and of how far two equally common ones are from the middle
+    return np.asarray(np.divide(columns, spread, out=np.zeros_like(columns), where=spread > 1e-9))

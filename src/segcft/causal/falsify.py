@@ -8,7 +8,7 @@ permutation-based test"). A graph that fails no fewer tests than these says noth
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import permutations
 from typing import NamedTuple
 
@@ -82,7 +82,7 @@ def falsify(
         first, second, given = one
         return Implied(first, second, given, test.p(columns[first], columns[second], [columns[n] for n in given]))
 
-    claims = implied(parents, confounded)
+    claims, whole = implied(parents, confounded), _whole(parents, confounded)
     own = [tested(one) for one in claims]
     violations = sum(one.violated for one in own)
     others = list(_orders(len(names), seed))
@@ -90,7 +90,8 @@ def falsify(
     for done, order in enumerate(others, start=1):
         renamed = {name: names[k] for name, k in zip(names, order, strict=True)}
         moved = {_claim(renamed[a], renamed[b], [renamed[n] for n in given], names) for a, b, given in claims}
-        if moved == set(claims):
+        other = nx.relabel_nodes(whole, renamed)
+        if _separates(whole, moved) and _separates(other, claims):
             equivalent += 1
         else:
             as_good += sum(tested(one).violated for one in moved) <= violations
@@ -102,11 +103,7 @@ def falsify(
 def implied(parents: Parents, confounded: Pairs = ()) -> list[tuple[str, str, tuple[str, ...]]]:
     """The independences (first, second, given) that a graph implies: of a variable and what it does not cause, given
     its causes (the local Markov property), where no common cause that is unknown speaks against it."""
-    graph, names = Graph(parents), list(parents)
-    whole = nx.DiGraph([(cause, name) for name, causes in parents.items() for cause in causes])
-    whole.add_nodes_from(names)
-    for number, pair in enumerate(confounded):  # a cause that is no variable: numbers are no names
-        whole.add_edges_from((number, name) for name in pair)
+    graph, names, whole = Graph(parents), list(parents), _whole(parents, confounded)
     found: dict[tuple[str, str, tuple[str, ...]], None] = {}
     for name in names:
         given = tuple(parents[name])
@@ -116,6 +113,20 @@ def implied(parents: Parents, confounded: Pairs = ()) -> list[tuple[str, str, tu
             if nx.is_d_separator(whole, {name}, {other}, set(given)):
                 found[_claim(name, other, given, names)] = None
     return list(found)
+
+
+def _whole(parents: Parents, confounded: Pairs) -> nx.DiGraph:
+    """The graph with a cause, that is no variable, of every confounded pair: numbers are no names."""
+    whole = nx.DiGraph([(cause, name) for name, causes in parents.items() for cause in causes])
+    whole.add_nodes_from(parents)
+    for number, pair in enumerate(confounded):
+        whole.add_edges_from((number, name) for name in pair)
+    return whole
+
+
+def _separates(whole: nx.DiGraph, claims: Iterable[tuple[str, str, tuple[str, ...]]]) -> bool:
+    """Whether a graph implies all of some independences."""
+    return all(nx.is_d_separator(whole, {first}, {second}, set(given)) for first, second, given in claims)
 
 
 def _claim(first: str, second: str, given: Sequence[str], names: Sequence[str]) -> tuple[str, str, tuple[str, ...]]:

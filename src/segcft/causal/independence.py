@@ -61,8 +61,10 @@ class IndependenceTest:
     def _tested(self, a: int, b: int, given: frozenset[int]) -> float:
         columns = sorted(given)
         known: NDArray[np.bool_] = np.asarray(self._complete[:, [a, b, *columns]].all(axis=1))
-        explaining = self._explaining(known, columns)
         samples = int(known.sum())
+        if samples < 2:
+            return 1.0
+        explaining = self._explaining(known, columns)
         left = samples - explaining.shape[1]
         first, second = (self._residuals(self._features(known, k, TESTED), explaining) for k in (a, b))
         products = (first[:, :, None] * second[:, None, :]).reshape(samples, -1)

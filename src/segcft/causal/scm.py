@@ -219,8 +219,9 @@ class StructuralCausalModel(nn.Module):
         """What ``answer`` makes of an intervention that may be on derived variables, of one that is not."""
         settled = self._settled(do, answer)
         values = answer(self._plain(settled))
-        for k in self._derived:  # to the last digit
-            values[:, k] = torch.where(do[:, k].isnan(), values[:, k], do[:, k])
+        for k in self._derived:  # to the last digit, where there was anything to solve it by
+            unsolved = do[:, k].isnan() | values[:, k].isnan()
+            values[:, k] = torch.where(unsolved, values[:, k], do[:, k])
         return values
 
     def _settled(self, do: Tensor, answer: Callable[[Tensor], Tensor]) -> Tensor:

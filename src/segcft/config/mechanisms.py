@@ -125,7 +125,7 @@ class HVAESpec(VAESpec):
     ``bottleneck`` divides the width inside a block, ``context`` is the width of the parents' embedding. Levels of
     up to ``position_size`` pixels a side have a learnt map of the place in the frame. ``warp`` > 0 lets the decoder
     move outlines by a smooth displacement with a node every so many pixels, of at most ``warp_reach`` of the frame;
-    ``diffeomorphic`` ones cannot fold, have an exact inverse, and what they move keeps its noise.
+    ``diffeomorphic`` ones cannot fold, know their inverse, and what they move keeps its noise.
     """
 
     LATER = MechanismSpec.LATER | {"overlap", "diffeomorphic"}

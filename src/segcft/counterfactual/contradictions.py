@@ -13,20 +13,22 @@ TOLERANCE = 1e-3
 """The share by which a part may be larger than the whole: numbers are read from images, and rounded."""
 
 
-def check_parts(measurements: Measurements, names: list[str], before: Tensor, after: Tensor) -> None:
-    """Check that no part is larger than the whole, nor parts together, of what an intervention has changed.
+def check_parts(measurements: Measurements, names: list[str], asked: Tensor, after: Tensor) -> None:
+    """Check that no part is larger than the whole, nor parts together, of what an intervention sets.
+
+    What only follows is predicted, part by part, and never to the digit: it is no contradiction of the user's.
 
     Args:
         measurements: of the study.
         names: of the V variables.
-        before: the values as they were, (V,).
+        asked: what is set, (V,), NaN elsewhere; with what derived variables are solved for.
         after: the values that are asked for, and what follows from them, (V,).
 
     Raises:
         InterventionError: one is; the field is its variable.
     """
     value = {name: float(after[k]) for k, name in enumerate(names)}
-    changed = {name for k, name in enumerate(names) if float(before[k]) != float(after[k])}
+    changed = {name for k, name in enumerate(names) if not bool(asked[k].isnan())}
     for part, whole in permutations(measurements.all, 2):
         if not _is_part(part, whole) or not {part.variable, whole.variable} & changed:
             continue

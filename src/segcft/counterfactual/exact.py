@@ -36,6 +36,7 @@ def corrected(
     after: Tensor,
     columns: list[int],
     spread: Tensor,
+    ratios: Tensor,
 ) -> Corrected:
     r"""Values for which the guide reads the change that is asked for.
 
@@ -52,21 +53,29 @@ def corrected(
         after: the values asked for, (B, V).
         columns: which of them are measured, in the guide's order.
         spread: the standard deviation of each among the training subjects, (M,).
+        ratios: of which 0 is nothing, (M,) bool.
     """
     asked = after.clone()
     wanted, first = (after - before)[:, columns], guide.read(image)
     best, missed = after.clone(), torch.full_like(wanted, torch.inf)
     for _ in range(ROUNDS + 1):
         miss = wanted - (guide.read(abduction.predict(asked)) - first)
-        better = (miss.abs() / spread).amax(dim=1) < (missed.abs() / spread).amax(dim=1)
+        # Those that are close enough stay: an answer does not depend on the ones beside it.
+        better = (_worst(miss, spread) < _worst(missed, spread)) & (_worst(missed, spread) >= CLOSE)
         best, missed = torch.where(better[:, None], asked, best), torch.where(better[:, None], miss, missed)
-        if ((missed.abs() / spread).amax(dim=1) < CLOSE).all():
+        if (_worst(missed, spread) < CLOSE).all():
             break
-        further = (asked - after)[:, columns] + miss
+        further = (asked - after)[:, columns] + miss.nan_to_num()
         further = torch.maximum(torch.minimum(further, LARGEST * spread), -LARGEST * spread)
         asked = asked.clone()
-        asked[:, columns] = _above_nothing(after[:, columns], after[:, columns] + further)
+        sought = after[:, columns] + further
+        asked[:, columns] = torch.where(ratios, _above_nothing(after[:, columns], sought), sought)
     return Corrected(best, missed)
+
+
+def _worst(miss: Tensor, spread: Tensor) -> Tensor:
+    """The largest of misses (B, M) in standard deviations, (B,), of those that the guide can read."""
+    return (miss.abs() / spread).nan_to_num(nan=0.0, posinf=torch.inf).amax(dim=1)
 
 
 def _above_nothing(after: Tensor, asked: Tensor) -> Tensor:

@@ -77,11 +77,14 @@ class JointSupport(BaseModel):
         calibration = _noises(scm, validation, names)
         if not enough:  # the rarest hundredth of a few has nobody in it
             calibration = np.concatenate([_noises(scm, training, names), calibration])
-        largest = np.sort([_distances(one, correlation).max() for one in calibration])
+        largest = np.array([_distances(one, correlation).max() for one in calibration])
+        largest = np.sort(largest[np.isfinite(largest)])  # of those of whom a pair is known
+        if len(largest) < FEWEST:
+            return None
         rank = min(len(largest), math.ceil((len(largest) + 1) * (1 - FALSE_ALARMS)))
         limit = max(float(largest[rank - 1]), float(np.finfo(np.float32).tiny))
         rows = tuple(tuple(float(one) for one in row) for row in correlation)
-        return cls(variables=tuple(names), correlation=rows, limit=limit, subjects=len(calibration))
+        return cls(variables=tuple(names), correlation=rows, limit=limit, subjects=len(largest))
 
     def surprise(self, scm: StructuralCausalModel, values: Tensor) -> Surprise | None:
         """The pair of ``values`` (V,) that is the least usual together, if it is beyond the limit."""

@@ -68,6 +68,7 @@ class Store:
             samples, channels, height, width = map(operator.index, (meta["samples"], meta["channels"], *meta["size"]))
             self.variables: dict[str, tuple[str, ...]] = {k: tuple(map(str, v)) for k, v in meta["variables"].items()}
             self.structures: dict[str, str] = {k: str(v) for k, v in meta["structures"].items()}
+            self.derived = frozenset(map(str, meta.get("formulas", {})))
             self.pixel_area = float(meta["pixel_area"])
             self.area_unit = str(meta["area_unit"])
             self.fingerprint = str(meta["fingerprint"])
@@ -121,14 +122,16 @@ class Store:
         return np.stack(columns, axis=1)
 
     def indices(self, split: str | None = None, complete: bool = False) -> NDArray[np.int64]:
-        """Ascending row numbers of one part (default: all); ``complete``: of rows that miss no variable."""
+        """Ascending row numbers of one part (default: all); ``complete``: of rows that miss no variable. What is
+        derived is not one of them: where its formula has no value, nothing is missing."""
         if split is not None and split not in PARTS:
             raise ValueError(f"split must be one of {', '.join(PARTS)}, not {split!r}")
         chosen = np.ones(len(self), dtype=bool)
         if split is not None:
             chosen &= (self.table["split"] == split).to_numpy(dtype=bool)
         if complete:
-            chosen &= ~np.isnan(self.values()).any(axis=1)
+            needed = [name not in self.derived for name in self.variables]
+            chosen &= ~np.isnan(self.values()[:, needed]).any(axis=1)
         return np.flatnonzero(chosen)
 
     @property
@@ -247,7 +250,10 @@ class Fingerprint:
         return self._hash.hexdigest()
 
 
-SHAPE_KEYS = ("size", "channels", "variables", "structures", "pixel_area", "area_unit", "measures", "lengths")
+SHAPE_KEYS = (
+    *("size", "channels", "variables", "structures", "pixel_area", "area_unit"),
+    *("measures", "lengths", "zones", "formulas"),
+)
 """What a store says of its study; ``measures`` only of structures that are measured by other than their own area,
 and ``lengths``, the sizes of a pixel and their unit, where there are some."""
 
@@ -260,6 +266,8 @@ def shape_of(study: Study) -> dict[str, Any]:
         for name, one in study.structures.items()
         if one.of or one.measure != default
     }
+    zones = {name: one.zone.model_dump(mode="json") for name, one in study.structures.items() if one.zone}
+    formulas = {name: variable.formula for name, variable in study.variables.items() if variable.formula}
     grid = Grid.of(study.image)
     return {
         "size": list(study.image.size),
@@ -270,6 +278,8 @@ def shape_of(study: Study) -> dict[str, Any]:
         "area_unit": study.image.cell_unit,
         # Left out where there are none, so that stores keep their fingerprints.
         **({"measures": measures, "lengths": [*grid.pitch, grid.length_unit]} if measures else {}),
+        **({"zones": zones} if zones else {}),
+        **({"formulas": formulas} if formulas else {}),
     }
 
 

@@ -20,9 +20,10 @@ ITERATIONS = 3
 SAMPLES = 8
 """Places between two nodes at which a velocity is followed: smooth as it is, it is straight in between."""
 
-STEEPEST = 1.0
+STEEPEST = 0.7
 """How much a velocity may change over a length, as a share of it. In a unit of time it then stretches and squeezes by
-less than 4, and two of them one after the other by what pixels still show; at 1.5, places between them fold again."""
+about 2, and two of them one after the other by 4, which pixels still show; from 1 on, what leads from one to the other
+folds between some of them."""
 
 STEP = 0.05
 """The same of a single step of following it: so short that none folds."""

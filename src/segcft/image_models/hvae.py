@@ -277,6 +277,8 @@ class HVAE(HierarchicalVAE):
         return self.decode(latents, torch.cat([values, *after])).chunk(1 + len(after))  # in one pass
 
     def least_stretch(self, noise: VAENoise, values: Tensor) -> Tensor | None:
+        if self.warp is None:
+            return None
         after = self.decode(noise.latents, values).displacement
         if noise.pixels is None or noise.pixels.displacement is None or after is None:
             return None

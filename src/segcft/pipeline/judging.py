@@ -137,7 +137,8 @@ def _is_own(run: Run, store: Store, parts: Sequence[str]) -> bool:
 
 
 def guides_of(run: Run, device: torch.device | str = "cpu") -> dict[str, Reader]:
-    """Part -> the guide of one of the run's methods, where it is still there: published models come without."""
+    """Part -> the guide of one of the run's methods, where it is still there: models that were published before answers
+    could be exact come without."""
     found: dict[str, Reader] = {}
     for stage in map(training_stage, run.methods().values()):
         if not stage.guide or not run.path(stage.guide).is_file():

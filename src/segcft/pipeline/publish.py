@@ -25,8 +25,8 @@ from segcft.data.store import Store
 from segcft.errors import Code, RunError
 from segcft.evaluate.names import method_name
 from segcft.io.provenance import png_bytes
+from segcft.pipeline.judging import guides_of
 from segcft.pipeline.run import Run, write_subjects
-from segcft.pipeline.stage import training_stage
 from segcft.training import artefact
 from segcft.utils.atomic import replaced_folder, write_bytes, write_text
 
@@ -55,8 +55,9 @@ def publish(run: Run, folder: Path, methods: Sequence[str] = (), card: str = "",
     """
     methods = list(methods) or list(run.methods())[-1:]
     mechanisms = list(map(run.mechanism, methods))
-    guides = [guide for guide in (training_stage(part).guide for part in mechanisms) if guide]
-    parts = ["judge", "scm", *mechanisms, *guides]  # guides correct answers that are to be exact
+    # Guides correct answers that are to be exact.
+    guides = [guide for guide in guides_of(run) if f"cft-{guide}" in mechanisms]
+    parts = ["judge", "scm", *mechanisms, *guides]
     store = run.samples_of(parts)
     if not (run.evaluation / "table.json").is_file():
         raise RunError(
@@ -68,7 +69,7 @@ def publish(run: Run, folder: Path, methods: Sequence[str] = (), card: str = "",
             "--card",
             "expected a file in Markdown that says of whom the data are and what their licence allows",
         )
-    size = sum(run.path(part).stat().st_size for part in parts)
+    size = sum(run.path(part).stat().st_size for part in parts if part not in guides)
     if size > LARGEST and not large:
         raise RunError(
             Code.TOO_LARGE, run.folder, f"{size / 1e6:.0f} MB of weights are more than {LARGEST / 1e6:.0f} (--large)"
@@ -118,6 +119,8 @@ def _write_examples(run: Run, store: Store, folder: Path) -> None:
         write_bytes(folder / f"{number}.png", png_bytes(pixels, said))
         attributes: dict[str, float | str] = {"image": f"{number}.png"}
         for k, (name, variable) in enumerate(run.study.variables.items()):
+            if variable.derived:
+                continue
             value = float(store.values()[row][k])
             attributes[name] = variable.categories[int(value)] if variable.categories else value
         table.append(attributes)

@@ -96,6 +96,9 @@ def _shortened(study: Study) -> Study:
         if raw.get(section):
             raw[section] |= {"steps": TIMED + 1, "warmup_steps": 0}
     raw["finetune"]["bound_batches"] = 1
+    for structure in raw["structures"].values():
+        if structure.get("zone"):  # of made-up masks it may be empty, and what a step takes does not depend on that
+            raw["variables"][structure["variable"]] |= {"scale": "linear", "zero_inflated": False}
     return parse_study(raw)
 
 

@@ -192,7 +192,7 @@ class Slider extends Row {
     Object.assign(this.slider, { min, max, value });
     this.slider.setAttribute("aria-valuetext", withUnit(this.variable, value));
     if (document.activeElement !== this.number || set === undefined) {
-      this.number.value = value.toFixed(digits(this.variable));
+      this.number.value = Number.isFinite(value) ? value.toFixed(digits(this.variable)) : "";
     }
     const at = (number) => `${(100 * (number - min)) / (max - min)}%`;
     const between = (mark, [from, to]) => {

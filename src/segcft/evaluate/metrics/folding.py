@@ -14,7 +14,7 @@ class LeastStretch(Metric):
 
     name = "smallest stretch"
     better, worst = "higher", True
-    brief = False
+    brief, digits = False, 3
 
     def words(self, study: Study) -> Words:
         text = """\
