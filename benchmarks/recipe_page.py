@@ -11,7 +11,7 @@ import yaml
 
 from segcft.evaluate.metrics.kinship import KIN
 from segcft.evaluate.names import MEAN_CHANGE, METHODS, NO_CHANGE, TRUTH, method_name, plain
-from segcft.evaluate.table import grid
+from segcft.evaluate.table import grid, judged_samples
 from segcft.planning.record import RECORD
 
 SLOPE = (0.9, 1.1)
@@ -139,7 +139,7 @@ def plans(sets: Iterable[Judged]) -> str:
         [
             one.name,
             " x ".join(map(str, one.size)),
-            str(max((row["n"] for row in one.rows), default=0)),
+            str(judged_samples(one.rows)),
             one.planned_for,
         ]
         for one in sets

@@ -32,7 +32,7 @@ def render_table(rows: Sequence[Row], study: Study, notes: Sequence[str] = (), p
     (default: one each).
     """
     table = _Table(rows, study)
-    samples = max((row["n"] for row in rows), default=0)
+    samples = judged_samples(rows)
     error = error_of(study)
     parts = [
         _title(study, samples, samples if patients is None else patients, notes),
@@ -50,6 +50,11 @@ def render_table(rows: Sequence[Row], study: Study, notes: Sequence[str] = (), p
 def _has_its_own(metric: Metric) -> bool:
     """Whether a metric is in a table with others."""
     return isinstance(metric, PairMetric | Displacement)
+
+
+def judged_samples(rows: Sequence[Row]) -> int:
+    """How many samples the rows of an evaluation are of; what training people show is of others."""
+    return max((row["n"] for row in rows if row["method"] != names.PEOPLE), default=0)
 
 
 def few_subjects(subjects: int) -> list[str]:

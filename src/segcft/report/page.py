@@ -22,6 +22,7 @@ from segcft.evaluate.metrics.kinship import kin
 from segcft.evaluate.names import METHODS, NO_CHANGE, TRUTH, method_name, plain
 from segcft.evaluate.page import percent
 from segcft.evaluate.scores import Row
+from segcft.evaluate.table import judged_samples
 from segcft.io.rendering import is_wide
 from segcft.measures.measurements import Measurements
 from segcft.pipeline.folds import is_evaluated, runs_of
@@ -134,7 +135,7 @@ def render_report(run: Run, device: torch.device) -> str:
         version=segcft.__version__,
         evaluated=_day((run.evaluation / "table.json").stat().st_mtime),
         written=_day(datetime.now().timestamp()),
-        judged=max(row["n"] for row in result.rows) if folds else len(cohort),
+        judged=judged_samples(result.rows) if folds else len(cohort),
         folds=folds,
         method=method,
         methods=methods,

@@ -20,7 +20,7 @@ from segcft.evaluate.metrics.effectiveness import error_of
 from segcft.evaluate.metrics.metric import Metric, metrics_of
 from segcft.evaluate.names import method_name, plain
 from segcft.evaluate.scores import Row
-from segcft.evaluate.table import cell, grid
+from segcft.evaluate.table import cell, grid, judged_samples
 from segcft.measures.measurements import Measurements
 from segcft.pipeline.folds import runs_of
 from segcft.pipeline.run import Run
@@ -171,7 +171,7 @@ def _data(results: Sequence[Result], paper: Mapping[str, Any] | None) -> Iterato
         size = " x ".join(map(str, study.image.size))
         counts = " / ".join(f"{count:,}" for count in result.samples.values())
         *parts, last = ({"train": "training"}.get(part, part) for part in result.samples)
-        judged = max((row["n"] for row in result.rows), default=0)
+        judged = judged_samples(result.rows)
         folds = f" (each of them in one of {study.splits.folds} folds)" if study.splits.in_folds else ""
         yield (
             f"- {study.name}: {study.description.rstrip('.')}. {source}, {counts} {', '.join(parts)} and {last} "
