@@ -26,8 +26,8 @@ from segcft.counterfactual.warnings import (
 from segcft.data.grey import to_grey_levels, to_unit
 from segcft.errors import Code, RunError
 from segcft.image_models.mechanism import seeded
+from segcft.pipeline.judging import is_guided_by
 from segcft.pipeline.stage import training_stage
-from segcft.training import artefact
 
 if TYPE_CHECKING:
     from segcft.api.model import Model
@@ -169,7 +169,7 @@ def guide_of(asking: Model, method: str) -> Any:
     if not guide or not run.path(guide).is_file():
         why = "there is no guide of this method to correct answers by; publish the model again with a run's guide"
         raise RunError(Code.MISSING, run.path(guide) if guide else method, f"exact: {why}")
-    if artefact.read_meta(run.path(part)).get("made_from", {}).get(guide) != artefact.read_meta(run.path(guide))["key"]:
+    if not is_guided_by(run, part, guide):
         why = (
             f"exact: it was trained again since {part} was fine-tuned by it; bring the run up to date with `segcft run`"
         )

@@ -89,7 +89,7 @@ def infer_subject(
     values = read.new_full((1, len(study.variables)), torch.nan)
     values[0, study.measured_columns] = read
     source = dict.fromkeys(study.variables, "inferred") | dict.fromkeys(study.measured, "read from the image")
-    source |= {name: "follows from others" for name, variable in study.variables.items() if variable.derived}
+    source |= dict.fromkeys(study.derived, "follows from others")
     for fact in question.known:
         source[fact.variable] = "given" if fact.variable in question.given else "read from the header"
     facts = resolve_measured(measurements, question.known, values, scm)

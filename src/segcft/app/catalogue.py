@@ -107,8 +107,7 @@ class Catalogue:
 
 def _graph(study: Study) -> dict[str, Any]:
     """Where the graph's boxes and arrows are; ``image`` is the name of the image in it, ``labels`` what boxes say."""
-    derived = [name for name, variable in study.variables.items() if variable.derived]
-    parents = with_image({name: variable.parents for name, variable in study.variables.items()}, derived)
+    parents = with_image({name: variable.parents for name, variable in study.variables.items()}, study.derived)
     sizes = dict.fromkeys(parents, NODE) | {IMAGE: IMAGE_NODE}
     labels = {name: plain(name) for name in study.variables} | {IMAGE: "image"}
     labels |= {spec.variable: plain(structure) for structure, spec in study.structures.items()}

@@ -62,7 +62,7 @@ def discover(
     tiers: Sequence[Sequence[str]],
     parts: int,
     seed: int = 0,
-    advance: Callable[[int, int], None] = lambda done, total: None,
+    advance: Callable[[], None] = lambda: None,
 ) -> list[Edge]:
     """Every pair of variables, and how often it is joined: the most often first.
 
@@ -76,7 +76,7 @@ def discover(
         tiers: of names: nothing is caused by what is in a later tier.
         parts: how many.
         seed: of the draws.
-        advance: is told how many parts of how many are done.
+        advance: is called after each part.
 
     Raises:
         SegcftError: causal-learn is not installed.
@@ -94,7 +94,7 @@ def discover(
     edges = {pair: Edge(*pair) for pair in combinations(names, 2)}
     rng, share = np.random.default_rng(seed), 1 / parts
     owners, owner = np.unique(np.asarray(subjects), return_inverse=True)
-    for part in range(parts):
+    for _ in range(parts):
         chosen = rng.permutation(len(owners))[: max(2, round(PART * len(owners)))]
         rows = np.flatnonzero(np.isin(owner, chosen))
         test = IndependenceTest(values[rows], variables, len(chosen) / len(rows))
@@ -117,7 +117,7 @@ def discover(
             edge.forward += share * bool(at_first == TAIL and at_second == ARROW)
             edge.backward += share * bool(at_first == ARROW and at_second == TAIL)
             edge.common += share * bool(at_first == ARROW and at_second == ARROW)
-        advance(part + 1, parts)
+        advance()
     return sorted(edges.values(), key=lambda edge: -edge.found)
 
 

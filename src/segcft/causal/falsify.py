@@ -8,7 +8,7 @@ permutation-based test"). A graph that fails no fewer tests than these says noth
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import permutations
 from typing import NamedTuple
 
@@ -64,7 +64,6 @@ def falsify(
     confounded: Pairs,
     test: IndependenceTest,
     seed: int = 0,
-    advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Falsification:
     """Test all that a graph implies, and compare it with others that have its arrows between other variables.
 
@@ -73,7 +72,6 @@ def falsify(
         confounded: pairs that have an unknown cause in common.
         test: of the variables' values.
         seed: of which graphs it is compared with, where there are more than :data:`MOST`.
-        advance: is told how many graphs of how many are tested.
     """
     names = list(parents)
     columns = {name: k for k, name in enumerate(names)}
@@ -87,7 +85,7 @@ def falsify(
     violations = sum(one.violated for one in own)
     others = list(_orders(len(names), seed))
     as_good = equivalent = 0
-    for done, order in enumerate(others, start=1):
+    for order in others:
         renamed = {name: names[k] for name, k in zip(names, order, strict=True)}
         moved = {_claim(renamed[a], renamed[b], [renamed[n] for n in given], names) for a, b, given in claims}
         other = nx.relabel_nodes(whole, renamed)
@@ -95,7 +93,6 @@ def falsify(
             equivalent += 1
         else:
             as_good += sum(tested(one).violated for one in moved) <= violations
-        advance(done, len(others))
     compared = len(others) - equivalent
     return Falsification(tuple(own), compared, equivalent, as_good / max(1, compared))
 

@@ -202,6 +202,8 @@ class StructuralCausalModel(nn.Module):
     @torch.no_grad()
     def settled(self, values: Tensor, do: Tensor, generator: Generator | None = None) -> Tensor:
         """The intervention ``do`` (B, V) on ``values`` (B, V) with what derived variables are solved for."""
+        if not self._derived:
+            return do
         noise = self.abduct(values, generator)
         return self._settled(do, lambda do: self._counterfactual(values, noise, do))
 

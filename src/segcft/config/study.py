@@ -371,6 +371,11 @@ class Study(Section):
                 raise ValueError(f"{where}: {name!r} is no other categorical variable or column of data.keep ({known})")
 
     @property
+    def derived(self) -> tuple[str, ...]:
+        """The variables that follow from others by a formula."""
+        return tuple(name for name, variable in self.variables.items() if variable.derived)
+
+    @property
     def masked(self) -> dict[str, Structure]:
         """The structures that have masks of their own, in the order of the masks' channels."""
         return {name: structure for name, structure in self.structures.items() if not structure.of}

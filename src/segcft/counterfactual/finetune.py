@@ -76,7 +76,7 @@ class CounterfactualObjective(Objective):
         self.plain = PairedSamples(study, Augment(), NONE)
         names = list(study.variables)
         self.measured = study.measured_columns
-        drawn = [name for name, variable in study.variables.items() if not variable.derived]
+        drawn = [name for name in names if name not in study.derived]
         self.targets = [names.index(name) for name in spec.intervene or drawn]
         self.multiplier = nn.Parameter(torch.tensor(float(spec.multiplier)))
         self.price = price_of(spec)

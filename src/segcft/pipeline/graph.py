@@ -95,7 +95,7 @@ def check_graph(
     edges: list[Edge] = []
     if parts:
         with progress.task("Looking for graphs", parts) as task:
-            edges = discover(values, owners, names, variables, chosen, parts, seed, lambda *_: task.advance(1))
+            edges = discover(values, owners, names, variables, chosen, parts, seed, task.advance)
     return GraphCheck(study, len(rows), subjects, falsification, parts, tuple(edges))
 
 

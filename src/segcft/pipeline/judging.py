@@ -141,12 +141,15 @@ def guides_of(run: Run, device: torch.device | str = "cpu") -> dict[str, Reader]
     could be exact come without."""
     found: dict[str, Reader] = {}
     for stage in map(training_stage, run.methods().values()):
-        if not stage.guide or not run.path(stage.guide).is_file():
-            continue
-        made_from = artefact.read_meta(run.path(stage.name)).get("made_from", {})
-        if artefact.read_meta(run.path(stage.guide))["key"] == made_from.get(stage.guide):  # not trained since
+        if stage.guide and run.path(stage.guide).is_file() and is_guided_by(run, stage.name, stage.guide):
             found[stage.guide] = run.load(stage.guide, device)
     return found
+
+
+def is_guided_by(run: Run, part: str, guide: str) -> bool:
+    """Whether the guide that is there is the one that a fine-tuned part has learnt to please, and not trained since."""
+    made_from = artefact.read_meta(run.path(part)).get("made_from", {})
+    return bool(artefact.read_meta(run.path(guide))["key"] == made_from.get(guide))
 
 
 def load_judge(run: Run, place: Path, device: torch.device | str = "cpu") -> Segmentor:

@@ -35,8 +35,7 @@ class Drawing:
 
 def draw_graph(study: Study) -> Drawing:
     """Lay the graph of ``study`` out from left to right: causes, effects, the image, which all variables cause."""
-    derived = [name for name, variable in study.variables.items() if variable.derived]
-    parents = with_image({name: variable.parents for name, variable in study.variables.items()}, derived)
+    parents = with_image({name: variable.parents for name, variable in study.variables.items()}, study.derived)
     notes = {name: _note(study, name) for name in parents}
     sizes = {name: (CHARACTER * max(len(shown(name)), len(notes[name]), 8) + 22, LINE) for name in parents}
     layout = lay_out(parents, sizes, STYLE)
