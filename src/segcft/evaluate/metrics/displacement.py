@@ -81,32 +81,32 @@ def places_of_people(cohort: Cohort, training: Store, variables: Sequence[str]) 
     study, rows = cohort.study, training.indices("train", complete=True)
     rows = np.sort(np.random.default_rng(study.evaluation.seed).permutation(rows)[:MOST])
     values = training.values()[rows].astype(float)
-    measurements, found = Measurements.of(study), []
+    where, found = _places(training, rows, Measurements.of(study)), []
     for variable in (name for name in variables if name in study.measured):
-        target = study.measured.index(variable)
-        structure = list(study.structures)[target]
+        target, scale = study.measured.index(variable), spread(cohort, variable)
         explaining = _explaining(study, values, variable)
         for place in PLACES:
-            metric = METRICS[f"displacement of {place}"]
-            assert isinstance(metric, Displacement)
-            where = np.concatenate(
-                [
-                    _read(metric, measurements, torch.from_numpy(np.asarray(training.masks[part])), target)
-                    for part in np.split(rows, range(BATCH, len(rows), BATCH))
-                ]
-            )
-            slope, margin, n = _regressed(where, explaining)
-            scale = spread(cohort, variable)
-            row = {"method": names.PEOPLE, "intervention": variable, "structure": structure, "metric": metric.name}
+            slope, margin, n = _regressed(where[place][:, target], explaining)
+            row = {
+                "method": names.PEOPLE,
+                "intervention": variable,
+                "structure": list(study.structures)[target],
+                "metric": f"displacement of {place}",
+            }
             ends = {"value": slope, "ci_low": slope - margin, "ci_high": slope + margin}
             numbers = {name: scale * end if np.isfinite(end) else None for name, end in ends.items()}
             found.append(row | {"intervened": True} | numbers | {"n": n})
     return found
 
 
-def _read(metric: Displacement, measurements: Measurements, masks: Tensor, target: int) -> np.ndarray:
-    shown = measurements.shown(masks.float() / 255)[:, [target]]
-    return np.asarray(metric.measure.estimate(shown, measurements.grid)[:, 0].double().numpy())
+def _places(store: Store, rows: np.ndarray, measurements: Measurements) -> dict[str, np.ndarray]:
+    """Where every structure of samples is, by their masks in one pass: place -> (N, M)."""
+    found: dict[str, list[Tensor]] = {place: [] for place in PLACES}
+    for part in np.split(rows, range(BATCH, len(rows), BATCH)):
+        shown = measurements.shown(torch.from_numpy(np.asarray(store.masks[part])).float() / 255)
+        for place, parts in found.items():
+            parts.append(MEASURES[place].estimate(shown, measurements.grid))
+    return {place: torch.cat(parts).double().numpy() for place, parts in found.items()}
 
 
 def _explaining(study: Study, values: np.ndarray, variable: str) -> np.ndarray:
