@@ -17,7 +17,7 @@ from segcft.causal.mechanisms import CategoricalMechanism, ConditionalSplineFlow
 from segcft.causal.scm import StructuralCausalModel
 from segcft.config.graph import CycleError, Graph
 from segcft.config.stages import SCMSpec
-from segcft.config.study import Variable
+from segcft.config.variable import Variable
 from segcft.errors import Code, DataError, InterventionError
 
 # sex, age -> area -> grade; age -> volume; alone. Declared out of causal order, on purpose.

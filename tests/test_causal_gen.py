@@ -32,7 +32,8 @@ from segcft.cli import main
 from segcft.config.causal_gen import CausalGenSpec, parse_arch
 from segcft.config.loader import parse_study
 from segcft.config.mechanisms import HVAESpec
-from segcft.config.study import Image, Study, Variable
+from segcft.config.study import Image, Study
+from segcft.config.variable import Variable
 from segcft.data.grey import to_unit
 from segcft.errors import Code, DataError, RunError, StudyError
 from segcft.image_models.causal_gen import CausalGenHVAE

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from segcft.config.mechanisms import HVAESpec, LocalDeformation
-from segcft.config.study import Image, Study, Variable
+from segcft.config.study import Image, Study
+from segcft.config.variable import Variable
 from segcft.data.deform import SMALLEST, LocalDeformer
 from segcft.data.grey import to_unit
 from segcft.data.pairs import elsewhere_equal

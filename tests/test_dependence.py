@@ -18,7 +18,8 @@ from segcft.causal.missing import MissingValues
 from segcft.causal.scm import StructuralCausalModel
 from segcft.config.loader import parse_study
 from segcft.config.stages import SCMSpec
-from segcft.config.study import Study, Variable
+from segcft.config.study import Study
+from segcft.config.variable import Variable
 from segcft.counterfactual.joint_support import FALSE_ALARMS, JointSupport
 from segcft.errors import Code, StudyError
 from segcft.pipeline.run import Run

@@ -22,7 +22,7 @@ from segcft.cli import main
 from segcft.config.formula import Formula
 from segcft.config.loader import parse_study
 from segcft.config.stages import SCMSpec
-from segcft.config.study import Variable
+from segcft.config.variable import Variable
 from segcft.errors import Code, InterventionError, StudyError
 from segcft.pipeline.run import Run
 from tests.conftest import small_mapping

@@ -16,7 +16,7 @@ from refused import refused
 from segcft.causal.discover import discover
 from segcft.causal.falsify import falsify, implied
 from segcft.causal.independence import IndependenceTest
-from segcft.config.study import Variable
+from segcft.config.variable import Variable
 from segcft.errors import Code, StudyError
 from segcft.pipeline.graph import check_graph, render_check, write_check
 from segcft.pipeline.run import Run

@@ -11,7 +11,7 @@ from refused import refused
 from segcft.causal.missing import MissingValues
 from segcft.causal.scm import StructuralCausalModel
 from segcft.config.stages import SCMSpec
-from segcft.config.study import Variable
+from segcft.config.variable import Variable
 from segcft.errors import Code, InterventionError
 
 

@@ -14,7 +14,7 @@ from refused import refused
 from segcft.causal.intervention import Intervention, parse_intervention, resolve
 from segcft.causal.scm import StructuralCausalModel
 from segcft.config.stages import SCMSpec
-from segcft.config.study import Variable
+from segcft.config.variable import Variable
 from segcft.errors import Code, InterventionError
 
 VARIABLES = {

@@ -24,7 +24,8 @@ from segcft.app.catalogue import GRAPH, IMAGE_NODE, NODE
 from segcft.causal.layout import IMAGE, Box, Layout, lay_out, with_image
 from segcft.cli import main
 from segcft.config.loader import parse_study
-from segcft.config.study import Study, Variable
+from segcft.config.study import Study
+from segcft.config.variable import Variable
 from segcft.errors import Code, RunError
 from segcft.pipeline.publish import publish
 from segcft.pipeline.run import Run

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 from segcft.api.model import Model
 from segcft.app.catalogue import Catalogue
-from segcft.config.study import Variable
+from segcft.config.variable import Variable
 from segcft.counterfactual.support import all_limits, limits
 from segcft.counterfactual.warnings import out_of_support
 from segcft.pipeline.run import Run

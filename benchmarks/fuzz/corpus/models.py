@@ -76,7 +76,7 @@ def _causal_gen() -> tuple[Any, list[Any], dict[str, Tensor], dict[str, Any]]:
     """A tiny network, its parents, and the tensors and settings of a checkpoint that fits it."""
     from segcft.config.causal_gen import CausalGenSpec
     from segcft.config.study import Image as Grid
-    from segcft.config.study import Variable
+    from segcft.config.variable import Variable
     from segcft.image_models.causal_gen import CausalGenHVAE
     from segcft.image_models.causal_gen_checkpoint import TrainedParent, _Weights
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from segcft.api.question import Question
 from segcft.api.subject import Subject
 from segcft.causal.scm import StructuralCausalModel
-from segcft.config.study import Study, Variable
+from segcft.config.study import Study
+from segcft.config.variable import Variable
 
 
 def record_of(

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcft.causal.independence import IndependenceTest
-from segcft.config.study import Variable
+from segcft.config.variable import Variable
 from segcft.utils.extra import extra
 
 PART = 0.632

@@ -11,7 +11,7 @@ from numpy.polynomial.legendre import legvander
 from numpy.typing import NDArray
 from scipy.stats import chi2, rankdata
 
-from segcft.config.study import Variable
+from segcft.config.variable import Variable
 
 Floats = NDArray[np.float64]
 

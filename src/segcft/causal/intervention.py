@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from segcft.config.graph import CycleError
-from segcft.config.study import Variable, solving_order
+from segcft.config.variable import Variable, solving_order
 from segcft.errors import Code, InterventionError
 
 if TYPE_CHECKING:

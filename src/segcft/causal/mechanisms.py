@@ -11,7 +11,7 @@ import zuko
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from segcft.config.study import Variable
+from segcft.config.variable import Variable
 from segcft.errors import Code, DataError
 
 

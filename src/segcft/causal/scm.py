@@ -15,7 +15,7 @@ from segcft.causal.intervention import unknown_variable
 from segcft.causal.mechanisms import CategoricalMechanism, ConditionalSplineFlow, HurdleFlow, Mechanism, ParentEncoder
 from segcft.config.graph import Graph
 from segcft.config.stages import SCMSpec
-from segcft.config.study import Variable, solving_order
+from segcft.config.variable import Variable, solving_order
 
 
 class StructuralCausalModel(nn.Module):

@@ -11,7 +11,8 @@ from pydantic import Field, ValidationError
 from segcft.config.loader import parse_study, read_mapping, validate
 from segcft.config.section import Section
 from segcft.config.sources import FolderData, SimulatedData
-from segcft.config.study import Structure, Study, Variable
+from segcft.config.study import Structure, Study
+from segcft.config.variable import Variable
 
 PLANNED = (
     "image",

@@ -13,7 +13,7 @@ FEWEST_DRAWS = 40
 
 
 class RegressorSpec(Training):
-    """A ResNet (He 2016, as in MONAI) from the image to all structure areas."""
+    """A ResNet (He 2016, as in MONAI) from the image to all structure areas, or to what it shows of attributes."""
 
     widths: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (16, 32, 64, 128)
     blocks: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (1, 1, 1, 1)

@@ -7,108 +7,20 @@ A study is a YAML file; everything that differs from one study to another is in 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from segcft.config.formula import Formula
 from segcft.config.graph import CycleError, Graph
 from segcft.config.mechanisms import ImageSpec
 from segcft.config.section import Fraction, Section, Training
 from segcft.config.segmentors import SegmentorSection
 from segcft.config.sources import FolderData, SimulatedData, Splits
 from segcft.config.stages import EvaluationSpec, FinetuneSpec, RegressorSpec, SCMSpec
-
-OLDEST = 130
-"""Ages above this, in years, are not believed; nobody has been older than 122."""
+from segcft.config.variable import Variable
 
 COLUMNS = ("id", "patient", "split")
 """What samples have beside their variables."""
-
-
-class Variable(Section):
-    """A scalar of the causal graph.
-
-    ``scale: log`` models a positive variable through its logarithm. With ``zero_inflated`` it may also be exactly 0,
-    as the area of an absent structure is, and the scale is that of its positive values. ``parents`` are direct causes.
-    ``range`` are the values that are believed where a table has them; of an age it is 0 to 130 years by default.
-
-    With a ``formula`` it is derived: it follows from other variables, which are its parents, without noise, and causes
-    nothing by itself. An intervention on it sets the one that it is to ``solve_for``, the others being as they are.
-    """
-
-    LATER = frozenset({"zero_inflated", "range", "formula", "solve_for"})
-
-    kind: Literal["continuous", "categorical"]
-    parents: tuple[str, ...] = ()
-    categories: tuple[str, ...] = ()
-    scale: Literal["linear", "log"] = "linear"
-    zero_inflated: bool = False
-    unit: str = ""
-    range: tuple[float, float] | None = None
-    formula: str = ""
-    solve_for: str = ""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _causes_are_in_the_formula(cls, given: Any) -> Any:
-        if isinstance(given, dict) and isinstance(given.get("formula"), str) and given["formula"]:
-            names = list(Formula(given["formula"]).names)
-            if list(given.get("parents") or names) != names:
-                raise ValueError(f"'parents' are those in the formula, {', '.join(names)}; leave them out")
-            return given | {"parents": names}
-        return given
-
-    @model_validator(mode="after")
-    def _formula_can_be_solved(self) -> Variable:
-        if not self.formula:
-            if self.solve_for:
-                raise ValueError("'solve_for' is of a variable with a 'formula'")
-            return self
-        if self.kind != "continuous" or self.scale != "linear" or self.range is not None:
-            raise ValueError("a variable with a 'formula' is continuous; leave out 'scale' and 'range'")
-        if Formula(self.formula).count(self.solve_for) != 1:
-            raise ValueError(f"'solve_for' is a variable that is once in the formula, not {self.solve_for!r}")
-        return self
-
-    @model_validator(mode="after")
-    def _categories_fit_kind(self) -> Variable:
-        if self.kind == "categorical" and len(set(self.categories)) < 2:
-            raise ValueError("a categorical variable needs at least two different 'categories'")
-        if self.kind == "continuous" and self.categories:
-            raise ValueError("only a categorical variable has 'categories'")
-        if self.range is not None and (self.kind != "continuous" or not self.range[0] < self.range[1]):
-            raise ValueError("'range' is of a continuous variable and goes from a smaller to a larger number")
-        if self.zero_inflated and (self.kind != "continuous" or self.scale != "log"):
-            # On a linear scale nothing would keep the values that are not 0 above it.
-            raise ValueError("'zero_inflated' is of a continuous variable with 'scale: log'")
-        return self
-
-    @property
-    def derived(self) -> Formula | None:
-        """Its formula, if it has one."""
-        return Formula(self.formula) if self.formula else None
-
-    def allows(self, number: float) -> bool:
-        """Whether a continuous variable can be this number."""
-        return self.scale == "linear" or number > 0 or (self.zero_inflated and number == 0)
-
-
-def solving_order(variables: Mapping[str, Variable], asked: Iterable[str]) -> tuple[str, ...]:
-    """Derived variables that are asked for at once, each after those whose solution moves what is in its formula.
-
-    Raises:
-        CycleError: there is no such order, as each moves what is in the other's.
-    """
-    graph = Graph({name: variable.parents for name, variable in variables.items()})
-    derived = {name: variables[name] for name in asked}
-    moved = {name: {one.solve_for} | graph.descendants([one.solve_for]) for name, one in derived.items()}
-    before = {
-        name: [other for other in derived if moved[other] & ({*one.parents} - {one.solve_for})]
-        for name, one in derived.items()
-    }
-    return Graph(before).order
 
 
 class Zone(Section):
@@ -221,9 +133,12 @@ class Study(Section):
 
     The ``regressor`` may be left out where ``finetune.guides`` does not name it. ``confounded`` are pairs of variables
     that something causes which is no variable, as how deeply one has breathed in causes the areas of both lungs.
+
+    With a ``predictor`` fine-tuning is guided by what the image shows of the other variables too; ``predictor_judge``
+    judges that. Studies without them guide and judge measures only.
     """
 
-    LATER = frozenset({"confounded"})
+    LATER = frozenset({"confounded", "predictor", "predictor_judge"})
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     description: str = ""
@@ -236,6 +151,8 @@ class Study(Section):
     segmentor: SegmentorSection
     judge: SegmentorSection
     regressor: RegressorSpec | None = None
+    predictor: RegressorSpec | None = None
+    predictor_judge: RegressorSpec | None = None
     scm: SCMSpec
     hvae: ImageSpec
     finetune: FinetuneSpec
@@ -257,6 +174,7 @@ class Study(Section):
             raise ValueError("regressor: this key is required, as finetune.guides names the regressor")
         if self.judge.seed == self.segmentor.seed:
             raise ValueError("judge.seed: must differ from segmentor.seed; a judge equal to the guide proves nothing")
+        self._check_predictors()
         absent = [name for name in self.measured if self.variables[name].zero_inflated]
         if absent and self.evaluation.metric == "mape":
             raise ValueError(f"evaluation.metric: a percentage of nothing is none, and {absent[0]} may be 0; use 'mae'")
@@ -348,6 +266,17 @@ class Study(Section):
             if structure.zone is not None and structure.zone.axis == "z" and len(self.image.size) < 3:
                 raise ValueError(f"structures.{name}.zone.axis: an image has the axes x and y, not 'z'")
 
+    def _check_predictors(self) -> None:
+        for name, spec in (("predictor", self.predictor), ("predictor_judge", self.predictor_judge)):
+            if spec is not None and not self.attributes:
+                raise ValueError(f"{name}: every variable is measured or derived, so there is nothing to predict")
+        if self.predictor is None:
+            return
+        if self.predictor_judge is None:
+            raise ValueError("predictor_judge: this key is required, as the predictor cannot judge what it has guided")
+        if self.predictor.seed == self.predictor_judge.seed:
+            raise ValueError("predictor_judge.seed: must differ from predictor.seed; a judge must not be the guide")
+
     def _check_pairs(self) -> None:
         kept = self.data.keep if isinstance(self.data, FolderData) else ()
         for name in kept:
@@ -369,6 +298,11 @@ class Study(Section):
             if name not in places:
                 where, known = "evaluation.pairs.place", ", ".join(places) or "none"
                 raise ValueError(f"{where}: {name!r} is no other categorical variable or column of data.keep ({known})")
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """The variables that are neither measured nor derived: what masks do not tell."""
+        return tuple(name for name in self.variables if name not in {*self.measured, *self.derived})
 
     @property
     def derived(self) -> tuple[str, ...]:

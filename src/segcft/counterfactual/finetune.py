@@ -7,9 +7,10 @@ reached:
     minimise   L_guide(x~, pa~)   subject to   -ELBO(x, pa) <= eps
 
 With a regressor as the guide this is Reg-CFT, with a segmentor Seg-CFT (Xia et al.); the constraint is held by a
-damped Lagrange multiplier (Platt & Barr 1987; De Sousa Ribeiro et al. 2023). Two things are here that the paper has
-not: changed pixels have a price (:mod:`segcft.counterfactual.price`), and where pre-training has learnt from subjects'
-own other images, the constraint is of these too: -ELBO(x', pa' | x), of counterfactuals that are known.
+damped Lagrange multiplier (Platt & Barr 1987; De Sousa Ribeiro et al. 2023). Three things are here that the paper has
+not: changed pixels have a price (:mod:`segcft.counterfactual.price`); where pre-training has learnt from subjects' own
+other images, the constraint is of these too: -ELBO(x', pa' | x), of counterfactuals that are known; and with a
+predictor, attributes that no mask tells are guided beside the measures (:mod:`segcft.readers.predictor`).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from segcft.data.augment import Augmenter
 from segcft.data.batches import Batch, Batches
 from segcft.image_models.mechanism import ImageMechanism, Known
 from segcft.image_models.objective import PairedSamples
+from segcft.readers.predictor import Predictor
 from segcft.readers.reader import Reader
 from segcft.training.loop import Objective, freeze, parts
 
@@ -50,6 +52,7 @@ class CounterfactualObjective(Objective):
         network: the pre-trained image mechanism, which is changed.
         scm: the attributes' mechanisms, frozen.
         guide: a segmentor or a regressor, frozen; gradients flow through it to the image.
+        predictor: guides what the image shows of attributes, frozen; None where nothing does.
         marginal: training values (N, V) from which interventions are drawn.
         bound: eps, the largest value of the mechanism's constraint allowed, in nats per pixel.
     """
@@ -67,10 +70,12 @@ class CounterfactualObjective(Objective):
         study: Study,
         marginal: Tensor,
         bound: float,
+        predictor: Predictor | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.scm, self.guide = freeze(scm), freeze(guide)
+        self.predictor = freeze(predictor) if predictor is not None else None
         self.spec, self.bound = spec, bound
         self.samples, self.view = PairedSamples(study, spec.augment, NONE), Augmenter(spec.view)
         self.plain = PairedSamples(study, Augment(), NONE)
@@ -78,6 +83,7 @@ class CounterfactualObjective(Objective):
         self.measured = study.measured_columns
         drawn = [name for name in names if name not in study.derived]
         self.targets = [names.index(name) for name in spec.intervene or drawn]
+        self.attributes = [names.index(name) for name in study.attributes]
         self.multiplier = nn.Parameter(torch.tensor(float(spec.multiplier)))
         self.price = price_of(spec)
         self.register_buffer("marginal", marginal)
@@ -86,8 +92,9 @@ class CounterfactualObjective(Objective):
     def train(self, mode: bool = True) -> CounterfactualObjective:
         """Training mode for the network only: the guide's batch statistics are frozen with it."""
         super().train(mode)
-        self.scm.eval()
-        self.guide.eval()
+        for frozen in (self.scm, self.guide, self.predictor):
+            if frozen is not None:
+                frozen.eval()
         return self
 
     def parameter_groups(self, spec: Training) -> list[dict[str, Any]]:
@@ -122,25 +129,48 @@ class CounterfactualObjective(Objective):
     def guide_loss(self, image: Tensor, values: Tensor) -> Tensor:
         """Error of what the guide reads, in units of ``area_scale``, mean of all measured variables."""
         seen, _ = self.view(image, image[:, :0])
-        read = self.guide.estimate(seen) / self.area_scale
-        asked = values[:, self.measured] / self.area_scale
+        return self._size((self.guide.estimate(seen) - values[:, self.measured]) / self.area_scale)
+
+    def attribute_losses(self, predictor: Predictor, image: Tensor, before: Batch, after: Tensor) -> list[Tensor]:
+        """Of each attribute, how far the predictor's reading of counterfactuals ``image`` (B, C, *size) is from what
+        it should be under the values ``after`` (B, V); ``before`` has the image and the values of the samples.
+
+        Both images are seen through one view, so that what differs is the counterfactual's.
+        """
+        both, _ = self.view(torch.cat([image, before["image"]], dim=1), image[:, :0], images=2)
+        seen, original = both.chunk(2, dim=1)
+        with torch.no_grad():
+            asked = predictor.asked(predictor(original), before["values"], after)
+        errors = predictor.errors(predictor(seen), asked)
+        return [error.mean() if output.categories else self._size(error) for output, error in errors]
+
+    def _size(self, error: Tensor) -> Tensor:
+        """What errors of any shape count, their mean."""
         if self.spec.guide_loss == "absolute":
             # Its slope does not vanish at the end, so the last bit of a change is worth the price of its pixels.
-            return F.smooth_l1_loss(read, asked, beta=self.spec.rounding)
-        return F.mse_loss(read, asked)
+            return F.smooth_l1_loss(error, torch.zeros_like(error), beta=self.spec.rounding)
+        return error.square().mean()
 
     def changed_share(self, difference: Tensor) -> Tensor:
-        """The share of pixels that ``difference`` (B, C, *size) changes; a change counts whole if it is visible.
+        """The share of pixels that each ``difference`` (B, C, *size) changes, (B,); a change counts whole if it is
+        visible.
 
         The count, and not the size: a price on grey levels would have outlines move where contrast is low.
         """
         size = difference.abs()
-        return (size / (size + self.spec.change_scale)).mean()
+        return (size / (size + self.spec.change_scale)).flatten(1).mean(dim=1)
+
+    def charged(self, do: Tensor) -> Tensor:
+        """Whether changed pixels have a price under each intervention ``do`` (B, V), 1 or 0, (B,): an attribute that is
+        guided may show anywhere."""
+        if self.predictor is None:
+            return torch.ones(len(do), device=do.device)
+        return do[:, self.attributes].isnan().all(dim=1).float()
 
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         image, values, known = self.samples.pairs(batch)
-        counterfactual, guided, violation = self._intervene(image, values, known)
-        change = self.changed_share(counterfactual - image)
+        counterfactual, do, guided, violation = self._intervene(image, values, known)
+        change = (self.changed_share(counterfactual - image) * self.charged(do)).mean()
         price = self.price(guided, step)
         # Damping stiffens the multiplier where the constraint is violated, so that it does not oscillate.
         weight = (self.multiplier + self.spec.damping * violation.detach()).clamp(min=0)
@@ -157,17 +187,25 @@ class CounterfactualObjective(Objective):
 
     def validate(self, batch: Batch) -> Tensor:
         """The guide's error and by how much the constraint is violated, of the batch, without augmentation."""
-        _, guided, violation = self._intervene(*self.plain.pairs(batch))
+        _, _, guided, violation = self._intervene(*self.plain.pairs(batch))
         return (guided + violation.clamp(min=0)).expand(len(batch["values"]))
 
-    def _intervene(self, image: Tensor, values: Tensor, known: Known | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Counterfactuals (B, C, *size) under a drawn intervention, the guide's error of them, and by how much the
-        constraint is violated; the last two are numbers, shape ()."""
-        after = self.scm.counterfactual(values, self.draw_intervention(values))
+    def _intervene(self, image: Tensor, values: Tensor, known: Known | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Counterfactuals (B, C, *size) under a drawn intervention, that intervention (B, V), the guides' error of
+        them, and by how much the constraint is violated; the last two are numbers, shape ()."""
+        do = self.draw_intervention(values)
+        after = self.scm.counterfactual(values, do)
         counterfactual, held = self.network.counterfactual_and_constraint(
             image, values, after, self.spec.abduction == "sample", known
         )
-        return counterfactual, self.guide_loss(counterfactual, after), held.mean() - self.bound
+        guided = self.guide_loss(counterfactual, after)
+        if self.predictor is not None:
+            before = {"image": image, "values": values}
+            losses = self.attribute_losses(self.predictor, counterfactual, before, after)
+            # The mean of all variables, measured or not.
+            measures = len(self.measured)
+            guided = (measures * guided + torch.stack(losses).sum()) / (measures + len(losses))
+        return counterfactual, do, guided, held.mean() - self.bound
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from segcft.causal.dependence import FEWEST, correlations
 from segcft.causal.scm import StructuralCausalModel
-from segcft.config.study import Variable
+from segcft.config.variable import Variable
 
 Floats = NDArray[np.float64]
 

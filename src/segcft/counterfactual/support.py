@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from segcft.config.study import Variable
+from segcft.config.variable import Variable
 
 FAR = 2.0
 """A gap of more than this many interquartile ranges parts a few values from all others: they are mistakes, or else

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from segcft.config.study import OLDEST, Variable
+from segcft.config.variable import OLDEST, Variable
 from segcft.errors import Code, DataError
 from segcft.io.reject import Rejected
 

@@ -13,6 +13,7 @@ from segcft.counterfactual.model import Abduction, CounterfactualModel
 from segcft.evaluate.cohort import Cohort, SampleBatch
 from segcft.evaluate.truth import Drawn
 from segcft.grid import Grid
+from segcft.readers.predictor import Predictor
 from segcft.readers.reader import MaskReader, Reader
 
 
@@ -23,6 +24,8 @@ class FactualBatch:
     cohort: Cohort
     samples: SampleBatch
     judge: MaskReader
+    predictor: Predictor | None = None
+    """The judge of what images show of attributes, where a study has one."""
 
     @property
     def study(self) -> Study:
@@ -42,6 +45,12 @@ class FactualBatch:
     def read(self) -> Tensor:
         """The measures that the judge reads, (B, M)."""
         return self.judge.measurements.read(self.masks)
+
+    @cached_property
+    def said(self) -> Tensor:
+        """What the predictor says of the samples, (B, K)."""
+        assert self.predictor is not None
+        return self.predictor(self.samples.image)
 
     @property
     def radius(self) -> int:
@@ -87,12 +96,13 @@ class ModelBatch:
 @dataclass(frozen=True)
 class AskedBatch:
     """An intervention on ``variable``, which makes the samples' values ``after`` (B, V). ``truth`` is the simulator's
-    own answer, where it is known."""
+    own answer, where it is known. With ``held`` all measures are set too, to what they are."""
 
     factual: FactualBatch
     variable: str
     after: Tensor
     truth: Drawn | None
+    held: bool = False
 
     @property
     def wanted(self) -> Tensor:
@@ -123,6 +133,12 @@ class AnsweredBatch:
     def read(self) -> Tensor:
         """The measures that the judge reads, (B, M)."""
         return self.asked.factual.judge.measurements.read(self.masks)
+
+    @cached_property
+    def said(self) -> Tensor:
+        """What the predictor says of the answer, (B, K)."""
+        assert self.asked.factual.predictor is not None
+        return self.asked.factual.predictor(self.image)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from segcft.evaluate import names
 from segcft.evaluate.answered import AnsweredBatch, AskedBatch, FactualBatch, GuideBatch, ModelBatch
 from segcft.evaluate.answers import FigureQueries
 from segcft.evaluate.cohort import Cohort
+from segcft.evaluate.metrics.attributes import AttributeMetric
 from segcft.evaluate.metrics.displacement import places_of_people
 from segcft.evaluate.metrics.kinship import kin
 from segcft.evaluate.metrics.metric import Metric, Result, metrics_of, results_of
@@ -28,6 +29,7 @@ from segcft.evaluate.pairs import PairQueries, judge_pairs
 from segcft.evaluate.scores import Row, Scores
 from segcft.evaluate.table import few_subjects, render_table
 from segcft.evaluate.truth import Truth
+from segcft.readers.predictor import Predictor
 from segcft.readers.reader import MaskReader, Reader
 from segcft.utils.atomic import write_text, written
 from segcft.utils.progress import Progress
@@ -45,6 +47,7 @@ def evaluate(
     guides: Mapping[str, Reader] | None = None,
     training_values: Tensor | None = None,
     training: Store | None = None,
+    predictor: Predictor | None = None,
     notes: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> list[Row]:
@@ -67,6 +70,7 @@ def evaluate(
         training_values: (N, V). Figures ask only for areas within their range (default: that of the samples).
         training: the samples that the models were trained on, if they are known; of pairs among them the mean change is
             taken.
+        predictor: the judge of what images show of attributes; without one nothing is said of them.
         notes: what a reader of the table must know of the models.
         progress: is told how far the work is.
 
@@ -81,7 +85,8 @@ def evaluate(
     models = {method: model.to(device).eval() for method, model in models.items()}
     guides = {part: guide.to(device).eval() for part, guide in (guides or {}).items()}
     judge = judge.to(device).eval()
-    scores = judge_models(cohort, models, judge, progress, guides, training)
+    predictor = predictor.to(device).eval() if predictor is not None else None
+    scores = judge_models(cohort, models, judge, progress, guides, training, predictor)
     table = scores.by_sample(cohort.named("id"), cohort.named("patient"))
     rows = scores.rows(cohort.named("patient"), study.evaluation.bootstrap, study.evaluation.seed)
     if training is not None and not Truth.of(study, cohort.store):
@@ -132,15 +137,18 @@ def judge_models(
     progress: Progress,
     guides: Mapping[str, Reader] | None = None,
     training: Store | None = None,
+    predictor: Predictor | None = None,
 ) -> Scores:
     """What is in the table, sample by sample; see :func:`evaluate`."""
     scores, study = Scores(), cohort.study
     metrics, interventions = metrics_of(study), study.evaluation.interventions or study.measured
+    if predictor is None:
+        metrics = [metric for metric in metrics if not isinstance(metric, AttributeMetric)]
     truth = Truth.of(study, cohort.store)
     scm = next(iter(models.values())).scm
     with progress.task("Judging counterfactuals", len(cohort)) as task:
         for samples, asked in zip(cohort.batches(), asked_values(cohort, scm), strict=True):
-            factual = FactualBatch(cohort, samples, judge)
+            factual = FactualBatch(cohort, samples, judge, predictor)
             # One abduction serves all interventions.
             abductions = {m: model.abduct(samples.image, samples.values) for m, model in models.items()}
             _add(scores, factual, names.JUDGE, "", ((metric, metric.of_judge(factual)) for metric in metrics))
@@ -158,11 +166,34 @@ def judge_models(
                 question = AskedBatch(factual, variable, after, drawn)
                 for answer in _answers(question, models, abductions):
                     _add(scores, factual, answer.method, variable, ((m, m.of_answer(answer)) for m in chosen))
+            for question in _direct(factual, scm, truth):
+                chosen = [metric for metric in metrics if metric.of_direct]
+                for answer in _answers(question, models, abductions):
+                    said = ((metric, metric.of_answer(answer)) for metric in chosen)
+                    _add(scores, factual, answer.method, names.directly(question.variable), said)
             task.advance(len(samples.image))
     if study.evaluation.pairs is not None:
         judge_pairs(PairQueries(cohort, models, judge, training), scores, progress)
     scores.add_differences(names.SEG_LESS_REG, "segmentor", "regressor")
     return scores
+
+
+def _direct(factual: FactualBatch, scm: StructuralCausalModel, truth: Truth | None) -> Iterator[AskedBatch]:
+    """What an attribute does to the image by itself: each is set to another sample's value, and all measures to what
+    they are. Asked where somebody knows the answer: a simulator, or a predictor."""
+    study, samples = factual.study, factual.samples
+    if truth is None and factual.predictor is None:
+        return
+    generator = torch.Generator(samples.values.device).manual_seed(study.evaluation.seed)
+    for name in study.attributes:
+        set_to = lent(factual.cohort, name)[samples.places]
+        do = {name: set_to} | {one: samples.values[:, factual.cohort.column(one)] for one in study.measured}
+        after = scm.counterfactual(samples.values, scm.intervention(len(set_to), **do), generator)
+        drawn = (
+            truth.counterfactuals(samples.rows, truth.settable(do)) if truth and name in truth.settable(do) else None
+        )
+        if drawn is not None or factual.predictor is not None:
+            yield AskedBatch(factual, name, after, drawn, held=True)
 
 
 def _answers(
@@ -183,7 +214,7 @@ def _add(
 ) -> None:
     """Add what metrics found under an intervention on ``variable``: structure by structure, then of whole images."""
     study, samples = factual.study, len(factual.samples.image)
-    places = [*study.structures, ""]
+    places = [*study.structures, *study.attributes, ""]
     results = [(metric.name, one) for metric, some in found for one in results_of(metric, some, study, samples)]
     for metric, result in sorted(results, key=lambda one: places.index(one[1].structure)):
         scores.add(
@@ -192,7 +223,7 @@ def _add(
             result.values,
             intervention=variable,
             structure=result.structure,
-            intervened=bool(result.structure) and study.structures[result.structure].variable == variable,
+            intervened=result.structure in study.structures and study.structures[result.structure].variable == variable,
             weights=result.weights,
         )
 

@@ -41,6 +41,14 @@ def guided_by(method: str) -> str:
     return method.removeprefix(_GUIDE) if method.startswith(_GUIDE) else ""
 
 
+_HELD = ", measures held"
+
+
+def directly(variable: str) -> str:
+    """In place of an intervention: on ``variable``, while all measures are set to what they are."""
+    return variable + _HELD
+
+
 def method_name(method: str) -> str:
     """The method as a reader knows it."""
     return METHODS.get(method, method)

@@ -88,23 +88,28 @@ class _Table:
         self.asked_of = list(dict.fromkeys(row["intervention"] for row in rows))
 
     def lines(self, metric: Metric, method: str, variable: str) -> list[Row | None]:
-        """A metric's rows of all structures, empty if there is none."""
-        found = [self.index.get((method, metric.name, variable, structure)) for structure in self.study.structures]
+        """A metric's rows of all that it is about, such as the structures; empty if there is none."""
+        found = [self.index.get((method, metric.name, variable, name)) for name in metric.about(self.study)]
         return found if any(found) else []
 
     def of_structures(self, metric: Metric) -> str:
-        """The results of answers, structure by structure; "" without any."""
+        """The results of answers, structure by structure or attribute by attribute; "" without any."""
+        # How structures are read on the images as they are has a table of its own.
+        methods = self.methods if self._of_structures(metric) else [names.JUDGE, *self.methods]
         body = [
             [plain(variable), method_name(method), *(cell(row, metric) for row in found)]
             for variable in self.asked_of
-            for method in self.methods
+            for method in methods
             if (found := self.lines(metric, method, variable))
         ]
         if not body:
             return ""
-        table = grid(["do", "method", *map(plain, self.study.structures)], body, labels=2)
+        table = grid(["do", "method", *map(plain, metric.about(self.study))], body, labels=2)
         parts = (f"## {metric.heading(self.study)}", table, metric.words(self.study).explanation)
         return "\n\n".join(part for part in parts if part)
+
+    def _of_structures(self, metric: Metric) -> bool:
+        return metric.about(self.study) == tuple(self.study.structures)
 
     def of_places(self) -> str:
         """Which borders move, of the structure intervened on: a column a place."""
@@ -135,7 +140,7 @@ training people show who differ by so much and have the same parents in the grap
         body = [
             [metric.words(self.study).label, *(cell(row, metric) for row in found)]
             for metric in metrics_of(self.study)
-            if (found := self.lines(metric, names.JUDGE, ""))
+            if self._of_structures(metric) and (found := self.lines(metric, names.JUDGE, ""))
         ]
         return f"""\
 ## The judge's reading error on the images as they are

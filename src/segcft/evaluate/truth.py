@@ -38,13 +38,17 @@ class Truth:
         simulated = isinstance(study.data, SimulatedData) and "person" in store.table
         return cls(study, store) if simulated else None
 
+    def settable(self, do: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What of ``do`` the simulator can set; the rest it draws, and it is then measured."""
+        return {name: values for name, values in do.items() if name in self.simulator.variables}
+
     def counterfactuals(self, rows: Tensor, do: Mapping[str, Tensor]) -> Drawn | None:
         """The samples in ``rows`` (B,) of the store under ``do``: variables and their values (B,) in the study's terms.
 
         The simulator refuses what it cannot draw, e.g. a heart that would leave the thorax: NaN. None where it cannot
         set one of the variables, as it only draws what is then measured.
         """
-        if not do.keys() <= set(self.simulator.variables):
+        if self.settable(do).keys() != do.keys():
             return None
         size = self.study.image.size
         image = torch.full((len(rows), 1, *size), torch.nan)

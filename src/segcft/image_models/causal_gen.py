@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segcft.config.causal_gen import BlockShape, CausalGenSpec
-from segcft.config.study import Image, Variable
+from segcft.config.study import Image
+from segcft.config.variable import Variable
 from segcft.image_models.causal_gen_layers import (
     KINDS,
     BlockKind,

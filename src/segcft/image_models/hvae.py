@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segcft.config.mechanisms import HVAESpec, Level
-from segcft.config.study import Image, Variable
+from segcft.config.study import Image
+from segcft.config.variable import Variable
 from segcft.grid import Grid
 from segcft.image_models.displacement import Diffeomorphism, Displacement, between, displaced, stretch
 from segcft.image_models.likelihood import DiscretisedGaussian

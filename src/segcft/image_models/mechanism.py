@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from segcft.causal.mechanisms import ParentEncoder
 from segcft.config.mechanisms import MechanismSpec
-from segcft.config.study import Image, Variable
+from segcft.config.study import Image
+from segcft.config.variable import Variable
 from segcft.grid import Grid
 from segcft.utils.registry import Registry
 

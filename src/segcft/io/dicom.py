@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, FileDataset
 
-from segcft.config.study import OLDEST
+from segcft.config.variable import OLDEST
 from segcft.io.dicomfile import reading_dicom
 from segcft.io.dicompixels import decode
 from segcft.io.greys import PERCENTILES
@@ -152,7 +152,7 @@ def view_name(text: str) -> str:
 def parse_age(text: str) -> float | None:
     """Years that an Age String gives: ``063Y``, ``018M``, ``006W``, ``010D``; a bare number is years.
 
-    None where it is something else or more than :data:`~segcft.config.study.OLDEST`.
+    None where it is something else or more than :data:`~segcft.config.variable.OLDEST`.
     """
     match = re.fullmatch(r"\s*(\d{1,3})\s*([DWMY]?)\s*", text.upper(), re.ASCII)
     if match is None:
@@ -163,7 +163,7 @@ def parse_age(text: str) -> float | None:
 
 def age_between(birth: str, day: str) -> float | None:
     """Completed years between two dates, ``19500321``; None where one is no date, the first stands for none
-    (:data:`NO_BIRTH`), they are not in order, or are further apart than :data:`~segcft.config.study.OLDEST`."""
+    (:data:`NO_BIRTH`), they are not in order, or are further apart than :data:`~segcft.config.variable.OLDEST`."""
     if birth.strip() in NO_BIRTH:
         return None
     try:

@@ -81,7 +81,8 @@ def evaluate_samples(
     if len(rows) == 0:
         raise DataError(Code.EMPTY, store.folder, f"no {split} sample has all attributes, so there is none to judge")
     methods = run.methods()
-    parts = ["scm", "judge", *methods.values()]
+    judges = ["judge", *(["predictor-judge"] if run.study.predictor_judge is not None else [])]
+    parts = ["scm", *judges, *methods.values()]
     notes = [VALIDATION] if split == "validation" else []
     if run.published or not _is_own(run, store, parts):
         notes += check_unseen(run, store)
@@ -105,6 +106,7 @@ def evaluate_samples(
         guides=guides_of(run, device),
         training_values=torch.from_numpy(run.training_values(parts)),
         training=None if run.published else run.samples_of(parts),
+        predictor=run.load("predictor-judge", device) if run.study.predictor_judge is not None else None,
         notes=notes,
         progress=progress,
     )

@@ -57,7 +57,8 @@ def publish(run: Run, folder: Path, methods: Sequence[str] = (), card: str = "",
     mechanisms = list(map(run.mechanism, methods))
     # Guides correct answers that are to be exact.
     guides = [guide for guide in guides_of(run) if f"cft-{guide}" in mechanisms]
-    parts = ["judge", "scm", *mechanisms, *guides]
+    judges = ["judge", *(["predictor-judge"] if run.study.predictor_judge is not None else [])]
+    parts = [*judges, "scm", *mechanisms, *guides]
     store = run.samples_of(parts)
     if not (run.evaluation / "table.json").is_file():
         raise RunError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from segcft.config.stages import RegressorSpec
 from segcft.data.augment import Augmenter
@@ -14,8 +14,25 @@ from segcft.readers.reader import Reader
 from segcft.training.loop import Objective
 
 
+def resnet(spec: RegressorSpec, channels: int, dimensions: int, numbers: int) -> nn.Module:
+    """A ResNet (He et al. 2016, as in MONAI) from images (B, C, *size) of so many ``dimensions`` to ``numbers``."""
+    from monai.networks.nets.resnet import ResNet
+
+    return ResNet(
+        block="basic",
+        layers=list(spec.blocks),
+        block_inplanes=list(spec.widths),
+        spatial_dims=dimensions,
+        n_input_channels=channels,
+        conv1_t_size=7,
+        conv1_t_stride=2,
+        no_max_pool=True,
+        num_classes=numbers,
+    )
+
+
 class Regressor(Reader):
-    """ResNet (He et al. 2016, as in MONAI) from an image to all measured variables.
+    """ResNet from an image to all measured variables.
 
     Args:
         spec: sizes of the network.
@@ -28,19 +45,7 @@ class Regressor(Reader):
 
     def __init__(self, spec: RegressorSpec, channels: int, measurements: Measurements) -> None:
         super().__init__()
-        from monai.networks.nets.resnet import ResNet
-
-        self.resnet = ResNet(
-            block="basic",
-            layers=list(spec.blocks),
-            block_inplanes=list(spec.widths),
-            spatial_dims=measurements.grid.dimensions,
-            n_input_channels=channels,
-            conv1_t_size=7,
-            conv1_t_stride=2,
-            no_max_pool=True,
-            num_classes=len(measurements),
-        )
+        self.resnet = resnet(spec, channels, measurements.grid.dimensions, len(measurements))
         self.register_buffer("mean", torch.zeros(len(measurements)))
         self.register_buffer("std", torch.ones(len(measurements)))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from segcft.config.study import Variable
+from segcft.config.variable import Variable
 from segcft.errors import Code, RunError
 from segcft.evaluate.names import plain
 

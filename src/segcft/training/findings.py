@@ -38,6 +38,9 @@ POOR_READING = 1 / 3
 """A reader's usual error in standard deviations of what it reads. At a third, a ninth of the variance is misread; and
 the changes that are asked for, by about one standard deviation, are hardly larger than a guide's 95 % interval."""
 
+BLIND = 0.9
+"""Share of the error of a guess that is hardly better than guessing."""
+
 MOST = 0.683
 """Share of a normal distribution within a standard deviation of its mean."""
 
@@ -162,6 +165,32 @@ def poor_reader(errors: Mapping[str, float], spreads: Mapping[str, float], reade
             f"The {reader} reads poorly: its usual error (validation samples) in standard deviations of what it reads "
             f"is {shares}; over {POOR_READING:.2f} it hardly knows large from small.",
             f"more {reader}.steps, {reader}.augment for few subjects, or better masks of these structures",
+        )
+
+
+def guessing(values: NDArray[np.floating], categorical: bool) -> float:
+    """The mean error of always saying the same of ``values`` (N,), NaN left out: of numbers their median, of
+    categories, which are indices, their shares, the error being the probability of the wrong ones."""
+    known = values[np.isfinite(values)]
+    if not len(known):
+        return math.nan
+    if categorical:
+        shares = np.unique(known, return_counts=True)[1] / len(known)
+        return float(1 - (shares**2).sum())
+    return float(np.abs(known - np.median(known)).mean())
+
+
+def blind_predictor(errors: Mapping[str, float], guesses: Mapping[str, float], section: str) -> Iterator[Finding]:
+    """A predictor that does no better than one who has not seen the image: attribute -> its mean error, and that of
+    :func:`guessing`."""
+    blind = {name: errors[name] / guesses[name] for name in errors if errors[name] > BLIND * guesses[name] > 0}
+    if blind:
+        shares = ", ".join(f"{name} {share:.2f}" for name, share in blind.items())
+        yield Finding(
+            "blind-predictor",
+            f"The {section} hardly sees what it predicts: its error (validation samples), in errors of who has not "
+            f"seen the image, is {shares}. What it asks of counterfactuals is then little.",
+            f"more {section}.steps, {section}.augment for few subjects; or the image does not show it",
         )
 
 

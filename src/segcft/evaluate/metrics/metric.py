@@ -32,7 +32,8 @@ class Result(NamedTuple):
     """What a metric finds in a batch: ``values`` (B,), NaN where a sample does not count.
 
     Of a metric that is no mean they are (B, M), and it makes its number of the M means (:meth:`Metric.of_means`).
-    ``structure`` is the one that they are about, "" if they are about the whole image. ``weights`` (B,), not negative,
+    ``structure`` is the one that they are about, "" if they are about the whole image; a metric may be about something
+    else (:meth:`Metric.about`). ``weights`` (B,), not negative,
     are what each value counts in the mean (default: all count alike).
     """
 
@@ -84,6 +85,8 @@ class Metric(ABC):
     """Whether comparisons of several runs show it too, which have less room."""
     of_causes: bool = False
     """Whether it is asked about causes of measures too, beside the interventions of the study."""
+    of_direct: bool = False
+    """Whether it is asked about direct effects: of an attribute that is set while all measures are held."""
     worst: bool = False
     """Whether its row is the worst value of all samples, without an interval, and not their mean."""
 
@@ -105,6 +108,10 @@ class Metric(ABC):
     def applies(self, study: Study) -> bool:
         """Whether an evaluation of ``study`` has it."""
         return True
+
+    def about(self, study: Study) -> tuple[str, ...]:
+        """What its results may be about, beside whole images: the structures, of which its table has a column each."""
+        return tuple(study.structures)
 
     def of_judge(self, batch: FactualBatch) -> Iterator[Result]:
         """What it finds in the judge's reading of images as they are."""
@@ -181,8 +188,8 @@ def results_of(metric: Metric, found: Iterable[Result], study: Study, samples: i
     for result in results:
         if not isinstance(result, Result):
             raise SegcftError(Code.INVALID, field, f"expected to be given Results by yield, not {result!r}")
-        if result.structure not in ("", *study.structures):
-            why = f"there is no structure {result.structure!r}, only {', '.join(study.structures)}"
+        if result.structure not in ("", *metric.about(study)):
+            why = f"there is no structure {result.structure!r}, only {', '.join(metric.about(study))}"
             raise SegcftError(Code.UNKNOWN, field, why)
         for name, numbers in (("values", result.values), ("weights", result.weights)):
             columns = several and name == "values"

@@ -22,7 +22,8 @@ class Evaluation(Stage):
 
     def needs(self, study: Study) -> tuple[str, ...]:
         stages = (stage for stage in STAGES.values() if isinstance(stage, TrainingStage) and stage.is_in(study))
-        return ("import", "judge", "scm", *(stage.name for stage in stages if stage.method))
+        judges = ["judge", *(["predictor-judge"] if study.predictor_judge is not None else [])]
+        return ("import", *judges, "scm", *(stage.name for stage in stages if stage.method))
 
     def record(self, pipeline: Pipeline) -> Path:
         return pipeline.run.evaluation_of(pipeline.split) / RECORD

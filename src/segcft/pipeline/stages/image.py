@@ -141,7 +141,7 @@ class FinetuningStage(_ImageStage):
         return self.guide in study.finetune.guides
 
     def needs(self, study: Study) -> tuple[str, ...]:
-        return ("import", "scm", "hvae", self.guide)
+        return ("import", "scm", "hvae", self.guide, *(["predictor"] if study.predictor is not None else []))
 
     def objective(self, pipeline: Pipeline, network: Any, values: Tensor, batches: Batches) -> Minimised:
         study, run, device = pipeline.study, pipeline.run, pipeline.fabric.device
@@ -151,9 +151,11 @@ class FinetuningStage(_ImageStage):
         network.to(device)
         bound = constraint_level(network, study, batches, pipeline.fabric) + study.finetune.slack
         scm, guide = run.load("scm", device), run.load(self.guide, device)
-        return CounterfactualObjective(network, scm, guide, study.finetune, study, values.to(device), bound), {
-            "bound": bound
-        }
+        predictor = run.load("predictor", device) if study.predictor is not None else None
+        objective = CounterfactualObjective(
+            network, scm, guide, study.finetune, study, values.to(device), bound, predictor
+        )
+        return objective, {"bound": bound}
 
     def measures(self, pipeline: Pipeline, network: Any) -> dict[str, float]:
         study, run, device = pipeline.study, pipeline.run, pipeline.fabric.device

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segcft.config.study import Study
-from segcft.data.batches import Batch, Batches
+from segcft.data.batches import Batch, Batches, sequential
 from segcft.data.grey import to_unit
 from segcft.data.splits import JUDGE
 from segcft.data.store import Store
@@ -20,10 +20,11 @@ from segcft.measures.measurements import Measurements
 from segcft.pipeline.run import Run
 from segcft.pipeline.runner import Pipeline
 from segcft.pipeline.stage import STAGES, Minimised, TrainingStage
+from segcft.readers.predictor import Predictor, PredictorObjective
 from segcft.readers.regressor import Regressor, RegressorObjective
 from segcft.readers.segmentor import SEGMENTORS, SegmentorObjective, dice
 from segcft.training import artefact
-from segcft.training.findings import Finding, poor_reader, usual_size
+from segcft.training.findings import Finding, blind_predictor, guessing, poor_reader, usual_size
 from segcft.training.loop import Trained
 
 READING_ERROR = "validation_reading_error_"
@@ -115,6 +116,76 @@ class RegressorStage(_ReaderStage):
         return RegressorObjective(network, self.spec(study), Measurements.of(study)), {}
 
 
+class PredictorStage(TrainingStage):
+    """Trains a predictor of the attributes: the one guides, the other one judges, on people of its own where the split
+    has some (``splits.judge``)."""
+
+    def __init__(self, name: str, section: str, judge: bool) -> None:
+        self.name, self.section, self.switch, self.judge = name, section, section, judge
+
+    def is_in(self, study: Study) -> bool:
+        return self.spec(study) is not None
+
+    def rows(self, store: Store) -> NDArray[np.int64]:
+        own = store.indices(JUDGE)
+        return own if self.judge and len(own) else super().rows(store)
+
+    def network(self, study: Study) -> nn.Module:
+        channels, dimensions = study.image.channels, len(study.image.size)
+        return Predictor(self.spec(study), channels, dimensions, study.variables, study.attributes)
+
+    def objective(self, pipeline: Pipeline, network: Any, values: Tensor, batches: Batches) -> Minimised:
+        network.set_statistics(values)
+        return PredictorObjective(network, self.spec(pipeline.study)), {}
+
+    @torch.no_grad()
+    def fit_rest(self, pipeline: Pipeline, network: Any) -> None:
+        network.eval()
+        read = self._read(pipeline, network, list(self.validation_batches(pipeline)))
+        if read is None:  # training people are known by heart: better than nothing
+            rows = self.rows(pipeline.store)
+            read = self._read(pipeline, network, sequential(pipeline.store, rows, pipeline.study.evaluation.batch_size))
+        if read is not None:
+            network.fit_response(*read)
+
+    @torch.no_grad()
+    def measures(self, pipeline: Pipeline, network: Any) -> dict[str, float]:
+        read = self._read(pipeline, network, self.validation_batches(pipeline))
+        if read is None:
+            return {}
+        return {f"{READING_ERROR}{one.name}": float(error.nanmean()) for one, error in network.misread(*read)}
+
+    def findings(
+        self, pipeline: Pipeline, trained: Trained, metrics: Mapping[str, float], facts: Mapping[str, Any]
+    ) -> Iterator[Finding]:
+        yield from super().findings(pipeline, trained, metrics, facts)
+        study = pipeline.study
+        values = pipeline.store.values()[pipeline.store.indices("validation")]
+        guesses = {
+            name: guessing(values[:, list(study.variables).index(name)], bool(study.variables[name].categories))
+            for name in study.attributes
+            if f"{READING_ERROR}{name}" in metrics
+        }
+        yield from blind_predictor({n: metrics[f"{READING_ERROR}{n}"] for n in guesses}, guesses, self.section)
+
+    def check(self, run: Run) -> None:
+        judge, guide = run.path(self.name), run.path("predictor")
+        if self.judge and guide.is_file() and artefact.same_weights(judge, guide):
+            why = f"it has the weights of {guide.name}, and a judge that is the guide proves nothing"
+            raise RunError(Code.LEAK, judge, f"{why}; remove this file and train it: `segcft run`")
+
+    @staticmethod
+    def _read(pipeline: Pipeline, network: Any, batches: Iterable[Batch]) -> tuple[Tensor, Tensor] | None:
+        """What the network says of samples (N, K), and their values (N, V); None where there are none."""
+        found = [(network(to_unit(batch["image"])), batch["values"]) for batch in map(pipeline.on_device, batches)]
+        if not found:
+            return None
+        said, values = zip(*found, strict=True)
+        return torch.cat(said), torch.cat(values)
+
+
 STAGES.add("segmentor", SegmentorStage("segmentor"))
 STAGES.add("judge", JudgeStage("judge"))
 STAGES.add("regressor", RegressorStage("regressor"))
+STAGES.add("predictor", PredictorStage("predictor", "predictor", judge=False))
+STAGES.add("predictor-judge", PredictorStage("predictor-judge", "predictor_judge", judge=True))
