@@ -35,6 +35,8 @@ ROOT = Path(__file__).parents[1]
 CPU = Machine("cpu", cores=2, memory=8 * 2**30, jobs=2)
 SECONDS = {"segmentor": 0.08, "judge": 0.15, "regressor": 0.05, "scm": 0.01, "hvae": 0.25, "finetune": 1.0}
 """Of a step at 128 x 128 pixels, as a small machine has them."""
+OF_ATTRIBUTES = {"predictor": 0.05, "predictor_judge": 0.06}
+"""The same of sections that studies have which name them."""
 
 OUTLINE: dict[str, Any] = {
     "name": "chest",
@@ -56,7 +58,7 @@ def outline(**sections: Any) -> Outline:
 def timed(study: Study) -> Mapping[str, float]:
     """Steps whose time is that of the pixels, of the sections that the study has."""
     scale = math.prod(study.image.size) / 128**2
-    return {name: scale * one for name, one in SECONDS.items() if getattr(study, name) is not None}
+    return {name: scale * one for name, one in (SECONDS | OF_ATTRIBUTES).items() if getattr(study, name) is not None}
 
 
 def planned(given: Outline, fingerprint: Fingerprint | None = None, hours: float = 1.5, machine: Machine = CPU) -> Plan:
@@ -131,7 +133,7 @@ def test_a_plan_is_a_study_whatever_the_data(fingerprint: Fingerprint, machine: 
 def keys_of(study: Study) -> set[str]:
     """The dotted keys of all sections that are planned."""
     whole = study.model_dump(mode="json")
-    return {f"{section}.{key}" for section in PLANNED for key in whole[section] or {}}
+    return {f"{section}.{key}" for section in PLANNED for key in whole.get(section) or {}}
 
 
 def test_every_planned_value_has_its_reason() -> None:
@@ -195,6 +197,24 @@ def test_the_judge_has_another_seed_than_a_given_one() -> None:
 
 def test_a_regressor_that_guides_nothing_is_not_planned() -> None:
     assert planned(outline(finetune={"guides": ["segmentor"]})).study.regressor is None
+
+
+def test_attributes_are_guided_where_the_file_says_so() -> None:
+    without, both = planned(outline()), planned(outline(predictor=None))
+    assert without.study.predictor is without.study.predictor_judge is None
+    assert both.study.predictor is not None
+    assert both.study.predictor_judge is not None
+    assert both.study.predictor.seed != both.study.predictor_judge.seed
+    assert both.reasons.keys() <= keys_of(both.study)
+    assert {"predictor.steps", "predictor_judge.steps"} <= both.reasons.keys()
+    assert both.study.finetune.steps < without.study.finetune.steps
+    given = planned(outline(predictor={"seed": 8})).study.predictor_judge
+    assert given is not None
+    assert given.seed != 8
+    alone = planned(outline(predictor_judge={"steps": 9}))
+    assert alone.study.predictor is None
+    assert alone.study.predictor_judge is not None
+    assert alone.study.predictor_judge.steps == 9
 
 
 def test_another_architecture_is_given_what_all_have() -> None:
@@ -518,9 +538,9 @@ TINY = {
 
 @pytest.mark.slow
 def test_each_section_that_trains_is_timed() -> None:
-    given = simulated(**TINY)
+    given = simulated(**TINY, **{name: {"steps": 3, "batch_size": 8} for name in OF_ATTRIBUTES})
     study = usual_study(given)
-    assert timing.measure(study, CPU, Progress()).keys() == SECONDS.keys()
+    assert timing.measure(study, CPU, Progress()).keys() == (SECONDS | OF_ATTRIBUTES).keys()
 
 
 @pytest.mark.slow

@@ -25,6 +25,8 @@ STAGES = {
     "segmentor": "train the guiding segmentor",
     "judge": "train the segmentor that judges the counterfactuals: no stage sees it, and it is no kin of the guides",
     "regressor": "train the guiding regressor (ResNet)",
+    "predictor": "train the predictor that guides what images show of the attributes (ResNet)",
+    "predictor-judge": "train the predictor that judges it: no stage sees it",
     "scm": "fit the causal mechanisms of the attributes (flows)",
     "hvae": "train the image mechanism (hierarchical VAE)",
     "cft-regressor": "fine-tune the image mechanism with the regressor (Reg-CFT)",

@@ -20,6 +20,8 @@ PLANNED = (
     "segmentor",
     "judge",
     "regressor",
+    "predictor",
+    "predictor_judge",
     "scm",
     "hvae",
     "finetune",
@@ -45,6 +47,8 @@ class _Keys(Section):
     segmentor: Given = None
     judge: Given = None
     regressor: Given = None
+    predictor: Given = None
+    predictor_judge: Given = None
     scm: Given = None
     hvae: Given = None
     finetune: Given = None

@@ -49,6 +49,7 @@ class VariantSpec(Section):
     why: str = ""
     segmentor: Changes = Field(default_factory=dict)
     regressor: Changes = Field(default_factory=dict)
+    predictor: Changes = Field(default_factory=dict)
     scm: Changes = Field(default_factory=dict)
     hvae: Changes = Field(default_factory=dict)
     finetune: Changes = Field(default_factory=dict)

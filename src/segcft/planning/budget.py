@@ -25,6 +25,8 @@ NEEDS: Mapping[str, Need] = {
     "segmentor": Need(0.11, 2500),
     "judge": Need(0.17, 3000),
     "regressor": Need(0.08, 4500),
+    "predictor": Need(0.07, 2500),
+    "predictor_judge": Need(0.07, 2500),
     "scm": Need(0.01, 400),
     "hvae": Need(0.21, 4000),
     "finetune": Need(0.42, 2500),

@@ -68,7 +68,7 @@ def make_plan(outline: Outline, fingerprint: Fingerprint, machine: Machine, hour
     draft = _complete(basis)[0]
     batches = {section: getattr(draft, section).batch_size for section in seconds}
     each = fingerprint.images / fingerprint.subjects
-    images = {name: round(each * (basis.judging if name == "judge" else basis.training)) for name in seconds}
+    images = {name: round(each * (basis.judging if name in recipe.JUDGING else basis.training)) for name in seconds}
     planned = budget.steps(seconds, hours, machine, batches, images)
     basis = replace(basis, steps=planned)
     study, reasons = _complete(basis)
@@ -176,7 +176,7 @@ def _complete(basis: Basis) -> tuple[Study, dict[str, str]]:
         reasons |= {f"variables.{name}.{key}": one.reason for key, one in planned.items()}
     for section, plan in SECTIONS.items():
         given = outline.section(section)
-        if section == "regressor" and not _regresses(outline):
+        if section in WANTED and not WANTED[section](outline):
             continue
         planned = plan(basis)
         raw[section] = _merged(planned, given)
@@ -185,7 +185,25 @@ def _complete(basis: Basis) -> tuple[Study, dict[str, str]]:
     return parse_study(raw, outline.source), reasons
 
 
+def _predicts(outline: Outline) -> bool:
+    """Whether attributes are guided: the file names the section, be there something in it or not."""
+    return "predictor" in outline.given
+
+
+def _judges_attributes(outline: Outline) -> bool:
+    """Whether attributes are judged: they are guided, or the file names the section."""
+    return "predictor_judge" in outline.given or _predicts(outline)
+
+
 def _regresses(outline: Outline) -> bool:
     """Whether there is a regressor: it is given, or guides."""
     guides = outline.section("finetune").get("guides", ("regressor",))
     return outline.given.get("regressor") is not None or "regressor" in guides
+
+
+WANTED: Mapping[str, Callable[[Outline], bool]] = {
+    "regressor": _regresses,
+    "predictor": _predicts,
+    "predictor_judge": _judges_attributes,
+}
+"""Sections that not every study has -> whether one has it."""

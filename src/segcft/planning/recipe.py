@@ -10,7 +10,11 @@ from segcft.planning.planned import Keys, Planned
 BATCH = Planned(8, "where it was tried, twice the steps of half of 16 samples learnt more in the same time")
 
 SEEDS = {"segmentor": 1, "judge": 2, "regressor": 3, "scm": 4, "hvae": 5, "finetune": 6}
+SEEDS |= {"predictor": 7, "predictor_judge": 8}
 """One for each section: the judge's must not be the guide's."""
+
+JUDGING = ("judge", "predictor_judge")
+"""Sections of who judges, which have subjects of their own where there are many."""
 
 PATIENCE = Planned(8, "the training ends when validation has stopped improving for so many validations")
 VALIDATIONS = 40
@@ -87,6 +91,11 @@ JUDGE: Keys = SEGMENTOR | {
 REGRESSOR: Keys = {
     "learning_rate": Planned(3.0e-3, "reads hearts better than a third or twice of it, and lungs as well"),
     "ema": Planned(0.99, "averaged weights read more evenly"),
+}
+
+PREDICTOR_JUDGE: Keys = REGRESSOR | {
+    "weight_decay": Planned(0.05, "unlike the guide's, so that their errors are less alike"),
+    "widths": Planned([24, 48, 96, 96], "other ones than the guide's, so that their errors are less alike"),
 }
 
 SEGMENTOR_WIDTHS = (16, 32, 64, 96, 128)

@@ -94,6 +94,20 @@ def regressor(basis: Basis) -> Keys:
     return _training(basis, "regressor") | recipe.REGRESSOR | {"augment": _augment(basis, guide=True)}
 
 
+def predictor(basis: Basis) -> Keys:
+    """The guide of what images show of attributes."""
+    return _training(basis, "predictor") | recipe.REGRESSOR | {"augment": _augment(basis, guide=True)}
+
+
+def predictor_judge(basis: Basis) -> Keys:
+    """Who judges that."""
+    keys = _training(basis, "predictor_judge") | recipe.PREDICTOR_JUDGE
+    guide = basis.outline.section("predictor").get("seed", recipe.SEEDS["predictor"])
+    if keys["seed"].value == guide:
+        keys["seed"] = Planned(guide + 1, "another one than the guide's")
+    return keys | {"augment": _augment(basis, basis.judging)}
+
+
 def scm(basis: Basis) -> Keys:
     """The attributes' mechanisms: small for few subjects."""
     keys = _training(basis, "scm")
@@ -326,6 +340,8 @@ SECTIONS: dict[str, Callable[[Basis], Keys]] = {
     "segmentor": segmentor,
     "judge": judge,
     "regressor": regressor,
+    "predictor": predictor,
+    "predictor_judge": predictor_judge,
     "scm": scm,
     "hvae": hvae,
     "finetune": finetune,

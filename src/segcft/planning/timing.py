@@ -23,6 +23,7 @@ from segcft.data.writer import StoreWriter
 from segcft.pipeline.pool import threads_of
 from segcft.pipeline.run import Run
 from segcft.pipeline.runner import Pipeline
+from segcft.pipeline.stage import training_stage
 from segcft.planning.budget import NEEDS
 from segcft.planning.planned import Machine
 from segcft.training.loop import make_fabric
@@ -83,7 +84,7 @@ def measure(study: Study, machine: Machine, progress: Progress) -> dict[str, flo
         torch.set_num_threads(threads)
     found: dict[str, float] = {}
     for part in run.parts:
-        section = "finetune" if part.startswith("cft-") else part
+        section = training_stage(part).section
         ends = timer.ended[f"training {part}"]
         step = statistics.median(after - before for before, after in itertools.pairwise(ends))
         found[section] = found.get(section, 0.0) + step * (BESIDE if machine.jobs > 1 else 1.0)
