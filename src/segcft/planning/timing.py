@@ -33,6 +33,8 @@ BESIDE = 1.15
 """A step takes so many times as long where another training runs beside it, on cores of its own."""
 TIMED = 4
 """Steps of each stage that are timed, after a first one, which is slower."""
+EACH = 2
+"""Samples of every part of the split, at least: one alone has no spread."""
 
 
 class _Timer(Progress):
@@ -110,7 +112,7 @@ def _made_up(study: Study, folder: Path) -> Store:
     count = max(study.hvae.batch_size, study.segmentor.batch_size)
     kept = dict.fromkeys(study.data.keep, "0") if isinstance(study.data, FolderData) else {}
     with StoreWriter(folder, study) as writer:
-        for number in range(count + len(PARTS)):
+        for number in range(count + EACH * len(PARTS)):
             image = random.integers(0, 256, (study.image.channels, height, width), dtype=np.uint8)
             masks = np.zeros((len(study.masked), height, width), dtype=np.uint8)
             for mask in masks:
@@ -119,7 +121,7 @@ def _made_up(study: Study, folder: Path) -> Store:
                 name: str(random.choice(one.categories)) if one.categories else float(random.uniform(1, 2))
                 for name, one in study.variables.items()
             }
-            part = PARTS[number] if number < len(PARTS) else "train"
+            part = PARTS[number // EACH] if number < EACH * len(PARTS) else "train"
             writer.append(str(number), str(number), part, image, masks, attributes, kept)
     return Store(folder)
 
