@@ -89,7 +89,7 @@ def answer_questions(
     abduction = model.abduct(x, before)
     lengths = model.mechanism.lengths(abduction.noise)
     typical, joint = asking.run.typical(asking.methods[method], lengths), asking.run.joint_support()
-    spread = asking.people[:, columns].std(dim=0)
+    spread = _spread(asking.people[:, columns])
     found, refused = _read(asking, abduction, wanted), [""] * len(questions)
     if exact:
         found, refused = _exact(asking, method, abduction, x, before, wanted, read_before, found)
@@ -108,7 +108,7 @@ def answer_questions(
             *filter(None, [refused[i]]),
             *missed_changes(study, gained, change, spread),
         ]
-        read_spread = judge.read(to_unit(drawn)).std(dim=0) if draws > 1 else None
+        read_spread = _spread(judge.read(to_unit(drawn))) if draws > 1 else None
         add_obtained(own, study, model.scm, after[i], found.measures[i], read_spread)
         answers.append(
             Answer(
@@ -143,7 +143,7 @@ def _exact(
     """Answers of which the guide reads what is asked for; the plain ones, with a warning, where the judge, which took
     no part, finds these closer and the others notably off."""
     columns = asking.study.measured_columns
-    spread = asking.people[:, columns].std(dim=0)
+    spread = _spread(asking.people[:, columns])
     ratios = torch.tensor([one.measure.ratio for one in asking.judge.measurements.all], device=x.device)
     better = corrected(abduction, guide_of(asking, method), x, before, wanted, columns, spread, ratios)
     found = _read(asking, abduction, better.values)
@@ -193,3 +193,8 @@ def _draw(asking: Model, model: CounterfactualModel, x: Tensor, subject: Subject
 
 def _generator(asking: Model) -> Generator:
     return torch.Generator(asking.device).manual_seed(asking.study.evaluation.seed)
+
+
+def _spread(values: Tensor) -> Tensor:
+    """The standard deviation of each column of values (N, M), (M,); of no columns PyTorch would warn."""
+    return values.std(dim=0) if values.shape[1] else values.new_zeros(0)

@@ -56,9 +56,9 @@ class Model:
         if not self.methods:
             raise RunError(Code.MISSING, self.run.folder, "no image mechanism is trained yet; see `segcft run --help`")
         self.run.require_card()
-        self.judge = self.run.load("judge", self.device)
+        self.judge = self.run.judge(self.device)
         self._models: dict[str, CounterfactualModel] = {}
-        people = self.run.training_values(["scm", "judge", *self.methods.values()])
+        people = self.run.training_values(["scm", *self.run.judges, *self.methods.values()])
         self.people = torch.from_numpy(people).to(self.device)
         """Values of the training subjects, or of made-up ones that stand for them, (N, V)."""
 

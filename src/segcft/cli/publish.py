@@ -20,7 +20,7 @@ def add_publish(command: Command) -> None:
         action="append",
         default=[],
         dest="methods",
-        choices=("none", "regressor", "segmentor"),
+        choices=("none", "regressor", "segmentor", "predictor"),
         help="which image mechanism; may be repeated (default: the last of these that is trained)",
     )
     published.add_argument(

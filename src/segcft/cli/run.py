@@ -31,6 +31,7 @@ STAGES = {
     "hvae": "train the image mechanism (hierarchical VAE)",
     "cft-regressor": "fine-tune the image mechanism with the regressor (Reg-CFT)",
     "cft-segmentor": "fine-tune the image mechanism with the segmentor (Seg-CFT)",
+    "cft-predictor": "fine-tune the image mechanism with the predictor alone (Pred-CFT), where there are no structures",
 }
 
 

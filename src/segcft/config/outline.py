@@ -40,7 +40,7 @@ class _Keys(Section):
     description: str = ""
     variables: dict[str, Variable] = Field(min_length=1)
     confounded: tuple[tuple[str, str], ...] = ()
-    structures: dict[str, Structure] = Field(min_length=1)
+    structures: dict[str, Structure] = Field(default_factory=dict)
     data: Annotated[FolderData | SimulatedData, Field(discriminator="source")]
     image: Given = None
     splits: Given = None
@@ -86,9 +86,14 @@ class Outline:
         return dict(self.given["variables"][name])
 
     @property
+    def structures(self) -> dict[str, dict[str, Any]]:
+        """The structures, as they are given; {} where there are none."""
+        return dict(self.given.get("structures") or {})
+
+    @property
     def measured(self) -> tuple[str, ...]:
         """The structures' variables, in the order of the structures."""
-        return tuple(structure["variable"] for structure in self.given["structures"].values())
+        return tuple(structure["variable"] for structure in self.structures.values())
 
 
 def read_study(path: str | Path) -> Study | Outline:
@@ -109,6 +114,8 @@ def leaves_out(raw: dict[str, Any]) -> bool:
         missing = [item["loc"] for item in error.errors() if item["type"] == "missing"]
         if any(keys[0] in PLANNED for keys in missing):
             return True
+        if not raw.get("structures"):
+            return False
         finetune = raw.get("finetune")
         guides = finetune.get("guides", ("regressor",)) if isinstance(finetune, dict) else ()
         return "regressor" not in raw and isinstance(guides, list | tuple) and "regressor" in guides and not missing

@@ -28,7 +28,8 @@ class SCMSpec(Training):
 
 
 class FinetuneSpec(Training):
-    """Counterfactual fine-tuning with each of the ``guides``, under a constraint on the ELBO.
+    """Counterfactual fine-tuning with each of the ``guides``, under a constraint on the ELBO. Without structures the
+    one guide is the ``predictor``; with them it guides beside each of the others.
 
     ``intervene`` lists the variables of which one, per sample, is set to a value from the training marginal
     (default: all); each of the others is set as well with probability ``also``. ``abduction`` takes a sample of the
@@ -50,7 +51,7 @@ class FinetuneSpec(Training):
 
     LATER = frozenset({"price", "price_from", "price_slack", "view"})
 
-    guides: tuple[Literal["regressor", "segmentor"], ...] = ("regressor", "segmentor")
+    guides: tuple[Literal["regressor", "segmentor", "predictor"], ...] = ("regressor", "segmentor")
     intervene: tuple[str, ...] = ()
     also: Fraction = 0.0
     abduction: Literal["sample", "mean"] = "sample"

@@ -7,7 +7,7 @@ A study is a YAML file; everything that differs from one study to another is in 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
@@ -135,7 +135,8 @@ class Study(Section):
     that something causes which is no variable, as how deeply one has breathed in causes the areas of both lungs.
 
     With a ``predictor`` fine-tuning is guided by what the image shows of the other variables too; ``predictor_judge``
-    judges that. Studies without them guide and judge measures only.
+    judges that. Studies without them guide and judge measures only. A study may have no ``structures``, and then it has
+    neither ``segmentor`` nor ``judge``: predictors alone guide and judge.
     """
 
     LATER = frozenset({"confounded", "predictor", "predictor_judge"})
@@ -145,11 +146,11 @@ class Study(Section):
     image: Image
     variables: dict[str, Variable] = Field(min_length=1)
     confounded: tuple[tuple[str, str], ...] = ()
-    structures: dict[str, Structure] = Field(min_length=1)
+    structures: dict[str, Structure] = Field(default_factory=dict)
     data: Annotated[FolderData | SimulatedData, Field(discriminator="source")]
     splits: Splits = Splits()
-    segmentor: SegmentorSection
-    judge: SegmentorSection
+    segmentor: SegmentorSection | None
+    judge: SegmentorSection | None
     regressor: RegressorSpec | None = None
     predictor: RegressorSpec | None = None
     predictor_judge: RegressorSpec | None = None
@@ -157,6 +158,13 @@ class Study(Section):
     hvae: ImageSpec
     finetune: FinetuneSpec
     evaluation: EvaluationSpec = EvaluationSpec()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_structures_need_no_masks(cls, given: Any) -> Any:
+        if isinstance(given, dict) and not given.get("structures"):
+            return {"segmentor": None, "judge": None} | given
+        return given
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Study:
@@ -170,10 +178,7 @@ class Study(Section):
             )
         self._check_pairs()
         self.hvae.check_image(self.image.size, self.image.channels)
-        if self.regressor is None and "regressor" in self.finetune.guides:
-            raise ValueError("regressor: this key is required, as finetune.guides names the regressor")
-        if self.judge.seed == self.segmentor.seed:
-            raise ValueError("judge.seed: must differ from segmentor.seed; a judge equal to the guide proves nothing")
+        self._check_readers()
         self._check_predictors()
         absent = [name for name in self.measured if self.variables[name].zero_inflated]
         if absent and self.evaluation.metric == "mape":
@@ -266,11 +271,32 @@ class Study(Section):
             if structure.zone is not None and structure.zone.axis == "z" and len(self.image.size) < 3:
                 raise ValueError(f"structures.{name}.zone.axis: an image has the axes x and y, not 'z'")
 
+    def _check_readers(self) -> None:
+        if self.regressor is None and "regressor" in self.finetune.guides:
+            raise ValueError("regressor: this key is required, as finetune.guides names the regressor")
+        for name, spec in (("segmentor", self.segmentor), ("judge", self.judge)):
+            if spec is None and self.structures:
+                raise ValueError(f"{name}: this key is required, as there are structures")
+            if spec is not None and not self.structures:
+                raise ValueError(f"{name}: without structures there are no masks to read; leave this key out")
+        if self.segmentor is not None and self.judge is not None and self.judge.seed == self.segmentor.seed:
+            raise ValueError("judge.seed: must differ from segmentor.seed; a judge equal to the guide proves nothing")
+        if not self.structures and self.hvae.deform.share:
+            raise ValueError("hvae.deform: there is no structure to deform; leave this key out")
+        alone = self.finetune.guides == ("predictor",)
+        if "predictor" in self.finetune.guides and self.structures:
+            why = "beside structures the predictor guides with the others, once 'predictor' is a section of the study"
+            raise ValueError(f"finetune.guides: {why}; leave it out here")
+        if self.finetune.guides and not self.structures and not alone:
+            raise ValueError("finetune.guides: without structures there is one guide; give [predictor]")
+
     def _check_predictors(self) -> None:
         for name, spec in (("predictor", self.predictor), ("predictor_judge", self.predictor_judge)):
             if spec is not None and not self.attributes:
                 raise ValueError(f"{name}: every variable is measured or derived, so there is nothing to predict")
         if self.predictor is None:
+            if "predictor" in self.finetune.guides:
+                raise ValueError("predictor: this key is required, as finetune.guides names the predictor")
             return
         if self.predictor_judge is None:
             raise ValueError("predictor_judge: this key is required, as the predictor cannot judge what it has guided")
@@ -308,6 +334,11 @@ class Study(Section):
     def derived(self) -> tuple[str, ...]:
         """The variables that follow from others by a formula."""
         return tuple(name for name, variable in self.variables.items() if variable.derived)
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The variables that an evaluation intervenes on: those that it names, else all measures, else all."""
+        return self.evaluation.interventions or self.measured or self.attributes
 
     @property
     def masked(self) -> dict[str, Structure]:

@@ -51,7 +51,8 @@ class CounterfactualObjective(Objective):
     Args:
         network: the pre-trained image mechanism, which is changed.
         scm: the attributes' mechanisms, frozen.
-        guide: a segmentor or a regressor, frozen; gradients flow through it to the image.
+        guide: a segmentor or a regressor, frozen; gradients flow through it to the image. None where there are no
+            structures.
         predictor: guides what the image shows of attributes, frozen; None where nothing does.
         marginal: training values (N, V) from which interventions are drawn.
         bound: eps, the largest value of the mechanism's constraint allowed, in nats per pixel.
@@ -65,7 +66,7 @@ class CounterfactualObjective(Objective):
         self,
         network: ImageMechanism,
         scm: StructuralCausalModel,
-        guide: Reader,
+        guide: Reader | None,
         spec: FinetuneSpec,
         study: Study,
         marginal: Tensor,
@@ -74,7 +75,7 @@ class CounterfactualObjective(Objective):
     ) -> None:
         super().__init__()
         self.network = network
-        self.scm, self.guide = freeze(scm), freeze(guide)
+        self.scm, self.guide = freeze(scm), freeze(guide) if guide is not None else None
         self.predictor = freeze(predictor) if predictor is not None else None
         self.spec, self.bound = spec, bound
         self.samples, self.view = PairedSamples(study, spec.augment, NONE), Augmenter(spec.view)
@@ -126,10 +127,10 @@ class CounterfactualObjective(Objective):
         do[:, targets] = torch.where(chosen, self.marginal[donors, targets], torch.nan)
         return do
 
-    def guide_loss(self, image: Tensor, values: Tensor) -> Tensor:
+    def guide_loss(self, guide: Reader, image: Tensor, values: Tensor) -> Tensor:
         """Error of what the guide reads, in units of ``area_scale``, mean of all measured variables."""
         seen, _ = self.view(image, image[:, :0])
-        return self._size((self.guide.estimate(seen) - values[:, self.measured]) / self.area_scale)
+        return self._size((guide.estimate(seen) - values[:, self.measured]) / self.area_scale)
 
     def attribute_losses(self, predictor: Predictor, image: Tensor, before: Batch, after: Tensor) -> list[Tensor]:
         """Of each attribute, how far the predictor's reading of counterfactuals ``image`` (B, C, *size) is from what
@@ -198,14 +199,15 @@ class CounterfactualObjective(Objective):
         counterfactual, held = self.network.counterfactual_and_constraint(
             image, values, after, self.spec.abduction == "sample", known
         )
-        guided = self.guide_loss(counterfactual, after)
+        total, count = counterfactual.new_zeros(()), 0
+        if self.guide is not None:
+            count = len(self.measured)
+            total = count * self.guide_loss(self.guide, counterfactual, after)
         if self.predictor is not None:
             before = {"image": image, "values": values}
             losses = self.attribute_losses(self.predictor, counterfactual, before, after)
-            # The mean of all variables, measured or not.
-            measures = len(self.measured)
-            guided = (measures * guided + torch.stack(losses).sum()) / (measures + len(losses))
-        return counterfactual, do, guided, held.mean() - self.bound
+            total, count = total + torch.stack(losses).sum(), count + len(losses)
+        return counterfactual, do, total / count, held.mean() - self.bound
 
 
 @torch.no_grad()

@@ -15,6 +15,8 @@ LEAST = 0.1
 def scales(study: Study, values: Tensor, kind: str) -> Tensor:
     """The unit of each measured variable, (M,), from training values (N, V); ``kind`` is ``finetune.area_scale``."""
     observed = values[:, study.measured_columns]
+    if not study.measured:
+        return values.new_zeros(0)
     if kind == "mean":
         return observed.mean(dim=0)
     if kind == "std":

@@ -117,6 +117,16 @@ class FigureQueries:
         do = {v: torch.from_numpy(level).to(chosen.values).expand(shape) for v, level in levels.items()}
         return self._answers(chosen, do)
 
+    def levels(self, variable: str, samples: int, quantiles: Sequence[float]) -> Answers:
+        """Every method's answers about as many samples when ``variable`` is each of its categories, or each of the
+        ``quantiles`` of training values."""
+        categories = self.cohort.study.variables[variable].categories
+        if not categories:
+            return self.progression((variable,), samples, quantiles)
+        chosen = self.cohort.samples(self.order[:samples])
+        every = torch.arange(len(categories), dtype=chosen.values.dtype, device=chosen.values.device)
+        return self._answers(chosen, {variable: every.expand(len(chosen.values), -1)})
+
     def _answers(self, samples: SampleBatch, do: Mapping[str, Tensor]) -> Answers:
         """Every method's answers, and the truth, about K samples under interventions: variables and values (K, M)."""
         images = {}

@@ -90,7 +90,7 @@ def evaluate(
     table = scores.by_sample(cohort.named("id"), cohort.named("patient"))
     rows = scores.rows(cohort.named("patient"), study.evaluation.bootstrap, study.evaluation.seed)
     if training is not None and not Truth.of(study, cohort.store):
-        rows += places_of_people(cohort, training, study.evaluation.interventions or study.measured)
+        rows += places_of_people(cohort, training, study.asked)
     write_outcome(study, table, rows, folder, notes=notes, progress=progress)
     draw(study, [lambda: FigureQueries(cohort, models, judge, training_values, training)], folder, progress)
     return rows
@@ -141,7 +141,7 @@ def judge_models(
 ) -> Scores:
     """What is in the table, sample by sample; see :func:`evaluate`."""
     scores, study = Scores(), cohort.study
-    metrics, interventions = metrics_of(study), study.evaluation.interventions or study.measured
+    metrics, interventions = metrics_of(study), study.asked
     if predictor is None:
         metrics = [metric for metric in metrics if not isinstance(metric, AttributeMetric)]
     truth = Truth.of(study, cohort.store)
@@ -180,9 +180,9 @@ def judge_models(
 
 def _direct(factual: FactualBatch, scm: StructuralCausalModel, truth: Truth | None) -> Iterator[AskedBatch]:
     """What an attribute does to the image by itself: each is set to another sample's value, and all measures to what
-    they are. Asked where somebody knows the answer: a simulator, or a predictor."""
+    they are. Asked where somebody knows the answer: a simulator, or a predictor; not where there are no measures."""
     study, samples = factual.study, factual.samples
-    if truth is None and factual.predictor is None:
+    if not study.measured or (truth is None and factual.predictor is None):
         return
     generator = torch.Generator(samples.values.device).manual_seed(study.evaluation.seed)
     for name in study.attributes:
@@ -251,7 +251,7 @@ def asked_values(cohort: Cohort, scm: StructuralCausalModel) -> Iterator[dict[st
     follow as the attributes' mechanisms say?
     """
     study = cohort.study
-    interventions = study.evaluation.interventions or study.measured
+    interventions = study.asked
     asked_of = [*interventions, *(v for v in causes_of_measures(study) if v not in interventions)]
     seed, size = study.evaluation.seed, study.evaluation.batch_size
     wanted = {v: lent(cohort, v).split(size) for v in asked_of}

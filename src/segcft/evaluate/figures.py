@@ -25,7 +25,7 @@ from segcft.measures.measurements import Measurements
 from segcft.utils.atomic import written
 from segcft.utils.progress import Progress
 
-METHOD_COLOURS = {"none": "#7f7f7f", "regressor": "#e6862a", "segmentor": "#1f6fb4"}
+METHOD_COLOURS = {"none": "#7f7f7f", "regressor": "#e6862a", "segmentor": "#1f6fb4", "predictor": "#2a9d6e"}
 BEFORE, AFTER = "#222222", "#0a7d32"
 GRID = (-0.4, -0.3, -0.2, -0.1, 0.1, 0.2, 0.3, 0.4)
 """Relative changes that ``asked-obtained`` asks for."""
@@ -37,7 +37,8 @@ def write_figures(
     study: Study, parts: Sequence[Callable[[], FigureQueries]], folder: Path, progress: Progress | None = None
 ) -> None:
     """Write ``counterfactuals-<structure>.png``, ``differences-<structure>.png`` and ``asked-obtained.png``, and
-    ``progression.png`` and ``pairs-<question>.png`` where the study has them.
+    ``progression.png`` and ``pairs-<question>.png`` where the study has them. Where attributes are judged, each has the
+    first two figures as well.
 
     Each of ``parts`` gives the queries about a part of the samples, with models and judge of their own: a fold. They
     are asked one after the other, so that the models of one at a time are needed.
@@ -46,8 +47,10 @@ def write_figures(
     answers: dict[str, list[Answers]] = {structure: [] for structure in study.structures}
     curves: dict[str, list[dict[str, Tensor]]] = {structure: [] for structure in study.structures}
     rising: list[Answers] = []
+    traits: dict[str, list[Answers]] = {name: [] for name in study.attributes if study.predictor_judge is not None}
     folder.mkdir(parents=True, exist_ok=True)
-    with (progress or Progress()).task("Drawing figures", (len(parts) + 1) * len(answers)) as task:
+    figures = (len(parts) + 1) * (len(answers) + len(traits))
+    with (progress or Progress()).task("Drawing figures", figures) as task:
         for k, part in enumerate(parts):
             queries = part()
             people, samples = _share(spec.figure_people, k, len(parts)), max(1, _share(CURVE_SAMPLES, k, len(parts)))
@@ -56,15 +59,28 @@ def write_figures(
                     answers[structure].append(queries.answers(structure, people, spec.figure_changes))
                 curves[structure].append(queries.obtained(structure, samples, GRID))
                 task.advance()
+            for name, asked in traits.items():
+                if people:
+                    asked.append(queries.levels(name, people, spec.progression_quantiles))
+                task.advance()
             if spec.progression and people:
                 rising.append(queries.progression(spec.progression, people, spec.progression_quantiles))
         for structure, found in answers.items():
             shown = Answers.joined(found)
             _save(draw_counterfactuals(shown, structure, study), folder / f"counterfactuals-{structure}.png", study)
-            _save(draw_differences(shown, structure, study), folder / f"differences-{structure}.png", study)
+            title, changes = f"{plain(structure).capitalize()} changed", [percent(one) for one in spec.figure_changes]
+            differences = draw_differences(shown, changes, title, study, structure)
+            _save(differences, folder / f"differences-{structure}.png", study)
+            task.advance()
+        for name, found in traits.items():
+            shown, labels = Answers.joined(found), _levels(name, study)
+            title = f"do({plain(name)})"
+            _save(_draw_outlined(shown, labels, title, [], study), folder / f"counterfactuals-{name}.png", study)
+            _save(draw_differences(shown, labels, title, study), folder / f"differences-{name}.png", study)
             task.advance()
         whole = {s: {m: torch.cat([one[m] for one in found]) for m in found[0]} for s, found in curves.items()}
-        _save(draw_curves(whole, Measurements.of(study).word), folder / "asked-obtained.png", study)
+        if whole:
+            _save(draw_curves(whole, Measurements.of(study).word), folder / "asked-obtained.png", study)
         if rising:
             _save(draw_progression(Answers.joined(rising), study), folder / "progression.png", study)
         if spec.pairs is not None:
@@ -129,19 +145,26 @@ def _draw_outlined(answers: Answers, labels: Sequence[str], title: str, labelled
             blank(axes)
         else:
             panel(axes, image, answers.after[method][sample, change], answers.measured[sample, change])
-    page.legend([(plain(s), c, "-") for s, c in zip(study.masked, structure_colours(len(study.masked)), strict=True)])
+    if study.masked:
+        colours = structure_colours(len(study.masked))
+        page.legend([(plain(name), colour, "-") for name, colour in zip(study.masked, colours, strict=True)])
     return page.figure
 
 
-def draw_differences(answers: Answers, structure: str, study: Study) -> Any:
-    """Counterfactual minus image on one scale, with the target's outline before and after."""
+def _levels(name: str, study: Study) -> list[str]:
+    """What a variable is in the columns of its figure: its categories, or quantiles."""
+    quantiles = [f"{100 * quantile:.0f} %" for quantile in study.evaluation.progression_quantiles]
+    return list(study.variables[name].categories) or quantiles
+
+
+def draw_differences(answers: Answers, labels: Sequence[str], title: str, study: Study, structure: str = "") -> Any:
+    """Counterfactual minus image on one scale, with the outline of the structure intervened on before and after."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    name, target = plain(structure), list(study.structures).index(structure)
-    changes = [percent(change) for change in study.evaluation.figure_changes]
-    title = f"{name.capitalize()} changed: counterfactual minus image"
-    page = Page(len(answers.measured), list(answers.images), changes, study.image.size, title, margin=0.75)
+    name, target = plain(structure), list(study.structures).index(structure) if structure else None
+    title = f"{title}: counterfactual minus image"
+    page = Page(len(answers.measured), list(answers.images), labels, study.image.size, title, margin=0.75)
     differences = {
         method: (images - answers.samples.image[:, None]).mean(dim=2) * GREY_LEVELS
         for method, images in answers.images.items()
@@ -150,10 +173,11 @@ def draw_differences(answers: Answers, structure: str, study: Study) -> Any:
     # The few extreme pixels would make everything else look pale.
     limit = max(1.0, float(np.nanquantile(sizes, 0.995)))
     shown = Measurements.of(study).shown
-    before = shown(answers.before)[:, target].cpu().numpy()
+    before = shown(answers.before)[:, target].cpu().numpy() if target is not None else None
     for sample, image in enumerate(answers.samples.image):
         show(page.factual(sample), image)
-        outline(page.factual(sample), before[sample], structure_colours(target + 1)[target])
+        if before is not None and target is not None:
+            outline(page.factual(sample), before[sample], structure_colours(target + 1)[target])
     for sample, method, change, image in page.places(answers.images):
         axes = page.panel(sample, method, change)
         if image.isnan().any():
@@ -162,9 +186,11 @@ def draw_differences(answers: Answers, structure: str, study: Study) -> Any:
         frame(axes)
         difference = differences[method][sample, change].cpu().numpy()
         axes.imshow(difference, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="lanczos")
-        outline(axes, before[sample], BEFORE, ":")
-        outline(axes, shown(answers.after[method][sample, change][None])[0, target].cpu().numpy(), AFTER)
-    page.legend([(f"{name} in the image", BEFORE, ":"), (f"{name} in the counterfactual", AFTER, "-")])
+        if before is not None:
+            outline(axes, before[sample], BEFORE, ":")
+            outline(axes, shown(answers.after[method][sample, change][None])[0, target].cpu().numpy(), AFTER)
+    if structure:
+        page.legend([(f"{name} in the image", BEFORE, ":"), (f"{name} in the counterfactual", AFTER, "-")])
     page.colour_bar(ScalarMappable(Normalize(-limit, limit), "RdBu_r"), "grey levels")
     return page.figure
 

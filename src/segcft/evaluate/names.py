@@ -21,6 +21,7 @@ METHODS = {
     "none": "No CFT",
     "regressor": "Reg-CFT",
     "segmentor": "Seg-CFT",
+    "predictor": "Pred-CFT",
     SEG_LESS_REG: "Seg less Reg",
     TRUTH: "Truth",
     PEOPLE: "People",

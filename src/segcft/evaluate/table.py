@@ -36,7 +36,7 @@ def render_table(rows: Sequence[Row], study: Study, notes: Sequence[str] = (), p
     error = error_of(study)
     parts = [
         _title(study, samples, samples if patients is None else patients, notes),
-        "\n\n".join([table.of_structures(error), table.methods_in_words()]),
+        "\n\n".join(filter(None, [table.of_structures(error), table.methods_in_words()])),
         table.of_judge(),
         table.of_guides(),
         *(table.of_structures(m) for m in metrics_of(study) if m is not error and not _has_its_own(m)),
@@ -136,7 +136,9 @@ down, where the variable is set one standard deviation higher. Right is what the
 training people show who differ by so much and have the same parents in the graph."""
 
     def of_judge(self) -> str:
-        """The results of the judge on images as they are."""
+        """The results of the judge on images as they are; "" where there are no structures to judge."""
+        if not self.study.structures:
+            return ""
         body = [
             [metric.words(self.study).label, *(cell(row, metric) for row in found)]
             for metric in metrics_of(self.study)
@@ -211,6 +213,7 @@ differ from the same masks."""
             names.MEAN_CHANGE: "the image and what changes on average from one training image to the other.",
             "none": "the image model after likelihood training alone.",
             "regressor": f"fine-tuned to show the {measures.word}s that a regressor reads.",
+            "predictor": "fine-tuned to show the attributes that a predictor reads.",
             "segmentor": f"fine-tuned to show the {measures.word}s that a segmentor's masks {measures.verb}.",
             names.SEG_LESS_REG: "their errors' difference, person by person; below 0: Seg-CFT is the better one.",
             names.TRUTH: "the simulator's own counterfactual, which no method can be expected to beat.",

@@ -96,6 +96,8 @@ class Measurements:
     def estimate(self, masks: Tensor) -> Tensor:
         """The numbers of soft masks (B, S, *size), (B, M): what training follows. Nothing is ever quite absent."""
         shown = self.shown(masks)
+        if not self.all:
+            return masks.new_zeros(len(masks), 0)
         first = self.all[0].measure
         if all(one.measure is first for one in self.all):
             return first.estimate(shown, self.grid)
@@ -167,5 +169,5 @@ def _union(masks: Tensor, disjoint: bool) -> Tensor:
 
 
 def _one_of(words: list[str], several: str) -> str:
-    """The word, if all are the same; else another that holds for ``several``."""
+    """The word, if all are the same; else, or without any, another that holds for ``several``."""
     return words[0] if len(set(words)) == 1 else several

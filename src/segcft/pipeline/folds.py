@@ -263,5 +263,5 @@ def _queries(fold: Run, device: torch.device) -> FigureQueries:
     store, methods = fold.store(), fold.methods()
     cohort = Cohort.choose(fold.study, store, store.indices("test", complete=True), device)
     models = {method: fold.model(method, device) for method in methods}
-    known = torch.from_numpy(fold.training_values(["scm", "judge", *methods.values()]))
-    return FigureQueries(cohort, models, fold.load("judge", device), known, store)
+    known = torch.from_numpy(fold.training_values(["scm", *fold.judges, *methods.values()]))
+    return FigureQueries(cohort, models, fold.judge(device), known, store)

@@ -81,8 +81,7 @@ def evaluate_samples(
     if len(rows) == 0:
         raise DataError(Code.EMPTY, store.folder, f"no {split} sample has all attributes, so there is none to judge")
     methods = run.methods()
-    judges = ["judge", *(["predictor-judge"] if run.study.predictor_judge is not None else [])]
-    parts = ["scm", *judges, *methods.values()]
+    parts = ["scm", *run.judges, *methods.values()]
     notes = [VALIDATION] if split == "validation" else []
     if run.published or not _is_own(run, store, parts):
         notes += check_unseen(run, store)
@@ -100,7 +99,7 @@ def evaluate_samples(
         store,
         rows,
         {method: run.model(method, device) for method in methods},
-        run.load("judge", device) if judge is None else load_judge(run, judge, device),
+        run.judge(device) if judge is None else load_judge(run, judge, device),
         folder,
         device=device,
         guides=guides_of(run, device),
@@ -144,7 +143,9 @@ def guides_of(run: Run, device: torch.device | str = "cpu") -> dict[str, Reader]
     found: dict[str, Reader] = {}
     for stage in map(training_stage, run.methods().values()):
         if stage.guide and run.path(stage.guide).is_file() and is_guided_by(run, stage.name, stage.guide):
-            found[stage.guide] = run.load(stage.guide, device)
+            guide = run.load(stage.guide, device)
+            if isinstance(guide, Reader):  # a predictor reads no measures
+                found[stage.guide] = guide
     return found
 
 
@@ -219,7 +220,7 @@ def check_unseen(run: Run, store: Store) -> list[str]:
 def _check_published(run: Run, store: Store) -> list[str]:
     """:func:`check_unseen` without the samples: simulated subjects are known by their numbers, and others are not."""
     data = run.study.data
-    parts = ["judge", "scm", *run.methods().values()]
+    parts = [*run.judges, "scm", *run.methods().values()]
     if store.fingerprint in {artefact.read_meta(run.path(part)).get("data") for part in parts}:
         _refuse(store, "samples", len(store))
     if isinstance(data, SimulatedData) and "person" in store.table:

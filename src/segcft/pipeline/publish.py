@@ -57,8 +57,7 @@ def publish(run: Run, folder: Path, methods: Sequence[str] = (), card: str = "",
     mechanisms = list(map(run.mechanism, methods))
     # Guides correct answers that are to be exact.
     guides = [guide for guide in guides_of(run) if f"cft-{guide}" in mechanisms]
-    judges = ["judge", *(["predictor-judge"] if run.study.predictor_judge is not None else [])]
-    parts = [*judges, "scm", *mechanisms, *guides]
+    parts = [*run.judges, "scm", *mechanisms, *guides]
     store = run.samples_of(parts)
     if not (run.evaluation / "table.json").is_file():
         raise RunError(
@@ -146,7 +145,9 @@ def model_card(run: Run, store: Store, parts: Sequence[str], methods: Sequence[s
         simulator = f"{study.data.source}, {study.data.people} people, seed {study.data.seed}"
         card = f"Simulated ({simulator}): no person is in the data, and there is nothing to license.\n\n{card}"
     # An example that works for everybody: 20 % more of what may be absent is an error.
-    area = min(study.measured, key=lambda name: study.variables[name].zero_inflated)
+    numbers = [name for name in study.measured or study.attributes if not study.variables[name].categories]
+    area = min(numbers or study.attributes, key=lambda name: study.variables[name].zero_inflated)
+    change = "-20%" if numbers else study.variables[area].categories[0]
     rows = []
     for part in parts:
         meta = artefact.read_meta(run.path(part))
@@ -167,13 +168,13 @@ def model_card(run: Run, store: Store, parts: Sequence[str], methods: Sequence[s
 
 **For research only, not for clinical use. Every image that it makes is synthetic.**
 
-    segcft counterfactual FOLDER {example} --do {area}=-20% --out answer
+    segcft counterfactual FOLDER {example} --do {area}={change} --out answer
 
 ```python
 import segcft
 
 model = segcft.load("FOLDER")
-answer = model.counterfactual("{example}", do={{"{area}": "-20%"}})
+answer = model.counterfactual("{example}", do={{"{area}": "{change}"}})
 answer.image, answer.areas, answer.warnings
 ```
 

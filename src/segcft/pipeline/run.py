@@ -42,7 +42,9 @@ from segcft.errors import Code, RunError
 from segcft.evaluate.names import method_name
 from segcft.grid import channels_last
 from segcft.image_models.typicality import TypicalRanges
+from segcft.measures.measurements import Measurements
 from segcft.pipeline.stage import TrainingStage, training_stage, training_stages
+from segcft.readers.reader import MaskReader, NoStructures
 from segcft.training import artefact
 from segcft.training.loop import freeze
 from segcft.utils.atomic import write_text
@@ -187,6 +189,22 @@ class Run:
             )
         training_stage(part).check(self)
         return self.ready(module, device)
+
+    @property
+    def judges(self) -> tuple[str, ...]:
+        """The parts that judge: of measures, where there are any, and of attributes."""
+        return tuple(part for part in ("judge", "predictor-judge") if part in self.parts)
+
+    def judge(self, device: torch.device | str = "cpu") -> MaskReader:
+        """Who reads the measures, on ``device``; of a study without structures there are none.
+
+        Raises:
+            RunError: see :meth:`load`.
+        """
+        if "judge" not in self.parts:
+            return NoStructures(Measurements.of(self.study))
+        judge: MaskReader = self.load("judge", device)
+        return judge
 
     @staticmethod
     def ready(module: nn.Module, device: torch.device | str) -> Any:

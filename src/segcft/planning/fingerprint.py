@@ -126,7 +126,7 @@ def expected(outline: Outline) -> Fingerprint:
         extent=extent,
         exposure=0.1,
         contrast=0.2,
-        structures=dict.fromkeys(outline.given["structures"], shape),
+        structures=dict.fromkeys(outline.structures, shape),
         skews={},
     )
 

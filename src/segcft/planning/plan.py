@@ -186,8 +186,9 @@ def _complete(basis: Basis) -> tuple[Study, dict[str, str]]:
 
 
 def _predicts(outline: Outline) -> bool:
-    """Whether attributes are guided: the file names the section, be there something in it or not."""
-    return "predictor" in outline.given
+    """Whether attributes are guided: the file names the section, be there something in it or not; or nothing else is
+    there to be guided."""
+    return "predictor" in outline.given or not outline.structures
 
 
 def _judges_attributes(outline: Outline) -> bool:
@@ -197,11 +198,17 @@ def _judges_attributes(outline: Outline) -> bool:
 
 def _regresses(outline: Outline) -> bool:
     """Whether there is a regressor: it is given, or guides."""
-    guides = outline.section("finetune").get("guides", ("regressor",))
+    guides = outline.section("finetune").get("guides", ("regressor",) if outline.structures else ())
     return outline.given.get("regressor") is not None or "regressor" in guides
 
 
+def _has_structures(outline: Outline) -> bool:
+    return bool(outline.structures)
+
+
 WANTED: Mapping[str, Callable[[Outline], bool]] = {
+    "segmentor": _has_structures,
+    "judge": _has_structures,
     "regressor": _regresses,
     "predictor": _predicts,
     "predictor_judge": _judges_attributes,

@@ -146,6 +146,8 @@ def hvae(basis: Basis) -> Keys:
     }
     if basis.training < MANY:
         keys["augment"] = _augment(basis, gentle=True)
+    if not basis.outline.structures:
+        del keys["deform"]  # there is nothing to deform
     if basis.outline.section("evaluation").get("pairs"):
         keys["pairs"] = recipe.PAIRS
     return _known(keys, SPECS, given.get("architecture", DEFAULT))
@@ -162,7 +164,9 @@ def finetune(basis: Basis) -> Keys:
     keys = _training(basis, "finetune") | recipe.FINETUNE | {"accumulate": _parts(basis, "finetune")}
     if basis.outline.section("finetune").get("least_change"):
         del keys["price"]  # there is a fixed one
-    if any(one.get("of") for one in basis.outline.given["structures"].values()):
+    if not basis.outline.structures:
+        keys["guides"] = Planned(["predictor"], "there are no structures, so attributes alone can be read")
+    if any(one.get("of") for one in basis.outline.structures.values()):
         keys["area_scale"] = Planned("given others", "a border must not get away with pleasing the area")
     if basis.training < MANY:
         keys["augment"] = _augment(basis, gentle=True)
@@ -201,8 +205,9 @@ def variable(basis: Basis, name: str) -> Keys:
     if given.get("kind") != "continuous" or "scale" in given or "zero_inflated" in given or given.get("formula"):
         return keys
     structure = _structure_of(basis, name)
-    one = (basis.fingerprint.structures | basis.fingerprint.zones).get(structure or "")
-    if one is not None and basis.outline.given["structures"][structure].get("measure", AREA) != AREA:
+    structure = structure or ""
+    one = (basis.fingerprint.structures | basis.fingerprint.zones).get(structure)
+    if one is not None and basis.outline.structures[structure].get("measure", AREA) != AREA:
         return keys  # the fingerprint knows areas
     skewness = one.skew if one is not None else basis.fingerprint.skews.get(name, 0.0)
     if one is not None and ABSENT < one.absent < 1 and structure not in _allowed(basis):
@@ -215,19 +220,19 @@ def variable(basis: Basis, name: str) -> Keys:
 
 def _measures(basis: Basis) -> list[Measure]:
     """Those of all structures that there are; of another name the study says what is wrong."""
-    named = (str(one.get("measure", AREA)) for one in basis.outline.given["structures"].values())
+    named = (str(one.get("measure", AREA)) for one in basis.outline.structures.values())
     return [MEASURES[name] for name in named if name in MEASURES]
 
 
 def _moves(basis: Basis) -> bool:
     """Whether a variable changes where an image is shifted or turned."""
-    zones = any(one.get("zone") for one in basis.outline.given["structures"].values())
+    zones = any(one.get("zone") for one in basis.outline.structures.values())
     return zones or any(one.placed for one in _measures(basis))
 
 
 def _structure_of(basis: Basis, name: str) -> str | None:
     """The structure that a variable is the measure of."""
-    structures = basis.outline.given["structures"]
+    structures = basis.outline.structures
     return next((structure for structure, one in structures.items() if one["variable"] == name), None)
 
 

@@ -109,7 +109,7 @@ def _made_up(study: Study, folder: Path) -> Store:
     """Samples of noise, of which any part of the study can be trained: rectangles in noise, any attributes."""
     random = np.random.default_rng(0)
     height, width = study.image.size
-    count = max(study.hvae.batch_size, study.segmentor.batch_size)
+    count = max(study.hvae.batch_size, study.segmentor.batch_size if study.segmentor else 0)
     kept = dict.fromkeys(study.data.keep, "0") if isinstance(study.data, FolderData) else {}
     with StoreWriter(folder, study) as writer:
         for number in range(count + EACH * len(PARTS)):

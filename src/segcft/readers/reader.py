@@ -40,3 +40,14 @@ class MaskReader(Reader):
 
     def read(self, x: Tensor) -> Tensor:
         return self.measurements.read(self.masks(x))
+
+
+class NoStructures(MaskReader):
+    """The judge of a study without structures: there is nothing to see."""
+
+    def __init__(self, measurements: Measurements) -> None:
+        super().__init__()
+        self.measurements = measurements
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :0]

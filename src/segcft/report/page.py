@@ -114,7 +114,7 @@ def render_report(run: Run, device: torch.device) -> str:
         )
     method = judged[-1]  # the default of questions, too
     for one in runs:
-        one.samples_of(["judge", "scm", one.mechanism(method)])
+        one.samples_of([*one.judges, "scm", one.mechanism(method)])
     if folds and not is_evaluated(run):
         raise RunError(Code.OTHER, run.evaluation, "not of the folds as they are now; see `segcft run`")
     cohort = Cohort.choose(study, store, store.indices("test", complete=True), device)
@@ -194,7 +194,7 @@ def _failures(run: Run, cohort: Cohort, method: str, path: Path) -> list[Section
     """The failures of ``method``, by the per-sample results at ``path``."""
     study = run.study
     own = torch.from_numpy(cohort.store.values()[cohort.store.indices("train", complete=True)])
-    model, judge = run.model(method, cohort.device), run.load("judge", cohort.device)
+    model, judge = run.model(method, cohort.device), run.judge(cohort.device)
     sections = []
     for found in find_failures(cohort, model, judge, method, read_scores(path, cohort), own, SHOWN):
         changes = [difference(case.counterfactual, case.image) for case in found.cases]

@@ -16,6 +16,7 @@ from segcft.config.sources import SimulatedData
 from segcft.config.study import Study
 from segcft.errors import Code, RunError
 from segcft.evaluate import names
+from segcft.evaluate.metrics.attributes import AttributeMetric, AttributeReading
 from segcft.evaluate.metrics.effectiveness import error_of
 from segcft.evaluate.metrics.metric import Metric, metrics_of
 from segcft.evaluate.names import method_name, plain
@@ -29,7 +30,7 @@ from segcft.training import artefact
 LARGEST = 1e300
 """Of a figure, either way; the difference of two that are larger is none."""
 
-SHOWN = (names.NO_CHANGE, "none", "regressor", "segmentor", names.SEG_LESS_REG, names.TRUTH)
+SHOWN = (names.NO_CHANGE, "none", "regressor", "segmentor", "predictor", names.SEG_LESS_REG, names.TRUTH)
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Result:
             raise RunError(
                 Code.INVALID, path, f"not the table of an evaluation ({error}); see `segcft evaluate`"
             ) from None
-        metric = run.study.evaluation.metric
+        metric = run.study.evaluation.metric if run.study.structures else AttributeReading.name
         if not any(row["metric"] == metric for row in rows):
             raise RunError(
                 Code.MISSING,
@@ -66,7 +67,7 @@ class Result:
                 f"it has no {metric!r}, the metric of the study (evaluation.metric); evaluate again: `segcft evaluate`",
             )
         return cls(
-            run.study, rows, run.samples(), artefact.read_meta(runs_of(run)[0].path("judge")).get("version", "unknown")
+            run.study, rows, run.samples(), artefact.read_meta(runs_of(run)[0].path("scm")).get("version", "unknown")
         )
 
     def row(self, method: str, metric: str, intervention: str = "", structure: str = "") -> Row | None:
@@ -114,7 +115,8 @@ def render_results(folders: Sequence[Path]) -> str:
     groups: dict[tuple[Any, ...], list[Result]] = {}
     for folder in folders:
         result = Result.read(folder)
-        groups.setdefault((tuple(result.study.structures), result.study.evaluation.metric), []).append(result)
+        about = tuple(result.study.structures or result.study.attributes)
+        groups.setdefault((about, result.study.evaluation.metric), []).append(result)
     papers = yaml.safe_load((files("segcft.evaluate") / "paper.yaml").read_text(encoding="utf-8"))
     command = f"segcft results {' '.join(folder.as_posix() for folder in folders)}"
     parts = [
@@ -124,7 +126,7 @@ def render_results(folders: Sequence[Path]) -> str:
     ]
     for (structures, metric), results in groups.items():
         paper = next((p for p in papers if (tuple(p["structures"]), p["metric"]) == (structures, metric)), None)
-        parts += _group(results, paper)
+        parts += _group(results, paper) if results[0].study.structures else _of_attributes(results)
     return "\n\n".join(parts) + "\n"
 
 
@@ -160,6 +162,23 @@ def _group(results: Sequence[Result], paper: Mapping[str, Any] | None) -> Iterat
         f"{grid(['data', 'measure', 'method', *structures], lines, labels=3)}"
     )
     yield "In grey levels (0 to 255) where not in %.\n\n" + "\n".join(filter(None, (m.line(study) for m in used)))
+
+
+def _of_attributes(results: Sequence[Result]) -> Iterator[str]:
+    """Studies without structures: what an independent predictor reads."""
+    study = results[0].study
+    yield f"## {', '.join(map(plain, study.attributes))}"
+    yield "\n".join(_data(results, None))
+    for metric in (metric for metric in metrics_of(study) if isinstance(metric, AttributeMetric)):
+        lines = []
+        for result, method in itertools.product(results, (names.JUDGE, *SHOWN)):
+            for asked in dict.fromkeys(row["intervention"] for row in result.rows):
+                found = [result.row(method, metric.name, asked, name) for name in study.attributes]
+                if any(found):
+                    cells = (cell(row, metric) for row in found)
+                    lines.append([result.study.name, plain(asked), method_name(method), *cells])
+        table = grid(["data", "do", "method", *map(plain, study.attributes)], lines, labels=3)
+        yield f"### {metric.heading(study)}\n\n{table}\n\n{metric.words(study).explanation}"
 
 
 def _data(results: Sequence[Result], paper: Mapping[str, Any] | None) -> Iterator[str]:

@@ -30,7 +30,8 @@ class _Direct(Metric):
         """The share that is obtained, all else, and what both count: by how much truly changes, or those for whom next
         to nothing does would have the largest shares. (B,) each; None where this is no question of a direct effect."""
         asked = answer.asked
-        if not asked.held or asked.truth is None or answer.method == TRUTH:
+        direct = asked.held or not asked.factual.study.measured  # which hold themselves where there are none
+        if not direct or asked.truth is None or answer.method == TRUTH:
             return None
         before = asked.factual.samples.image
         true = asked.truth.image - before

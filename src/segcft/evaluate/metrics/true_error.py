@@ -25,7 +25,7 @@ distance from the simulator's true counterfactual, near the structures that trul
 
     def of_answer(self, answer: AnsweredBatch) -> Iterator[Result]:
         asked, before = answer.asked, answer.asked.factual.samples.mask
-        if answer.method != TRUTH and asked.truth:
+        if answer.method != TRUTH and asked.truth and asked.factual.study.structures:
             region = changed_region(before > 0.5, asked.truth.mask > 0.5, asked.factual.radius)
             yield Result(mean_inside((answer.image - asked.truth.image) * GREY_LEVELS, region))
 

@@ -22,7 +22,7 @@ class Evaluation(Stage):
 
     def needs(self, study: Study) -> tuple[str, ...]:
         stages = (stage for stage in STAGES.values() if isinstance(stage, TrainingStage) and stage.is_in(study))
-        judges = ["judge", *(["predictor-judge"] if study.predictor_judge is not None else [])]
+        judges = [name for name in ("judge", "predictor-judge") if STAGES.find(name).is_in(study)]
         return ("import", *judges, "scm", *(stage.name for stage in stages if stage.method))
 
     def record(self, pipeline: Pipeline) -> Path:

@@ -26,6 +26,7 @@ from segcft.image_models.typicality import typical_ranges
 from segcft.pipeline.judging import UNKNOWN_TRAINING
 from segcft.pipeline.runner import Pipeline
 from segcft.pipeline.stage import MOST_VALIDATED, STAGES, Minimised, TrainingStage
+from segcft.readers.reader import Reader
 from segcft.training import artefact
 from segcft.training.findings import Finding, binding, slopes_of
 from segcft.training.loop import Trained
@@ -141,7 +142,8 @@ class FinetuningStage(_ImageStage):
         return self.guide in study.finetune.guides
 
     def needs(self, study: Study) -> tuple[str, ...]:
-        return ("import", "scm", "hvae", self.guide, *(["predictor"] if study.predictor is not None else []))
+        beside = ["predictor"] if study.predictor is not None and self.guide != "predictor" else []
+        return ("import", "scm", "hvae", self.guide, *beside)
 
     def objective(self, pipeline: Pipeline, network: Any, values: Tensor, batches: Batches) -> Minimised:
         study, run, device = pipeline.study, pipeline.run, pipeline.fabric.device
@@ -150,7 +152,7 @@ class FinetuningStage(_ImageStage):
         artefact.load(run.path("hvae"), network)
         network.to(device)
         bound = constraint_level(network, study, batches, pipeline.fabric) + study.finetune.slack
-        scm, guide = run.load("scm", device), run.load(self.guide, device)
+        scm, guide = run.load("scm", device), self._reader(pipeline)
         predictor = run.load("predictor", device) if study.predictor is not None else None
         objective = CounterfactualObjective(
             network, scm, guide, study.finetune, study, values.to(device), bound, predictor
@@ -163,12 +165,21 @@ class FinetuningStage(_ImageStage):
         if not batches:
             return {}
         variables = [name for name in study.measured if name in (study.finetune.intervene or study.variables)]
-        scm, guide = run.load("scm", device), run.load(self.guide, device)
+        scm, guide = run.load("scm", device), self._reader(pipeline)
+        if guide is None:
+            return {}
         found: dict[str, float] = {}
         for prefix, mechanism in ((SLOPE, network), (SLOPE_BEFORE, run.load("hvae", device))):
             slopes = response_slopes(CounterfactualModel(scm, mechanism), guide, study, batches, variables)
             found |= {f"{prefix}{name}": slope for name, slope in slopes.items()}
         return found
+
+    def _reader(self, pipeline: Pipeline) -> Reader | None:
+        """The guide that reads measures; None where there are none, and the predictor alone guides."""
+        if self.guide == "predictor":
+            return None
+        reader: Reader = pipeline.run.load(self.guide, pipeline.fabric.device)
+        return reader
 
     def findings(
         self, pipeline: Pipeline, trained: Trained, metrics: Mapping[str, float], facts: Mapping[str, Any]
@@ -186,5 +197,5 @@ class FinetuningStage(_ImageStage):
 
 
 STAGES.add("hvae", LikelihoodStage())
-for _guide in ("regressor", "segmentor"):
+for _guide in ("regressor", "segmentor", "predictor"):
     STAGES.add(f"cft-{_guide}", FinetuningStage(_guide))

@@ -69,6 +69,9 @@ class _ReaderStage(TrainingStage):
 class SegmentorStage(_ReaderStage):
     """Trains a segmentor: the guide of Seg-CFT."""
 
+    def is_in(self, study: Study) -> bool:
+        return self.spec(study) is not None
+
     def network(self, study: Study) -> nn.Module:
         spec = self.spec(study)
         return SEGMENTORS.find(spec.architecture)(spec, study.image.channels, Measurements.of(study))
