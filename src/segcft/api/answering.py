@@ -165,6 +165,8 @@ def guide_of(asking: Model, method: str) -> Any:
         RunError: it has none, or that is not in the folder.
     """
     part, run = asking.methods[method], asking.run
+    if not asking.study.measured:
+        raise RunError(Code.UNSUPPORTED, run.folder, "exact: there is no measure, of which alone answers are corrected")
     guide = training_stage(part).guide
     if not guide or not run.path(guide).is_file():
         why = "there is no guide of this method to correct answers by; publish the model again with a run's guide"

@@ -120,7 +120,8 @@ class Folder:
         self.images, self.masks = data / self.spec.images, data / self.spec.masks
         self.table = data / self.spec.table
         for key, folder in (("images", self.images), ("masks", self.masks)):
-            if not folder.is_dir():
+            needed = key == "images" or study.masked
+            if needed and not folder.is_dir():
                 raise DataError(Code.MISSING, folder, f"no such folder (data.{key})")
         if study.image.channels not in (1, 3):
             why = f"image files have 1 or 3 channels, not {study.image.channels}"

@@ -108,7 +108,7 @@ def read_masks(
         else:
             masks.append(labels[path] == structure.label)
     remarks = (remark for file in files.values() for remark in file.remarks)
-    return Masks(np.stack(masks).astype(np.float64), tuple(remarks))
+    return Masks(np.array(masks, dtype=np.float64).reshape(len(masks), *size), tuple(remarks))
 
 
 def read_labels(path: Source) -> NDArray[np.integer[Any]]:
