@@ -19,6 +19,7 @@ import torch
 import segcft
 from segcft.causal.scm import StructuralCausalModel
 from segcft.config.sources import SimulatedData
+from segcft.config.study import Study
 from segcft.counterfactual.support import all_limits
 from segcft.data.splits import JUDGE
 from segcft.data.store import Store
@@ -134,6 +135,13 @@ def _in_words(samples: Mapping[str, int]) -> str:
     return f"{', '.join(others)} and {last} samples"
 
 
+def _question(study: Study) -> tuple[str, str]:
+    """A variable and what to set it to, which works for everybody: 20 % less of what may be absent is an error."""
+    numbers = [name for name in study.measured or study.attributes if not study.variables[name].categories]
+    name = min(numbers or study.attributes, key=lambda one: study.variables[one].zero_inflated)
+    return name, "-20%" if numbers else study.variables[name].categories[0]
+
+
 def model_card(run: Run, store: Store, parts: Sequence[str], methods: Sequence[str], card: str) -> str:
     """The card, in Markdown."""
     study = run.study
@@ -144,10 +152,7 @@ def model_card(run: Run, store: Store, parts: Sequence[str], methods: Sequence[s
         example, again = "FOLDER/examples/1.png", ""
         simulator = f"{study.data.source}, {study.data.people} people, seed {study.data.seed}"
         card = f"Simulated ({simulator}): no person is in the data, and there is nothing to license.\n\n{card}"
-    # An example that works for everybody: 20 % more of what may be absent is an error.
-    numbers = [name for name in study.measured or study.attributes if not study.variables[name].categories]
-    area = min(numbers or study.attributes, key=lambda name: study.variables[name].zero_inflated)
-    change = "-20%" if numbers else study.variables[area].categories[0]
+    area, change = _question(study)
     rows = []
     for part in parts:
         meta = artefact.read_meta(run.path(part))
