@@ -162,3 +162,21 @@ def test_what_a_place_cannot_have_is_refused(make_small_study: MakeStudy) -> Non
     with refused(StudyError, Code.CONFLICT, "evaluation.metric"):
         Measurements.of(make_small_study(changes | {"evaluation.metric": "mape"}))
     assert len(Measurements.of(make_small_study(changes | {"evaluation.metric": "mae"})))
+
+
+@pytest.mark.parametrize("quantile", [0.01, 0.1, 0.25])
+def test_a_study_says_how_much_is_beyond_a_border(make_small_study: MakeStudy, quantile: float) -> None:
+    reach = {"variable": "reach", "of": ["heart"], "quantile": quantile}
+    changes = {"variables.reach": {"kind": "continuous"}, "evaluation.metric": "mae"}
+    mask = box(10, 30, 0, 32, Grid((32, 32)))
+    found = {}
+    for name in ("top", "bottom", "height"):
+        study = make_small_study(changes | {"structures.reach": reach | {"measure": name}})
+        found[name] = float(Measurements.of(study).estimate(mask.expand(1, 3, 32, 32))[0, -1])
+    expected = {"top": 10 + 20 * quantile, "bottom": 30 - 20 * quantile, "height": 20 * (1 - 2 * quantile)}
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_share_beyond_is_of_borders_only(make_small_study: MakeStudy) -> None:
+    with refused(StudyError, Code.CONFLICT, "structures.heart.quantile"):
+        Measurements.of(make_small_study({"structures.heart.quantile": 0.1}))

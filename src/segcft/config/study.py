@@ -58,12 +58,13 @@ class Structure(Section):
     """A structure in the image, the variable that is a ``measure`` of it, and how a mask file shows it.
 
     With ``of`` it has no mask of its own: it is another measure of the structure that ``of`` names, or a measure of
-    several of them together, or of what of them lies in a ``zone``. Of all others exactly one of ``bit`` (flag in a bit
+    several of them together, or of what of them lies in a ``zone``. ``quantile`` is the share of it that is beyond a
+    border, where the measure is of borders. Of all others exactly one of ``bit`` (flag in a bit
     mask, e.g. 4), ``label`` (value in a label map) or ``file`` (one file a structure, e.g. ``"{id}_heart.png"`` below
     the masks folder) is given where masks come from files.
     """
 
-    LATER = frozenset({"measure", "of", "zone"})
+    LATER = frozenset({"measure", "of", "zone", "quantile"})
 
     variable: str
     measure: str = "area"
@@ -72,6 +73,7 @@ class Structure(Section):
     file: str | None = None
     of: tuple[str, ...] = ()
     zone: Zone | None = None
+    quantile: Annotated[float, Field(gt=0, lt=0.5)] | None = None
 
     @model_validator(mode="after")
     def _one_way_to_read(self) -> Structure:

@@ -8,8 +8,8 @@ from segcft.grid import Grid
 from segcft.measures.measure import MEASURES, Measure, X, Y, sharpened
 
 QUANTILE = 0.02
-"""The share of a structure that is beyond its border: single elements far off, which a segmentor may see anywhere, do
-not move it."""
+"""The share of a structure that is beyond its border, unless a study says otherwise: single elements far off, which a
+segmentor may see anywhere, do not move it."""
 
 
 def position(masks: Tensor, grid: Grid, axis: int, quantile: float) -> Tensor:
@@ -47,34 +47,41 @@ class _Length(Measure):
 
 
 class Border(_Length):
-    """The place along an axis beyond which there is a share of :data:`QUANTILE` of the structure.
+    """The place along an axis beyond which there is a share ``quantile`` of the structure.
 
     Args:
         word: what it is called.
         axis: of the image.
         last: where the structure ends, and not where it begins.
+        quantile: above 0 and below 0.5.
     """
 
     ratio = False
 
-    def __init__(self, word: str, axis: int, last: bool) -> None:
+    def __init__(self, word: str, axis: int, last: bool, quantile: float = QUANTILE) -> None:
         super().__init__(axis)
-        self.word, self.quantile = word, 1 - QUANTILE if last else QUANTILE
+        self.word, self.last, self.quantile = word, last, quantile
+
+    def with_quantile(self, quantile: float) -> Border:
+        return Border(self.word, self.axis, self.last, quantile)
 
     def estimate(self, masks: Tensor, grid: Grid) -> Tensor:
-        return position(sharpened(masks), grid, self.axis, self.quantile)
+        return position(sharpened(masks), grid, self.axis, 1 - self.quantile if self.last else self.quantile)
 
 
 class Reach(_Length):
     """The distance of the two borders along an axis."""
 
-    def __init__(self, word: str, axis: int) -> None:
+    def __init__(self, word: str, axis: int, quantile: float = QUANTILE) -> None:
         super().__init__(axis)
-        self.word = word
+        self.word, self.quantile = word, quantile
+
+    def with_quantile(self, quantile: float) -> Reach:
+        return Reach(self.word, self.axis, quantile)
 
     def estimate(self, masks: Tensor, grid: Grid) -> Tensor:
         sharp = sharpened(masks)
-        first, last = (position(sharp, grid, self.axis, quantile) for quantile in (QUANTILE, 1 - QUANTILE))
+        first, last = (position(sharp, grid, self.axis, share) for share in (self.quantile, 1 - self.quantile))
         return last - first
 
 

@@ -45,6 +45,14 @@ class Measure(ABC):
         found: NDArray[np.float64] = self.estimate(soft[None], grid)[0].numpy()
         return found
 
+    def with_quantile(self, quantile: float) -> Measure:
+        """The same with another share of the structure beyond its borders.
+
+        Raises:
+            ValueError: it is no measure of borders.
+        """
+        raise ValueError(f"of the {self.word} no share is beyond")
+
     absent: float = 0.0
     """The number of a structure that is not there; NaN if it has none."""
 

@@ -64,6 +64,11 @@ class Measurements:
                 measure = MEASURES.find(one.measure)
             except SegcftError as error:
                 raise StudyError(error.code, f"structures.{name}.measure", error.text) from None
+            if one.quantile is not None:
+                try:
+                    measure = measure.with_quantile(one.quantile)
+                except ValueError as error:
+                    raise StudyError(Code.CONFLICT, f"structures.{name}.quantile", str(error)) from None
             _check(study, name, measure)
             absent = study.variables[one.variable].zero_inflated
             disjoint = all(study.structures[other].label for other in one.of)
