@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.work import Work
-from segcft.data.grey import to_unit
+from segcft.grey import to_unit
 
 
 def network(folder: str, configuration: dict[str, Any]) -> nn.Module:

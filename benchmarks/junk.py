@@ -18,8 +18,8 @@ from skimage import data
 from skimage.transform import resize
 
 from segcft.counterfactual.warnings import atypical_image
-from segcft.data.grey import to_unit
 from segcft.data.store import Store
+from segcft.grey import to_unit
 from segcft.pipeline.run import Run
 
 Images = NDArray[np.uint8]

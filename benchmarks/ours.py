@@ -12,7 +12,7 @@ from benchmarks.work import Work, fresh, study_of
 from segcft.config.section import Training
 from segcft.counterfactual.finetune import CounterfactualObjective
 from segcft.counterfactual.model import CounterfactualModel
-from segcft.data.grey import to_unit
+from segcft.grey import to_unit
 from segcft.grid import channels_last
 from segcft.image_models.mechanism import ImageMechanism
 from segcft.image_models.objective import LikelihoodObjective

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 import segcft
 from segcft.config.sources import SimulatedData
 from segcft.config.study import Study
-from segcft.data.grey import to_unit
 from segcft.evaluate.names import plain
 from segcft.evaluate.page import frame, outline, show
+from segcft.grey import to_unit
 from segcft.importers.simulated import make_simulator, mask_order
 from segcft.io.rendering import structure_colours
 from segcft.simulate.people import person_number

@@ -21,8 +21,8 @@ from PIL import Image
 from segcft.config.loader import parse_study
 from segcft.config.study import Study
 from segcft.data.batches import sequential
-from segcft.data.grey import to_unit
 from segcft.data.store import Store
+from segcft.grey import to_unit
 from segcft.measures.measurements import Measurements
 from segcft.pipeline.run import Run
 from segcft.pipeline.runner import Pipeline

@@ -34,8 +34,8 @@ from segcft.config.loader import parse_study
 from segcft.config.mechanisms import HVAESpec
 from segcft.config.study import Image, Study
 from segcft.config.variable import Variable
-from segcft.data.grey import to_unit
 from segcft.errors import Code, DataError, RunError, StudyError
+from segcft.grey import to_unit
 from segcft.image_models.causal_gen import CausalGenHVAE
 from segcft.image_models.causal_gen_checkpoint import TrainedParent, load_causal_gen
 from segcft.image_models.causal_gen_layers import ParentsShare

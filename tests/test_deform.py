@@ -14,8 +14,8 @@ from segcft.config.mechanisms import HVAESpec, LocalDeformation
 from segcft.config.study import Image, Study
 from segcft.config.variable import Variable
 from segcft.data.deform import SMALLEST, LocalDeformer
-from segcft.data.grey import to_unit
 from segcft.data.pairs import elsewhere_equal
+from segcft.grey import to_unit
 from segcft.grid import Grid
 from segcft.image_models.hvae import HVAE
 from segcft.image_models.mechanism import ImageMechanism, Known, seeded

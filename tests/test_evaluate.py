@@ -22,7 +22,6 @@ from segcft.causal.scm import StructuralCausalModel
 from segcft.config.loader import parse_study
 from segcft.config.study import Study
 from segcft.counterfactual.model import CounterfactualModel
-from segcft.data.grey import rounded, to_grey_levels, to_unit
 from segcft.data.store import Store
 from segcft.errors import Code, DataError
 from segcft.evaluate import names
@@ -37,6 +36,7 @@ from segcft.evaluate.page import Page
 from segcft.evaluate.scores import Row, Scores
 from segcft.evaluate.table import render_table
 from segcft.evaluate.truth import Truth
+from segcft.grey import rounded, to_grey_levels, to_unit
 from segcft.grid import Grid
 from segcft.image_models.hvae import HVAE
 from segcft.importers.simulated import import_simulated, make_simulator

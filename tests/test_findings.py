@@ -16,8 +16,8 @@ from segcft.config.study import Study
 from segcft.counterfactual.model import CounterfactualModel
 from segcft.counterfactual.response import response_slopes
 from segcft.data.batches import Batch
-from segcft.data.grey import to_unit
 from segcft.errors import Code, RunError
+from segcft.grey import to_unit
 from segcft.pipeline.judging import evaluate_samples, found_in
 from segcft.pipeline.run import Run
 from segcft.pipeline.runner import Pipeline

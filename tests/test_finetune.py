@@ -13,7 +13,7 @@ from segcft.config.study import Study
 from segcft.counterfactual.finetune import CounterfactualObjective, constraint_level
 from segcft.counterfactual.scale import scales
 from segcft.data.batches import Batches
-from segcft.data.grey import to_unit
+from segcft.grey import to_unit
 from segcft.pipeline.run import Run
 from segcft.training.loop import make_fabric
 from tests.descent import assert_gradient_leads_down

@@ -14,7 +14,7 @@ from segcft.config.section import Augment
 from segcft.config.segmentors import SegResNetSpec, UNetSpec
 from segcft.config.stages import RegressorSpec
 from segcft.config.study import Image
-from segcft.data.grey import to_unit
+from segcft.grey import to_unit
 from segcft.grid import Grid
 from segcft.measures.area import Area
 from segcft.measures.measure import MEASURES

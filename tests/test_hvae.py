@@ -12,7 +12,7 @@ from torch import Tensor
 from segcft.config.mechanisms import HVAESpec
 from segcft.config.study import Image
 from segcft.config.variable import Variable
-from segcft.data.grey import to_unit
+from segcft.grey import to_unit
 from segcft.grid import Grid
 from segcft.image_models.hvae import HVAE, Overlap, ResidualBlock, level_grids
 from segcft.image_models.mechanism import ImageMechanism, Known

@@ -20,7 +20,6 @@ from segcft.config.loader import load_study, parse_study
 from segcft.config.segmentors import SegResNetSpec, UNetSpec
 from segcft.config.study import Study
 from segcft.data.batches import sequential
-from segcft.data.grey import to_unit
 from segcft.data.splits import PARTS
 from segcft.data.store import Store
 from segcft.errors import Code, DataError, RunError, StudyError
@@ -30,6 +29,7 @@ from segcft.evaluate.bootstrap import bootstrap_means, bootstrap_of_means
 from segcft.evaluate.cohort import Cohort
 from segcft.evaluate.metrics.kinship import KIN, Kinship, kin
 from segcft.evaluate.scores import Row, Scores
+from segcft.grey import to_unit
 from segcft.importers.simulated import import_simulated
 from segcft.measures.measurements import Measurements
 from segcft.pipeline.judging import check_apart, evaluate_samples, guides_of, load_judge

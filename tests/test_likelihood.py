@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from segcft.data.grey import to_grey_levels, to_unit
+from segcft.grey import to_grey_levels, to_unit
 from segcft.image_models.likelihood import HALF_LEVEL, DiscretisedGaussian, PixelNoise
 
 GREYS = torch.arange(256, dtype=torch.uint8)

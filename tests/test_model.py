@@ -17,9 +17,9 @@ import segcft
 from refused import refused
 from segcft.api.model import Model
 from segcft.cli import main
-from segcft.data.grey import to_unit
 from segcft.errors import Code, DataError, InterventionError, RunError
 from segcft.evaluate import names
+from segcft.grey import to_unit
 from segcft.pipeline.publish import MADE_UP, publish
 from segcft.pipeline.run import Run, read_subjects
 from tests.conftest import Brighter

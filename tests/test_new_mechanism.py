@@ -16,8 +16,8 @@ from torch.nn import functional as F
 import segcft
 from refused import refused
 from segcft.config.study import Study
-from segcft.data.grey import to_unit
 from segcft.errors import Code, StudyError
+from segcft.grey import to_unit
 from segcft.image_models.mechanism import MECHANISMS, ImageMechanism
 from segcft.pipeline.run import Run
 from tests.conftest import MakeStudy

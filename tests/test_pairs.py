@@ -20,7 +20,6 @@ from segcft.causal.scm import StructuralCausalModel
 from segcft.config.loader import load_study, parse_study
 from segcft.config.study import Study
 from segcft.counterfactual.model import CounterfactualModel
-from segcft.data.grey import to_grey_levels, to_unit
 from segcft.data.pairs import Direction, Pairs, elsewhere_equal
 from segcft.data.store import Store
 from segcft.data.writer import StoreWriter
@@ -34,6 +33,7 @@ from segcft.evaluate.pair_figures import draw_pairs, one_each
 from segcft.evaluate.pairs import MeanChange, PairQueries
 from segcft.evaluate.scores import Row
 from segcft.evaluate.table import NO_PAIRS, render_table
+from segcft.grey import to_grey_levels, to_unit
 from segcft.image_models.mechanism import ImageMechanism
 from segcft.importers.folder import import_folder
 from segcft.measures.measurements import Measurements

@@ -20,8 +20,8 @@ from refused import refused
 from segcft.cli import main
 from segcft.config.loader import load_study
 from segcft.config.study import Study
-from segcft.data.grey import to_unit
 from segcft.errors import Code, DataError, RunError, StudyError
+from segcft.grey import to_unit
 from segcft.pipeline.importing import new_samples
 from segcft.pipeline.judging import check_unseen, evaluate_samples
 from segcft.pipeline.run import Run

@@ -31,7 +31,7 @@ LAYERS = (
     ("coronary",),
     ("io",),
     ("measures",),
-    ("grid",),
+    ("grid", "grey"),
     ("config",),
     ("utils",),
     ("errors",),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.augmentation.people import Set
-from segcft.data.grey import to_unit
+from segcft.grey import to_unit
 from segcft.utils.digest import key_of
 
 

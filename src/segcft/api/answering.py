@@ -23,8 +23,8 @@ from segcft.counterfactual.warnings import (
     out_of_support,
     unlikely_together,
 )
-from segcft.data.grey import to_grey_levels, to_unit
 from segcft.errors import Code, RunError
+from segcft.grey import to_grey_levels, to_unit
 from segcft.image_models.mechanism import seeded
 from segcft.pipeline.judging import is_guided_by
 from segcft.pipeline.stage import training_stage
@@ -75,7 +75,7 @@ def answer_questions(
     study, judge, columns = asking.study, asking.judge, asking.study.measured_columns
     x = to_unit(torch.from_numpy(np.stack([question.pixels for question in questions])).to(asking.device))
     masks_before = judge.masks(x)
-    read_before = judge.measurements.read(masks_before)
+    read_before = judge.measurements.read(masks_before, x)
     subjects, asked, after = [], [], []
     for question, read in zip(questions, read_before, strict=True):
         subject = infer_subject(question, read, study, judge.measurements, model.scm, _generator(asking))
@@ -126,8 +126,9 @@ def answer_questions(
 
 def _read(asking: Model, abduction: Abduction, values: Tensor) -> _Read:
     grey = to_grey_levels(abduction.predict(values))
-    masks = asking.judge.masks(to_unit(grey))
-    return _Read(grey, masks, asking.judge.measurements.read(masks))
+    image = to_unit(grey)
+    masks = asking.judge.masks(image)
+    return _Read(grey, masks, asking.judge.measurements.read(masks, image))
 
 
 def _exact(

@@ -40,10 +40,10 @@ from segcft.config.sources import FolderData
 from segcft.config.study import Study
 from segcft.counterfactual.support import all_limits
 from segcft.counterfactual.warnings import NOTABLE
-from segcft.data.grey import to_grey_levels, to_unit
 from segcft.data.store import Store
 from segcft.errors import Code, DataError, InterventionError
 from segcft.evaluate.names import METHODS
+from segcft.grey import to_grey_levels, to_unit
 from segcft.io.provenance import png_bytes
 from segcft.pipeline.importing import import_data
 from segcft.pipeline.run import Run

@@ -24,9 +24,9 @@ from segcft.api.trajectory import Trajectory, steps_of
 from segcft.causal.intervention import Intervention
 from segcft.counterfactual.model import CounterfactualModel
 from segcft.counterfactual.support import limits
-from segcft.data.grey import to_grey_levels, to_unit
 from segcft.errors import Code, DataError, InterventionError, RunError
 from segcft.evaluate.names import METHODS, method_name
+from segcft.grey import to_grey_levels, to_unit
 from segcft.image_models.mechanism import seeded
 from segcft.pipeline.run import Run, to_table
 from segcft.training import artefact

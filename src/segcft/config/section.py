@@ -63,6 +63,10 @@ class Augment(Section):
     def deforms(self) -> bool:
         return any((self.rotate, self.shift, self.scale, self.stretch, self.elastic))
 
+    @property
+    def changes_greys(self) -> bool:
+        return any((self.gamma, self.contrast, self.brightness, self.noise))
+
 
 class Training(Section):
     """Budget and optimiser (AdamW) of one stage; the global batch size is shared by all devices.

@@ -59,12 +59,13 @@ class Structure(Section):
 
     With ``of`` it has no mask of its own: it is another measure of the structure that ``of`` names, or a measure of
     several of them together, or of what of them lies in a ``zone``. ``quantile`` is the share of it that is beyond a
-    border, where the measure is of borders. Of all others exactly one of ``bit`` (flag in a bit
+    border, where the measure is of borders; ``reference`` the structure whose grey level is taken off, where it is of
+    greys. Of all others exactly one of ``bit`` (flag in a bit
     mask, e.g. 4), ``label`` (value in a label map) or ``file`` (one file a structure, e.g. ``"{id}_heart.png"`` below
     the masks folder) is given where masks come from files.
     """
 
-    LATER = frozenset({"measure", "of", "zone", "quantile"})
+    LATER = frozenset({"measure", "of", "zone", "quantile", "reference"})
 
     variable: str
     measure: str = "area"
@@ -74,6 +75,7 @@ class Structure(Section):
     of: tuple[str, ...] = ()
     zone: Zone | None = None
     quantile: Annotated[float, Field(gt=0, lt=0.5)] | None = None
+    reference: str | None = None
 
     @model_validator(mode="after")
     def _one_way_to_read(self) -> Structure:
@@ -270,6 +272,10 @@ class Study(Section):
                 if other not in self.masked:
                     known = ", ".join(self.masked)
                     raise ValueError(f"structures.{name}.of: {other!r} is no structure with its own mask ({known})")
+            if structure.reference is not None and structure.reference not in self.masked:
+                known = ", ".join(self.masked)
+                why = f"{structure.reference!r} is no structure with its own mask ({known})"
+                raise ValueError(f"structures.{name}.reference: {why}")
             if structure.zone is not None and structure.zone.axis == "z" and len(self.image.size) < 3:
                 raise ValueError(f"structures.{name}.zone.axis: an image has the axes x and y, not 'z'")
 

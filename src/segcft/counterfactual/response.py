@@ -11,7 +11,7 @@ from torch import Tensor
 from segcft.config.study import Study
 from segcft.counterfactual.model import CounterfactualModel
 from segcft.data.batches import Batch
-from segcft.data.grey import rounded, to_unit
+from segcft.grey import rounded, to_unit
 from segcft.measures.slope import slope
 from segcft.readers.reader import Reader
 

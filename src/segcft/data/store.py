@@ -252,7 +252,7 @@ class Fingerprint:
 
 SHAPE_KEYS = (
     *("size", "channels", "variables", "structures", "pixel_area", "area_unit"),
-    *("measures", "lengths", "zones", "quantiles", "formulas"),
+    *("measures", "lengths", "zones", "quantiles", "references", "formulas"),
 )
 """What a store says of its study; ``measures`` only of structures that are measured by other than their own area,
 and ``lengths``, the sizes of a pixel and their unit, where there are some."""
@@ -268,6 +268,7 @@ def shape_of(study: Study) -> dict[str, Any]:
     }
     zones = {name: one.zone.model_dump(mode="json") for name, one in study.structures.items() if one.zone}
     quantiles = {name: one.quantile for name, one in study.structures.items() if one.quantile is not None}
+    references = {name: one.reference for name, one in study.structures.items() if one.reference is not None}
     formulas = {name: variable.formula for name, variable in study.variables.items() if variable.formula}
     grid = Grid.of(study.image)
     return {
@@ -281,6 +282,7 @@ def shape_of(study: Study) -> dict[str, Any]:
         **({"measures": measures, "lengths": [*grid.pitch, grid.length_unit]} if measures else {}),
         **({"zones": zones} if zones else {}),
         **({"quantiles": quantiles} if quantiles else {}),
+        **({"references": references} if references else {}),
         **({"formulas": formulas} if formulas else {}),
     }
 

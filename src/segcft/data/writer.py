@@ -111,7 +111,7 @@ class StoreWriter:
         if split not in PARTS:
             raise ValueError(f"split must be one of {', '.join(PARTS)}, not {split!r}")
         row: dict[str, Any] = {"id": id, "patient": patient, "split": split}
-        row |= self._values(attributes, self.measurements.exact(masks))
+        row |= self._values(attributes, self.measurements.exact(masks, image))
         row |= {key: _plain(value) for key, value in (extra or {}).items()}
         if self._rows and row.keys() != self._rows[0].keys():
             raise ValueError(f"extra columns {list(extra or {})} differ from those of the first sample")

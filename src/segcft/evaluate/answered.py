@@ -44,7 +44,7 @@ class FactualBatch:
     @cached_property
     def read(self) -> Tensor:
         """The measures that the judge reads, (B, M)."""
-        return self.judge.measurements.read(self.masks)
+        return self.judge.measurements.read(self.masks, self.samples.image)
 
     @cached_property
     def said(self) -> Tensor:
@@ -75,7 +75,7 @@ class GuideBatch:
         """The measures that the guide reads, (B, M)."""
         if self.masks is None:
             return self.guide.read(self.factual.samples.image)
-        return self.factual.judge.measurements.read(self.masks)
+        return self.factual.judge.measurements.read(self.masks, self.factual.samples.image)
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class AnsweredBatch:
     @cached_property
     def read(self) -> Tensor:
         """The measures that the judge reads, (B, M)."""
-        return self.asked.factual.judge.measurements.read(self.masks)
+        return self.asked.factual.judge.measurements.read(self.masks, self.image)
 
     @cached_property
     def said(self) -> Tensor:

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from segcft.counterfactual.model import CounterfactualModel
 from segcft.counterfactual.support import all_limits
-from segcft.data.grey import rounded
 from segcft.data.store import Store
 from segcft.evaluate import names
 from segcft.evaluate.cohort import Cohort, SampleBatch
 from segcft.evaluate.truth import Truth
+from segcft.grey import rounded
 from segcft.measures.measurements import Measurements
 from segcft.readers.reader import MaskReader
 
@@ -194,4 +194,4 @@ class FigureQueries:
         return torch.cat([self.judge.masks(part) for part in parts])
 
     def _read(self, images: Tensor) -> Tensor:
-        return self.judge.measurements.read(self._masks(images))
+        return self.judge.measurements.read(self._masks(images), images)

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from segcft.config.study import Study
 from segcft.data.batches import sequential
-from segcft.data.grey import to_unit
 from segcft.data.store import Store
 from segcft.errors import Code, DataError
+from segcft.grey import to_unit
 
 
 class SampleBatch(NamedTuple):

@@ -15,7 +15,6 @@ from segcft.causal.scm import StructuralCausalModel
 from segcft.config.graph import Graph
 from segcft.config.study import Study
 from segcft.counterfactual.model import Abduction, CounterfactualModel
-from segcft.data.grey import rounded
 from segcft.data.store import Store
 from segcft.evaluate import names
 from segcft.evaluate.answered import AnsweredBatch, AskedBatch, FactualBatch, GuideBatch, ModelBatch
@@ -29,6 +28,7 @@ from segcft.evaluate.pairs import PairQueries, judge_pairs
 from segcft.evaluate.scores import Row, Scores
 from segcft.evaluate.table import few_subjects, render_table
 from segcft.evaluate.truth import Truth
+from segcft.grey import rounded
 from segcft.readers.predictor import Predictor
 from segcft.readers.reader import MaskReader, Reader
 from segcft.utils.atomic import write_text, written

@@ -13,12 +13,12 @@ from torch import Tensor
 
 import segcft
 from segcft.config.study import Study
-from segcft.data.grey import GREY_LEVELS
 from segcft.evaluate.answers import Answers, FigureQueries
 from segcft.evaluate.names import method_name, plain
 from segcft.evaluate.page import Page, blank, frame, outline, percent, show
 from segcft.evaluate.pair_figures import draw_pairs
 from segcft.evaluate.pairs import PairQueries
+from segcft.grey import GREY_LEVELS
 from segcft.io.provenance import KEY, SYNTHETIC
 from segcft.io.rendering import structure_colours
 from segcft.measures.measurements import Measurements
@@ -133,7 +133,7 @@ def _draw_outlined(answers: Answers, labels: Sequence[str], title: str, labelled
         show(axes, image)
         for mask, colour in zip(masks.numpy(), structure_colours(len(masks)), strict=True):
             outline(axes, mask, colour)
-        read = measurements.read(masks[None])[0]
+        read = measurements.read(masks[None], image.cpu()[None])[0]
         axes.set_xlabel("    ".join(f"{_number(float(asked[s]))} / {_number(float(read[s]))}" for s in labelled))
 
     for sample, image in enumerate(answers.samples.image):

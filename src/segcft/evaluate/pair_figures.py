@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segcft.data.grey import GREY_LEVELS
 from segcft.data.pairs import Direction
 from segcft.evaluate.answered import PairedAnswer
 from segcft.evaluate.names import NO_CHANGE, TRUTH, method_name, plain
 from segcft.evaluate.page import frame, outline, show
 from segcft.evaluate.pairs import PairQueries, questions
+from segcft.grey import GREY_LEVELS
 from segcft.io.rendering import structure_colours
 
 PANEL = 1.5

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from segcft.config.study import Study
 from segcft.counterfactual.model import CounterfactualModel
-from segcft.data.grey import GREY_LEVELS, rounded, to_unit
 from segcft.data.pairs import Direction, Pairs, Place
 from segcft.data.store import Store
 from segcft.evaluate import names
@@ -22,6 +21,7 @@ from segcft.evaluate.cohort import Cohort
 from segcft.evaluate.metrics.metric import Result, metrics_of, results_of
 from segcft.evaluate.scores import Scores
 from segcft.evaluate.truth import Drawn
+from segcft.grey import GREY_LEVELS, rounded, to_unit
 from segcft.measures.measurements import Measurements
 from segcft.readers.reader import MaskReader
 from segcft.utils.progress import Progress

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from segcft.config.sources import SimulatedData
 from segcft.config.study import Study
-from segcft.data.grey import to_unit
 from segcft.data.store import Store
+from segcft.grey import to_unit
 from segcft.importers.simulated import make_simulator, mask_order
 
 

@@ -11,8 +11,8 @@ from segcft.config.study import Study
 from segcft.data.augment import Augmenter
 from segcft.data.batches import OTHER, Batch
 from segcft.data.deform import LocalDeformer
-from segcft.data.grey import to_unit
 from segcft.data.pairs import elsewhere_equal
+from segcft.grey import to_unit
 from segcft.grid import Grid
 from segcft.image_models.mechanism import ImageMechanism, Known
 from segcft.measures.measurements import Measurements
@@ -22,13 +22,14 @@ from segcft.training.loop import Objective
 class AugmentedSamples:
     """From a batch of the store to images in [-1, 1] and values, deformed together.
 
-    What a deformation changes is measured again, so that image and values always agree.
+    What that changes is measured again, so that image and values always agree.
     """
 
     def __init__(self, study: Study, spec: Augment) -> None:
-        self.augment, self.deforms = Augmenter(spec), spec.deforms
-        self.columns = study.measured_columns
+        self.augment, self.columns = Augmenter(spec), study.measured_columns
         self.measurements = Measurements.of(study)
+        self.changes = spec.deforms or (self.measurements.of_image and spec.changes_greys)
+        """Whether measures are others once an image is augmented."""
 
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """``batch`` to images (B, C, *size) and values (B, V)."""
@@ -45,18 +46,19 @@ class AugmentedSamples:
         deformed together. A sample that loses a measure so, being moved out of the frame, stays as it is."""
         plain, drawn = to_unit(image), mask.float() / 255
         image, mask = self.augment(plain, drawn, images=len(values))
-        if not self.deforms:
+        if not self.changes:
             return image, mask, list(values)
-        found = [self.measured(one, part) for one, part in zip(values, mask.chunk(len(values), dim=1), strict=True)]
+        parts = zip(values, mask.chunk(len(values), dim=1), image.chunk(len(values), dim=1), strict=True)
+        found = [self.measured(*part) for part in parts]
         lost = (torch.cat(found, dim=1).isnan() & ~torch.cat(values, dim=1).isnan()).any(dim=1)[:, None]
         over = Grid.like(image).over_space(lost)
         image, mask = torch.where(over, plain, image), torch.where(over, drawn, mask)
         return image, mask, [torch.where(lost, one, new) for one, new in zip(values, found, strict=True)]
 
-    def measured(self, values: Tensor, mask: Tensor) -> Tensor:
-        """``values`` (B, V) with the measures of masks (B, S, *size) in 0..1."""
+    def measured(self, values: Tensor, mask: Tensor, image: Tensor) -> Tensor:
+        """``values`` (B, V) with the measures of masks (B, S, *size) in 0..1 of images (B, C, *size)."""
         values = values.clone()
-        values[:, self.columns] = self.measurements.estimate(mask)
+        values[:, self.columns] = self.measurements.estimate(mask, image)
         return values
 
 
@@ -101,7 +103,7 @@ class PairedSamples(AugmentedSamples):
         if self.deform is None:
             return None
         changed, mask, deformed = self.deform(image, mask)
-        return Known(changed, torch.where(deformed[:, None], self.measured(values, mask), values))
+        return Known(changed, torch.where(deformed[:, None], self.measured(values, mask, changed), values))
 
 
 class LikelihoodObjective(Objective):

@@ -20,8 +20,8 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 from segcft.data.batches import sequential
-from segcft.data.grey import to_unit
 from segcft.data.store import Store
+from segcft.grey import to_unit
 from segcft.image_models.mechanism import ImageMechanism
 
 MOST_IMAGES = 500

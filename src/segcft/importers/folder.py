@@ -244,10 +244,10 @@ class Folder:
         with about(path):
             pixels = resize.fit_image(seen.grey, grid, seen.aspect)
         coverage = resize.fit_masks(masks.coverage, grid, seen.aspect)
-        self._check_presence(id, coverage)
+        self._check_presence(id, coverage, pixels)
         return pixels, coverage, (*seen.remarks, *masks.remarks)
 
-    def _check_presence(self, id: str, coverage: NDArray[np.uint8]) -> None:
+    def _check_presence(self, id: str, coverage: NDArray[np.uint8], pixels: NDArray[np.uint8]) -> None:
         names = list(self.study.masked)
         for i, j in itertools.combinations(range(len(names)), 2):
             if coverage[i].any() and np.array_equal(coverage[i], coverage[j]):
@@ -261,7 +261,7 @@ class Folder:
                 raise Rejected(f"{path}: the mask of {name} is empty, and {structure.variable} is on a log scale")
             if name not in self.spec.may_be_absent and not variable.zero_inflated:
                 raise Rejected(f"{path}: the mask of {name} is empty (data.may_be_absent)")
-        for name, number in self.measurements.exact(coverage).items():
+        for name, number in self.measurements.exact(coverage, pixels).items():
             if not (math.isnan(number) or self.study.variables[name].allows(number)):
                 raise Rejected(f"variables.{name}: {number:g} of {id!r} is on a log scale")
 

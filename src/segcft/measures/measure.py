@@ -67,6 +67,18 @@ class Measure(ABC):
     """Whether 0 is nothing, so that a percentage means something. Of a place it does not."""
 
 
+class ImageMeasure(Measure):
+    """A number that is read from the image where the mask of a structure is."""
+
+    @abstractmethod
+    def inside(self, masks: Tensor, image: Tensor, grid: Grid) -> Tensor:
+        """The numbers of soft masks (B, S, *size) in 0..1 on images (B, C, *size) in [-1, 1], (B, S). Gradients flow to
+        both."""
+
+    def estimate(self, masks: Tensor, grid: Grid) -> Tensor:
+        raise ValueError(f"the {self.word} is read from an image, and there is none")
+
+
 def sharpened(masks: Tensor) -> Tensor:
     r"""Soft masks with odds squared, :math:`m^2 / (m^2 + (1 - m)^2)`; masks of zeros and ones stay as they are.
 

@@ -13,15 +13,17 @@ from torch import Tensor
 
 from segcft.config.study import Study, Zone
 from segcft.errors import Code, SegcftError, StudyError
+from segcft.grey import to_unit
 from segcft.grid import Grid
-from segcft.measures.measure import FULL, MEASURES, Measure
+from segcft.measures.measure import FULL, MEASURES, ImageMeasure, Measure
 from segcft.measures.zone import inside
 
 
 class Measurement(NamedTuple):
     """The ``variable`` is the ``measure`` of the ``structure``, which the ``channels`` of masks show together;
     ``may_be_absent``: some have no such structure. No element is in two of them where they are ``disjoint``. Of a
-    ``zone`` only what lies in it counts."""
+    ``zone`` only what lies in it counts. Of what is read from images that of the ``reference``, another channel, is
+    taken off."""
 
     variable: str
     structure: str
@@ -30,6 +32,7 @@ class Measurement(NamedTuple):
     channels: tuple[int, ...]
     disjoint: bool = False
     zone: Zone | None = None
+    reference: int | None = None
 
     @property
     def moves(self) -> bool:
@@ -72,7 +75,9 @@ class Measurements:
             _check(study, name, measure)
             absent = study.variables[one.variable].zero_inflated
             disjoint = all(study.structures[other].label for other in one.of)
-            found.append(Measurement(one.variable, name, measure, absent, study.channels(name), disjoint, one.zone))
+            reference = list(study.masked).index(one.reference) if one.reference else None
+            channels = study.channels(name)
+            found.append(Measurement(one.variable, name, measure, absent, channels, disjoint, one.zone, reference))
         return cls(Grid.of(study.image), tuple(found), tuple(study.masked))
 
     def __len__(self) -> int:
@@ -98,20 +103,38 @@ class Measurements:
         """The unit of all numbers, or "its unit"."""
         return _one_of(self.units, "its unit")
 
-    def estimate(self, masks: Tensor) -> Tensor:
-        """The numbers of soft masks (B, S, *size), (B, M): what training follows. Nothing is ever quite absent."""
+    @property
+    def of_image(self) -> bool:
+        """Whether a number is read from the image too, and not from masks alone."""
+        return any(isinstance(one.measure, ImageMeasure) for one in self.all)
+
+    def estimate(self, masks: Tensor, image: Tensor | None = None) -> Tensor:
+        """The numbers of soft masks (B, S, *size), (B, M): what training follows. Nothing is ever quite absent.
+
+        ``image`` (B, C, *size) in [-1, 1] is what they are of; it is needed where :attr:`of_image` says so.
+        """
         shown = self.shown(masks)
         if not self.all:
             return masks.new_zeros(len(masks), 0)
         first = self.all[0].measure
-        if all(one.measure is first for one in self.all):
+        if all(one.measure is first for one in self.all) and not self.of_image:
             return first.estimate(shown, self.grid)
         numbers: list[Tensor] = [shown] * len(self)
         for measure in {id(one.measure): one.measure for one in self.all}.values():  # each is asked once
             places = [place for place, one in enumerate(self.all) if one.measure is measure]
-            for place, number in zip(places, measure.estimate(shown[:, places], self.grid).unbind(1), strict=True):
+            found = self._read(measure, shown[:, places], image)
+            for place, number in zip(places, found.unbind(1), strict=True):
                 numbers[place] = number
+        for place, one in enumerate(self.all):
+            if one.reference is not None:
+                beside = self._read(one.measure, masks[:, [one.reference]], image)
+                numbers[place] = numbers[place] - beside[:, 0]
         return torch.stack(numbers, dim=1)
+
+    def _read(self, measure: Measure, shown: Tensor, image: Tensor | None) -> Tensor:
+        if isinstance(measure, ImageMeasure) and image is not None:
+            return measure.inside(shown, image, self.grid)
+        return measure.estimate(shown, self.grid)
 
     def shown(self, masks: Tensor) -> Tensor:
         r"""What each number is read from, (B, M, *size), of masks (B, S, *size): a mask, or the union of several, which
@@ -124,13 +147,13 @@ class Measurements:
         whole = _union(masks[:, list(one.channels)], one.disjoint)
         return whole if one.zone is None else inside(whole, self.grid, one.zone)
 
-    def read(self, masks: Tensor) -> Tensor:
-        """The numbers of soft masks (B, S, *size), (B, M), as they are reported.
+    def read(self, masks: Tensor, image: Tensor | None = None) -> Tensor:
+        """The numbers of soft masks (B, S, *size), (B, M), as they are reported; ``image`` as of :meth:`estimate`.
 
         A structure that may be absent is so where no element is likelier inside than not: a sum of probabilities never
         is 0, and no training subject had a structure that cannot be seen.
         """
-        found = self.estimate(masks)
+        found = self.estimate(masks, image)
         if not any(one.may_be_absent for one in self.all):
             return found
         may_be_absent = torch.tensor([one.may_be_absent for one in self.all], device=masks.device)
@@ -138,16 +161,17 @@ class Measurements:
         absent = may_be_absent & (self.shown(masks) <= 0.5).flatten(2).all(dim=2)  # of which NaN says nothing
         return torch.where(absent, nothing, found)
 
-    def exact(self, coverage: NDArray[np.uint8]) -> dict[str, float]:
-        """Variable -> its number in masks that experts drew, coverage (S, *size)."""
+    def exact(self, coverage: NDArray[np.uint8], pixels: NDArray[np.uint8]) -> dict[str, float]:
+        """Variable -> its number in masks that experts drew, coverage (S, *size), of an image (C, *size)."""
         found = {}
         for one in self.all:
             chosen = coverage[list(one.channels)]
-            if len(chosen) == 1 and one.zone is None:
+            if len(chosen) == 1 and one.zone is None and not isinstance(one.measure, ImageMeasure):
                 found[one.variable] = float(one.measure.exact(chosen, self.grid)[0])
             else:
                 soft = torch.from_numpy(coverage).to(torch.float64)[None] / FULL
-                found[one.variable] = float(one.measure.estimate(self._shown(soft, one)[:, None], self.grid))
+                alone = Measurements(self.grid, (one,), self.masks)
+                found[one.variable] = float(alone.estimate(soft, to_unit(torch.from_numpy(pixels.copy())[None])))
         return found
 
 
@@ -161,6 +185,12 @@ def _check(study: Study, name: str, measure: Measure) -> None:
     if (measure.placed or study.structures[name].zone) and (view.rotate or view.shift):
         why = f"views that turn or shift change {of}; leave out 'rotate' and 'shift'"
         raise StudyError(Code.CONFLICT, "finetune.view", why)
+    if isinstance(measure, ImageMeasure) and (view.contrast or view.brightness or view.gamma):
+        why = f"views of other greys change {of}; leave out 'contrast', 'brightness' and 'gamma'"
+        raise StudyError(Code.CONFLICT, "finetune.view", why)
+    if study.structures[name].reference and not isinstance(measure, ImageMeasure):
+        why = f"{of} is read from a mask, so there is nothing to take off"
+        raise StudyError(Code.CONFLICT, f"structures.{name}.reference", why)
     if math.isnan(measure.absent) and study.variables[variable].zero_inflated:
         why = f"{of} is never 0: where the structure is absent, it has none"
         raise StudyError(Code.CONFLICT, f"variables.{variable}.zero_inflated", why)

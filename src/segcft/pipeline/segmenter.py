@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from segcft.data.grey import to_unit
 from segcft.errors import Code, DataError
+from segcft.grey import to_unit
 from segcft.importers.masks import BITS, Coverage, largest_parts
 from segcft.io.reject import Rejected
 from segcft.pipeline.run import Run

@@ -26,7 +26,7 @@ from segcft.config.stages import RegressorSpec
 from segcft.config.variable import Variable
 from segcft.data.augment import Augmenter
 from segcft.data.batches import Batch
-from segcft.data.grey import to_unit
+from segcft.grey import to_unit
 from segcft.readers.regressor import resnet
 from segcft.training.loop import Objective
 

@@ -36,10 +36,10 @@ class MaskReader(Reader):
         return torch.sigmoid(self(x))
 
     def estimate(self, x: Tensor) -> Tensor:
-        return self.measurements.estimate(self.masks(x))
+        return self.measurements.estimate(self.masks(x), x)
 
     def read(self, x: Tensor) -> Tensor:
-        return self.measurements.read(self.masks(x))
+        return self.measurements.read(self.masks(x), x)
 
 
 class NoStructures(MaskReader):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from segcft.config.stages import RegressorSpec
 from segcft.data.augment import Augmenter
 from segcft.data.batches import Batch
-from segcft.data.grey import to_unit
+from segcft.grey import to_unit
 from segcft.measures.measurements import Measurements
 from segcft.readers.reader import Reader
 from segcft.training.loop import Objective
@@ -76,16 +76,17 @@ class RegressorObjective(Objective):
 
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         image, mask = self.augment(to_unit(batch["image"]), batch["mask"].float() / 255)
-        return _squared_error(self.network(image), self._standardised(mask)).nanmean(), {}
+        return _squared_error(self.network(image), self._standardised(mask, image)).nanmean(), {}
 
     def validate(self, batch: Batch) -> Tensor:
         """The loss, without augmentation."""
-        true = self._standardised(batch["mask"].float() / 255)
-        return _squared_error(self.network(to_unit(batch["image"])), true).nanmean(dim=1)
+        image = to_unit(batch["image"])
+        true = self._standardised(batch["mask"].float() / 255, image)
+        return _squared_error(self.network(image), true).nanmean(dim=1)
 
-    def _standardised(self, mask: Tensor) -> Tensor:
-        """The measured values of masks (B, S, *size), as the network gives them, (B, M)."""
-        return (self.measurements.estimate(mask) - self.network.mean) / self.network.std
+    def _standardised(self, mask: Tensor, image: Tensor) -> Tensor:
+        """The measured values of masks (B, S, *size) of images, as the network gives them, (B, M)."""
+        return (self.measurements.estimate(mask, image) - self.network.mean) / self.network.std
 
 
 def _squared_error(read: Tensor, true: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from segcft.config.segmentors import SegmentorSpec
 from segcft.data.augment import Augmenter
 from segcft.data.batches import Batch
-from segcft.data.grey import to_unit
+from segcft.grey import to_unit
 from segcft.measures.measurements import Measurements
 from segcft.readers.reader import MaskReader
 from segcft.training.loop import Objective

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from segcft.counterfactual.model import CounterfactualModel
 from segcft.counterfactual.support import limits
-from segcft.data.grey import rounded
 from segcft.errors import Code, RunError
 from segcft.evaluate import names
 from segcft.evaluate.cohort import Cohort
@@ -22,6 +21,7 @@ from segcft.evaluate.evaluation import asked_values
 from segcft.evaluate.metrics.effectiveness import error_of
 from segcft.evaluate.metrics.metric import metrics_of
 from segcft.evaluate.truth import Truth
+from segcft.grey import rounded
 from segcft.measures.measurements import Measurements
 from segcft.readers.reader import MaskReader
 
@@ -180,7 +180,7 @@ def _cases(
     samples, asked = cohort.samples(here), after[here]
     answers = rounded(model.abduct(samples.image, samples.values).predict(asked))
     masks = judge.masks(answers)
-    read = judge.measurements.read(masks)[:, s]
+    read = judge.measurements.read(masks, answers)[:, s]
     mask_before, mask_after = (judge.measurements.shown(one)[:, s] for one in (judge.masks(samples.image), masks))
     again = error_of(study).error(read[:, None], asked[:, [column]])[:, 0].double().cpu().numpy()
     ids = [cohort.named("id")[place] for place in places]

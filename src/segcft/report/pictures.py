@@ -11,7 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from segcft.data.grey import GREY_LEVELS, to_grey_levels
+from segcft.grey import GREY_LEVELS, to_grey_levels
 from segcft.io.outline import outlines
 from segcft.io.provenance import SYNTHETIC
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from segcft.config.study import Study
 from segcft.counterfactual.model import CounterfactualModel
-from segcft.data.grey import GREY_LEVELS
 from segcft.evaluate.answered import AnsweredBatch, ModelBatch
 from segcft.evaluate.metrics.metric import GREY, METRICS, Metric, Result, Words
+from segcft.grey import GREY_LEVELS
 
 
 def grey_difference(a: Tensor, b: Tensor) -> Tensor:

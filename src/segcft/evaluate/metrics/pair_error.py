@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcft.config.study import Study
-from segcft.data.grey import GREY_LEVELS
 from segcft.evaluate.answered import PairedAnswer
 from segcft.evaluate.locality import mean_inside
 from segcft.evaluate.metrics.metric import GREY, METRICS, PairMetric, Result, Words
 from segcft.evaluate.names import TRUTH
+from segcft.grey import GREY_LEVELS
 
 
 class PairError(PairMetric):

@@ -31,7 +31,7 @@ of those that a method obtains."""
             return
         asked, factual = answer.asked, answer.asked.factual
         obtained = answer.read - factual.read
-        true = factual.judge.measurements.read(asked.truth.mask) - factual.known
+        true = factual.judge.measurements.read(asked.truth.mask, asked.truth.image) - factual.known
         for s, structure in enumerate(factual.study.structures):
             values, weights = slopes(obtained[:, s], true[:, s])
             yield Result(values, structure, weights)

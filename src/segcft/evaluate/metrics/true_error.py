@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from segcft.config.study import Study
-from segcft.data.grey import GREY_LEVELS
 from segcft.evaluate.answered import AnsweredBatch
 from segcft.evaluate.locality import changed_region, mean_inside
 from segcft.evaluate.metrics.metric import GREY, METRICS, Metric, Result, Words
 from segcft.evaluate.names import TRUTH
+from segcft.grey import GREY_LEVELS
 
 
 class TrueError(Metric):

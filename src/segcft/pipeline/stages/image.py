@@ -17,9 +17,9 @@ from segcft.counterfactual.finetune import CounterfactualObjective, constraint_l
 from segcft.counterfactual.model import CounterfactualModel
 from segcft.counterfactual.response import response_slopes
 from segcft.data.batches import Batch, Batches
-from segcft.data.grey import to_unit
 from segcft.data.pairs import Pairs
 from segcft.errors import Code, RunError
+from segcft.grey import to_unit
 from segcft.image_models.mechanism import MECHANISMS
 from segcft.image_models.objective import LikelihoodObjective
 from segcft.image_models.typicality import typical_ranges

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from segcft.config.study import Study
 from segcft.data.batches import Batch, Batches, sequential
-from segcft.data.grey import to_unit
 from segcft.data.splits import JUDGE
 from segcft.data.store import Store
 from segcft.errors import Code, RunError
+from segcft.grey import to_unit
 from segcft.measures.measurements import Measurements
 from segcft.pipeline.run import Run
 from segcft.pipeline.runner import Pipeline
