@@ -244,7 +244,7 @@ def test_a_change_replaces_values_and_lists_and_goes_into_mappings() -> None:
         ({"best": {"finetune": {"als": 0}}}, "variants.best: finetune.als", "unknown key; did you mean 'also'?"),
         ({"best": {"finetune": {"also": 2}}}, "variants.best: finetune.also", "less than or equal to 1"),
         ({"best": {"hvae": {"levels": []}}}, "variants.best: hvae.levels", "at least 1 item"),
-        ({"best": {"judge": {"steps": 3}}}, "variants.best", "cannot change 'judge', only segmentor, regressor, scm"),
+        ({"best": {"judge": {"steps": 3}}}, "variants.best", "cannot change 'judge', only segmentor, regressor,"),
         ({"best": {"evaluation": {"seed": 3}}}, "variants.best", "cannot change 'evaluation'"),
         ({"best": {}, "same": {"finetune": {"also": 0.0}}}, "variants.same", "the same study as variants.best"),
     ],

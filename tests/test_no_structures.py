@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from PIL import Image
@@ -16,16 +18,18 @@ import segcft
 from segcft.app.catalogue import Catalogue
 from segcft.app.server import make_app
 from segcft.cli.entry import main
-from segcft.config.loader import parse_study
+from segcft.config.loader import load_study, parse_study
 from segcft.config.outline import Outline, leaves_out
 from segcft.config.study import Study
 from segcft.data.store import Store
 from segcft.errors import Code, RunError, StudyError
+from segcft.evaluate.comparison import Judged, compare, render_comparison
 from segcft.pipeline.judging import load_judge
 from segcft.pipeline.publish import publish
 from segcft.pipeline.run import Run
 from segcft.pipeline.runner import Pipeline
 from segcft.planning.plan import usual_study
+from segcft.report.results import Result
 from segcft.training.loop import make_fabric
 from tests.conftest import MakeOnce, changed, small_mapping
 
@@ -67,6 +71,9 @@ def test_it_has_no_masks_and_no_one_who_reads_them() -> None:
     assert study.segmentor is study.judge is None
     assert study.attributes == study.asked == ("sex", "age")
     assert study == Study.model_validate(study.model_dump(mode="json"))
+    raw = trait_mapping()
+    del raw["finetune"]["guides"]  # there is one
+    assert parse_study(raw | {"structures": None}) == study
 
 
 @pytest.mark.parametrize(
@@ -126,9 +133,8 @@ def test_every_stage_runs(trait_run: Run) -> None:
             for metric in ("attribute error", "attribute slope", "direct effect", "reversibility"):
                 assert (metric, method, asked) in found
     assert not any(metric in ("mape", "locality", "dice") for metric, *_ in found)
-    assert all(row["value"] is not None for row in rows)
     figures = {path.name for path in (trait_run.evaluation / "figures").iterdir()}
-    assert figures == {f"{kind}-{name}.png" for kind in ("counterfactuals", "differences") for name in ("sex", "age")}
+    assert figures == {f"attribute-{name}{kind}.png" for kind in ("", "-differences") for name in ("sex", "age")}
     for stage in ("cft-predictor", "evaluate"):
         assert Pipeline(trait_run, make_fabric("cpu")).run_stage(stage) is None  # up to date, and no error
 
@@ -183,6 +189,52 @@ def test_files_need_no_masks(tmp_path: Path) -> None:
     store = Store(tmp_path / "run" / "store")
     assert store.masks.shape == (12, 0, 32, 32)
     assert sorted(store.table["age"]) == list(range(40, 52))
+
+
+def test_a_planned_file_is_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = {key: trait_mapping()[key] for key in ("name", "variables", "data")}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(given | {"image": {"size": [32, 32]}}), encoding="utf-8")
+    planned = tmp_path / "planned.yaml"
+    assert main(["plan", str(tmp_path / "study.yaml"), "--hours", "0.01", "--out", str(planned)]) == 0
+    assert load_study(planned).structures == {}
+    capsys.readouterr()
+
+
+def test_its_ablation_compares_attributes(trait_run: Run, tmp_path: Path) -> None:
+    scores = pd.read_parquet(trait_run.evaluation / "scores.parquet")
+    rows = compare([Judged("base", scores, {"predictor": 1.0})], trait_run.study)
+    errors = {row["column"]: row["value"] for row in rows}
+    assert errors["sex"] is not None
+    assert errors["age"] is not None
+    text = render_comparison(rows, trait_run.study, "Ablation", {"base": ""})
+    assert "sex |" in text
+    assert "18 validation people" in text
+    assert "structure" not in text
+
+
+def test_a_balanced_set_of_it_is_refused(trait_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["augment", str(trait_run.folder), str(tmp_path / "set"), "--variable", "age", "--label", "sex"]
+    assert main(words) == 1
+    assert "error: " in capsys.readouterr().err
+
+
+def test_answers_need_no_one_who_judges_attributes(trait_run: Run, tmp_path: Path, image: Any) -> None:
+    shutil.copytree(trait_run.folder, tmp_path / "run")
+    Run(tmp_path / "run").path("predictor-judge").unlink()
+    answer = segcft.load(tmp_path / "run").counterfactual(image, {"sex": "F", "age": 50}, {"sex": "M"})
+    assert answer.record["variables"]["sex"]["after"] == "M"
+
+
+def test_nobody_who_judges_leaves_nothing_to_compare(tmp_path: Path) -> None:
+    raw = trait_mapping(**{"finetune.guides": []})
+    del raw["predictor"], raw["predictor_judge"]
+    run = Run(tmp_path, parse_study(raw))
+    run.write_study()
+    run.evaluation.mkdir()
+    (run.evaluation / "table.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(RunError) as refused:
+        Result.read(tmp_path)
+    assert refused.value.code == Code.UNSUPPORTED
 
 
 def test_a_segmentor_is_no_judge_of_it(trait_run: Run, small_run: Run) -> None:

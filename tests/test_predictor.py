@@ -92,7 +92,7 @@ def test_it_asks_for_as_much_as_people_differ_and_not_for_the_number() -> None:
     odds = 3 * (values[:, 0] - 0.5) + 0.02 * (values[:, 2] - 150)
     noise = 0.2 * torch.randn(400, generator=torch.Generator().manual_seed(1))
     said = torch.stack([-odds / 2, odds / 2, age / 2 + noise], dim=1)
-    network.fit_response(said, values)
+    network.fit_response(said, values, judges=False)
     before = torch.tensor([[0.0, 50.0, 150.0]])
     older, male, larger = before.clone(), before.clone(), before.clone()
     older[0, 1], male[0, 0], larger[0, 2] = 60.0, 1.0, 200.0
@@ -110,12 +110,34 @@ def test_of_few_people_it_asks_for_less() -> None:
     for count in (400, 6):
         values = people(count)
         age = (values[:, 1] - network.mean[1]) / network.std[1]
-        network.fit_response(torch.stack([0 * age, 0 * age, age], dim=1), values)
+        network.fit_response(torch.stack([0 * age, 0 * age, age], dim=1), values, judges=False)
         before, older = torch.tensor([[0.0, 50.0, 150.0]]), torch.tensor([[0.0, 60.0, 150.0]])
         found.append(float(network.expected(before, older)[0, 2]))
     assert 0 < found[1] < found[0]
-    network.fit_response(torch.zeros(1, 3), people(1))  # one says nothing: what was learnt stays
-    assert float(network.expected(before, older)[0, 2]) == found[1]
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.5])
+def test_who_judges_measures_against_all_that_people_show(missing: float) -> None:
+    """What is obtained as people differ is a slope of 1, also of few people and where values are missing."""
+    network, values = predictor(), people(60)
+    age = (values[:, 1] - network.mean[1]) / network.std[1]
+    said = torch.stack([-values[:, 0], values[:, 0], age / 2], dim=1)
+    gone = torch.rand(60, generator=torch.Generator().manual_seed(2)) < missing
+    values[gone, 2] = math.nan  # the measure: who lacks it still tells of sex and age
+    network.fit_response(said, values, judges=True)
+    before = torch.tensor([[0.0, 50.0, 150.0]])
+    older, male = before.clone(), before.clone()
+    older[0, 1], male[0, 0] = 60.0, 1.0
+    assert float(network.expected(before, older)[0, 2]) == pytest.approx(5 / float(network.std[1]), rel=1e-3)
+    assert float(network.expected(before, male)[0] @ torch.tensor([-1.0, 1, 0])) == pytest.approx(2, rel=1e-3)
+
+
+def test_of_too_few_people_who_judges_says_nothing() -> None:
+    network = predictor()
+    network.fit_response(torch.randn(19, 3), people(19), judges=True)  # four features
+    assert not network.response.any()
+    network.fit_response(torch.randn(20, 3), people(20), judges=True)
+    assert network.response.any()
 
 
 def test_what_is_not_set_keeps_what_was_said_of_this_person() -> None:
@@ -137,6 +159,10 @@ def test_it_learns_from_what_is_known() -> None:
     batch = {"image": (255 * torch.rand(12, 1, 16, 16)).to(torch.uint8), "values": values}
     assert objective.validate(batch).isfinite().all()
     assert_gradient_leads_down(lambda: objective(batch, 0)[0], network.parameters())
+    values[:, 0] = math.nan  # of nobody in the batch it is known: the other counts
+    assert_gradient_leads_down(lambda: objective(batch, 0)[0], network.parameters())
+    values[:] = math.nan
+    assert objective(batch, 0)[0] == 0
 
 
 # --- studies ----------------------------------------------------------------------------------------------
@@ -153,6 +179,7 @@ def test_what_is_measured_or_derived_is_no_attribute(make_small_study: MakeStudy
     [
         ({"predictor": SPEC}, "predictor_judge:"),
         ({"predictor": SPEC, "predictor_judge": SPEC}, "predictor_judge.seed:"),
+        (PREDICTORS | {"splits": {"train": 0.8, "validation": 0.0, "test": 0.2}}, "predictor:"),
     ],
 )
 def test_a_guide_of_attributes_needs_another_judge(
@@ -233,6 +260,8 @@ def test_the_table_has_every_attribute_and_the_direct_effects(attribute_run: Run
         } <= read
     slopes = {(row["intervention"], row["structure"]) for row in rows if row["metric"] == "attribute slope"}
     assert slopes == {(asked, name) for name in ("sex", "age") for asked in (name, directly(name))}
+    # Of the 18 validation people 30 would be needed for a fit of six features.
+    assert all(row["value"] is None for row in rows if row["metric"] == "attribute slope")
     effects = {(row["method"], row["intervention"]): row["value"] for row in rows if row["metric"] == "direct effect"}
     assert effects.keys() >= {("segmentor", directly("sex")), (NO_CHANGE, directly("age"))}
     assert effects[NO_CHANGE, directly("sex")] == 0

@@ -41,7 +41,7 @@ from segcft.config.study import Study
 from segcft.counterfactual.support import all_limits
 from segcft.counterfactual.warnings import NOTABLE
 from segcft.data.store import Store
-from segcft.errors import Code, DataError, InterventionError
+from segcft.errors import Code, DataError, InterventionError, RunError
 from segcft.evaluate.names import METHODS
 from segcft.grey import to_grey_levels, to_unit
 from segcft.io.provenance import png_bytes
@@ -145,6 +145,8 @@ class _Augmentation:
         self, run: Run, out: Path, recipe: Recipe, data: Path | None, device: torch.device, progress: Progress
     ) -> None:
         self.run, self.study, self.out, self.recipe = run, run.study, out, recipe
+        if not run.study.structures:
+            raise RunError(Code.UNSUPPORTED, run.folder, "without structures nobody checks what images of a set show")
         self.device, self.progress = device, progress
         methods = run.methods()
         shown = {title: name for name, title in METHODS.items()}

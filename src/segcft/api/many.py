@@ -124,7 +124,7 @@ def answer_all(
 
 
 def _settings(run: Run, method: str | None, draws: int, dicom: bool) -> dict[str, Any]:
-    parts = (*run.judges, "scm", *run.methods().values())
+    parts = (*run.asked, *run.methods().values())
     model = {part: artefact.read_meta(run.path(part))["key"] for part in parts}
     return {"batch": "counterfactuals", "model": model, "method": method, "draws": draws, "dicom": dicom}
 

@@ -58,7 +58,7 @@ class Model:
         self.run.require_card()
         self.judge = self.run.judge(self.device)
         self._models: dict[str, CounterfactualModel] = {}
-        people = self.run.training_values(["scm", *self.run.judges, *self.methods.values()])
+        people = self.run.training_values([*self.run.asked, *self.methods.values()])
         self.people = torch.from_numpy(people).to(self.device)
         """Values of the training subjects, or of made-up ones that stand for them, (N, V)."""
 

@@ -49,7 +49,8 @@ def add_ask(command: Command) -> None:
     asked.add_argument(
         "--method",
         default=None,
-        help="No CFT, Reg-CFT or Seg-CFT; also none, regressor, segmentor (default: the last of these that is trained)",
+        help="No CFT, Reg-CFT, Seg-CFT or Pred-CFT; also none, regressor, segmentor, predictor (default: the last of "
+        "these that is trained)",
     )
     asked.add_argument(
         "--draws",

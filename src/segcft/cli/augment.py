@@ -21,7 +21,8 @@ def add_augment(command: Command) -> None:
     parser.add_argument(
         "--method",
         default="",
-        help="No CFT, Reg-CFT or Seg-CFT; also none, regressor, segmentor (default: the last of these that is trained)",
+        help="No CFT, Reg-CFT, Seg-CFT or Pred-CFT; also none, regressor, segmentor, predictor (default: the last of "
+        "these that is trained)",
     )
     parser.add_argument(
         "--draws",

@@ -40,7 +40,7 @@ class _Keys(Section):
     description: str = ""
     variables: dict[str, Variable] = Field(min_length=1)
     confounded: tuple[tuple[str, str], ...] = ()
-    structures: dict[str, Structure] = Field(default_factory=dict)
+    structures: dict[str, Structure] | None = None
     data: Annotated[FolderData | SimulatedData, Field(discriminator="source")]
     image: Given = None
     splits: Given = None
@@ -108,6 +108,8 @@ def read_study(path: str | Path) -> Study | Outline:
 
 def leaves_out(raw: dict[str, Any]) -> bool:
     """Whether a study file leaves out keys that have no default and that a plan can give."""
+    if any(key in raw and raw[key] is None for key in ("predictor", "predictor_judge")):
+        return True  # named, and nothing said of it
     try:
         Study.model_validate(raw)
     except ValidationError as error:
@@ -115,7 +117,7 @@ def leaves_out(raw: dict[str, Any]) -> bool:
         if any(keys[0] in PLANNED for keys in missing):
             return True
         if not raw.get("structures"):
-            return False
+            return False  # nobody is guided by a regressor
         finetune = raw.get("finetune")
         guides = finetune.get("guides", ("regressor",)) if isinstance(finetune, dict) else ()
         return "regressor" not in raw and isinstance(guides, list | tuple) and "regressor" in guides and not missing

@@ -166,9 +166,12 @@ class Study(Section):
     @model_validator(mode="before")
     @classmethod
     def _no_structures_need_no_masks(cls, given: Any) -> Any:
-        if isinstance(given, dict) and not given.get("structures"):
-            return {"segmentor": None, "judge": None} | given
-        return given
+        if not isinstance(given, dict) or given.get("structures"):
+            return given
+        alone: dict[str, Any] = {"segmentor": None, "judge": None} | given | {"structures": {}}
+        if isinstance(given.get("finetune"), dict):
+            alone["finetune"] = {"guides": ["predictor"]} | given["finetune"]
+        return alone
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Study:
@@ -176,7 +179,7 @@ class Study(Section):
             raise ValueError("image.size: give (height, width); volumes are not supported yet")
         self._check_graph()
         self._check_structures()
-        if self.splits.folds is not None and isinstance(self.data, FolderData) and self.data.split is not None:
+        if self.splits.folds is not None and self._has_split:
             raise ValueError(
                 "data.split: the table gives the split, so there are no folds to draw; leave out one of them"
             )
@@ -302,6 +305,9 @@ class Study(Section):
         for name, spec in (("predictor", self.predictor), ("predictor_judge", self.predictor_judge)):
             if spec is not None and not self.attributes:
                 raise ValueError(f"{name}: every variable is measured or derived, so there is nothing to predict")
+            if spec is not None and not self.splits.validation and not self._has_split:
+                why = "validation samples say how much of an attribute is to be seen, and there are none"
+                raise ValueError(f"{name}: {why} (splits.validation)")
         if self.predictor is None:
             if "predictor" in self.finetune.guides:
                 raise ValueError("predictor: this key is required, as finetune.guides names the predictor")
@@ -332,6 +338,10 @@ class Study(Section):
             if name not in places:
                 where, known = "evaluation.pairs.place", ", ".join(places) or "none"
                 raise ValueError(f"{where}: {name!r} is no other categorical variable or column of data.keep ({known})")
+
+    @property
+    def _has_split(self) -> bool:
+        return isinstance(self.data, FolderData) and self.data.split is not None
 
     @property
     def attributes(self) -> tuple[str, ...]:

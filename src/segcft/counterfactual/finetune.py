@@ -127,10 +127,11 @@ class CounterfactualObjective(Objective):
         do[:, targets] = torch.where(chosen, self.marginal[donors, targets], torch.nan)
         return do
 
-    def guide_loss(self, guide: Reader, image: Tensor, values: Tensor) -> Tensor:
+    def guide_loss(self, image: Tensor, values: Tensor) -> Tensor:
         """Error of what the guide reads, in units of ``area_scale``, mean of all measured variables."""
+        assert self.guide is not None
         seen, _ = self.view(image, image[:, :0])
-        return self._size((guide.estimate(seen) - values[:, self.measured]) / self.area_scale)
+        return self._size((self.guide.estimate(seen) - values[:, self.measured]) / self.area_scale)
 
     def attribute_losses(self, predictor: Predictor, image: Tensor, before: Batch, after: Tensor) -> list[Tensor]:
         """Of each attribute, how far the predictor's reading of counterfactuals ``image`` (B, C, *size) is from what
@@ -171,7 +172,8 @@ class CounterfactualObjective(Objective):
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         image, values, known = self.samples.pairs(batch)
         counterfactual, do, guided, violation = self._intervene(image, values, known)
-        change = (self.changed_share(counterfactual - image) * self.charged(do)).mean()
+        charged = self.charged(do)
+        change = (self.changed_share(counterfactual - image) * charged).sum() / charged.sum().clamp(min=1)
         price = self.price(guided, step)
         # Damping stiffens the multiplier where the constraint is violated, so that it does not oscillate.
         weight = (self.multiplier + self.spec.damping * violation.detach()).clamp(min=0)
@@ -202,7 +204,7 @@ class CounterfactualObjective(Objective):
         total, count = counterfactual.new_zeros(()), 0
         if self.guide is not None:
             count = len(self.measured)
-            total = count * self.guide_loss(self.guide, counterfactual, after)
+            total = count * self.guide_loss(counterfactual, after)
         if self.predictor is not None:
             before = {"image": image, "values": values}
             losses = self.attribute_losses(self.predictor, counterfactual, before, after)

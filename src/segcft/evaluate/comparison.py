@@ -11,6 +11,7 @@ import pandas as pd
 from segcft.config.stages import EvaluationSpec
 from segcft.config.study import Study
 from segcft.evaluate.bootstrap import bootstrap_means
+from segcft.evaluate.metrics.attributes import AttributeReading
 from segcft.evaluate.metrics.effectiveness import error_of
 from segcft.evaluate.metrics.metric import Metric, metrics_of
 from segcft.evaluate.names import method_name, plain
@@ -86,6 +87,9 @@ def _columns(scores: pd.DataFrame, study: Study) -> Iterator[tuple[str, pd.Serie
     errors = scores[scores["metric"] == study.evaluation.metric]
     elsewhere = errors[~errors["intervened"]].groupby(SAMPLE[:2])
     chosen = {name: errors[errors["intervened"] & (errors["structure"] == name)] for name in study.structures}
+    read = scores[scores["metric"] == AttributeReading.name]
+    for name in _predicted(study):
+        chosen[name] = read[(read["intervention"] == name) & (read["structure"] == name)]
     if len(elsewhere):
         chosen[WORST] = elsewhere.get_group(elsewhere["value"].mean().idxmax())
     whole = scores[scores["structure"] == ""]
@@ -111,7 +115,7 @@ def _difference(pairs: pd.Series | None, spec: EvaluationSpec) -> Row:
 def render_comparison(rows: Sequence[Row], study: Study, title: str, runs: Mapping[str, str]) -> str:
     """The rows of :func:`compare` as Markdown; ``runs`` are all runs, and of each what is to be said about it."""
     columns = [
-        *(Column(structure, plain(structure)) for structure in study.structures),
+        *(Column(name, plain(name)) for name in (*study.structures, *_predicted(study))),
         Column(WORST, "elsewhere, worst"),
         *(Column(m.name, m.words(study).title, m.digits, m.factor) for m in pooled(study)),
         Column(SECONDS, "training, s", digits=0),
@@ -123,9 +127,9 @@ def render_comparison(rows: Sequence[Row], study: Study, title: str, runs: Mappi
         [run, method_name(method), *(_cell(found.get((run, method, column.name)), column) for column in used)]
         for run, method in lines
     ]
-    error, word = error_of(study), Measurements.of(study).word
     first = next(iter(runs))
-    samples = max((row["n"] for row in rows if row["column"] in study.structures), default=0)
+    about = {*study.structures, *_predicted(study)}
+    samples = max((row["n"] for row in rows if row["column"] in about), default=0)
     shown = {column.name for column in used}
     explained = "\n".join(filter(None, (metric.line(study) for metric in pooled(study) if metric.name in shown)))
     said = "\n".join(f"- {run}: {text}" if text else f"- {run}" for run, text in runs.items())
@@ -134,10 +138,7 @@ def render_comparison(rows: Sequence[Row], study: Study, title: str, runs: Mappi
 
 {grid(["variant", "method", *(column.head for column in used)], body, labels=2)}
 
-- {", ".join(plain(name) for name in study.structures)}: error ({error.name.upper()}) of that structure's {word} in \
-{error.unit(study)},
-  when it is the one intervened on; lower is better.
-- elsewhere, worst: the largest error of a structure under an intervention on something else.
+{_errors_in_words(study)}
 {explained}
 - training: seconds of all parts that the method needs, as recorded when they were trained.
 
@@ -148,6 +149,30 @@ differs one is marked by chance, and another seed of training may differ as well
 
 {said}
 """
+
+
+def _predicted(study: Study) -> tuple[str, ...]:
+    """The attributes that somebody judges."""
+    return study.attributes if study.predictor_judge is not None else ()
+
+
+def _errors_in_words(study: Study) -> str:
+    """What the columns of structures and attributes are, a line each."""
+    lines = []
+    if study.structures:
+        error, word = error_of(study), Measurements.of(study).word
+        names = ", ".join(plain(name) for name in study.structures)
+        lines += [
+            f"- {names}: error ({error.name.upper()}) of that structure's {word} in {error.unit(study)},\n"
+            "  when it is the one intervened on; lower is better.",
+            "- elsewhere, worst: the largest error of a structure under an intervention on something else.",
+        ]
+    if _predicted(study):
+        names = ", ".join(plain(name) for name in _predicted(study))
+        lines += [
+            f"- {names}: error of what an independent predictor reads, when it is intervened on; lower is better."
+        ]
+    return "\n".join(lines)
 
 
 def _cell(row: Row | None, column: Column) -> str:

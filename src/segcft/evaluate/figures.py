@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def write_figures(
 ) -> None:
     """Write ``counterfactuals-<structure>.png``, ``differences-<structure>.png`` and ``asked-obtained.png``, and
     ``progression.png`` and ``pairs-<question>.png`` where the study has them. Where attributes are judged, each has the
-    first two figures as well.
+    first two figures as well, as ``attribute-NAME.png`` and ``attribute-NAME-differences.png``.
 
     Each of ``parts`` gives the queries about a part of the samples, with models and judge of their own: a fold. They
     are asked one after the other, so that the models of one at a time are needed.
@@ -75,8 +76,9 @@ def write_figures(
         for name, found in traits.items():
             shown, labels = Answers.joined(found), _levels(name, study)
             title = f"do({plain(name)})"
-            _save(_draw_outlined(shown, labels, title, [], study), folder / f"counterfactuals-{name}.png", study)
-            _save(draw_differences(shown, labels, title, study), folder / f"differences-{name}.png", study)
+            file = "attribute-" + re.sub(r"[^\w.-]+", "_", name)  # a variable may have any name
+            _save(_draw_outlined(shown, labels, title, [], study), folder / f"{file}.png", study)
+            _save(draw_differences(shown, labels, title, study), folder / f"{file}-differences.png", study)
             task.advance()
         whole = {s: {m: torch.cat([one[m] for one in found]) for m in found[0]} for s, found in curves.items()}
         if whole:

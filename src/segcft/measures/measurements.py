@@ -161,8 +161,10 @@ class Measurements:
         absent = may_be_absent & (self.shown(masks) <= 0.5).flatten(2).all(dim=2)  # of which NaN says nothing
         return torch.where(absent, nothing, found)
 
-    def exact(self, coverage: NDArray[np.uint8], pixels: NDArray[np.uint8]) -> dict[str, float]:
-        """Variable -> its number in masks that experts drew, coverage (S, *size), of an image (C, *size)."""
+    def exact(self, coverage: NDArray[np.uint8], pixels: NDArray[np.uint8] | None = None) -> dict[str, float]:
+        """Variable -> its number in masks that experts drew, coverage (S, *size). Where :attr:`of_image` says so it
+        needs the image's ``pixels`` (C, *size)."""
+        image = None if pixels is None else to_unit(torch.from_numpy(pixels.copy())[None])
         found = {}
         for one in self.all:
             chosen = coverage[list(one.channels)]
@@ -171,7 +173,7 @@ class Measurements:
             else:
                 soft = torch.from_numpy(coverage).to(torch.float64)[None] / FULL
                 alone = Measurements(self.grid, (one,), self.masks)
-                found[one.variable] = float(alone.estimate(soft, to_unit(torch.from_numpy(pixels.copy())[None])))
+                found[one.variable] = float(alone.estimate(soft, image))
         return found
 
 

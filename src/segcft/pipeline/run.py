@@ -195,6 +195,11 @@ class Run:
         """The parts that judge: of measures, where there are any, and of attributes."""
         return tuple(part for part in ("judge", "predictor-judge") if part in self.parts)
 
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The parts that every answer needs, beside a mechanism of the image."""
+        return tuple(part for part in ("judge", "scm") if part in self.parts)
+
     def judge(self, device: torch.device | str = "cpu") -> MaskReader:
         """Who reads the measures, on ``device``; of a study without structures there are none.
 

@@ -49,9 +49,9 @@ FINETUNE: Keys = {
 """Fine-tuning, whatever the data."""
 
 VIEW = ("rotate", "shift", "contrast", "brightness", "noise")
-"""What of the augmentation of its guide is in the views of fine-tuning: what leaves areas as they are ..."""
-VIEW_OF_PLACES = ("contrast", "brightness", "noise")
-"""... and what leaves places as they are."""
+"""What of the augmentation of its guide is in the views of fine-tuning: what leaves areas as they are."""
+MOVES, GREYS = ("rotate", "shift"), ("contrast", "brightness")
+"""What of it changes places, and what changes grey levels: left out where measures are of these."""
 
 BETA = 12.0
 """Weight of the KL at the end, for ``BETA_PIXELS`` pixels; it grows with them, as outlines are then cheaper."""

@@ -16,7 +16,7 @@ from segcft.config.segmentors import DEFAULT as DEFAULT_SEGMENTOR
 from segcft.config.segmentors import SEGMENTOR_SPECS
 from segcft.config.sources import Splits
 from segcft.config.study import Structure
-from segcft.measures.measure import MEASURES, Measure
+from segcft.measures.measure import MEASURES, ImageMeasure, Measure
 from segcft.planning import budget, recipe, subjects
 from segcft.planning.basis import Basis
 from segcft.planning.grid import levels_of
@@ -73,10 +73,7 @@ def segmentor(basis: Basis) -> Keys:
 
 def judge(basis: Basis) -> Keys:
     """Who judges: of another kind than the guide, and on greys as they are where there are many subjects."""
-    keys = _training(basis, "judge") | recipe.JUDGE
-    guide = basis.outline.section("segmentor").get("seed", recipe.SEEDS["segmentor"])
-    if keys["seed"].value == guide:
-        keys["seed"] = Planned(guide + 1, "another one than the guide's")
+    keys = _training(basis, "judge") | recipe.JUDGE | _another_seed(basis, "judge", "segmentor")
     side, given = math.sqrt(basis.pixels), basis.outline.section("judge")
     usual, planned = SEGMENTOR_SPECS[DEFAULT_SEGMENTOR].model_fields, keys["architecture"].value
     if any(key in usual and key not in SEGMENTOR_SPECS[planned].model_fields for key in given):
@@ -102,10 +99,8 @@ def predictor(basis: Basis) -> Keys:
 def predictor_judge(basis: Basis) -> Keys:
     """Who judges that."""
     keys = _training(basis, "predictor_judge") | recipe.PREDICTOR_JUDGE
-    guide = basis.outline.section("predictor").get("seed", recipe.SEEDS["predictor"])
-    if keys["seed"].value == guide:
-        keys["seed"] = Planned(guide + 1, "another one than the guide's")
-    return keys | {"augment": _augment(basis, basis.judging)}
+    seed = _another_seed(basis, "predictor_judge", "predictor")
+    return keys | seed | {"augment": _augment(basis, basis.judging)}
 
 
 def scm(basis: Basis) -> Keys:
@@ -172,8 +167,8 @@ def finetune(basis: Basis) -> Keys:
         keys["augment"] = _augment(basis, gentle=True)
     guide = basis.outline.section("segmentor").get("augment", _augment(basis, guide=True).value)
     if isinstance(guide, dict):  # else the study says what is wrong
-        keeps = recipe.VIEW_OF_PLACES if _moves(basis) else recipe.VIEW
-        seen = {key: value for key, value in guide.items() if key in keeps}
+        changes = (*(recipe.MOVES if _moves(basis) else ()), *(recipe.GREYS if _shades(basis) else ()))
+        seen = {key: value for key, value in guide.items() if key in recipe.VIEW and key not in changes}
         keys["view"] = Planned(seen, "as the guide has learnt to read, but for what would change measures")
     return keys
 
@@ -224,6 +219,11 @@ def _measures(basis: Basis) -> list[Measure]:
     return [MEASURES[name] for name in named if name in MEASURES]
 
 
+def _shades(basis: Basis) -> bool:
+    """Whether a measure is of grey levels."""
+    return any(isinstance(one, ImageMeasure) for one in _measures(basis))
+
+
 def _moves(basis: Basis) -> bool:
     """Whether a variable changes where an image is shifted or turned."""
     zones = any(one.get("zone") for one in basis.outline.structures.values())
@@ -254,6 +254,13 @@ def _training(basis: Basis, section: str) -> Keys:
         "seed": Planned(recipe.SEEDS[section], "one for each stage"),
         **_stopping(basis, section),
     }
+
+
+def _another_seed(basis: Basis, judge: str, guide: str) -> Keys:
+    """That of who judges, where the usual one was given to the guide."""
+    given = basis.outline.section(guide).get("seed", recipe.SEEDS[guide])
+    taken = recipe.SEEDS[judge] == given
+    return {"seed": Planned(given + 1, "another one than the guide's")} if taken else {}
 
 
 def _stopping(basis: Basis, section: str) -> Keys:

@@ -7,9 +7,10 @@ the predictor says of an image, :math:`o(x)`, a linear fit to people it has not 
 
 .. math:: o(x) \approx W e(a) + b,
 
-and a counterfactual that changes a to a~ is to say :math:`o(x) + W (e(\tilde a) - e(a))`. What nobody has intervened
-upon keeps what it said of this very person, as soft as that was (cf. Xia et al. 2024, https://arxiv.org/abs/2403.09422,
-whose soft targets are for what is not intervened upon).
+and a counterfactual that changes a to a~ is to say :math:`o(x) + W (e(\tilde a) - e(a))`. So what was said of this very
+person stays, as soft as it was, but for as much as people differ whose values differ so: who has a larger heart is said
+to be a man a little more often. (Xia et al. 2024, https://arxiv.org/abs/2403.09422, have soft targets for what is not
+intervened upon.)
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ from segcft.data.batches import Batch
 from segcft.grey import to_unit
 from segcft.readers.regressor import resnet
 from segcft.training.loop import Objective
+
+FEWEST = 5
+"""People a feature of whom a fit is worth judging by."""
 
 
 class Output(NamedTuple):
@@ -103,18 +107,21 @@ class Predictor(nn.Module):
         )
 
     @torch.no_grad()
-    def fit_response(self, said: Tensor, values: Tensor) -> None:
-        """Learn how readings ``said`` (N, K) of people differ with their values (N, V), by ridge regression.
+    def fit_response(self, said: Tensor, values: Tensor, judges: bool) -> None:
+        """Learn how readings ``said`` (N, K) of people differ with their values (N, V), of which some may be missing.
 
-        The penalty is that of as many people as there are features: of few people it says little, and then asks for
-        less, not for more.
+        Who guides has a penalty, that of as many people as there are features: of few people it knows little, and then
+        asks for less, not for more. Who ``judges`` has none, as what is obtained would be measured against too little;
+        and of less than :data:`FEWEST` people a feature it expects nothing, so that nothing is measured against it.
         """
-        known = ~values.isnan().any(dim=1)
-        features, said = (one[known].double() for one in (self.encoder(values), said))
-        if len(said) < 2:
-            return
+        # On the CPU: some devices have no double precision.
+        features, said = self.encoder(values).cpu().double(), said.cpu().double()
         features, said = features - features.mean(dim=0), said - said.mean(dim=0)
-        penalty = self.encoder.features * torch.eye(self.encoder.features, dtype=features.dtype, device=features.device)
+        if judges:
+            enough = len(said) >= FEWEST * self.encoder.features
+            self.response.copy_(enough * (torch.linalg.pinv(features) @ said))
+            return
+        penalty = self.encoder.features * torch.eye(self.encoder.features, dtype=features.dtype)
         self.response.copy_(torch.linalg.solve(features.T @ features + penalty, features.T @ said))
 
     def expected(self, before: Tensor, after: Tensor) -> Tensor:
@@ -160,7 +167,8 @@ class PredictorObjective(Objective):
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         image = to_unit(batch["image"])
         image, _ = self.augment(image, image[:, :0])
-        return self._loss(image, batch["values"]).nanmean(), {}
+        # Of each attribute the mean of those who have it; 0 where nobody of the batch has.
+        return self._loss(image, batch["values"]).nanmean(dim=0).nan_to_num(0.0).mean(), {}
 
     def validate(self, batch: Batch) -> Tensor:
         """The loss, without augmentation."""

@@ -21,6 +21,7 @@ from segcft.config.study import Study
 from segcft.data.store import Store
 from segcft.errors import Code, RunError
 from segcft.pipeline.run import Run
+from segcft.pipeline.stage import training_stage
 from segcft.training import artefact
 from segcft.training.findings import recorded
 
@@ -85,18 +86,18 @@ def noises(parts: Sequence[Part]) -> list[Dependence]:
 def guards(store: Store, parts: Sequence[Part]) -> Iterator[Check]:
     """Checks of the run's parts and samples, made here and now."""
     trained = {part.name: part.meta for part in parts}
-    seeds = {name: _seed(name, trained[name]) for name in ("judge", "segmentor") if name in trained}
-    if len(seeds) == 2:
-        yield Check(
-            seeds["judge"] != seeds["segmentor"] and trained["judge"]["key"] != trained["segmentor"]["key"],
-            f"The judge is not the guide: it was trained from seed {seeds['judge']}, the guide from "
-            f"{seeds['segmentor']}.",
-        )
-    made_from_judge = [part.name for part in parts if "judge" in part.meta.get("made_from", {})]
-    yield Check(
-        not made_from_judge,
-        f"No part was made from the judge{': ' * bool(made_from_judge)}{', '.join(made_from_judge)}.",
-    )
+    for judge, guide in (("judge", "segmentor"), ("predictor-judge", "predictor")):
+        seeds = {name: _seed(name, trained[name]) for name in (judge, guide) if name in trained}
+        if len(seeds) == 2:
+            yield Check(
+                seeds[judge] != seeds[guide] and trained[judge]["key"] != trained[guide]["key"],
+                f"The {judge} is not the guide: it was trained from seed {seeds[judge]}, the {guide} from "
+                f"{seeds[guide]}.",
+            )
+        if judge in trained:
+            made_from = [part.name for part in parts if judge in part.meta.get("made_from", {})]
+            parts_of_it = f"{': ' * bool(made_from)}{', '.join(made_from)}"
+            yield Check(not made_from, f"No part was made from the {judge}{parts_of_it}.")
     other = [part.name for part in parts if part.meta.get("data") != store.fingerprint]
     yield Check(not other, f"All parts were trained on the samples that the run has{_except(other)}.")
     stale = [part.name for part in parts if not part.current]
@@ -120,7 +121,7 @@ def guards(store: Store, parts: Sequence[Part]) -> Iterator[Check]:
 def _seed(part: str, meta: Mapping[str, Any]) -> int:
     """From which a part was trained."""
     try:
-        return int(meta["study"][part]["seed"])
+        return int(meta["study"][training_stage(part).section]["seed"])
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(
             Code.MISSING, f"{part}.safetensors", f"it does not say from which seed it was trained ({error!r})"

@@ -59,6 +59,9 @@ class Result:
             raise RunError(
                 Code.INVALID, path, f"not the table of an evaluation ({error}); see `segcft evaluate`"
             ) from None
+        if not run.study.structures and run.study.predictor_judge is None:
+            why = "it has neither structures nor a predictor_judge, so there is nothing that results compare"
+            raise RunError(Code.UNSUPPORTED, run.folder, why)
         metric = run.study.evaluation.metric if run.study.structures else AttributeReading.name
         if not any(row["metric"] == metric for row in rows):
             raise RunError(

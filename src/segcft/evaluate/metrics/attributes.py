@@ -63,9 +63,12 @@ class AttributeSlope(AttributeMetric):
 
     def words(self, study: Study) -> Words:
         text = """\
-The change of what an independent predictor says, from the image to its counterfactual, on how much it says of people
-whose values differ so. 1 is right, more is amplified. *Measures held*: the attribute is set and every measure stays, so
-that what is left is what the attribute shows by itself. Least squares through the origin."""
+The change of what an independent predictor says, from the image to its counterfactual, on how much it says of
+validation people whose values differ so, by a linear fit; "-" where they are too few for one. 1 is right, more is
+amplified. The fit's own error is not in ±. Least squares through the origin."""
+        if study.measured:
+            text += """
+*Measures held*: the attribute is set and every measure stays, so that what is left is what it shows by itself."""
         heading = "Do attributes show as far as they do in people? Slope of what a predictor reads; 1 is right"
         return Words("slope of attributes", "", text, heading)
 
@@ -77,11 +80,14 @@ that what is left is what the attribute shows by itself. Least squares through t
         assert factual.predictor is not None
         graph = Graph({name: one.parents for name, one in study.variables.items()})
         moved = {asked.variable} | graph.descendants([asked.variable])
-        obtained = answer.said - factual.said
-        wanted = factual.predictor.expected(factual.samples.values, asked.after)
+        obtained, before = answer.said - factual.said, factual.samples.values
+        wanted = factual.predictor.expected(before, asked.after)
         for output in factual.predictor.outputs:
             if output.name in moved:
-                values, weights = _slopes(obtained[:, output.columns], wanted[:, output.columns])
+                # Of those alone whose attribute is another one: that of others is not asked to show.
+                changes = (asked.after != before)[:, [output.column]]
+                sought = torch.where(changes, wanted[:, output.columns], 0)
+                values, weights = _slopes(obtained[:, output.columns], sought)
                 yield Result(values, output.name, weights)
 
 

@@ -35,7 +35,7 @@ class _Direct(Metric):
             return None
         before = asked.factual.samples.image
         true = asked.truth.image - before
-        return *along(answer.image - before, true), true.double().square().flatten(1).mean(dim=1)
+        return *along(answer.image - before, true), true.cpu().double().square().flatten(1).mean(dim=1)
 
 
 class DirectEffect(_Direct):

@@ -20,7 +20,8 @@ def along(change: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
     ``e.t / |t|**2``, and the size of all else, ``|e - (e.t / |t|**2) t| / |t|``; (B,) each, NaN where nothing truly
     changes.
     """
-    e, t = change.flatten(1).double(), true.flatten(1).double()
+    # On the CPU: some devices have no double precision.
+    e, t = change.flatten(1).cpu().double(), true.flatten(1).cpu().double()
     size = t.square().sum(dim=1)
     share = (e * t).sum(dim=1) / size  # 0 / 0 is NaN
     rest = (e - share[:, None] * t).square().sum(dim=1)

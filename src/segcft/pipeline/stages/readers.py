@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segcft.config.study import Study
-from segcft.data.batches import Batch, Batches, sequential
+from segcft.data.batches import Batch, Batches
 from segcft.data.splits import JUDGE
 from segcft.data.store import Store
-from segcft.errors import Code, RunError
+from segcft.errors import Code, RunError, StudyError
 from segcft.grey import to_unit
 from segcft.measures.measurements import Measurements
 from segcft.pipeline.run import Run
@@ -29,6 +30,8 @@ from segcft.training.loop import Trained
 
 READING_ERROR = "validation_reading_error_"
 """Before a structure: the usual error with which its variable is read."""
+MEAN_ERROR = "validation_mean_error_"
+"""Before an attribute: the mean error with which it is read."""
 
 
 class _ReaderStage(TrainingStage):
@@ -138,25 +141,22 @@ class PredictorStage(TrainingStage):
         return Predictor(self.spec(study), channels, dimensions, study.variables, study.attributes)
 
     def objective(self, pipeline: Pipeline, network: Any, values: Tensor, batches: Batches) -> Minimised:
+        if not len(pipeline.store.indices("validation")):
+            why = "no validation sample says how much of an attribute is to be seen (splits.validation)"
+            raise StudyError(Code.EMPTY, self.section, why)
         network.set_statistics(values)
         return PredictorObjective(network, self.spec(pipeline.study)), {}
 
     @torch.no_grad()
     def fit_rest(self, pipeline: Pipeline, network: Any) -> None:
         network.eval()
-        read = self._read(pipeline, network, list(self.validation_batches(pipeline)))
-        if read is None:  # training people are known by heart: better than nothing
-            rows = self.rows(pipeline.store)
-            read = self._read(pipeline, network, sequential(pipeline.store, rows, pipeline.study.evaluation.batch_size))
-        if read is not None:
-            network.fit_response(*read)
+        network.fit_response(*self._read(pipeline, network), judges=self.judge)
 
     @torch.no_grad()
     def measures(self, pipeline: Pipeline, network: Any) -> dict[str, float]:
-        read = self._read(pipeline, network, self.validation_batches(pipeline))
-        if read is None:
-            return {}
-        return {f"{READING_ERROR}{one.name}": float(error.nanmean()) for one, error in network.misread(*read)}
+        errors = network.misread(*self._read(pipeline, network))
+        found = {f"{MEAN_ERROR}{one.name}": float(error.nanmean()) for one, error in errors}
+        return {name: error for name, error in found.items() if not math.isnan(error)}  # nobody is known to have it
 
     def findings(
         self, pipeline: Pipeline, trained: Trained, metrics: Mapping[str, float], facts: Mapping[str, Any]
@@ -167,9 +167,9 @@ class PredictorStage(TrainingStage):
         guesses = {
             name: guessing(values[:, list(study.variables).index(name)], bool(study.variables[name].categories))
             for name in study.attributes
-            if f"{READING_ERROR}{name}" in metrics
+            if f"{MEAN_ERROR}{name}" in metrics
         }
-        yield from blind_predictor({n: metrics[f"{READING_ERROR}{n}"] for n in guesses}, guesses, self.section)
+        yield from blind_predictor({n: metrics[f"{MEAN_ERROR}{n}"] for n in guesses}, guesses, self.section)
 
     def check(self, run: Run) -> None:
         judge, guide = run.path(self.name), run.path("predictor")
@@ -177,13 +177,10 @@ class PredictorStage(TrainingStage):
             why = f"it has the weights of {guide.name}, and a judge that is the guide proves nothing"
             raise RunError(Code.LEAK, judge, f"{why}; remove this file and train it: `segcft run`")
 
-    @staticmethod
-    def _read(pipeline: Pipeline, network: Any, batches: Iterable[Batch]) -> tuple[Tensor, Tensor] | None:
-        """What the network says of samples (N, K), and their values (N, V); None where there are none."""
-        found = [(network(to_unit(batch["image"])), batch["values"]) for batch in map(pipeline.on_device, batches)]
-        if not found:
-            return None
-        said, values = zip(*found, strict=True)
+    def _read(self, pipeline: Pipeline, network: Any) -> tuple[Tensor, Tensor]:
+        """What the network says of the validation samples (N, K), and their values (N, V)."""
+        batches = map(pipeline.on_device, self.validation_batches(pipeline))
+        said, values = zip(*((network(to_unit(one["image"])), one["values"]) for one in batches), strict=True)
         return torch.cat(said), torch.cat(values)
 
 
