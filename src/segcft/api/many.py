@@ -207,7 +207,8 @@ def _write_tables(
 def _fields(study: Study) -> Iterator[tuple[str, str]]:
     """The manifest's columns: variable and field."""
     for name in study.variables:
-        for field in ("before", "after", *(("obtained", "obtained_sd") if name in study.measured else ())):
+        read = ("obtained", "obtained_sd") if name in study.measured else ("obtained",) if name in study.derived else ()
+        for field in ("before", "after", *read):
             yield name, field
 
 

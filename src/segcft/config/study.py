@@ -209,6 +209,10 @@ class Study(Section):
         for name in self.evaluation.progression:
             if self.variables[name].kind != "continuous":
                 raise ValueError(f"evaluation.progression: {name!r} is categorical, so nothing rises")
+            if (part := self.variables[name].solve_for) in self.evaluation.progression:
+                raise ValueError(
+                    f"evaluation.progression: {name!r} sets {part!r}, which rises too; leave out one of them"
+                )
         return self
 
     def _check_graph(self) -> None:

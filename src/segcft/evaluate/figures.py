@@ -14,6 +14,7 @@ from torch import Tensor
 
 import segcft
 from segcft.config.study import Study
+from segcft.evaluate import names
 from segcft.evaluate.answers import Answers, FigureQueries
 from segcft.evaluate.names import method_name, plain
 from segcft.evaluate.page import Page, blank, frame, outline, percent, show
@@ -27,7 +28,7 @@ from segcft.utils.atomic import written
 from segcft.utils.progress import Progress
 
 METHOD_COLOURS = {"none": "#7f7f7f", "regressor": "#e6862a", "segmentor": "#1f6fb4", "predictor": "#2a9d6e"}
-BEFORE, AFTER = "#222222", "#0a7d32"
+BEFORE, AFTER, TRUE = "#222222", "#0a7d32", "#b8860b"
 GRID = (-0.4, -0.3, -0.2, -0.1, 0.1, 0.2, 0.3, 0.4)
 """Relative changes that ``asked-obtained`` asks for."""
 CURVE_SAMPLES = 32
@@ -160,7 +161,8 @@ def _levels(name: str, study: Study) -> list[str]:
 
 
 def draw_differences(answers: Answers, labels: Sequence[str], title: str, study: Study, structure: str = "") -> Any:
-    """Counterfactual minus image on one scale, with the outline of the structure intervened on before and after."""
+    """Counterfactual minus image on one scale, with the outline of the structure intervened on before, after and, where
+    a simulator knows it, in the true counterfactual."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
@@ -190,9 +192,13 @@ def draw_differences(answers: Answers, labels: Sequence[str], title: str, study:
         axes.imshow(difference, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="lanczos")
         if before is not None:
             outline(axes, before[sample], BEFORE, ":")
+            if names.TRUTH in answers.after and method != names.TRUTH:
+                true = shown(answers.after[names.TRUTH][sample, change][None])[0, target]
+                outline(axes, true.nan_to_num(0.0).cpu().numpy(), TRUE, "--")
             outline(axes, shown(answers.after[method][sample, change][None])[0, target].cpu().numpy(), AFTER)
     if structure:
-        page.legend([(f"{name} in the image", BEFORE, ":"), (f"{name} in the counterfactual", AFTER, "-")])
+        lines = [(f"{name} in the image", BEFORE, ":"), (f"{name} in the counterfactual", AFTER, "-")]
+        page.legend(lines + ([(f"{name} in the true one", TRUE, "--")] if names.TRUTH in answers.after else []))
     page.colour_bar(ScalarMappable(Normalize(-limit, limit), "RdBu_r"), "grey levels")
     return page.figure
 

@@ -17,6 +17,7 @@ from segcft.config.study import Study
 from segcft.errors import Code, RunError
 from segcft.evaluate import names
 from segcft.evaluate.metrics.attributes import AttributeMetric, AttributeReading
+from segcft.evaluate.metrics.displacement import PLACES, Displacement
 from segcft.evaluate.metrics.effectiveness import error_of
 from segcft.evaluate.metrics.metric import Metric, metrics_of
 from segcft.evaluate.names import method_name, plain
@@ -158,6 +159,12 @@ def _group(results: Sequence[Result], paper: Mapping[str, Any] | None) -> Iterat
         lines = list(_by_structure(results, metric))
         if lines:
             yield f"### {metric.heading(study)}\n\n{grid(['data', 'do', 'method', *structures], lines, labels=3)}"
+    if lines := list(_borders(results)):
+        head = ["data", "do", "method", *PLACES]
+        yield (
+            "### Which borders move? for one standard deviation more, in the unit of lengths; what the truth or people "
+            f"have is right\n\n{grid(head, lines, labels=3)}"
+        )
     lines = list(_of_images(results, metrics))
     used = [metric for metric in metrics if any(line[1] == metric.words(study).title for line in lines)]
     yield (
@@ -242,6 +249,20 @@ def _by_structure(results: Sequence[Result], metric: Metric) -> Iterator[list[st
                 found = [result.row(method, metric.name, *one) for one in zip(variables, study.structures, strict=True)]
                 if any(found):
                     yield [study.name, label, method_name(method), *(cell(row, metric) for row in found)]
+
+
+def _borders(results: Sequence[Result]) -> Iterator[list[str]]:
+    """How far the borders and the centre of the structure intervened on move."""
+    for result in results:
+        metrics = [metric for metric in metrics_of(result.study) if isinstance(metric, Displacement)]
+        for variable, structure in zip(result.study.measured, result.study.structures, strict=True):
+            for method in (*SHOWN, names.PEOPLE):
+                found = [result.row(method, metric.name, variable, structure) for metric in metrics]
+                if any(found):
+                    # Bold would be all of them.
+                    plainly = [row and row | {"intervened": False} for row in found]
+                    cells = (cell(row, metric) for row, metric in zip(plainly, metrics, strict=True))
+                    yield [result.study.name, plain(variable), method_name(method), *cells]
 
 
 def _of_images(results: Sequence[Result], metrics: Sequence[Metric]) -> Iterator[list[str]]:
