@@ -196,3 +196,23 @@ def test_noise_has_its_standard_deviation() -> None:
     image = torch.zeros(4, 1, 64, 64)
     noisy, _ = Augmenter(Augment(noise=0.1))(image, image, seeded())
     assert 0.098 < noisy.std() < 0.102
+
+
+@pytest.mark.parametrize("size", [(64, 64), (48, 96), (16, 24, 32)])
+def test_a_rectangle_of_each_image_is_hidden_in_all_its_channels(size: tuple[int, ...]) -> None:
+    image = torch.rand(40, 2, *size, generator=seeded()) * 2 - 1
+    mask = torch.rand(40, 3, *size)
+    seen, same = Augmenter(Augment(hide=0.5))(image, mask, seeded())
+    assert same is mask
+    hidden = seen != image
+    assert (hidden[:, 0] == hidden[:, 1]).all()
+    mean = image.mean(dim=tuple(range(2, image.dim())), keepdim=True)
+    torch.testing.assert_close(torch.where(hidden, seen, mean), mean.expand_as(image))
+    for axis, count in enumerate(size):
+        others = tuple(other for other in range(1, hidden.dim()) if other != axis + 2)
+        along = hidden.any(dim=others)  # a run of elements of every image, of up to half of the side
+        assert along.sum(dim=1).max() <= count / 2 + 1
+        assert ((along[:, 1:] != along[:, :-1]).sum(dim=1) <= 2).all()
+        assert along.any(dim=0)[count // 4 : -count // 4].all()  # no place is spared
+    places = hidden.flatten(1).float().mean(dim=1)
+    assert places.unique().numel() > 20

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from PIL import Image
 
 import segcft
 from refused import refused
@@ -25,7 +27,7 @@ from segcft.config.stages import SCMSpec
 from segcft.config.variable import Variable
 from segcft.errors import Code, InterventionError, StudyError
 from segcft.pipeline.run import Run
-from tests.conftest import small_mapping
+from tests.conftest import changed, small_mapping
 
 RATIO = Variable(kind="continuous", formula="heart / thorax", solve_for="heart")
 SUM = Variable(kind="continuous", formula="heart + thorax + 1", solve_for="thorax")
@@ -196,6 +198,14 @@ def test_formulas_that_cannot_be_are_refused(change: dict[str, Any]) -> None:
         parse_study(raw)
 
 
+def test_a_ratio_and_the_part_that_it_sets_do_not_rise_together() -> None:
+    raw = mapping()
+    part = raw["variables"]["ratio"]["solve_for"]
+    with pytest.raises(StudyError):
+        parse_study(changed(raw, {"evaluation.progression": ["ratio", part]}))
+    assert parse_study(changed(raw, {"evaluation.progression": ["ratio"]})).evaluation.progression == ("ratio",)
+
+
 def test_a_study_is_read_as_it_is_written() -> None:
     study = parse_study(mapping())
     assert study.variables["ratio"].parents == ("heart_width", "thorax_width")
@@ -221,6 +231,14 @@ def test_a_run_measures_asks_and_judges_it(run: Run) -> None:
     assert all(row["intervention"] == "ratio" for row in rows if row["metric"] == "derived error")
 
 
+def images_of(run: Run, folder: Path) -> list[str]:
+    """The words of a command that asks about two images in files."""
+    (folder / "images").mkdir()
+    for number in range(2):
+        Image.fromarray(run.store().images[number][0]).save(folder / "images" / f"{number}.png")
+    return [str(folder / "images"), "--out", str(folder / "answers")]
+
+
 @pytest.mark.slow
 def test_an_answer_says_what_was_asked_what_moved_and_what_is_obtained(run: Run, tmp_path: Path) -> None:
     model, image = segcft.load(run.folder), run.store().images[0][0]
@@ -239,5 +257,8 @@ def test_an_answer_says_what_was_asked_what_moved_and_what_is_obtained(run: Run,
         model.counterfactual(image, {"ratio": 0.5}, {"heart_area": "+10%"})
     with refused(InterventionError, Code.OUT_OF_RANGE):
         model.counterfactual(image, do={"ratio": 50})
+    assert main(["counterfactual", str(run.folder), *images_of(run, tmp_path), "--do", "ratio=+10%"]) == 0
+    row = pd.read_csv(tmp_path / "answers" / "manifest.csv").iloc[0]
+    assert row["ratio_obtained"] == pytest.approx(row["heart_width_obtained"] / row["thorax_width_obtained"], rel=1e-4)
     assert len(model.trajectory(image, "ratio", 3).answers) == 3
     assert len(model.sample(3, {"ratio": 0.5}).images) == 3

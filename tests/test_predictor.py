@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from segcft.config.section import Augment
 from segcft.config.stages import RegressorSpec
 from segcft.config.study import Study
 from segcft.config.variable import Variable
@@ -233,6 +234,17 @@ def test_an_image_that_stays_costs_nothing_where_nothing_is_asked(
     others = values.flip(0)
     asked = objective.attribute_losses(objective.predictor, image, {"image": image, "values": values}, others)
     assert all(float(loss) > 0 for loss in asked)
+
+
+def test_what_is_hidden_from_the_predictor_is_hidden_in_fine_tuning(attribute_run: Run) -> None:
+    study = attribute_run.study
+    hides = study.predictor.model_copy(update={"augment": Augment(hide=0.5)}) if study.predictor else None
+    study = study.model_copy(update={"predictor": hides})
+    marginal = torch.from_numpy(attribute_run.store().values())
+    parts = [attribute_run.load(name) for name in ("hvae", "scm", "segmentor", "predictor")]
+    made = CounterfactualObjective(*parts[:3], study.finetune, study, marginal, 0.0, parts[3])
+    assert made.view_of_attributes.spec.hide == 0.5
+    assert made.view.spec.hide == 0  # measures are read whole
 
 
 def test_an_attribute_may_show_anywhere(objective: CounterfactualObjective) -> None:

@@ -45,8 +45,11 @@ class Augment(Section):
     ``rotate`` in degrees; ``shift``, ``scale`` and ``elastic`` (amplitude of a smooth displacement with
     ``elastic_nodes`` nodes a side) as shares of the image; ``stretch`` is an extra scale of one axis;
     ``gamma`` and ``contrast`` as relative ranges; ``brightness`` and ``noise`` (a standard deviation), image in
-    [-1, 1]. All are half-widths of uniform ranges except ``elastic`` and ``noise``.
+    [-1, 1]. All are half-widths of uniform ranges except ``elastic`` and ``noise``. ``hide`` covers a rectangle, whose
+    sides are up to this share of the image's, with its mean grey.
     """
+
+    LATER = frozenset({"hide"})
 
     rotate: NonNegativeFloat = 0
     shift: NonNegativeFloat = 0
@@ -58,6 +61,7 @@ class Augment(Section):
     contrast: NonNegativeFloat = 0
     brightness: NonNegativeFloat = 0
     noise: NonNegativeFloat = 0
+    hide: Fraction = 0
 
     @property
     def deforms(self) -> bool:
@@ -65,7 +69,7 @@ class Augment(Section):
 
     @property
     def changes_greys(self) -> bool:
-        return any((self.gamma, self.contrast, self.brightness, self.noise))
+        return any((self.gamma, self.contrast, self.brightness, self.noise, self.hide))
 
 
 class Training(Section):

@@ -79,6 +79,9 @@ class CounterfactualObjective(Objective):
         self.predictor = freeze(predictor) if predictor is not None else None
         self.spec, self.bound = spec, bound
         self.samples, self.view = PairedSamples(study, spec.augment, NONE), Augmenter(spec.view)
+        # What hides parts of an image from the predictor hides them here: an attribute is to show wherever it does.
+        hide = study.predictor.augment.hide if study.predictor is not None else 0.0
+        self.view_of_attributes = Augmenter(spec.view.model_copy(update={"hide": hide}))
         self.plain = PairedSamples(study, Augment(), NONE)
         names = list(study.variables)
         self.measured = study.measured_columns
@@ -139,7 +142,7 @@ class CounterfactualObjective(Objective):
 
         Both images are seen through one view, so that what differs is the counterfactual's.
         """
-        both, _ = self.view(torch.cat([image, before["image"]], dim=1), image[:, :0], images=2)
+        both, _ = self.view_of_attributes(torch.cat([image, before["image"]], dim=1), image[:, :0], images=2)
         seen, original = both.chunk(2, dim=1)
         with torch.no_grad():
             asked = predictor.asked(predictor(original), before["values"], after)

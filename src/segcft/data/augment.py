@@ -53,7 +53,7 @@ class Augmenter:
             grid = self._grid(image, draw)
             image = F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
             mask = F.grid_sample(mask, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-        return self._change_greys(image, draw, images), mask
+        return self._hidden(self._change_greys(image, draw, images), draw), mask
 
     def _grid(self, image: Tensor, draw: _Draw) -> Tensor:
         """Where in the input each output pixel comes from: (B, H, W, 2), (x, y) in [-1, 1]."""
@@ -100,6 +100,19 @@ class Augmenter:
             noise = draw.normal(image.shape[1] // images, *image.shape[2:]) * spec.noise
             image = image + noise.repeat(1, images, *(1,) * (image.dim() - 2))
         return image.clamp(-1, 1)
+
+    def _hidden(self, image: Tensor, draw: _Draw) -> Tensor:
+        """With a rectangle of each sample, the same in all its channels, at their mean."""
+        if not self.spec.hide:
+            return image
+        hidden = torch.ones_like(image[:, :1], dtype=torch.bool)
+        for axis in range(2, image.dim()):
+            length, middle = (self.spec.hide * (draw.uniform(1) + 1) / 2, (draw.uniform(1) + 1) / 2)
+            begin = middle * (1 - length)  # all of it is in the image
+            place = (torch.arange(image.shape[axis], device=image.device) + 0.5) / image.shape[axis]
+            inside = (place > begin[:, None]) & (place < (begin + length)[:, None])
+            hidden &= inside.reshape(len(image), *(-1 if one == axis else 1 for one in range(1, image.dim())))
+        return torch.where(hidden, image.mean(dim=tuple(range(2, image.dim())), keepdim=True), image)
 
 
 class _Draw:
