@@ -93,14 +93,18 @@ def regressor(basis: Basis) -> Keys:
 
 def predictor(basis: Basis) -> Keys:
     """The guide of what images show of attributes."""
-    return _training(basis, "predictor") | recipe.REGRESSOR | {"augment": _augment(basis, guide=True)}
+    return _training(basis, "predictor") | recipe.REGRESSOR | {"augment": _hiding(_augment(basis, guide=True))}
 
 
 def predictor_judge(basis: Basis) -> Keys:
     """Who judges that."""
     keys = _training(basis, "predictor_judge") | recipe.PREDICTOR_JUDGE
     seed = _another_seed(basis, "predictor_judge", "predictor")
-    return keys | seed | {"augment": _augment(basis, basis.judging)}
+    return keys | seed | {"augment": _hiding(_augment(basis, basis.judging))}
+
+
+def _hiding(augment: Planned) -> Planned:
+    return Planned(augment.value | {"hide": recipe.HIDDEN}, f"{augment.reason}; parts hidden: no single one is to do")
 
 
 def scm(basis: Basis) -> Keys:

@@ -42,6 +42,7 @@ export class Viewer {
     this.hidden.clear();
     for (const place of [this.stage, $("viewer"), $("sources")]) place.classList.toggle("wide", spec.wide);
     this.stage.style.setProperty("--aspect", spec.aspect);
+    $("outlines").hidden = spec.structures.length === 0;
     $("structures").replaceChildren(
       ...spec.structures.map(({ name, label, colour }) => {
         const swatch = make("i", { class: "swatch" });
