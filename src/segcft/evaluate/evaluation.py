@@ -189,9 +189,10 @@ def _direct(factual: FactualBatch, scm: StructuralCausalModel, truth: Truth | No
         set_to = lent(factual.cohort, name)[samples.places]
         do = {name: set_to} | {one: samples.values[:, factual.cohort.column(one)] for one in study.measured}
         after = scm.counterfactual(samples.values, scm.intervention(len(set_to), **do), generator)
-        drawn = (
-            truth.counterfactuals(samples.rows, truth.settable(do)) if truth and name in truth.settable(do) else None
-        )
+        drawn = None
+        if truth and name in truth.simulator.variables:
+            # What else is measured is then held as well: it follows from these.
+            drawn = truth.counterfactuals(samples.rows, {n: v for n, v in do.items() if n in truth.simulator.variables})
         if drawn is not None or factual.predictor is not None:
             yield AskedBatch(factual, name, after, drawn, held=True)
 

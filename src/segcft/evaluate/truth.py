@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from scipy.optimize import brentq
 from torch import Tensor
 
 from segcft.config.sources import SimulatedData
 from segcft.config.study import Study
 from segcft.data.store import Store
 from segcft.grey import to_unit
-from segcft.importers.simulated import make_simulator, mask_order
+from segcft.grid import Grid
+from segcft.importers.simulated import Stretching, make_simulator, mask_order
+from segcft.measures.measure import ImageMeasure
+from segcft.measures.measurements import Measurement, Measurements
+
+TALLER, HEIGHTS = 0.5, 9
+"""Structures are up to exp(0.5) times as tall as follows from their areas, and as much lower; at so many heights it is
+looked whether they have the measure that is asked for."""
+PRECISE = 1e-5
+"""Of the logarithm of a height: less than a thousandth of a pixel."""
 
 
 class Drawn(NamedTuple):
@@ -38,9 +51,19 @@ class Truth:
         simulated = isinstance(study.data, SimulatedData) and "person" in store.table
         return cls(study, store) if simulated else None
 
-    def settable(self, do: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What of ``do`` the simulator can set; the rest it draws, and it is then measured."""
-        return {name: values for name, values in do.items() if name in self.simulator.variables}
+    @cached_property
+    def stretched(self) -> dict[str, tuple[str, Measurement]]:
+        """Variables that no simulator has, and that are set by the height of one structure at the same area -> that
+        structure, as the simulator calls it, and how the variable is measured."""
+        if not isinstance(self.simulator, Stretching):
+            return {}
+        found = {}
+        for one in Measurements.of(self.study).all:
+            alone = len(one.channels) == 1 and not isinstance(one.measure, ImageMeasure)
+            structure = self.simulator.structures[self.order[one.channels[0]]]
+            if alone and one.variable not in self.simulator.variables and structure in self.simulator.stretches:
+                found[one.variable] = (structure, one)
+        return found
 
     def counterfactuals(self, rows: Tensor, do: Mapping[str, Tensor]) -> Drawn | None:
         """The samples in ``rows`` (B,) of the store under ``do``: variables and their values (B,) in the study's terms.
@@ -48,7 +71,7 @@ class Truth:
         The simulator refuses what it cannot draw, e.g. a heart that would leave the thorax: NaN. None where it cannot
         set one of the variables, as it only draws what is then measured.
         """
-        if self.settable(do).keys() != do.keys():
+        if not do.keys() <= {*self.simulator.variables, *self.stretched}:
             return None
         size = self.study.image.size
         image = torch.full((len(rows), 1, *size), torch.nan)
@@ -68,5 +91,45 @@ class Truth:
         return categories[int(value)] if categories else value
 
     def _draw(self, person: int, do: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-        image, masks = self.simulator.render(person, self.simulator.attributes(person, do))
+        attributes = self.simulator.attributes(
+            person, {name: value for name, value in do.items() if name in self.simulator.variables}
+        )
+        stretch: dict[str, float] = {}
+        for name in do.keys() & self.stretched.keys():
+            structure, one = self.stretched[name]
+            if structure in stretch:
+                raise ValueError(f"the height of {structure} cannot give several of its measures at once")
+            stretch[structure] = self._stretch(person, attributes, structure, one, do[name])
+        if stretch and isinstance(self.simulator, Stretching):
+            image, masks = self.simulator.render(person, attributes, stretch)
+        else:
+            image, masks = self.simulator.render(person, attributes)
         return image, masks[self.order]
+
+    def _stretch(
+        self, person: int, attributes: Mapping[str, Any], structure: str, one: Measurement, wanted: float
+    ) -> float:
+        """How many times as tall a structure is whose measure is the one ``wanted``.
+
+        Raises:
+            ValueError: at no height that can be drawn.
+        """
+        assert isinstance(self.simulator, Stretching)
+        simulator, grid = self.simulator, Grid.of(self.study.image)
+        alone = Measurements(grid, (one._replace(channels=(0,)),), (structure,))
+
+        def miss(log: float) -> float:
+            cover = simulator.cover(person, attributes, structure, math.exp(log))
+            return alone.exact(cover[None])[one.variable] - wanted
+
+        known: list[tuple[float, float]] = []
+        for log in sorted(np.linspace(-TALLER, TALLER, HEIGHTS), key=abs):  # from the height that it has
+            try:
+                known.append((float(log), miss(float(log))))
+            except ValueError:
+                continue  # it would leave the frame
+        known.sort()
+        for (low, first), (high, last) in itertools.pairwise(known):
+            if first == 0 or first * last < 0:
+                return math.exp(low if first == 0 else brentq(miss, low, high, xtol=PRECISE))
+        raise ValueError(f"{structure} has no height at which it is {wanted:g}")

@@ -6,7 +6,7 @@ import importlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,24 @@ class Simulator(Protocol):
 
     def render(self, person: int, attributes: Mapping[str, float | str]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Image (H, W) and coverage of each structure (S, H, W), 255 where a pixel is wholly inside."""
+
+
+@runtime_checkable
+class Stretching(Simulator, Protocol):
+    """A simulator that can draw structures taller or lower at the same area, so that other measures of them can be set
+    too. Without being asked to, it draws them as follows from their areas."""
+
+    stretches: tuple[str, ...]
+
+    def render(
+        self, person: int, attributes: Mapping[str, float | str], stretch: Mapping[str, float] | None = None
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """As of every simulator; structures of ``stretch`` are so many times as tall."""
+
+    def cover(
+        self, person: int, attributes: Mapping[str, float | str], structure: str, stretch: float
+    ) -> NDArray[np.uint8]:
+        """The coverage (H, W) of one structure alone."""
 
 
 # What a study file calls a simulator -> its class, made with (size, pixel_area). Named, not imported, so that

@@ -74,15 +74,15 @@ class LungShape:
     tuck: float
     mediastinum: Mediastinum
 
-    def outline(self, area: float) -> Floats:
+    def outline(self, area: float, stretch: float = 1.0) -> Floats:
         """Closed outline (N, 2) of exactly this ``area``, or ``ValueError`` saying why there is none.
 
-        Its height follows from the area. Then every x is linear in the lateral extent, hence so is the area,
-        and the extent that gives ``area`` follows in closed form.
+        Its height follows from the area, and is ``stretch`` times that. Then every x is linear in the lateral extent,
+        hence so is the area, and the extent that gives ``area`` follows in closed form.
         """
         growth = math.log(area / self.usual_area)
         # A small lung is mostly a high diaphragm, since ribs give way little; a large one also widens.
-        height = min(self.height * math.exp(0.72 * growth if growth < 0 else 0.46 * growth), TALLEST)
+        height = min(self.height * math.exp(0.72 * growth if growth < 0 else 0.46 * growth), TALLEST) * stretch
         fullness = max(growth, 0.0)
         u, v = self._template(fullness)
         y = self.hinge_y + height * (v - HINGE_V)
@@ -160,12 +160,12 @@ class HeartShape:
     tilt: float
     jitter: Floats
 
-    def outline(self, area: float) -> Floats:
-        """Closed outline (N, 2) of exactly this ``area``."""
+    def outline(self, area: float, stretch: float = 1.0) -> Floats:
+        """Closed outline (N, 2) of exactly this ``area``, ``stretch`` times as tall as follows from it."""
         shape = _HEART_SPLINE @ (_HEART_POINTS + self.jitter)
         cos, sin = math.cos(self.tilt), math.sin(self.tilt)
         shape = shape @ np.array([[cos, sin], [-sin, cos]])
-        half_height = self.half_height * (area / self.usual_area) ** 0.45
+        half_height = self.half_height * (area / self.usual_area) ** 0.45 * stretch
         half_width = area / (half_height * abs(polygon_area(shape)))
         shape = (shape - np.array([-0.5, 0.6])) * np.array([half_width, half_height])
         return shape + np.array([self.hinge_x, self.hinge_y])

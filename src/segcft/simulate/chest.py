@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.special import betaincinv
 
 from segcft.errors import Code
-from segcft.simulate.anatomy import MIDLINE, UsualAreas, draw_anatomy
+from segcft.simulate.anatomy import MIDLINE, Anatomy, UsualAreas, draw_anatomy
 from segcft.simulate.noise import Stream, UndrawableError, check_number, cut_normal
 from segcft.simulate.radiograph import (
     Body,
@@ -105,6 +105,8 @@ class ChestSimulator:
 
     variables = ("sex", "age", "left_lung_area", "right_lung_area", "heart_area")
     structures = ("left_lung", "right_lung", "heart")
+    stretches = structures
+    """Those that can be drawn taller at the same area, and so narrower."""
 
     def __init__(self, size: tuple[int, int], pixel_area: float = 1.0) -> None:
         if min(size) < 16:
@@ -128,36 +130,50 @@ class ChestSimulator:
                 values[name] = mechanism.area(sex, age, person) * self.frame_area
         return values
 
-    def render(self, person: int, attributes: Mapping[str, float | str]) -> tuple[Bytes, Bytes]:
-        """The radiograph (H, W) and the structures' coverage (3, H, W); 255: a pixel is wholly inside."""
+    def render(
+        self, person: int, attributes: Mapping[str, float | str], stretch: Mapping[str, float] | None = None
+    ) -> tuple[Bytes, Bytes]:
+        """The radiograph (H, W) and the structures' coverage (3, H, W); 255: a pixel is wholly inside. ``stretch`` says
+        how many times as tall as follows from their areas structures are."""
         sex, age = _check_sex(attributes["sex"]), _check_age(attributes["age"])
         pose = Pose.draw(Noise.POSE.stream(person))
-        covers = self._covers(person, attributes, pose)
+        covers = self._covers(person, attributes, pose, stretch or {})
         image = self._image(person, sex, age, pose, covers)
         return np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8), np.rint(255 * covers).astype(np.uint8)
+
+    def cover(self, person: int, attributes: Mapping[str, float | str], structure: str, stretch: float) -> Bytes:
+        """The coverage (H, W) of one structure alone, as :meth:`render` draws it."""
+        pose = Pose.draw(Noise.POSE.stream(person))
+        anatomy = draw_anatomy(Noise.ANATOMY.stream(person))
+        return np.rint(255 * self._cover(anatomy, structure, attributes, pose, stretch)).astype(np.uint8)
 
     def counterfactual(self, person: int, do: Mapping[str, float | str]) -> tuple[Attributes, Bytes, Bytes]:
         """What would have been under ``do``: same person, same noise. Attributes, image and masks."""
         attributes = self.attributes(person, do)
         return (attributes, *self.render(person, attributes))
 
-    def _covers(self, person: int, attributes: Mapping[str, float | str], pose: Pose) -> Floats:
+    def _covers(
+        self, person: int, attributes: Mapping[str, float | str], pose: Pose, stretch: Mapping[str, float]
+    ) -> Floats:
         anatomy = draw_anatomy(Noise.ANATOMY.stream(person))
-        covers = []
-        for structure in self.structures:
-            name = f"{structure}_area"
-            area = check_number(name, attributes[name])
-            if area <= 0:
-                raise UndrawableError(Code.OUT_OF_RANGE, name, f"an area must be positive, not {area:g}")
-            try:
-                outline = getattr(anatomy, structure).outline(area / self.frame_area / pose.scale**2)
-            except ValueError as error:
-                raise UndrawableError(Code.OUT_OF_RANGE, name, f"{area:.6g} is {error}") from None
-            outline = pose.to_frame(outline)
-            if outline.min() < 0 or outline.max() > 1:
-                raise UndrawableError(Code.OUT_OF_RANGE, name, f"{area:.6g} is too large for the thorax")
-            covers.append(coverage(outline, self.grid))
+        covers = [self._cover(anatomy, name, attributes, pose, stretch.get(name, 1.0)) for name in self.structures]
         return np.stack(covers).astype(np.float32)
+
+    def _cover(
+        self, anatomy: Anatomy, structure: str, attributes: Mapping[str, float | str], pose: Pose, stretch: float
+    ) -> Floats:
+        name = f"{structure}_area"
+        area = check_number(name, attributes[name])
+        if area <= 0:
+            raise UndrawableError(Code.OUT_OF_RANGE, name, f"an area must be positive, not {area:g}")
+        try:
+            outline = getattr(anatomy, structure).outline(area / self.frame_area / pose.scale**2, stretch)
+        except ValueError as error:
+            raise UndrawableError(Code.OUT_OF_RANGE, name, f"{area:.6g} is {error}") from None
+        outline = pose.to_frame(outline)
+        if outline.min() < 0 or outline.max() > 1:
+            raise UndrawableError(Code.OUT_OF_RANGE, name, f"{area:.6g} is too large for the thorax")
+        return coverage(outline, self.grid)
 
     def _image(self, person: int, sex: str, age: float, pose: Pose, covers: Floats) -> Floats:
         """Grey values (H, W) in [0, 1]."""
