@@ -21,6 +21,7 @@ from segcft.config.outline import PLANNED, Outline, read_study
 from segcft.config.study import Study
 from segcft.data.splits import assign
 from segcft.errors import Code, DataError, StudyError
+from segcft.measures.measurements import Measurements
 from segcft.planning import record, timing
 from segcft.planning.fingerprint import Fingerprint, StructureFacts, expected, take_fingerprint
 from segcft.planning.grid import RESOLVED, SMALLEST_SIDE
@@ -400,6 +401,17 @@ def test_the_shipped_outlines_can_be_planned(path: Path) -> None:
     assert isinstance(given, Outline)
     assert given.given.keys() & set(PLANNED) <= {"evaluation"}, "pairs cannot be planned"
     assert planned(given).study.name == path.stem
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "anatomy").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_shipped_anatomies_can_be_planned(path: Path) -> None:
+    given = read_study(path)
+    assert isinstance(given, Outline)
+    study = planned(given).study
+    assert study.name == f"anatomy-{path.stem}"
+    assert len(study.measured) > len(study.masked)
+    assert study.finetune.area_scale == "given others"
+    assert Measurements.of(study).masks == tuple(study.masked)
 
 
 def test_a_file_of_a_plan_is_the_study_with_its_reasons(tmp_path: Path) -> None:
