@@ -62,6 +62,14 @@ def test_it_is_the_mean_inside_less_that_of_the_reference(study: Study, make_sma
     assert exact["heart_area"] == pytest.approx(128)
 
 
+def test_less_than_a_reference_it_may_be_negative(study: Study, make_small_study: MakeStudy) -> None:
+    grid = Measurements.of(study).grid
+    assert Measurements.of(study).all[-1].bounds(grid) == (-255, 255)
+    changes = {"variables.density": {"kind": "continuous"}, "evaluation.metric": "mae"}
+    alone = Measurements.of(make_small_study(changes | {"structures.density": DENSITY}))
+    assert alone.all[-1].bounds(grid) == (0, 255)
+
+
 def test_where_nothing_is_it_has_none(study: Study) -> None:
     image, masks = scene()
     masks[0, 2] = 0

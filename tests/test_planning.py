@@ -17,7 +17,7 @@ from PIL import Image
 
 from segcft.cli.entry import main
 from segcft.config.loader import load_study
-from segcft.config.outline import PLANNED, Outline, read_study
+from segcft.config.outline import PLANNED, Outline, leaves_out, read_study
 from segcft.config.study import Study
 from segcft.data.splits import assign
 from segcft.errors import Code, DataError, StudyError
@@ -388,6 +388,20 @@ def test_levels_that_fit_no_grid_are_an_error() -> None:
     with pytest.raises(StudyError) as raised:
         planned(outline(hvae={"patch": 257}))
     assert (raised.value.code, raised.value.field) == (Code.CONFLICT, "study.yaml: hvae")
+
+
+def test_a_predictor_of_which_nothing_is_said_is_planned() -> None:
+    assert leaves_out(small_mapping() | {"predictor": None})
+    assert leaves_out(small_mapping() | {"predictor": {"steps": 3}})  # its judge is
+    assert not leaves_out(small_mapping())
+
+
+@pytest.mark.parametrize("section", ["segmentor", "judge"])
+def test_what_is_given_and_not_wanted_is_told(section: str) -> None:
+    raw = {key: value for key, value in OUTLINE.items() if key != "structures"} | {section: {"steps": 3}}
+    with pytest.raises(StudyError) as wrong:
+        usual_study(Outline(raw, "study.yaml"))
+    assert section in str(wrong.value)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)

@@ -35,6 +35,7 @@ from tests.descent import assert_gradient_leads_down
 
 SPEC = {"steps": 40, "batch_size": 12, "warmup_steps": 2, "learning_rate": 3e-3, "widths": [8, 8, 16, 16]}
 PREDICTORS = {"predictor": SPEC | {"seed": 7}, "predictor_judge": SPEC | {"seed": 8}}
+NUMBER = {"kind": "continuous"}
 VARIABLES = {
     "sex": Variable(kind="categorical", categories=("F", "M")),
     "age": Variable(kind="continuous"),
@@ -133,6 +134,17 @@ def test_who_judges_measures_against_all_that_people_show(missing: float) -> Non
     assert float(network.expected(before, male)[0] @ torch.tensor([-1.0, 1, 0])) == pytest.approx(2, rel=1e-3)
 
 
+def test_of_a_variable_that_is_known_of_few_who_judges_says_nothing() -> None:
+    network, values = predictor(), people(60)
+    values[19:, 1] = math.nan  # the age of 19, of whom four features would need 20
+    network.fit_response(torch.randn(60, 3), values, judges=True)
+    before = torch.tensor([[0.0, 50.0, 150.0]])
+    older, male = before.clone(), before.clone()
+    older[0, 1], male[0, 0] = 60.0, 1.0
+    assert not network.expected(before, older).any()
+    assert network.expected(before, male).any()
+
+
 def test_of_too_few_people_who_judges_says_nothing() -> None:
     network = predictor()
     network.fit_response(torch.randn(19, 3), people(19), judges=True)  # four features
@@ -180,6 +192,8 @@ def test_what_is_measured_or_derived_is_no_attribute(make_small_study: MakeStudy
     [
         ({"predictor": SPEC}, "predictor_judge:"),
         ({"predictor": SPEC, "predictor_judge": SPEC}, "predictor_judge.seed:"),
+        (PREDICTORS | {"structures.age": {"variable": "age_area"}, "variables.age_area": NUMBER}, "structures:"),
+        (PREDICTORS | {"finetune.view": {"hide": 0.5}}, "view:"),
         (PREDICTORS | {"splits": {"train": 0.8, "validation": 0.0, "test": 0.2}}, "predictor:"),
     ],
 )

@@ -35,7 +35,7 @@ def resolve_measured(
     for name in derived:
         _check_settled(name, scm.definitions[name].solve_for, settled, scm)
     for one in measurements.all:
-        least, most = one.measure.bounds(measurements.grid)
+        least, most = one.bounds(measurements.grid)
         for value in settled[:, scm.variables.index(one.variable)].tolist():
             if value < least:
                 hint = f"; this number sets it, and {CHANGE}" if one.variable in numbers else ""

@@ -117,7 +117,7 @@ def _graph(study: Study) -> dict[str, Any]:
 def _variable(model: Model, k: int) -> dict[str, Any]:
     name, variable = list(model.study.variables.items())[k]
     measurements = Measurements.of(model.study)
-    measure = next((one.measure for one in measurements.all if one.variable == name), None)
+    measured = next((one for one in measurements.all if one.variable == name), None)
     described: dict[str, Any] = {
         "name": name,
         "label": plain(name),
@@ -125,8 +125,8 @@ def _variable(model: Model, k: int) -> dict[str, Any]:
         "categories": list(variable.categories),
         "unit": variable.unit,
         # What is derived is read from the image as its parts are.
-        "isMeasured": measure is not None or variable.derived is not None,
-        "isRatio": variable.derived is not None or (measure is not None and measure.ratio),
+        "isMeasured": measured is not None or variable.derived is not None,
+        "isRatio": variable.derived is not None or (measured is not None and measured.measure.ratio),
         "isDerived": variable.derived is not None,
         "of": _main_variable(model.study, name),
     }
@@ -139,7 +139,7 @@ def _variable(model: Model, k: int) -> dict[str, Any]:
             "high": high,
             "central": [float(value) for value in np.quantile(values, CENTRAL)],
             # Below it the variable cannot be: measures and what is on a logarithmic scale.
-            "least": measure.bounds(measurements.grid)[0] if measure else logarithmic,
+            "least": measured.bounds(measurements.grid)[0] if measured else logarithmic,
             "mayBeZero": variable.zero_inflated or variable.scale == "linear",
         }
     return described

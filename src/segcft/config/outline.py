@@ -116,8 +116,10 @@ def leaves_out(raw: dict[str, Any]) -> bool:
         missing = [item["loc"] for item in error.errors() if item["type"] == "missing"]
         if any(keys[0] in PLANNED for keys in missing):
             return True
+        if "predictor" in raw and "predictor_judge" not in raw:
+            return not missing
         if not raw.get("structures"):
-            return False  # nobody is guided by a regressor
+            return "predictor" not in raw and not missing
         finetune = raw.get("finetune")
         guides = finetune.get("guides", ("regressor",)) if isinstance(finetune, dict) else ()
         return "regressor" not in raw and isinstance(guides, list | tuple) and "regressor" in guides and not missing

@@ -78,7 +78,7 @@ class FinetuneSpec(Training):
 
     @model_validator(mode="after")
     def _views_keep_measures(self) -> FinetuneSpec:
-        for key in ("scale", "stretch", "elastic"):
+        for key in ("scale", "stretch", "elastic", "hide"):
             if getattr(self.view, key):
                 raise ValueError(f"view: {key!r} would change what the guide is asked for; set it to 0")
         return self

@@ -307,6 +307,10 @@ class Study(Section):
 
     def _check_predictors(self) -> None:
         for name, spec in (("predictor", self.predictor), ("predictor_judge", self.predictor_judge)):
+            if spec is not None and (same := set(self.attributes) & self.structures.keys()):
+                raise ValueError(
+                    f"structures: {min(same)!r} is a variable of its own, too; tables need another name for one"
+                )
             if spec is not None and not self.attributes:
                 raise ValueError(f"{name}: every variable is measured or derived, so there is nothing to predict")
             if spec is not None and not self.splits.validation and not self._has_split:

@@ -190,8 +190,8 @@ def _direct(factual: FactualBatch, scm: StructuralCausalModel, truth: Truth | No
         do = {name: set_to} | {one: samples.values[:, factual.cohort.column(one)] for one in study.measured}
         after = scm.counterfactual(samples.values, scm.intervention(len(set_to), **do), generator)
         drawn = None
-        if truth and name in truth.simulator.variables:
-            # What else is measured is then held as well: it follows from these.
+        if truth and name in truth.simulator.variables and not factual.judge.measurements.of_image:
+            # Where structures end is then held as well, as it follows from their areas; how bright they are is not.
             drawn = truth.counterfactuals(samples.rows, {n: v for n, v in do.items() if n in truth.simulator.variables})
         if drawn is not None or factual.predictor is not None:
             yield AskedBatch(factual, name, after, drawn, held=True)

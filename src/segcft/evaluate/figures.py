@@ -117,11 +117,10 @@ def draw_progression(answers: Answers, study: Study) -> Any:
     """Variables that rise together, a stage after the other, with the judge's outlines and all measures."""
     spec, measurements = study.evaluation, Measurements.of(study)
     rising = " and ".join(plain(variable) for variable in spec.progression)
-    title = (
-        f"{rising.capitalize()} through quantiles of the training samples, all else held:\n"
-        f"{measurements.word}s asked for / read by the judge of {', '.join(map(plain, study.structures))}, in "
-        f"{measurements.unit}"
-    )
+    title = f"{rising.capitalize()} through quantiles of the training samples, all else held"
+    if study.structures:
+        shown = ", ".join(map(plain, study.structures))
+        title += f":\n{measurements.word}s asked for / read by the judge of {shown}, in {measurements.unit}"
     stages = [f"{100 * quantile:.0f} %" for quantile in spec.progression_quantiles]
     return _draw_outlined(answers, stages, title, range(len(study.structures)), study)
 

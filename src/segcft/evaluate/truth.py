@@ -27,6 +27,8 @@ TALLER, HEIGHTS = 0.5, 9
 looked whether they have the measure that is asked for."""
 PRECISE = 1e-5
 """Of the logarithm of a height: less than a thousandth of a pixel."""
+CLOSE = 1e-2
+"""How far, of the change between two heights, the measure may be from what is wanted."""
 
 
 class Drawn(NamedTuple):
@@ -123,13 +125,17 @@ class Truth:
             return alone.exact(cover[None])[one.variable] - wanted
 
         known: list[tuple[float, float]] = []
-        for log in sorted(np.linspace(-TALLER, TALLER, HEIGHTS), key=abs):  # from the height that it has
+        for log in np.linspace(-TALLER, TALLER, HEIGHTS):
             try:
                 known.append((float(log), miss(float(log))))
             except ValueError:
                 continue  # it would leave the frame
-        known.sort()
+        found = [log for log, left in known if left == 0]
         for (low, first), (high, last) in itertools.pairwise(known):
-            if first == 0 or first * last < 0:
-                return math.exp(low if first == 0 else brentq(miss, low, high, xtol=PRECISE))
-        raise ValueError(f"{structure} has no height at which it is {wanted:g}")
+            if first * last < 0:
+                root = brentq(miss, low, high, xtol=PRECISE)
+                # An angle jumps, and passes what is wanted without ever being it.
+                found += [root] if abs(miss(root)) <= CLOSE * max(1.0, abs(last - first)) else []
+        if not found:
+            raise ValueError(f"{structure} has no height at which it is {wanted:g}")
+        return math.exp(min(found, key=abs))  # the nearest to the height that it has

@@ -39,6 +39,11 @@ class Measurement(NamedTuple):
         """Whether its number changes where the image is shifted or turned."""
         return self.measure.placed or self.zone is not None
 
+    def bounds(self, grid: Grid) -> tuple[float, float]:
+        """The smallest and the largest number that it can be."""
+        least, most = self.measure.bounds(grid)
+        return (least, most) if self.reference is None else (least - most, most - least)
+
 
 @dataclass(frozen=True)
 class Measurements:

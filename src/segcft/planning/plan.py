@@ -177,6 +177,8 @@ def _complete(basis: Basis) -> tuple[Study, dict[str, str]]:
     for section, plan in SECTIONS.items():
         given = outline.section(section)
         if section in WANTED and not WANTED[section](outline):
+            if given:  # of what is not wanted the study says so
+                raw[section] = given
             continue
         planned = plan(basis)
         raw[section] = _merged(planned, given)

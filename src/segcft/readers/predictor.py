@@ -112,14 +112,18 @@ class Predictor(nn.Module):
 
         Who guides has a penalty, that of as many people as there are features: of few people it knows little, and then
         asks for less, not for more. Who ``judges`` has none, as what is obtained would be measured against too little;
-        and of less than :data:`FEWEST` people a feature it expects nothing, so that nothing is measured against it.
+        and of a variable that is known of less than :data:`FEWEST` samples a feature it expects nothing, so that nothing
+        is measured against it.
         """
         # On the CPU: some devices have no double precision.
         features, said = self.encoder(values).cpu().double(), said.cpu().double()
         features, said = features - features.mean(dim=0), said - said.mean(dim=0)
         if judges:
-            enough = len(said) >= FEWEST * self.encoder.features
-            self.response.copy_(enough * (torch.linalg.pinv(features) @ said))
+            fit = torch.linalg.pinv(features) @ said
+            for column, name in enumerate(self.encoder.variables):
+                if int((~values[:, column].isnan()).sum()) < FEWEST * self.encoder.features:
+                    fit[self.encoder.columns([name])] = 0.0
+            self.response.copy_(fit)
             return
         penalty = self.encoder.features * torch.eye(self.encoder.features, dtype=features.dtype)
         self.response.copy_(torch.linalg.solve(features.T @ features + penalty, features.T @ said))
