@@ -112,8 +112,8 @@ class Predictor(nn.Module):
 
         Who guides has a penalty, that of as many people as there are features: of few people it knows little, and then
         asks for less, not for more. Who ``judges`` has none, as what is obtained would be measured against too little;
-        and of a variable that is known of less than :data:`FEWEST` samples a feature it expects nothing, so that nothing
-        is measured against it.
+        and where a variable is known of less than :data:`FEWEST` samples a feature, nothing is expected of it, and
+        nothing measured against it.
         """
         # On the CPU: some devices have no double precision.
         features, said = self.encoder(values).cpu().double(), said.cpu().double()
