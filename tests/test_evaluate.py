@@ -397,7 +397,9 @@ def test_attributes_may_be_intervened_on(
     cohort = Cohort.choose(study, store, store.indices("test"), CPU)
     assert len(cohort) == 12
     rows = judged(cohort, models, judge)
-    assert {row["intervention"] for row in rows} == {"", "sex", "age"}
+    direct = {names.directly("sex"), names.directly("age")}
+    assert {row["intervention"] for row in rows} == {"", "sex", "age"} | direct
+    assert {row["metric"] for row in rows if row["intervention"] in direct} == {"direct effect", "direct amplification"}
     assert not any(row["intervened"] for row in rows)
     assert not any(row["metric"] == "locality" for row in rows)
     assert only(rows, method="none", intervention="sex", metric=TRUE_ERROR)["n"] < 12  # some keep their sex
