@@ -1,7 +1,7 @@
 """Direct effects: what an attribute does to the image while every measure is held, beside what it truly does.
 
-Of a change e and the true one t of a simulator, over the whole image: ``e.t / |t|**2`` is how much of it is obtained, and
-``|e - (e.t / |t|**2) t| / |t|`` how much else is changed.
+Of a change e and the true one t of a simulator, over the whole image: ``e.t / |t|**2`` is how much of it is obtained,
+and ``|e - (e.t / |t|**2) t| / |t|`` how much else is changed.
 """
 
 from __future__ import annotations
