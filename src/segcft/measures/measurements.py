@@ -169,7 +169,7 @@ class Measurements:
     def exact(self, coverage: NDArray[np.uint8], pixels: NDArray[np.uint8] | None = None) -> dict[str, float]:
         """Variable -> its number in masks that experts drew, coverage (S, *size). Where :attr:`of_image` says so it
         needs the image's ``pixels`` (C, *size)."""
-        image = None if pixels is None else to_unit(torch.from_numpy(pixels.copy())[None])
+        image = to_unit(torch.from_numpy(pixels.copy())[None]) if self.of_image and pixels is not None else None
         found = {}
         for one in self.all:
             chosen = coverage[list(one.channels)]

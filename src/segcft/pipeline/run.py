@@ -43,7 +43,7 @@ from segcft.evaluate.names import method_name
 from segcft.grid import channels_last
 from segcft.image_models.typicality import TypicalRanges
 from segcft.measures.measurements import Measurements
-from segcft.pipeline.stage import TrainingStage, training_stage, training_stages
+from segcft.pipeline.stage import JUDGES, TrainingStage, training_stage, training_stages
 from segcft.readers.reader import MaskReader, NoStructures
 from segcft.training import artefact
 from segcft.training.loop import freeze
@@ -193,7 +193,7 @@ class Run:
     @property
     def judges(self) -> tuple[str, ...]:
         """The parts that judge: of measures, where there are any, and of attributes."""
-        return tuple(part for part in ("judge", "predictor-judge") if part in self.parts)
+        return tuple(part for part in JUDGES if part in self.parts)
 
     @property
     def asked(self) -> tuple[str, ...]:

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 Minimised = tuple[Objective, dict[str, float]]
 """What a stage minimises, and figures about it to record."""
 
+JUDGES = ("judge", "predictor-judge")
+"""The stages that train who judges: of measures, and of attributes."""
+
 MOST_VALIDATED = 256
 """Samples that are validated during a training, at most: more would not say much more, and take the time of training
 steps."""

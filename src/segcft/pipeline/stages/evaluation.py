@@ -8,7 +8,7 @@ from pathlib import Path
 from segcft.config.study import Study
 from segcft.pipeline.judging import evaluate_samples
 from segcft.pipeline.runner import Pipeline
-from segcft.pipeline.stage import STAGES, Stage, TrainingStage
+from segcft.pipeline.stage import JUDGES, STAGES, Stage, TrainingStage
 from segcft.utils.lock import Lock
 
 RECORD = "evaluation.json"
@@ -22,7 +22,7 @@ class Evaluation(Stage):
 
     def needs(self, study: Study) -> tuple[str, ...]:
         stages = (stage for stage in STAGES.values() if isinstance(stage, TrainingStage) and stage.is_in(study))
-        judges = [name for name in ("judge", "predictor-judge") if STAGES.find(name).is_in(study)]
+        judges = [name for name in JUDGES if STAGES.find(name).is_in(study)]
         return ("import", *judges, "scm", *(stage.name for stage in stages if stage.method))
 
     def record(self, pipeline: Pipeline) -> Path:
