@@ -88,23 +88,32 @@ class SegmentorStage(_ReaderStage):
         return errors | {f"validation_dice_{name}": overlap[:, i] for i, name in enumerate(study.masked)}
 
 
-class JudgeStage(SegmentorStage):
-    """Trains the segmentor that judges the counterfactuals, from a seed of its own, and on subjects of its own where
-    the split has some (``splits.judge``)."""
+class _Judging(TrainingStage):
+    """Who judges: trained from a seed of its own, and on subjects of its own where the split has some
+    (``splits.judge``)."""
+
+    judged: str
+    """The part that guides by the same, whose weights it must not have."""
 
     def rows(self, store: Store) -> NDArray[np.int64]:
         own = store.indices(JUDGE)
         return own if len(own) else super().rows(store)
 
     def check(self, run: Run) -> None:
-        judge, guide = run.path(self.name), run.path("segmentor")
+        judge, guide = run.path(self.name), run.path(self.judged)
         if guide.is_file() and artefact.same_weights(judge, guide):
             raise RunError(
                 Code.LEAK,
                 judge,
                 f"it has the weights of {guide.name}, and a judge that is the guide proves nothing; remove this file "
-                "and train it from a seed of its own: `segcft judge`",
+                f"and train it from a seed of its own: `segcft {self.name}`",
             )
+
+
+class JudgeStage(_Judging, SegmentorStage):
+    """Trains the segmentor that judges the counterfactuals."""
+
+    judged = "segmentor"
 
 
 class RegressorStage(_ReaderStage):
@@ -123,18 +132,15 @@ class RegressorStage(_ReaderStage):
 
 
 class PredictorStage(TrainingStage):
-    """Trains a predictor of the attributes: the one guides, the other one judges, on people of its own where the split
-    has some (``splits.judge``)."""
+    """Trains a predictor of the attributes: a guide beside those of measures."""
 
-    def __init__(self, name: str, section: str, judge: bool) -> None:
-        self.name, self.section, self.switch, self.judge = name, section, section, judge
+    judges = False
+
+    def __init__(self, name: str, section: str) -> None:
+        self.name, self.section, self.switch = name, section, section
 
     def is_in(self, study: Study) -> bool:
         return self.spec(study) is not None
-
-    def rows(self, store: Store) -> NDArray[np.int64]:
-        own = store.indices(JUDGE)
-        return own if self.judge and len(own) else super().rows(store)
 
     def network(self, study: Study) -> nn.Module:
         channels, dimensions = study.image.channels, len(study.image.size)
@@ -150,7 +156,7 @@ class PredictorStage(TrainingStage):
     @torch.no_grad()
     def fit_rest(self, pipeline: Pipeline, network: Any) -> None:
         network.eval()
-        network.fit_response(*self._read(pipeline, network), judges=self.judge)
+        network.fit_response(*self._read(pipeline, network), judges=self.judges)
 
     @torch.no_grad()
     def measures(self, pipeline: Pipeline, network: Any) -> dict[str, float]:
@@ -171,12 +177,6 @@ class PredictorStage(TrainingStage):
         }
         yield from blind_predictor({n: metrics[f"{MEAN_ERROR}{n}"] for n in guesses}, guesses, self.section)
 
-    def check(self, run: Run) -> None:
-        judge, guide = run.path(self.name), run.path("predictor")
-        if self.judge and guide.is_file() and artefact.same_weights(judge, guide):
-            why = f"it has the weights of {guide.name}, and a judge that is the guide proves nothing"
-            raise RunError(Code.LEAK, judge, f"{why}; remove this file and train it: `segcft run`")
-
     def _read(self, pipeline: Pipeline, network: Any) -> tuple[Tensor, Tensor]:
         """What the network says of the validation samples (N, K), and their values (N, V)."""
         batches = map(pipeline.on_device, self.validation_batches(pipeline))
@@ -184,8 +184,14 @@ class PredictorStage(TrainingStage):
         return torch.cat(said), torch.cat(values)
 
 
+class PredictorJudgeStage(_Judging, PredictorStage):
+    """Trains the predictor that judges what counterfactuals show of attributes."""
+
+    judged, judges = "predictor", True
+
+
 STAGES.add("segmentor", SegmentorStage("segmentor"))
 STAGES.add("judge", JudgeStage("judge"))
 STAGES.add("regressor", RegressorStage("regressor"))
-STAGES.add("predictor", PredictorStage("predictor", "predictor", judge=False))
-STAGES.add("predictor-judge", PredictorStage("predictor-judge", "predictor_judge", judge=True))
+STAGES.add("predictor", PredictorStage("predictor", "predictor"))
+STAGES.add("predictor-judge", PredictorJudgeStage("predictor-judge", "predictor_judge"))
