@@ -10,7 +10,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segcft.grid import Grid
-from segcft.image_models.displacement import Diffeomorphism, Displacement, between, displaced, moved_noise, stretch
+from segcft.image_models.displacement import (
+    STEEPEST,
+    Diffeomorphism,
+    Displacement,
+    between,
+    displaced,
+    moved_noise,
+    stretch,
+)
 
 
 def smooth(seed: int, channels: int, size: tuple[int, int], nodes: int, largest: float) -> Tensor:
@@ -82,6 +90,21 @@ def test_a_diffeomorphism_does_not_fold_however_steep_it_is(seed: int, spacing: 
     assert forward.abs().max() > 0.01  # it does move
     for one in (forward, inverse, between(found, steep(seed + 100, size, spacing=spacing))):
         assert float(stretch(one).min()) > 0
+
+
+@pytest.mark.parametrize("size", [(64, 128), (48, 64, 80)])
+def test_a_velocity_is_flattened_where_it_is_too_steep_and_stays_elsewhere(size: tuple[int, ...]) -> None:
+    network = Diffeomorphism(Grid(size), width=6, spacing=8, reach=0.2)
+    velocity = torch.zeros(1, len(size), *network.nodes)
+    velocity[..., 3:5, 2] = 0.4
+    velocity[..., 3:5, -4:] = 0.02
+    found = network.flattened(velocity)
+    assert network.steepness(velocity) > 2 * STEEPEST
+    assert network.steepness(found) <= 1.01 * STEEPEST
+    torch.testing.assert_close(found[..., -4:], velocity[..., -4:], atol=1e-6, rtol=0)
+    # Made smaller everywhere it would be less.
+    assert found.max() > 0.4 * STEEPEST / float(network.steepness(velocity))
+    torch.testing.assert_close(found.sum(), velocity.sum())  # what is taken from a node goes to its neighbours
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -10,12 +10,13 @@ With a regressor as the guide this is Reg-CFT, with a segmentor Seg-CFT (Xia et 
 damped Lagrange multiplier (Platt & Barr 1987; De Sousa Ribeiro et al. 2023). Three things are here that the paper has
 not: changed pixels have a price (:mod:`segcft.counterfactual.price`); where pre-training has learnt from subjects' own
 other images, the constraint is of these too: -ELBO(x', pa' | x), of counterfactuals that are known; and with a
-predictor, attributes that no mask tells are guided beside the measures (:mod:`segcft.readers.predictor`).
+predictor, attributes that no mask tells are guided beside the measures (:mod:`segcft.readers.predictor`), and what they
+do to images on average is asked for (:mod:`segcft.counterfactual.average`).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from segcft.config.mechanisms import LocalDeformation
 from segcft.config.section import Augment, Training
 from segcft.config.stages import FinetuneSpec
 from segcft.config.study import Study
+from segcft.counterfactual.average import AverageEffects
 from segcft.counterfactual.price import price_of
 from segcft.counterfactual.scale import scales
 from segcft.data.augment import Augmenter
@@ -40,9 +42,24 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
 
+DRAWS = 4096
+"""Interventions from which it is learnt how changes of variables go together."""
+
 NONE = LocalDeformation()
 """No deformations. Pre-training has learnt from them that a structure can be larger; what is around it moves with it
 there, and fine-tuning must be free to unlearn that."""
+
+
+class Intervened(NamedTuple):
+    """Counterfactuals ``image`` (B, C, *size) under a drawn intervention ``do`` (B, V), the guides' error of them, how
+    much of the average effects is ``missed``, on the same scale, and by how much the constraint is violated; these are
+    numbers, shape ()."""
+
+    image: Tensor
+    do: Tensor
+    guided: Tensor
+    missed: Tensor
+    violation: Tensor
 
 
 class CounterfactualObjective(Objective):
@@ -54,6 +71,7 @@ class CounterfactualObjective(Objective):
         guide: a segmentor or a regressor, frozen; gradients flow through it to the image. None where there are no
             structures.
         predictor: guides what the image shows of attributes, frozen; None where nothing does.
+        average: what attributes do to images on average, which guides beside the predictor; None without one.
         marginal: training values (N, V) from which interventions are drawn.
         bound: eps, the largest value of the mechanism's constraint allowed, in nats per pixel.
     """
@@ -72,6 +90,7 @@ class CounterfactualObjective(Objective):
         marginal: Tensor,
         bound: float,
         predictor: Predictor | None = None,
+        average: AverageEffects | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -88,10 +107,15 @@ class CounterfactualObjective(Objective):
         drawn = [name for name in names if name not in study.derived]
         self.targets = [names.index(name) for name in spec.intervene or drawn]
         self.attributes = [names.index(name) for name in study.attributes]
+        self.average = average
         self.multiplier = nn.Parameter(torch.tensor(float(spec.multiplier)))
         self.price = price_of(spec)
         self.register_buffer("marginal", marginal)
         self.register_buffer("area_scale", scales(study, marginal, spec.area_scale))
+        if average is not None:
+            with torch.no_grad():
+                values = marginal[torch.randint(len(marginal), (DRAWS,), device=marginal.device)]
+                average.fit_draws(values, self.scm.counterfactual(values, self.draw_intervention(values)))
 
     def train(self, mode: bool = True) -> CounterfactualObjective:
         """Training mode for the network only: the guide's batch statistics are frozen with it."""
@@ -174,13 +198,13 @@ class CounterfactualObjective(Objective):
 
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         image, values, known = self.samples.pairs(batch)
-        counterfactual, do, guided, violation = self._intervene(image, values, known)
+        counterfactual, do, guided, missed, violation = self._intervene(image, values, known)
         charged = self.charged(do)
         change = (self.changed_share(counterfactual - image) * charged).sum() / charged.sum().clamp(min=1)
         price = self.price(guided, step)
         # Damping stiffens the multiplier where the constraint is violated, so that it does not oscillate.
         weight = (self.multiplier + self.spec.damping * violation.detach()).clamp(min=0)
-        loss = guided + price * change + weight.detach() * violation + self.multiplier * violation.detach()
+        loss = guided + missed + price * change + weight.detach() * violation + self.multiplier * violation.detach()
         # The last term is there for the multiplier's ascent only; its value is not part of what is minimised.
         loss = loss - (self.multiplier * violation).detach()
         figures = {
@@ -189,22 +213,21 @@ class CounterfactualObjective(Objective):
             "violation": violation,
             "multiplier": self.multiplier.detach().clone(),
         }
+        figures |= {"missed": missed} if self.average is not None else {}
         return loss, figures | ({"price": price} if self.spec.price != "fixed" else {})
 
     def validate(self, batch: Batch) -> Tensor:
         """The guide's error and by how much the constraint is violated, of the batch, without augmentation."""
-        _, _, guided, violation = self._intervene(*self.plain.pairs(batch))
-        return (guided + violation.clamp(min=0)).expand(len(batch["values"]))
+        found = self._intervene(*self.plain.pairs(batch))
+        return (found.guided + found.missed + found.violation.clamp(min=0)).expand(len(batch["values"]))
 
-    def _intervene(self, image: Tensor, values: Tensor, known: Known | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Counterfactuals (B, C, *size) under a drawn intervention, that intervention (B, V), the guides' error of
-        them, and by how much the constraint is violated; the last two are numbers, shape ()."""
+    def _intervene(self, image: Tensor, values: Tensor, known: Known | None) -> Intervened:
         do = self.draw_intervention(values)
         after = self.scm.counterfactual(values, do)
         counterfactual, held = self.network.counterfactual_and_constraint(
             image, values, after, self.spec.abduction == "sample", known
         )
-        total, count = counterfactual.new_zeros(()), 0
+        total, count, missed = counterfactual.new_zeros(()), 0, counterfactual.new_zeros(())
         if self.guide is not None:
             count = len(self.measured)
             total = count * self.guide_loss(counterfactual, after)
@@ -212,7 +235,9 @@ class CounterfactualObjective(Objective):
             before = {"image": image, "values": values}
             losses = self.attribute_losses(self.predictor, counterfactual, before, after)
             total, count = total + torch.stack(losses).sum(), count + len(losses)
-        return counterfactual, do, total / count, held.mean() - self.bound
+        if self.average is not None:
+            missed = self.average(counterfactual - image, values, after).sum()
+        return Intervened(counterfactual, do, total / count, missed / count, held.mean() - self.bound)
 
 
 @torch.no_grad()

@@ -18,7 +18,8 @@ from segcft.config.study import Study
 from segcft.data.store import Store
 from segcft.grey import to_unit
 from segcft.grid import Grid
-from segcft.importers.simulated import Stretching, make_simulator, mask_order
+from segcft.importers.simulated import Stretching, Zoned, make_simulator, mask_order
+from segcft.measures.area import Area
 from segcft.measures.measure import ImageMeasure
 from segcft.measures.measurements import Measurement, Measurements
 
@@ -67,13 +68,27 @@ class Truth:
                 found[one.variable] = (structure, one)
         return found
 
+    @cached_property
+    def zoned(self) -> dict[str, tuple[str, tuple[float, float]]]:
+        """Variables that no simulator has, and that are the area of one structure in a part of the image along x ->
+        that structure, as the simulator calls it, and the part."""
+        if not isinstance(self.simulator, Zoned):
+            return {}
+        found = {}
+        for one in Measurements.of(self.study).all:
+            structure = self.simulator.structures[self.order[one.channels[0]]]
+            zone, alone = one.zone, len(one.channels) == 1 and structure in self.simulator.zoned
+            if alone and isinstance(one.measure, Area) and zone and (zone.axis, zone.of) == ("x", "frame"):
+                found[one.variable] = (structure, (zone.begin, zone.end))
+        return found
+
     def counterfactuals(self, rows: Tensor, do: Mapping[str, Tensor]) -> Drawn | None:
         """The samples in ``rows`` (B,) of the store under ``do``: variables and their values (B,) in the study's terms.
 
         The simulator refuses what it cannot draw, e.g. a heart that would leave the thorax: NaN. None where it cannot
         set one of the variables, as it only draws what is then measured.
         """
-        if not do.keys() <= {*self.simulator.variables, *self.stretched}:
+        if not do.keys() <= {*self.simulator.variables, *self.stretched, *self.zoned}:
             return None
         size = self.study.image.size
         image = torch.full((len(rows), 1, *size), torch.nan)
@@ -102,8 +117,16 @@ class Truth:
             if structure in stretch:
                 raise ValueError(f"the height of {structure} cannot give several of its measures at once")
             stretch[structure] = self._stretch(person, attributes, structure, one, do[name])
+        zones: dict[tuple[float, float], float] = {}
+        for name in do.keys() & self.zoned.keys():
+            structure, part = self.zoned[name]
+            if f"{structure}_area" in do:
+                raise ValueError(f"the area of {structure} follows from those of its parts")
+            zones[part] = do[name]
         if stretch and isinstance(self.simulator, Stretching):
             image, masks = self.simulator.render(person, attributes, stretch)
+        elif zones and isinstance(self.simulator, Zoned):
+            image, masks = self.simulator.render(person, attributes, zones)
         else:
             image, masks = self.simulator.render(person, attributes)
         return image, masks[self.order]

@@ -25,6 +25,10 @@ STEEPEST = 0.7
 about 2, and two of them one after the other by 4, which pixels still show; from 1 on, what leads from one to the other
 folds between some of them."""
 
+ROUNDS = 12
+"""In which neighbouring nodes of too steep a velocity are drawn to each other. What is too steep then is little, and
+makes all of the velocity smaller."""
+
 STEP = 0.05
 """The same of a single step of following it: so short that none folds."""
 
@@ -64,8 +68,8 @@ class Diffeomorphism(Displacement):
     .. math:: \phi = \exp(v), \qquad \phi^{-1} = \exp(-v),
 
     by scaling and squaring (Arsigny et al. 2006): a step so short that it cannot fold is taken, and doubled. A velocity
-    that is steeper than :data:`STEEPEST` anywhere is made as much smaller everywhere. Arguments are those of
-    :class:`Displacement`; ``reach`` bounds the velocity, and so how far it leads.
+    that is steeper than :data:`STEEPEST` is flattened there; what is left of that makes it smaller everywhere.
+    Arguments are those of :class:`Displacement`; ``reach`` bounds the velocity, and so how far it leads.
     """
 
     def __init__(self, grid: Grid, width: int, spacing: int, reach: float) -> None:
@@ -75,15 +79,29 @@ class Diffeomorphism(Displacement):
 
     def forward(self, features: Tensor) -> Tensor:
         """The displacement of every pixel and behind it its inverse, (B, 2 * axes, *size)."""
-        velocity = self.at_nodes(features)
+        velocity = self.flattened(self.at_nodes(features))
         velocity = velocity * self.grid.over_space((STEEPEST / self.steepness(velocity))[:, None])
         velocity = self.grid.smooth(velocity, self.followed)
         step = torch.cat([velocity, -velocity]) / 2**self.doublings
+        step = displaced(step, step / 2)  # as it goes half way, so that there and back is where it was
         for _ in range(self.doublings):
             step = step + displaced(step, step)
         pixels = self.grid.places(features.new_empty(1, 1, *self.grid.size))
         found = self.grid.sample(step, pixels.expand(len(step), *pixels.shape[1:]))
         return torch.cat(found.chunk(2), dim=1)
+
+    def flattened(self, velocity: Tensor) -> Tensor:
+        """A velocity (B, axes, *nodes) that is less steep where it was too steep: neighbours are drawn to each other
+        until what is too much has gone over to others. Elsewhere it stays."""
+        most = STEEPEST / math.sqrt(self.grid.dimensions)
+        for _ in range(ROUNDS):
+            for axis in self.grid.axes:
+                steps = velocity.diff(dim=axis)
+                length = (steps * (self.nodes[axis] / 2)).square().sum(dim=1, keepdim=True).clamp(min=most**2).sqrt()
+                drawn = steps * (1 - most / length) / 2
+                pad = [0, 0] * (-1 - axis)
+                velocity = velocity + F.pad(drawn, [*pad, 0, 1]) - F.pad(drawn, [*pad, 1, 0])
+        return velocity
 
     def steepness(self, velocity: Tensor) -> Tensor:
         """The largest change of a velocity (B, axes, *nodes) from a node to the next over the way, (B,), at least the

@@ -56,6 +56,18 @@ class Stretching(Simulator, Protocol):
         """The coverage (H, W) of one structure alone."""
 
 
+@runtime_checkable
+class Zoned(Simulator, Protocol):
+    """A simulator that can draw structures wider in a part of the image, so that their areas there can be set too."""
+
+    zoned: tuple[str, ...]
+
+    def render(
+        self, person: int, attributes: Mapping[str, float | str], zones: Mapping[tuple[float, float], float] = ...
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """As of every simulator; ``zones`` are areas from one share of the image's width to another."""
+
+
 # What a study file calls a simulator -> its class, made with (size, pixel_area). Named, not imported, so that
 # opening a data set does not load every simulator.
 SIMULATORS = {

@@ -131,14 +131,21 @@ class ChestSimulator:
         return values
 
     def render(
-        self, person: int, attributes: Mapping[str, float | str], stretch: Mapping[str, float] | None = None
+        self,
+        person: int,
+        attributes: Mapping[str, float | str],
+        stretch: Mapping[str, float] | None = None,
+        unseen: int | None = None,
     ) -> tuple[Bytes, Bytes]:
-        """The radiograph (H, W) and the structures' coverage (3, H, W); 255: a pixel is wholly inside. ``stretch`` says
-        how many times as tall as follows from their areas structures are."""
+        """The radiograph (H, W) and the structures' coverage (3, H, W); 255: a pixel is wholly inside.
+
+        ``stretch`` says how many times as tall as follows from their areas structures are. ``unseen`` is another
+        person, whose noise draws what no image of a man shows: how his breasts would be.
+        """
         sex, age = _check_sex(attributes["sex"]), _check_age(attributes["age"])
         pose = Pose.draw(Noise.POSE.stream(person))
         covers = self._covers(person, attributes, pose, stretch or {})
-        image = self._image(person, sex, age, pose, covers)
+        image = self._image(person, sex, age, pose, covers, person if unseen is None else unseen)
         return np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8), np.rint(255 * covers).astype(np.uint8)
 
     def cover(self, person: int, attributes: Mapping[str, float | str], structure: str, stretch: float) -> Bytes:
@@ -175,8 +182,8 @@ class ChestSimulator:
             raise UndrawableError(Code.OUT_OF_RANGE, name, f"{area:.6g} is too large for the thorax")
         return coverage(outline, self.grid)
 
-    def _image(self, person: int, sex: str, age: float, pose: Pose, covers: Floats) -> Floats:
-        """Grey values (H, W) in [0, 1]."""
+    def _image(self, person: int, sex: str, age: float, pose: Pose, covers: Floats, unseen: int) -> Floats:
+        """Grey values (H, W) in [0, 1]; ``unseen`` is the person whose noise draws breasts."""
         grid = self.grid
         x, y = pose.body_coordinates(grid)
         texture = Noise.TEXTURE.stream(person)
@@ -201,7 +208,7 @@ class ChestSimulator:
 
         attenuation = attenuation + Bones.draw(Noise.BONES.stream(person)).attenuation(x, y, age, wobble)
         if sex == "F":
-            attenuation = attenuation + Breasts.draw(Noise.BREASTS.stream(person)).attenuation(x, y)
+            attenuation = attenuation + Breasts.draw(Noise.BREASTS.stream(unseen)).attenuation(x, y)
         exposure = Exposure.draw(Noise.EXPOSURE.stream(person))
         image = exposure.develop(blur(attenuation, exposure.blur, grid), *grid.centres())
         grain = Noise.GRAIN.stream(person).standard_normal(image.shape, dtype=np.float32)

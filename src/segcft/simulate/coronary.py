@@ -22,16 +22,18 @@ from segcft.coronary.reformation import Reformation
 from segcft.errors import Code
 from segcft.simulate.heart import Course, Heart, Texture, Tissues
 from segcft.simulate.noise import Stream, UndrawableError, check_number, cut_normal
-from segcft.simulate.vessel import Radii, Vessel, VesselNoise, stations
+from segcft.simulate.vessel import Part, Radii, Vessel, VesselNoise, stations
 
 Array = NDArray[np.floating]
 Bytes = NDArray[np.uint8]
 Attributes = dict[str, float | str]
+Ends = tuple[float, float]
 
 VOXEL = 0.25
 """Largest distance in mm of the points at which a scene is looked at; it is averaged to the image's pixels."""
 MARGIN = 4.0
 """mm of the vessel before and after the image."""
+NOTHING: Mapping[Ends, float] = {}
 
 
 class Noise(Stream):
@@ -138,6 +140,8 @@ class CoronarySimulator:
 
     variables = ("noncalcified_plaque_area", "calcified_plaque_area", "lumen_area")
     structures = ("noncalcified_plaque", "calcified_plaque", "lumen")
+    zoned = ("lumen",)
+    """Those that can be drawn wider in a part of the image."""
 
     def __init__(self, size: tuple[int, int], pixel_area: float) -> None:
         self.size, self.spacing = size, math.sqrt(pixel_area)
@@ -159,8 +163,8 @@ class CoronarySimulator:
             for name, mechanism in MECHANISMS.items()
         }
 
-    def scene(self, person: int, attributes: Mapping[str, float | str]) -> Scene:
-        """The person in space.
+    def scene(self, person: int, attributes: Mapping[str, float | str], zones: Mapping[Ends, float] = NOTHING) -> Scene:
+        """The person in space; ``zones`` as of :meth:`render`.
 
         Raises:
             UndrawableError: an area is negative or does not fit; the message names the variable.
@@ -177,6 +181,7 @@ class CoronarySimulator:
             areas["lumen_area"],
             areas["noncalcified_plaque_area"],
             areas["calcified_plaque_area"],
+            [Part(begin * self.length, end * self.length, area) for (begin, end), area in zones.items()],
         )
         widest = float(np.max(vessel.radii(stations(self.length, self.spacing)[0], 0.0).wall))
         if widest > 0.45 * self.size[0] * self.spacing:
@@ -193,9 +198,19 @@ class CoronarySimulator:
         scanner = Scanner.draw(Noise.SCANNER.stream(person))
         return Scene(heart.course.centreline(self.length, MARGIN), MARGIN, vessel, heart, scanner)
 
-    def render(self, person: int, attributes: Mapping[str, float | str]) -> tuple[Bytes, Bytes]:
-        """The image (H, W) and the structures' coverage (3, H, W); 255: a pixel is wholly inside."""
-        scene = self.scene(person, attributes)
+    def render(
+        self, person: int, attributes: Mapping[str, float | str], zones: Mapping[Ends, float] = NOTHING
+    ) -> tuple[Bytes, Bytes]:
+        """The image (H, W) and the structures' coverage (3, H, W); 255: a pixel is wholly inside.
+
+        ``zones`` are the lumen's areas in mm^2 in parts of the image, (begin, end) as shares of its length: it is wider
+        or narrower there, elsewhere as it would be, and the plaque is as thick as it was.
+
+        Raises:
+            UndrawableError: an area is negative or does not fit; the message names the variable.
+            ValueError: zones overlap.
+        """
+        scene = self.scene(person, attributes, zones)
         low, high = WINDOW
         grey = np.clip((self._scan(scene, person) - low) / (high - low), 0, 1)
         covers = coverage(scene.vessel, self.size, self.spacing)

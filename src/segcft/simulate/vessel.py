@@ -8,12 +8,15 @@ of the thickness at 0 plus that at pi, and every layer is scaled until that is w
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
+from scipy.special import expit
 
 from segcft.errors import Code
 from segcft.simulate.noise import UndrawableError
@@ -24,6 +27,10 @@ TRACE = 1e-4
 """Of plaque where there is no lesion, over that in the largest one: seen only when lesions have grown together."""
 STEP = 0.0625
 """Distance in mm of the stations at which areas are measured, at most."""
+BLEND = 0.5
+"""mm over which a part of the lumen that is wider goes over into the next one, by a logistic curve."""
+NARROWEST = 0.1
+"""Of its own width the lumen has at least so much."""
 
 
 class Radii(NamedTuple):
@@ -162,6 +169,68 @@ class VesselNoise:
         return along * (1 + self.ovality * np.cos(2 * (angle - self.oval_angle)))
 
 
+class Part(NamedTuple):
+    """From ``begin`` to ``end``, in mm of the image, the lumen has so large an ``area`` in it, in mm^2."""
+
+    begin: float
+    end: float
+    area: float
+
+
+@dataclass(frozen=True)
+class Widening:
+    """By how much the lumen is wider in the parts between ``edges`` (K - 1,), in mm; ``factors`` (K,)."""
+
+    edges: Array
+    factors: Array
+
+    @staticmethod
+    def shares(edges: Array, s: Array) -> Array:
+        """How much of a station at ``s`` (N,) belongs to which part, (K, N): they go over into each other."""
+        behind = expit((s - edges[:, None]) / BLEND)
+        whole = np.vstack([np.ones_like(s), behind, np.zeros_like(s)])
+        return np.asarray(whole[:-1] - whole[1:])
+
+    @classmethod
+    def to(cls, parts: Sequence[Part], profile: Array, s: Array, step: float) -> Widening:
+        """That at which ``parts`` have their areas, and what is between them has the area that it had.
+
+        Areas are linear in the factors, so these solve a system of equations.
+
+        Args:
+            parts: which do not overlap.
+            profile: the width (N,) of the lumen in mm as it is, at the stations ``s`` (N,), which are a ``step`` apart.
+
+        Raises:
+            UndrawableError: the lumen would close.
+            ValueError: parts overlap.
+        """
+        ordered = sorted(parts)
+        if any(one.end > following.begin for one, following in itertools.pairwise(ordered)):
+            raise ValueError("parts of the vessel overlap")
+        inner = {edge for part in parts for edge in part[:2] if step / 2 < edge < s[-1]}
+        edges = np.array(sorted(inner))
+        ends = np.concatenate([[0.0], edges, [s[-1] + step / 2]])
+        within = np.stack([_share(s, step, begin, end) for begin, end in itertools.pairwise(ends)])
+        areas = (within * profile).sum(axis=1) * step
+        for part in ordered:
+            areas[int(np.argmin(np.abs(ends[:-1] - part.begin)))] = part.area
+        factors = np.linalg.solve((within * profile) @ cls.shares(edges, s).T * step, areas)
+        if factors.min() < NARROWEST:
+            why = "so small in a part that the lumen would close"
+            raise UndrawableError(Code.OUT_OF_RANGE, "lumen_area", why)
+        return cls(edges, factors)
+
+    def at(self, s: Array) -> Array:
+        """Relative width (N,) at arc lengths ``s`` (N,)."""
+        return np.asarray(self.factors @ self.shares(self.edges, s))
+
+
+def _share(s: Array, step: float, begin: float, end: float) -> Array:
+    """How much (N,) of each station lies from ``begin`` to ``end``."""
+    return np.asarray(np.clip(np.minimum(s + step / 2, end) - np.maximum(s - step / 2, begin), 0, step) / step)
+
+
 @dataclass(frozen=True)
 class Vessel:
     """A vessel with given areas in an image ``length`` mm long, of pixels ``spacing`` mm wide."""
@@ -171,29 +240,44 @@ class Vessel:
     scale: float
     noncalcified: float
     calcified: float
+    widening: Widening | None = None
 
     @classmethod
     def with_areas(
-        cls, noise: VesselNoise, length: float, spacing: float, lumen: float, noncalcified: float, calcified: float
+        cls,
+        noise: VesselNoise,
+        length: float,
+        spacing: float,
+        lumen: float,
+        noncalcified: float,
+        calcified: float,
+        parts: Sequence[Part] = (),
     ) -> Vessel:
         """The vessel whose areas in the image are these, in mm^2, as its stations measure them.
 
+        With ``parts`` of the lumen it is then made wider or narrower in these, and all of it has another area.
+
         Raises:
             UndrawableError: an area does not fit.
+            ValueError: parts overlap.
         """
         s, step = stations(length, spacing)
         profile = noise.lumen_profile(s, 0.0, length) + noise.lumen_profile(s, np.pi, length)
+        scale = lumen / (float(profile.sum()) * step)
         return cls(
             noise,
             length,
-            lumen / (float(profile.sum()) * step),
+            scale,
             noise.noncalcified.growth("noncalcified_plaque_area", noncalcified, s, step),
             noise.calcified.growth("calcified_plaque_area", calcified, s, step),
+            Widening.to(parts, scale * profile, s, step) if parts else None,
         )
 
     def radii(self, s: Array, angle: Array | float) -> Radii:
         """Of the layers at arc lengths ``s`` (N,) from the image's begin, and angles that broadcast with it."""
         lumen = self.scale * self.noise.lumen_profile(s, angle, self.length)
+        if self.widening is not None:
+            lumen = lumen * self.widening.at(s)
         soft = self.noise.noncalcified.thickness(s, angle, self.noncalcified)
         hard = self.noise.calcified.thickness(s, angle, self.calcified)
         inner = lumen + self.noise.depth * soft

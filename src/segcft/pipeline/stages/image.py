@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segcft.config.study import Study
+from segcft.counterfactual.average import AverageEffects
 from segcft.counterfactual.finetune import CounterfactualObjective, constraint_level
 from segcft.counterfactual.model import CounterfactualModel
 from segcft.counterfactual.response import response_slopes
-from segcft.data.batches import Batch, Batches
+from segcft.data.batches import Batch, Batches, sequential
 from segcft.data.pairs import Pairs
 from segcft.errors import Code, RunError
 from segcft.grey import to_unit
@@ -154,10 +155,21 @@ class FinetuningStage(_ImageStage):
         bound = constraint_level(network, study, batches, pipeline.fabric) + study.finetune.slack
         scm, guide = run.load("scm", device), self._reader(pipeline)
         predictor = run.load("predictor", device) if study.predictor is not None else None
+        average = self._average(pipeline, values) if study.predictor is not None else None
         objective = CounterfactualObjective(
-            network, scm, guide, study.finetune, study, values.to(device), bound, predictor
+            network, scm, guide, study.finetune, study, values.to(device), bound, predictor, average
         )
         return objective, {"bound": bound}
+
+    def _average(self, pipeline: Pipeline, values: Tensor) -> AverageEffects:
+        study, device = pipeline.study, pipeline.fabric.device
+        average = AverageEffects(
+            study.variables, study.attributes, study.image.channels, study.image.size, study.finetune.steps
+        ).to(device)
+        rows = pipeline.store.indices("train", complete=True)
+        people = sequential(pipeline.store, rows, study.evaluation.batch_size)
+        average.fit(map(pipeline.on_device, people), values.to(device))
+        return average
 
     def measures(self, pipeline: Pipeline, network: Any) -> dict[str, float]:
         study, run, device = pipeline.study, pipeline.run, pipeline.fabric.device

@@ -1,0 +1,120 @@
+"""What attributes do to images on average: learnt from people, asked of counterfactuals."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from segcft.counterfactual.average import AverageEffects
+from segcft.data.batches import Batch
+from segcft.grey import to_unit
+from tests.test_predictor import VARIABLES, people
+
+SIDE = 24
+TOP, LEFT = torch.zeros(1, SIDE, SIDE), torch.zeros(1, SIDE, SIDE)
+TOP[:, :8], LEFT[:, :, :8] = 60.0, 25.0
+
+
+def image(values: Tensor, seed: int = 3) -> Tensor:
+    """Grey levels uint8 (N, 1, SIDE, SIDE): men are brighter above, a large area on the left; age does nothing."""
+    noise = 5 * torch.randn(len(values), 1, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
+    sex, area = values[:, 0].nan_to_num(0.5), (values[:, 2] - 160) / 60
+    return (
+        (100 + noise + sex[:, None, None, None] * TOP + area[:, None, None, None] * LEFT).round().clamp(0, 255).byte()
+    )
+
+
+def effects(values: Tensor, attributes: tuple[str, ...] = ("sex", "age")) -> AverageEffects:
+    average = AverageEffects(VARIABLES, attributes, 1, (SIDE, SIDE), steps=1)
+    batches: list[Batch] = [{"image": image(part, k), "values": part} for k, part in enumerate(values.split(50))]
+    average.fit(batches, values)
+    return average
+
+
+def asked(count: int = 400) -> tuple[Tensor, Tensor]:
+    """Values before and after interventions on sex, which the area follows in part."""
+    before = people(count, 5)
+    after = before.clone()
+    after[:, 0] = people(count, 6)[:, 0]
+    after[:, 2] += 20 * (after[:, 0] - before[:, 0]) + people(count, 7)[:, 2] - people(count, 8)[:, 2]
+    return before, after
+
+
+def changes(before: Tensor, after: Tensor, sex: float, area: float) -> Tensor:
+    """What counterfactuals change that have those shares of what people show, (N, 1, SIDE, SIDE)."""
+    men, larger = after[:, 0] - before[:, 0], (after[:, 2] - before[:, 2]) / 60
+    return (men[:, None, None, None] * TOP * sex + larger[:, None, None, None] * LEFT * area) / 127.5
+
+
+def test_the_effect_of_an_attribute_is_what_people_show_with_all_else_held() -> None:
+    average = effects(people(400))
+    woman, man = torch.tensor([[0.0, 50.0, 150.0]]), torch.tensor([[1.0, 50.0, 150.0]])
+    columns = [column for part in average.columns for column in part]
+    found = torch.einsum("bj,j...->b...", average.change(woman, man)[:, columns], average.effect)[0]
+    torch.testing.assert_close(found, TOP / 127.5, atol=0.02, rtol=0)  # and nothing on the left, where the area is
+
+
+def test_what_hardly_shows_is_hardly_asked_for() -> None:
+    average = effects(people(400))
+    sex, age = average.effect.split([2, 1])
+    assert float(sex.square().sum() / average.norm[0]) > 0.97
+    assert float(age.square().sum() / average.norm[1]) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("sex", "area", "missed"), [(1.0, 1.0, 0.0), (0.5, 1.0, 0.25), (0.0, 1.0, 1.0), (1.0, 0.0, 0.0)]
+)
+def test_missed_is_the_share_that_counterfactuals_lack(sex: float, area: float, missed: float) -> None:
+    """However much of the area's own effect they have, which follows sex."""
+    average = effects(people(400), ("sex",))
+    before, after = asked()
+    average.fit_draws(before, after)
+    found = average.train()(changes(before, after, sex, area), before, after)
+    assert found.shape == (1,)
+    assert float(found) == pytest.approx(missed, abs=0.05)
+
+
+def test_its_gradient_leads_to_what_people_show() -> None:
+    average = effects(people(400), ("sex",))
+    before, after = asked()
+    average.fit_draws(before, after)
+    share = torch.tensor(0.0, requires_grad=True)
+    found = []
+    for _ in range(40):
+        missed = average.train()(changes(before, after, 1.0, 1.0) * share, before, after).sum()
+        (slope,) = torch.autograd.grad(missed, share)
+        found.append(float(missed.detach()))
+        share = (share - 0.1 * slope).detach().requires_grad_()
+    assert found[0] == pytest.approx(1, abs=0.05)
+    assert found[-1] < 0.05
+    assert float(share) == pytest.approx(1, abs=0.1)
+
+
+def test_a_reading_changes_nothing() -> None:
+    average = effects(people(400), ("sex",)).eval()
+    before, after = asked()
+    average.fit_draws(before, after)
+    state = average.obtained.clone()
+    average(changes(before, after, 1.0, 1.0), before, after)
+    assert torch.equal(average.obtained, state)
+
+
+def test_values_that_are_missing_do_no_harm() -> None:
+    values = people(400)
+    values[::3, 0] = math.nan
+    values[1::3, 1] = math.nan
+    average = effects(values)
+    assert average.effect.isfinite().all()
+    assert average.norm.isfinite().all()
+
+
+def test_coarse_images_are_means_of_cells() -> None:
+    average = AverageEffects(VARIABLES, ("sex",), 1, (64, 96), steps=10)
+    seen = to_unit(torch.randint(256, (2, 1, 64, 96), dtype=torch.uint8))
+    assert average.coarse(seen).shape == (2, 1, 32, 32)
+    torch.testing.assert_close(average.coarse(seen)[0, 0, 0, 0], seen[0, 0, :2, :3].mean())
+    volume = AverageEffects(VARIABLES, ("sex",), 1, (8, 40, 40), steps=10)
+    assert volume.coarse(torch.zeros(1, 1, 8, 40, 40)).shape == (1, 1, 8, 32, 32)
