@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,10 +11,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from segcft.config.mechanisms import HVAESpec, LocalDeformation
+from segcft.config.mechanisms import HVAESpec
+from segcft.config.section import LocalDeformation
 from segcft.config.study import Image, Study
 from segcft.config.variable import Variable
-from segcft.data.deform import SMALLEST, LocalDeformer
+from segcft.data.deform import SMALLEST, LocalDeformer, _uniform
 from segcft.data.pairs import elsewhere_equal
 from segcft.grey import to_unit
 from segcft.grid import Grid
@@ -33,7 +35,7 @@ def balls(samples: int, size: tuple[int, ...], radius: float, middle: float = 0.
 
 def known_factors(deformer: LocalDeformer, factor: float) -> LocalDeformer:
     """The same with this factor along every axis, where factors are random."""
-    deformer._strain = lambda samples, axes, like: torch.full((samples, axes, 1), 1 / factor - 1)  # type: ignore[method-assign]
+    deformer._strain = lambda axes, draw: torch.full((len(draw()), axes, 1), 1 / factor - 1)  # type: ignore[method-assign]
     return deformer
 
 
@@ -67,7 +69,7 @@ def test_what_is_far_stays_and_values_keep_their_range() -> None:
     wide=st.floats(0.05, 0.8),
     long=st.floats(0.05, 0.8),
 )
-@example(seed=764006, size=(32, 32), spread=0.375, wide=0.5, long=0.5)  # it did
+@example(seed=764006, size=(32, 32), spread=0.375, wide=0.5, long=0.5)
 def test_nothing_folds(seed: int, size: tuple[int, ...], spread: float, wide: float, long: float) -> None:
     """The order of neighbours along every axis stays, whatever the structure's shape and place."""
     torch.manual_seed(seed)
@@ -79,7 +81,9 @@ def test_nothing_folds(seed: int, size: tuple[int, ...], spread: float, wide: fl
     mask = ((turned / radii).square().sum(dim=1, keepdim=True) < 1).float()
     deformer = LocalDeformer(LocalDeformation(share=1, spread=spread))
     pixel = 2 / max(size)
-    field = deformer._field(mask.flatten(1), places.flatten(2), pixel).reshape(places.shape)
+    field = deformer._field(mask.flatten(1), places.flatten(2), pixel, partial(_uniform, mask, None)).reshape(
+        places.shape
+    )
     slopes = torch.stack(
         [torch.stack(torch.gradient(field[0, axis], spacing=[2 / n for n in size])) for axis in range(len(size))]
     )

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from refused import refused
-from segcft.config.mechanisms import LocalDeformation
-from segcft.config.section import Augment
+from segcft.config.section import Augment, LocalDeformation
 from segcft.config.study import Study
 from segcft.data.store import Store
 from segcft.errors import Code, StudyError

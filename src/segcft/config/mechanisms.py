@@ -12,21 +12,13 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PlainValidator, PositiveInt, SerializeAsAny
 
 from segcft.config.architecture import by_architecture
-from segcft.config.section import Fraction, Section, Training
+from segcft.config.section import Fraction, LocalDeformation, Section, Training
 from segcft.utils.registry import Registry, subclass_of
 
 DEFAULT = "two-stream"
 """The architecture of a study that names none."""
 
 AXES = ("depth", "height", "width")
-
-
-class LocalDeformation(Section):
-    """Self-supervised interventions: of a ``share`` of the samples one structure, drawn at random, is scaled along its
-    axes by factors of up to about ``exp(spread)`` or its inverse, while what is far from it stays."""
-
-    share: Fraction = 0.0
-    spread: Annotated[float, Field(ge=0, le=0.4)] = 0.3
 
 
 class MechanismSpec(Training):

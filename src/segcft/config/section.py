@@ -39,6 +39,14 @@ class Section(BaseModel):
         return {name: value for name, value in written.items() if name not in default}
 
 
+class LocalDeformation(Section):
+    """Self-supervised interventions: of a ``share`` of the samples one structure, drawn at random, is scaled along its
+    axes by factors of up to about ``exp(spread)`` or its inverse, while what is far from it stays."""
+
+    share: Fraction = 0.0
+    spread: Annotated[float, Field(ge=0, le=0.4)] = 0.3
+
+
 class Augment(Section):
     """Random deformation of image and masks together, then of grey values; 0 turns a part off.
 
@@ -46,10 +54,11 @@ class Augment(Section):
     ``elastic_nodes`` nodes a side) as shares of the image; ``stretch`` is an extra scale of one axis;
     ``gamma`` and ``contrast`` as relative ranges; ``brightness`` and ``noise`` (a standard deviation), image in
     [-1, 1]. All are half-widths of uniform ranges except ``elastic`` and ``noise``. ``hide`` covers a rectangle, whose
-    sides are up to this share of the image's, with its mean grey.
+    sides are up to this share of the image's, with its mean grey. With ``deform`` one structure alone becomes larger or
+    smaller, before all else.
     """
 
-    LATER = frozenset({"hide"})
+    LATER = frozenset({"hide", "deform"})
 
     rotate: NonNegativeFloat = 0
     shift: NonNegativeFloat = 0
@@ -62,10 +71,17 @@ class Augment(Section):
     brightness: NonNegativeFloat = 0
     noise: NonNegativeFloat = 0
     hide: Fraction = 0
+    deform: LocalDeformation = LocalDeformation()
+
+    @property
+    def warps(self) -> bool:
+        """Whether the whole frame is deformed."""
+        return any((self.rotate, self.shift, self.scale, self.stretch, self.elastic))
 
     @property
     def deforms(self) -> bool:
-        return any((self.rotate, self.shift, self.scale, self.stretch, self.elastic))
+        """Whether measures change."""
+        return self.warps or self.deform.share > 0
 
     @property
     def changes_greys(self) -> bool:

@@ -307,6 +307,8 @@ class Study(Section):
 
     def _check_predictors(self) -> None:
         for name, spec in (("predictor", self.predictor), ("predictor_judge", self.predictor_judge)):
+            if spec is not None and spec.augment.deform.share:
+                raise ValueError(f"{name}.augment.deform: who reads attributes sees no masks; leave this key out")
             if spec is not None and (same := set(self.attributes) & self.structures.keys()):
                 raise ValueError(
                     f"structures: {min(same)!r} is a variable of its own, too; tables need another name for one"

@@ -23,8 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segcft.causal.scm import StructuralCausalModel
-from segcft.config.mechanisms import LocalDeformation
-from segcft.config.section import Augment, Training
+from segcft.config.section import Augment, LocalDeformation, Training
 from segcft.config.stages import FinetuneSpec
 from segcft.config.study import Study
 from segcft.counterfactual.average import AverageEffects

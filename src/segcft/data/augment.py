@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segcft.config.section import Augment
+from segcft.data.deform import LocalDeformer
 from segcft.errors import Code, StudyError
 
 DARKEST = 1e-6
@@ -25,6 +26,7 @@ class Augmenter:
 
     def __init__(self, spec: Augment) -> None:
         self.spec = spec
+        self.deform = LocalDeformer(spec.deform) if spec.deform.share else None
 
     def __call__(
         self, image: Tensor, mask: Tensor, generator: torch.Generator | None = None, images: int = 1
@@ -32,8 +34,8 @@ class Augmenter:
         """Augment a batch on its device.
 
         Args:
-            image: float (B, C, *size) in [-1, 1]; of two axes where the ``spec`` deforms.
-            mask: float (B, S, *size) in [0, 1].
+            image: float (B, C, *size) in [-1, 1]; of two axes where the ``spec`` deforms the whole frame.
+            mask: float (B, S, *size) in [0, 1]; of one structure at least where one alone is deformed.
             generator: source of randomness. Draws are made on its device, so one on the CPU gives the same
                 deformation on every device.
             images: of one subject that the channels are of, one after the other: noise is the same in all of them.
@@ -46,7 +48,9 @@ class Augmenter:
             StudyError: volumes would be deformed.
         """
         draw = _Draw(image, generator)
-        if self.spec.deforms:
+        if self.deform is not None:
+            image, mask, _ = self.deform(image, mask, generator)
+        if self.spec.warps:
             if image.dim() != 4:
                 why = "volumes cannot be deformed; set rotate, shift, scale, stretch and elastic to 0"
                 raise StudyError(Code.UNSUPPORTED, "augment", why)

@@ -6,10 +6,13 @@ deformed masks. An image mechanism that learns from them listens to its parents 
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from segcft.config.mechanisms import LocalDeformation
+from segcft.config.section import LocalDeformation
 from segcft.grid import Grid
 
 SMALLEST = 4
@@ -45,17 +48,22 @@ class LocalDeformer:
         self.spec = spec
 
     @torch.no_grad()
-    def __call__(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def __call__(
+        self, image: Tensor, mask: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Images (B, C, *size), masks (B, S, *size) of coverage in 0..1 and whether each sample was deformed, (B,).
 
-        Samples that were not are returned as they are. Random numbers are torch's global ones.
+        Samples that were not are returned as they are. Random numbers are those of the ``generator``, which are drawn
+        on its device, else torch's global ones.
         """
         grid, samples = Grid.like(image), len(image)
-        chosen = mask[torch.arange(samples, device=mask.device), torch.randint(mask.shape[1], (samples,))]
-        deformed = (torch.rand(samples, device=mask.device) < self.spec.share) & (chosen.flatten(1).sum(1) >= SMALLEST)
+        draw = functools.partial(_uniform, image, generator)
+        which = (draw() * mask.shape[1]).long().clamp(max=mask.shape[1] - 1)
+        chosen = mask[torch.arange(samples, device=mask.device), which]
+        deformed = (draw() < self.spec.share) & (chosen.flatten(1).sum(1) >= SMALLEST)
         places = grid.places(image)
         pixel = 2 / max(grid.size)  # places are in halves of the frame
-        field = self._field(chosen.flatten(1), places.flatten(2), pixel).reshape(samples, *places.shape[1:])
+        field = self._field(chosen.flatten(1), places.flatten(2), pixel, draw).reshape(samples, *places.shape[1:])
         here = grid.over_space(deformed[:, None])
         moved = places + torch.where(here, field, 0)
         return (
@@ -64,7 +72,7 @@ class LocalDeformer:
             deformed,
         )
 
-    def _field(self, coverage: Tensor, places: Tensor, pixel: float) -> Tensor:
+    def _field(self, coverage: Tensor, places: Tensor, pixel: float, draw: Callable[..., Tensor]) -> Tensor:
         """The displacements (B, axes, N) of ``places`` (1, axes, N) that scale structures of a ``coverage`` (B, N)."""
         axes = places.shape[1]
         weight = coverage / coverage.sum(dim=1, keepdim=True).clamp(min=SMALLEST)
@@ -74,8 +82,8 @@ class LocalDeformer:
         variance, vectors = torch.linalg.eigh(moments + thinnest)
         semi_axes = ((axes + 2) * variance).sqrt()[..., None]
         along = torch.einsum("bac,ban->bcn", vectors, from_middle)
-        strain = self._strain(len(coverage), axes, places)
-        reach = torch.empty_like(strain[:, :1]).uniform_(*REACH)
+        strain = self._strain(axes, draw)
+        reach = REACH[0] + (REACH[1] - REACH[0]) * draw(1, 1)
         largest = strain.amax(dim=1, keepdim=True).clamp(min=0)
         reach = torch.maximum(reach, STEEPEST * largest / (1 - FALL * largest))
         border = semi_axes * (1 / (1 + strain)).clamp(min=1)  # all that the structure is after a growth
@@ -84,10 +92,16 @@ class LocalDeformer:
         fading = 1 - fall.square() * (3 - 2 * fall)
         return torch.einsum("bac,bcn->ban", vectors, strain * along) * fading
 
-    def _strain(self, samples: int, axes: int, like: Tensor) -> Tensor:
+    def _strain(self, axes: int, draw: Callable[..., Tensor]) -> Tensor:
         """1 / k - 1 for factors k drawn for all axes together and for each by itself, (B, axes, 1)."""
 
         def spread(count: int) -> Tensor:
-            return (2 * torch.rand(samples, count, 1, device=like.device) - 1) * self.spec.spread
+            return (2 * draw(count, 1) - 1) * self.spec.spread
 
         return torch.exp(-spread(1) - OWN_SHARE * spread(axes)) - 1
+
+
+def _uniform(batch: Tensor, generator: torch.Generator | None, *shape: int) -> Tensor:
+    """Numbers in [0, 1), ``shape`` of them for each of a ``batch``: (B, *shape)."""
+    device = batch.device if generator is None else generator.device
+    return torch.rand(len(batch), *shape, generator=generator, device=device, dtype=batch.dtype).to(batch.device)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from segcft.config.mechanisms import LocalDeformation
-from segcft.config.section import Augment
+from segcft.config.section import Augment, LocalDeformation
 from segcft.config.study import Study
 from segcft.data.augment import Augmenter
 from segcft.data.batches import OTHER, Batch

@@ -104,7 +104,8 @@ def predictor_judge(basis: Basis) -> Keys:
 
 
 def _hiding(augment: Planned) -> Planned:
-    return Planned(augment.value | {"hide": recipe.HIDDEN}, f"{augment.reason}; parts hidden: no single one is to do")
+    seen = {key: value for key, value in augment.value.items() if key != "deform"}  # it sees no masks
+    return Planned(seen | {"hide": recipe.HIDDEN}, f"{augment.reason}; parts hidden: no single one is to do")
 
 
 def scm(basis: Basis) -> Keys:
@@ -315,6 +316,8 @@ def _augment(basis: Basis, subjects: int = 0, guide: bool = False, gentle: bool 
         # The ends of a long image would leave the frame.
         found["rotate"] = _two_digits(found["rotate"] * min(basis.size) / max(basis.size))
         found["elastic_nodes"] = recipe.ELASTIC_NODES
+        if basis.outline.structures and not gentle:
+            found["deform"] = recipe.ONE_BY_ONE | {"share": _two_digits(strength * recipe.ONE_BY_ONE["share"])}
     brightness = _within(basis.fingerprint.exposure, recipe.EVEN_BRIGHTNESS, recipe.UNEVEN_BRIGHTNESS)
     contrast = _within(basis.fingerprint.contrast, recipe.EVEN_CONTRAST, recipe.UNEVEN_CONTRAST)
     if gentle:
