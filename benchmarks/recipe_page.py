@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from segcft.evaluate.metrics.kinship import KIN
-from segcft.evaluate.names import MEAN_CHANGE, METHODS, NO_CHANGE, TRUTH, method_name, plain
+from segcft.evaluate.names import KNOWN, MEAN_CHANGE, METHODS, NO_CHANGE, TRUTH, method_name, plain
 from segcft.evaluate.table import grid, judged_samples
 from segcft.planning.record import RECORD
 
@@ -26,12 +26,14 @@ Cells = dict[tuple[str, str, str, str], float | None]
 
 
 class Line(NamedTuple):
-    """What a method does to a structure when it is intervened on: its slope, its error, the judge's own error, and the
-    largest error of another structure less the judge's own of that one."""
+    """What a method does to a structure when it is intervened on: its slope, that which the judge reads of a right
+    answer, its error, the judge's own error, and the largest error of another structure less the judge's own of that
+    one."""
 
     method: str
     structure: str
     slope: float | None
+    right: float | None
     error: float | None
     judge: float | None
     others: float | None
@@ -85,6 +87,11 @@ def lines(rows: Sequence[Row]) -> Iterator[Line]:
         if row["metric"] != "slope" or not row["intervened"]:
             continue
         method, variable, structure = row["method"], row["intervention"], row["structure"]
+        if method == KNOWN:
+            continue
+        right = next(
+            (v for m in (KNOWN, TRUTH) if (v := found.get((m, "slope", variable, structure))) is not None), None
+        )
         metric = "mape" if (method, "mape", variable, structure) in found else "mae"
         beyond = [
             error - judge
@@ -94,7 +101,7 @@ def lines(rows: Sequence[Row]) -> Iterator[Line]:
             and (error := found.get((method, metric, variable, other))) is not None
         ]
         error = found.get((method, metric, variable, structure))
-        yield Line(method, structure, row["value"], error, own.get(structure), max(beyond, default=None))
+        yield Line(method, structure, row["value"], right, error, own.get(structure), max(beyond, default=None))
 
 
 def page(sets: Sequence[Judged], published: Path, planned: Sequence[str] = ()) -> str:
@@ -118,10 +125,12 @@ same way for all ([Settings that plan themselves](planning.md)). Where fewer tha
 judged once, in five folds, by networks that have not seen it; the hours are then those of a fold."""
 
 REACHED = f"""\
-Of the structure intervened on. *Slope*: obtained on asked change, 1 is right. *Error*: of its area, in % or the area's
-unit. *Others*: the largest error of another structure, less the judge's own of that one. *Judge*: its own error on the
-images as they are. *Missed* are the targets: a slope of {SLOPE[0]} to {SLOPE[1]}; an error of at most the judge's
-plus {MARGIN:g} or {FACTOR:g} times it, whichever is more; others at most {OTHERS:g}."""
+Of the structure intervened on. *Slope*: obtained on asked change, as the judge reads it; 1 is right. *Right*: what it
+reads of a right answer: of the simulator's truth, else of images in which the structure was deformed by a known amount.
+*Error*: of its area, in % or the area's unit. *Others*: the largest error of another structure, less the judge's own of
+that one. *Judge*: its own error on the images as they are. *Missed* are the targets: a slope of {SLOPE[0]} to
+{SLOPE[1]}; an error of at most the judge's plus {MARGIN:g} or {FACTOR:g} times it, whichever is more; others at most
+{OTHERS:g}."""
 
 BESIDE = """\
 Models of version 0.1.0, each with settings found by hand for its set, beside the same set planned. Each is judged by
@@ -153,9 +162,9 @@ def reached(sets: Iterable[Judged]) -> str:
         found = list(lines(one.rows))
         order = list(METHODS)
         for line in sorted(found, key=lambda line: (_place(one, line.structure), order.index(line.method))):
-            numbers = [_number(value) for value in (line.slope, line.error, line.judge, line.others)]
+            numbers = [_number(value) for value in (line.slope, line.right, line.error, line.judge, line.others)]
             body.append([one.name, plain(line.structure), method_name(line.method), *numbers, line.missed])
-    return grid(["set", "structure", "method", "slope", "error", "judge", "others", "missed"], body, labels=3)
+    return grid(["set", "structure", "method", "slope", "right", "error", "judge", "others", "missed"], body, labels=3)
 
 
 def beside(sets: Iterable[Judged], published: Path) -> str:

@@ -38,9 +38,9 @@ ROWS = [
 
 def test_a_line_is_of_an_intervention_on_its_structure() -> None:
     first, second = lines(ROWS)
-    assert first == Line("segmentor", "lung", 0.95, 4.5, 2.0, 2.0)
+    assert first == Line("segmentor", "lung", 0.95, None, 4.5, 2.0, 2.0)
     assert first.missed == "others"
-    assert second == Line("none", "lung", 0.1, 20.0, 2.0, None)
+    assert second == Line("none", "lung", 0.1, None, 20.0, 2.0, None)
     assert second.missed == "slope, error"
 
 
@@ -67,7 +67,7 @@ def test_the_page_has_every_number_of_every_set(tmp_path: Path) -> None:
     ("judge", "error", "missed"), [(2, 4.9, ""), (2, 5.1, "error"), (10, 14.9, ""), (10, 15.1, "error")]
 )
 def test_the_judge_s_own_error_is_allowed_for(judge: float, error: float, missed: str) -> None:
-    assert Line("segmentor", "lung", 1.0, error, judge, None).missed == missed
+    assert Line("segmentor", "lung", 1.0, None, error, judge, None).missed == missed
 
 
 def test_subjects_are_counted_by_patient(tmp_path: Path) -> None:

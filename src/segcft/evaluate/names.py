@@ -10,6 +10,8 @@ JUDGE = "judge"
 """The judge on real images: its own reading error."""
 TRUTH = "truth"
 """The simulator's true counterfactual, where there is one."""
+KNOWN = "known"
+"""Images in which one structure was deformed by a known amount: what the judge reads of a change that is there."""
 PEOPLE = "people"
 """What training people show: of real ones nobody knows the truth."""
 SEG_LESS_REG = "segmentor - regressor"
@@ -24,6 +26,7 @@ METHODS = {
     "predictor": "Pred-CFT",
     SEG_LESS_REG: "Seg less Reg",
     TRUTH: "Truth",
+    KNOWN: "Known",
     PEOPLE: "People",
     JUDGE: "Judge",
 }

@@ -217,6 +217,7 @@ differ from the same masks."""
             "segmentor": f"fine-tuned to show the {measures.word}s that a segmentor's masks {measures.verb}.",
             names.SEG_LESS_REG: "their errors' difference, person by person; below 0: Seg-CFT is the better one.",
             names.TRUTH: "the simulator's own counterfactual, which no method can be expected to beat.",
+            names.KNOWN: "images in which one structure was deformed by a known amount: what the judge sees of it.",
             names.PEOPLE: "how training people differ from each other, by a regression.",
         }
         errors = error_of(self.study).name

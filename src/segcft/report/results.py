@@ -245,7 +245,7 @@ def _by_structure(results: Sequence[Result], metric: Metric) -> Iterator[list[st
             plain(cause): (cause,) * len(study.measured) for cause in asked_of if cause not in study.measured
         }
         for label, variables in asked.items():
-            for method in SHOWN:
+            for method in (*SHOWN, names.KNOWN):
                 found = [result.row(method, metric.name, *one) for one in zip(variables, study.structures, strict=True)]
                 if any(found):
                     yield [study.name, label, method_name(method), *(cell(row, metric) for row in found)]

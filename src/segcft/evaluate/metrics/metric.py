@@ -87,6 +87,8 @@ class Metric(ABC):
     """Whether it is asked about causes of measures too, beside the interventions of the study."""
     of_direct: bool = False
     """Whether it is asked about direct effects: of an attribute that is set while all measures are held."""
+    of_known: bool = False
+    """Whether it is asked about known changes of images, too, where nobody knows the truth."""
     worst: bool = False
     """Whether its row is the worst value of all samples, without an interval, and not their mean."""
 

@@ -17,7 +17,7 @@ class Slope(Metric):
 
     name = "slope"
     better = "near 1"
-    of_causes = True
+    of_causes = of_known = True
 
     def words(self, study: Study) -> Words:
         label = "slope of obtained on asked change"
