@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from segcft.config.section import Augment
+from segcft.config.section import Augment, LocalDeformation
 from segcft.data.augment import Augmenter
 
 STRONG = Augment(
@@ -69,6 +69,7 @@ def test_nothing_to_do_returns_the_inputs() -> None:
         contrast=st.floats(0, 1),
         brightness=st.floats(0, 1),
         noise=st.floats(0, 0.5),
+        deform=st.builds(LocalDeformation, share=st.floats(0, 1), spread=st.floats(0, 0.4)),
     ),
     st.integers(1, 3),
     st.sampled_from([(8, 8), (6, 11), (16, 4)]),
@@ -100,6 +101,22 @@ def test_samples_of_a_batch_are_deformed_differently() -> None:
     mask = disc(32, 32, 8, batch=2)
     _, moved = Augmenter(STRONG)(mask, mask, seeded())
     assert (moved[0] - moved[1]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("size", [(48, 64), (24, 32, 32)])
+def test_one_structure_alone_becomes_larger_or_smaller(size: tuple[int, ...]) -> None:
+    mask = torch.zeros(40, 2, *size)
+    mask[:, 0, ..., 10:16, 3:9] = mask[:, 1, ..., 10:16, -9:-3] = 1
+    spec = Augment(deform=LocalDeformation(share=0.5))
+    assert spec.deforms
+    assert not spec.warps
+    image, after = Augmenter(spec)(mask[:, :1] - mask[:, 1:], mask, seeded())
+    ratio = after.flatten(2).sum(2) / mask.flatten(2).sum(2)
+    changed = (ratio - 1).abs() > 0.01
+    assert 8 < changed.any(dim=1).sum() < 32
+    assert not changed.all(dim=1).any()
+    assert changed.any(dim=0).all()  # now the one, now the other
+    torch.testing.assert_close(image, after[:, :1] - after[:, 1:])
 
 
 def test_grey_values_change_the_image_alone() -> None:

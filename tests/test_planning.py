@@ -277,6 +277,17 @@ def test_few_subjects_are_deformed(subjects: int, deforms: bool) -> None:
     assert study.segmentor.augment.noise > 0
 
 
+def test_readers_of_measures_see_structures_change_one_by_one() -> None:
+    """Or they guess the one from the other, and read too little of a change of one alone."""
+    given = outline(predictor=None)
+    few, some, many = (planned(given, like(subjects=n, images=n)).study for n in (100, 1500, 10 * MANY))
+    for study, share in ((few, 0.7), (some, 0.35), (many, 0.0)):
+        readers = (study.segmentor, study.judge, study.regressor)
+        assert [one.augment.deform.share for one in readers if one is not None] == [share] * 3
+        others = (study.hvae, study.finetune, study.predictor, study.predictor_judge)
+        assert [one.augment.deform.share for one in others if one is not None] == [0.0] * 4
+
+
 def test_fewer_subjects_are_deformed_more() -> None:
     rotations = [planned(outline(), like(subjects=n)).study.segmentor.augment.rotate for n in (100, 1500, 10**5)]
     assert rotations[0] > rotations[1] > rotations[2] == 0
@@ -425,6 +436,7 @@ def test_the_shipped_anatomies_can_be_planned(path: Path) -> None:
     assert study.name == f"anatomy-{path.stem}"
     assert len(study.measured) > len(study.masked)
     assert study.finetune.area_scale == "given others"
+    assert study.hvae.model_dump()["diffeomorphic"]
     assert Measurements.of(study).masks == tuple(study.masked)
 
 

@@ -194,6 +194,8 @@ def test_what_is_measured_or_derived_is_no_attribute(make_small_study: MakeStudy
         ({"predictor": SPEC, "predictor_judge": SPEC}, "predictor_judge.seed:"),
         (PREDICTORS | {"structures.age": {"variable": "age_area"}, "variables.age_area": NUMBER}, "structures:"),
         (PREDICTORS | {"finetune.view": {"hide": 0.5}}, "view:"),
+        (PREDICTORS | {"finetune.view": {"deform": {"share": 0.5}}}, "view:"),
+        ({**PREDICTORS, "predictor": PREDICTORS["predictor"] | {"augment": {"deform": {"share": 0.5}}}}, "predictor"),
         (PREDICTORS | {"splits": {"train": 0.8, "validation": 0.0, "test": 0.2}}, "predictor:"),
     ],
 )

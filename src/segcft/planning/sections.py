@@ -146,6 +146,8 @@ def hvae(basis: Basis) -> Keys:
     }
     if basis.training < MANY:
         keys["augment"] = _augment(basis, gentle=True)
+    if _further(basis):
+        keys["diffeomorphic"] = Planned(True, "borders are asked for, and where the frame folds none is in its place")
     if not basis.outline.structures:
         del keys["deform"]  # there is nothing to deform
     if basis.outline.section("evaluation").get("pairs"):
@@ -166,7 +168,7 @@ def finetune(basis: Basis) -> Keys:
         del keys["price"]  # there is a fixed one
     if not basis.outline.structures:
         keys["guides"] = Planned(["predictor"], "there are no structures, so attributes alone can be read")
-    if any(one.get("of") for one in basis.outline.structures.values()):
+    if _further(basis):
         keys["area_scale"] = Planned("given others", "a border must not get away with pleasing the area")
     if basis.training < MANY:
         keys["augment"] = _augment(basis, gentle=True)
@@ -222,6 +224,11 @@ def _measures(basis: Basis) -> list[Measure]:
     """Those of all structures that there are; of another name the study says what is wrong."""
     named = (str(one.get("measure", AREA)) for one in basis.outline.structures.values())
     return [MEASURES[name] for name in named if name in MEASURES]
+
+
+def _further(basis: Basis) -> bool:
+    """Whether structures have more measures than one."""
+    return any(one.get("of") for one in basis.outline.structures.values())
 
 
 def _shades(basis: Basis) -> bool:
