@@ -90,7 +90,7 @@ def lines(rows: Sequence[Row]) -> Iterator[Line]:
         if method == KNOWN:
             continue
         right = next(
-            (v for m in (KNOWN, TRUTH) if (v := found.get((m, "slope", variable, structure))) is not None), None
+            (v for m in (TRUTH, KNOWN) if (v := found.get((m, "slope", variable, structure))) is not None), None
         )
         metric = "mape" if (method, "mape", variable, structure) in found else "mae"
         beyond = [

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from segcft.evaluate.answered import FactualBatch
 from segcft.evaluate.cohort import Cohort
-from segcft.evaluate.known import known_changes
+from segcft.evaluate.known import known_change
 from segcft.evaluate.metrics.metric import METRICS
 from segcft.evaluate.names import KNOWN, TRUTH
 from segcft.measures.measurements import Measurements
@@ -33,7 +33,8 @@ class Guesses(MaskReader):
 
 
 def slope(cohort: Cohort, judge: MaskReader) -> float:  # noqa: F811
-    (answer,) = known_changes(FactualBatch(cohort, next(cohort.batches()), judge))
+    answer = known_change(FactualBatch(cohort, next(cohort.batches()), judge), "area")
+    assert answer is not None
     assert answer.method == KNOWN
     (result,) = METRICS["slope"].of_answer(answer)
     assert result.structure == "block"
@@ -51,13 +52,16 @@ def test_one_that_sees_a_part_reads_less(cohort: Cohort) -> None:  # noqa: F811
 
 def test_what_is_known_is_what_the_deformed_masks_measure(cohort: Cohort) -> None:  # noqa: F811
     samples, judge = next(cohort.batches()), Seen(Measurements.of(cohort.study))
-    first, again = (next(known_changes(FactualBatch(cohort, samples, judge))) for _ in range(2))
+    first, again = (known_change(FactualBatch(cohort, samples, judge), "area") for _ in range(2))
+    assert first is not None
+    assert again is not None
     assert torch.equal(first.image, again.image)
     wanted = first.asked.wanted[:, 0] - samples.values[:, 1]
     bright = ((first.image + 1) / 2).flatten(1).sum(dim=1) - ((samples.image + 1) / 2).flatten(1).sum(dim=1)
     assert wanted.abs().min() > 0
     torch.testing.assert_close(bright, wanted, atol=2.0, rtol=0)
     assert torch.equal(first.asked.after[:, 0], samples.values[:, 0])  # an age is what it is
+    assert known_change(FactualBatch(cohort, samples, judge), "age") is None
 
 
 @pytest.mark.slow

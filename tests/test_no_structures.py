@@ -85,6 +85,9 @@ def test_it_has_no_masks_and_no_one_who_reads_them() -> None:
         ({"judge": {"steps": 2}}, "judge"),
         ({"predictor": None}, "predictor"),
         ({"hvae.deform": {"share": 0.5}}, "hvae.deform"),
+        ({"hvae.augment": {"deform": {"share": 0.5}}}, "hvae.augment.deform"),
+        ({"finetune.augment": {"deform": {"share": 0.5}}}, "finetune.augment.deform"),
+        ({"predictor": SPEC | {"seed": 7, "augment": {"deform": {"share": 0.5}}}}, "predictor.augment.deform"),
     ],
 )
 def test_what_needs_masks_is_refused(changes: dict[str, Any], field: str) -> None:

@@ -27,6 +27,7 @@ from segcft.evaluate.names import NO_CHANGE, TRUTH, directly
 from segcft.evaluate.truth import Drawn
 from segcft.pipeline.run import Run
 from segcft.pipeline.runner import Pipeline
+from segcft.pipeline.stages.image import FinetuningStage
 from segcft.readers.predictor import Predictor, PredictorObjective
 from segcft.training.findings import blind_predictor, guessing
 from segcft.training.loop import make_fabric
@@ -271,6 +272,21 @@ def test_an_attribute_may_show_anywhere(objective: CounterfactualObjective) -> N
     assert objective.charged(do).tolist() == [0, 1, 0]
     objective.predictor = None
     assert objective.charged(do).tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("intervene", "asked"), [((), 3), (("age",), 1), (("heart_area",), 0), (("sex", "heart_area"), 2)]
+)
+def test_average_effects_are_asked_of_the_attributes_that_are_set(
+    attribute_run: Run, intervene: tuple[str, ...], asked: int
+) -> None:
+    """``asked``: columns of their features, two of sex and one of age."""
+    study = attribute_run.study
+    study = study.model_copy(update={"finetune": study.finetune.model_copy(update={"intervene": intervene})})
+    pipeline = Pipeline(Run(attribute_run.folder, study), make_fabric("cpu"))
+    values = torch.from_numpy(pipeline.store.values()[pipeline.store.indices("train", complete=True)])
+    average = FinetuningStage("segmentor").average_effects(pipeline, values)
+    assert (0 if average is None else len(average.effect)) == asked
 
 
 # --- judging ----------------------------------------------------------------------------------------------

@@ -107,6 +107,17 @@ def test_a_velocity_is_flattened_where_it_is_too_steep_and_stays_elsewhere(size:
     torch.testing.assert_close(found.sum(), velocity.sum())  # what is taken from a node goes to its neighbours
 
 
+def test_axes_are_alike_and_what_is_not_too_steep_stays() -> None:
+    network = Diffeomorphism(Grid((64, 64)), width=6, spacing=8, reach=0.2)
+    torch.manual_seed(0)
+    velocity = 0.2 * torch.tanh(torch.randn(3, 2, *network.nodes))
+    turned = velocity.transpose(2, 3).flip(1)
+    torch.testing.assert_close(network.flattened(turned), network.flattened(velocity).transpose(2, 3).flip(1))
+    ramp = torch.zeros(1, 2, *network.nodes)  # as a base that moves down while the apex stays
+    ramp[0, 1] = 0.98 * STEEPEST * torch.linspace(-1, 1, network.nodes[0] + 1)[1:, None]
+    assert torch.equal(network.flattened(ramp), ramp)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_its_inverse_leads_back(seed: int) -> None:
     found = steep(seed, strength=1.0)

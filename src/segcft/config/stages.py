@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from segcft.config.section import Augment, Fraction, LocalDeformation, Section, Training
+from segcft.config.section import Augment, Fraction, Section, Training
 
 FEWEST_DRAWS = 40
 """Bootstrap draws of which one lies beyond each end of a 95 % interval."""
@@ -78,9 +78,10 @@ class FinetuneSpec(Training):
 
     @model_validator(mode="after")
     def _views_keep_measures(self) -> FinetuneSpec:
-        for key in ("scale", "stretch", "elastic", "hide", "deform"):
-            if getattr(self.view, key) not in (0, LocalDeformation()):
-                raise ValueError(f"view: {key!r} would change what the guide is asked for; set it to 0")
+        changes = {key: getattr(self.view, key) for key in ("scale", "stretch", "elastic", "hide")}
+        for key, amount in (changes | {"deform": self.view.deform.share}).items():
+            if amount:
+                raise ValueError(f"view: {key!r} would change what the guide is asked for; leave it out")
         return self
 
 

@@ -296,8 +296,11 @@ class Study(Section):
                 raise ValueError(f"{name}: without structures there are no masks to read; leave this key out")
         if self.segmentor is not None and self.judge is not None and self.judge.seed == self.segmentor.seed:
             raise ValueError("judge.seed: must differ from segmentor.seed; a judge equal to the guide proves nothing")
-        if not self.structures and self.hvae.deform.share:
-            raise ValueError("hvae.deform: there is no structure to deform; leave this key out")
+        alike = {"hvae.deform": self.hvae.deform}
+        alike |= {f"{name}.augment.deform": getattr(self, name).augment.deform for name in ("hvae", "finetune")}
+        for key, deform in alike.items():
+            if not self.structures and deform.share:
+                raise ValueError(f"{key}: there is no structure to deform; leave this key out")
         alone = self.finetune.guides == ("predictor",)
         if "predictor" in self.finetune.guides and self.structures:
             why = "beside structures the predictor guides with the others, once 'predictor' is a section of the study"

@@ -1,8 +1,9 @@
-r"""Average effects: what an attribute does to images, the measures and all other variables held, on average.
+r"""Average effects: what an attribute does to images on average, with the measures and all other variables held.
 
-A predictor is pleased once it is sure, and an answer may please it by one of two breasts. What people show on average
-has both. With features :math:`e(a)` of all values (:class:`~segcft.causal.mechanisms.ParentEncoder`) and coarse images
-:math:`y` (averages of cells), least squares over training people gives
+A predictor is pleased once it is sure of an attribute, and one sign of it may do where people show several. What
+people show on average has all of them. With features :math:`e(a)` of all values
+(:class:`~segcft.causal.mechanisms.ParentEncoder`) and coarse images :math:`y` (means of cells), least squares over
+training people gives
 
 .. math:: y \approx B e(a) + c,
 
@@ -10,37 +11,37 @@ and the same fit of what counterfactuals change, through the origin,
 
 .. math:: \tilde y - y \approx K (e(\tilde a) - e(a)),
 
-is to have the same coefficients. Fine-tuning minimises :math:`|K_j - B_j|^2 / |B_j|^2` of the features j of each
-attribute. K is an average that no single batch knows, so it is a moving one; the gradient is that of the batch's part.
-
-A cell of B that is no more than its noise would be asked for in vain: with its standard error s each is shrunk to
-:math:`B (1 - z^2 s^2 / B^2)_+`, with the z of each attribute at which Stein's unbiased estimate of the error is least,
+is to have the same coefficients. What is known of B is limited. With its standard error s each cell is shrunk to
+:math:`\kappa B`, :math:`\kappa = (1 - z^2 s^2 / B^2)_+`, with the z of each attribute at which Stein's unbiased
+estimate of the error is least,
 
 .. math:: \sum_{|B| > z s} \left(s^2 + \frac{z^2 (z^2 + 2) s^4}{B^2}\right) + \sum_{|B| \le z s} (B^2 - s^2).
 
-So little is asked for where people are few or an attribute hardly shows.
+Fine-tuning minimises :math:`\sum \kappa (K - \kappa B)^2 / \sum B^2` of each attribute: where nothing is known,
+nothing is asked. K is an average over more samples than a batch has, so it is a moving one, and the gradient is that of
+the batch's part.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from segcft.causal.mechanisms import ParentEncoder
 from segcft.config.variable import Variable
 from segcft.data.batches import Batch
 from segcft.grey import to_unit
+from segcft.grid import Grid
 
 CELLS = 32
-"""Cells a side, at most: finer than these people's anatomy differs in place, and an average has nothing."""
+"""Cells a side, at most: people's organs lie in different places, so an average has no finer detail."""
 
-MEMORY = 0.04
-"""Share of the steps over which what counterfactuals change is averaged, as the price's."""
+NEW = 0.1
+"""What the newest step counts in the average of what counterfactuals change. A longer memory lags behind, and the
+answers swing about what they should be."""
 
 STRICTNESS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0)
 """The z that are tried."""
@@ -48,18 +49,18 @@ STRICTNESS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0)
 LEAST = 1e-12
 """Of squared grey levels; below it there is nothing."""
 
+SINGULAR = 1e-9
+"""Features of categories add up to a constant: what has so small a share of the largest singular value is none."""
 
-def shrunk(found: Tensor, noise: Tensor) -> Tensor:
-    """Coefficients ``found`` (K, P) whose squared standard errors are ``noise``, shrunk to where their error is
-    estimated to be least."""
-    found = torch.where(found == 0, LEAST, found)
-    risks = []
+
+def kept(found: Tensor, noise: Tensor) -> Tensor:
+    """The share of coefficients ``found`` (K, P) that is kept, whose squared standard errors are ``noise`` (K, P)."""
+    size, risks = found.square().clamp(min=LEAST), []
     for strict in STRICTNESS:
         bound = strict**2 * noise
-        above = bound * noise * (strict**2 + 2) / found.square()
-        risks.append(float(torch.where(found.square() > bound, noise + above, found.square() - noise).sum()))
-    bound = STRICTNESS[int(np.argmin(risks))] ** 2 * noise
-    return found * (1 - bound / found.square()).clamp(min=0)
+        above = noise + bound * noise * (strict**2 + 2) / size
+        risks.append(float(torch.where(size > bound, above, size - noise).sum()))
+    return (1 - STRICTNESS[int(np.argmin(risks))] ** 2 * noise / size).clamp(min=0)
 
 
 class AverageEffects(nn.Module):
@@ -70,92 +71,108 @@ class AverageEffects(nn.Module):
         attributes: those whose effects count.
         channels: of the images.
         size: of the images, in pixels a side.
-        steps: of the fine-tuning.
     """
 
     effect: Tensor
+    known: Tensor
     norm: Tensor
     weigh: Tensor
     obtained: Tensor
 
     def __init__(
-        self,
-        variables: Mapping[str, Variable],
-        attributes: Sequence[str],
-        channels: int,
-        size: Sequence[int],
-        steps: int,
+        self, variables: Mapping[str, Variable], attributes: Sequence[str], channels: int, size: Sequence[int]
     ) -> None:
         super().__init__()
         self.encoder = ParentEncoder(variables)
-        self.cells = [min(side, CELLS) for side in size]
+        self.cells = tuple(min(side, CELLS) for side in size)
         self.columns = [self.encoder.columns([name]) for name in attributes]
-        self.new = 1 / max(1.0, MEMORY * steps)
-        count = sum(map(len, self.columns))
-        self.register_buffer("effect", torch.zeros(count, channels, *self.cells))
-        self.register_buffer("obtained", torch.zeros(count, channels, *self.cells))
+        self.categorical = [bool(variables[name].categories) for name in attributes]
+        shape = (sum(map(len, self.columns)), channels, *self.cells)
+        for name in ("effect", "known", "obtained"):
+            self.register_buffer(name, torch.zeros(shape))
         self.register_buffer("norm", torch.ones(len(attributes)))
-        self.register_buffer("weigh", torch.zeros(self.encoder.features, count))
+        self.register_buffer("weigh", torch.zeros(self.encoder.features, shape[0]))
+        self._step, self._seen = -1, list[Tensor]()
 
     def coarse(self, image: Tensor) -> Tensor:
-        """Averages of an image's cells: (B, C, *size) to (B, C, *cells)."""
-        pool: Any = F.adaptive_avg_pool3d if len(self.cells) == 3 else F.adaptive_avg_pool2d
-        coarse: Tensor = pool(image, self.cells)
-        return coarse
+        """Means of an image's cells: (B, C, *size) to (B, C, *cells)."""
+        return Grid.like(image).pool(image, self.cells)
 
     @torch.no_grad()
-    def fit(self, people: Iterable[Batch], values: Tensor) -> None:
-        """Learn the effects from the images of ``people``; ``values`` (N, V) are those of all of them."""
+    def fit(self, people: Iterable[Batch], values: Tensor, images: Tensor) -> None:
+        """Learn the effects from the images of ``people``.
+
+        Args:
+            people: all samples, in batches.
+            values: those of all samples, (N, V).
+            images: of each sample, how many its subject has, (N,). Images of one subject are alike in more than their
+                values, so all of them together count as one.
+        """
         self.encoder.set_statistics(values)
-        mean = self.encoder(values.to(self.effect.device)).double().mean(dim=0).cpu()
-        features, cells, count = len(mean), self.effect[0].numel(), 0
+        # On the CPU: some devices have no double precision.
+        weights = 1 / images.cpu().double()
+        subjects = float(weights.sum())
+        features, cells = self.encoder.features, self.effect[0].numel()
+        mean = (weights[:, None] * self.encoder(values.to(self.effect.device)).cpu().double()).sum(dim=0) / subjects
         products, mixed = torch.zeros(features, features).double(), torch.zeros(features, cells).double()
-        total, square = torch.zeros(cells).double(), torch.zeros(cells).double()
+        total, square, done = torch.zeros(cells).double(), torch.zeros(cells).double(), 0
         for batch in people:
-            # On the CPU: some devices have no double precision.
             seen = self.coarse(to_unit(batch["image"])).flatten(1).cpu().double()
             known = self.encoder(batch["values"]).cpu().double() - mean
-            products, mixed = products + known.T @ known, mixed + known.T @ seen
-            total, square, count = total + seen.sum(dim=0), square + seen.square().sum(dim=0), count + len(seen)
-        inverse = torch.linalg.pinv(products)
+            weight = weights[done : done + len(seen), None]
+            products, mixed = products + known.T @ (weight * known), mixed + known.T @ (weight * seen)
+            total, square = total + (weight * seen).sum(dim=0), square + (weight * seen.square()).sum(dim=0)
+            done += len(seen)
+        inverse = torch.linalg.pinv(products, rtol=SINGULAR, hermitian=True)
         found = inverse @ mixed
+        left = (square - total.square() / subjects - (found * mixed).sum(dim=0)).clamp(min=0)
         # Of what is not explained, as many degrees of freedom are gone as there are coefficients.
-        left = (square - total.square() / count - (found * mixed).sum(dim=0)).clamp(min=0) / max(
-            1, count - 1 - features
-        )
-        noise = inverse.diagonal()[:, None] * left
-        self.effect.copy_(torch.cat([shrunk(found[one], noise[one]) for one in self.columns]).reshape_as(self.effect))
+        noise = inverse.diagonal()[:, None] * left / max(1.0, subjects - 1 - features)
+        shares = [kept(found[one], noise[one]) for one in self.columns]
+        parts = [share * found[one] for share, one in zip(shares, self.columns, strict=True)]
+        # Effects of categories add up to 0, as what counterfactuals change does.
+        parts = [part - part.mean(dim=0) if sums else part for part, sums in zip(parts, self.categorical, strict=True)]
+        self.effect.copy_(torch.cat(parts).reshape_as(self.effect))
+        self.known.copy_(torch.cat(shares).reshape_as(self.known))
         self.norm.copy_(torch.stack([found[one].square().sum().clamp(min=LEAST) for one in self.columns]))
 
     @torch.no_grad()
     def fit_draws(self, before: Tensor, after: Tensor) -> None:
         """Learn from values (N, V) ``before`` and ``after`` drawn interventions how their changes go together."""
         changes = self.change(before, after).cpu().double()
-        self.weigh.copy_(torch.linalg.pinv(changes.T @ changes / len(changes))[:, self._all])
+        inverse = torch.linalg.pinv(changes.T @ changes / len(changes), rtol=SINGULAR, hermitian=True)
+        self.weigh.copy_(inverse[:, [column for columns in self.columns for column in columns]])
 
     def change(self, before: Tensor, after: Tensor) -> Tensor:
         """By how much the features (B, E) of values (B, V) change."""
         return self.encoder(after) - self.encoder(before)
 
-    def forward(self, difference: Tensor, before: Tensor, after: Tensor) -> Tensor:
-        """Of each attribute, the share of its average effect that is missed, (A,): 1 where nothing changes, 0 where all
-        is as people show.
+    def forward(self, difference: Tensor, before: Tensor, after: Tensor, step: int = 0) -> Tensor:
+        """Of each attribute, how much of what is known of its average effect is missed, (A,): as a share of the whole
+        effect, so little where little is known.
 
         Args:
             difference: what counterfactuals change, (B, C, *size).
             before: the samples' values (B, V).
             after: the counterfactuals'.
+            step: of the training; what is seen in it counts once it is accepted (:meth:`accept`).
         """
-        weights = self.change(before, after) @ self.weigh
-        batch = torch.einsum("bj,b...->j...", weights, self.coarse(difference)) / len(difference)
-        if self.training:
-            self.obtained.lerp_(batch.detach(), self.new)
-        missed = self.obtained - self.effect
-        # The value is the average's, the gradient the batch's.
-        along = (missed * (batch - batch.detach())).flatten(1).sum(dim=1)
-        size = missed.square().flatten(1).sum(dim=1) + 2 * along
-        return torch.stack([part.sum() for part in size.split([len(one) for one in self.columns])]) / self.norm
+        with torch.autocast(difference.device.type, enabled=False):
+            weights = self.change(before, after).float() @ self.weigh
+            batch = torch.einsum("bj,b...->j...", weights, self.coarse(difference.float())) / len(difference)
+            missed = self.obtained - self.effect
+            if self.training:
+                self._seen = [*(self._seen if step == self._step else []), batch.detach()]
+                self._step = step
+                missed = torch.lerp(self.obtained, batch.detach(), NEW) - self.effect
+            # The value is the average's, the gradient the batch's.
+            along = (self.known * missed * (batch - batch.detach())).flatten(1).sum(dim=1)
+            size = (self.known * missed.square()).flatten(1).sum(dim=1) + 2 * along
+            return torch.stack([part.sum() for part in size.split([len(one) for one in self.columns])]) / self.norm
 
-    @property
-    def _all(self) -> list[int]:
-        return [column for columns in self.columns for column in columns]
+    @torch.no_grad()
+    def accept(self) -> None:
+        """The step was taken: what was seen in it is part of the average. A step that is refused leaves no trace."""
+        if self._seen:
+            self.obtained.lerp_(torch.stack(self._seen).mean(dim=0), NEW)
+            self._seen = []

@@ -112,7 +112,9 @@ class CounterfactualObjective(Objective):
         self.register_buffer("marginal", marginal)
         self.register_buffer("area_scale", scales(study, marginal, spec.area_scale))
         if average is not None:
-            with torch.no_grad():
+            cuda = [marginal.device] if marginal.device.type == "cuda" else []
+            with torch.no_grad(), torch.random.fork_rng(cuda):
+                torch.manual_seed(spec.seed)  # the same however many devices share the work
                 values = marginal[torch.randint(len(marginal), (DRAWS,), device=marginal.device)]
                 average.fit_draws(values, self.scm.counterfactual(values, self.draw_intervention(values)))
 
@@ -137,6 +139,8 @@ class CounterfactualObjective(Objective):
     def after_step(self) -> None:
         with torch.no_grad():
             self.multiplier.clamp_(min=0)
+        if self.average is not None:
+            self.average.accept()
 
     def draw_intervention(self, values: Tensor) -> Tensor:
         """do (B, V): of each sample one variable, uniformly, and each other one with probability ``spec.also``.
@@ -197,7 +201,7 @@ class CounterfactualObjective(Objective):
 
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         image, values, known = self.samples.pairs(batch)
-        counterfactual, do, guided, missed, violation = self._intervene(image, values, known)
+        counterfactual, do, guided, missed, violation = self._intervene(image, values, known, step)
         charged = self.charged(do)
         change = (self.changed_share(counterfactual - image) * charged).sum() / charged.sum().clamp(min=1)
         price = self.price(guided, step)
@@ -216,11 +220,12 @@ class CounterfactualObjective(Objective):
         return loss, figures | ({"price": price} if self.spec.price != "fixed" else {})
 
     def validate(self, batch: Batch) -> Tensor:
-        """The guide's error and by how much the constraint is violated, of the batch, without augmentation."""
+        """The guide's error and by how much the constraint is violated, of the batch, without augmentation; and what
+        the training's counterfactuals miss of average effects."""
         found = self._intervene(*self.plain.pairs(batch))
         return (found.guided + found.missed + found.violation.clamp(min=0)).expand(len(batch["values"]))
 
-    def _intervene(self, image: Tensor, values: Tensor, known: Known | None) -> Intervened:
+    def _intervene(self, image: Tensor, values: Tensor, known: Known | None, step: int = 0) -> Intervened:
         do = self.draw_intervention(values)
         after = self.scm.counterfactual(values, do)
         counterfactual, held = self.network.counterfactual_and_constraint(
@@ -235,7 +240,7 @@ class CounterfactualObjective(Objective):
             losses = self.attribute_losses(self.predictor, counterfactual, before, after)
             total, count = total + torch.stack(losses).sum(), count + len(losses)
         if self.average is not None:
-            missed = self.average(counterfactual - image, values, after).sum()
+            missed = self.average(counterfactual - image, values, after, step).sum()
         return Intervened(counterfactual, do, total / count, missed / count, held.mean() - self.bound)
 
 

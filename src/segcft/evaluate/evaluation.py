@@ -20,7 +20,7 @@ from segcft.evaluate import names
 from segcft.evaluate.answered import AnsweredBatch, AskedBatch, FactualBatch, GuideBatch, ModelBatch
 from segcft.evaluate.answers import FigureQueries
 from segcft.evaluate.cohort import Cohort
-from segcft.evaluate.known import known_changes
+from segcft.evaluate.known import known_change
 from segcft.evaluate.metrics.attributes import AttributeMetric
 from segcft.evaluate.metrics.displacement import places_of_people
 from segcft.evaluate.metrics.kinship import kin
@@ -167,9 +167,10 @@ def judge_models(
                 question = AskedBatch(factual, variable, after, drawn)
                 for answer in _answers(question, models, abductions):
                     _add(scores, factual, answer.method, variable, ((m, m.of_answer(answer)) for m in chosen))
-            for answer in known_changes(factual) if truth is None else ():
-                said = ((metric, metric.of_answer(answer)) for metric in metrics if metric.of_known)
-                _add(scores, factual, answer.method, answer.asked.variable, said)
+                changed = known_change(factual, variable) if drawn is None and variable in interventions else None
+                if changed is not None:
+                    said = ((metric, metric.of_answer(changed)) for metric in metrics if metric.of_known)
+                    _add(scores, factual, names.KNOWN, variable, said)
             for question in _direct(factual, scm, truth):
                 chosen = [metric for metric in metrics if metric.of_direct]
                 for answer in _answers(question, models, abductions):

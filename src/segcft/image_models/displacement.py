@@ -6,6 +6,7 @@ A displacement d (B, axes, *size) takes pixel p to the place p + d(p); x, y (and
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -20,14 +21,14 @@ ITERATIONS = 3
 SAMPLES = 8
 """Places between two nodes at which a velocity is followed: smooth as it is, it is straight in between."""
 
-STEEPEST = 0.7
+STEEPEST = 0.5
 """How much a velocity may change over a length, as a share of it. In a unit of time it then stretches and squeezes by
-about 2, and two of them one after the other by 4, which pixels still show; from 1 on, what leads from one to the other
-folds between some of them."""
+about 1.6, and two of them one after the other by 2.7, which pixels still show; from 0.6 on, what leads from one to the
+other folds between some of them."""
 
-ROUNDS = 12
-"""In which neighbouring nodes of too steep a velocity are drawn to each other. What is too steep then is little, and
-makes all of the velocity smaller."""
+ROUNDS = 20
+"""In which neighbouring nodes of too steep a velocity are drawn to each other. Where it is still too steep after these,
+all of it is made smaller."""
 
 STEP = 0.05
 """The same of a single step of following it: so short that none folds."""
@@ -68,7 +69,7 @@ class Diffeomorphism(Displacement):
     .. math:: \phi = \exp(v), \qquad \phi^{-1} = \exp(-v),
 
     by scaling and squaring (Arsigny et al. 2006): a step so short that it cannot fold is taken, and doubled. A velocity
-    that is steeper than :data:`STEEPEST` is flattened there; what is left of that makes it smaller everywhere.
+    that is steeper than :data:`STEEPEST` is flattened there; where it still is, all of it is made smaller.
     Arguments are those of :class:`Displacement`; ``reach`` bounds the velocity, and so how far it leads.
     """
 
@@ -93,24 +94,49 @@ class Diffeomorphism(Displacement):
     def flattened(self, velocity: Tensor) -> Tensor:
         """A velocity (B, axes, *nodes) that is less steep where it was too steep: neighbours are drawn to each other
         until what is too much has gone over to others. Elsewhere it stays."""
-        most = STEEPEST / math.sqrt(self.grid.dimensions)
+        axes = self.grid.axes
         for _ in range(ROUNDS):
-            for axis in self.grid.axes:
-                steps = velocity.diff(dim=axis)
-                length = (steps * (self.nodes[axis] / 2)).square().sum(dim=1, keepdim=True).clamp(min=most**2).sqrt()
-                drawn = steps * (1 - most / length) / 2
-                pad = [0, 0] * (-1 - axis)
-                velocity = velocity + F.pad(drawn, [*pad, 0, 1]) - F.pad(drawn, [*pad, 1, 0])
+            too_much = 1 - STEEPEST / self._squared(velocity).clamp(min=STEEPEST**2).sqrt()
+            found = velocity
+            for axis in axes:
+                # Of two nodes, as much as is too much in the steepest part that has both.
+                share = functools.reduce(_around, [other for other in axes if other != axis], too_much)
+                drawn = velocity.diff(dim=axis) * share / (2 * len(axes))  # each node has so many neighbours
+                found = found + _padded(drawn, axis, 0, 1) - _padded(drawn, axis, 1, 0)
+            velocity = found
         return velocity
 
     def steepness(self, velocity: Tensor) -> Tensor:
-        """The largest change of a velocity (B, axes, *nodes) from a node to the next over the way, (B,), at least the
-        steepest that is left as it is: the root of the sum of squares over all axes."""
-        changes = []
+        """The largest change over a length of a velocity (B, axes, *nodes) anywhere, (B,), at least the steepest that
+        is left as it is."""
+        most = self._squared(velocity).flatten(1).amax(dim=1)
+        return most.clamp(min=STEEPEST**2).sqrt()  # a root has no slope at 0
+
+    def _squared(self, velocity: Tensor) -> Tensor:
+        """The squared change over a length of a velocity (B, axes, *nodes) in each part between nodes, (B, 1, *parts):
+        along each axis that of its steepest edge, and of all axes the sum."""
+        total = torch.zeros_like(velocity[:, :1, *(slice(1, None),) * self.grid.dimensions])
         for axis in self.grid.axes:
             per_length = velocity.diff(dim=axis) * (self.nodes[axis] / 2)  # nodes are 2 / n halves of the frame apart
-            changes.append(per_length.square().sum(dim=1).flatten(1).amax(dim=1))
-        return torch.stack(changes, dim=1).sum(dim=1).clamp(min=STEEPEST**2).sqrt()  # a root has no slope at 0
+            square = per_length.square().sum(dim=1, keepdim=True)
+            total = total + functools.reduce(_larger, [other for other in self.grid.axes if other != axis], square)
+        return total
+
+
+def _larger(maps: Tensor, axis: int) -> Tensor:
+    """The larger of neighbours along an axis, of which there is one less than elements."""
+    count = maps.shape[axis] - 1
+    return torch.maximum(maps.narrow(axis, 0, count), maps.narrow(axis, 1, count))
+
+
+def _around(maps: Tensor, axis: int) -> Tensor:
+    """The larger of the parts, none of which is negative, on both sides of every node along an axis."""
+    return _larger(_padded(maps, axis, 1, 1), axis)
+
+
+def _padded(maps: Tensor, axis: int, before: int, behind: int) -> Tensor:
+    """With zeros before and behind along an axis, which is counted from the end."""
+    return F.pad(maps, [*([0, 0] * (-1 - axis)), before, behind])
 
 
 def displaced(maps: Tensor, displacement: Tensor) -> Tensor:

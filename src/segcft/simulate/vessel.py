@@ -170,7 +170,7 @@ class VesselNoise:
 
 
 class Part(NamedTuple):
-    """From ``begin`` to ``end``, in mm of the image, the lumen has so large an ``area`` in it, in mm^2."""
+    """What is asked of the lumen between ``begin`` and ``end``, in mm of the image: its ``area`` there, in mm^2."""
 
     begin: float
     end: float
@@ -185,8 +185,8 @@ class Widening:
     factors: Array
 
     @staticmethod
-    def shares(edges: Array, s: Array) -> Array:
-        """How much of a station at ``s`` (N,) belongs to which part, (K, N): they go over into each other."""
+    def blended(edges: Array, s: Array) -> Array:
+        """By how much the factor of each part counts at ``s`` (N,), (K, N): parts go over into each other."""
         behind = expit((s - edges[:, None]) / BLEND)
         whole = np.vstack([np.ones_like(s), behind, np.zeros_like(s)])
         return np.asarray(whole[:-1] - whole[1:])
@@ -211,11 +211,11 @@ class Widening:
         inner = {edge for part in parts for edge in part[:2] if step / 2 < edge < s[-1]}
         edges = np.array(sorted(inner))
         ends = np.concatenate([[0.0], edges, [s[-1] + step / 2]])
-        within = np.stack([_share(s, step, begin, end) for begin, end in itertools.pairwise(ends)])
+        within = np.stack([_covered(s, step, begin, end) for begin, end in itertools.pairwise(ends)])
         areas = (within * profile).sum(axis=1) * step
         for part in ordered:
             areas[int(np.argmin(np.abs(ends[:-1] - part.begin)))] = part.area
-        factors = np.linalg.solve((within * profile) @ cls.shares(edges, s).T * step, areas)
+        factors = np.linalg.solve((within * profile) @ cls.blended(edges, s).T * step, areas)
         if factors.min() < NARROWEST:
             why = "so small in a part that the lumen would close"
             raise UndrawableError(Code.OUT_OF_RANGE, "lumen_area", why)
@@ -223,10 +223,10 @@ class Widening:
 
     def at(self, s: Array) -> Array:
         """Relative width (N,) at arc lengths ``s`` (N,)."""
-        return np.asarray(self.factors @ self.shares(self.edges, s))
+        return np.asarray(self.factors @ self.blended(self.edges, s))
 
 
-def _share(s: Array, step: float, begin: float, end: float) -> Array:
+def _covered(s: Array, step: float, begin: float, end: float) -> Array:
     """How much (N,) of each station lies from ``begin`` to ``end``."""
     return np.asarray(np.clip(np.minimum(s + step / 2, end) - np.maximum(s - step / 2, begin), 0, step) / step)
 

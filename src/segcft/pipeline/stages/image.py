@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from segcft.config.graph import Graph
 from segcft.config.study import Study
 from segcft.counterfactual.average import AverageEffects
 from segcft.counterfactual.finetune import CounterfactualObjective, constraint_level
@@ -142,6 +143,10 @@ class FinetuningStage(_ImageStage):
     def is_in(self, study: Study) -> bool:
         return self.guide in study.finetune.guides
 
+    def settings(self, study: Study) -> dict[str, Any]:
+        # What a predictor guided at first had no average effects beside it.
+        return super().settings(study) | ({"average_effects": True} if study.predictor is not None else {})
+
     def needs(self, study: Study) -> tuple[str, ...]:
         beside = ["predictor"] if study.predictor is not None and self.guide != "predictor" else []
         return ("import", "scm", "hvae", self.guide, *beside)
@@ -155,20 +160,29 @@ class FinetuningStage(_ImageStage):
         bound = constraint_level(network, study, batches, pipeline.fabric) + study.finetune.slack
         scm, guide = run.load("scm", device), self._reader(pipeline)
         predictor = run.load("predictor", device) if study.predictor is not None else None
-        average = self._average(pipeline, values) if study.predictor is not None else None
+        average = self.average_effects(pipeline, values)
         objective = CounterfactualObjective(
             network, scm, guide, study.finetune, study, values.to(device), bound, predictor, average
         )
         return objective, {"bound": bound}
 
-    def _average(self, pipeline: Pipeline, values: Tensor) -> AverageEffects:
+    def average_effects(self, pipeline: Pipeline, values: Tensor) -> AverageEffects | None:
+        """What people show on average of the attributes that interventions move; None where these move none."""
         study, device = pipeline.study, pipeline.fabric.device
-        average = AverageEffects(
-            study.variables, study.attributes, study.image.channels, study.image.size, study.finetune.steps
-        ).to(device)
+        if study.predictor is None:
+            return None
+        targets = study.finetune.intervene or tuple(study.variables)
+        graph = Graph({name: variable.parents for name, variable in study.variables.items()})
+        moved = {*targets, *graph.descendants(targets)}
+        attributes = [name for name in study.attributes if name in moved]
+        if not attributes:
+            return None
+        average = AverageEffects(study.variables, attributes, study.image.channels, study.image.size).to(device)
         rows = pipeline.store.indices("train", complete=True)
+        subjects = pipeline.store.table["patient"].iloc[rows]
+        images = subjects.map(subjects.value_counts()).to_numpy(dtype=np.int64, copy=True)
         people = sequential(pipeline.store, rows, study.evaluation.batch_size)
-        average.fit(map(pipeline.on_device, people), values.to(device))
+        average.fit(map(pipeline.on_device, people), values.to(device), torch.from_numpy(images))
         return average
 
     def measures(self, pipeline: Pipeline, network: Any) -> dict[str, float]:
