@@ -1,4 +1,4 @@
-"""How much of a true direct effect an image tells of at all: the most that anybody's answer can have.
+"""How much of a true direct effect an image tells of at all: what the answer has that errs least.
 
 ``python -m benchmarks.knowable`` sets the sex, and the age, of simulated people and holds their areas. No image of a
 man shows what his breasts would be like. An answer that knows all else, and of these how likely each is, errs least if
@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
         share, rest, size = best(changes(simulator, person, do, options.draws if name == "sex" else 1))
         # Larger changes count more, as in the evaluation; where nothing changes there is no share.
         found[name].append([float((one.nan_to_num() * size).mean()) for one in (share, rest, torch.ones_like(size))])
-    print("| do | true change, grey levels (root mean square) | direct effect at most | its amplification |")
+    print("| do | true change, grey levels (root mean square) | direct effect of the best answer | its amplification |")
     print("| --- | ---: | ---: | ---: |")
     for name, rows in found.items():
         share, rest, size = np.mean(rows, axis=0)

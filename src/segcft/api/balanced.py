@@ -128,7 +128,7 @@ def check(study: Study, recipe: Recipe) -> None:
             raise InterventionError(
                 Code.INVALID, key, f"{name} is {study.variables[name].kind}; expected a {kind} variable"
             )
-    graph = Graph({name: variable.parents for name, variable in study.variables.items()})
+    graph = Graph.of(study.variables)
     moved = study.variables[recipe.variable].solve_for or recipe.variable  # of what is derived, the part that moves
     if recipe.label in graph.descendants([moved]):
         raise InterventionError(

@@ -101,7 +101,7 @@ def dependent_noises(tested: Sequence[Dependence], study: Study) -> Iterator[Fin
     found = [one for one in tested if one.notable and frozenset((one.first, one.second)) not in confounded]
     if not found:
         return
-    graph = Graph({name: variable.parents for name, variable in study.variables.items()})
+    graph = Graph.of(study.variables)
     related = [one for one in found if _is_cause(graph, one)]
     apart = [one for one in found if one not in related]
     if apart:

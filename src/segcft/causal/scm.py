@@ -48,7 +48,7 @@ class StructuralCausalModel(nn.Module):
         super().__init__()
         self.variables = tuple(variables)
         self.definitions = dict(variables)
-        self.graph = Graph({name: variable.parents for name, variable in variables.items()})
+        self.graph = Graph.of(variables)
         self.encoder = ParentEncoder(variables)
         # A list, in the order of the variables: a name may be anything, also what is no name of a module.
         self.mechanisms = nn.ModuleList()

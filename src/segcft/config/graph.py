@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from graphlib import CycleError as _CycleError
 from graphlib import TopologicalSorter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from segcft.config.variable import Variable
 
 
 class CycleError(ValueError):
@@ -32,6 +36,11 @@ class Graph:
             self.order = tuple(TopologicalSorter(self.parents).static_order())  #: causes before effects
         except _CycleError as error:
             raise CycleError("the causal graph has a cycle: " + " -> ".join(error.args[1])) from None
+
+    @classmethod
+    def of(cls, variables: Mapping[str, Variable]) -> Graph:
+        """That of a study's variables."""
+        return cls({name: variable.parents for name, variable in variables.items()})
 
     def descendants(self, names: Iterable[str]) -> set[str]:
         """Every variable below any of ``names``, themselves not included unless below another."""

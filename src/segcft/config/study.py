@@ -222,7 +222,7 @@ class Study(Section):
                     known = ", ".join(self.variables)
                     raise ValueError(f"variables.{name}.parents: {parent!r} is not a variable ({known})")
         try:
-            graph = Graph({name: variable.parents for name, variable in self.variables.items()})
+            graph = Graph.of(self.variables)
         except CycleError as error:
             raise ValueError(f"variables: {error}") from None
         self._check_confounded(graph)
@@ -296,9 +296,12 @@ class Study(Section):
                 raise ValueError(f"{name}: without structures there are no masks to read; leave this key out")
         if self.segmentor is not None and self.judge is not None and self.judge.seed == self.segmentor.seed:
             raise ValueError("judge.seed: must differ from segmentor.seed; a judge equal to the guide proves nothing")
-        alike = {"hvae.deform": self.hvae.deform}
-        alike |= {f"{name}.augment.deform": getattr(self, name).augment.deform for name in ("hvae", "finetune")}
-        for key, deform in alike.items():
+        deformed = {
+            "hvae.deform": self.hvae.deform,
+            "hvae.augment.deform": self.hvae.augment.deform,
+            "finetune.augment.deform": self.finetune.augment.deform,
+        }
+        for key, deform in deformed.items():
             if not self.structures and deform.share:
                 raise ValueError(f"{key}: there is no structure to deform; leave this key out")
         alone = self.finetune.guides == ("predictor",)

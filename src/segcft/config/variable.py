@@ -89,7 +89,7 @@ def solving_order(variables: Mapping[str, Variable], asked: Iterable[str]) -> tu
     Raises:
         CycleError: there is no such order, as each moves what is in the other's.
     """
-    graph = Graph({name: variable.parents for name, variable in variables.items()})
+    graph = Graph.of(variables)
     derived = {name: variables[name] for name in asked}
     moved = {name: {one.solve_for} | graph.descendants([one.solve_for]) for name, one in derived.items()}
     before = {

@@ -270,5 +270,5 @@ def asked_values(cohort: Cohort, scm: StructuralCausalModel) -> Iterator[dict[st
 
 def causes_of_measures(study: Study) -> list[str]:
     """The variables that are no measure themselves and move one when they are set."""
-    graph = Graph({name: variable.parents for name, variable in study.variables.items()})
+    graph = Graph.of(study.variables)
     return [v for v in study.variables if v not in study.measured and graph.descendants([v]) & set(study.measured)]

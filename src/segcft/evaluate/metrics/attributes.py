@@ -78,7 +78,7 @@ amplified. The fit's own error is not in ±. Least squares through the origin.""
         if answer.method == NO_CHANGE:
             return
         assert factual.predictor is not None
-        graph = Graph({name: one.parents for name, one in study.variables.items()})
+        graph = Graph.of(study.variables)
         moved = {asked.variable} | graph.descendants([asked.variable])
         obtained, before = answer.said - factual.said, factual.samples.values
         wanted = factual.predictor.expected(before, asked.after)

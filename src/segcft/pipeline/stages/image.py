@@ -172,7 +172,7 @@ class FinetuningStage(_ImageStage):
         if study.predictor is None:
             return None
         targets = study.finetune.intervene or tuple(study.variables)
-        graph = Graph({name: variable.parents for name, variable in study.variables.items()})
+        graph = Graph.of(study.variables)
         moved = {*targets, *graph.descendants(targets)}
         attributes = [name for name in study.attributes if name in moved]
         if not attributes:
