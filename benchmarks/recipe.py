@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.recipe --data DIR`` takes data sets from folders of DIR that are named below. Simulated sets need
 none; sets whose folder is not there are left out. Where fewer than 100 subjects would be tested, every one is judged
-once, in five folds. What is done is kept in ``--out``: the same command goes on.
+once, in five folds. What is done is kept in ``--out``: the same command goes on. The figures of every set are kept in a
+file beside the page, ``recipe.json`` beside ``recipe.md``: sets that are not run now stay on the page as they were.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,8 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.recipe_page import Judged, page
+from benchmarks.recipe_page import page
+from benchmarks.recipe_set import Judged, read_sets, write_sets
 from segcft.config.sources import Splits
 
 ROOT = Path(__file__).parents[1]
@@ -38,6 +39,8 @@ WINDOW = (0.5, 99.5)
 def main(arguments: list[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     studies = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+    written = options.page or options.out / "recipe.md"
+    kept = written.with_suffix(".json")
     for name in options.sets or studies:
         data = options.data / FOLDERS[name] if options.data and name in FOLDERS else None
         if name in FOLDERS and (data is None or not data.is_dir()):
@@ -54,14 +57,10 @@ def main(arguments: list[str] | None = None) -> None:
         command += ["--folds", str(FOLDS)] if folded else []
         if code := subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
             sys.exit(code)  # what failed has been said
-        shown = page(_judged(options.out, studies), PUBLISHED, studies)
-        (options.page or options.out / "recipe.md").write_text(shown, encoding="utf-8")
+        write_sets(kept, read_sets(kept) | {name: Judged.read(run)})
+        shown = page(read_sets(kept), PUBLISHED, studies)
+        written.write_text(shown, encoding="utf-8")
         print(shown)
-
-
-def _judged(out: Path, studies: Sequence[str]) -> list[Judged]:
-    """The sets that are judged by now."""
-    return [Judged.read(out / name) for name in studies if (out / name / "evaluation" / "table.json").is_file()]
 
 
 def subjects_tested(study: Path, data: Path) -> float:

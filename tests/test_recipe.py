@@ -12,9 +12,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from benchmarks.recipe import CONFIGS, FOLDERS, SIDE, framed, slices_of, subjects_tested
-from benchmarks.recipe_page import Judged, Line, lines, page
+from benchmarks.recipe import CONFIGS, FOLDERS, PUBLISHED, ROOT, SIDE, framed, slices_of, subjects_tested
+from benchmarks.recipe_page import page
+from benchmarks.recipe_set import Judged, Line, lines, read_sets, write_sets
 from segcft.evaluate.names import NO_CHANGE
+from segcft.planning.record import RECORD
 
 
 def row(method: str, metric: str, structure: str, value: float | None, intervention: str = "") -> dict[str, Any]:
@@ -37,11 +39,19 @@ ROWS = [
 
 
 def test_a_line_is_of_an_intervention_on_its_structure() -> None:
-    first, second = lines(ROWS)
-    assert first == Line("segmentor", "lung", 0.95, None, 4.5, 2.0, 2.0)
-    assert first.missed == "others"
-    assert second == Line("none", "lung", 0.1, None, 20.0, 2.0, None)
-    assert second.missed == "slope, error"
+    first, second = lines(ROWS)  # in the order of the table's methods
+    assert first == Line(method="none", structure="lung", slope=0.1, error=20.0, judge=2.0)
+    assert first.missed == "slope, error"
+    assert second == Line(method="segmentor", structure="lung", slope=0.95, error=4.5, judge=2.0, others=2.0)
+    assert second.missed == "others"
+
+
+def run_of(folder: Path, rows: list[dict[str, Any]], hours: str, size: tuple[int, int]) -> Path:
+    """A run's plan and evaluation."""
+    (folder / "evaluation").mkdir(parents=True)
+    (folder / "evaluation" / "table.json").write_text(json.dumps(rows))
+    (folder / RECORD).write_text(f"# some.yaml, planned for {hours}\nimage: {{size: {list(size)}}}\n")
+    return folder
 
 
 def test_the_page_has_every_number_of_every_set(tmp_path: Path) -> None:
@@ -53,21 +63,42 @@ def test_the_page_has_every_number_of_every_set(tmp_path: Path) -> None:
         row("segmentor", "pair error", "", 15.0, "areas: ED to ES"),
         row("segmentor", "pair dice", "heart", 0.876, "areas: ED to ES"),
     ]
-    sets = [Judged("chest", ROWS, "1.5 hours", (64, 48)), Judged("hearts", paired, "0.3 hours", (32, 32))]
+    chest = Judged.read(run_of(tmp_path / "runs" / "chest", ROWS, "1.5 hours", (64, 48)))
+    hearts = Judged.read(run_of(tmp_path / "runs" / "hearts", paired, "0.3 hours", (32, 32)))
+    sets = {"chest": chest, "hearts": hearts}
     shown = page(sets, tmp_path)
     for expected in ("64 x 48", "1.30", "0.95", "91.2", "0.75", "0.88", "0.3 hours"):
         assert expected in shown
     assert "Not run yet" not in shown
-    assert "Not run yet: hearts" in page(sets[:1], tmp_path, ["chest", "hearts"])
+    assert "Not run yet: hearts" in page({"chest": chest}, tmp_path, ["chest", "hearts"])
     # Without models tuned by hand and without pairs there are no such tables.
-    assert shown.count("\n## ") == page(sets[:1], tmp_path / "none").count("\n## ") + 2
+    assert shown.count("\n## ") == page({"chest": chest}, tmp_path / "none").count("\n## ") + 2
 
 
 @pytest.mark.parametrize(
     ("judge", "error", "missed"), [(2, 4.9, ""), (2, 5.1, "error"), (10, 14.9, ""), (10, 15.1, "error")]
 )
 def test_the_judge_s_own_error_is_allowed_for(judge: float, error: float, missed: str) -> None:
-    assert Line("segmentor", "lung", 1.0, None, error, judge, None).missed == missed
+    assert Line(method="segmentor", structure="lung", slope=1.0, error=error, judge=judge).missed == missed
+
+
+def test_sets_that_are_not_run_again_are_kept(tmp_path: Path) -> None:
+    kept = tmp_path / "sets.json"
+    assert read_sets(kept) == {}
+    hearts = [row("segmentor", "pair error", "", None, "areas"), row("segmentor", "pair dice", "heart", None, "areas")]
+    sets = {
+        name: Judged.read(run_of(tmp_path / name, rows, "1 hours", (64, 64)))
+        for name, rows in (("hearts", hearts), ("chest", ROWS))
+    }
+    write_sets(kept, sets)
+    assert read_sets(kept) == sets
+    assert list(read_sets(kept)) == ["chest", "hearts"]  # the page's order does not hang on what was run first
+
+
+def test_the_page_in_the_documentation_is_that_of_the_figures_kept() -> None:
+    sets = read_sets(ROOT / "docs" / "recipe.json")
+    studies = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+    assert (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8") == page(sets, PUBLISHED, studies)
 
 
 def test_subjects_are_counted_by_patient(tmp_path: Path) -> None:
