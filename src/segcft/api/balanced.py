@@ -36,7 +36,7 @@ from segcft.api.balance import Request, SubjectSampler, correlation_ratio, reque
 from segcft.api.record import value_of
 from segcft.causal.intervention import Intervention
 from segcft.config.graph import Graph
-from segcft.config.sources import FolderData
+from segcft.config.sources import SimulatedData
 from segcft.config.study import Study
 from segcft.counterfactual.support import all_limits
 from segcft.counterfactual.warnings import NOTABLE
@@ -225,7 +225,7 @@ class _Augmentation:
             store = Store(data)
             store.require(self.study)
             return store
-        if not isinstance(self.study.data, FolderData):
+        if isinstance(self.study.data, SimulatedData):
             raise DataError(Code.MISSING, data, f"no store (store.json), and study {self.study.name!r} reads no folder")
         return import_data(self.study, data, self.out / STORE, self.progress)
 

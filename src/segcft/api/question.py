@@ -16,7 +16,7 @@ from PIL.Image import Image as Picture
 from torch import Tensor
 
 from segcft.causal.intervention import Intervention, parse_intervention, unknown_variable
-from segcft.config.sources import FolderData
+from segcft.config.sources import SimulatedData
 from segcft.config.study import Study
 from segcft.data.attributes import believed, is_age
 from segcft.data.resize import fit_image
@@ -181,7 +181,7 @@ def prepare_image(study: Study, image: ImageLike) -> PreparedImage:
     try:
         if isinstance(image, str | Path | MemoryFile):
             path = Path(image) if isinstance(image, str) else image
-            source = study.data if isinstance(study.data, FolderData) else None
+            source = None if isinstance(study.data, SimulatedData) else study.data.common
             settings = (source.grey_range, source.window, source.nifti_axes) if source else ()
             seen = read_image(path, study.image.channels, *settings)
             found = list(seen.remarks)

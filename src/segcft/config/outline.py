@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 
 from segcft.config.loader import parse_study, read_mapping, validate
 from segcft.config.section import Section
-from segcft.config.sources import FolderData, SimulatedData
+from segcft.config.sources import FolderData, SeveralFolders, SimulatedData
 from segcft.config.study import Structure, Study
 from segcft.config.variable import Variable
 
@@ -41,7 +41,7 @@ class _Keys(Section):
     variables: dict[str, Variable] = Field(min_length=1)
     confounded: tuple[tuple[str, str], ...] = ()
     structures: dict[str, Structure] | None = None
-    data: Annotated[FolderData | SimulatedData, Field(discriminator="source")]
+    data: Annotated[FolderData | SeveralFolders | SimulatedData, Field(discriminator="source")]
     image: Given = None
     splits: Given = None
     segmentor: Given = None

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Collection, Mapping
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from segcft.config.section import Fraction, Section
+from segcft.config.variable import Variable
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 
 
-class FolderData(Section):
-    """Images and masks in folders, attributes in a CSV table; all paths are relative to ``--data DIR``.
+class FolderKeys(Section):
+    """Images and masks in folders, attributes in a CSV table.
 
     ``columns`` maps a variable to its column where the names differ. ``patient`` names the column that groups
     images of one subject (default: every image is a subject). ``split`` names a column with
@@ -32,7 +34,6 @@ class FolderData(Section):
 
     LATER = frozenset({"nifti_axes", "thin_structures", "ignore_spacing", "keep"})
 
-    source: Literal["folder"]
     images: str = "images"
     masks: str = "masks"
     table: str = "metadata.csv"
@@ -49,13 +50,103 @@ class FolderData(Section):
     keep: tuple[str, ...] = ()
 
     @model_validator(mode="after")
-    def _one_grey_scale(self) -> FolderData:
+    def _one_grey_scale(self) -> Self:
         if self.grey_range is not None and self.window is not None:
             raise ValueError("give one of 'grey_range' and 'window', not both")
         for key, limits in (("grey_range", self.grey_range), ("window", self.window)):
             if limits is not None and not limits[0] < limits[1]:
                 raise ValueError(f"'{key}' goes from a smaller to a larger number, not {list(limits)}")
         return self
+
+
+class FolderData(FolderKeys):
+    """One folder of images and masks; paths are relative to ``--data DIR``. See :class:`FolderKeys`."""
+
+    source: Literal["folder"]
+
+    @property
+    def common(self) -> FolderKeys:
+        """How an image of another folder is read."""
+        return self
+
+
+class SourceFolder(FolderKeys):
+    """One of several sources, as one hospital's images are; see :class:`FolderKeys`.
+
+    ``folder`` is inside ``--data DIR``, by default called as the source is; all other paths are relative to it.
+    ``values`` are those of variables that are the same for all its samples, as the hospital is. ``lacks`` names
+    variables that its table does not have: of its samples they are missing. ``masked: false`` says that its images have
+    no masks, so nothing measured is known of them.
+    """
+
+    folder: str | None = None
+    values: dict[str, str | int | float] = Field(default_factory=dict)
+    lacks: tuple[str, ...] = ()
+    masked: bool = True
+
+
+class SeveralFolders(Section):
+    """Several folders, each a source of its own: they differ in files, columns, masks, and in what they lack."""
+
+    source: Literal["folders"]
+    folders: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")], SourceFolder] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _keep_the_same(self) -> Self:
+        kept = {name: set(folder.keep) for name, folder in self.folders.items()}
+        first = next(iter(kept))
+        for name, columns in kept.items():
+            if columns != kept[first]:
+                raise ValueError(f"folders.{name}.keep: all sources keep the same columns, and {first!r} keeps others")
+        return self
+
+    @property
+    def common(self) -> FolderKeys:
+        """What all sources say alike, and the default of what they do not: how an image of none of them is read."""
+        first, *others = self.folders.values()
+        said = {key: getattr(first, key) for key in FolderKeys.model_fields}
+        return FolderKeys(**{k: v for k, v in said.items() if all(getattr(one, k) == v for one in others)})
+
+    @property
+    def keep(self) -> tuple[str, ...]:
+        """The further columns of every source's table that samples keep."""
+        return next(iter(self.folders.values())).keep
+
+    @property
+    def patient(self) -> str | None:
+        """The column of patients of one source, if every one has one."""
+        named = [folder.patient for folder in self.folders.values()]
+        return named[0] if all(named) else None
+
+    @property
+    def split(self) -> str | None:
+        """The column that gives the split, of the first source that has one."""
+        return next((folder.split for folder in self.folders.values() if folder.split is not None), None)
+
+    def check(self, variables: Mapping[str, Variable], told: Collection[str]) -> None:
+        """Check what is said of the variables of a study, ``told`` by masks or by a formula or not.
+
+        Raises:
+            ValueError: a variable is unknown, follows from others or from masks, or cannot have the value.
+        """
+        for source, folder in self.folders.items():
+            for key, names in (("values", folder.values), ("lacks", folder.lacks)):
+                for name in names:
+                    if name not in variables or name in told:
+                        known = ", ".join(one for one in variables if one not in told)
+                        raise ValueError(f"data.folders.{source}.{key}: {name!r} is no attribute ({known})")
+            for name, value in folder.values.items():
+                where, categories = f"data.folders.{source}.values.{name}", variables[name].categories
+                if name in folder.lacks or name in folder.columns:
+                    raise ValueError(f"{where}: its samples have one value, so leave it out of 'lacks' and 'columns'")
+                if categories and str(value) not in categories:
+                    raise ValueError(f"{where}: {value!r} is not one of {', '.join(categories)}")
+                if not categories and isinstance(value, str):
+                    raise ValueError(f"{where}: {value!r} is not a number")
+
+
+Files = FolderData | SeveralFolders
+"""Data that are read from files."""
 
 
 class SimulatedData(Section):

@@ -15,7 +15,7 @@ from segcft.config.graph import CycleError, Graph
 from segcft.config.mechanisms import ImageSpec
 from segcft.config.section import Fraction, Section, Training
 from segcft.config.segmentors import SegmentorSection
-from segcft.config.sources import FolderData, SimulatedData, Splits
+from segcft.config.sources import FolderData, SeveralFolders, SimulatedData, Splits
 from segcft.config.stages import EvaluationSpec, FinetuneSpec, RegressorSpec, SCMSpec
 from segcft.config.variable import Variable
 
@@ -151,7 +151,7 @@ class Study(Section):
     variables: dict[str, Variable] = Field(min_length=1)
     confounded: tuple[tuple[str, str], ...] = ()
     structures: dict[str, Structure] = Field(default_factory=dict)
-    data: Annotated[FolderData | SimulatedData, Field(discriminator="source")]
+    data: Annotated[FolderData | SeveralFolders | SimulatedData, Field(discriminator="source")]
     splits: Splits = Splits()
     segmentor: SegmentorSection | None
     judge: SegmentorSection | None
@@ -183,6 +183,8 @@ class Study(Section):
             raise ValueError(
                 "data.split: the table gives the split, so there are no folds to draw; leave out one of them"
             )
+        if isinstance(self.data, SeveralFolders):
+            self.data.check(self.variables, {*self.measured, *self.derived})
         self._check_pairs()
         self.hvae.check_image(self.image.size, self.image.channels)
         self._check_readers()
@@ -269,7 +271,7 @@ class Study(Section):
                 raise ValueError(f"{where}: {structure.variable!r} is not a continuous variable, or is derived")
             if (owner := taken.setdefault(structure.variable, name)) != name:
                 raise ValueError(f"{where}: {structure.variable!r} is already that of {owner!r}")
-            if isinstance(self.data, FolderData) and not (
+            if not isinstance(self.data, SimulatedData) and not (
                 structure.bit or structure.label or structure.file or structure.of
             ):
                 raise ValueError(f"structures.{name}: say how masks show it: one of 'bit', 'label', 'file' and 'of'")
@@ -334,7 +336,7 @@ class Study(Section):
             raise ValueError("predictor_judge.seed: must differ from predictor.seed; a judge must not be the guide")
 
     def _check_pairs(self) -> None:
-        kept = self.data.keep if isinstance(self.data, FolderData) else ()
+        kept = () if isinstance(self.data, SimulatedData) else self.data.keep
         for name in kept:
             if name in self.variables or name in COLUMNS:
                 raise ValueError(f"data.keep: {name!r} is kept anyway")
@@ -343,7 +345,7 @@ class Study(Section):
             if self.hvae.pairs:
                 raise ValueError("hvae.pairs: 'evaluation.pairs' must say which images are pairs, and is missing")
             return
-        if not (isinstance(self.data, FolderData) and self.data.patient):
+        if isinstance(self.data, SimulatedData) or not self.data.patient:
             raise ValueError("evaluation.pairs: images of one subject are told by data.patient, which is missing")
         categorical = [name for name, variable in self.variables.items() if variable.kind == "categorical"]
         if pairs.condition not in categorical:
@@ -357,7 +359,7 @@ class Study(Section):
 
     @property
     def _has_split(self) -> bool:
-        return isinstance(self.data, FolderData) and self.data.split is not None
+        return not isinstance(self.data, SimulatedData) and self.data.split is not None
 
     @property
     def attributes(self) -> tuple[str, ...]:

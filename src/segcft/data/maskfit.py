@@ -93,9 +93,10 @@ def _by_chance(successes: int, count: int) -> float:
 
 
 def _whole_frame(store: Store) -> Iterator[Remark]:
-    if len(store) == 0:
+    rows = store.indices(masked=True)
+    rows = rows[:: max(1, len(rows) // MOST)]
+    if len(rows) == 0:
         return
-    rows = range(0, len(store), max(1, len(store) // MOST))
     least = np.min([store.masks[row].mean(axis=(1, 2)) for row in rows], axis=0) / FULL
     for name, share in zip(store.structures, least, strict=True):
         if share > WHOLE_FRAME:
@@ -107,7 +108,8 @@ def _whole_frame(store: Store) -> Iterator[Remark]:
 
 
 def _spread(store: Store) -> NDArray[np.int64]:
-    rows = np.flatnonzero(~store.table["patient"].duplicated())
+    rows = store.indices(masked=True)
+    rows = rows[~store.table["patient"].iloc[rows].duplicated()]
     return rows[:: max(1, len(rows) // MOST)][:MOST]
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 
 from segcft.config.study import Study
 from segcft.data.splits import expected_parts
-from segcft.data.store import Store, records
+from segcft.data.store import MASKED, Store, records
 from segcft.data.writer import StoreWriter
 from segcft.errors import Code, DataError
 from segcft.io.reject import Remark
@@ -65,14 +65,15 @@ def join(study: Study, shards: Sequence[Path], out: Path, progress: Progress | N
     with StoreWriter(out, study) as writer:
         for store in (progress or Progress())(stores, len(stores), "Joining shards"):
             store.require(study)
-            extra = [c for c in store.table.columns if c not in ("id", "patient", "split", *study.variables)]
+            extra = [c for c in store.table.columns if c not in ("id", "patient", "split", MASKED, *study.variables)]
             for row, image, masks in zip(records(store.table), store.images, store.masks, strict=True):
                 id, patient, part = row["id"], row["patient"], row["split"]
                 if id in owners:
                     raise DataError(Code.DUPLICATE, store.folder, f"sample {id!r} is also in {owners[id]}")
                 owners[id] = store.folder
                 attributes = {name: None if pd.isna(row[name]) else row[name] for name in study.variables}
-                writer.append(id, patient, part, image, masks, attributes, {name: row[name] for name in extra})
+                known = masks if row.get(MASKED, 1) else None
+                writer.append(id, patient, part, image, known, attributes, {name: row[name] for name in extra})
             for id, reason in zip(store.rejected["id"], store.rejected["reason"], strict=True):
                 writer.reject(id, reason)
             for id, *remark in store.remarks.itertuples(index=False):

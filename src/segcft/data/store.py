@@ -5,7 +5,8 @@ A store is a folder, which :class:`segcft.data.writer.StoreWriter` writes::
     store.json     version, shapes, variables with their categories, fingerprint, SHA-256 of the other files
     images.u8      raw uint8 (N, C, H, W)
     masks.u8       raw uint8 (N, S, H, W), coverage: 255 where a pixel lies wholly inside the structure
-    table.parquet  one row a sample: id, patient, split, every variable, extra columns
+    table.parquet  one row a sample: id, patient, split, every variable, masked (0 or 1) if some have no masks, extra
+                   columns
     rejected.csv   id and reason of every sample that was left out
     warnings.csv   id, kind and text of of remarks on samples that are used; no id: on the whole data set
 
@@ -37,6 +38,8 @@ from segcft.io.reject import REMARK_COLUMNS, WARNINGS
 VERSION = 1
 IMAGES, MASKS, TABLE = "images.u8", "masks.u8", "table.parquet"
 REJECTED, REJECTED_COLUMNS = "rejected.csv", ("id", "reason")
+MASKED = "masked"
+"""Column of the table: 1 where the masks of a sample are known, else 0. A store without it has masks of all."""
 
 
 class Store:
@@ -121,9 +124,10 @@ class Store:
             columns.append(column.to_numpy(dtype=np.float32, na_value=np.nan))
         return np.stack(columns, axis=1)
 
-    def indices(self, split: str | None = None, complete: bool = False) -> NDArray[np.int64]:
-        """Ascending row numbers of one part (default: all); ``complete``: of rows that miss no variable. What is
-        derived is not one of them: where its formula has no value, nothing is missing."""
+    def indices(self, split: str | None = None, complete: bool = False, masked: bool = False) -> NDArray[np.int64]:
+        """Ascending row numbers of one part (default: all); ``complete``: of rows that miss no variable, ``masked``: of
+        rows whose masks are known. What is derived is not one of the variables: where its formula has no value, nothing
+        is missing."""
         if split is not None and split not in PARTS:
             raise ValueError(f"split must be one of {', '.join(PARTS)}, not {split!r}")
         chosen = np.ones(len(self), dtype=bool)
@@ -132,6 +136,8 @@ class Store:
         if complete:
             needed = [name not in self.derived for name in self.variables]
             chosen &= ~np.isnan(self.values()[:, needed]).any(axis=1)
+        if masked and MASKED in self.table:
+            chosen &= (self.table[MASKED] == 1).to_numpy(dtype=bool)
         return np.flatnonzero(chosen)
 
     @property

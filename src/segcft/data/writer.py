@@ -15,9 +15,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from segcft.config.sources import SeveralFolders
 from segcft.config.study import Study
 from segcft.data.splits import PARTS
-from segcft.data.store import IMAGES, MASKS, REJECTED, REJECTED_COLUMNS, TABLE, VERSION, Fingerprint, shape_of
+from segcft.data.store import IMAGES, MASKED, MASKS, REJECTED, REJECTED_COLUMNS, TABLE, VERSION, Fingerprint, shape_of
 from segcft.errors import Code, DataError
 from segcft.io.reject import REMARK_COLUMNS, WARNINGS, Remark
 from segcft.measures.measurements import Measurements
@@ -44,6 +45,8 @@ class StoreWriter:
         self.folder = Path(folder).absolute()
         self.study, self.partial = study, partial
         self.measurements = Measurements.of(study)
+        data = study.data
+        self._some_unmasked = isinstance(data, SeveralFolders) and not all(one.masked for one in data.folders.values())
         self._rows: list[dict[str, Any]] = []
         self._rejected: list[tuple[str, str]] = []
         self._remarks: list[tuple[str, str, str]] = []
@@ -86,7 +89,7 @@ class StoreWriter:
         patient: str,
         split: str,
         image: NDArray[np.uint8],
-        masks: NDArray[np.uint8],
+        masks: NDArray[np.uint8] | None,
         attributes: Mapping[str, float | str | None],
         extra: Mapping[str, int | float | str] | None = None,
     ) -> None:
@@ -97,7 +100,8 @@ class StoreWriter:
             patient: who it is of; one patient is in one part.
             split: its part, one of :data:`segcft.data.splits.PARTS`.
             image: uint8 (C, H, W).
-            masks: coverage, uint8 (S, H, W), those that have masks, in the study's order.
+            masks: coverage, uint8 (S, H, W), those that have masks, in the study's order. None: they are not known. All
+                measures are then missing, and the store holds zeros.
             attributes: variables by name; None, NaN or absent is a missing value. Areas are measured from
                 ``masks`` and ignored here.
             extra: further columns, the same ones for every sample.
@@ -107,14 +111,20 @@ class StoreWriter:
         """
         grid = self.study.image.size
         _check_array("image", image, (self.study.image.channels, *grid))
-        _check_array("masks", masks, (len(self.study.masked), *grid))
+        if masks is not None:
+            _check_array("masks", masks, (len(self.study.masked), *grid))
         if split not in PARTS:
             raise ValueError(f"split must be one of {', '.join(PARTS)}, not {split!r}")
         row: dict[str, Any] = {"id": id, "patient": patient, "split": split}
-        row |= self._values(attributes, self.measurements.exact(masks, image))
+        measured = dict.fromkeys(self.study.measured, math.nan)
+        row |= self._values(attributes, measured if masks is None else self.measurements.exact(masks, image))
+        if self._some_unmasked:
+            row[MASKED] = int(masks is not None)
         row |= {key: _plain(value) for key, value in (extra or {}).items()}
         if self._rows and row.keys() != self._rows[0].keys():
             raise ValueError(f"extra columns {list(extra or {})} differ from those of the first sample")
+        if masks is None:
+            masks = np.zeros((len(self.study.masked), *grid), dtype=np.uint8)
         image, masks = np.ascontiguousarray(image), np.ascontiguousarray(masks)
         try:
             self._images.write(image.data)

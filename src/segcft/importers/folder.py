@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from segcft.config.sources import FolderData
+from segcft.config.sources import FolderKeys, SeveralFolders, SimulatedData, SourceFolder
 from segcft.config.study import Study
 from segcft.data import resize
 from segcft.data.attributes import MISSING, Row, disbelief, nearest, parse, read_table
@@ -43,7 +43,7 @@ class Sample(NamedTuple):
     patient: str
     part: str
     image: NDArray[np.uint8]
-    masks: NDArray[np.uint8]
+    masks: NDArray[np.uint8] | None
     attributes: dict[str, float | str | None]
     kept: dict[str, str]
     remarks: tuple[Remark, ...]
@@ -65,7 +65,7 @@ def import_folder(
     shard: Shard | None = None,
     progress: Progress | None = None,
 ) -> Store:
-    """Read the folder data set that ``study.data`` describes and write it to the store ``out``.
+    """Read the folders that ``study.data`` describes and write them to the store ``out``.
 
     Images may have any size. One whose aspect ratio (width / height, of the field of view if the study has
     one) differs from the study's by more than 2 % is centred on a canvas of that ratio first, filled with the
@@ -74,8 +74,12 @@ def import_folder(
     over each pixel's footprint, for masks too, so that areas survive it. Areas are measured from the masks
     and never read from the table.
 
+    Of several sources, the ids of samples and patients are those of their tables behind the name of the source, as
+    ``jsrt/0001``: the same id in two sources is of two patients. Samples of a source without masks have missing
+    measures, and nothing is learnt or judged of their empty masks.
+
     Args:
-        study: whose ``data`` is of source ``folder``.
+        study: whose ``data`` is read from files.
         data: folder that the paths in ``study.data`` are relative to.
         out: the store's folder; an older store there is replaced once the new one is complete.
         split: put every sample in this part, e.g. ``"test"`` for subjects that no stage may have seen.
@@ -90,39 +94,68 @@ def import_folder(
             parts, the table has a column of patients that the study does not name, no sample is usable, or a part of
             the split is empty.
     """
-    source = Folder(study, Path(data), split)
-    lines = source.read_lines()
-    remarks = source.remarks if shard is None or shard.index == 1 else []
+    sources = folders_of(study, Path(data), split)
+    lines = [(source, line) for source in sources for line in source.read_lines()]
+    remarks = [remark for source in sources for remark in source.remarks] if shard is None or shard.index == 1 else []
     if shard is not None:
         lines = list(shard.of(lines))
     workers = min(8, os.cpu_count() or 1)
-    reading = closing(ahead(source.read_sample, lines, workers, depth=2 * workers))
+    reading = closing(ahead(lambda one: one[0].read_sample(one[1]), lines, workers, depth=2 * workers))
     with StoreWriter(out, study, partial=shard is not None) as writer, reading as samples:
         writer.remark("", remarks)
-        for line, sample in (progress or Progress())(zip(lines, samples, strict=True), len(lines), "Importing images"):
-            id = line.cells[source.spec.id] if isinstance(line, Row) else ""
+        every = zip(lines, samples, strict=True)
+        for (source, line), sample in (progress or Progress())(every, len(lines), "Importing images"):
+            id = source.name_of(line)
             if isinstance(sample, Rejected):
-                writer.reject(id or f"line {line.line}", str(sample))
+                writer.reject(id, str(sample))
             else:
                 writer.append(id, *sample[:-1])
                 writer.remark(id, sample.remarks)
-        writer.check_parts(*source.expected_parts())
+        parts, _, remedy = sources[0].expected_parts()
+        writer.check_parts(parts, ", ".join(str(source.table) for source in sources), remedy)
     return Store(out)
 
 
-class Folder:
-    """A folder data set: where its parts are and how a row becomes a sample."""
+def folders_of(study: Study, data: Path, split: str | None) -> list[Folder]:
+    """The sources of a study in their order, one where it has one folder.
 
-    def __init__(self, study: Study, data: Path, split: str | None) -> None:
-        assert isinstance(study.data, FolderData)
-        self.forced_split = split
-        self.study, self.spec, self.measurements = study, study.data, Measurements.of(study)
+    Args:
+        study: whose ``data`` is read from files.
+        data: folder that all paths are relative to.
+        split: the part that every sample is put in, if it is not the table or the study that says it.
+    """
+    assert not isinstance(study.data, SimulatedData)
+    if isinstance(study.data, SeveralFolders):
+        return [
+            Folder(study, spec, data / (name if spec.folder is None else spec.folder), split, name)
+            for name, spec in study.data.folders.items()
+        ]
+    return [Folder(study, study.data, data, split)]
+
+
+class Folder:
+    """A folder data set: where its parts are and how a row becomes a sample.
+
+    Args:
+        study: what is read.
+        spec: how the folder is read.
+        data: the folder.
+        split: see :func:`folders_of`.
+        source: its name, where it is one of several.
+    """
+
+    def __init__(self, study: Study, spec: FolderKeys, data: Path, split: str | None, source: str = "") -> None:
+        self.forced_split, self.source = split, source
+        self.key = f"data.folders.{source}" if source else "data"
+        """Where the study says how the folder is read."""
+        self.study, self.spec, self.measurements = study, spec, Measurements.of(study)
+        self.masked = not isinstance(spec, SourceFolder) or spec.masked
         self.images, self.masks = data / self.spec.images, data / self.spec.masks
         self.table = data / self.spec.table
         for key, folder in (("images", self.images), ("masks", self.masks)):
-            needed = key == "images" or study.masked
+            needed = key == "images" or (self.masked and study.masked)
             if needed and not folder.is_dir():
-                raise DataError(Code.MISSING, folder, f"no such folder (data.{key})")
+                raise DataError(Code.MISSING, folder, f"no such folder ({self.key}.{key})")
         if study.image.channels not in (1, 3):
             why = f"image files have 1 or 3 channels, not {study.image.channels}"
             raise DataError(Code.UNSUPPORTED, "image.channels", why)
@@ -136,24 +169,28 @@ class Folder:
         for name in self.spec.columns:
             if name in study.measured:
                 why = "areas are measured from the masks, not read from the table"
-                raise DataError(Code.CONFLICT, f"data.columns.{name}", why)
+                raise DataError(Code.CONFLICT, f"{self.key}.columns.{name}", why)
+        self.values: dict[str, float | str | None] = {}
+        """Of variables that are the same for all samples, or missing in all."""
+        if isinstance(spec, SourceFolder):
+            self.values |= dict.fromkeys(spec.lacks)
+            for name, value in spec.values.items():
+                self.values[name] = str(value) if study.variables[name].categories else float(value)
         self.columns = {  # of all variables but those that are measured from masks
-            name: self.spec.columns.get(name, name)
-            for name, variable in study.variables.items()
-            if name not in study.measured and not variable.derived
+            name: self.spec.columns.get(name, name) for name in study.attributes if name not in self.values
         }
 
     def read_lines(self) -> list[Row | Ragged]:
         """Lines of the table in their order, those among them that are no rows included."""
         if not self.table.is_file():
-            raise DataError(Code.MISSING, self.table, "no such table (data.table)")
-        required = {self.spec.id: "data.id"}
+            raise DataError(Code.MISSING, self.table, f"no such table ({self.key}.table)")
+        required = {self.spec.id: f"{self.key}.id"}
         if self.spec.patient is not None:
-            required[self.spec.patient] = "data.patient"
+            required[self.spec.patient] = f"{self.key}.patient"
         if self.split_column is not None:
-            required[self.split_column] = "data.split"
+            required[self.split_column] = f"{self.key}.split"
         required |= {column: f"variable {name}" for name, column in self.columns.items()}
-        required |= dict.fromkeys(self.spec.keep, "data.keep")
+        required |= dict.fromkeys(self.spec.keep, f"{self.key}.keep")
         rows, ragged = read_table(self.table, required)
         self._check_columns(rows, set(required))
         if self.split_column is not None:
@@ -174,6 +211,15 @@ class Folder:
             return Sample(patient, part, image, masks, attributes, kept, (*doubted, *remarks))
         except Rejected as reason:
             return reason
+
+    def name_of(self, line: Row | Ragged) -> str:
+        """The id of the sample of a line; of a line without one its number."""
+        id = line.cells[self.spec.id] if isinstance(line, Row) else ""
+        return self._named(id or f"line {line.line}")
+
+    def _named(self, id: str) -> str:
+        """An id of the table, behind the name of the source where there are several."""
+        return f"{self.source}/{id}" if self.source else id
 
     def expected_parts(self) -> tuple[tuple[str, ...], str, str]:
         """The arguments of :meth:`StoreWriter.check_parts`."""
@@ -210,7 +256,7 @@ class Folder:
 
     def _attributes(self, row: Row) -> tuple[dict[str, float | str | None], list[Remark]]:
         """Values by variable, and remarks on those that are not believed and count as missing."""
-        attributes: dict[str, float | str | None] = {}
+        attributes = dict(self.values)
         doubted = []
         for name, column in self.columns.items():
             text, variable = row.cells[column], self.study.variables[name]
@@ -221,8 +267,8 @@ class Folder:
                 doubted.append(Remark(f"{name} not believed", f"{where}: {doubt}"))
         return attributes, doubted
 
-    def read_files(self, id: str) -> tuple[Path, ImageFile, Masks]:
-        """The file of a sample's image, what it shows, and its masks, all at the size of the files.
+    def read_files(self, id: str) -> tuple[Path, ImageFile, Masks | None]:
+        """The file of a sample's image, what it shows, and its masks if it has any, all at the size of the files.
 
         Raises:
             Rejected: a file is missing or cannot be used.
@@ -231,18 +277,22 @@ class Folder:
         path = find_file(self.images, id)
         seen = read_image(path, self.study.image.channels, spec.grey_range, spec.window, spec.nifti_axes)
         size = (seen.grey.shape[1], seen.grey.shape[2])
+        if not self.masked:
+            return path, seen, None
         masks = read_masks(
             self.masks, id, self.study.masked, size, seen.turn, seen.placed, spec.nifti_axes, spec.thin_structures
         )
         return path, seen, masks
 
-    def _pixels(self, id: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8], tuple[Remark, ...]]:
+    def _pixels(self, id: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None, tuple[Remark, ...]]:
         grid, spec = self.study.image, self.spec
         path, seen, masks = self.read_files(id)
         if (wrong := contradiction(seen.extent, grid, str(path))) and not spec.ignore_spacing:
             raise Rejected(wrong.text)
         with about(path):
             pixels = resize.fit_image(seen.grey, grid, seen.aspect)
+        if masks is None:
+            return pixels, None, seen.remarks
         coverage = resize.fit_masks(masks.coverage, grid, seen.aspect)
         self._check_presence(id, coverage, pixels)
         return pixels, coverage, (*seen.remarks, *masks.remarks)
@@ -260,7 +310,7 @@ class Folder:
             if not variable.allows(0):
                 raise Rejected(f"{path}: the mask of {name} is empty, and {structure.variable} is on a log scale")
             if name not in self.spec.may_be_absent and not variable.zero_inflated:
-                raise Rejected(f"{path}: the mask of {name} is empty (data.may_be_absent)")
+                raise Rejected(f"{path}: the mask of {name} is empty ({self.key}.may_be_absent)")
         for name, number in self.measurements.exact(coverage, pixels).items():
             if not (math.isnan(number) or self.study.variables[name].allows(number)):
                 raise Rejected(f"variables.{name}: {number:g} of {id!r} is on a log scale")
@@ -269,7 +319,7 @@ class Folder:
         patient = row.cells[self.patient_column]
         if patient.lower() in MISSING and self.patient_column != self.spec.id:
             raise Rejected(f"column {self.patient_column!r}: no patient")
-        return patient
+        return self._named(patient)
 
     def _part(self, row: Row, patient: str) -> str:
         if self.forced_split is not None:
@@ -299,7 +349,7 @@ class Folder:
                     f"training or in test. Add 'patient: {found.patient}' to the study's data section, or "
                     f"'patient: {self.spec.id}' if it is something else"
                 )
-                raise DataError(Code.MISSING, "data.patient", why)
+                raise DataError(Code.MISSING, f"{self.key}.patient", why)
             self.patient_column = found.patient
             self.remarks.append(Remark("patients", f"{self.table}: {use}, which the study does not name: it is used"))
         elif self.spec.patient is None:
@@ -310,7 +360,7 @@ class Folder:
     def _drawn_part(self, row: Row) -> str | None:
         """The part that the study draws for the patient of a row, if it has one."""
         patient = row.cells[self.patient_column]
-        return assign(patient, self.study.splits) if patient else None
+        return assign(self._named(patient), self.study.splits) if patient else None
 
     def _check_patients_stay_in_one_part(self, rows: list[Row], column: str) -> None:
         parts: dict[str, dict[str, int]] = defaultdict(dict)
@@ -327,4 +377,4 @@ class Folder:
     def _check_names(self, key: str, names: Iterable[str], known: Iterable[str]) -> None:
         for name in names:
             if name not in known:
-                raise DataError(Code.UNKNOWN, f"data.{key}", f"the study has no {name!r}{nearest(name, known)}")
+                raise DataError(Code.UNKNOWN, f"{self.key}.{key}", f"the study has no {name!r}{nearest(name, known)}")

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from segcft.causal.mechanisms import ParentEncoder
-from segcft.config.sources import FolderData
+from segcft.config.sources import SimulatedData
 from segcft.config.study import Study
 from segcft.data.maskfit import check_masks
 from segcft.data.resplit import resplit
@@ -49,7 +49,7 @@ def import_data(
 ) -> Store:
     """Make the store ``out`` from the study's source; ``data`` is the folder of images, masks and table."""
     check_data(study, data)
-    if isinstance(study.data, FolderData):
+    if not isinstance(study.data, SimulatedData):
         assert data is not None
         return import_folder(study, data, out, split=split, shard=shard, progress=progress)
     return import_simulated(study, out, split=split, shard=shard, progress=progress, **simulated)
@@ -61,7 +61,7 @@ def check_data(study: Study, data: Path | None) -> None:
     Raises:
         DataError: it is missing.
     """
-    if isinstance(study.data, FolderData) and data is None:
+    if not isinstance(study.data, SimulatedData) and data is None:
         raise DataError(Code.MISSING, "--data", f"say in which folder the images of study {study.name!r} are")
 
 
@@ -175,7 +175,7 @@ def new_samples(study: Study, data: Path | None, seed: int | None, out: Path, pr
         store.require(study)
         store.table["split"] = "test"  # in this copy of the table: all are to be judged
         return store
-    if isinstance(study.data, FolderData):
+    if not isinstance(study.data, SimulatedData):
         if seed is not None:
             raise DataError(Code.CONFLICT, "--seed", f"study {study.name!r} is not simulated; give --data DIR")
         return import_data(study, data, out, progress, split="test")
@@ -233,7 +233,7 @@ def _source(study: Study, data: Path | None) -> dict[str, Any]:
     settings = study.model_dump(mode="json")
     return {
         "study": key_of(*(settings[k] for k in ("image", "variables", "structures", "data", "splits"))),
-        "files": _listing(data) if isinstance(study.data, FolderData) and data else None,
+        "files": _listing(data) if not isinstance(study.data, SimulatedData) and data else None,
     }
 
 

@@ -141,6 +141,9 @@ class TrainingStage(Stage):
     complete_validation = False
     """The same of the samples that it is validated on."""
 
+    masked = False
+    """Whether it learns, and is validated, from those samples only whose masks are known."""
+
     falls = "loss"
     """The figure of a step that falls as the training succeeds."""
 
@@ -186,7 +189,7 @@ class TrainingStage(Stage):
 
     def rows(self, store: Store) -> NDArray[np.int64]:
         """The samples that it is trained on, as rows of the store."""
-        return store.indices("train", self.complete)
+        return store.indices("train", self.complete, self.masked)
 
     def others(self, pipeline: Pipeline, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
         """Other images of the same things among ``rows`` (N,) of the store, (N, K), where it learns from them."""
@@ -256,7 +259,7 @@ class TrainingStage(Stage):
 
     def validation_batches(self, pipeline: Pipeline, most: int | None = None) -> Iterator[Batch]:
         """The validation samples, in order; the same ones every time where there are more than ``most``."""
-        rows = pipeline.store.indices("validation", self.complete_validation)
+        rows = pipeline.store.indices("validation", self.complete_validation, self.masked)
         rows = np.sort(np.random.default_rng(0).permutation(rows)[:most])
         return sequential(pipeline.store, rows, pipeline.study.evaluation.batch_size)
 

@@ -17,14 +17,14 @@ from scipy.ndimage import distance_transform_edt
 from scipy.stats import skew
 
 from segcft.config.outline import Outline
-from segcft.config.sources import FolderData, SimulatedData
+from segcft.config.sources import SimulatedData
 from segcft.config.study import Study, Zone
 from segcft.coronary.defaults import SIZE, SPACING
 from segcft.data.attributes import Row
 from segcft.data.resize import ASPECT_TOLERANCE, average
 from segcft.errors import Code, DataError
 from segcft.grid import Grid
-from segcft.importers.folder import Folder
+from segcft.importers.folder import Folder, folders_of
 from segcft.importers.simulated import make_simulator, mask_order
 from segcft.io.reject import Rejected
 from segcft.measures.zone import inside
@@ -167,27 +167,26 @@ def _of_simulator(study: Study, outline: Outline, progress: Progress) -> Fingerp
 
 
 def _of_folder(study: Study, data: Path, progress: Progress) -> Fingerprint:
-    assert isinstance(study.data, FolderData)
-    folder = Folder(study, data, None)
+    assert not isinstance(study.data, SimulatedData)
     patients: dict[str, str] = {}
-    rows: list[Row] = []  # of subjects who are not to test
+    rows: list[tuple[Folder, Row]] = []  # of subjects who are not to test
     values: list[list[float]] = []
     images, refused = 0, ""
-    for line in folder.read_lines():
+    for folder, line in ((one, line) for one in folders_of(study, data, None) for line in one.read_lines()):
         try:
             if isinstance(line, Row):
                 patient, part, attributes, _ = folder.read_cells(line)
                 patients[patient] = part
                 images += 1
                 if part != "test":
-                    rows.append(line)
+                    rows.append((folder, line))
                     values.append([_number(attributes[name]) for name in _continuous(study)])
         except Rejected as error:
             refused = refused or str(error)
     seen = []
     chosen = rows[:: math.ceil(len(rows) / SAMPLED)] if rows else []
     workers = min(8, os.cpu_count() or 1)
-    with closing(ahead(lambda row: _read(folder, row), chosen, workers, depth=2 * workers)) as found:
+    with closing(ahead(lambda one: _read(*one), chosen, workers, depth=2 * workers)) as found:
         for one in progress(found, len(chosen), "Looking at some images"):
             if isinstance(one, Rejected):
                 refused = refused or str(one)
@@ -217,27 +216,33 @@ def _read(folder: Folder, row: Row) -> _Seen | Rejected:
         _, image, masks = folder.read_files(row.cells[folder.spec.id])
     except Rejected as error:
         return error
-    return _look(folder.study, image.grey, masks.coverage, image.aspect, image.extent)
+    coverage = masks.coverage if masks else None
+    return _look(folder.study, image.grey, coverage, image.aspect, image.extent)
 
 
 def _look(
     study: Study,
     grey: NDArray[np.float64],
-    coverage: NDArray[np.float64],
+    coverage: NDArray[np.float64] | None,
     aspect: float,
     extent: tuple[float, float] | None,
 ) -> _Seen:
-    """What is seen of an image (C, H, W) and its masks (S, H, W), both in [0, 1]; ``aspect`` is that of a pixel."""
+    """What is seen of an image (C, H, W) and its masks (S, H, W), both in [0, 1]; ``aspect`` is that of a pixel. What
+    is seen of masks is NaN without them."""
     height, width = grey.shape[-2:]
+    unit = grey * 2 - 1
+    size, whole = (height, width), width / (height * aspect)
+    mean, deviation = float(unit.mean()), float(unit.std())
+    if coverage is None:
+        unknown = (math.nan,) * len(study.masked)
+        return _Seen(size, whole, extent, mean, deviation, unknown, unknown, (math.nan,) * len(_zones(study)))
     shrunk = min(1.0, LOOKED_AT / max(height, width))
     small = average(coverage, (max(1, round(height * shrunk)), max(1, round(width * shrunk))))
     side = math.sqrt(math.prod(small.shape[-2:]))
     thickness = tuple(_thickness(mask > 0.5) / side for mask in small)
     shares = tuple(float(mask.mean()) for mask in coverage)
-    unit = grey * 2 - 1
-    mean, deviation = float(unit.mean()), float(unit.std())
     zones = tuple(_share(small[list(study.channels(name))], zone) for name, zone in _zones(study).items())
-    return _Seen((height, width), width / (height * aspect), extent, mean, deviation, shares, thickness, zones)
+    return _Seen(size, whole, extent, mean, deviation, shares, thickness, zones)
 
 
 def _zones(study: Study) -> dict[str, Zone]:
@@ -291,6 +296,8 @@ def _summary(
 
 
 def _structure(shares: NDArray[np.float64], thickness: NDArray[np.float64]) -> StructureFacts:
+    known = ~np.isnan(shares)
+    shares, thickness = shares[known], thickness[known]
     shown = shares > 0
     if not shown.any():
         return StructureFacts(share=0.0, thickness=0.0, variation=0.0, absent=1.0, skew=0.0)

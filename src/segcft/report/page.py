@@ -13,7 +13,7 @@ import torch
 import yaml
 
 import segcft
-from segcft.config.sources import SimulatedData
+from segcft.config.sources import SeveralFolders, SimulatedData
 from segcft.config.study import Study
 from segcft.errors import Code, RunError
 from segcft.evaluate.cohort import Cohort
@@ -306,6 +306,8 @@ def _source(study: Study) -> str:
     data = study.data
     if isinstance(data, SimulatedData):
         return f"simulated: {data.source}, {data.people:,} people, seed {data.seed}"
+    if isinstance(data, SeveralFolders):
+        return f"files of {len(data.folders)} sources: {', '.join(data.folders)}"
     return f"files: images in {data.images}, masks in {data.masks}, attributes in {data.table}"
 
 

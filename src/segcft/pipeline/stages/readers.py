@@ -35,7 +35,9 @@ MEAN_ERROR = "validation_mean_error_"
 
 
 class _ReaderStage(TrainingStage):
-    """Readers need no attributes, so samples that lack one are theirs, too."""
+    """Readers need no attributes, so samples that lack one are theirs, too. They learn from masks."""
+
+    masked = True
 
     def __init__(self, name: str) -> None:
         self.name = self.section = self.switch = name
@@ -96,7 +98,7 @@ class _Judging(TrainingStage):
     """The part that guides by the same, whose weights it must not have."""
 
     def rows(self, store: Store) -> NDArray[np.int64]:
-        own = store.indices(JUDGE)
+        own = store.indices(JUDGE, masked=self.masked)
         return own if len(own) else super().rows(store)
 
     def check(self, run: Run) -> None:

@@ -1,0 +1,190 @@
+"""Studies of several sources: each folder is read its own way, and what one lacks is missing, not invented."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segcft.config.loader import parse_study
+from segcft.config.outline import Outline
+from segcft.config.sources import FolderKeys, SeveralFolders
+from segcft.config.study import Study
+from segcft.data.maskfit import check_masks
+from segcft.data.shards import Shard, join
+from segcft.data.store import MASKED, Store
+from segcft.errors import Code, DataError, StudyError
+from segcft.importers.folder import import_folder
+from segcft.pipeline.stage import STAGES
+from segcft.planning.fingerprint import take_fingerprint
+from segcft.utils.progress import Progress
+
+EACH = 8
+HOMES = ("north", "south", "east")
+
+
+def write_source(root: Path, name: str, columns: dict[str, list[Any]], masks: bool = True) -> None:
+    """A folder of :data:`EACH` images; ``columns`` are those of its table beside the ids, which all sources share."""
+    random = np.random.default_rng(len(name))
+    for number in range(EACH):
+        mask = lung(number)
+        image = random.integers(0, 40, (8, 8), dtype=np.uint8) + 200 * mask  # so that masks fit their images
+        for kind, pixels in (("images", image), ("masks", mask)):
+            if kind == "images" or masks:
+                path = root / name / kind / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(path)
+    with (root / name / "metadata.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["id", *columns], *zip(range(EACH), *columns.values(), strict=True)])
+
+
+def lung(number: int) -> np.ndarray:
+    mask = np.zeros((8, 8), dtype=np.uint8)
+    mask[1:7, 1 : 3 + number % 4] = 1
+    return mask
+
+
+def study_of(folders: dict[str, Any], **changes: Any) -> Study:
+    step: dict[str, Any] = {"steps": 2, "batch_size": 4}
+    raw: dict[str, Any] = {
+        "name": "several",
+        "image": {"size": [8, 8]},
+        "variables": {
+            "site": {"kind": "categorical", "categories": list(HOMES)},
+            "age": {"kind": "continuous", "unit": "years"},
+            "lung_area": {"kind": "continuous", "parents": ["age"]},
+        },
+        "structures": {"lung": {"variable": "lung_area", "bit": 1}},
+        "data": {"source": "folders", "folders": folders},
+        "splits": {"train": 0.5, "validation": 0, "test": 0.5},
+        "segmentor": step | {"seed": 1, "widths": [4, 8]},
+        "judge": step | {"seed": 2, "widths": [4, 8]},
+        "regressor": step,
+        "scm": step,
+        "hvae": step | {"levels": [{"width": 8}]},
+        "finetune": step,
+    }
+    return parse_study(raw | changes)
+
+
+THREE: dict[str, Any] = {
+    "north": {"values": {"site": "north"}, "columns": {"age": "years"}},
+    "south": {"folder": "far/south", "values": {"site": "south"}, "lacks": ["age"]},
+    "east": {"masked": False, "patient": "person"},
+}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_source(tmp_path, "north", {"years": list(range(40, 40 + EACH))})
+    write_source(tmp_path / "far", "south", {"sex": ["F"] * EACH})
+    write_source(
+        tmp_path, "east", {"site": ["east"] * EACH, "age": [60] * EACH, "person": [0, 0, 1, 1, 2, 2, 3, 3]}, False
+    )
+    return tmp_path
+
+
+def test_every_source_is_read_its_own_way(root: Path) -> None:
+    store = import_folder(study_of(THREE), root, root / "store")
+    table = store.table
+    assert len(store.rejected) == 0
+    assert table["site"].tolist() == [home for home in HOMES for _ in range(EACH)]
+    assert table["age"][:EACH].tolist() == list(range(40, 40 + EACH))
+    assert table["age"][EACH : 2 * EACH].isna().all()
+    # The same id in two sources is of two patients, of whom one source has two images each.
+    assert table["id"].is_unique
+    assert table["patient"].nunique() == 2 * EACH + EACH // 2
+    assert table["id"][0] == "north/0"
+
+
+def test_without_masks_no_measure_is_known_and_no_reader_learns(root: Path) -> None:
+    study = study_of(THREE)
+    store = import_folder(study, root, root / "store")
+    east = (store.table["site"] == "east").to_numpy()
+    assert store.table["lung_area"].isna().tolist() == east.tolist()
+    assert store.table[MASKED].tolist() == (~east).astype(int).tolist()
+    assert not east[store.indices(masked=True)].any()
+    assert set(store.indices(complete=True)) == set(range(EACH))  # the south lacks ages, the east masks
+    assert check_masks(store) == []  # empty masks are none: nothing is said of how they fit
+    Store(root / "store", verify=True)
+
+
+def test_a_study_whose_sources_all_have_masks_says_nothing_of_them(root: Path) -> None:
+    two = {name: THREE[name] for name in ("north", "south")}
+    assert MASKED not in import_folder(study_of(two), root, root / "store").table
+
+
+def test_shards_know_who_has_no_masks(root: Path) -> None:
+    study = study_of(THREE)
+    shards = [root / f"shard{k}" for k in (1, 2, 3)]
+    for k, place in enumerate(shards, 1):
+        import_folder(study, root, place, shard=Shard(k, 3))
+    whole = import_folder(study, root, root / "store")
+    assert join(study, shards, root / "joined").fingerprint == whole.fingerprint
+
+
+def test_who_has_no_masks_trains_no_reader(root: Path) -> None:
+    """A segmentor that learnt from empty masks would learn that nothing is there."""
+    store = import_folder(study_of(THREE), root, root / "store")
+    east = (store.table["site"] == "east").to_numpy()
+    for name in ("segmentor", "judge", "regressor"):
+        rows = STAGES.find(name).rows(store)
+        assert len(rows)
+        assert not east[rows].any()
+
+
+@pytest.mark.parametrize(
+    ("source", "key", "value"),
+    [
+        ("north", "values", {"home": "north"}),
+        ("north", "values", {"lung_area": 3.0}),
+        ("north", "values", {"site": "west"}),
+        ("north", "values", {"age": "old"}),
+        ("south", "lacks", ["weight"]),
+        ("south", "lacks", ["age", "site"]),
+        ("north", "keep", ["side"]),
+    ],
+)
+def test_what_is_said_of_a_source_fits_the_study(source: str, key: str, value: Any) -> None:
+    folders = THREE | {source: THREE[source] | {key: value}}
+    with pytest.raises(StudyError) as caught:
+        study_of(folders)
+    assert source in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "change", "field"),
+    [
+        ("north", {"images": "pictures"}, "data.folders.north.images"),
+        ("north", {"columns": {"age": "agee"}}, "metadata.csv"),
+        ("south", {"table": "table.csv"}, "data.folders.south.table"),
+        ("east", {"masked": True}, "data.folders.east.masks"),
+    ],
+)
+def test_errors_name_the_source(root: Path, source: str, change: dict[str, Any], field: str) -> None:
+    with pytest.raises(DataError) as caught:
+        import_folder(study_of(THREE | {source: THREE[source] | change}), root, root / "store")
+    assert caught.value.code is Code.MISSING
+    assert field in str(caught.value)
+
+
+def test_an_image_of_none_is_read_as_all_say(root: Path) -> None:
+    folders = {"north": {"window": [1, 99], "nifti_axes": "xy"}, "south": {"window": [0, 99], "nifti_axes": "xy"}}
+    data = study_of(folders).data
+    assert isinstance(data, SeveralFolders)
+    assert data.common == FolderKeys(nifti_axes="xy")
+
+
+def test_a_plan_looks_at_all_sources(root: Path) -> None:
+    study = study_of(THREE)
+    outline = Outline(
+        study.model_dump(mode="json", include={"name", "variables", "structures", "data"}), "several.yaml"
+    )
+    seen = take_fingerprint(study, outline, root, Progress())
+    assert seen.images == 3 * EACH
+    assert seen.subjects == 2 * EACH + EACH // 2
+    assert seen.structures["lung"].absent == 0  # of masks that are not known nothing is absent
