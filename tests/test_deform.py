@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import pytest
@@ -15,7 +14,8 @@ from segcft.config.mechanisms import HVAESpec
 from segcft.config.section import LocalDeformation
 from segcft.config.study import Image, Study
 from segcft.config.variable import Variable
-from segcft.data.deform import SMALLEST, LocalDeformer, _uniform
+from segcft.data.deform import SMALLEST, LocalDeformer
+from segcft.data.draw import Draw
 from segcft.data.pairs import elsewhere_equal
 from segcft.grey import to_unit
 from segcft.grid import Grid
@@ -81,9 +81,7 @@ def test_nothing_folds(seed: int, size: tuple[int, ...], spread: float, wide: fl
     mask = ((turned / radii).square().sum(dim=1, keepdim=True) < 1).float()
     deformer = LocalDeformer(LocalDeformation(share=1, spread=spread))
     pixel = 2 / max(size)
-    field = deformer._field(mask.flatten(1), places.flatten(2), pixel, partial(_uniform, mask, None)).reshape(
-        places.shape
-    )
+    field = deformer._field(mask.flatten(1), places.flatten(2), pixel, Draw(mask, None).unit).reshape(places.shape)
     slopes = torch.stack(
         [torch.stack(torch.gradient(field[0, axis], spacing=[2 / n for n in size])) for axis in range(len(size))]
     )

@@ -47,6 +47,27 @@ class LocalDeformation(Section):
     spread: Annotated[float, Field(ge=0, le=0.4)] = 0.3
 
 
+class Film(Section):
+    """What other hospitals do to radiographs: each of the following, by itself, to a ``share`` of the samples.
+
+    ``window``: black and white are grey levels below and above which up to this share of the pixels lie. ``gamma``: an
+    exponent between exp(-``gamma``) and exp(``gamma``). ``exposure``: a smooth field of brightness with this standard
+    deviation, the image being in [-1, 1]. ``blur``: up to so many pixels. ``marks`` and ``tubes``: up to so many
+    letters and bright lines. ``border``: a collimator covers up to this share of each side; masks end there.
+    ``invert``: whether the image may be a negative.
+    """
+
+    share: Fraction = 0
+    window: Annotated[float, Field(ge=0, le=0.25)] = 0.1
+    gamma: NonNegativeFloat = 1.0
+    exposure: NonNegativeFloat = 0.3
+    blur: NonNegativeFloat = 1.5
+    marks: NonNegativeInt = 3
+    tubes: NonNegativeInt = 2
+    border: Annotated[float, Field(ge=0, le=0.4)] = 0.12
+    invert: bool = False
+
+
 class Augment(Section):
     """Random deformation of image and masks together, then of grey values; 0 turns a part off.
 
@@ -55,10 +76,10 @@ class Augment(Section):
     ``gamma`` and ``contrast`` as relative ranges; ``brightness`` and ``noise`` (a standard deviation), image in
     [-1, 1]. All are half-widths of uniform ranges except ``elastic`` and ``noise``. ``hide`` covers a rectangle, whose
     sides are up to this share of the image's, with its mean grey. With ``deform`` one structure alone becomes larger or
-    smaller, before all else.
+    smaller, before all else. ``film`` is what other hospitals do to radiographs.
     """
 
-    LATER = frozenset({"hide", "deform"})
+    LATER = frozenset({"hide", "deform", "film"})
 
     rotate: NonNegativeFloat = 0
     shift: NonNegativeFloat = 0
@@ -72,6 +93,7 @@ class Augment(Section):
     noise: NonNegativeFloat = 0
     hide: Fraction = 0
     deform: LocalDeformation = LocalDeformation()
+    film: Film = Film()
 
     @property
     def warps(self) -> bool:
@@ -81,11 +103,11 @@ class Augment(Section):
     @property
     def deforms(self) -> bool:
         """Whether measures change."""
-        return self.warps or self.deform.share > 0
+        return self.warps or self.deform.share > 0 or (self.film.share > 0 and self.film.border > 0)
 
     @property
     def changes_greys(self) -> bool:
-        return any((self.gamma, self.contrast, self.brightness, self.noise, self.hide))
+        return any((self.gamma, self.contrast, self.brightness, self.noise, self.hide, self.film.share))
 
 
 class Training(Section):

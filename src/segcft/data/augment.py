@@ -8,6 +8,8 @@ from torch.nn import functional as F
 
 from segcft.config.section import Augment
 from segcft.data.deform import LocalDeformer
+from segcft.data.draw import Draw
+from segcft.data.film import FilmChanger
 from segcft.errors import Code, StudyError
 
 DARKEST = 1e-6
@@ -18,7 +20,8 @@ class Augmenter:
     """Draws one deformation and one change of grey values for each sample of a batch.
 
     Masks are coverage, and stay coverage, so what is measured of them is that of the deformed structures. What comes
-    into view at the border repeats the image's edge and belongs to no structure.
+    into view at the border repeats the image's edge and belongs to no structure, nor does what a collimator
+    covers.
 
     Args:
         spec: how much of what; see :class:`segcft.config.section.Augment`.
@@ -27,6 +30,7 @@ class Augmenter:
     def __init__(self, spec: Augment) -> None:
         self.spec = spec
         self.deform = LocalDeformer(spec.deform) if spec.deform.share else None
+        self.film = FilmChanger(spec.film) if spec.film.share else None
 
     def __call__(
         self, image: Tensor, mask: Tensor, generator: torch.Generator | None = None, images: int = 1
@@ -47,7 +51,7 @@ class Augmenter:
         Raises:
             StudyError: volumes would be deformed.
         """
-        draw = _Draw(image, generator)
+        draw = Draw(image, generator)
         if self.deform is not None:
             image, mask, _ = self.deform(image, mask, generator)
         if self.spec.warps:
@@ -57,9 +61,11 @@ class Augmenter:
             grid = self._grid(image, draw)
             image = F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
             mask = F.grid_sample(mask, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        if self.film is not None:
+            image, mask = self.film(image, mask, draw)
         return self._hidden(self._change_greys(image, draw, images), draw), mask
 
-    def _grid(self, image: Tensor, draw: _Draw) -> Tensor:
+    def _grid(self, image: Tensor, draw: Draw) -> Tensor:
         """Where in the input each output pixel comes from: (B, H, W, 2), (x, y) in [-1, 1]."""
         spec, (height, width) = self.spec, image.shape[-2:]
         angle = draw.uniform(torch.pi / 180 * spec.rotate)
@@ -86,7 +92,7 @@ class Augmenter:
             grid = grid + bend.permute(0, 2, 3, 1)
         return grid
 
-    def _change_greys(self, image: Tensor, draw: _Draw, images: int) -> Tensor:
+    def _change_greys(self, image: Tensor, draw: Draw, images: int) -> Tensor:
         spec = self.spec
         if not (spec.gamma or spec.contrast or spec.brightness or spec.noise):
             return image
@@ -105,39 +111,18 @@ class Augmenter:
             image = image + noise.repeat(1, images, *(1,) * (image.dim() - 2))
         return image.clamp(-1, 1)
 
-    def _hidden(self, image: Tensor, draw: _Draw) -> Tensor:
+    def _hidden(self, image: Tensor, draw: Draw) -> Tensor:
         """With a rectangle of each sample, the same in all its channels, at their mean."""
         if not self.spec.hide:
             return image
         hidden = torch.ones_like(image[:, :1], dtype=torch.bool)
         for axis in range(2, image.dim()):
-            length, middle = (self.spec.hide * (draw.uniform(1) + 1) / 2, (draw.uniform(1) + 1) / 2)
+            length, middle = (self.spec.hide * draw.unit(), draw.unit())
             begin = middle * (1 - length)  # all of it is in the image
             place = (torch.arange(image.shape[axis], device=image.device) + 0.5) / image.shape[axis]
             inside = (place > begin[:, None]) & (place < (begin + length)[:, None])
             hidden &= inside.reshape(len(image), *(-1 if one == axis else 1 for one in range(1, image.dim())))
         return torch.where(hidden, image.mean(dim=tuple(range(2, image.dim())), keepdim=True), image)
-
-
-class _Draw:
-    """Random numbers for a batch, in its type and on its device."""
-
-    def __init__(self, batch: Tensor, generator: torch.Generator | None) -> None:
-        self._batch, self._generator = batch, generator
-        self._device = batch.device if generator is None else generator.device
-
-    def uniform(self, half_width: float, count: int = 1) -> Tensor:
-        """``count`` numbers a sample in [-half_width, half_width]: (B,), or (B, count)."""
-        shape = (len(self._batch), count)
-        draws = torch.rand(shape, generator=self._generator, device=self._device, dtype=self._batch.dtype)
-        draws = ((2 * draws - 1) * half_width).to(self._batch.device)
-        return draws[:, 0] if count == 1 else draws
-
-    def normal(self, *shape: int) -> Tensor:
-        """Standard normal numbers: (B, *shape)."""
-        full = (len(self._batch), *shape)
-        draws = torch.randn(full, generator=self._generator, device=self._device, dtype=self._batch.dtype)
-        return draws.to(self._batch.device)
 
 
 def _per_sample(values: Tensor, image: Tensor) -> Tensor:

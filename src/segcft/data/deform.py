@@ -6,13 +6,13 @@ deformed masks. An image mechanism that learns from them listens to its parents 
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from segcft.config.section import LocalDeformation
+from segcft.data.draw import Draw
 from segcft.grid import Grid
 
 SMALLEST = 4
@@ -57,7 +57,7 @@ class LocalDeformer:
         on its device, else torch's global ones.
         """
         grid, samples = Grid.like(image), len(image)
-        draw = functools.partial(_uniform, image, generator)
+        draw = Draw(image, generator).unit
         which = (draw() * mask.shape[1]).long().clamp(max=mask.shape[1] - 1)
         chosen = mask[torch.arange(samples, device=mask.device), which]
         deformed = (draw() < self.spec.share) & (chosen.flatten(1).sum(1) >= SMALLEST)
@@ -99,9 +99,3 @@ class LocalDeformer:
             return (2 * draw(count, 1) - 1) * self.spec.spread
 
         return torch.exp(-spread(1) - OWN_SHARE * spread(axes)) - 1
-
-
-def _uniform(batch: Tensor, generator: torch.Generator | None, *shape: int) -> Tensor:
-    """Numbers in [0, 1), ``shape`` of them for each of a ``batch``: (B, *shape)."""
-    device = batch.device if generator is None else generator.device
-    return torch.rand(len(batch), *shape, generator=generator, device=device, dtype=batch.dtype).to(batch.device)
