@@ -21,6 +21,7 @@ from segcft.cli.importers import importer_parser, listed
 from segcft.cli.plan import add_plan
 from segcft.cli.publish import add_publish
 from segcft.cli.run import add_run, add_stages
+from segcft.cli.segment import add_segment
 from segcft.cli.simulate import add_simulate
 from segcft.errors import SegcftError
 from segcft.importers.importer import IMPORTERS
@@ -35,6 +36,7 @@ COMMANDS = (
     add_causal_gen,
     add_simulate,
     add_augment,
+    add_segment,
     add_evaluate,
     add_ask,
     add_app,
@@ -87,6 +89,9 @@ images from a hospital's archive, without names and dates:
 an image mechanism that causal-gen has trained (STUDY: hvae has 'architecture: causal-gen'):
   segcft import causal-gen checkpoint.pt STUDY --out RUN --parent sex --parent age=44..73
   segcft run STUDY --out RUN
+
+masks for images that have none, where the readers of two models agree:
+  segcft segment runs/jsrt models/jsrt FOLDER --out masked
 
 training images balanced by counterfactuals, so that heart area tells nothing about sex:
   segcft augment runs/quickstart balanced --variable heart_area --label sex

@@ -59,19 +59,41 @@ def pad_to_aspect(array: NDArray[np.generic], aspect: float, fill: NDArray[np.ge
         Rejected: the array is so long and narrow that the canvas would have more than :data:`MOST_CANVAS` pixels.
     """
     channels, height, width = array.shape
-    if abs(width / height / aspect - 1) <= ASPECT_TOLERANCE:
+    canvas, (top, left) = canvas_of((height, width), aspect)
+    if canvas == (height, width):
         return array
-    canvas = (max(height, round(width / aspect)), max(width, round(height * aspect)))
     if math.prod(canvas) > MOST_CANVAS:
         raise Rejected(
             f"{height} x {width} pixels (height x width) are too long and narrow: filled up to the aspect "
             f"ratio {aspect:.3g} they have more than the {MOST_CANVAS // 10**6} million that are read"
         )
-    top, left = (canvas[0] - height) // 2, (canvas[1] - width) // 2
     padded = np.empty((channels, *canvas), dtype=array.dtype)
     padded[:] = np.reshape(fill, (-1, 1, 1))
     padded[:, top : top + height, left : left + width] = array
     return padded
+
+
+def canvas_of(shape: tuple[int, int], aspect: float) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Height and width of the canvas of width / height = ``aspect`` on which an array (H, W) of this ``shape`` is
+    centred, and the array's first row and column on it; see :func:`pad_to_aspect`."""
+    height, width = shape
+    if abs(width / height / aspect - 1) <= ASPECT_TOLERANCE:
+        return shape, (0, 0)
+    canvas = (max(height, round(width / aspect)), max(width, round(height * aspect)))
+    return canvas, ((canvas[0] - height) // 2, (canvas[1] - width) // 2)
+
+
+def frame_of(
+    shape: tuple[int, int], grid: Image, pixel_aspect: float = 1.0
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Where on the study's grid :func:`fit_image` puts an image (H, W) of this ``shape``: its first row and column, and
+    its height and width, in pixels of the grid."""
+    if shape == grid.size and pixel_aspect == 1:
+        return (0.0, 0.0), (float(shape[0]), float(shape[1]))
+    height, width = grid.field_of_view or grid.size
+    canvas, (top, left) = canvas_of(shape, width / height * pixel_aspect)
+    down, across = grid.size[0] / canvas[0], grid.size[1] / canvas[1]
+    return (top * down, left * across), (shape[0] * down, shape[1] * across)
 
 
 def fit_image(grey: NDArray[np.float64], grid: Image, pixel_aspect: float = 1.0) -> NDArray[np.uint8]:

@@ -1,0 +1,76 @@
+"""`segcft segment`: masks for images that have none."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from segcft.cli.options import Command, count, hardware, quiet_libraries
+
+
+def add_segment(command: Command) -> None:
+    """Add the command."""
+    parser = command("segment", _segment, "write the masks that trained readers see, and agree on, in images without")
+    parser.add_argument(
+        "runs",
+        metavar="RUN",
+        type=Path,
+        nargs="+",
+        help="folders of runs or published models, all of whose readers must agree; of one structure set",
+    )
+    parser.add_argument(
+        "folder", metavar="FOLDER", type=Path, help="of images, or with images/ and a table metadata.csv"
+    )
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder to write, or to go on with")
+    parser.add_argument(
+        "--agreement",
+        metavar="DICE",
+        type=_share,
+        default=0.85,
+        help="least overlap of any two readers, 0 to 1, of every structure (default: 0.85)",
+    )
+    parser.add_argument(
+        "--window",
+        metavar=("LOW", "HIGH"),
+        type=_percent,
+        nargs=2,
+        help="percentiles of each image that become black and white (default: as the runs read their own images)",
+    )
+    parser.add_argument("--batch-size", metavar="N", type=count, default=16, help="images at once (default: 16)")
+    hardware(parser)
+
+
+def _share(text: str) -> float:
+    return _number(text, 1, "0 to 1")
+
+
+def _percent(text: str) -> float:
+    return _number(text, 100, "0 to 100")
+
+
+def _number(text: str, most: float, expected: str) -> float:
+    try:
+        if 0 <= float(text) <= most:
+            return float(text)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"a number from {expected}, not {text!r}")
+
+
+def _segment(options: argparse.Namespace) -> None:
+    quiet_libraries()
+    from segcft.pipeline.segment import Readers, Settings, segment
+    from segcft.training.loop import make_fabric
+    from segcft.utils.progress import ConsoleProgress
+
+    device = make_fabric(options.device).device
+    readers = Readers.of(options.runs, device)
+    settings = Settings(options.agreement, tuple(options.window) if options.window else None, options.batch_size)
+    print(segment(readers, options.folder, options.out, settings=settings, progress=ConsoleProgress()))
+    if len(readers.readers) == 1:
+        print(
+            "warning: one reader agrees with itself; give a run with segmentor and judge, or another", file=sys.stderr
+        )
+    bits = ", ".join(f"{name}: {1 << bit}" for bit, name in enumerate(readers.structures))
+    print(f"folder: {options.out} (bits of masks: {bits}; rejected.csv says why images were left out)", file=sys.stderr)
