@@ -13,14 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcft.api import arguments
-from segcft.api.question import MATCH
+from segcft.api.full import full_resolution
+from segcft.api.question import MATCH, ImageLike, name_of, own_pixels
 from segcft.causal.intervention import Intervention
+from segcft.config.study import Study
+from segcft.data.resize import fit_image, frame_of
+from segcft.errors import Code, DataError
 from segcft.evaluate.names import method_name, plain
 from segcft.io.provenance import dicom_bytes, png_bytes
 from segcft.io.rendering import difference_colours, is_wide, outlined, to_html
 from segcft.utils.atomic import write_bytes, write_text
 from segcft.utils.output import RECORD, check_answer
 
+FULL = "counterfactual-full"
+"""The file of the counterfactual in the image's own pixels."""
 WHITE = 16.0
 """Standard deviation in grey levels that is white in a picture of the uncertainty."""
 
@@ -43,11 +49,48 @@ class Answer:
     """What was asked, what is known, inferred and obtained: the content of ``counterfactual.json``."""
     spacing: tuple[float, ...] | None = None
     """Height and width of a pixel in mm, where the study says."""
+    displacement: NDArray[np.float32] | None = None
+    """From each pixel to where in the image it comes from: x, y (2, H, W) in halves of the frame; None where the model
+    moves nothing."""
+    study: Study | None = None
+    """By which the image was read."""
+    source: ImageLike | None = None
+    """The image as it was given."""
 
     @property
     def difference(self) -> NDArray[np.int16]:
         """Counterfactual less image, in grey levels (C, H, W)."""
         return self.image.astype(np.int16) - self.original
+
+    def full_resolution(self, image: ImageLike | None = None) -> NDArray[np.uint8]:
+        """The counterfactual in the pixels of the user's own image, uint8 (C, H, W); see :mod:`segcft.api.full`.
+
+        The judge has not read it: it read :attr:`image`, which this is but for what the model's grid does not show.
+
+        Args:
+            image: of which this is the answer (default: the one that was given, which is read again).
+
+        Raises:
+            DataError: the image cannot be read, or is another one.
+        """
+        full, _ = self._full(image)
+        return full
+
+    def _full(self, image: ImageLike | None) -> tuple[NDArray[np.uint8], tuple[float, ...] | None]:
+        """:meth:`full_resolution`, and height and width of its pixels in mm."""
+        given = self.source if image is None else image
+        if self.study is None or given is None:
+            raise DataError(Code.MISSING, "image", "the answer does not know its image; give it")
+        grey, aspect = own_pixels(self.study, given)
+        if not np.array_equal(fit_image(grey, self.study.image, aspect), self.original):
+            raise DataError(Code.CONFLICT, name_of(given), "is not the image of this answer, or has changed since")
+        grid = self.study.image
+        full = full_resolution(grey, aspect, grid, self.original, self.image, self.displacement)
+        _, extent = frame_of((grey.shape[1], grey.shape[2]), grid, aspect)
+        spacing = self.spacing
+        if spacing is not None:
+            spacing = tuple(mm * n / own for mm, n, own in zip(spacing, extent, grey.shape[1:], strict=True))
+        return np.rint(full * 255).astype(np.uint8), spacing
 
     @cached_property
     def uncertainty(self) -> NDArray[np.float32] | None:
@@ -124,14 +167,16 @@ class Answer:
         draws = f"; ± over {len(self.draws)} draws" if len(self.draws) > 1 else ""
         return f"{method_name(self.record['method'])}; areas as the judge reads them{draws}"
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, full_resolution: bool = False) -> None:
         """Write the answer: to one file, or all of it to a folder.
 
         ``x.png`` and ``x.dcm`` are the counterfactual, ``x.json`` the numbers; a file that is there is replaced. Any
         other path is a folder, with ``counterfactual.json``, ``image.png`` (as the model sees it),
         ``counterfactual.png``, ``difference.png``, and, where there are draws, ``uncertainty.png`` (white:
         :data:`WHITE` grey levels) and ``draw-1.png`` and so on. All pictures but the image say that they are synthetic.
-        In the folder of an earlier answer they take its place.
+        In the folder of an earlier answer they take its place. With ``full_resolution`` the counterfactual is in the
+        image's own pixels (:meth:`full_resolution`): as ``x.png`` or ``x.dcm``, or beside the others as
+        ``counterfactual-full.png``.
 
         Raises:
             DataError: the file would be of a kind that is not written, or the folder holds other things.
@@ -141,17 +186,20 @@ class Answer:
         text = json.dumps(self.record, indent=1, allow_nan=False, ensure_ascii=False)
         match path.suffix.lower():
             case ".png":
-                write_bytes(path, self._png(self.image))
+                write_bytes(path, self._png(self.full_resolution() if full_resolution else self.image))
             case ".dcm" | ".dicom":
-                write_bytes(path, dicom_bytes(self.image, self.provenance, self.spacing))
+                pixels, spacing = self._full(None) if full_resolution else (self.image, self.spacing)
+                write_bytes(path, dicom_bytes(pixels, self.provenance, spacing))
             case ".json":
                 write_text(path, text)
             case _:
                 write_text(path / RECORD, text)  # first: by it the folder is known again
-                for name in ("uncertainty.png", "draw-[0-9]*.png"):  # of an earlier answer, with more draws
+                # Of an earlier answer, with more draws or in full resolution.
+                for name in ("uncertainty.png", "draw-[0-9]*.png", f"{FULL}.png"):
                     for old in path.glob(name):
                         old.unlink()
-                for name, content in self._files().items():
+                full = {FULL: self._png(self.full_resolution())} if full_resolution else {}
+                for name, content in (self._files() | full).items():
                     write_bytes(path / f"{name}.png", content)
 
     def _files(self) -> dict[str, bytes]:

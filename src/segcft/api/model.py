@@ -181,6 +181,7 @@ class Model:
             do=tuple(self._matched(name, one) for name, one in asked.items()),
             asked=tuple(_text(name, one) for name, one in asked.items()),
             remarks=prepared.remarks,
+            image=image,
         )
 
     @torch.no_grad()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ from segcft.data.attributes import believed, is_age
 from segcft.data.resize import fit_image
 from segcft.errors import Code, DataError, InterventionError
 from segcft.io.extent import contradiction
-from segcft.io.imagefile import read_image, shades
+from segcft.io.imagefile import ImageFile, read_image, shades
 from segcft.io.picture import Pixels, largest, pixels_of
 from segcft.io.reject import Rejected, Remark, about
 from segcft.io.source import MemoryFile
@@ -66,6 +67,7 @@ class Question:
         do: interventions, those by another image with its values.
         asked: the interventions as they were asked for.
         remarks: what a reader of the answer must know of the image's file.
+        image: as it was given.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Question:
     do: tuple[Intervention, ...]
     asked: tuple[str, ...]
     remarks: tuple[Remark, ...] = ()
+    image: ImageLike | None = None
 
 
 def parse_values(study: Study, values: Values, known: bool = False) -> dict[str, Intervention | Match]:
@@ -178,27 +181,55 @@ def prepare_image(study: Study, image: ImageLike) -> PreparedImage:
     Raises:
         DataError: see :func:`read_pixels`.
     """
-    try:
-        if isinstance(image, str | Path | MemoryFile):
-            path = Path(image) if isinstance(image, str) else image
-            source = None if isinstance(study.data, SimulatedData) else study.data.common
-            settings = (source.grey_range, source.window, source.nifti_axes) if source else ()
-            seen = read_image(path, study.image.channels, *settings)
-            found = list(seen.remarks)
-            if not (source and source.ignore_spacing):
-                found += filter(None, [contradiction(seen.extent, study.image, str(path))])
-            with about(path):
-                pixels = fit_image(seen.grey, study.image, seen.aspect)
-            # Answers and their pictures hold the remarks, and no names of files.
-            remarks = tuple(remark.of(path) for remark in found)
-            return PreparedImage(pixels, header_facts(study, seen.person), remarks)
+    with _unreadable(image):
+        seen = _seen(study, image)
+        with about(_field(image)):
+            pixels = fit_image(seen.grey, study.image, seen.aspect)
+        return PreparedImage(pixels, header_facts(study, seen.person), seen.remarks)
+
+
+def own_pixels(study: Study, image: ImageLike) -> tuple[NDArray[np.float64], float]:
+    """An image in its own pixels, treated like the study's own: grey values (C, H, W) in [0, 1], and the height of a
+    pixel divided by its width.
+
+    Raises:
+        DataError: see :func:`read_pixels`.
+    """
+    with _unreadable(image):
+        seen = _seen(study, image)
+        return seen.grey, seen.aspect
+
+
+def _seen(study: Study, image: ImageLike) -> ImageFile:
+    """What an image shows and says; its remarks name no file, as answers and their pictures hold them."""
+    if not isinstance(image, str | Path | MemoryFile):
         with about("image"):
             grey, remarks = _array(image, study.image.channels)
-            return PreparedImage(fit_image(grey, study.image), [], remarks)
+        return ImageFile(grey, 1.0, {}, remarks)
+    path = Path(image) if isinstance(image, str) else image
+    source = None if isinstance(study.data, SimulatedData) else study.data.common
+    settings = (source.grey_range, source.window, source.nifti_axes) if source else ()
+    seen = read_image(path, study.image.channels, *settings)
+    found = list(seen.remarks)
+    if not (source and source.ignore_spacing):
+        found += filter(None, [contradiction(seen.extent, study.image, str(path))])
+    return seen._replace(remarks=tuple(remark.of(path) for remark in found))
+
+
+@contextmanager
+def _unreadable(image: ImageLike) -> Iterator[None]:
+    """What is wrong with an image becomes an error that names it."""
+    try:
+        yield
     except (Rejected, OSError) as error:
-        field = str(image) if isinstance(image, str | Path | MemoryFile) else "image"
+        field = _field(image)
         reason = getattr(error, "strerror", None) or str(error).removeprefix(f"{field}: ")
         raise DataError(Code.UNREADABLE, field, reason) from None
+
+
+def _field(image: ImageLike) -> str:
+    """What errors call an image."""
+    return str(image) if isinstance(image, str | Path | MemoryFile) else "image"
 
 
 def is_one(images: object) -> bool:

@@ -72,6 +72,12 @@ def add_ask(command: Command) -> None:
         "or the numbers as .json. A file that is there is replaced, and so is an earlier answer; the answers of many "
         "images go on where they were; a folder of other things is refused",
     )
+    asked.add_argument(
+        "--full-resolution",
+        action="store_true",
+        help="of one image: write the counterfactual in the image's own pixels, as the .png or .dcm, or beside the "
+        "others in the folder",
+    )
     asked.add_argument("--dicom", action="store_true", help="of many images: write DICOM files, too")
     asked.add_argument(
         "--jobs", type=count, metavar="N", help="of many images: processes (default: 2 on a CPU with two cores or more)"
@@ -90,6 +96,8 @@ def _counterfactual(options: argparse.Namespace) -> None:
         raise SegcftError(
             Code.CONFLICT, "--dicom, --jobs", "for many images only; for one, give --out a name that ends in .dcm"
         )
+    if many and options.full_resolution:
+        raise SegcftError(Code.CONFLICT, "--full-resolution", "of one image only")
     (check_answers if many else check_answer)(options.out)  # before what takes its time
     from segcft.pipeline.run import Run
 
@@ -107,7 +115,7 @@ def _counterfactual(options: argparse.Namespace) -> None:
     found = Model(run, device).counterfactual(
         options.image, options.known, options.do, options.method, draws, options.exact
     )
-    found.save(options.out)
+    found.save(options.out, options.full_resolution)
     print(found.summary())
     print(f"images and numbers: {options.out}", file=sys.stderr)
 
