@@ -11,10 +11,14 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
 
-from benchmarks import hours
+from benchmarks import full, hospitals, hours
 from benchmarks.measure import Contender, compare
 from benchmarks.ours import build
+from segcft.config.sources import SeveralFolders
+from segcft.pipeline.run import Run
+from segcft.simulate import ChestSimulator
 
 ROOT = Path(__file__).parents[1]
 CONFIGURATIONS: dict[str, Any] = yaml.safe_load((ROOT / "benchmarks" / "published.yaml").read_text())
@@ -123,3 +127,37 @@ def test_hours_refuses_options_that_mean_nothing(
     with pytest.raises(SystemExit):
         hours.main(options)
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_readers_are_tested_at_the_hospital_that_they_have_not_seen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    people = 24
+    simulator = ChestSimulator((32, 32))
+    for number, source in enumerate(("jsrt256", "ctr256")):
+        for kind in ("images", "masks"):
+            (tmp_path / source / kind).mkdir(parents=True)
+        for person in range(people):
+            image, masks = simulator.render(person, simulator.attributes(person + 100 * number))
+            flags = sum((mask > 127).astype("uint8") << bit for bit, mask in enumerate(masks))
+            Image.fromarray(image).save(tmp_path / source / "images" / f"{person}.png")
+            Image.fromarray(flags).save(tmp_path / source / "masks" / f"{person}.png")
+        rows = "".join(f"{person},0.{40 + person}\n" for person in range(people))
+        (tmp_path / source / "metadata.csv").write_text(f"id,{'cardiothoracic_ratio' if number else 'other'}\n{rows}")
+    cases = ["--cases", "without jsrt", "--share", "0.0004"]
+    hospitals.main(["--data", str(tmp_path), "--out", str(tmp_path / "out"), *cases])
+    lines = [line for line in capsys.readouterr().out.splitlines() if "without jsrt" in line]
+    assert len(lines) == 3  # the segmentor, the judge and both
+    assert all(f" {people} |" in line for line in lines)
+    trained = Run(tmp_path / "out" / "without-jsrt" / "segmentor").study.data
+    assert isinstance(trained, SeveralFolders)
+    assert list(trained.folders) == ["ctr"]
+
+
+@pytest.mark.slow
+def test_answers_in_own_pixels_are_compared_with_the_truth_at_that_size(capsys: pytest.CaptureFixture[str]) -> None:
+    full.main(["--people", "2", "--times", "2"])
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert len(rows) == 9
+    assert all(float(row[2]) > 0 for row in rows)

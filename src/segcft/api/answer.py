@@ -49,9 +49,6 @@ class Answer:
     """What was asked, what is known, inferred and obtained: the content of ``counterfactual.json``."""
     spacing: tuple[float, ...] | None = None
     """Height and width of a pixel in mm, where the study says."""
-    displacement: NDArray[np.float32] | None = None
-    """From each pixel to where in the image it comes from: x, y (2, H, W) in halves of the frame; None where the model
-    moves nothing."""
     study: Study | None = None
     """By which the image was read."""
     source: ImageLike | None = None
@@ -85,7 +82,7 @@ class Answer:
         if not np.array_equal(fit_image(grey, self.study.image, aspect), self.original):
             raise DataError(Code.CONFLICT, name_of(given), "is not the image of this answer, or has changed since")
         grid = self.study.image
-        full = full_resolution(grey, aspect, grid, self.original, self.image, self.displacement)
+        full = full_resolution(grey, aspect, grid, self.original, self.image)
         _, extent = frame_of((grey.shape[1], grey.shape[2]), grid, aspect)
         spacing = self.spacing
         if spacing is not None:

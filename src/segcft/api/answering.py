@@ -40,13 +40,11 @@ BATCH = 16
 
 
 class _Read(NamedTuple):
-    """Answers uint8 (B, C, *size), and what the judge makes of them: soft masks and measures. ``moved`` is their
-    displacement (B, axes, *size), of no axis where nothing moves."""
+    """Answers uint8 (B, C, *size), and what the judge makes of them: soft masks and measures."""
 
     grey: Tensor
     masks: Tensor
     measures: Tensor
-    moved: Tensor
 
 
 @torch.no_grad()
@@ -121,7 +119,6 @@ def answer_questions(
                 draws=drawn.cpu().numpy(),
                 record=own,
                 spacing=study.image.spacing,
-                displacement=found.moved[i].cpu().numpy() if found.moved.shape[1] else None,
                 study=study,
                 source=question.image,
             )
@@ -130,12 +127,10 @@ def answer_questions(
 
 
 def _read(asking: Model, abduction: Abduction, values: Tensor) -> _Read:
-    predicted, moved = abduction.predict_moving(values)
-    grey = to_grey_levels(predicted)
+    grey = to_grey_levels(abduction.predict(values))
     image = to_unit(grey)
     masks = asking.judge.masks(image)
-    measures = asking.judge.measurements.read(masks, image)
-    return _Read(grey, masks, measures, predicted[:, :0] if moved is None else moved)
+    return _Read(grey, masks, asking.judge.measurements.read(masks, image))
 
 
 def _exact(

@@ -69,6 +69,6 @@ class Abduction:
         return self.model.mechanism.predict(self.noise, values)
 
     @torch.no_grad()
-    def predict_moving(self, values: Tensor) -> tuple[Tensor, Tensor | None]:
-        """See :meth:`segcft.image_models.mechanism.ImageMechanism.predict_moving`."""
-        return self.model.mechanism.predict_moving(self.noise, values)
+    def least_stretch(self, values: Tensor) -> Tensor | None:
+        """See :meth:`segcft.image_models.mechanism.ImageMechanism.least_stretch`."""
+        return self.model.mechanism.least_stretch(self.noise, values)

@@ -22,10 +22,10 @@ from segcft.config.mechanisms import HVAESpec, Level
 from segcft.config.study import Image
 from segcft.config.variable import Variable
 from segcft.grid import Grid
-from segcft.image_models.displacement import Diffeomorphism, Displacement, displaced
+from segcft.image_models.displacement import Diffeomorphism, Displacement, between, displaced, stretch
 from segcft.image_models.likelihood import DiscretisedGaussian
 from segcft.image_models.mechanism import MECHANISMS
-from segcft.image_models.vae import HierarchicalVAE, Latents, Recomputing
+from segcft.image_models.vae import HierarchicalVAE, Latents, Recomputing, VAENoise
 
 LOG_SCALE_RANGE = (-8.0, 2.0)
 """Of the posterior relative to the standard normal prior; wider only overflows."""
@@ -276,6 +276,14 @@ class HVAE(HierarchicalVAE):
 
     def factual_and_changed(self, latents: Latents, values: Tensor, *after: Tensor) -> list[DiscretisedGaussian]:
         return self.decode(latents, torch.cat([values, *after])).chunk(1 + len(after))  # in one pass
+
+    def least_stretch(self, noise: VAENoise, values: Tensor) -> Tensor | None:
+        if self.warp is None:
+            return None
+        after = self.decode(noise.latents, values).displacement
+        if noise.pixels is None or noise.pixels.displacement is None or after is None:
+            return None
+        return stretch(between(noise.pixels.displacement, after)).flatten(1).amin(dim=1)
 
     def _levels(self) -> list[DecoderLevel]:
         return cast(list[DecoderLevel], list(self.decoder))

@@ -109,10 +109,10 @@ class ImageMechanism(nn.Module, ABC):
         of a mechanism without such noise."""
         return None
 
-    def predict_moving(self, noise: Noise, values: Tensor) -> tuple[Tensor, Tensor | None]:
-        """:meth:`predict`, and the displacement (B, axes, *size) from each pixel of the answer to where in the image
-        it comes from, x, y (and z) in halves of the frame; None of a mechanism that does not move the frame."""
-        return self.predict(noise, values), None
+    def least_stretch(self, noise: Noise, values: Tensor) -> Tensor | None:
+        """By how much the answer under ``values`` (B, V) stretches an element of the image's frame, where it squeezes
+        it most, (B,): not above 0 where it folds. None of a mechanism that does not move the frame."""
+        return None
 
     def lengths(self, noise: Noise) -> dict[str, Tensor]:
         """Of an abducted noise: what typicality is judged by, in bits per pixel and channel, (B,) each. ``image`` is

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from segcft.config.mechanisms import VAESpec
-from segcft.image_models.displacement import between
 from segcft.image_models.likelihood import DiscretisedGaussian, PixelNoise
 from segcft.image_models.mechanism import ImageMechanism, Known
 
@@ -125,15 +124,7 @@ class HierarchicalVAE(Recomputing, ImageMechanism):
         return VAENoise(latents, likelihood.residual(x), x, likelihood)
 
     def predict(self, noise: VAENoise, values: Tensor) -> Tensor:
-        return self._drawn(noise, self.decode(noise.latents, values))
-
-    def predict_moving(self, noise: VAENoise, values: Tensor) -> tuple[Tensor, Tensor | None]:
         likelihood = self.decode(noise.latents, values)
-        before, after = noise.pixels and noise.pixels.displacement, likelihood.displacement
-        moved = None if before is None or after is None else between(before, after)
-        return self._drawn(noise, likelihood), moved
-
-    def _drawn(self, noise: VAENoise, likelihood: DiscretisedGaussian) -> Tensor:
         return likelihood.location if noise.pixels is None else likelihood.with_residual(noise.pixels)
 
     def sample(self, n: int, pixel_noise: bool = True) -> VAENoise:

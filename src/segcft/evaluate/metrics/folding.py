@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from segcft.config.study import Study
 from segcft.evaluate.answered import AnsweredBatch
 from segcft.evaluate.metrics.metric import METRICS, Metric, Result, Words
-from segcft.image_models.displacement import stretch
 
 
 class LeastStretch(Metric):
@@ -25,9 +24,9 @@ the smallest Jacobian determinant of the displacement by which an answer moves o
 
     def of_answer(self, answer: AnsweredBatch) -> Iterator[Result]:
         if answer.abduction is not None:
-            _, moved = answer.abduction.predict_moving(answer.asked.after)
-            if moved is not None:
-                yield Result(stretch(moved).flatten(1).amin(dim=1))
+            least = answer.abduction.least_stretch(answer.asked.after)
+            if least is not None:
+                yield Result(least)
 
 
 METRICS.add(LeastStretch.name, LeastStretch())
