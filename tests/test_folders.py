@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from segcft.config.loader import parse_study
 from segcft.config.outline import Outline
 from segcft.config.sources import FolderKeys, SeveralFolders
 from segcft.config.study import Study
+from segcft.data.batches import Batches
 from segcft.data.maskfit import check_masks
 from segcft.data.shards import Shard, join
 from segcft.data.store import MASKED, Store
 from segcft.errors import Code, DataError, StudyError
 from segcft.importers.folder import import_folder
+from segcft.pipeline.completion import completed
+from segcft.pipeline.run import Run
+from segcft.pipeline.runner import Pipeline
 from segcft.pipeline.stage import STAGES
 from segcft.planning.fingerprint import take_fingerprint
+from segcft.training.loop import make_fabric
 from segcft.utils.progress import Progress
 
 EACH = 8
@@ -129,10 +136,11 @@ def test_shards_know_who_has_no_masks(root: Path) -> None:
 
 def test_who_has_no_masks_trains_no_reader(root: Path) -> None:
     """A segmentor that learnt from empty masks would learn that nothing is there."""
-    store = import_folder(study_of(THREE), root, root / "store")
+    study = study_of(THREE)
+    store = import_folder(study, root, root / "store")
     east = (store.table["site"] == "east").to_numpy()
     for name in ("segmentor", "judge", "regressor"):
-        rows = STAGES.find(name).rows(store)
+        rows = STAGES.find(name).rows(study, store)
         assert len(rows)
         assert not east[rows].any()
 
@@ -188,3 +196,68 @@ def test_a_plan_looks_at_all_sources(root: Path) -> None:
     assert seen.images == 3 * EACH
     assert seen.subjects == 2 * EACH + EACH // 2
     assert seen.structures["lung"].absent == 0  # of masks that are not known nothing is absent
+
+
+# --- samples that lack an attribute teach the image mechanism ---
+
+
+def drawing() -> Study:
+    """The study of three sources, whose image mechanism learns from who lacks an age, too."""
+    step: dict[str, Any] = {"steps": 2, "batch_size": 4}
+    levels = [{"width": 8, "z": 2}]
+    return study_of(THREE, hvae=step | {"levels": levels, "patch": 2, "missing": "draw"})
+
+
+def test_completions_keep_what_is_known_and_differ_in_what_is_not(root: Path) -> None:
+    run = Run(root / "run", drawing())
+    pipeline = Pipeline(run, make_fabric("cpu"), root)
+    pipeline.run_stage("scm")
+    values = pipeline.store.values()
+    masked = pipeline.store.indices(masked=True)
+    found, again = (completed(run.load("scm"), values[masked], seed=3, draws=5) for _ in range(2))
+    assert np.array_equal(found, again)
+    assert not np.isnan(found).any()
+    known = ~np.isnan(values[masked])
+    for draw in range(5):
+        assert np.array_equal(found[:, draw][known], values[masked][known])
+    ages = found[~known.all(axis=1)][:, :, list(run.study.variables).index("age")]
+    assert len(ages) == EACH
+    assert (np.ptp(ages, axis=1) > 0).all()
+
+
+def test_steps_take_turns_among_completions_alike_on_every_rank(root: Path) -> None:
+    store = import_folder(study_of(THREE), root, root / "store")
+    rows = store.indices(masked=True)
+    completions = np.random.default_rng(0).random((len(rows), 4, 3)).astype(np.float32)
+    alone = Batches(store, rows, 8, 1, completions=completions)
+    ranks = [Batches(store, rows, 8, 1, rank, 2, completions=completions) for rank in range(2)]
+    kept = Batches(store, rows, 8, 1, completions=completions)
+    assert kept.keep_on(torch.device("cpu"), 10**9)
+    seen = set()
+    for step in range(12):
+        batch = alone.batch(step)
+        assert torch.equal(torch.cat([one.batch(step)["values"] for one in ranks]), batch["values"])
+        assert torch.equal(kept.batch(step)["values"], batch["values"])
+        for row, value in zip(batch["index"].tolist(), batch["values"].numpy(), strict=True):
+            place = int(np.flatnonzero(rows == row)[0])
+            which = [k for k in range(4) if np.array_equal(completions[place, k], value)]
+            assert len(which) == 1
+            seen.add((place, which[0]))
+    assert len({which for _, which in seen}) == 4
+
+
+def test_a_run_of_several_sources_goes_from_images_to_the_table(root: Path) -> None:
+    run = Run(root / "run", drawing())
+    pipeline = Pipeline(run, make_fabric("cpu"), root)
+    pipeline.run_all()
+    rows = STAGES.find("hvae").rows(run.study, pipeline.store)
+    sites = set(pipeline.store.table["site"].iloc[rows])
+    assert sites == {"north", "south"}  # who lacks an age teaches, and who has no masks does not
+    assert {row["method"] for row in json.loads((run.folder / "evaluation/table.json").read_text())} >= {"none"}
+
+
+def test_who_lacks_an_attribute_is_left_out_unless_it_is_drawn(root: Path) -> None:
+    store = import_folder(study_of(THREE), root, root / "store")
+    left, drawn = (STAGES.find("hvae").rows(study, store) for study in (study_of(THREE), drawing()))
+    assert set(left) < set(drawn)
+    assert "missing" not in study_of(THREE).hvae.model_dump()

@@ -284,8 +284,7 @@ def test_average_effects_are_asked_of_the_attributes_that_are_set(
     study = attribute_run.study
     study = study.model_copy(update={"finetune": study.finetune.model_copy(update={"intervene": intervene})})
     pipeline = Pipeline(Run(attribute_run.folder, study), make_fabric("cpu"))
-    values = torch.from_numpy(pipeline.store.values()[pipeline.store.indices("train", complete=True)])
-    average = FinetuningStage("segmentor").average_effects(pipeline, values)
+    average = FinetuningStage("segmentor").average_effects(pipeline)
     assert (0 if average is None else len(average.effect)) == asked
 
 

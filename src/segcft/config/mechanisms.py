@@ -27,13 +27,17 @@ class MechanismSpec(Training):
     It also learns from counterfactuals of its samples that are known: the noise of a sample has to give them under
     their values. Of a share ``pairs`` of the samples that have one it is their own other image, as
     ``evaluation.pairs`` says; of the rest, with ``deform``, a local deformation, whose new measures are known.
+
+    Samples some of whose attributes are ``missing`` are left out, or drawn: they are learnt from under attributes that
+    the attributes' mechanisms draw, given what is known of them.
     """
 
-    LATER = frozenset({"deform", "pairs"})
+    LATER = frozenset({"deform", "pairs", "missing"})
 
     architecture: str
     deform: LocalDeformation = LocalDeformation()
     pairs: Fraction = 0.0
+    missing: Literal["leave out", "draw"] = "leave out"
 
     @property
     def settles(self) -> int:

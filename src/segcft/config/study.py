@@ -341,6 +341,8 @@ class Study(Section):
             if name in self.variables or name in COLUMNS:
                 raise ValueError(f"data.keep: {name!r} is kept anyway")
         pairs = self.evaluation.pairs
+        if self.hvae.pairs and self.hvae.missing == "draw":
+            raise ValueError("hvae.missing: of a pair, one subject's images would be drawn apart; say 'leave out'")
         if pairs is None:
             if self.hvae.pairs:
                 raise ValueError("hvae.pairs: 'evaluation.pairs' must say which images are pairs, and is missing")

@@ -36,6 +36,8 @@ class Batches:
         rank, world: which of how many devices this is.
         others: other images of each of ``indices``, int (M, K), which are among them; -1: none. With them a batch has
             one of each sample, drawn from the seed and the step.
+        completions: of each of ``indices`` values in place of the store's, (M, K, V), of which a batch has one of K,
+            drawn from the seed and the step.
 
     Raises:
         DataError: ``indices`` is empty.
@@ -51,6 +53,7 @@ class Batches:
         rank: int = 0,
         world: int = 1,
         others: NDArray[np.int64] | None = None,
+        completions: NDArray[np.float32] | None = None,
     ) -> None:
         if len(indices) == 0:
             raise DataError(Code.EMPTY, store.folder, "no complete sample to train on")
@@ -63,6 +66,7 @@ class Batches:
         self.indices = np.asarray(indices, dtype=np.int64)
         self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
         self._others = None if others is None else _places_in(self.indices, others)
+        self._completions = None if completions is None else torch.from_numpy(completions)
         self._values = store.values()
         self._resident: Batch | None = None
         # Two epochs: a batch that spans them needs both, and consecutive steps stay in them.
@@ -83,6 +87,11 @@ class Batches:
         """
         places = self._places(step)
         batch = self._at(places)
+        if self._completions is not None:
+            random = np.random.default_rng([self.seed, step, 2])
+            drawn = random.integers(self._completions.shape[1], size=self.batch_size)[self.rank * len(places) :]
+            values = self._completions[torch.from_numpy(places), torch.from_numpy(drawn[: len(places)])]
+            batch["values"] = values.to(batch["index"].device)
         if self._others is not None:
             drawn = self._drawn_others(step, places)
             batch |= {f"{OTHER}{field}": value for field, value in self._at(np.where(drawn < 0, places, drawn)).items()}

@@ -187,9 +187,14 @@ class TrainingStage(Stage):
         yield from astray(trained.history, self.section)
         yield from unfinished(trained.history, self.falls, trained.stopped, self.section, patience)
 
-    def rows(self, store: Store) -> NDArray[np.int64]:
+    def rows(self, study: Study, store: Store) -> NDArray[np.int64]:
         """The samples that it is trained on, as rows of the store."""
         return store.indices("train", self.complete, self.masked)
+
+    def completions(self, pipeline: Pipeline, rows: NDArray[np.int64]) -> NDArray[np.float32] | None:
+        """Values of the samples ``rows`` (N,) of which not all are known, each completed K times, (N, K, V); None where
+        it learns from those alone whose values are known, or needs none."""
+        return None
 
     def others(self, pipeline: Pipeline, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
         """Other images of the same things among ``rows`` (N,) of the store, (N, K), where it learns from them."""
@@ -229,8 +234,8 @@ class TrainingStage(Stage):
                 f"{self.name}: made anew, since its settings, the samples or an earlier part changed"
             )
         start, spec, fabric = time.monotonic(), self.spec(pipeline.study), pipeline.fabric
-        key, rows = self.key(pipeline), self.rows(pipeline.store)
-        network = self.build(pipeline.study)
+        key, rows = self.key(pipeline), self.rows(pipeline.study, pipeline.store)
+        network, completions = self.build(pipeline.study), self.completions(pipeline, rows)
         batches = Batches(
             pipeline.store,
             rows,
@@ -239,8 +244,9 @@ class TrainingStage(Stage):
             rank=fabric.global_rank,
             world=fabric.world_size,
             others=self.others(pipeline, rows),
+            completions=completions,
         )
-        values = torch.from_numpy(pipeline.store.values()[rows])
+        values = torch.from_numpy(pipeline.store.values()[rows] if completions is None else completions[:, 0])
         objective, facts = self.objective(pipeline, network, values, batches)
         folder, progress = pipeline.run.training, pipeline.progress
         trained = train(

@@ -20,11 +20,13 @@ from segcft.counterfactual.model import CounterfactualModel
 from segcft.counterfactual.response import response_slopes
 from segcft.data.batches import Batch, Batches, sequential
 from segcft.data.pairs import Pairs
+from segcft.data.store import Store
 from segcft.errors import Code, RunError
 from segcft.grey import to_unit
 from segcft.image_models.mechanism import MECHANISMS
 from segcft.image_models.objective import LikelihoodObjective
 from segcft.image_models.typicality import typical_ranges
+from segcft.pipeline.completion import completed
 from segcft.pipeline.judging import UNKNOWN_TRAINING
 from segcft.pipeline.runner import Pipeline
 from segcft.pipeline.stage import MOST_VALIDATED, STAGES, Minimised, TrainingStage
@@ -55,6 +57,18 @@ class _ImageStage(TrainingStage):
     def network(self, study: Study) -> nn.Module:
         return MECHANISMS.find(study.hvae.architecture)(study.hvae, study.image, study.variables)
 
+    def rows(self, study: Study, store: Store) -> NDArray[np.int64]:
+        if study.hvae.missing == "leave out":
+            return super().rows(study, store)
+        rows = store.indices("train", masked=True)
+        return rows[~np.isnan(store.values()[rows][:, study.measured_columns]).any(axis=1)]
+
+    def completions(self, pipeline: Pipeline, rows: NDArray[np.int64]) -> NDArray[np.float32] | None:
+        if pipeline.study.hvae.missing == "leave out":
+            return None
+        scm = pipeline.run.load("scm", pipeline.fabric.device)
+        return completed(scm, pipeline.store.values()[rows], pipeline.study.hvae.seed)
+
     def others(self, pipeline: Pipeline, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
         study = pipeline.study
         return Pairs(study, pipeline.store).all_others(rows) if study.hvae.pairs else None
@@ -69,6 +83,9 @@ class LikelihoodStage(_ImageStage):
 
     name = section = switch = "hvae"
     method = "none"
+
+    def needs(self, study: Study) -> tuple[str, ...]:
+        return ("import", *(["scm"] if study.hvae.missing == "draw" else []))
 
     def settings(self, study: Study) -> dict[str, Any]:
         settings = super().settings(study)
@@ -160,13 +177,13 @@ class FinetuningStage(_ImageStage):
         bound = constraint_level(network, study, batches, pipeline.fabric) + study.finetune.slack
         scm, guide = run.load("scm", device), self._reader(pipeline)
         predictor = run.load("predictor", device) if study.predictor is not None else None
-        average = self.average_effects(pipeline, values)
+        average = self.average_effects(pipeline)
         objective = CounterfactualObjective(
             network, scm, guide, study.finetune, study, values.to(device), bound, predictor, average
         )
         return objective, {"bound": bound}
 
-    def average_effects(self, pipeline: Pipeline, values: Tensor) -> AverageEffects | None:
+    def average_effects(self, pipeline: Pipeline) -> AverageEffects | None:
         """What people show on average of the attributes that interventions move; None where these move none."""
         study, device = pipeline.study, pipeline.fabric.device
         if study.predictor is None:
@@ -182,6 +199,7 @@ class FinetuningStage(_ImageStage):
         subjects = pipeline.store.table["patient"].iloc[rows]
         images = subjects.map(subjects.value_counts()).to_numpy(dtype=np.int64, copy=True)
         people = sequential(pipeline.store, rows, study.evaluation.batch_size)
+        values = torch.from_numpy(pipeline.store.values()[rows])
         average.fit(map(pipeline.on_device, people), values.to(device), torch.from_numpy(images))
         return average
 

@@ -97,9 +97,9 @@ class _Judging(TrainingStage):
     judged: str
     """The part that guides by the same, whose weights it must not have."""
 
-    def rows(self, store: Store) -> NDArray[np.int64]:
+    def rows(self, study: Study, store: Store) -> NDArray[np.int64]:
         own = store.indices(JUDGE, masked=self.masked)
-        return own if len(own) else super().rows(store)
+        return own if len(own) else super().rows(study, store)
 
     def check(self, run: Run) -> None:
         judge, guide = run.path(self.name), run.path(self.judged)
