@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 from segcft.config.loader import parse_study
 from segcft.config.outline import Outline
 from segcft.config.sources import FolderKeys, SeveralFolders
 from segcft.config.study import Study
+from segcft.data.alike import check_copies, copies
 from segcft.data.batches import Batches
 from segcft.data.maskfit import check_masks
 from segcft.data.shards import Shard, join
@@ -151,6 +153,7 @@ def test_who_has_no_masks_trains_no_reader(root: Path) -> None:
         ("north", "values", {"home": "north"}),
         ("north", "values", {"lung_area": 3.0}),
         ("north", "values", {"site": "west"}),
+        ("north", "values", {"masked": 1}),
         ("north", "values", {"age": "old"}),
         ("south", "lacks", ["weight"]),
         ("south", "lacks", ["age", "site"]),
@@ -196,6 +199,41 @@ def test_a_plan_looks_at_all_sources(root: Path) -> None:
     assert seen.images == 3 * EACH
     assert seen.subjects == 2 * EACH + EACH // 2
     assert seen.structures["lung"].absent == 0  # of masks that are not known nothing is absent
+
+
+# --- one picture in two sources ---
+
+
+def blobs(seed: int) -> np.ndarray:
+    """A picture of its own, 32 x 32."""
+    noise = gaussian_filter(np.random.default_rng(seed).normal(size=(32, 32)), 3)
+    return (255 * (noise - noise.min()) / np.ptp(noise)).astype(np.uint8)
+
+
+def pictures(root: Path, second: list[np.ndarray]) -> Store:
+    """Two sources of eight pictures each, of which those of the second are given."""
+    for name in ("north", "south"):
+        write_source(root, name, {"age": list(range(EACH))})
+        for number in range(EACH):
+            picture = blobs(number) if name == "north" else second[number]
+            Image.fromarray(picture).save(root / name / "images" / f"{number}.png")
+            Image.fromarray(np.kron(lung(number), np.ones((4, 4), np.uint8))).save(root / name / f"masks/{number}.png")
+    sources = {"north": {"values": {"site": "north"}}, "south": {"values": {"site": "south"}}}
+    return import_folder(study_of(sources, image={"size": [32, 32]}), root, root / "store")
+
+
+def test_a_picture_in_two_sources_is_found_whatever_its_greys(tmp_path: Path) -> None:
+    others = [blobs(100 + number) for number in range(EACH)]
+    others[2] = (255 * (blobs(5) / 255) ** 2).astype(np.uint8)  # darker
+    others[6] = np.clip(blobs(1) * 1.2 - 20, 0, 255).astype(np.uint8)  # of another window
+    store = pictures(tmp_path, others)
+    assert set(copies(store)) == {(5, EACH + 2), (1, EACH + 6)}
+    assert [remark.kind for remark in check_copies(store)] == ["pictures are in two sources"]
+
+
+def test_pictures_of_one_source_are_not_compared(tmp_path: Path) -> None:
+    others = [blobs(100)] * EACH
+    assert check_copies(pictures(tmp_path, others)) == []
 
 
 # --- samples that lack an attribute teach the image mechanism ---

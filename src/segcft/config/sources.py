@@ -129,6 +129,10 @@ class SeveralFolders(Section):
         Raises:
             ValueError: a variable is unknown, follows from others or from masks, or cannot have the value.
         """
+        if taken := {"source", "masked"} & variables.keys():
+            raise ValueError(
+                f"variables: {min(taken)!r} is what samples of several sources have beside their variables"
+            )
         for source, folder in self.folders.items():
             for key, names in (("values", folder.values), ("lacks", folder.lacks)):
                 for name in names:

@@ -38,6 +38,8 @@ from segcft.io.reject import REMARK_COLUMNS, WARNINGS
 VERSION = 1
 IMAGES, MASKS, TABLE = "images.u8", "masks.u8", "table.parquet"
 REJECTED, REJECTED_COLUMNS = "rejected.csv", ("id", "reason")
+SOURCE = "source"
+"""Column of the table, where there are several sources: the name of a sample's."""
 MASKED = "masked"
 """Column of the table: 1 where the masks of a sample are known, else 0. A store without it has masks of all."""
 

@@ -25,7 +25,7 @@ from segcft.data.attributes import MISSING, Row, disbelief, nearest, parse, read
 from segcft.data.columns import SPELLINGS, alike_ids, find_columns, other_split
 from segcft.data.shards import Shard
 from segcft.data.splits import PARTS, assign, expected_parts
-from segcft.data.store import Store
+from segcft.data.store import SOURCE, Store
 from segcft.data.writer import StoreWriter
 from segcft.errors import Code, DataError
 from segcft.io.extent import contradiction
@@ -208,6 +208,7 @@ class Folder:
             patient, part, attributes, doubted = self.read_cells(row)  # before the images, which take longer
             image, masks, remarks = self._pixels(row.cells[self.spec.id])
             kept = {column: row.cells[column] for column in self.spec.keep}
+            kept |= {SOURCE: self.source} if self.source else {}
             return Sample(patient, part, image, masks, attributes, kept, (*doubted, *remarks))
         except Rejected as reason:
             return reason

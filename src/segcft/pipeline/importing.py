@@ -16,6 +16,7 @@ import torch
 from segcft.causal.mechanisms import ParentEncoder
 from segcft.config.sources import SimulatedData
 from segcft.config.study import Study
+from segcft.data.alike import check_copies
 from segcft.data.maskfit import check_masks
 from segcft.data.resplit import resplit
 from segcft.data.shards import Shard, join
@@ -303,8 +304,9 @@ def parts_in_words(store: Store) -> str:
 
 
 def _remarks(store: Store) -> str:
-    """The remarks of the import, and what is odd about the masks as a whole."""
-    remarks = [*store.remarks.itertuples(index=False, name=None), *(("", *remark) for remark in check_masks(store))]
+    """The remarks of the import, and what is odd about masks and pictures as a whole."""
+    found = [*check_masks(store), *check_copies(store)]
+    remarks = [*store.remarks.itertuples(index=False, name=None), *(("", *remark) for remark in found)]
     return "".join(f"\n  {line}" for line in summarise(remarks))
 
 
