@@ -53,8 +53,8 @@ def check_copies(store: Store) -> list[Remark]:
     one, two = found[0]
     text = (
         f"{store.folder}: {len(found)} pictures are in two sources, as it looks; the first: {ids.iloc[one]} and "
-        f"{ids.iloc[two]}. {apart} of them are in the test part and in another. Look at them, and leave one of each out "
-        "of its table"
+        f"{ids.iloc[two]}. {apart} of them are in the test part and in another. Look at them, and leave one of each "
+        "out of its table"
     )
     return [Remark("pictures are in two sources", text)]
 

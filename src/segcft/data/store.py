@@ -68,6 +68,7 @@ class Store:
 
     def __init__(self, folder: str | Path, verify: bool = False) -> None:
         self.folder = Path(folder)
+        self._filled: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
         meta = self._read_meta()
         try:
             samples, channels, height, width = map(operator.index, (meta["samples"], meta["channels"], *meta["size"]))
@@ -115,7 +116,7 @@ class Store:
     def values(self) -> NDArray[np.float32]:
         """Variables in the study's order, float32 (N, V); a categorical one as the index of its category.
 
-        NaN where a value is missing.
+        NaN where a value is missing and was not taken by :meth:`fill`.
         """
         columns = []
         for name, categories in self.variables.items():
@@ -124,7 +125,15 @@ class Store:
                 index = {category: i for i, category in enumerate(categories)}
                 column = column.map(lambda value, index=index: index.get(value, np.nan))
             columns.append(column.to_numpy(dtype=np.float32, na_value=np.nan))
-        return np.stack(columns, axis=1)
+        values = np.stack(columns, axis=1)
+        for rows, filled in self._filled:
+            values[rows] = filled
+        return values
+
+    def fill(self, rows: NDArray[np.int64], values: NDArray[np.float32]) -> None:
+        """Take ``values`` (N, V) for those of ``rows`` (N,), as what is missing in them was inferred: in this copy of
+        the store, not on disk."""
+        self._filled.append((rows, values))
 
     def indices(self, split: str | None = None, complete: bool = False, masked: bool = False) -> NDArray[np.int64]:
         """Ascending row numbers of one part (default: all); ``complete``: of rows that miss no variable, ``masked``: of

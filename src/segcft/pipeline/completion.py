@@ -6,6 +6,8 @@ values v, training minimises
 .. math:: E_{p(a \mid v)} [-\log p(x \mid a, v)] \ge -\log p(x \mid v),
 
 where :math:`p(a \mid v)` is that of the attributes' mechanisms, which are trained before. Steps take turns among draws.
+
+Who is judged has the likeliest of what is missing, as an answer about an image has.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from numpy.typing import NDArray
 
 from segcft.causal.missing import MissingValues
 from segcft.causal.scm import StructuralCausalModel
+from segcft.data.store import Store
+from segcft.pipeline.run import Run
 
 DRAWS = 16
 """Completions of each sample: of a category that is as likely as not, the share of draws is right within an eighth."""
@@ -29,11 +33,47 @@ def completed(
     Raises:
         InterventionError: what is known of a sample has no likelihood.
     """
-    device = next(scm.parameters()).device
-    generator = torch.Generator(device).manual_seed(seed)
-    found = np.repeat(values[:, None], draws, axis=1)
-    missing = np.isnan(values) & ~np.array([bool(one.derived) for one in scm.definitions.values()])
-    for row in np.flatnonzero(missing.any(axis=1)):
-        one = torch.from_numpy(values[row : row + 1]).to(device)
-        found[row] = MissingValues(scm, one, generator).draw(draws, generator).cpu().numpy()
+    found, generator = np.repeat(values[:, None], draws, axis=1), _generator(scm, seed)
+    for row in np.flatnonzero(_lacking(scm, values)):
+        found[row] = _missing(scm, values[row], generator).draw(draws, generator).cpu().numpy()
     return found
+
+
+def fill_likely(run: Run, store: Store, split: str) -> list[str]:
+    """Fill in, for a study whose image mechanism learns from who lacks attributes, the likeliest of what the samples of
+    a part lack, so that they are judged too; see :meth:`segcft.data.store.Store.fill`.
+
+    Not of studies with a judge of attributes: what is inferred says nothing of what images show. In a fold all samples
+    are filled in, since those of all folds lend each other their values.
+
+    Returns:
+        What a reader of the table must know of it; nothing where nothing was filled in.
+    """
+    if run.study.hvae.missing == "leave out" or run.study.predictor_judge is not None:
+        return []
+    scm, values = run.load("scm"), store.values()
+    rows = store.indices(split if run.study.splits.fold is None else None, masked=True)
+    rows = rows[_lacking(scm, values[rows]) & ~np.isnan(values[rows][:, run.study.measured_columns]).any(axis=1)]
+    if not len(rows):
+        return []
+    generator = _generator(scm, run.study.evaluation.seed)
+    likely = [_missing(scm, values[row], generator).likely()[0].numpy() for row in rows]
+    store.fill(rows, np.concatenate(likely))
+    judged = np.isin(rows, store.indices(split)).sum()
+    return [f"{judged} of the samples lack attributes: they are judged with the likeliest ones."]
+
+
+def _lacking(scm: StructuralCausalModel, values: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which of values (N, V) are not all known, but for what follows from others."""
+    derived = np.array([bool(one.derived) for one in scm.definitions.values()])
+    lacking: NDArray[np.bool_] = (np.isnan(values) & ~derived).any(axis=1)
+    return lacking
+
+
+def _missing(scm: StructuralCausalModel, values: NDArray[np.float32], generator: torch.Generator) -> MissingValues:
+    """Of one sample (V,)."""
+    return MissingValues(scm, torch.from_numpy(values[None]).to(generator.device), generator)
+
+
+def _generator(scm: StructuralCausalModel, seed: int) -> torch.Generator:
+    return torch.Generator(next(scm.parameters()).device).manual_seed(seed)

@@ -25,6 +25,7 @@ from segcft.evaluate.cohort import Cohort
 from segcft.evaluate.evaluation import draw, write_outcome
 from segcft.evaluate.folded import Fold, all_rows, all_scores, render_spread
 from segcft.evaluate.scores import Row
+from segcft.pipeline.completion import fill_likely
 from segcft.pipeline.importing import (
     check_data,
     duplicates,
@@ -261,6 +262,7 @@ def _read(fold: Run) -> Fold:
 def _queries(fold: Run, device: torch.device) -> FigureQueries:
     """What figures ask the models of a fold about its own test samples."""
     store, methods = fold.store(), fold.methods()
+    fill_likely(fold, store, "test")
     cohort = Cohort.choose(fold.study, store, store.indices("test", complete=True), device)
     models = {method: fold.model(method, device) for method in methods}
     known = torch.from_numpy(fold.training_values(["scm", *fold.judges, *methods.values()]))

@@ -19,6 +19,7 @@ from segcft.data.store import Store
 from segcft.errors import Code, DataError, RunError
 from segcft.evaluate.evaluation import evaluate
 from segcft.measures.measurements import Measurements
+from segcft.pipeline.completion import fill_likely
 from segcft.pipeline.importing import shared_images
 from segcft.pipeline.run import Run
 from segcft.pipeline.stage import training_stage
@@ -77,12 +78,13 @@ def evaluate_samples(
             earlier stage has seen one of the subjects.
         RunError: a part is missing or damaged, or the judge does not fit.
     """
+    inferred = fill_likely(run, store, split)
     rows = store.indices(split, complete=True)
     if len(rows) == 0:
         raise DataError(Code.EMPTY, store.folder, f"no {split} sample has all attributes, so there is none to judge")
     methods = run.methods()
     parts = ["scm", *run.judges, *methods.values()]
-    notes = [VALIDATION] if split == "validation" else []
+    notes = [*inferred, *([VALIDATION] if split == "validation" else [])]
     if run.published or not _is_own(run, store, parts):
         notes += check_unseen(run, store)
     else:

@@ -15,6 +15,7 @@ import yaml
 import segcft
 from segcft.config.sources import SeveralFolders, SimulatedData
 from segcft.config.study import Study
+from segcft.data.store import Store
 from segcft.errors import Code, RunError
 from segcft.evaluate.cohort import Cohort
 from segcft.evaluate.metrics.effectiveness import error_of
@@ -25,6 +26,7 @@ from segcft.evaluate.scores import Row
 from segcft.evaluate.table import judged_samples
 from segcft.io.rendering import is_wide
 from segcft.measures.measurements import Measurements
+from segcft.pipeline.completion import fill_likely
 from segcft.pipeline.folds import is_evaluated, runs_of
 from segcft.pipeline.run import Run
 from segcft.report import charts, facts
@@ -117,7 +119,7 @@ def render_report(run: Run, device: torch.device) -> str:
         one.samples_of([*one.judges, "scm", one.mechanism(method)])
     if folds and not is_evaluated(run):
         raise RunError(Code.OTHER, run.evaluation, "not of the folds as they are now; see `segcft run`")
-    cohort = Cohort.choose(study, store, store.indices("test", complete=True), device)
+    cohort = _judged(run, store, device, whole=not folds)
     path = run.evaluation / "scores.parquet"
     failures = _failures(run, cohort, method, path) if path.is_file() and not folds else []
 
@@ -188,6 +190,13 @@ def _template() -> Any:
         "percent": percent,
     }
     return environment.get_template("report.html")
+
+
+def _judged(run: Run, store: Store, device: torch.device, whole: bool) -> Cohort:
+    """Who was judged; of a run in folds, those that all folds judge."""
+    if whole:
+        fill_likely(run, store, "test")
+    return Cohort.choose(run.study, store, store.indices("test", complete=True), device)
 
 
 def _failures(run: Run, cohort: Cohort, method: str, path: Path) -> list[Section]:
