@@ -20,9 +20,9 @@ from PIL import Image
 from refused import refused
 from segcft.cli import main
 from segcft.config.loader import load_study
+from segcft.data.crop import Crop
 from segcft.errors import Code, DataError
 from segcft.importers.acdc import BITS, choose, parse_info
-from segcft.importers.crop import Crop
 from segcft.importers.folder import import_folder
 from segcft.importers.formats.acdc import ACDC
 from segcft.io.reject import Rejected

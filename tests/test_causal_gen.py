@@ -30,9 +30,10 @@ from conftest import changed, small_mapping
 from refused import refused
 from segcft.cli import main
 from segcft.config.causal_gen import CausalGenSpec, parse_arch
+from segcft.config.image import Image
 from segcft.config.loader import parse_study
 from segcft.config.mechanisms import HVAESpec
-from segcft.config.study import Image, Study
+from segcft.config.study import Study
 from segcft.config.variable import Variable
 from segcft.errors import Code, DataError, RunError, StudyError
 from segcft.grey import to_unit

@@ -10,9 +10,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from segcft.config.image import Image
 from segcft.config.mechanisms import HVAESpec
 from segcft.config.section import LocalDeformation
-from segcft.config.study import Image, Study
+from segcft.config.study import Study
 from segcft.config.variable import Variable
 from segcft.data.deform import SMALLEST, LocalDeformer
 from segcft.data.draw import Draw

@@ -18,7 +18,8 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 import segcft
 from segcft.api.question import prepare_image
-from segcft.config.study import Image, Study
+from segcft.config.image import Image
+from segcft.config.study import Study
 from segcft.data.store import Store
 from segcft.importers.folder import import_folder
 from segcft.io.extent import TOLERANCE, contradiction

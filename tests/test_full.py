@@ -13,8 +13,8 @@ from scipy.ndimage import gaussian_filter
 
 import segcft
 from segcft.api.full import full_resolution
-from segcft.config.study import Image
-from segcft.data.resize import fit_image
+from segcft.config.image import Image
+from segcft.data.resize import SQUARE, fit_image
 from segcft.errors import Code, DataError
 from tests.conftest import MODELS
 
@@ -31,7 +31,7 @@ def smooth(shape: tuple[int, ...], width: float, seed: int = 0) -> np.ndarray:
 def test_what_is_not_changed_is_the_image_itself(height: int, width: int) -> None:
     grey = np.random.default_rng(1).random((1, height, width))
     before = fit_image(grey, GRID)
-    assert np.array_equal(full_resolution(grey, 1.0, GRID, before, before), grey)
+    assert np.array_equal(full_resolution(grey, SQUARE, GRID, before, before), grey)
 
 
 def test_a_change_is_added_where_it_is() -> None:
@@ -39,7 +39,7 @@ def test_a_change_is_added_where_it_is() -> None:
     before = fit_image(grey, GRID)
     after = before.copy()
     after[:, 10:20, 10:20] += 30
-    full = full_resolution(grey, 1.0, GRID, before, after)
+    full = full_resolution(grey, SQUARE, GRID, before, after)
     gained = (full - grey) * 255
     assert np.allclose(gained[:, 36:54, 36:54], 30)
     assert np.abs(gained[:, :24]).max() == 0
@@ -50,7 +50,7 @@ def test_detail_that_the_grid_does_not_show_stays() -> None:
     grey = smooth((1, 128, 192), 8)
     fine = 0.05 * np.sign(np.random.default_rng(2).normal(size=grey.shape))
     before, after = fit_image(grey, GRID), fit_image(smooth((1, 128, 192), 8, seed=3), GRID)
-    plain, detailed = (full_resolution(one, 1.0, GRID, before, after) for one in (grey, grey + fine))
+    plain, detailed = (full_resolution(one, SQUARE, GRID, before, after) for one in (grey, grey + fine))
     assert np.allclose(detailed - plain, fine)
 
 
@@ -59,7 +59,7 @@ def test_the_grid_sees_in_it_what_was_drawn_there(shape: tuple[int, int]) -> Non
     grey = smooth((1, *shape), 4)
     before, change = fit_image(grey, GRID), 20 * smooth((1, *GRID.size), 4, seed=5)
     after = (before + change).astype(np.uint8)
-    again = fit_image(full_resolution(grey, 1.0, GRID, before, after), GRID).astype(float)
+    again = fit_image(full_resolution(grey, SQUARE, GRID, before, after), GRID).astype(float)
     canvas = before == before[0, 0, 0]  # what the image was filled up with has the image's own border again
     assert np.abs(again - after)[~canvas].mean() < 0.1 * np.abs(after.astype(float) - before)[~canvas].mean()
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from segcft.config.image import Image
 from segcft.config.section import Augment
 from segcft.config.segmentors import SegResNetSpec, UNetSpec
 from segcft.config.stages import RegressorSpec
-from segcft.config.study import Image
 from segcft.grey import to_unit
 from segcft.grid import Grid
 from segcft.measures.area import Area

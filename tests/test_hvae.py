@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from segcft.config.image import Image
 from segcft.config.mechanisms import HVAESpec
-from segcft.config.study import Image
 from segcft.config.variable import Variable
 from segcft.grey import to_unit
 from segcft.grid import Grid

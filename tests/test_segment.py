@@ -15,9 +15,9 @@ from torch import Tensor
 from segcft.cli.entry import main
 from segcft.config.loader import parse_study
 from segcft.config.study import Study
+from segcft.data.crop import Crop
 from segcft.data.resize import fit_image, frame_of
 from segcft.errors import Code, DataError, RunError
-from segcft.importers.crop import Crop
 from segcft.measures.measurements import Measurements
 from segcft.pipeline.run import Run
 from segcft.pipeline.segment import AGREED, DISAGREEMENT, Read, Readers, Settings, agreement, segment

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from refused import refused
-from segcft.config.study import Image
+from segcft.config.image import Image
 from segcft.errors import Code, StudyError
 from segcft.grid import Grid
 from segcft.measures.border import QUANTILE

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from segcft.causal.scm import StructuralCausalModel
+from segcft.config.image import Image
 from segcft.config.mechanisms import HVAESpec
 from segcft.config.section import Augment
 from segcft.config.segmentors import UNetSpec
 from segcft.config.stages import RegressorSpec
-from segcft.config.study import Image, Study
+from segcft.config.study import Study
 from segcft.counterfactual.finetune import CounterfactualObjective
 from segcft.data.augment import Augmenter
 from segcft.data.batches import Batch

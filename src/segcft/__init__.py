@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from segcft.api.model import Model
-    from segcft.api.question import Match
+    from segcft.api.question import Match, Sized
 
-__all__ = ["Match", "inspect", "load"]
+__all__ = ["Match", "Sized", "inspect", "load"]
 __version__ = "0.1.0"
 
 
@@ -41,8 +41,8 @@ def inspect(path: str | Path) -> dict[str, Any] | None:
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Match":
-        from segcft.api.question import Match
+    if name in ("Match", "Sized"):
+        from segcft.api import question
 
-        return Match
+        return getattr(question, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

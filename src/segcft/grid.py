@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segcft.config.study import Image
+from segcft.config.image import Image
 
 Convolution = nn.Conv2d | nn.Conv3d
 M = TypeVar("M", bound=nn.Module)

@@ -78,12 +78,12 @@ class Answer:
         given = self.source if image is None else image
         if self.study is None or given is None:
             raise DataError(Code.MISSING, "image", "the answer does not know its image; give it")
-        grey, aspect = own_pixels(self.study, given)
-        if not np.array_equal(fit_image(grey, self.study.image, aspect), self.original):
+        grey, pixel = own_pixels(self.study, given)
+        if not np.array_equal(fit_image(grey, self.study.image, pixel), self.original):
             raise DataError(Code.CONFLICT, name_of(given), "is not the image of this answer, or has changed since")
         grid = self.study.image
-        full = full_resolution(grey, aspect, grid, self.original, self.image)
-        _, extent = frame_of((grey.shape[1], grey.shape[2]), grid, aspect)
+        full = full_resolution(grey, pixel, grid, self.original, self.image)
+        _, extent = frame_of((grey.shape[1], grey.shape[2]), grid, pixel)
         spacing = self.spacing
         if spacing is not None:
             spacing = tuple(mm * n / own for mm, n, own in zip(spacing, extent, grey.shape[1:], strict=True))

@@ -15,26 +15,26 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from segcft.config.study import Image
-from segcft.data.resize import frame_of
-from segcft.importers.crop import Crop
+from segcft.config.image import Image
+from segcft.data.crop import Crop
+from segcft.data.resize import Pixel, frame_of
 
 Array = NDArray[np.float64]
 
 
 def full_resolution(
-    grey: Array, aspect: float, grid: Image, before: NDArray[np.uint8], after: NDArray[np.uint8]
+    grey: Array, pixel: Pixel, grid: Image, before: NDArray[np.uint8], after: NDArray[np.uint8]
 ) -> Array:
     """The counterfactual in the pixels of an image, (C, H, W) in [0, 1].
 
     Args:
         grey: the image, (C, H, W) in [0, 1].
-        aspect: height of a pixel divided by its width.
+        pixel: the size of its pixels.
         grid: the model's.
         before, after: image and counterfactual on the grid, uint8 (C, h, w).
     """
     shape = (grey.shape[1], grey.shape[2])
-    start, extent = frame_of(shape, grid, aspect)
+    start, extent = frame_of(shape, grid, pixel)
     change = Crop(start, extent, shape).smooth((after.astype(np.float64) - before) / 255)
     full: Array = np.clip(grey + change, 0, 1)
     return full

@@ -20,7 +20,7 @@ from segcft.causal.intervention import Intervention, parse_intervention, unknown
 from segcft.config.sources import SimulatedData
 from segcft.config.study import Study
 from segcft.data.attributes import believed, is_age
-from segcft.data.resize import fit_image
+from segcft.data.resize import Pixel, fit_image
 from segcft.errors import Code, DataError, InterventionError
 from segcft.io.extent import contradiction
 from segcft.io.imagefile import ImageFile, read_image, shades
@@ -28,7 +28,17 @@ from segcft.io.picture import Pixels, largest, pixels_of
 from segcft.io.reject import Rejected, Remark, about
 from segcft.io.source import MemoryFile
 
-ImageLike = str | Path | MemoryFile | NDArray[Any] | Tensor | Picture
+
+class Sized(NamedTuple):
+    """An image whose file does not say, or says wrongly, how large it is."""
+
+    image: Any
+    """See :data:`ImageLike`."""
+    millimetres: tuple[float, float]
+    """Height and width of a pixel."""
+
+
+ImageLike = str | Path | MemoryFile | NDArray[Any] | Tensor | Picture | Sized
 """A file (PNG, TIFF, JPEG, BMP, DICOM, NIfTI), or pixels: (H, W) or (H, W, 3), of a tensor (H, W) or (C, H, W); of 8 or
 16 bits, or floating point in [0, 1], bfloat16 too."""
 
@@ -150,6 +160,7 @@ def header_facts(study: Study, header: Mapping[str, float | str | None]) -> list
 
 def name_of(image: ImageLike) -> str:
     """What an image is called in messages and records: its file, without the folder, or what kind of object it is."""
+    image = image.image if isinstance(image, Sized) else image
     if isinstance(image, str | Path):
         return Path(image).name
     return image.name if isinstance(image, MemoryFile) else type(image).__name__
@@ -184,24 +195,30 @@ def prepare_image(study: Study, image: ImageLike) -> PreparedImage:
     with _unreadable(image):
         seen = _seen(study, image)
         with about(_field(image)):
-            pixels = fit_image(seen.grey, study.image, seen.aspect)
+            pixels = fit_image(seen.grey, study.image, Pixel(seen.aspect, seen.millimetres))
         return PreparedImage(pixels, header_facts(study, seen.person), seen.remarks)
 
 
-def own_pixels(study: Study, image: ImageLike) -> tuple[NDArray[np.float64], float]:
-    """An image in its own pixels, treated like the study's own: grey values (C, H, W) in [0, 1], and the height of a
-    pixel divided by its width.
+def own_pixels(study: Study, image: ImageLike) -> tuple[NDArray[np.float64], Pixel]:
+    """An image in its own pixels, treated like the study's own: grey values (C, H, W) in [0, 1], and their size.
 
     Raises:
         DataError: see :func:`read_pixels`.
     """
     with _unreadable(image):
         seen = _seen(study, image)
-        return seen.grey, seen.aspect
+        return seen.grey, Pixel(seen.aspect, seen.millimetres)
 
 
 def _seen(study: Study, image: ImageLike) -> ImageFile:
     """What an image shows and says; its remarks name no file, as answers and their pictures hold them."""
+    if isinstance(image, Sized):
+        seen = _seen(study, image.image)
+        height, width = image.millimetres
+        if not (0 < height < math.inf and 0 < width < math.inf):
+            raise DataError(Code.OUT_OF_RANGE, "millimetres", f"a pixel is not {height:g} x {width:g} mm large")
+        extent = (height * seen.grey.shape[1], width * seen.grey.shape[2])
+        return seen._replace(extent=extent, aspect=height / width)
     if not isinstance(image, str | Path | MemoryFile):
         with about("image"):
             grey, remarks = _array(image, study.image.channels)
@@ -229,6 +246,7 @@ def _unreadable(image: ImageLike) -> Iterator[None]:
 
 def _field(image: ImageLike) -> str:
     """What errors call an image."""
+    image = image.image if isinstance(image, Sized) else image
     return str(image) if isinstance(image, str | Path | MemoryFile) else "image"
 
 

@@ -78,6 +78,14 @@ def add_ask(command: Command) -> None:
         help="of one image: write the counterfactual in the image's own pixels, as the .png or .dcm, or beside the "
         "others in the folder",
     )
+    asked.add_argument(
+        "--pixel-mm",
+        metavar=("HEIGHT", "WIDTH"),
+        type=float,
+        nargs=2,
+        help="of one image: the size of its pixels in mm, where its file does not say it (models with image.fit: "
+        "physical)",
+    )
     asked.add_argument("--dicom", action="store_true", help="of many images: write DICOM files, too")
     asked.add_argument(
         "--jobs", type=count, metavar="N", help="of many images: processes (default: 2 on a CPU with two cores or more)"
@@ -96,8 +104,8 @@ def _counterfactual(options: argparse.Namespace) -> None:
         raise SegcftError(
             Code.CONFLICT, "--dicom, --jobs", "for many images only; for one, give --out a name that ends in .dcm"
         )
-    if many and options.full_resolution:
-        raise SegcftError(Code.CONFLICT, "--full-resolution", "of one image only")
+    if many and (options.full_resolution or options.pixel_mm):
+        raise SegcftError(Code.CONFLICT, "--full-resolution, --pixel-mm", "of one image only")
     (check_answers if many else check_answer)(options.out)  # before what takes its time
     from segcft.pipeline.run import Run
 
@@ -110,11 +118,11 @@ def _counterfactual(options: argparse.Namespace) -> None:
         _batch(options, run, device)
         return
     from segcft.api.model import DRAWS, Model
+    from segcft.api.question import Sized
 
     draws = DRAWS if options.draws is None else options.draws
-    found = Model(run, device).counterfactual(
-        options.image, options.known, options.do, options.method, draws, options.exact
-    )
+    image = Sized(options.image, tuple(options.pixel_mm)) if options.pixel_mm else options.image
+    found = Model(run, device).counterfactual(image, options.known, options.do, options.method, draws, options.exact)
     found.save(options.out, options.full_resolution)
     print(found.summary())
     print(f"images and numbers: {options.out}", file=sys.stderr)

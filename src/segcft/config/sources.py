@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from segcft.config.section import Fraction, Section
 from segcft.config.variable import Variable
@@ -28,11 +28,12 @@ class FolderKeys(Section):
     they say or by NIfTI's default; ``xy``, the first axis goes to the right of the picture and the second down;
     ``yx``, the first goes down and the second to the right. ``thin_structures``: structures may be a pixel wide, so
     label maps are not searched for values that interpolation made. ``ignore_spacing``: images whose headers contradict
-    ``image.field_of_view`` are taken none the less. ``keep`` lists further columns of the table that the samples keep,
-    as text, for ``evaluation.pairs``.
+    ``image.field_of_view`` are taken none the less. ``spacing`` is the height and the width of a pixel of the files in
+    mm, each a number or the column that has it for each image; headers say it by default. ``keep`` lists further
+    columns of the table that the samples keep, as text, for ``evaluation.pairs``.
     """
 
-    LATER = frozenset({"nifti_axes", "thin_structures", "ignore_spacing", "keep"})
+    LATER = frozenset({"nifti_axes", "thin_structures", "ignore_spacing", "spacing", "keep"})
 
     images: str = "images"
     masks: str = "masks"
@@ -47,6 +48,7 @@ class FolderKeys(Section):
     nifti_axes: Literal["header", "xy", "yx"] | None = None
     thin_structures: bool = False
     ignore_spacing: bool = False
+    spacing: tuple[PositiveFloat | str, PositiveFloat | str] | None = None
     keep: tuple[str, ...] = ()
 
     @model_validator(mode="after")

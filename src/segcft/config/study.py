@@ -6,12 +6,12 @@ A study is a YAML file; everything that differs from one study to another is in 
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from segcft.config.graph import CycleError, Graph
+from segcft.config.image import Image
 from segcft.config.mechanisms import ImageSpec
 from segcft.config.section import Fraction, Section, Training
 from segcft.config.segmentors import SegmentorSection
@@ -90,46 +90,6 @@ class Structure(Section):
         if self.file is not None and "{id}" not in self.file:
             raise ValueError("'file' must contain '{id}', e.g. '{id}_heart.png'")
         return self
-
-
-class Image(Section):
-    """Pixel grid of the study and its physical extent.
-
-    ``size`` is (height, width) in pixels, or (depth, height, width) in voxels. With ``field_of_view`` (each axis, in
-    ``length_unit``) areas are in the square of ``length_unit`` and volumes in its cube, whatever the grid; without it
-    they count elements of the grid.
-    """
-
-    size: Annotated[tuple[PositiveInt, ...], Field(min_length=2, max_length=3)]
-    channels: PositiveInt = 1
-    field_of_view: tuple[PositiveFloat, ...] | None = None
-    length_unit: str = "px"
-
-    @model_validator(mode="after")
-    def _same_axes(self) -> Image:
-        if self.field_of_view is not None and len(self.field_of_view) != len(self.size):
-            raise ValueError(f"'field_of_view' has {len(self.field_of_view)} axes, and 'size' {len(self.size)}")
-        return self
-
-    @property
-    def cell_size(self) -> float:
-        """Area of one pixel, or volume of one voxel, in :attr:`cell_unit`."""
-        if self.field_of_view is None:
-            return 1.0
-        return math.prod(self.field_of_view) / math.prod(self.size)
-
-    @property
-    def spacing(self) -> tuple[float, ...] | None:
-        """Size of an element along each axis in mm, if the length unit is that."""
-        if self.field_of_view is None or self.length_unit != "mm":
-            return None
-        return tuple(extent / count for extent, count in zip(self.field_of_view, self.size, strict=True))
-
-    @property
-    def cell_unit(self) -> str:
-        """Elements of the grid, or the square or cube of ``length_unit``."""
-        power = {2: "\N{SUPERSCRIPT TWO}", 3: "\N{SUPERSCRIPT THREE}"}[len(self.size)]
-        return "px" if self.field_of_view is None else f"{self.length_unit}{power}"
 
 
 class Study(Section):

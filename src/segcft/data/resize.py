@@ -7,11 +7,13 @@ full-resolution mask over the exact footprint of each grid pixel keeps its area,
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segcft.config.study import Image
+from segcft.config.image import Image
+from segcft.data.crop import Crop
 from segcft.io.reject import Rejected
 from segcft.io.source import MOST_PIXELS
 
@@ -83,34 +85,81 @@ def canvas_of(shape: tuple[int, int], aspect: float) -> tuple[tuple[int, int], t
     return canvas, ((canvas[0] - height) // 2, (canvas[1] - width) // 2)
 
 
-def frame_of(
-    shape: tuple[int, int], grid: Image, pixel_aspect: float = 1.0
-) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Where on the study's grid :func:`fit_image` puts an image (H, W) of this ``shape``: its first row and column, and
-    its height and width, in pixels of the grid."""
-    if shape == grid.size and pixel_aspect == 1:
-        return (0.0, 0.0), (float(shape[0]), float(shape[1]))
-    height, width = grid.field_of_view or grid.size
-    canvas, (top, left) = canvas_of(shape, width / height * pixel_aspect)
-    down, across = grid.size[0] / canvas[0], grid.size[1] / canvas[1]
-    return (top * down, left * across), (shape[0] * down, shape[1] * across)
+class Pixel(NamedTuple):
+    """What is known of the pixels of an image."""
+
+    aspect: float = 1.0
+    """Height divided by width."""
+    millimetres: tuple[float, float] | None = None
+    """Height and width."""
 
 
-def fit_image(grey: NDArray[np.float64], grid: Image, pixel_aspect: float = 1.0) -> NDArray[np.uint8]:
-    """Grey values (C, H, W) in [0, 1] of any size, on the study's grid: uint8 (C, H, W).
+SQUARE = Pixel()
 
-    Another aspect ratio than that of the field of view is padded with the median of the border. ``pixel_aspect`` is
-    the height of a pixel of ``grey`` divided by its width.
+Rectangle = tuple[tuple[float, float], tuple[float, float]]
+"""First row and column, and height and width."""
+
+
+def window_of(shape: tuple[int, int], grid: Image, pixel: Pixel = SQUARE) -> Rectangle:
+    """Which part of an image (H, W) of this ``shape`` the study's grid shows: its first row and column, and its height
+    and width, in pixels of the image, beyond which it may go.
 
     Raises:
-        Rejected: it is too long and narrow, see :func:`pad_to_aspect`.
+        Rejected: the grid shows images as large as they are, and the size of this one is not known.
     """
-    return _to_uint8(smooth(_on_canvas(grey, grid, border_median(grey), pixel_aspect), grid.size))
+    (height, width), (down, across) = shape, grid.field_of_view or grid.size
+    if grid.fit == "physical":
+        if pixel.millimetres is None:
+            raise Rejected("the size of its pixels in mm is not known, and image.fit is 'physical' (data.spacing)")
+        extent = (down / pixel.millimetres[0], across / pixel.millimetres[1])
+    elif grid.fit == "stretch" or (shape == grid.size and pixel.aspect == 1):
+        extent = (float(height), float(width))
+    elif grid.fit == "crop":
+        aspect = across / down * pixel.aspect
+        extent = (min(height, width / aspect), min(width, height * aspect))
+    else:
+        canvas, (top, left) = canvas_of(shape, across / down * pixel.aspect)
+        return (-top, -left), canvas  # in whole pixels
+    return ((height - extent[0]) / 2, (width - extent[1]) / 2), extent
 
 
-def fit_masks(coverage: NDArray[np.float64], grid: Image, pixel_aspect: float = 1.0) -> NDArray[np.uint8]:
+def frame_of(shape: tuple[int, int], grid: Image, pixel: Pixel = SQUARE) -> Rectangle:
+    """Where on the study's grid :func:`fit_image` puts an image (H, W) of this ``shape``: its first row and column, and
+    its height and width, in pixels of the grid.
+
+    Raises:
+        Rejected: see :func:`window_of`.
+    """
+    (top, left), (height, width) = window_of(shape, grid, pixel)
+    down, across = grid.size[0] / height, grid.size[1] / width
+    return (-top * down, -left * across), (shape[0] * down, shape[1] * across)
+
+
+def fit_image(grey: NDArray[np.float64], grid: Image, pixel: Pixel = SQUARE) -> NDArray[np.uint8]:
+    """Grey values (C, H, W) in [0, 1] of any size, on the study's grid: uint8 (C, H, W).
+
+    What the image does not have of the grid is the median of its border.
+
+    Raises:
+        Rejected: it is too long and narrow, see :func:`pad_to_aspect`, or see :func:`window_of`.
+    """
+    fill = border_median(grey)
+    if grid.fit == "pad":
+        return _to_uint8(smooth(_on_canvas(grey, grid, fill, pixel.aspect), grid.size))
+    shown = _shown((grey.shape[1], grey.shape[2]), grid, pixel)
+    return _to_uint8(np.stack([shown.smooth(one, float(edge)) for one, edge in zip(grey, fill, strict=True)]))
+
+
+def fit_masks(coverage: NDArray[np.float64], grid: Image, pixel: Pixel = SQUARE) -> NDArray[np.uint8]:
     """Masks (S, H, W) in [0, 1] that belong to an image treated by :func:`fit_image`: uint8 (S, H, W)."""
-    return _to_uint8(average(_on_canvas(coverage, grid, 0.0, pixel_aspect), grid.size))
+    if grid.fit == "pad":
+        return _to_uint8(average(_on_canvas(coverage, grid, 0.0, pixel.aspect), grid.size))
+    return _to_uint8(_shown((coverage.shape[1], coverage.shape[2]), grid, pixel).average(coverage))
+
+
+def _shown(shape: tuple[int, int], grid: Image, pixel: Pixel) -> Crop:
+    """What the grid shows of an image (H, W)."""
+    return Crop(*window_of(shape, grid, pixel), (grid.size[0], grid.size[1]))
 
 
 def _on_canvas(

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segcft.config.causal_gen import BlockShape, CausalGenSpec
-from segcft.config.study import Image
+from segcft.config.image import Image
 from segcft.config.variable import Variable
 from segcft.image_models.causal_gen_layers import (
     KINDS,

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segcft.config.image import Image
 from segcft.config.mechanisms import HVAESpec, Level
-from segcft.config.study import Image
 from segcft.config.variable import Variable
 from segcft.grid import Grid
 from segcft.image_models.displacement import Diffeomorphism, Displacement, between, displaced, stretch

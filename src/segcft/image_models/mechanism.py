@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from segcft.causal.mechanisms import ParentEncoder
+from segcft.config.image import Image
 from segcft.config.mechanisms import MechanismSpec
-from segcft.config.study import Image
 from segcft.config.variable import Variable
 from segcft.grid import Grid
 from segcft.utils.registry import Registry

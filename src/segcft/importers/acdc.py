@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from segcft.data.crop import Crop
 from segcft.data.resize import border_median
 from segcft.errors import Code, DataError
 from segcft.importers.convert import Summary, convert
 from segcft.importers.converted import Converted, Value
-from segcft.importers.crop import Crop
 from segcft.importers.shared import Shared
 from segcft.io.reject import Excluded, Rejected, Remark, about
 from segcft.io.volumefile import Stack, read_stack

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from segcft.config.study import Image
+from segcft.config.image import Image
 from segcft.io.reject import Remark
 
 TOLERANCE = 0.05
@@ -27,11 +27,12 @@ def contradiction(extent: tuple[float, float] | None, grid: Image, name: str) ->
 
     Args:
         extent: height and width of the image in mm, as its header says; None: it does not.
-        grid: of the study; an image of another shape than its field of view is filled up to it.
+        grid: of the study; an image of another shape than its field of view is filled up to it. Images that are shown
+            as large as they are contradict none.
         name: of the image's file.
     """
     millimetres = _MILLIMETRES.get(grid.length_unit)
-    if extent is None or grid.field_of_view is None or millimetres is None:
+    if extent is None or grid.field_of_view is None or millimetres is None or grid.fit == "physical":
         return None
     height, width = (millimetres * length for length in grid.field_of_view)
     share = max(extent[0] / height, extent[1] / width)  # what the image has of the canvas that spans the field of view

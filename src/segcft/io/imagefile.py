@@ -86,6 +86,11 @@ class ImageFile(NamedTuple):
     extent: tuple[float, float] | None = None
     """Height and width of the image in mm, as a DICOM or NIfTI header says."""
 
+    @property
+    def millimetres(self) -> tuple[float, float] | None:
+        """Height and width of a pixel in mm, by :attr:`extent`."""
+        return self.extent and (self.extent[0] / self.grey.shape[1], self.extent[1] / self.grey.shape[2])
+
 
 def read_image(
     path: Source,

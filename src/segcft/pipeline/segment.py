@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 from segcft.config.study import Study
 from segcft.data.attributes import read_table
-from segcft.data.resize import fit_image, frame_of, smooth
+from segcft.data.crop import Crop
+from segcft.data.resize import SQUARE, Pixel, fit_image, frame_of, smooth
 from segcft.data.splits import PARTS
 from segcft.errors import Code, DataError, RunError
 from segcft.grey import to_unit
 from segcft.importers.convert import Summary, convert
 from segcft.importers.converted import COLUMNS, Converted
-from segcft.importers.crop import Crop
 from segcft.importers.masks import BITS, Plausibility, check_polarity, largest_parts
 from segcft.io.imagefile import SUFFIXES, find_file, read_image, strip_suffix
 from segcft.io.reject import Excluded, Rejected, about
@@ -128,7 +128,7 @@ class Readers:
         for number, sample in enumerate(samples):
             own = []
             for reader, seen in zip(self.readers, every, strict=True):
-                start, extent = frame_of(sample.image.shape, reader.study.image, sample.aspect)
+                start, extent = frame_of(sample.image.shape, reader.study.image, sample.pixel)
                 own.append(Crop(start, extent, sample.seen).smooth(seen[number]))
             yield np.stack(own)
 
@@ -145,12 +145,12 @@ class Prepared(Converted):
 
     Attributes:
         fitted: the image on the grid of each reader, uint8 (1, H, W).
-        aspect: height of a pixel divided by its width.
+        pixel: the size of its pixels.
         seen: (h, w) of the frame in which readers are compared.
     """
 
     fitted: tuple[NDArray[np.uint8], ...] = ()
-    aspect: float = 1.0
+    pixel: Pixel = SQUARE
     seen: tuple[int, int] = (1, 1)
 
 
@@ -230,10 +230,10 @@ class _Segmenting:
         path = find_file(self.images, item.id)
         fitted, own = [], None
         for reader in self.readers.readers:
-            grey, aspect, remarks = self._grey(path, reader.study)
+            grey, pixel, remarks = self._grey(path, reader.study)
             own = grey if own is None else own
             with about(path):
-                fitted.append(fit_image(grey, reader.study.image, aspect))
+                fitted.append(fit_image(grey, reader.study.image, pixel))
         assert own is not None
         image = np.rint(own[0] * 255).astype(np.uint8)
         if self.chest:
@@ -250,16 +250,16 @@ class _Segmenting:
             split=split if split in PARTS else None,
             remarks=remarks,
             fitted=tuple(fitted),
-            aspect=aspect,
+            pixel=pixel,
             seen=(max(1, round(height * shrunk)), max(1, round(width * shrunk))),
         )
 
-    def _grey(self, path: Path, study: Study) -> tuple[NDArray[np.float64], float, Any]:
+    def _grey(self, path: Path, study: Study) -> tuple[NDArray[np.float64], Pixel, Any]:
         spec = getattr(study.data, "common", None)
         window = self.settings.window or (spec.window if spec else None)
         given = (None if window else spec.grey_range, window, spec.nifti_axes) if spec else (None, window, None)
         seen = read_image(path, 1, *given)
-        return seen.grey, seen.aspect, seen.remarks
+        return seen.grey, Pixel(seen.aspect, seen.millimetres), seen.remarks
 
     def finish(self, samples: Sequence[Converted]) -> list[Converted | Rejected]:
         prepared = [sample for sample in samples if isinstance(sample, Prepared)]

@@ -24,7 +24,8 @@ from segcft.data.attributes import Row
 from segcft.data.resize import ASPECT_TOLERANCE, average
 from segcft.errors import Code, DataError
 from segcft.grid import Grid
-from segcft.importers.folder import Folder, folders_of
+from segcft.importers.folder import folders_of
+from segcft.importers.sample import Folder
 from segcft.importers.simulated import make_simulator, mask_order
 from segcft.io.reject import Rejected
 from segcft.measures.zone import inside

@@ -9,9 +9,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from segcft.config.image import Image
 from segcft.config.loader import parse_study
 from segcft.config.outline import Outline
-from segcft.config.study import Image, Study
+from segcft.config.study import Study
 from segcft.errors import Code, StudyError
 from segcft.planning import budget, recipe
 from segcft.planning.basis import Basis

@@ -1,0 +1,319 @@
+"""A row of the table of a user's folder becomes a sample, with its image and masks."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segcft.config.sources import FolderKeys, SourceFolder
+from segcft.config.study import Study
+from segcft.config.variable import Variable
+from segcft.data import resize
+from segcft.data.attributes import MISSING, Row, disbelief, nearest, parse, read_table
+from segcft.data.columns import SPELLINGS, alike_ids, find_columns, other_split
+from segcft.data.splits import PARTS, assign, expected_parts
+from segcft.data.store import SOURCE
+from segcft.errors import Code, DataError
+from segcft.io.extent import contradiction
+from segcft.io.imagefile import ImageFile, check_id, find_file, find_mask, read_image
+from segcft.io.maskfile import Masks, read_masks
+from segcft.io.reject import Rejected, Remark, about
+from segcft.measures.measurements import Measurements
+
+LENGTH = Variable(kind="continuous", scale="log", unit="mm")
+"""As which the sizes of pixels are read: they are above 0."""
+
+
+class Sample(NamedTuple):
+    """What :meth:`segcft.data.writer.StoreWriter.append` takes after the id, and the remarks on its files."""
+
+    patient: str
+    part: str
+    image: NDArray[np.uint8]
+    masks: NDArray[np.uint8] | None
+    attributes: dict[str, float | str | None]
+    kept: dict[str, str]
+    remarks: tuple[Remark, ...]
+
+
+class Ragged(NamedTuple):
+    """A line of the table that is no row, and why."""
+
+    line: int
+    reason: str
+
+
+class Folder:
+    """A folder data set: where its parts are and how a row becomes a sample.
+
+    Args:
+        study: what is read.
+        spec: how the folder is read.
+        data: the folder.
+        split: see :func:`folders_of`.
+        source: its name, where it is one of several.
+    """
+
+    def __init__(self, study: Study, spec: FolderKeys, data: Path, split: str | None, source: str = "") -> None:
+        self.forced_split, self.source = split, source
+        self.key = f"data.folders.{source}" if source else "data"
+        """Where the study says how the folder is read."""
+        self.study, self.spec, self.measurements = study, spec, Measurements.of(study)
+        self.masked = not isinstance(spec, SourceFolder) or spec.masked
+        self.images, self.masks = data / self.spec.images, data / self.spec.masks
+        self.table = data / self.spec.table
+        for key, folder in (("images", self.images), ("masks", self.masks)):
+            needed = key == "images" or (self.masked and study.masked)
+            if needed and not folder.is_dir():
+                raise DataError(Code.MISSING, folder, f"no such folder ({self.key}.{key})")
+        if study.image.channels not in (1, 3):
+            why = f"image files have 1 or 3 channels, not {study.image.channels}"
+            raise DataError(Code.UNSUPPORTED, "image.channels", why)
+        self._check_names("columns", self.spec.columns, study.variables)
+        self._check_names("may_be_absent", self.spec.may_be_absent, study.masked)
+        self.split_column = self.spec.split if split is None else None
+        self.patient_column = self.spec.patient or self.spec.id
+        self.remarks: list[Remark] = []
+        """Remarks on the table as a whole."""
+        self._first_lines: dict[str, int] = {}  # of each id
+        for name in self.spec.columns:
+            if name in study.measured:
+                why = "areas are measured from the masks, not read from the table"
+                raise DataError(Code.CONFLICT, f"{self.key}.columns.{name}", why)
+        self.values: dict[str, float | str | None] = {}
+        """Of variables that are the same for all samples, or missing in all."""
+        if isinstance(spec, SourceFolder):
+            self.values |= dict.fromkeys(spec.lacks)
+            for name, value in spec.values.items():
+                self.values[name] = str(value) if study.variables[name].categories else float(value)
+        self.columns = {  # of all variables but those that are measured from masks
+            name: self.spec.columns.get(name, name) for name in study.attributes if name not in self.values
+        }
+
+    def read_lines(self) -> list[Row | Ragged]:
+        """Lines of the table in their order, those among them that are no rows included."""
+        if not self.table.is_file():
+            raise DataError(Code.MISSING, self.table, f"no such table ({self.key}.table)")
+        required = {self.spec.id: f"{self.key}.id"}
+        if self.spec.patient is not None:
+            required[self.spec.patient] = f"{self.key}.patient"
+        if self.split_column is not None:
+            required[self.split_column] = f"{self.key}.split"
+        required |= {column: f"variable {name}" for name, column in self.columns.items()}
+        required |= dict.fromkeys(self.spec.keep, f"{self.key}.keep")
+        required |= {one: f"{self.key}.spacing" for one in self.spec.spacing or () if isinstance(one, str)}
+        rows, ragged = read_table(self.table, required)
+        self._check_columns(rows, set(required))
+        if self.split_column is not None:
+            self._check_patients_stay_in_one_part(rows, self.split_column)
+        for row in rows:
+            self._first_lines.setdefault(row.cells[self.spec.id], row.line)
+        lines: list[Row | Ragged] = [*rows, *(Ragged(line, reason) for line, reason in ragged)]
+        return sorted(lines, key=lambda line: line.line)
+
+    def read_sample(self, row: Row | Ragged) -> Sample | Rejected:
+        """The sample of a line, or why there is none."""
+        if isinstance(row, Ragged):
+            return Rejected(f"{self.table}: line {row.line}: {row.reason}")
+        try:
+            patient, part, attributes, doubted = self.read_cells(row)  # before the images, which take longer
+            image, masks, remarks = self._pixels(row)
+            kept = {column: row.cells[column] for column in self.spec.keep}
+            kept |= {SOURCE: self.source} if self.source else {}
+            return Sample(patient, part, image, masks, attributes, kept, (*doubted, *remarks))
+        except Rejected as reason:
+            return reason
+
+    def name_of(self, line: Row | Ragged) -> str:
+        """The id of the sample of a line; of a line without one its number."""
+        id = line.cells[self.spec.id] if isinstance(line, Row) else ""
+        return self._named(id or f"line {line.line}")
+
+    def _named(self, id: str) -> str:
+        """An id of the table, behind the name of the source where there are several."""
+        return f"{self.source}/{id}" if self.source else id
+
+    def expected_parts(self) -> tuple[tuple[str, ...], str, str]:
+        """The arguments of :meth:`StoreWriter.check_parts`."""
+        if self.forced_split is not None:
+            return (self.forced_split,), str(self.table), ""
+        parts = expected_parts(self.study.splits)
+        if self.split_column is not None:
+            remedy = (
+                f"column {self.split_column!r} decides: name that part there, or set its share in 'splits' to 0 "
+                "(test subjects are needed)"
+            )
+        else:
+            remedy = "change the seed or the shares in 'splits', or bring more subjects"
+        return parts, str(self.table), remedy
+
+    def read_cells(self, row: Row) -> tuple[str, str, dict[str, float | str | None], list[Remark]]:
+        """Patient, part, attributes and remarks of a row.
+
+        Raises:
+            Rejected: a cell is not what it should be.
+        """
+        try:
+            id = row.cells[self.spec.id]
+            if not id:
+                raise Rejected(f"column {self.spec.id!r}: no id")
+            if self._first_lines[id] != row.line:
+                raise Rejected(f"column {self.spec.id!r}: id {id!r} is already on line {self._first_lines[id]}")
+            check_id(id)
+            patient = self._patient(row)
+            attributes, doubted = self._attributes(row)
+            return patient, self._part(row, patient), attributes, doubted
+        except Rejected as reason:
+            raise Rejected(f"{self.table}: line {row.line}: {reason}") from None
+
+    def _attributes(self, row: Row) -> tuple[dict[str, float | str | None], list[Remark]]:
+        """Values by variable, and remarks on those that are not believed and count as missing."""
+        attributes = dict(self.values)
+        doubted = []
+        for name, column in self.columns.items():
+            text, variable = row.cells[column], self.study.variables[name]
+            value = attributes[name] = parse(text, name, column, variable, row.comma)
+            if isinstance(value, float) and (doubt := disbelief(value, name, variable)):
+                attributes[name] = None
+                where = f"{self.table}: line {row.line}: column {column!r}"
+                doubted.append(Remark(f"{name} not believed", f"{where}: {doubt}"))
+        return attributes, doubted
+
+    def read_files(self, id: str) -> tuple[Path, ImageFile, Masks | None]:
+        """The file of a sample's image, what it shows, and its masks if it has any, all at the size of the files.
+
+        Raises:
+            Rejected: a file is missing or cannot be used.
+        """
+        spec = self.spec
+        path = find_file(self.images, id)
+        seen = read_image(path, self.study.image.channels, spec.grey_range, spec.window, spec.nifti_axes)
+        size = (seen.grey.shape[1], seen.grey.shape[2])
+        if not self.masked:
+            return path, seen, None
+        masks = read_masks(
+            self.masks, id, self.study.masked, size, seen.turn, seen.placed, spec.nifti_axes, spec.thin_structures
+        )
+        return path, seen, masks
+
+    def _pixels(self, row: Row) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None, tuple[Remark, ...]]:
+        grid, spec, id = self.study.image, self.spec, row.cells[self.spec.id]
+        path, seen, masks = self.read_files(id)
+        if (wrong := contradiction(seen.extent, grid, str(path))) and not spec.ignore_spacing:
+            raise Rejected(wrong.text)
+        pixel = self._pixel(row, seen)
+        with about(path):
+            pixels = resize.fit_image(seen.grey, grid, pixel)
+        if masks is None:
+            return pixels, None, seen.remarks
+        coverage = resize.fit_masks(masks.coverage, grid, pixel)
+        self._check_presence(id, coverage, pixels)
+        return pixels, coverage, (*seen.remarks, *masks.remarks)
+
+    def _pixel(self, row: Row, seen: ImageFile) -> resize.Pixel:
+        """The size of an image's pixels, as the study says, or else its header.
+
+        Raises:
+            Rejected: a cell is no length.
+        """
+        if self.spec.spacing is None:
+            return resize.Pixel(seen.aspect, seen.millimetres)
+        height, width = (self._length(row, one) for one in self.spec.spacing)
+        return resize.Pixel(height / width, (height, width))
+
+    def _length(self, row: Row, said: float | str) -> float:
+        if not isinstance(said, str):
+            return said
+        number = parse(row.cells[said], said, said, LENGTH, row.comma)
+        if not isinstance(number, float):
+            raise Rejected(f"{self.table}: line {row.line}: column {said!r}: no size of a pixel")
+        return number
+
+    def _check_presence(self, id: str, coverage: NDArray[np.uint8], pixels: NDArray[np.uint8]) -> None:
+        names = list(self.study.masked)
+        for i, j in itertools.combinations(range(len(names)), 2):
+            if coverage[i].any() and np.array_equal(coverage[i], coverage[j]):
+                path = find_mask(self.masks, id, names[j], self.study.structures[names[j]])
+                raise Rejected(f"{path}: {names[i]} and {names[j]} have the same mask (structures: bit, label or file)")
+        for (name, structure), mask in zip(self.study.masked.items(), coverage, strict=True):
+            if mask.any():
+                continue
+            path, variable = find_mask(self.masks, id, name, structure), self.study.variables[structure.variable]
+            if not variable.allows(0):
+                raise Rejected(f"{path}: the mask of {name} is empty, and {structure.variable} is on a log scale")
+            if name not in self.spec.may_be_absent and not variable.zero_inflated:
+                raise Rejected(f"{path}: the mask of {name} is empty ({self.key}.may_be_absent)")
+        for name, number in self.measurements.exact(coverage, pixels).items():
+            if not (math.isnan(number) or self.study.variables[name].allows(number)):
+                raise Rejected(f"variables.{name}: {number:g} of {id!r} is on a log scale")
+
+    def _patient(self, row: Row) -> str:
+        patient = row.cells[self.patient_column]
+        if patient.lower() in MISSING and self.patient_column != self.spec.id:
+            raise Rejected(f"column {self.patient_column!r}: no patient")
+        return self._named(patient)
+
+    def _part(self, row: Row, patient: str) -> str:
+        if self.forced_split is not None:
+            return self.forced_split
+        if self.split_column is None:
+            return assign(patient, self.study.splits)
+        text = row.cells[self.split_column]
+        if text.lower() not in SPELLINGS:
+            raise Rejected(f"column {self.split_column!r}: {text!r} is not one of {', '.join(PARTS)}")
+        return SPELLINGS[text.lower()]
+
+    def _check_columns(self, rows: list[Row], named: set[str]) -> None:
+        """See that no column says who is who, or who is in which part, and the study does not name it.
+
+        Where every sample is a test sample, the study may be another's, which its user does not change. Intervals are
+        then over the patients that the table has.
+
+        Raises:
+            DataError: a column seems to be of patients, of whom there are several images.
+        """
+        found = find_columns(rows, {*named, *filter(None, (self.spec.split,))}, self.spec.id)
+        if self.spec.patient is None and found.patient is not None:
+            use = f"column {found.patient!r} has patients with several images"
+            if self.forced_split is None:
+                why = (
+                    f"{use} in {self.table}, and without this key each image would be a subject of its own, in "
+                    f"training or in test. Add 'patient: {found.patient}' to the study's data section, or "
+                    f"'patient: {self.spec.id}' if it is something else"
+                )
+                raise DataError(Code.MISSING, f"{self.key}.patient", why)
+            self.patient_column = found.patient
+            self.remarks.append(Remark("patients", f"{self.table}: {use}, which the study does not name: it is used"))
+        elif self.spec.patient is None:
+            self.remarks += alike_ids(list(dict.fromkeys(row.cells[self.spec.id] for row in rows)))
+        if found.split is not None and self.spec.split is None and self.forced_split is None:
+            self.remarks += other_split(rows, found.split, self._drawn_part)
+
+    def _drawn_part(self, row: Row) -> str | None:
+        """The part that the study draws for the patient of a row, if it has one."""
+        patient = row.cells[self.patient_column]
+        return assign(self._named(patient), self.study.splits) if patient else None
+
+    def _check_patients_stay_in_one_part(self, rows: list[Row], column: str) -> None:
+        parts: dict[str, dict[str, int]] = defaultdict(dict)
+        for row in rows:
+            part = SPELLINGS.get(row.cells[column].lower())
+            patient = row.cells[self.patient_column]
+            if part and patient:
+                parts[patient].setdefault(part, row.line)
+        for lines in parts.values():
+            if len(lines) > 1:  # lines of the table name the patient, and no log does
+                where = " and ".join(f"{part} (line {line})" for part, line in lines.items())
+                raise DataError(Code.CONFLICT, f"{self.table}: column {column!r}", f"one patient is in {where}")
+
+    def _check_names(self, key: str, names: Iterable[str], known: Iterable[str]) -> None:
+        for name in names:
+            if name not in known:
+                raise DataError(Code.UNKNOWN, f"{self.key}.{key}", f"the study has no {name!r}{nearest(name, known)}")
