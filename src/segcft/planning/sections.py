@@ -252,7 +252,9 @@ def _structure_of(basis: Basis, name: str) -> str | None:
 
 def _allowed(basis: Basis) -> tuple[str, ...]:
     """The structures that the user lets be absent."""
-    return tuple(basis.outline.given["data"].get("may_be_absent", ()))
+    data = basis.outline.given["data"]
+    sources = data.get("folders", {"": data}).values()
+    return tuple(name for source in sources for name in source.get("may_be_absent", ()))
 
 
 def _may_be_absent(basis: Basis, name: str) -> bool:
