@@ -335,6 +335,21 @@ def test_methods_are_compared_person_by_person() -> None:
     assert (difference["intervened"], difference["structure"]) == (True, "s")
 
 
+def test_methods_are_compared_by_all_that_is_a_mean(small_run: Run) -> None:
+    """Where Reg-CFT is the better one the table says so, as where Seg-CFT is."""
+    table = json.loads((small_run.evaluation / "table.json").read_text())
+    value = {(row["method"], row["metric"], row["intervention"], row["structure"]): row["value"] for row in table}
+    compared = [key[1:] for key in value if key[0] == names.SEG_LESS_REG]
+    everywhere = {"mape", "locality", "reversibility", "true counterfactual error"}
+    asked = {key[1:] for key in value if key[0] == "segmentor" and key[1] in everywhere}
+    assert everywhere == {metric for metric, _, _ in asked}
+    assert asked <= set(compared)
+    for metric, *rest in compared:
+        seg, reg, less = (value[m, metric, *rest] for m in ("segmentor", "regressor", names.SEG_LESS_REG))
+        if metric == "reversibility":  # of every sample, each of which counts as much
+            assert less == pytest.approx(seg - reg, abs=1e-9)
+
+
 def test_a_difference_needs_both_methods() -> None:
     scores = Scores()
     scores.add("segmentor", "mape", torch.ones(3), intervention="a", structure="s")

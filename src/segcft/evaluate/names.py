@@ -15,7 +15,7 @@ KNOWN = "known"
 PEOPLE = "people"
 """What training people show: of real ones nobody knows the truth."""
 SEG_LESS_REG = "segmentor - regressor"
-"""Error of Seg-CFT less that of Reg-CFT, sample by sample: their intervals overlap long before they tie."""
+"""What is found of Seg-CFT less that of Reg-CFT, sample by sample: their intervals overlap long before they tie."""
 
 METHODS = {
     NO_CHANGE: "No change",

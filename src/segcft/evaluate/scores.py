@@ -59,7 +59,7 @@ class Scores:
 
     def add_differences(self, name: str, method: str, other: str) -> None:
         """Differences between ``method`` and ``other``, sample by sample, as results of a method called ``name``: of
-        the metrics that compare methods pair by pair."""
+        all metrics that are means (:meth:`Metric.difference`)."""
         for key in [key for key in self._parts if key.method == method]:
             pairs = zip(self._parts[key], self._parts.get(key._replace(method=other), []), strict=False)
             found = [METRICS[key.metric].difference(*pair) for pair in pairs]

@@ -215,7 +215,7 @@ differ from the same masks."""
             "regressor": f"fine-tuned to show the {measures.word}s that a regressor reads.",
             "predictor": "fine-tuned to show the attributes that a predictor reads.",
             "segmentor": f"fine-tuned to show the {measures.word}s that a segmentor's masks {measures.verb}.",
-            names.SEG_LESS_REG: "their errors' difference, person by person; below 0: Seg-CFT is the better one.",
+            names.SEG_LESS_REG: "their difference, person by person; of errors, below 0: Seg-CFT is the better one.",
             names.TRUTH: "the simulator's own counterfactual, which no method can be expected to beat.",
             names.KNOWN: "images in which one structure was deformed by a known amount: what the judge sees of it.",
             names.PEOPLE: "how training people differ from each other, by a regression.",

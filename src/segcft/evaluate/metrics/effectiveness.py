@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from segcft.config.study import Study
@@ -58,9 +56,6 @@ The other structures should keep their {word}s, or follow their causes."""
     def _results(self, batch: FactualBatch, read: Tensor, asked: Tensor) -> Iterator[Result]:
         errors = self.error(read, asked)
         return (Result(errors[:, s], structure) for s, structure in enumerate(batch.study.structures))
-
-    def difference(self, mine: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64] | None:
-        return mine - theirs
 
 
 class PercentageError(AbsoluteError):

@@ -140,8 +140,9 @@ class Metric(ABC):
         raise NotImplementedError(f"{self.name} has results of several columns and no of_means")
 
     def difference(self, mine: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64] | None:
-        """Of two methods' values (B,) on the same samples, where methods are compared pair by pair; None where not."""
-        return None
+        """Of two methods' values (B,) on the same samples, by which methods are compared sample by sample; None where
+        they are not, as the worst of all samples is no sample's."""
+        return None if self.worst else mine - theirs
 
 
 class PairMetric(Metric):

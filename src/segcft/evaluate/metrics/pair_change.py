@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from segcft.config.study import Study
@@ -65,9 +63,6 @@ size of what else is changed near the structures, |e - (e.t / |t|²) t| / |t|: c
     def of_pair(self, answer: PairedAnswer) -> Iterator[Result]:
         if answer.method != TRUTH:
             yield Result(along_truth(answer)[1])
-
-    def difference(self, mine: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64] | None:
-        return mine - theirs
 
 
 METRICS.add(PairEffectiveness.name, PairEffectiveness())

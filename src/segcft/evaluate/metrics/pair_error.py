@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-from numpy.typing import NDArray
-
 from segcft.config.study import Study
 from segcft.evaluate.answered import PairedAnswer
 from segcft.evaluate.locality import mean_inside
@@ -31,9 +28,6 @@ distance from the subject's own other image, near the structures, where they are
         if answer.method != TRUTH:
             region = answer.asked.near if self.near else ~answer.asked.near
             yield Result(mean_inside((answer.image - answer.asked.truth.image) * GREY_LEVELS, region))
-
-    def difference(self, mine: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64] | None:
-        return mine - theirs
 
 
 class AwayPairError(PairError):
