@@ -20,10 +20,17 @@ import segcft
 from segcft.api.question import prepare_image
 from segcft.config.image import Image
 from segcft.config.study import Study
+from segcft.data.extent import TOLERANCE, contradiction
+from segcft.data.resize import SQUARE, Pixel
 from segcft.data.store import Store
 from segcft.importers.folder import import_folder
-from segcft.io.extent import TOLERANCE, contradiction
 from tests.conftest import MODELS, MakeStudy
+
+
+def contradicts(shape: tuple[int, int], extent: tuple[float, float], grid: Image) -> bool:
+    """Whether an image of ``shape`` pixels and of ``extent`` in mm contradicts the grid's field of view."""
+    height, width = extent[0] / shape[0], extent[1] / shape[1]
+    return contradiction(shape, Pixel(height / width, (height, width)), grid, "a") is not None
 
 
 @given(
@@ -37,15 +44,34 @@ def test_an_image_fits_its_field_of_view_or_is_told(height: float, width: float,
     grid = Image(size=(8, 8), field_of_view=(height / millimetres, width / millimetres), length_unit=name)
     wrong = abs(ratio - 1) > TOLERANCE
     if abs(abs(ratio - 1) - TOLERANCE) > 1e-6:
-        assert (contradiction((height * ratio, width * ratio), grid, "a") is not None) == wrong
+        assert contradicts((200, 300), (height * ratio, width * ratio), grid) == wrong
     # One that is narrower than the field of view is filled up to it.
-    assert contradiction((height, width / 2), grid, "a") is None
-    assert contradiction(None, grid, "a") is None
+    assert not contradicts((200, 150), (height, width / 2), grid)
+    assert contradiction((200, 300), SQUARE, grid, "a") is None
+
+
+@pytest.mark.parametrize(
+    ("fit", "extent", "wrong"),
+    [
+        ("pad", (300, 300), False),
+        ("pad", (400, 300), True),
+        ("pad", (300, 225), False),  # filled up to a square of 300 mm
+        ("crop", (400, 300), False),  # cut to one
+        ("crop", (300, 225), True),
+        ("stretch", (300, 300), False),
+        ("stretch", (400, 300), True),
+        ("physical", (400, 225), False),
+    ],
+)
+def test_what_the_grid_shows_is_compared(fit: Any, extent: tuple[int, int], wrong: bool) -> None:
+    grid = Image(size=(64, 64), field_of_view=(300, 300), length_unit="mm", fit=fit)
+    assert contradicts(extent, extent, grid) == wrong
 
 
 def test_without_a_length_nothing_contradicts() -> None:
-    assert contradiction((100, 100), Image(size=(8, 8)), "a") is None
-    assert contradiction((100, 100), Image(size=(8, 8), field_of_view=(3, 3), length_unit="vertebra"), "a") is None
+    assert not contradicts((100, 100), (100, 100), Image(size=(8, 8)))
+    unknown = Image(size=(8, 8), field_of_view=(3, 3), length_unit="vertebra")
+    assert not contradicts((100, 100), (100, 100), unknown)
 
 
 def dicom(path: Path, pixels: np.ndarray, spacing: float | None) -> None:

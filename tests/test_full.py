@@ -99,7 +99,9 @@ def test_a_dicom_file_has_the_size_of_its_own_pixels(tmp_path: Path) -> None:
     image = np.asarray(Picture.open(MODELS / "coronary-quickstart" / "examples" / "1.png").convert("L"))
     doubled = np.kron(image, np.ones((2, 2), np.uint8))
     found = model.counterfactual(doubled, do={"lumen_area": "-10%"})
-    found.save(tmp_path / "one.dcm", full_resolution=True)
+    with pytest.raises(DataError):  # answers keep no pixels alive
+        found.full_resolution()
+    found.save(tmp_path / "one.dcm", full_resolution=doubled)
     assert found.spacing is not None
     written = pydicom.dcmread(tmp_path / "one.dcm")
     assert (written.Rows, written.Columns) == (2 * height, 2 * width)
@@ -113,3 +115,20 @@ def test_another_image_is_refused(large: Path) -> None:
     with pytest.raises(DataError) as caught:
         answer.full_resolution(np.eye(300, dtype=np.uint8)[:260] * 200)
     assert caught.value.code is Code.CONFLICT
+
+
+def test_what_cannot_be_written_leaves_what_is_there(large: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.png"
+    own.write_bytes(large.read_bytes())
+    answer = segcft.load(MODELS / "chest-sim").counterfactual(own, do={"heart_area": "+20%"})
+    answer.save(tmp_path / "folder", full_resolution=True)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "folder").iterdir()}
+    own.unlink()
+    with pytest.raises(DataError):
+        answer.save(tmp_path / "folder", full_resolution=True)
+    with pytest.raises(DataError):
+        answer.save(tmp_path / "new", full_resolution=True)
+    with pytest.raises(DataError):
+        answer.save(tmp_path / "numbers.json", full_resolution=True)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "folder").iterdir()} == before
+    assert not (tmp_path / "new").exists()

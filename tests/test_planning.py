@@ -365,14 +365,6 @@ def test_a_mechanism_learns_from_pairs_where_there_are_any() -> None:
     assert planned(paired).study.hvae.pairs > 0
 
 
-def test_a_source_that_lacks_an_attribute_teaches_the_mechanism() -> None:
-    sources = {"home": {}, "away": {"lacks": ["age"]}}
-    for lacking, missing in ((sources, "draw"), ({"home": {}}, "leave out")):
-        given = outline(data={"source": "folders", "folders": lacking})
-        assert planned(given).study.hvae.missing == missing
-    assert planned(outline()).study.hvae.missing == "leave out"
-
-
 def test_little_memory_splits_batches() -> None:
     small = Machine("cpu", cores=2, memory=2**30, jobs=2)
     assert planned(outline(), machine=small).study.hvae.accumulate > planned(outline()).study.hvae.accumulate

@@ -52,7 +52,7 @@ class Answer:
     study: Study | None = None
     """By which the image was read."""
     source: ImageLike | None = None
-    """The image as it was given."""
+    """The image as it was given, if it was a file."""
 
     @property
     def difference(self) -> NDArray[np.int16]:
@@ -65,7 +65,7 @@ class Answer:
         The judge has not read it: it read :attr:`image`, which this is but for what the model's grid does not show.
 
         Args:
-            image: of which this is the answer (default: the one that was given, which is read again).
+            image: of which this is the answer (default: the file that was given, which is read again).
 
         Raises:
             DataError: the image cannot be read, or is another one.
@@ -164,7 +164,7 @@ class Answer:
         draws = f"; ± over {len(self.draws)} draws" if len(self.draws) > 1 else ""
         return f"{method_name(self.record['method'])}; areas as the judge reads them{draws}"
 
-    def save(self, path: str | Path, full_resolution: bool = False) -> None:
+    def save(self, path: str | Path, full_resolution: bool | ImageLike = False) -> None:
         """Write the answer: to one file, or all of it to a folder.
 
         ``x.png`` and ``x.dcm`` are the counterfactual, ``x.json`` the numbers; a file that is there is replaced. Any
@@ -173,19 +173,23 @@ class Answer:
         :data:`WHITE` grey levels) and ``draw-1.png`` and so on. All pictures but the image say that they are synthetic.
         In the folder of an earlier answer they take its place. With ``full_resolution`` the counterfactual is in the
         image's own pixels (:meth:`full_resolution`): as ``x.png`` or ``x.dcm``, or beside the others as
-        ``counterfactual-full.png``.
+        ``counterfactual-full.png``. Where the image was no file, give it in place of True.
 
         Raises:
             DataError: the file would be of a kind that is not written, or the folder holds other things.
         """
         path = arguments.place("path", path)
         check_answer(path)
+        full = full_resolution is not False
+        if full and path.suffix.lower() == ".json":
+            raise DataError(Code.CONFLICT, path, "numbers have no resolution; leave out full_resolution")
+        image = None if isinstance(full_resolution, bool) else full_resolution
+        pixels, spacing = self._full(image) if full else (self.image, self.spacing)  # before anything changes
         text = json.dumps(self.record, indent=1, allow_nan=False, ensure_ascii=False)
         match path.suffix.lower():
             case ".png":
-                write_bytes(path, self._png(self.full_resolution() if full_resolution else self.image))
+                write_bytes(path, self._png(pixels))
             case ".dcm" | ".dicom":
-                pixels, spacing = self._full(None) if full_resolution else (self.image, self.spacing)
                 write_bytes(path, dicom_bytes(pixels, self.provenance, spacing))
             case ".json":
                 write_text(path, text)
@@ -195,8 +199,7 @@ class Answer:
                 for name in ("uncertainty.png", "draw-[0-9]*.png", f"{FULL}.png"):
                     for old in path.glob(name):
                         old.unlink()
-                full = {FULL: self._png(self.full_resolution())} if full_resolution else {}
-                for name, content in (self._files() | full).items():
+                for name, content in (self._files() | ({FULL: self._png(pixels)} if full else {})).items():
                     write_bytes(path / f"{name}.png", content)
 
     def _files(self) -> dict[str, bytes]:

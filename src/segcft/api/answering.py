@@ -120,7 +120,7 @@ def answer_questions(
                 record=own,
                 spacing=study.image.spacing,
                 study=study,
-                source=question.image,
+                source=question.file,
             )
         )
     return answers

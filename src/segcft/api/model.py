@@ -17,7 +17,17 @@ from segcft.api import arguments
 from segcft.api.answer import Answer
 from segcft.api.answering import BATCH, answer_questions
 from segcft.api.likelihood import LogLikelihood
-from segcft.api.question import ImageLike, Match, Question, Values, is_one, name_of, parse_values, prepare_image
+from segcft.api.question import (
+    ImageLike,
+    Match,
+    Question,
+    Values,
+    is_file,
+    is_one,
+    name_of,
+    parse_values,
+    prepare_image,
+)
 from segcft.api.samples import Samples
 from segcft.api.subject import infer_subject, resolve_measured
 from segcft.api.trajectory import Trajectory, steps_of
@@ -181,7 +191,7 @@ class Model:
             do=tuple(self._matched(name, one) for name, one in asked.items()),
             asked=tuple(_text(name, one) for name, one in asked.items()),
             remarks=prepared.remarks,
-            image=image,
+            file=image if is_file(image) else None,
         )
 
     @torch.no_grad()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,22 +20,38 @@ from segcft.causal.intervention import Intervention, parse_intervention, unknown
 from segcft.config.sources import SimulatedData
 from segcft.config.study import Study
 from segcft.data.attributes import believed, is_age
-from segcft.data.resize import Pixel, fit_image
+from segcft.data.extent import contradiction
+from segcft.data.resize import Pixel, fit_image, pixel_of
 from segcft.errors import Code, DataError, InterventionError
-from segcft.io.extent import contradiction
 from segcft.io.imagefile import ImageFile, read_image, shades
 from segcft.io.picture import Pixels, largest, pixels_of
 from segcft.io.reject import Rejected, Remark, about
 from segcft.io.source import MemoryFile
 
 
-class Sized(NamedTuple):
-    """An image whose file does not say, or says wrongly, how large it is."""
+@dataclass(frozen=True)
+class Sized:
+    """An image whose file does not say, or says wrongly, how large it is.
+
+    Args:
+        image: see :data:`ImageLike`.
+        millimetres: height and width of a pixel.
+
+    Raises:
+        DataError: these are no two lengths.
+    """
 
     image: Any
-    """See :data:`ImageLike`."""
     millimetres: tuple[float, float]
-    """Height and width of a pixel."""
+
+    def __post_init__(self) -> None:
+        try:
+            height, width = map(float, self.millimetres)
+        except (TypeError, ValueError):
+            height = width = math.nan
+        if not (0 < height < math.inf and 0 < width < math.inf):
+            why = f"expected height and width of a pixel in mm, not {self.millimetres!r}"
+            raise DataError(Code.OUT_OF_RANGE, "millimetres", why)
 
 
 ImageLike = str | Path | MemoryFile | NDArray[Any] | Tensor | Picture | Sized
@@ -77,7 +93,7 @@ class Question:
         do: interventions, those by another image with its values.
         asked: the interventions as they were asked for.
         remarks: what a reader of the answer must know of the image's file.
-        image: as it was given.
+        file: the image as it was given, if that was a file: pixels would stay in memory as long as answers do.
     """
 
     name: str
@@ -87,7 +103,7 @@ class Question:
     do: tuple[Intervention, ...]
     asked: tuple[str, ...]
     remarks: tuple[Remark, ...] = ()
-    image: ImageLike | None = None
+    file: ImageLike | None = None
 
 
 def parse_values(study: Study, values: Values, known: bool = False) -> dict[str, Intervention | Match]:
@@ -195,7 +211,7 @@ def prepare_image(study: Study, image: ImageLike) -> PreparedImage:
     with _unreadable(image):
         seen = _seen(study, image)
         with about(_field(image)):
-            pixels = fit_image(seen.grey, study.image, Pixel(seen.aspect, seen.millimetres))
+            pixels = fit_image(seen.grey, study.image, pixel_of(seen))
         return PreparedImage(pixels, header_facts(study, seen.person), seen.remarks)
 
 
@@ -207,30 +223,36 @@ def own_pixels(study: Study, image: ImageLike) -> tuple[NDArray[np.float64], Pix
     """
     with _unreadable(image):
         seen = _seen(study, image)
-        return seen.grey, Pixel(seen.aspect, seen.millimetres)
+        return seen.grey, pixel_of(seen)
 
 
 def _seen(study: Study, image: ImageLike) -> ImageFile:
     """What an image shows and says; its remarks name no file, as answers and their pictures hold them."""
-    if isinstance(image, Sized):
-        seen = _seen(study, image.image)
-        height, width = image.millimetres
-        if not (0 < height < math.inf and 0 < width < math.inf):
-            raise DataError(Code.OUT_OF_RANGE, "millimetres", f"a pixel is not {height:g} x {width:g} mm large")
-        extent = (height * seen.grey.shape[1], width * seen.grey.shape[2])
-        return seen._replace(extent=extent, aspect=height / width)
+    sized, image = (image, image.image) if isinstance(image, Sized) else (None, image)
     if not isinstance(image, str | Path | MemoryFile):
         with about("image"):
             grey, remarks = _array(image, study.image.channels)
-        return ImageFile(grey, 1.0, {}, remarks)
+        return _as_large(ImageFile(grey, 1.0, {}, remarks), sized.millimetres if sized else None)
     path = Path(image) if isinstance(image, str) else image
     source = None if isinstance(study.data, SimulatedData) else study.data.common
     settings = (source.grey_range, source.window, source.nifti_axes) if source else ()
     seen = read_image(path, study.image.channels, *settings)
+    seen = _as_large(seen, sized.millimetres if sized else source.stated if source else None)
     found = list(seen.remarks)
     if not (source and source.ignore_spacing):
-        found += filter(None, [contradiction(seen.extent, study.image, str(path))])
+        shape = (seen.grey.shape[1], seen.grey.shape[2])
+        with suppress(Rejected):  # of an unknown size, which is told by who fits it
+            found += filter(None, [contradiction(shape, pixel_of(seen), study.image, str(path))])
     return seen._replace(remarks=tuple(remark.of(path) for remark in found))
+
+
+def _as_large(seen: ImageFile, stated: tuple[float, float] | None) -> ImageFile:
+    """An image with pixels of the ``stated`` height and width in mm, where they are."""
+    if stated is None:
+        return seen
+    height, width = map(float, stated)
+    extent = (height * seen.grey.shape[1], width * seen.grey.shape[2])
+    return seen._replace(extent=extent, aspect=height / width)
 
 
 @contextmanager
@@ -244,6 +266,11 @@ def _unreadable(image: ImageLike) -> Iterator[None]:
         raise DataError(Code.UNREADABLE, field, reason) from None
 
 
+def is_file(image: ImageLike) -> bool:
+    """Whether an image is the name of a file, which can be read again."""
+    return isinstance(image.image if isinstance(image, Sized) else image, str | Path)
+
+
 def _field(image: ImageLike) -> str:
     """What errors call an image."""
     image = image.image if isinstance(image, Sized) else image
@@ -252,6 +279,8 @@ def _field(image: ImageLike) -> str:
 
 def is_one(images: object) -> bool:
     """Whether an array or tensor of numbers is one image, or none, and not several in its rows."""
+    if isinstance(images, Sized):
+        return True
     if isinstance(images, Tensor):
         return images.ndim < 3 or images.shape[-1] in (1, 3)
     if not isinstance(images, np.ndarray) or images.dtype.kind not in "biufc":  # the others may be names of files

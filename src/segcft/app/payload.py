@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from segcft.api.answer import Answer
 from segcft.api.model import Model
+from segcft.api.question import Sized
 from segcft.app.refused import RefusedError
 from segcft.causal.intervention import Intervention, parse_intervention
 from segcft.config.study import Study
@@ -87,7 +88,10 @@ def ask(model: Model, asked: Asked) -> Answer:
         raise RefusedError(422, "method", f"expected {' or '.join(model.methods)}, not {asked.method!r}")
     # In text of Python's and the command line's, "match:PATH" reads a file: the page has no business with those here.
     known, do = (_interventions(values, model.study) for values in (asked.known, asked.do))
-    question = model.question(decode(asked.pixels, model.study), known, do)
+    pixels, grid = decode(asked.pixels, model.study), model.study.image
+    # They lie on the study's grid, so its pixels are theirs.
+    image = Sized(pixels, (grid.spacing[0], grid.spacing[1])) if grid.fit == "physical" and grid.spacing else pixels
+    question = model.question(image, known, do)
     (answer,) = model.answer([question], asked.method, asked.draws)
     return answer
 

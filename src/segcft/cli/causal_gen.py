@@ -53,5 +53,6 @@ def _import_causal_gen(options: argparse.Namespace) -> None:
         return found | {"parents": options.parents, "hparams": settings}
 
     with pipeline.lock:
-        pipeline.run_stage("import")
+        for stage in LikelihoodStage().needs(pipeline.study):
+            pipeline.run_stage(stage)
         LikelihoodStage().adopt(pipeline, load)

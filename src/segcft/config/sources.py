@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
+from pathlib import PurePath
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, StrictFloat, StrictInt, model_validator
 
 from segcft.config.section import Fraction, Section
 from segcft.config.variable import Variable
@@ -51,6 +53,13 @@ class FolderKeys(Section):
     spacing: tuple[PositiveFloat | str, PositiveFloat | str] | None = None
     keep: tuple[str, ...] = ()
 
+    @property
+    def stated(self) -> tuple[float, float] | None:
+        """Height and width in mm of a pixel of every file, if they are numbers."""
+        if self.spacing is None or isinstance(self.spacing[0], str) or isinstance(self.spacing[1], str):
+            return None
+        return self.spacing[0], self.spacing[1]
+
     @model_validator(mode="after")
     def _one_grey_scale(self) -> Self:
         if self.grey_range is not None and self.window is not None:
@@ -81,10 +90,16 @@ class SourceFolder(FolderKeys):
     no masks, so nothing measured is known of them.
     """
 
-    folder: str | None = None
-    values: dict[str, str | int | float] = Field(default_factory=dict)
+    folder: Annotated[str, Field(min_length=1)] | None = None
+    values: dict[str, str | StrictInt | StrictFloat] = Field(default_factory=dict)
     lacks: tuple[str, ...] = ()
     masked: bool = True
+
+    @model_validator(mode="after")
+    def _is_inside(self) -> Self:
+        if self.folder is not None and (PurePath(self.folder).is_absolute() or ".." in PurePath(self.folder).parts):
+            raise ValueError(f"'folder' is inside --data DIR, and {self.folder!r} is not")
+        return self
 
 
 class SeveralFolders(Section):
@@ -100,6 +115,10 @@ class SeveralFolders(Section):
         for name, columns in kept.items():
             if columns != kept[first]:
                 raise ValueError(f"folders.{name}.keep: all sources keep the same columns, and {first!r} keeps others")
+        places = [(folder.folder or name, folder.images) for name, folder in self.folders.items()]
+        for name, place in zip(self.folders, places, strict=True):
+            if places.count(place) > 1:
+                raise ValueError(f"folders.{name}.folder: another source has these images, too: {'/'.join(place)}")
         return self
 
     @property
@@ -131,10 +150,6 @@ class SeveralFolders(Section):
         Raises:
             ValueError: a variable is unknown, follows from others or from masks, or cannot have the value.
         """
-        if taken := {"source", "masked"} & variables.keys():
-            raise ValueError(
-                f"variables: {min(taken)!r} is what samples of several sources have beside their variables"
-            )
         for source, folder in self.folders.items():
             for key, names in (("values", folder.values), ("lacks", folder.lacks)):
                 for name in names:
@@ -147,8 +162,13 @@ class SeveralFolders(Section):
                     raise ValueError(f"{where}: its samples have one value, so leave it out of 'lacks' and 'columns'")
                 if categories and str(value) not in categories:
                     raise ValueError(f"{where}: {value!r} is not one of {', '.join(categories)}")
-                if not categories and isinstance(value, str):
+                if not categories and (isinstance(value, str) or not math.isfinite(value)):
                     raise ValueError(f"{where}: {value!r} is not a number")
+                if not categories and not variables[name].allows(float(value)):
+                    raise ValueError(f"{where}: {value!r} is not what {name} can be, which is on a log scale")
+            for name in folder.lacks:
+                if name in folder.columns:
+                    raise ValueError(f"data.folders.{source}.lacks: {name!r} has a column in 'columns'; leave out one")
 
 
 Files = FolderData | SeveralFolders

@@ -14,12 +14,18 @@ from numpy.typing import NDArray
 
 from segcft.config.image import Image
 from segcft.data.crop import Crop
+from segcft.io.imagefile import ImageFile
 from segcft.io.reject import Rejected
 from segcft.io.source import MOST_PIXELS
 
 Array = NDArray[np.float64]
 
 ASPECT_TOLERANCE = 0.02
+
+UNKNOWN_SIZE = (
+    "the size of its pixels in mm is not known, and images are shown as large as they are (image.fit: physical). For a "
+    "data set say it in data.spacing, for one image by --pixel-mm or segcft.Sized"
+)
 
 MOST_CANVAS = 2 * MOST_PIXELS
 """Pixels of an image and of what it is filled up with."""
@@ -96,6 +102,14 @@ class Pixel(NamedTuple):
 
 SQUARE = Pixel()
 
+
+def pixel_of(seen: ImageFile, stated: tuple[float, float] | None = None) -> Pixel:
+    """The pixels of an image: ``stated`` in mm, or else as its header says."""
+    if stated is not None:
+        return Pixel(stated[0] / stated[1], stated)
+    return Pixel(seen.aspect, seen.millimetres)
+
+
 Rectangle = tuple[tuple[float, float], tuple[float, float]]
 """First row and column, and height and width."""
 
@@ -110,7 +124,7 @@ def window_of(shape: tuple[int, int], grid: Image, pixel: Pixel = SQUARE) -> Rec
     (height, width), (down, across) = shape, grid.field_of_view or grid.size
     if grid.fit == "physical":
         if pixel.millimetres is None:
-            raise Rejected("the size of its pixels in mm is not known, and image.fit is 'physical' (data.spacing)")
+            raise Rejected(UNKNOWN_SIZE)
         extent = (down / pixel.millimetres[0], across / pixel.millimetres[1])
     elif grid.fit == "stretch" or (shape == grid.size and pixel.aspect == 1):
         extent = (float(height), float(width))

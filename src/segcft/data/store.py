@@ -5,8 +5,8 @@ A store is a folder, which :class:`segcft.data.writer.StoreWriter` writes::
     store.json     version, shapes, variables with their categories, fingerprint, SHA-256 of the other files
     images.u8      raw uint8 (N, C, H, W)
     masks.u8       raw uint8 (N, S, H, W), coverage: 255 where a pixel lies wholly inside the structure
-    table.parquet  one row a sample: id, patient, split, every variable, masked (0 or 1) if some have no masks, extra
-                   columns
+    table.parquet  one row a sample: id, patient, split, every variable, extra columns; with several sources
+                   segcft:source, and segcft:masked (0 or 1) if some have no masks
     rejected.csv   id and reason of every sample that was left out
     warnings.csv   id, kind and text of of remarks on samples that are used; no id: on the whole data set
 
@@ -38,9 +38,9 @@ from segcft.io.reject import REMARK_COLUMNS, WARNINGS
 VERSION = 1
 IMAGES, MASKS, TABLE = "images.u8", "masks.u8", "table.parquet"
 REJECTED, REJECTED_COLUMNS = "rejected.csv", ("id", "reason")
-SOURCE = "source"
-"""Column of the table, where there are several sources: the name of a sample's."""
-MASKED = "masked"
+SOURCE = "segcft:source"
+"""Column of the table, where there are several sources: the name of a sample's. No table of a user's has the like."""
+MASKED = "segcft:masked"
 """Column of the table: 1 where the masks of a sample are known, else 0. A store without it has masks of all."""
 
 
@@ -269,7 +269,7 @@ class Fingerprint:
 
 SHAPE_KEYS = (
     *("size", "channels", "variables", "structures", "pixel_area", "area_unit"),
-    *("measures", "lengths", "zones", "quantiles", "references", "formulas"),
+    *("measures", "lengths", "zones", "quantiles", "references", "formulas", "fit"),
 )
 """What a store says of its study; ``measures`` only of structures that are measured by other than their own area,
 and ``lengths``, the sizes of a pixel and their unit, where there are some."""
@@ -296,6 +296,7 @@ def shape_of(study: Study) -> dict[str, Any]:
         "pixel_area": study.image.cell_size,
         "area_unit": study.image.cell_unit,
         # Left out where there are none, so that stores keep their fingerprints.
+        **({"fit": study.image.fit} if study.image.fit != "pad" else {}),
         **({"measures": measures, "lengths": [*grid.pitch, grid.length_unit]} if measures else {}),
         **({"zones": zones} if zones else {}),
         **({"quantiles": quantiles} if quantiles else {}),

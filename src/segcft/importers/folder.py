@@ -77,7 +77,8 @@ def import_folder(
             else:
                 writer.append(id, *sample[:-1])
                 writer.remark(id, sample.remarks)
-        parts, _, remedy = sources[0].expected_parts()
+        # Of several sources, those whose tables give the split may be who have too few.
+        parts, _, remedy = max((one.expected_parts() for one in sources), key=lambda one: "column" in one[2])
         writer.check_parts(parts, ", ".join(str(source.table) for source in sources), remedy)
     return Store(out)
 

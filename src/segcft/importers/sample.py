@@ -18,10 +18,10 @@ from segcft.config.variable import Variable
 from segcft.data import resize
 from segcft.data.attributes import MISSING, Row, disbelief, nearest, parse, read_table
 from segcft.data.columns import SPELLINGS, alike_ids, find_columns, other_split
+from segcft.data.extent import contradiction
 from segcft.data.splits import PARTS, assign, expected_parts
 from segcft.data.store import SOURCE
 from segcft.errors import Code, DataError
-from segcft.io.extent import contradiction
 from segcft.io.imagefile import ImageFile, check_id, find_file, find_mask, read_image
 from segcft.io.maskfile import Masks, read_masks
 from segcft.io.reject import Rejected, Remark, about
@@ -206,9 +206,10 @@ class Folder:
     def _pixels(self, row: Row) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None, tuple[Remark, ...]]:
         grid, spec, id = self.study.image, self.spec, row.cells[self.spec.id]
         path, seen, masks = self.read_files(id)
-        if (wrong := contradiction(seen.extent, grid, str(path))) and not spec.ignore_spacing:
-            raise Rejected(wrong.text)
         pixel = self._pixel(row, seen)
+        wrong = contradiction((seen.grey.shape[1], seen.grey.shape[2]), pixel, grid, str(path))
+        if wrong and not spec.ignore_spacing:
+            raise Rejected(wrong.text)
         with about(path):
             pixels = resize.fit_image(seen.grey, grid, pixel)
         if masks is None:
@@ -224,17 +225,18 @@ class Folder:
             Rejected: a cell is no length.
         """
         if self.spec.spacing is None:
-            return resize.Pixel(seen.aspect, seen.millimetres)
+            return resize.pixel_of(seen)
         height, width = (self._length(row, one) for one in self.spec.spacing)
-        return resize.Pixel(height / width, (height, width))
+        return resize.pixel_of(seen, (height, width))
 
     def _length(self, row: Row, said: float | str) -> float:
         if not isinstance(said, str):
             return said
-        number = parse(row.cells[said], said, said, LENGTH, row.comma)
-        if not isinstance(number, float):
-            raise Rejected(f"{self.table}: line {row.line}: column {said!r}: no size of a pixel")
-        return number
+        with about(f"{self.table}: line {row.line}"):
+            number = parse(row.cells[said], said, said, LENGTH, row.comma)
+            if not isinstance(number, float):
+                raise Rejected(f"column {said!r}: no size of a pixel")
+            return number
 
     def _check_presence(self, id: str, coverage: NDArray[np.uint8], pixels: NDArray[np.uint8]) -> None:
         names = list(self.study.masked)

@@ -16,21 +16,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from segcft.config.sources import SeveralFolders
 from segcft.config.study import Study
 from segcft.data.attributes import read_table
 from segcft.data.crop import Crop
-from segcft.data.resize import SQUARE, Pixel, fit_image, frame_of, smooth
+from segcft.data.resize import SQUARE, Pixel, fit_image, frame_of, pixel_of, smooth
 from segcft.data.splits import PARTS
 from segcft.errors import Code, DataError, RunError
 from segcft.grey import to_unit
 from segcft.importers.convert import Summary, convert
-from segcft.importers.converted import COLUMNS, Converted
+from segcft.importers.converted import COLUMNS, Converted, Value
 from segcft.importers.masks import BITS, Plausibility, check_polarity, largest_parts
 from segcft.io.imagefile import SUFFIXES, find_file, read_image, strip_suffix
 from segcft.io.reject import Excluded, Rejected, about
 from segcft.pipeline.run import Run
 from segcft.readers.reader import MaskReader
-from segcft.utils.digest import digest_of
+from segcft.utils.digest import digest_of, key_of
 from segcft.utils.progress import Progress
 
 TABLE, IMAGES = "metadata.csv", "images"
@@ -40,6 +41,11 @@ READERS = ("segmentor", "judge")
 DISAGREEMENT, IMPLAUSIBLE = "readers disagree", Plausibility.KIND
 AGREED = "_agreement"
 """After a structure: the column of the smallest Dice between two readers."""
+
+MILLIMETRES = ("pixel_height_mm", "pixel_width_mm")
+"""Columns of the size of a pixel, where it is known."""
+SQUARE_ENOUGH = 0.02
+"""How far the aspect of a pixel may be from 1 where its size is not known: a picture of grey values has square ones."""
 
 MOST_STRUCTURES = 8
 """A mask file has a bit for each."""
@@ -116,6 +122,11 @@ class Readers:
         return cls(readers, structures, device, {"readers": digests, "structures": structures})
 
     @property
+    def chest(self) -> bool:
+        """Whether they see lungs and heart."""
+        return set(self.structures) == set(BITS)
+
+    @property
     def side(self) -> int:
         """The most pixels a side that a reader sees."""
         return max(max(reader.study.image.size) for reader in self.readers)
@@ -136,7 +147,8 @@ class Readers:
         """Probabilities (B, S, H, W) of images on the reader's grid, of each structure its largest part."""
         batch = torch.from_numpy(np.stack(images)).to(self.device)
         found = reader.network.masks(to_unit(batch))[:, reader.order].double().cpu().numpy()
-        return np.stack([largest_parts(one) for one in found])
+        # Of lungs and heart there is one each; of others nobody knows how many parts they have.
+        return np.stack([largest_parts(one) for one in found]) if self.chest else found
 
 
 @dataclass(frozen=True)
@@ -159,6 +171,8 @@ class _Item(NamedTuple):
 
     id: str
     cells: Mapping[str, str]
+    stamp: str
+    """Changes when the row or the file does."""
 
 
 def segment(
@@ -211,15 +225,22 @@ class _Segmenting:
             raise DataError(Code.MISSING, folder, "no such folder")
         self.readers, self.folder, self.settings = readers, folder, settings
         self.images = folder / IMAGES if (folder / IMAGES).is_dir() else folder
-        self.chest = set(readers.structures) == set(BITS)
 
     def items(self) -> list[_Item]:
         table = self.folder / TABLE
         if table.is_file():
             rows, _ = read_table(table, {"id": "names of images"})
-            return [_Item(strip_suffix(row.cells["id"]), row.cells) for row in rows]
+            return [self._item(row.cells["id"], row.cells) for row in rows]
         found = (path for path in sorted(self.images.rglob("*")) if path.name.lower().endswith(SUFFIXES))
-        return [_Item(strip_suffix(path.relative_to(self.images).as_posix()), {}) for path in found]
+        return [self._item(path.relative_to(self.images).as_posix(), {}) for path in found]
+
+    def _item(self, id: str, cells: Mapping[str, str]) -> _Item:
+        try:
+            stat = find_file(self.images, id).stat()
+            seen = [stat.st_size, stat.st_mtime_ns]
+        except (Rejected, OSError):  # which is said when it is read
+            seen = []
+        return _Item(strip_suffix(id), cells, key_of(cells, seen))
 
     def read(self, item: _Item) -> Converted | Rejected:
         """The image of an item, as every reader wants it.
@@ -236,17 +257,23 @@ class _Segmenting:
                 fitted.append(fit_image(grey, reader.study.image, pixel))
         assert own is not None
         image = np.rint(own[0] * 255).astype(np.uint8)
-        if self.chest:
+        if pixel.millimetres is None and abs(pixel.aspect - 1) > SQUARE_ENOUGH:
+            why = f"{path}: {pixel.aspect:.3g} times as high as wide, and nobody knows how large"
+            raise Excluded("pixels are not square", why)
+        if self.readers.chest:
             check_polarity(image)
         cells = dict(item.cells)
         patient, split = cells.pop("patient", "") or item.id, cells.pop("split", "").lower()
+        attributes: dict[str, Value] = {name: text or None for name, text in cells.items() if name not in COLUMNS}
+        if pixel.millimetres is not None:
+            attributes |= dict(zip(MILLIMETRES, pixel.millimetres, strict=True))
         height, width = image.shape
         shrunk = min(1.0, self.readers.side / max(height, width))
         return Prepared(
             item.id,
             patient,
             image,
-            attributes={name: text or None for name, text in cells.items() if name not in COLUMNS},
+            attributes=attributes,
             split=split if split in PARTS else None,
             remarks=remarks,
             fitted=tuple(fitted),
@@ -259,7 +286,7 @@ class _Segmenting:
         window = self.settings.window or (spec.window if spec else None)
         given = (None if window else spec.grey_range, window, spec.nifti_axes) if spec else (None, window, None)
         seen = read_image(path, 1, *given)
-        return seen.grey, Pixel(seen.aspect, seen.millimetres), seen.remarks
+        return seen.grey, pixel_of(seen, spec.stated if spec else None), seen.remarks
 
     def finish(self, samples: Sequence[Converted]) -> list[Converted | Rejected]:
         prepared = [sample for sample in samples if isinstance(sample, Prepared)]
@@ -291,7 +318,7 @@ class _Segmenting:
         for bit, name in enumerate(self.readers.structures):
             if not (mask & (1 << bit)).any() and not self._may_be_absent(name):
                 raise Excluded(IMPLAUSIBLE, f"no reader sees {name}")
-        if self.chest:
+        if self.readers.chest:
             flags = np.zeros_like(mask)
             for bit, name in enumerate(self.readers.structures):
                 flags |= np.where(mask & (1 << bit), BITS[name], 0).astype(np.uint8)
@@ -299,9 +326,13 @@ class _Segmenting:
             check_polarity(image, flags)
 
     def _may_be_absent(self, name: str) -> bool:
-        study = self.readers.readers[0].study
-        listed = getattr(getattr(study.data, "common", None), "may_be_absent", ())
-        return name in listed or study.variables[study.structures[name].variable].zero_inflated
+        for study in (reader.study for reader in self.readers.readers):
+            sources = study.data.folders.values() if isinstance(study.data, SeveralFolders) else [study.data]
+            if any(name in getattr(source, "may_be_absent", ()) for source in sources):
+                return True
+            if study.variables[study.structures[name].variable].zero_inflated:
+                return True
+        return False
 
 
 def agreement(masks: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -31,8 +31,6 @@ MECHANISM: Keys = {
 }
 """The image mechanism, whatever the data."""
 
-MISSING = Planned("draw", "a source lacks attributes, and its images teach all the same")
-"""What becomes of samples that lack attributes, where all of a source do."""
 PAIRS = Planned(0.5, "subjects who were seen under two conditions show what truly changes")
 """The share of samples with an image under another condition that learn from it."""
 

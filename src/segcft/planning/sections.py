@@ -152,8 +152,6 @@ def hvae(basis: Basis) -> Keys:
         del keys["deform"]  # there is nothing to deform
     if basis.outline.section("evaluation").get("pairs"):
         keys["pairs"] = recipe.PAIRS
-    elif any(source.get("lacks") for source in basis.outline.given["data"].get("folders", {}).values()):
-        keys["missing"] = recipe.MISSING
     return _known(keys, SPECS, given.get("architecture", DEFAULT))
 
 
