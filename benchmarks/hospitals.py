@@ -27,8 +27,8 @@ from segcft.data.store import Store
 from segcft.evaluate.names import plain
 from segcft.evaluate.table import grid
 from segcft.grey import to_unit
-from segcft.importers.folder import import_folder
 from segcft.measures.measurements import Measurements
+from segcft.pipeline.importing import import_samples
 from segcft.pipeline.run import Run
 from segcft.pipeline.runner import Pipeline
 from segcft.readers.segmentor import dice
@@ -101,8 +101,10 @@ def _train(folder: Path, study: Study, part: str, options: argparse.Namespace) -
 
 def _samples(raw: dict, source: str, options: argparse.Namespace) -> Store:
     """Everybody of one source, in the parts of the whole study."""
-    place = options.out / f"store-{source}"
-    return Store(place) if place.is_dir() else import_folder(_study(raw, [source], 1), options.data, place)
+    study = _study(raw, [source], 1)
+    run = Run(options.out / f"store-{source}", study)
+    import_samples(run, options.data, ConsoleProgress())  # again, where the study or its files have changed
+    return run.store()
 
 
 def _readings(

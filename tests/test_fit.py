@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from PIL import Image as Picture
 
 import segcft
 from segcft.api.question import Sized, own_pixels, read_pixels
+from segcft.app.payload import ask, encode, parse_question
 from segcft.cli.entry import main
 from segcft.config.image import Image
 from segcft.config.loader import parse_study
@@ -37,9 +39,9 @@ def disc(shape: tuple[int, int], scale: tuple[float, float]) -> np.ndarray:
     return np.hypot(rows[:, None], columns) < RADIUS
 
 
-def study(fit: str, spacing: Any = None, size: tuple[int, int] = (64, 48)) -> Study:
+def study(fit: str, spacing: Any = None, size: tuple[int, int] = (64, 48), **more: Any) -> Study:
     step: dict[str, Any] = {"steps": 1, "batch_size": 2}
-    data = {"source": "folder"} | ({"spacing": spacing} if spacing else {})
+    data = {"source": "folder"} | ({"spacing": spacing} if spacing else {}) | more
     return parse_study(
         {
             "name": "fitted",
@@ -168,9 +170,37 @@ def test_a_question_says_how_large_its_image_is(root: Path) -> None:
     grey, pixel = own_pixels(fitted, Sized(np.asarray(Picture.open(path)), (0.5, 0.5)))
     assert pixel == Pixel(1.0, (0.5, 0.5))
     assert np.array_equal(fit_image(grey, fitted.image, pixel), large)
-    with pytest.raises(DataError):
-        read_pixels(fitted, Sized(path, (0.0, 0.5)))
     assert segcft.Sized is Sized
+
+
+@pytest.mark.parametrize("fit", ["pad", "physical"])
+def test_what_a_study_says_of_its_pixels_holds_for_questions(root: Path, fit: str) -> None:
+    """The file that was imported is the image that is asked about."""
+    fitted = study(fit, [1.2, 0.6], ignore_spacing=True)
+    store = import_folder(fitted, root, root / "store")
+    row = store.table["id"].tolist().index("3")
+    assert np.array_equal(read_pixels(fitted, root / "images" / "3.png"), store.images[row])
+
+
+@pytest.mark.parametrize("millimetres", [0.5, ("a", "b"), None, (1, 2, 3), (0, 1), (math.nan, 1), (-1, 1)])
+def test_what_is_no_size_is_refused(millimetres: Any) -> None:
+    with pytest.raises(DataError) as caught:
+        Sized("chest.png", millimetres)
+    assert caught.value.code is Code.OUT_OF_RANGE
+
+
+def test_structures_that_the_grid_cuts_off_are_told_of(root: Path) -> None:
+    store = import_folder(study("physical", [2.0, 2.0]), root, root / "store")  # the disc is wider than the grid
+    told = store.remarks[store.remarks["kind"] == "structures are cut off"]["id"].tolist()
+    assert "0" in told
+    rows = [(root / "masks" / f"{number}.png", number) for number in range(3 * len(SCALES))]
+    for path, _ in rows[:2]:
+        corner = np.zeros_like(np.asarray(Picture.open(path)))
+        corner[:2, :2] = 1
+        Picture.fromarray(corner).save(path)
+    again = import_folder(study("physical", [3.0, 3.0]), root, root / "again")
+    assert {"0", "1"} <= set(again.rejected["id"])
+    assert all("image.fit" in reason for reason in again.rejected["reason"][:2])
 
 
 def test_a_size_that_is_not_known_is_refused_by_name() -> None:
@@ -198,3 +228,11 @@ def test_the_command_line_is_told_how_large_an_image_is(physical_run: Path, tmp_
     assert main([*asking, *sized, "--out", str(tmp_path / "answer")]) == 0
     with Picture.open(tmp_path / "answer" / "counterfactual-full.png") as full, Picture.open(image) as own:
         assert full.size == own.size
+
+
+def test_the_page_asks_about_pixels_that_are_on_the_grid(physical_run: Path) -> None:
+    model = segcft.load(physical_run / "run")
+    pixels = read_pixels(model.study, Sized(physical_run / "images" / "1.png", (0.5, 0.5)))
+    asked = parse_question(json.dumps({"model": "a", "pixels": encode(pixels), "do": {"disc_area": 2500.0}}).encode())
+    answer = ask(model, asked)
+    assert np.array_equal(answer.original, pixels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,12 @@ def test_who_has_no_masks_trains_no_reader(root: Path) -> None:
         ("north", "values", {"home": "north"}),
         ("north", "values", {"lung_area": 3.0}),
         ("north", "values", {"site": "west"}),
-        ("north", "values", {"masked": 1}),
+        ("north", "values", {"age": math.nan}),
+        ("north", "values", {"age": True}),
+        ("north", "folder", "../north"),
+        ("north", "folder", "/north"),
+        ("north", "folder", "east"),
+        ("north", "lacks", ["age"]),
         ("north", "values", {"age": "old"}),
         ("south", "lacks", ["weight"]),
         ("south", "lacks", ["age", "site"]),
@@ -231,6 +237,19 @@ def test_a_picture_in_two_sources_is_found_whatever_its_greys(tmp_path: Path) ->
     assert [remark.kind for remark in check_copies(store)] == ["pictures are in two sources"]
 
 
+def test_sources_of_a_kind_are_not_full_of_copies(tmp_path: Path) -> None:
+    """What two sources share against the rest is their kind, and no picture's own."""
+    shape = 400.0 * gaussian_filter(np.eye(32), 6)  # what all of the second source show, and none of the first
+    second = [np.clip(0.3 * blobs(100 + number) + 120 * shape / shape.max(), 0, 255) for number in range(EACH)]
+    assert list(copies(pictures(tmp_path, [one.astype(np.uint8) for one in second]))) == []
+
+
+def test_flat_pictures_are_like_no_other(tmp_path: Path) -> None:
+    blank = np.zeros((32, 32), np.uint8)
+    blank[0, 0] = 255  # a picture of one grey is left out
+    assert list(copies(pictures(tmp_path, [blank] * EACH))) == []
+
+
 def test_pictures_of_one_source_are_not_compared(tmp_path: Path) -> None:
     others = [blobs(100)] * EACH
     assert check_copies(pictures(tmp_path, others)) == []
@@ -305,3 +324,31 @@ def test_who_lacks_an_attribute_is_left_out_unless_it_is_drawn(root: Path) -> No
     left, drawn = (STAGES.find("hvae").rows(study, store) for study in (study_of(THREE), drawing()))
     assert set(left) < set(drawn)
     assert "missing" not in study_of(THREE).hvae.model_dump()
+
+
+def test_columns_of_a_user_are_not_those_of_a_store(root: Path) -> None:
+    """A table may have a column "masked" or "source" of its own."""
+    table = (root / "north" / "metadata.csv").read_text().splitlines()
+    lines = [f"{table[0]},masked,source", *(f"{line},0,mine" for line in table[1:])]
+    (root / "north" / "metadata.csv").write_text("\n".join(lines))
+    folders = {"north": THREE["north"] | {"keep": ["masked", "source"]}}
+    store = import_folder(study_of(folders), root, root / "store")
+    assert len(store.indices(masked=True)) == EACH
+    assert set(store.table["source"]) == {"mine"}
+    assert set(store.table["masked"]) == {"0"}
+
+
+def test_people_of_another_hospital_are_judged_by_a_table_of_their_own(root: Path) -> None:
+    study = study_of(THREE)
+    with (root / "east" / "metadata.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["id", "site", "age"], *([k, "south", ""] for k in range(EACH))])
+    for number in range(EACH):
+        (root / "east" / "masks").mkdir(exist_ok=True)
+        Image.fromarray(lung(number)).save(root / "east" / "masks" / f"{number}.png")
+    store = import_folder(study, root / "east", root / "store", split="test")
+    assert set(store.table["split"]) == {"test"}
+    assert set(store.table["site"]) == {"south"}
+    assert store.table["age"].isna().all()
+    assert store.table["lung_area"].notna().all()
+    with pytest.raises(DataError):  # where nothing is forced into one part, the sources are needed
+        import_folder(study, root / "east", root / "other")

@@ -23,12 +23,15 @@ class MissingValues:
         scm: of all variables.
         values: (1, V).
         generator: draws the candidates.
+        candidates: how many.
 
     Raises:
         InterventionError: the other values have no likelihood.
     """
 
-    def __init__(self, scm: StructuralCausalModel, values: Tensor, generator: Generator) -> None:
+    def __init__(
+        self, scm: StructuralCausalModel, values: Tensor, generator: Generator, candidates: int = CANDIDATES
+    ) -> None:
         self.derived = torch.tensor([variable.derived is not None for variable in scm.definitions.values()])
         self.scm, self.values = scm, scm.derive(values)
         # What follows from the others is missing only as they are, and is no evidence.
@@ -37,7 +40,7 @@ class MissingValues:
             return
         with torch.no_grad():
             given = torch.where(self.derived.to(values.device), torch.nan, values)
-            self.candidates = scm.sample(CANDIDATES, generator, given.expand(CANDIDATES, -1))
+            self.candidates = scm.sample(candidates, generator, given.expand(candidates, -1))
             likelihood = scm.log_prob(self.candidates)[:, ~self.missing].sum(dim=1)
             # The draw knows how the missing are tied to each other, and the weight how they are to the known.
             drawn = scm.confounding(self.candidates, self.missing.nonzero()[:, 0].tolist())

@@ -86,6 +86,9 @@ def import_folder(
 def folders_of(study: Study, data: Path, split: str | None) -> list[Folder]:
     """The sources of a study in their order, one where it has one folder.
 
+    Where all samples are put in one part, they may be of none of the sources: a folder without theirs, but with a table
+    of its own, is read as all sources are, with a column for every attribute.
+
     Args:
         study: whose ``data`` is read from files.
         data: folder that all paths are relative to.
@@ -93,6 +96,9 @@ def folders_of(study: Study, data: Path, split: str | None) -> list[Folder]:
     """
     assert not isinstance(study.data, SimulatedData)
     if isinstance(study.data, SeveralFolders):
+        places = [data / (name if spec.folder is None else spec.folder) for name, spec in study.data.folders.items()]
+        if split is not None and not any(place.is_dir() for place in places):
+            return [Folder(study, study.data.common, data, split)]
         return [
             Folder(study, spec, data / (name if spec.folder is None else spec.folder), split, name)
             for name, spec in study.data.folders.items()

@@ -25,8 +25,11 @@ from segcft.errors import Code, DataError
 from segcft.io.imagefile import ImageFile, check_id, find_file, find_mask, read_image
 from segcft.io.maskfile import Masks, read_masks
 from segcft.io.reject import Rejected, Remark, about
+from segcft.measures.measure import FULL
 from segcft.measures.measurements import Measurements
 
+CUT_OFF = 0.02
+"""Share of a structure that may be beyond the grid before it is told of: resampling moves as much."""
 LENGTH = Variable(kind="continuous", scale="log", unit="mm")
 """As which the sizes of pixels are read: they are above 0."""
 
@@ -215,8 +218,32 @@ class Folder:
         if masks is None:
             return pixels, None, seen.remarks
         coverage = resize.fit_masks(masks.coverage, grid, pixel)
+        cut = self._cut_off(path, masks.coverage, coverage, pixel)
         self._check_presence(id, coverage, pixels)
-        return pixels, coverage, (*seen.remarks, *masks.remarks)
+        return pixels, coverage, (*seen.remarks, *masks.remarks, *cut)
+
+    def _cut_off(
+        self, path: Path, whole: NDArray[np.float64], shown: NDArray[np.uint8], pixel: resize.Pixel
+    ) -> list[Remark]:
+        """What to tell of structures that are cut off by the grid, of masks (S, H, W) and what the grid shows of them.
+
+        Raises:
+            Rejected: nothing of a structure is left.
+        """
+        grid, size = self.study.image, (whole.shape[1], whole.shape[2])
+        if grid.fit in ("pad", "stretch"):
+            return []
+        _, extent = resize.window_of(size, grid, pixel)
+        ratio = math.prod(extent) / math.prod(grid.size)  # pixels of the image in one of the grid
+        cut = []
+        for name, own, seen in zip(self.study.masked, whole, shown, strict=True):
+            left = ratio * float(seen.sum()) / FULL / max(float(own.sum()), 1e-9)
+            if own.any() and not seen.any():
+                raise Rejected(f"{path}: {name} is beyond what the grid shows (image.fit: {grid.fit})")
+            if own.any() and left < 1 - CUT_OFF:
+                text = f"{path}: {1 - left:.0%} of {name} is beyond what the grid shows (image.fit: {grid.fit})"
+                cut.append(Remark("structures are cut off", text))
+        return cut
 
     def _pixel(self, row: Row, seen: ImageFile) -> resize.Pixel:
         """The size of an image's pixels, as the study says, or else its header.

@@ -1,11 +1,14 @@
 r"""Training samples whose attributes are not all known, completed so that the image mechanism learns from them.
 
-What is missing is summed over as in answers: with a the missing attributes of a sample with the image x and the known
-values v, training minimises
+What is missing is summed over: with a the missing attributes of a sample with the image x and the known values v,
+training minimises
 
 .. math:: E_{p(a \mid v)} [-\log p(x \mid a, v)] \ge -\log p(x \mid v),
 
 where :math:`p(a \mid v)` is that of the attributes' mechanisms, which are trained before. Steps take turns among draws.
+The draws do not look at the image. So such a sample teaches what its known values show, and of the missing ones that
+they show nothing: where a share f of the samples lacks an attribute, the best mechanism of this bound has 1 - f of its
+effect.
 
 Who is judged has the likeliest of what is missing, as an answer about an image has.
 """
@@ -20,13 +23,20 @@ from segcft.causal.missing import MissingValues
 from segcft.causal.scm import StructuralCausalModel
 from segcft.data.store import Store
 from segcft.pipeline.run import Run
+from segcft.utils.progress import Progress
 
+CANDIDATES = 500
+"""Draws of the SCM of which the likely ones are taken, for each sample: fewer than for an answer, as there are many."""
 DRAWS = 16
 """Completions of each sample: of a category that is as likely as not, the share of draws is right within an eighth."""
 
 
 def completed(
-    scm: StructuralCausalModel, values: NDArray[np.float32], seed: int, draws: int = DRAWS
+    scm: StructuralCausalModel,
+    values: NDArray[np.float32],
+    seed: int,
+    draws: int = DRAWS,
+    progress: Progress | None = None,
 ) -> NDArray[np.float32]:
     """Values (N, V) of which some are NaN, completed ``draws`` times each: (N, draws, V).
 
@@ -34,7 +44,8 @@ def completed(
         InterventionError: what is known of a sample has no likelihood.
     """
     found, generator = np.repeat(values[:, None], draws, axis=1), _generator(scm, seed)
-    for row in np.flatnonzero(_lacking(scm, values)):
+    rows = np.flatnonzero(_lacking(scm, values))
+    for row in (progress or Progress())(rows, len(rows), "Drawing what is missing"):
         found[row] = _missing(scm, values[row], generator).draw(draws, generator).cpu().numpy()
     return found
 
@@ -72,7 +83,7 @@ def _lacking(scm: StructuralCausalModel, values: NDArray[np.float32]) -> NDArray
 
 def _missing(scm: StructuralCausalModel, values: NDArray[np.float32], generator: torch.Generator) -> MissingValues:
     """Of one sample (V,)."""
-    return MissingValues(scm, torch.from_numpy(values[None]).to(generator.device), generator)
+    return MissingValues(scm, torch.from_numpy(values[None]).to(generator.device), generator, CANDIDATES)
 
 
 def _generator(scm: StructuralCausalModel, seed: int) -> torch.Generator:

@@ -15,7 +15,6 @@ import yaml
 import segcft
 from segcft.config.sources import SeveralFolders, SimulatedData
 from segcft.config.study import Study
-from segcft.data.store import Store
 from segcft.errors import Code, RunError
 from segcft.evaluate.cohort import Cohort
 from segcft.evaluate.metrics.effectiveness import error_of
@@ -119,7 +118,7 @@ def render_report(run: Run, device: torch.device) -> str:
         one.samples_of([*one.judges, "scm", one.mechanism(method)])
     if folds and not is_evaluated(run):
         raise RunError(Code.OTHER, run.evaluation, "not of the folds as they are now; see `segcft run`")
-    cohort = _judged(run, store, device, whole=not folds)
+    cohort = _judged(run, device, whole=not folds)
     path = run.evaluation / "scores.parquet"
     failures = _failures(run, cohort, method, path) if path.is_file() and not folds else []
 
@@ -192,8 +191,10 @@ def _template() -> Any:
     return environment.get_template("report.html")
 
 
-def _judged(run: Run, store: Store, device: torch.device, whole: bool) -> Cohort:
-    """Who was judged; of a run in folds, those that all folds judge."""
+def _judged(run: Run, device: torch.device, whole: bool) -> Cohort:
+    """Who was judged; of a run in folds, those that all folds judge. In a store of their own: what is inferred of them
+    is not what the samples have."""
+    store = run.store()
     if whole:
         fill_likely(run, store, "test")
     return Cohort.choose(run.study, store, store.indices("test", complete=True), device)

@@ -67,7 +67,8 @@ class _ImageStage(TrainingStage):
         if pipeline.study.hvae.missing == "leave out":
             return None
         scm = pipeline.run.load("scm", pipeline.fabric.device)
-        return completed(scm, pipeline.store.values()[rows], pipeline.study.hvae.seed)
+        values = pipeline.store.values()[rows]
+        return completed(scm, values, pipeline.study.hvae.seed, progress=pipeline.progress)
 
     def others(self, pipeline: Pipeline, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
         study = pipeline.study
