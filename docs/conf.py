@@ -76,7 +76,7 @@ NAMES = r"AbstractContextManager|Tensor|NDArray|Path|Fabric|NoneType|Le|Ge|Lt|Gt
 ALIASES = "Array|Floats|Attributes|Batch"  # of NDArray, Mapping and dict
 TYPE_VARIABLES = "S|M|T|Item|AnyItem|Key|Value|Inputs|Output|Result"
 # What is left of pydantic's annotations.
-CONSTRAINTS = r"_.*|segcft\.config\.\w+\.Annotated|.*\._.*|0\.[45]|dict\[str|segcft\..*<locals>.*"
+CONSTRAINTS = r"_.*|segcft\.config\.\w+\.Annotated|.*\._.*|0\.\d+|dict\[str|segcft\..*<locals>.*"
 nitpick_ignore_regex = [
     ("py:.*", rf"({OTHERS})\..*|({NAMES}|{ALIASES}|{CONSTRAINTS})|(segcft\..*\.)?({TYPE_VARIABLES})")
 ]
