@@ -51,7 +51,7 @@ def errors(model: segcft.Model, variable: str, people: int, times: int, progress
         ways = {
             "no change": image.astype(float),
             "answer, enlarged": smooth(answer.image, image.shape)[0],
-            "answer in its own pixels": answer.full_resolution()[0].astype(float),
+            "answer in its own pixels": answer.full_resolution(image)[0].astype(float),
         }
         for way, shown in ways.items():
             both = (shown - truth, _fine(shown, times) - _fine(truth, times))

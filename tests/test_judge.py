@@ -280,7 +280,7 @@ def test_who_trains_the_judge_trains_nothing_else(own_study: Study, own_store: S
     assert all(patients.values())
     assert len(set.union(*patients.values())) == sum(map(len, patients.values()))
     for stage in training_stages(own_study):
-        taught = set(own_store.table["patient"].iloc[stage.rows(own_store)])
+        taught = set(own_store.table["patient"].iloc[stage.rows(own_study, own_store)])
         assert taught == patients["judge" if stage.name == "judge" else "train"]
 
 
@@ -288,8 +288,8 @@ def test_without_a_part_of_its_own_the_judge_is_trained_with_the_others(small_ru
     store = small_run.store()
     assert set(small_run.samples()) == {"train", "validation", "test"}
     for stage in training_stages(small_run.study):
-        assert set(stage.rows(store)) <= set(store.indices("train"))
-        assert len(stage.rows(store)) > 0
+        assert set(stage.rows(small_run.study, store)) <= set(store.indices("train"))
+        assert len(stage.rows(small_run.study, store)) > 0
 
 
 def test_a_judge_of_another_kind_is_trained_and_read(own_study: Study, tmp_path: Path) -> None:
