@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,6 @@ from PIL.Image import Image as Picture
 from torch import Tensor
 
 from segcft.causal.intervention import Intervention, parse_intervention, unknown_variable
-from segcft.config.sources import SimulatedData
 from segcft.config.study import Study
 from segcft.data.attributes import believed, is_age
 from segcft.data.extent import contradiction
@@ -176,7 +175,7 @@ def header_facts(study: Study, header: Mapping[str, float | str | None]) -> list
 
 def name_of(image: ImageLike) -> str:
     """What an image is called in messages and records: its file, without the folder, or what kind of object it is."""
-    image = image.image if isinstance(image, Sized) else image
+    image = _bare(image)
     if isinstance(image, str | Path):
         return Path(image).name
     return image.name if isinstance(image, MemoryFile) else type(image).__name__
@@ -209,9 +208,9 @@ def prepare_image(study: Study, image: ImageLike) -> PreparedImage:
         DataError: see :func:`read_pixels`.
     """
     with _unreadable(image):
-        seen = _seen(study, image)
+        seen, pixel = _seen(study, image)
         with about(_field(image)):
-            pixels = fit_image(seen.grey, study.image, pixel_of(seen))
+            pixels = fit_image(seen.grey, study.image, pixel)
         return PreparedImage(pixels, header_facts(study, seen.person), seen.remarks)
 
 
@@ -222,37 +221,27 @@ def own_pixels(study: Study, image: ImageLike) -> tuple[NDArray[np.float64], Pix
         DataError: see :func:`read_pixels`.
     """
     with _unreadable(image):
-        seen = _seen(study, image)
-        return seen.grey, pixel_of(seen)
+        seen, pixel = _seen(study, image)
+        return seen.grey, pixel
 
 
-def _seen(study: Study, image: ImageLike) -> ImageFile:
-    """What an image shows and says; its remarks name no file, as answers and their pictures hold them."""
-    sized, image = (image, image.image) if isinstance(image, Sized) else (None, image)
+def _seen(study: Study, image: ImageLike) -> tuple[ImageFile, Pixel]:
+    """What an image shows and says, and its pixels. Remarks name no file, as answers and their pictures hold them."""
+    stated = (float(image.millimetres[0]), float(image.millimetres[1])) if isinstance(image, Sized) else None
+    image = _bare(image)
     if not isinstance(image, str | Path | MemoryFile):
         with about("image"):
             grey, remarks = _array(image, study.image.channels)
-        return _as_large(ImageFile(grey, 1.0, {}, remarks), sized.millimetres if sized else None)
+        seen = ImageFile(grey, 1.0, {}, remarks)
+        return seen, pixel_of(seen, stated)
     path = Path(image) if isinstance(image, str) else image
-    source = None if isinstance(study.data, SimulatedData) else study.data.common
-    settings = (source.grey_range, source.window, source.nifti_axes) if source else ()
-    seen = read_image(path, study.image.channels, *settings)
-    seen = _as_large(seen, sized.millimetres if sized else source.stated if source else None)
-    found = list(seen.remarks)
-    if not (source and source.ignore_spacing):
+    source = study.data.common
+    seen = read_image(path, study.image.channels, source.grey_range, source.window, source.nifti_axes)
+    pixel, found = pixel_of(seen, stated or source.stated), list(seen.remarks)
+    if not source.ignore_spacing:
         shape = (seen.grey.shape[1], seen.grey.shape[2])
-        with suppress(Rejected):  # of an unknown size, which is told by who fits it
-            found += filter(None, [contradiction(shape, pixel_of(seen), study.image, str(path))])
-    return seen._replace(remarks=tuple(remark.of(path) for remark in found))
-
-
-def _as_large(seen: ImageFile, stated: tuple[float, float] | None) -> ImageFile:
-    """An image with pixels of the ``stated`` height and width in mm, where they are."""
-    if stated is None:
-        return seen
-    height, width = map(float, stated)
-    extent = (height * seen.grey.shape[1], width * seen.grey.shape[2])
-    return seen._replace(extent=extent, aspect=height / width)
+        found += filter(None, [contradiction(shape, pixel, study.image, str(path))])
+    return seen._replace(remarks=tuple(remark.of(path) for remark in found)), pixel
 
 
 @contextmanager
@@ -268,12 +257,17 @@ def _unreadable(image: ImageLike) -> Iterator[None]:
 
 def is_file(image: ImageLike) -> bool:
     """Whether an image is the name of a file, which can be read again."""
-    return isinstance(image.image if isinstance(image, Sized) else image, str | Path)
+    return isinstance(_bare(image), str | Path)
+
+
+def _bare(image: ImageLike) -> Any:
+    """An image without what is said of its size."""
+    return image.image if isinstance(image, Sized) else image
 
 
 def _field(image: ImageLike) -> str:
     """What errors call an image."""
-    image = image.image if isinstance(image, Sized) else image
+    image = _bare(image)
     return str(image) if isinstance(image, str | Path | MemoryFile) else "image"
 
 

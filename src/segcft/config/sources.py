@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from pathlib import PurePath
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, StrictFloat, StrictInt, model_validator
 
@@ -129,6 +129,11 @@ class SeveralFolders(Section):
         return FolderKeys(**{k: v for k, v in said.items() if all(getattr(one, k) == v for one in others)})
 
     @property
+    def may_be_absent(self) -> tuple[str, ...]:
+        """The structures whose masks may be empty in a source."""
+        return tuple(dict.fromkeys(name for folder in self.folders.values() for name in folder.may_be_absent))
+
+    @property
     def keep(self) -> tuple[str, ...]:
         """The further columns of every source's table that samples keep."""
         return next(iter(self.folders.values())).keep
@@ -176,7 +181,14 @@ Files = FolderData | SeveralFolders
 
 
 class SimulatedData(Section):
-    """Subjects drawn from a simulator that ships with the package."""
+    """Subjects drawn from a simulator that ships with the package. No table says anything of them, and an image of
+    another source is read by the defaults."""
+
+    common: ClassVar[FolderKeys] = FolderKeys()
+    keep: ClassVar[tuple[str, ...]] = ()
+    may_be_absent: ClassVar[tuple[str, ...]] = ()
+    patient: ClassVar[None] = None
+    split: ClassVar[None] = None
 
     source: Literal["chest-simulator", "coronary-simulator"]
     people: PositiveInt

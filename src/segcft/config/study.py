@@ -296,7 +296,7 @@ class Study(Section):
             raise ValueError("predictor_judge.seed: must differ from predictor.seed; a judge must not be the guide")
 
     def _check_pairs(self) -> None:
-        kept = () if isinstance(self.data, SimulatedData) else self.data.keep
+        kept = self.data.keep
         for name in kept:
             if name in self.variables or name in COLUMNS:
                 raise ValueError(f"data.keep: {name!r} is kept anyway")
@@ -307,7 +307,7 @@ class Study(Section):
             if self.hvae.pairs:
                 raise ValueError("hvae.pairs: 'evaluation.pairs' must say which images are pairs, and is missing")
             return
-        if isinstance(self.data, SimulatedData) or not self.data.patient:
+        if not self.data.patient:
             raise ValueError("evaluation.pairs: images of one subject are told by data.patient, which is missing")
         categorical = [name for name, variable in self.variables.items() if variable.kind == "categorical"]
         if pairs.condition not in categorical:
@@ -321,7 +321,7 @@ class Study(Section):
 
     @property
     def _has_split(self) -> bool:
-        return not isinstance(self.data, SimulatedData) and self.data.split is not None
+        return self.data.split is not None
 
     @property
     def attributes(self) -> tuple[str, ...]:

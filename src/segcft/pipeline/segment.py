@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from segcft.config.sources import SeveralFolders
 from segcft.config.study import Study
 from segcft.data.attributes import read_table
 from segcft.data.crop import Crop
@@ -282,11 +281,10 @@ class _Segmenting:
         )
 
     def _grey(self, path: Path, study: Study) -> tuple[NDArray[np.float64], Pixel, Any]:
-        spec = getattr(study.data, "common", None)
-        window = self.settings.window or (spec.window if spec else None)
-        given = (None if window else spec.grey_range, window, spec.nifti_axes) if spec else (None, window, None)
-        seen = read_image(path, 1, *given)
-        return seen.grey, pixel_of(seen, spec.stated if spec else None), seen.remarks
+        spec = study.data.common
+        window = self.settings.window or spec.window
+        seen = read_image(path, 1, None if window else spec.grey_range, window, spec.nifti_axes)
+        return seen.grey, pixel_of(seen, spec.stated), seen.remarks
 
     def finish(self, samples: Sequence[Converted]) -> list[Converted | Rejected]:
         prepared = [sample for sample in samples if isinstance(sample, Prepared)]
@@ -326,13 +324,11 @@ class _Segmenting:
             check_polarity(image, flags)
 
     def _may_be_absent(self, name: str) -> bool:
-        for study in (reader.study for reader in self.readers.readers):
-            sources = study.data.folders.values() if isinstance(study.data, SeveralFolders) else [study.data]
-            if any(name in getattr(source, "may_be_absent", ()) for source in sources):
-                return True
-            if study.variables[study.structures[name].variable].zero_inflated:
-                return True
-        return False
+        studies = (reader.study for reader in self.readers.readers)
+        return any(
+            name in study.data.may_be_absent or study.variables[study.structures[name].variable].zero_inflated
+            for study in studies
+        )
 
 
 def agreement(masks: NDArray[np.bool_]) -> NDArray[np.float64]:

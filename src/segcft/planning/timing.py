@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from segcft.config.loader import parse_study
-from segcft.config.sources import SimulatedData
 from segcft.config.study import Study
 from segcft.data.splits import PARTS
 from segcft.data.store import Store
@@ -110,7 +109,7 @@ def _made_up(study: Study, folder: Path) -> Store:
     random = np.random.default_rng(0)
     height, width = study.image.size
     count = max(study.hvae.batch_size, study.segmentor.batch_size if study.segmentor else 0)
-    kept = {} if isinstance(study.data, SimulatedData) else dict.fromkeys(study.data.keep, "0")
+    kept = dict.fromkeys(study.data.keep, "0")
     with StoreWriter(folder, study) as writer:
         for number in range(count + EACH * len(PARTS)):
             image = random.integers(0, 256, (study.image.channels, height, width), dtype=np.uint8)
