@@ -1,8 +1,9 @@
 """How well readers of lungs and heart read the films of hospitals that they have seen, and of one that they have not.
 
-``python -m benchmarks.hospitals --data DIR`` trains the readers of ``hospitals.yaml`` on all its sources, and on all
-but each one in turn. Those of all are tested on the people of every source who are kept for that, and the others on
-everybody of the source that they have not seen. What is trained is kept in ``--out``: the same command goes on.
+``python -m benchmarks.hospitals --data DIR`` trains the readers of ``configs/chest-segmentor.yaml`` on all its sources,
+and on all but each one in turn. Those of all are tested on the people of every source who are kept for that, and the
+others on everybody of the source that they have not seen. What is trained is kept in ``--out``: the same command goes
+on, and ``segcft publish OUT/all FOLDER --readers`` makes readers to give away.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,41 +19,33 @@ import numpy as np
 import pandas as pd
 import torch
 import yaml
-from numpy.typing import NDArray
 
 from segcft.config.loader import parse_study
 from segcft.config.study import Study
-from segcft.data.batches import sequential
 from segcft.data.store import Store
 from segcft.evaluate.names import plain
+from segcft.evaluate.reading import Reading, readings
 from segcft.evaluate.table import grid
-from segcft.grey import to_unit
-from segcft.measures.measurements import Measurements
 from segcft.pipeline.importing import import_samples
+from segcft.pipeline.publish_readers import READERS
 from segcft.pipeline.run import Run
 from segcft.pipeline.runner import Pipeline
-from segcft.readers.segmentor import dice
 from segcft.training.loop import make_fabric
+from segcft.utils.atomic import link
 from segcft.utils.progress import ConsoleProgress
 
-STUDY = Path(__file__).with_name("hospitals.yaml")
+STUDY = Path(__file__).parent.parent / "configs/chest-segmentor.yaml"
 EVERYBODY = "all"
-READERS = ("segmentor", "judge")
 RATIO, HEART, THORAX = "cardiothoracic_ratio", "heart_width", "thorax_width"
 """The column of a table that has references, and the variables whose quotient it is."""
 
 
-class Reading(NamedTuple):
-    """How some readers, which see together what they see on average, read the images of a source."""
+class Read(NamedTuple):
+    """How a reader that was trained on some sources reads the images of one."""
 
     trained: str
-    reader: str
     source: str
-    people: int
-    dice: NDArray[np.float64]
-    """Of every structure."""
-    error: NDArray[np.float64]
-    """Mean absolute error of its area, in %."""
+    reading: Reading
     ratio: tuple[float, float, int] | None
     """Mean absolute error and correlation of the ratio with the references, and of how many."""
 
@@ -74,15 +67,16 @@ def main(arguments: list[str] | None = None) -> None:
         list(pool.map(_train, *zip(*jobs, strict=True)))
     found = []
     for case, study in studies.items():
-        run = Run(options.out / case.replace(" ", "-"), study)
+        run = _gathered(Run(options.out / case.replace(" ", "-"), study), options)
+        networks = {part: run.load(part) for part in READERS}
         tested = sources if case == EVERYBODY else [case.removeprefix("without ")]
         for source in tested:
             store = _samples(raw, source, options)
             rows = store.indices("test" if case == EVERYBODY else None)
-            found += list(
-                _readings(run, case, source, store, rows, options.data / raw["data"]["folders"][source]["folder"])
-            )
-    print(table(found, list(studies[next(iter(studies))].masked)))
+            for one in readings(study, networks, store, rows):
+                folder = options.data / raw["data"]["folders"][source]["folder"]
+                found.append(Read(case, source, one, _against(one, store, folder)))
+    print(table(found))
 
 
 def _study(raw: dict, sources: Sequence[str], share: float) -> Study:
@@ -107,49 +101,29 @@ def _samples(raw: dict, source: str, options: argparse.Namespace) -> Store:
     return run.store()
 
 
-def _readings(
-    run: Run, case: str, source: str, store: Store, rows: NDArray[np.int64], folder: Path
-) -> Iterator[Reading]:
-    networks = {part: Run(run.folder / part).load(part) for part in READERS}
-    measurements = Measurements.of(run.study)
-    names = list(run.study.measured)
-    for name, parts in [(part, [part]) for part in READERS] + [("both", list(READERS))]:
-        overlaps, values, truths = [], [], []
-        for batch in sequential(store, rows, 16):
-            with torch.inference_mode():
-                image = to_unit(batch["image"])
-                seen = torch.stack([networks[part].masks(image) for part in parts]).mean(dim=0)
-                overlaps.append(dice((seen > 0.5).float(), (batch["mask"] >= 128).float()))
-                values.append(measurements.read(seen, image))
-                truths.append(batch["values"][:, run.study.measured_columns])
-        value, truth = torch.cat(values), torch.cat(truths)
-        areas = [names.index(run.study.structures[one].variable) for one in run.study.masked]
-        error = 100 * ((value - truth).abs() / truth)[:, areas].mean(dim=0)
-        ratios = value[:, names.index(HEART)] / value[:, names.index(THORAX)]
-        yield Reading(
-            case,
-            name,
-            source,
-            len(rows),
-            torch.cat(overlaps).nanmean(dim=0).numpy(),
-            error.numpy(),
-            _against(ratios.numpy(), store.table["id"].iloc[rows].tolist(), folder),
-        )
+def _gathered(run: Run, options: argparse.Namespace) -> Run:
+    """A run with both readers, which were trained in folders of their own."""
+    import_samples(run, options.data, ConsoleProgress())
+    for part in READERS:
+        link(Run(run.folder / part, run.study).path(part), run.path(part))
+    return run
 
 
-def _against(ratios: NDArray[np.float32], ids: Sequence[str], folder: Path) -> tuple[float, float, int] | None:
+def _against(reading: Reading, store: Store, folder: Path) -> tuple[float, float, int] | None:
     """Ratios beside the references in a source's table, if it has some."""
     cells = pd.read_csv(folder / "metadata.csv", dtype={"id": str})
     if RATIO not in cells:
         return None
+    ratios = reading.of(HEART) / reading.of(THORAX)
+    ids = store.table["id"].iloc[reading.rows].tolist()
     reference = cells.set_index("id")[RATIO].reindex([id.partition("/")[2] for id in ids]).to_numpy(dtype=float)
     known = ~np.isnan(reference)
     error = float(np.abs(ratios - reference)[known].mean())
     return error, float(np.corrcoef(ratios[known], reference[known])[0, 1]), int(known.sum())
 
 
-def table(readings: Sequence[Reading], structures: Sequence[str]) -> str:
-    named = " / ".join(map(plain, structures))
+def table(found: Sequence[Read]) -> str:
+    named = " / ".join(map(plain, found[0].reading.overlap))
     head = [
         "trained on",
         "reader",
@@ -162,14 +136,14 @@ def table(readings: Sequence[Reading], structures: Sequence[str]) -> str:
     body = [
         [
             one.trained,
-            one.reader,
+            one.reading.reader,
             one.source,
-            str(one.people),
-            " / ".join(f"{value:.3f}" for value in one.dice),
-            " / ".join(f"{value:.1f}" for value in one.error),
+            str(len(one.reading.rows)),
+            " / ".join(f"{value:.3f}" for value in one.reading.overlap.values()),
+            " / ".join(f"{value:.1f}" for value in one.reading.misread.values()),
             f"{one.ratio[0]:.3f}, {one.ratio[1]:.3f} ({one.ratio[2]})" if one.ratio else "–",
         ]
-        for one in readings
+        for one in found
     ]
     return grid(head, body, labels=3)
 

@@ -227,9 +227,11 @@ def test_one_pass_draws_the_noise_under_several_sets_of_parents(network: HVAE) -
     torch.testing.assert_close(both.loc[3:], network.decode(latents, others).loc)
 
 
+@pytest.mark.parametrize("growth", [0.5, 1.0])
 @pytest.mark.parametrize("pairs", [False, True])
-def test_a_step_of_fine_tuning_is_abduction_prediction_and_constraint(network: HVAE, pairs: bool) -> None:
+def test_a_step_of_fine_tuning_is_abduction_prediction_and_constraint(pairs: bool, growth: float) -> None:
     """One pass for all three gives what they give one by one."""
+    network = build(warp=4, noise_growth=growth)
     x, values = some_images(network), some_values(3)
     known = Known(x.flip(3), values.roll(1, 0)) if pairs else None
     with torch.no_grad():
@@ -254,10 +256,11 @@ def test_what_is_told_of_an_abducted_image(network: HVAE) -> None:
     assert (network.reconstruction(sampled), network.lengths(sampled)) == (None, {})
 
 
+@pytest.mark.parametrize("growth", [0.0, 1.0])
 @pytest.mark.parametrize("sample", [False, True])
 @pytest.mark.parametrize("name", GRIDS)
-def test_the_null_intervention_returns_the_image(name: str, sample: bool) -> None:
-    network = build(name)
+def test_the_null_intervention_returns_the_image(name: str, sample: bool, growth: float) -> None:
+    network = build(name, noise_growth=growth)
     x, values = some_images(network, name), some_values(3)
     with torch.no_grad():
         assert (network.predict(network.abduct(x, values, sample), values) - x).abs().max() < 1 / 255

@@ -126,3 +126,29 @@ def test_pixel_noise_rides_with_the_displacement() -> None:
     moved = DiscretisedGaussian(flat, flat - 2, two_pixels).with_residual(before.residual(x))
     torch.testing.assert_close(moved[..., :-2], x[..., 2:], rtol=0, atol=1e-5)
     torch.testing.assert_close(before.with_residual(before.residual(x)), x, rtol=0, atol=1e-5)
+
+
+@settings(max_examples=100)
+@given(st.floats(-4, 0), st.floats(-4, 0), st.floats(0, 1))
+def test_noise_grows_by_a_power_of_the_scale_and_shrinks_with_it(before: float, after: float, growth: float) -> None:
+    x = 0.1 * LEVELS
+    residual = gaussian(0.0, before).residual(x)
+    found = gaussian(0.0, after).with_residual(residual, growth)
+    by = math.exp((growth if after > before else 1) * (after - before))
+    torch.testing.assert_close(found, (by * x).clamp(-1, 1), rtol=1e-4, atol=1e-5)
+
+
+def test_of_what_is_drawn_the_noise_has_the_scale_whatever_its_growth() -> None:
+    noise = PixelNoise(torch.linspace(-1, 1, 256))
+    assert torch.equal(gaussian(0.0, -1).with_residual(noise, 0.0), gaussian(0.0, -1).with_residual(noise))
+
+
+def test_the_scale_that_noise_had_rides_with_it() -> None:
+    flat, nowhere = torch.zeros(1, 1, 8, 8), torch.zeros(1, 2, 8, 8)
+    two_pixels = torch.tensor([2 * 2 / 8, 0.0])[None, :, None, None].expand_as(nowhere)  # x, in halves of the frame
+    own = torch.full_like(flat, -4.0)
+    own[..., 5] = -1.0  # one column was uncertain
+    before = DiscretisedGaussian(flat, own, nowhere)
+    residual = before.residual(0.1 * torch.ones_like(flat))
+    found = DiscretisedGaussian(flat, flat - 1, two_pixels).with_residual(residual, 0.0)
+    torch.testing.assert_close(found, 0.1 * torch.ones_like(found), rtol=1e-4, atol=1e-5)  # no column has grown

@@ -26,6 +26,11 @@ def add_publish(command: Command) -> None:
     published.add_argument(
         "--card", metavar="FILE", type=Path, help="Markdown on the data and their licence; needed for real data"
     )
+    published.add_argument(
+        "--readers",
+        action="store_true",
+        help="segmentor and judge alone, which make masks for images that have none (`segcft segment`)",
+    )
     published.add_argument("--large", action="store_true", help="allow more than 20 MB of weights")
 
     reported = command("report", _report, "write one self-contained page of HTML about an evaluated run")
@@ -47,9 +52,14 @@ def _publish(options: argparse.Namespace) -> None:
     except (OSError, UnicodeDecodeError) as error:
         raise SegcftError(Code.UNREADABLE, f"--card {options.card}", f"cannot be read ({error})") from None
     quiet_libraries()
-    from segcft.pipeline.publish import publish
+    if options.readers:
+        from segcft.pipeline.publish_readers import publish_readers
 
-    publish(run, options.folder, options.methods, card, options.large)
+        publish_readers(run, options.folder, card)
+    else:
+        from segcft.pipeline.publish import publish
+
+        publish(run, options.folder, options.methods, card, options.large)
     print(f"published model: {options.folder} (its card is README.md)", file=sys.stderr)
 
 

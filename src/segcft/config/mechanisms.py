@@ -68,8 +68,11 @@ class VAESpec(MechanismSpec):
     ``beta`` weighs the KL and rises linearly from ``beta_start`` over ``beta_warmup_steps``; ``free_bits`` is in
     nats for each latent channel. ``lowest_log_scale`` bounds the pixel likelihood's scale (image in [-1, 1]).
     ``recompute`` keeps of each block only what enters it and works the rest out again in the backward pass: the
-    same results with less memory, for the time of another forward pass.
+    same results with less memory, for the time of another forward pass. ``noise_growth`` is how a counterfactual's
+    pixel noise grows where the likelihood's scale does: 1 as much, 0 not at all, in between that power of it.
     """
+
+    LATER = MechanismSpec.LATER | {"noise_growth"}
 
     beta: NonNegativeFloat = 1.0
     beta_start: NonNegativeFloat = 0.0
@@ -77,6 +80,7 @@ class VAESpec(MechanismSpec):
     free_bits: NonNegativeFloat = 0.0
     lowest_log_scale: float = -6.0
     recompute: bool = False
+    noise_growth: Fraction = 1.0
 
     @property
     def settles(self) -> int:
@@ -124,7 +128,7 @@ class HVAESpec(VAESpec):
     ``diffeomorphic`` ones cannot fold, know their inverse, and what they move keeps its noise.
     """
 
-    LATER = MechanismSpec.LATER | {"overlap", "diffeomorphic"}
+    LATER = VAESpec.LATER | {"overlap", "diffeomorphic"}
 
     architecture: Literal["two-stream"] = "two-stream"
     levels: tuple[Level, ...] = Field(min_length=1)

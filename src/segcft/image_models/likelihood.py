@@ -21,10 +21,12 @@ LEAST_MASS = 1e-12
 
 
 class PixelNoise(NamedTuple):
-    """Pixel noise u (B, C, *size), and the displacement of the frame in which it was abducted, if any."""
+    """Pixel noise u (B, C, *size); of abducted noise also the displacement of its frame, if any, and the log of the
+    scale that it was abducted with."""
 
     noise: Tensor
-    displacement: Tensor | None
+    displacement: Tensor | None = None
+    log_scale: Tensor | None = None
 
 
 class DiscretisedGaussian(NamedTuple):
@@ -64,17 +66,31 @@ class DiscretisedGaussian(NamedTuple):
 
     def residual(self, x: Tensor) -> PixelNoise:
         """Abduction of the pixel noise: u = (x - loc) / scale."""
-        return PixelNoise((x - self.loc) * torch.exp(-self.log_scale), self.displacement)
+        return PixelNoise((x - self.loc) * torch.exp(-self.log_scale), self.displacement, self.log_scale)
 
-    def with_residual(self, residual: PixelNoise) -> Tensor:
-        """Prediction from pixel noise: clamp(loc + scale * u) to [-1, 1]."""
-        noise = residual.noise
+    def with_residual(self, residual: PixelNoise, growth: float = 1.0) -> Tensor:
+        r"""Prediction from pixel noise: clamp(loc + scale * u) to [-1, 1].
+
+        Where the scale is larger than the one that u was abducted with, only the power ``growth`` in 0..1 of what it
+        grew by counts:
+
+        .. math:: x = loc + s_0 (s / s_0)^{growth} u \quad \text{where } s > s_0, \qquad loc + s u \text{ elsewhere.}
+
+        A mechanism that knows of a plaque but not where has a large scale in all places where it may be. There u is
+        fine texture, and made as large as a plaque it is specks. A scale that shrinks counts whole: the noise of what
+        is gone goes with it.
+        """
+        noise, own = residual.noise, residual.log_scale if growth < 1 else None
         if self.displacement is not None and residual.displacement is not None:
             moved = between(residual.displacement, self.displacement)
             # Of displacements without an inverse noise is as version 0.1.0 moved it.
             keeps = residual.displacement.shape[1] > moved.shape[1]
             noise = moved_noise(noise, moved) if keeps else displaced(noise, moved)
-        return (self.loc + torch.exp(self.log_scale) * noise).clamp(-1, 1)
+            own = displaced(own, moved) if own is not None else None
+        log_scale = self.log_scale
+        if own is not None:
+            log_scale = log_scale - (1 - growth) * (log_scale - own).clamp(min=0)
+        return (self.loc + torch.exp(log_scale) * noise).clamp(-1, 1)
 
     def chunk(self, parts: int) -> list[DiscretisedGaussian]:
         """Split along the batch, e.g. into factual and counterfactual."""

@@ -125,7 +125,7 @@ class HierarchicalVAE(Recomputing, ImageMechanism):
 
     def predict(self, noise: VAENoise, values: Tensor) -> Tensor:
         likelihood = self.decode(noise.latents, values)
-        return likelihood.location if noise.pixels is None else likelihood.with_residual(noise.pixels)
+        return likelihood.location if noise.pixels is None else self._with_residual(likelihood, noise.pixels)
 
     def sample(self, n: int, pixel_noise: bool = True) -> VAENoise:
         latents = self.draw(n)
@@ -133,7 +133,7 @@ class HierarchicalVAE(Recomputing, ImageMechanism):
             return VAENoise(latents, None)
         like = latents.features[0]
         noise = torch.randn(n, self.channels, *self.grid.size, dtype=torch.float32, device=like.device)
-        return VAENoise(latents, PixelNoise(noise, None))
+        return VAENoise(latents, PixelNoise(noise))
 
     def loss(self, x: Tensor, values: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         bound = self(x, values, self.spec.beta_at(step))
@@ -166,7 +166,10 @@ class HierarchicalVAE(Recomputing, ImageMechanism):
         else:
             factual, changed, also = self.factual_and_changed(latents, values, after, known.values)
             bound = self.elbo(known.image, latents, also, self.spec.beta)
-        return changed.with_residual(factual.residual(x)), bound.objective
+        return self._with_residual(changed, factual.residual(x)), bound.objective
+
+    def _with_residual(self, likelihood: DiscretisedGaussian, residual: PixelNoise) -> Tensor:
+        return likelihood.with_residual(residual, self.spec.noise_growth)
 
     def log_density(self, x: Tensor, values: Tensor, sample: bool = True) -> Tensor:
         return -self(x, values, 1.0, sample).negative

@@ -64,21 +64,40 @@ def publish(run: Run, folder: Path, methods: Sequence[str] = (), card: str = "",
         raise RunError(
             Code.MISSING, run.evaluation, "not evaluated yet, and a model without figures helps nobody: segcft evaluate"
         )
-    if not isinstance(run.study.data, SimulatedData) and not card.strip():
-        raise RunError(
-            Code.MISSING,
-            "--card",
-            "expected a file in Markdown that says of whom the data are and what their licence allows",
-        )
+    card = licensed(run.study, card)
     size = sum(run.path(part).stat().st_size for part in parts if part not in guides)
     if size > LARGEST and not large:
         raise RunError(
             Code.TOO_LARGE, run.folder, f"{size / 1e6:.0f} MB of weights are more than {LARGEST / 1e6:.0f} (--large)"
         )
-    if folder.exists() and any(folder.iterdir()) and not Run(folder, run.study).published:
-        raise RunError(Code.EXISTS, folder, "neither empty nor a published model")
+    require_room(run.study, folder)
     with replaced_folder(folder) as partial:
         _write_model(run, store, partial, parts, methods, card)
+
+
+def licensed(study: Study, card: str) -> str:
+    """What a card says of the data and their licence: ``card``, after what is known of simulated ones.
+
+    Raises:
+        RunError: the data are real, and it is empty.
+    """
+    if isinstance(study.data, SimulatedData):
+        simulator = f"{study.data.source}, {study.data.people} people, seed {study.data.seed}"
+        return f"Simulated ({simulator}): no person is in the data, and there is nothing to license.\n\n{card}"
+    if not card.strip():
+        why = "expected a file in Markdown that says of whom the data are and what their licence allows"
+        raise RunError(Code.MISSING, "--card", why)
+    return card
+
+
+def require_room(study: Study, folder: Path) -> None:
+    """Check that a published model may be written to ``folder``.
+
+    Raises:
+        RunError: it holds something else.
+    """
+    if folder.exists() and any(folder.iterdir()) and not Run(folder, study).published:
+        raise RunError(Code.EXISTS, folder, "neither empty nor a published model")
 
 
 def _write_model(run: Run, store: Store, folder: Path, parts: Sequence[str], methods: Sequence[str], card: str) -> None:
@@ -128,7 +147,7 @@ def _write_examples(run: Run, store: Store, folder: Path) -> None:
     write_text(folder / "attributes.csv", pd.DataFrame(table).to_csv(index=False, float_format="%.6g"))
 
 
-def _in_words(samples: Mapping[str, int]) -> str:
+def samples_in_words(samples: Mapping[str, int]) -> str:
     """How many samples each part has."""
     names = {"train": "training", JUDGE: "judge's training"}
     *others, last = (f"{count} {names.get(part, part)}" for part, count in samples.items())
@@ -142,24 +161,26 @@ def _question(study: Study) -> tuple[str, str]:
     return name, "-20%" if numbers else study.variables[name].categories[0]
 
 
+def training_table(run: Run, parts: Sequence[str]) -> str:
+    """How each part was made, in Markdown."""
+    rows = ["| part | parameters | seconds | segcft | key |", "| --- | ---: | ---: | --- | --- |"]
+    for part in parts:
+        meta = artefact.read_meta(run.path(part))
+        count = sum(parameter.numel() for parameter in run.build(part).parameters())
+        made = f"{meta.get('seconds', float('nan')):.0f} | {meta.get('version', 'unknown')} | `{meta['key']}`"
+        rows.append(f"| {part} | {count:,} | {made} |")
+    return "\n".join(rows)
+
+
 def model_card(run: Run, store: Store, parts: Sequence[str], methods: Sequence[str], card: str) -> str:
     """The card, in Markdown."""
     study = run.study
     height, width = study.image.size
-    counts, people = run.samples(), store.table["patient"].nunique()
+    people = store.table["patient"].nunique()
     example, again = "image.png", " --data DIR"
     if isinstance(study.data, SimulatedData):
         example, again = "FOLDER/examples/1.png", ""
-        simulator = f"{study.data.source}, {study.data.people} people, seed {study.data.seed}"
-        card = f"Simulated ({simulator}): no person is in the data, and there is nothing to license.\n\n{card}"
     area, change = _question(study)
-    rows = []
-    for part in parts:
-        meta = artefact.read_meta(run.path(part))
-        module = run.build(part)
-        count = sum(parameter.numel() for parameter in module.parameters())
-        made = f"{meta.get('seconds', float('nan')):.0f} | {meta.get('version', 'unknown')} | `{meta['key']}`"
-        rows.append(f"| {part} | {count:,} | {made} |")
     table = (run.evaluation / "table.md").read_text(encoding="utf-8")
     figures = table.split("\n", 1)[1].replace("\n## ", "\n### ").strip()
     interventions = "\n".join(
@@ -197,7 +218,7 @@ mechanisms drew in the training range, which they stand for; no person is among 
 
 {card.strip()}
 
-{_in_words(counts)}\
+{samples_in_words(run.samples())}\
 {"" if people == len(store) else f", of {people} people"}, split by patient; \
 fingerprint `{store.fingerprint}`.
 
@@ -205,9 +226,7 @@ fingerprint `{store.fingerprint}`.
 
 `study.yaml` has every setting; `segcft run FOLDER/study.yaml{again} --out RUN` trains it again.
 
-| part | parameters | seconds | segcft | key |
-| --- | ---: | ---: | --- | --- |
-{chr(10).join(rows)}
+{training_table(run, parts)}
 
 ## Intended use and limits
 

@@ -10,7 +10,8 @@ hvae.safetensors          mechanism of the image, pre-trained ("No CFT")
 cft-<guide>.safetensors   the same after fine-tuning with that guide
 training/                 checkpoints and figures of every step
 README.md                 of a published model only: its card
-people.csv, samples.json  of a published model only: made-up subjects instead of samples, see segcft.pipeline.publish
+samples.json              of a published model only: how many samples it was made from
+people.csv                of a published model only: made-up subjects instead of samples, see segcft.pipeline.publish
 evaluation/               table.json, table.md, scores.parquet, figures/; of validation samples: evaluation-validation/
 report.html               all of it on one page, see segcft.report
 
@@ -104,7 +105,12 @@ class Run:
     @property
     def published(self) -> bool:
         """Whether this is a published model: trained parts without the samples."""
-        return self.subjects_file.is_file()
+        return self._counts.is_file()
+
+    @property
+    def _counts(self) -> Path:
+        """Of a published model: how many samples it was made from."""
+        return self.folder / "samples.json"
 
     @property
     def subjects_file(self) -> Path:
@@ -312,7 +318,7 @@ class Run:
         """
         if not self.published:
             return self.store().samples
-        path = self.folder / "samples.json"
+        path = self._counts
         try:
             said = json.loads(path.read_text(encoding="utf-8"))
             return listed({split: int(said[split]) for split in PARTS if split != JUDGE or split in said})

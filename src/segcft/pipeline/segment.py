@@ -28,15 +28,13 @@ from segcft.importers.converted import COLUMNS, Converted, Value
 from segcft.importers.masks import BITS, Plausibility, check_polarity, largest_parts
 from segcft.io.imagefile import SUFFIXES, find_file, read_image, strip_suffix
 from segcft.io.reject import Excluded, Rejected, about
+from segcft.pipeline.publish_readers import READERS
 from segcft.pipeline.run import Run
 from segcft.readers.reader import MaskReader
 from segcft.utils.digest import digest_of, key_of
 from segcft.utils.progress import Progress
 
 TABLE, IMAGES = "metadata.csv", "images"
-READERS = ("segmentor", "judge")
-"""The parts of a run that see masks."""
-
 DISAGREEMENT, IMPLAUSIBLE = "readers disagree", Plausibility.KIND
 AGREED = "_agreement"
 """After a structure: the column of the smallest Dice between two readers."""
@@ -96,8 +94,9 @@ class Readers:
 
     @classmethod
     def of(cls, runs: Sequence[Path], device: torch.device) -> Readers:
-        """All readers of some runs, or of published models. A run has two readers, the segmentor and the judge; a
-        published model has the judge. The structures are in the order of the first run.
+        """All readers of some runs, or of published models. A run has two readers, the segmentor and the judge, and so
+        have published readers; a published model has the judge, and the segmentor if that guided it. The structures are
+        in the order of the first run.
 
         Raises:
             RunError: a folder is no run, has no reader, sees other structures, or has colour images.

@@ -1,0 +1,97 @@
+"""Published readers: the segmentor and the judge of a run, without its samples and without an image mechanism.
+
+They make masks for images that have none (`segcft segment`), and judge other models. The folder opens like a run.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from segcft.errors import Code, RunError
+from segcft.evaluate.reading import by_source, readings, render
+from segcft.pipeline.publish import licensed, require_room, samples_in_words, training_table
+from segcft.pipeline.run import Run
+from segcft.utils.atomic import replaced_folder, write_text
+
+READERS = ("segmentor", "judge")
+"""The parts of a run that see masks."""
+
+
+def publish_readers(run: Run, folder: Path, card: str = "") -> None:
+    """Write the readers of a run to ``folder``, in place of earlier ones, with how well they read its test samples.
+
+    Args:
+        run: with a segmentor and a judge.
+        folder: new, empty or a published model.
+        card: Markdown on the data and their licence. Needed for real data, of which code knows neither.
+
+    Raises:
+        RunError: the run lacks a reader or test samples with masks, ``folder`` holds something else, or real data have
+            no card.
+    """
+    store = run.samples_of(READERS)
+    card = licensed(run.study, card)
+    require_room(run.study, folder)
+    rows = store.indices("test", masked=True)
+    if not len(rows):
+        raise RunError(Code.EMPTY, run.folder, "no test sample has masks, so nobody knows how well the readers read")
+    readers = {part: run.load(part) for part in READERS}
+    found = {source: readings(run.study, readers, store, some) for source, some in by_source(store, rows).items()}
+    with replaced_folder(folder) as partial:
+        model = Run(partial, run.study)
+        model.write_study()
+        for part in READERS:
+            shutil.copyfile(run.path(part), model.path(part))
+        write_text(model.folder / "samples.json", json.dumps(run.samples()) + "\n")
+        table = render(found)
+        write_text(model.folder / "README.md", _card(run, table, card))
+
+
+def _card(run: Run, figures: str, card: str) -> str:
+    """The card, in Markdown."""
+    study, store = run.study, run.store()
+    height, width = study.image.size
+    bits = "\n".join(f"- `{name}`: {1 << bit}" for bit, name in enumerate(study.masked))
+    people = store.table["patient"].nunique()
+    return f"""\
+# {study.name}: readers of segcft
+
+{study.description}
+
+**For research only, not for clinical use.**
+
+    segcft segment FOLDER IMAGES --out masked
+
+FOLDER is where this file is, IMAGES a folder of images. Two networks of different kinds read each image, and must
+agree. They see it at {height} x {width} pixels; masks are in its own. Flags of the masks:
+
+{bits}
+
+## Data
+
+{card.strip()}
+
+{samples_in_words(run.samples())}\
+{"" if people == len(store) else f", of {people} people"}, split by patient; \
+fingerprint `{store.fingerprint}`.
+
+## Training
+
+`study.yaml` has every setting.
+
+{training_table(run, READERS)}
+
+## Intended use and limits
+
+Research: masks for images that have none, and a judge of counterfactuals that were made without these readers. They see
+what looks like their training data; where they do not agree there is no mask, and `rejected.csv` says why. Masks are
+made by networks: look at some before they are used. No diagnosis or decision may rest on them.
+
+## Figures
+
+On test samples that no stage has seen. *Together* is what both see on average, as `segcft segment` has it.
+
+{figures}
+"""
