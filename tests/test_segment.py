@@ -133,6 +133,14 @@ def test_what_no_chest_looks_like_is_left_out(tmp_path: Path) -> None:
     assert sorted(pd.read_csv(tmp_path / "out/rejected.csv")["id"]) == ["broken", "mirrored", "negative"]
 
 
+def test_a_chest_that_does_not_fill_its_film_is_no_negative(tmp_path: Path) -> None:
+    film = np.full((64, 160), 255, np.uint8)  # bright where arms or a bare film would be
+    film[:, 48:112] = chest(64, 64)[0]
+    write(tmp_path / "in", "wide", film)
+    segment(readers((study(), 1.0)), tmp_path / "in", tmp_path / "out")
+    assert pd.read_csv(tmp_path / "out/metadata.csv")["id"].tolist() == ["wide"]
+
+
 def test_it_goes_on_where_it_was_and_not_with_other_readers(tmp_path: Path) -> None:
     write(tmp_path / "in", "one", chest(64, 64)[0])
     segment(readers((study(), 1.0)), tmp_path / "in", tmp_path / "out")

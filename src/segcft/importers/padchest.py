@@ -22,7 +22,7 @@ from segcft.errors import Code, DataError
 from segcft.importers.convert import Summary, convert
 from segcft.importers.converted import Converted, Value
 from segcft.importers.fit import fit_window
-from segcft.importers.masks import Masking, Plausibility, Segmenter, check_polarity
+from segcft.importers.masks import Masking, Plausibility, Segmenter
 from segcft.io.imagefile import check_id, strip_suffix
 from segcft.io.picture import read_picture
 from segcft.io.reject import Excluded, Rejected, Unreadable, about
@@ -209,7 +209,6 @@ class _Reader:
         sizes = self.masking.size, self.masking.segmenter.size
         with about(path):
             image, large = fit_window(pixels, self.options.window, *sizes)
-        check_polarity(image)
         attributes |= {"file_height": pixels.shape[0], "file_width": pixels.shape[1]}
         sample = Converted(row.id, row.PatientID, image, attributes=attributes, large=large, remarks=picture.remarks)
         return self.masking.begin(sample)

@@ -258,8 +258,6 @@ class _Segmenting:
         if pixel.millimetres is None and abs(pixel.aspect - 1) > SQUARE_ENOUGH:
             why = f"{path}: {pixel.aspect:.3g} times as high as wide, and nobody knows how large"
             raise Excluded("pixels are not square", why)
-        if self.readers.chest:
-            check_polarity(image)
         cells = dict(item.cells)
         patient, split = cells.pop("patient", "") or item.id, cells.pop("split", "").lower()
         attributes: dict[str, Value] = {name: text or None for name, text in cells.items() if name not in COLUMNS}
