@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
+from torch import Tensor
 
 from refused import refused
 from segcft.causal.missing import MissingValues
 from segcft.causal.scm import StructuralCausalModel
-from segcft.config.stages import SCMSpec
+from segcft.config.stages import RegressorSpec, SCMSpec
 from segcft.config.variable import Variable
 from segcft.errors import Code, InterventionError
+from segcft.readers.evidence import ImageEvidence
+from segcft.readers.predictor import Predictor
 
 
 def chain() -> StructuralCausalModel:
@@ -84,3 +89,51 @@ def test_draws_are_of_the_posterior() -> None:
 def test_somebody_impossible_is_refused() -> None:
     with refused(InterventionError, Code.OUT_OF_RANGE):
         MissingValues(chain(), torch.tensor([[1e30, math.nan, math.nan, 1e30]]), generator())
+
+
+# --- what an image says of what is missing ---
+
+
+def evidence(
+    people: int = 400, tells: float = 1.0
+) -> tuple[StructuralCausalModel, ImageEvidence, Callable[..., Tensor]]:
+    """Of a predictor that says of images the weight of their subjects, with noise, in standard deviations of it."""
+    scm = chain()
+    predictor = Predictor(RegressorSpec(steps=1), 1, 2, scm.definitions, ["weight"])
+    values = scm.sample(people, generator()).detach()
+    predictor.set_statistics(values)
+    noise = torch.Generator().manual_seed(1)
+
+    def says(values: Tensor) -> Tensor:
+        seen = predictor.encoder(values)[:, predictor.encoder.columns(["weight"])]
+        return tells * seen + 0.2 * torch.randn(seen.shape, generator=noise)
+
+    said = says(values)
+    predictor.fit_response(said, values, judges=False)
+    return scm, ImageEvidence(predictor, said, values), says
+
+
+@torch.no_grad()
+def test_what_an_image_shows_is_evidence_of_what_is_missing() -> None:
+    scm, seen, says = evidence()
+    people = scm.sample(60, torch.Generator().manual_seed(2))
+    said = says(people)
+    errors: dict[str, list[float]] = {"told": [], "untold": []}
+    for values, one in zip(people[:, None], said, strict=True):
+        lacking = values.clone()
+        lacking[:, 2] = math.nan
+        for name, what in (("told", partial(seen, one)), ("untold", None)):
+            filled, _ = MissingValues(scm, lacking, generator(), 1000, what).likely()
+            errors[name].append(float((filled - values)[0, 2].square()))
+    assert sum(errors["told"]) < 0.5 * sum(errors["untold"])
+
+
+@torch.no_grad()
+def test_an_image_that_shows_nothing_changes_nothing() -> None:
+    scm, seen, says = evidence(tells=0.0)
+    values = torch.tensor([[72.0, 1.0, math.nan, 540.0]])
+    (plain, certain), (told, less) = (
+        MissingValues(scm, values, generator(), 4000, what).likely() for what in (None, partial(seen, says(values)[0]))
+    )
+    assert float(told[0, 2]) == pytest.approx(float(plain[0, 2]), abs=0.25 * certain["weight"])
+    assert less["weight"] == pytest.approx(certain["weight"], rel=0.25)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Generator, Tensor
 
 from segcft.causal.scm import StructuralCausalModel
 from segcft.errors import Code, InterventionError
+
+LogLikelihood = Callable[[Tensor], Tensor]
+"""Of candidates (n, V): how likely something that was seen is under each, in nats up to a constant, (n,)."""
 
 CANDIDATES = 4000
 """Samples of the SCM of which the likely ones are taken."""
@@ -24,13 +29,19 @@ class MissingValues:
         values: (1, V).
         generator: draws the candidates.
         candidates: how many.
+        seen: what more is known of the sample, such as what its image shows.
 
     Raises:
         InterventionError: the other values have no likelihood.
     """
 
     def __init__(
-        self, scm: StructuralCausalModel, values: Tensor, generator: Generator, candidates: int = CANDIDATES
+        self,
+        scm: StructuralCausalModel,
+        values: Tensor,
+        generator: Generator,
+        candidates: int = CANDIDATES,
+        seen: LogLikelihood | None = None,
     ) -> None:
         self.derived = torch.tensor([variable.derived is not None for variable in scm.definitions.values()])
         self.scm, self.values = scm, scm.derive(values)
@@ -44,7 +55,10 @@ class MissingValues:
             likelihood = scm.log_prob(self.candidates)[:, ~self.missing].sum(dim=1)
             # The draw knows how the missing are tied to each other, and the weight how they are to the known.
             drawn = scm.confounding(self.candidates, self.missing.nonzero()[:, 0].tolist())
-            self.weights = torch.softmax(likelihood + scm.confounding(self.candidates) - drawn, dim=0)
+            likelihood = likelihood + scm.confounding(self.candidates) - drawn
+            if seen is not None:
+                likelihood = likelihood + seen(self.candidates)
+            self.weights = torch.softmax(likelihood, dim=0)
         if not self.weights.isfinite().all():
             known = ", ".join(
                 f"{name}={float(values[0, k]):g}"

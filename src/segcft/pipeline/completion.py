@@ -3,30 +3,41 @@ r"""Training samples whose attributes are not all known, completed so that the i
 What is missing is summed over: with a the missing attributes of a sample with the image x and the known values v,
 training minimises
 
-.. math:: E_{p(a \mid v)} [-\log p(x \mid a, v)] \ge -\log p(x \mid v),
+.. math:: E_{q(a)} [-\log p(x \mid a, v)].
 
-where :math:`p(a \mid v)` is that of the attributes' mechanisms, which are trained before. Steps take turns among draws.
-The draws do not look at the image. So such a sample teaches what its known values show, and of the missing ones that
-they show nothing: where a share f of the samples lacks an attribute, the best mechanism of this bound has 1 - f of its
-effect.
+Steps take turns among draws. Where no predictor looks at the image, q is :math:`p(a \mid v)`, that of the attributes'
+mechanisms, which are trained before. Such a sample then teaches what its known values show, and of the missing ones
+that they show nothing: where a share f of the samples lacks an attribute, the best mechanism has 1 - f of its effect.
+Where the study has a ``predictor``, q is :math:`p(a \mid v, o(x))` given what that says of the image
+(:mod:`segcft.readers.evidence`), so that of the effect as much is kept as the predictor can tell.
 
 Who is judged has the likeliest of what is missing, as an answer about an image has.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from segcft.causal.missing import MissingValues
+from segcft.causal.missing import LogLikelihood, MissingValues
 from segcft.causal.scm import StructuralCausalModel
+from segcft.data.batches import sequential
 from segcft.data.store import Store
+from segcft.errors import Code, DataError
+from segcft.grey import to_unit
 from segcft.pipeline.run import Run
+from segcft.readers.evidence import ImageEvidence
+from segcft.readers.predictor import Predictor
 from segcft.utils.progress import Progress
 
 CANDIDATES = 500
 """Draws of the SCM of which the likely ones are taken, for each sample: fewer than for an answer, as there are many."""
+BATCH = 64
 DRAWS = 16
 """Completions of each sample: of a category that is as likely as not, the share of draws is right within an eighth."""
 
@@ -37,8 +48,11 @@ def completed(
     seed: int,
     draws: int = DRAWS,
     progress: Progress | None = None,
+    shown: Callable[[int], LogLikelihood] | None = None,
 ) -> NDArray[np.float32]:
     """Values (N, V) of which some are NaN, completed ``draws`` times each: (N, draws, V).
+
+    ``shown`` says, of the image of each of the N, how likely what it shows is under values.
 
     Raises:
         InterventionError: what is known of a sample has no likelihood.
@@ -46,8 +60,36 @@ def completed(
     found, generator = np.repeat(values[:, None], draws, axis=1), _generator(scm, seed)
     rows = np.flatnonzero(_lacking(scm, values))
     for row in (progress or Progress())(rows, len(rows), "Drawing what is missing"):
-        found[row] = _missing(scm, values[row], generator).draw(draws, generator).cpu().numpy()
+        seen = shown(int(row)) if shown is not None else None
+        found[row] = _missing(scm, values[row], generator, seen).draw(draws, generator).cpu().numpy()
     return found
+
+
+def shown_by(
+    predictor: Predictor, store: Store, rows: NDArray[np.int64], device: torch.device
+) -> Callable[[int], LogLikelihood]:
+    """What a predictor sees in the images of ``rows``: of the k-th of them, how likely that is under values.
+
+    How far it can be believed is learnt from the validation samples, which it has not been trained on.
+
+    Raises:
+        DataError: none of these has all values.
+    """
+    unseen = store.indices("validation", complete=True)
+    if not len(unseen):
+        why = "no validation sample has all values, so nobody knows how far a predictor can be believed"
+        raise DataError(Code.EMPTY, store.folder, why)
+    evidence = ImageEvidence(predictor, *_said(predictor, store, unseen, device))
+    said, _ = _said(predictor, store, rows, device)
+    return lambda k: functools.partial(evidence, said[k])
+
+
+@torch.inference_mode()
+def _said(predictor: Predictor, store: Store, rows: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
+    """What the predictor says of the images of ``rows`` (N, K), and their values (N, V)."""
+    batches = sequential(store, rows, BATCH)
+    said = [predictor(to_unit(batch["image"].to(device))) for batch in batches]
+    return torch.cat(said), torch.from_numpy(store.values()[rows]).to(device)
 
 
 def fill_likely(run: Run, store: Store, split: str) -> list[str]:
@@ -81,9 +123,14 @@ def _lacking(scm: StructuralCausalModel, values: NDArray[np.float32]) -> NDArray
     return lacking
 
 
-def _missing(scm: StructuralCausalModel, values: NDArray[np.float32], generator: torch.Generator) -> MissingValues:
+def _missing(
+    scm: StructuralCausalModel,
+    values: NDArray[np.float32],
+    generator: torch.Generator,
+    seen: LogLikelihood | None = None,
+) -> MissingValues:
     """Of one sample (V,)."""
-    return MissingValues(scm, torch.from_numpy(values[None]).to(generator.device), generator, CANDIDATES)
+    return MissingValues(scm, torch.from_numpy(values[None]).to(generator.device), generator, CANDIDATES, seen)
 
 
 def _generator(scm: StructuralCausalModel, seed: int) -> torch.Generator:

@@ -26,7 +26,7 @@ from segcft.grey import to_unit
 from segcft.image_models.mechanism import MECHANISMS
 from segcft.image_models.objective import LikelihoodObjective
 from segcft.image_models.typicality import typical_ranges
-from segcft.pipeline.completion import completed
+from segcft.pipeline.completion import completed, shown_by
 from segcft.pipeline.judging import UNKNOWN_TRAINING
 from segcft.pipeline.runner import Pipeline
 from segcft.pipeline.stage import MOST_VALIDATED, STAGES, Minimised, TrainingStage
@@ -66,9 +66,11 @@ class _ImageStage(TrainingStage):
     def completions(self, pipeline: Pipeline, rows: NDArray[np.int64]) -> NDArray[np.float32] | None:
         if pipeline.study.hvae.missing == "leave out":
             return None
-        scm = pipeline.run.load("scm", pipeline.fabric.device)
-        values = pipeline.store.values()[rows]
-        return completed(scm, values, pipeline.study.hvae.seed, progress=pipeline.progress)
+        device, store, shown = pipeline.fabric.device, pipeline.store, None
+        if pipeline.study.predictor is not None:
+            shown = shown_by(pipeline.run.load("predictor", device), store, rows, device)
+        scm, seed = pipeline.run.load("scm", device), pipeline.study.hvae.seed
+        return completed(scm, store.values()[rows], seed, progress=pipeline.progress, shown=shown)
 
     def others(self, pipeline: Pipeline, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
         study = pipeline.study
@@ -86,7 +88,9 @@ class LikelihoodStage(_ImageStage):
     method = "none"
 
     def needs(self, study: Study) -> tuple[str, ...]:
-        return ("import", *(["scm"] if study.hvae.missing == "draw" else []))
+        if study.hvae.missing == "leave out":
+            return ("import",)
+        return ("import", "scm", *(["predictor"] if study.predictor is not None else []))
 
     def settings(self, study: Study) -> dict[str, Any]:
         settings = super().settings(study)
