@@ -103,10 +103,12 @@ class EvaluationSpec(Section):
     ``interventions`` lists the variables to intervene on, one at a time (default: the structures' areas).
     ``dilation`` of the structures for locality and ``figure_changes`` (relative) are shares of 1. ``progression``
     lists variables that rise together in a figure of their own, through ``progression_quantiles`` of the training
-    subjects'. ``pairs`` says which images are each other's true counterfactual.
+    subjects'. ``pairs`` says which images are each other's true counterfactual. ``groups`` are variables, or columns
+    that the samples keep: of the subjects who have the same value, or half of the numbers, there are tables of their
+    own.
     """
 
-    LATER = frozenset({"pairs"})
+    LATER = frozenset({"pairs", "groups"})
 
     metric: Literal["mape", "mae"] = "mape"
     interventions: tuple[str, ...] = ()
@@ -119,4 +121,5 @@ class EvaluationSpec(Section):
     progression: tuple[str, ...] = ()
     progression_quantiles: tuple[Fraction, ...] = (0.05, 0.5, 0.75, 0.9, 0.98)
     pairs: PairsSpec | None = None
+    groups: tuple[str, ...] = ()
     seed: NonNegativeInt = 0

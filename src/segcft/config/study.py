@@ -160,6 +160,10 @@ class Study(Section):
             for name in names:
                 if name not in self.variables:
                     raise ValueError(f"{key}: {name!r} is not a variable ({', '.join(self.variables)})")
+        for name in self.evaluation.groups:
+            if name not in self.variables and name not in self.data.keep:
+                known = ", ".join([*self.variables, *self.data.keep])
+                raise ValueError(f"evaluation.groups: {name!r} is no variable and no column of data.keep ({known})")
         for name in self.finetune.intervene:
             if self.variables[name].derived:
                 raise ValueError(f"finetune.intervene: {name!r} is derived; name what it is derived from")

@@ -20,6 +20,7 @@ from segcft.evaluate import names
 from segcft.evaluate.answered import AnsweredBatch, AskedBatch, FactualBatch, GuideBatch, ModelBatch
 from segcft.evaluate.answers import FigureQueries
 from segcft.evaluate.cohort import Cohort
+from segcft.evaluate.groups import Groups, groups_of, write_groups
 from segcft.evaluate.known import known_change
 from segcft.evaluate.metrics.attributes import AttributeMetric
 from segcft.evaluate.metrics.displacement import places_of_people
@@ -92,7 +93,8 @@ def evaluate(
     rows = scores.rows(cohort.named("patient"), study.evaluation.bootstrap, study.evaluation.seed)
     if training is not None and not Truth.of(study, cohort.store):
         rows += places_of_people(cohort, training, study.asked)
-    write_outcome(study, table, rows, folder, notes=notes, progress=progress)
+    groups = groups_of(study, store, cohort.rows)
+    write_outcome(study, table, rows, folder, groups=groups, notes=notes, progress=progress)
     draw(study, [lambda: FigureQueries(cohort, models, judge, training_values, training)], folder, progress)
     return rows
 
@@ -103,13 +105,15 @@ def write_outcome(
     rows: Sequence[Row],
     folder: Path,
     *,
+    groups: Groups,
     notes: Sequence[str] = (),
     end: str = "",
     progress: Progress,
 ) -> None:
     """Write ``table.json``, ``table.md`` and ``scores.parquet`` of the results of samples and of their rows.
 
-    ``notes`` stand at the top of the table and ``end`` at its end.
+    Where there are ``groups`` of samples, theirs are in ``groups.json`` and in the table, too. ``notes`` stand at the
+    top of the table and ``end`` at its end.
     """
     subjects = scores["patient"].nunique()
     few, related = few_subjects(subjects), kin(rows, study)
@@ -118,7 +122,8 @@ def write_outcome(
     with written(folder / "scores.parquet") as partial:
         scores.to_parquet(partial, index=False)
     write_text(folder / "table.json", json.dumps(rows, indent=1, allow_nan=False) + "\n")
-    write_text(folder / "table.md", render_table(rows, study, [*few, *related, *notes], subjects) + end)
+    in_groups = write_groups(scores, groups, study, folder)
+    write_text(folder / "table.md", render_table(rows, study, [*few, *related, *notes], subjects) + in_groups + end)
     for note in related:  # at the end, where it is read
         progress.note(f"warning: {note}")
 

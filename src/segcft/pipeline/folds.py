@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -24,6 +25,7 @@ from segcft.evaluate.answers import FigureQueries
 from segcft.evaluate.cohort import Cohort
 from segcft.evaluate.evaluation import draw, write_outcome
 from segcft.evaluate.folded import Fold, all_rows, all_scores, render_spread
+from segcft.evaluate.groups import groups_of
 from segcft.evaluate.scores import Row
 from segcft.pipeline.completion import fill_likely
 from segcft.pipeline.importing import (
@@ -230,8 +232,9 @@ def _evaluate(run: Run, folds: Sequence[Run], device: torch.device, progress: Pr
     rows = all_rows(read, run.study)
     with Lock(folder):
         record.unlink(missing_ok=True)  # it is of what is now replaced, file by file
-        end = render_spread(read, run.study)
-        write_outcome(run.study, all_scores(read), rows, folder, notes=notes, end=end, progress=progress)
+        scores, store, end = all_scores(read), run.store(), render_spread(read, run.study)
+        groups = groups_of(run.study, store, np.flatnonzero(store.table["id"].isin(scores["id"])))
+        write_outcome(run.study, scores, rows, folder, groups=groups, notes=notes, end=end, progress=progress)
         draw(run.study, [partial(_queries, fold, device) for fold in folds], folder, progress)
         write_text(record, json.dumps({"key": _key(folds), "data": run.store().fingerprint}))
     progress.note("evaluate: done")
