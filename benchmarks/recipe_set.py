@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from segcft.evaluate.names import KNOWN, MEAN_CHANGE, METHODS, NO_CHANGE, TRUTH, guide
+from segcft.evaluate.names import KNOWN, MEAN_CHANGE, METHODS, NO_CHANGE, SEG_LESS_REG, TRUTH, guide
 from segcft.evaluate.table import judged_samples
 from segcft.planning.record import RECORD
 
@@ -20,6 +20,9 @@ MARGIN, FACTOR, OTHERS = 3.0, 1.5, 1.0
 more; that of the others at most the judge's own plus the third. Percentage points, or the unit of the measure."""
 TRAINED = ("none", "regressor", "segmentor")
 """Image mechanisms, by their guides."""
+
+NO_METHODS = (KNOWN, SEG_LESS_REG)
+"""What the rows of a table have beside methods and the truth."""
 
 Row = dict[str, Any]
 Cells = dict[tuple[str, str, str, str], float | None]
@@ -140,7 +143,7 @@ def lines(rows: Sequence[Row]) -> tuple[Line, ...]:
     found = [
         _line(cells, own, row)
         for row in rows
-        if row["metric"] == "slope" and row["intervened"] and row["method"] != KNOWN
+        if row["metric"] == "slope" and row["intervened"] and row["method"] not in NO_METHODS
     ]
     structures, methods = list(dict.fromkeys(row["structure"] for row in rows)), list(METHODS)
     return tuple(sorted(found, key=lambda line: (structures.index(line.structure), methods.index(line.method))))

@@ -15,7 +15,7 @@ from PIL import Image
 from benchmarks.recipe import CONFIGS, FOLDERS, PUBLISHED, ROOT, SIDE, framed, slices_of, subjects_tested
 from benchmarks.recipe_page import page
 from benchmarks.recipe_set import Judged, Line, lines, read_sets, write_sets
-from segcft.evaluate.names import NO_CHANGE
+from segcft.evaluate.names import NO_CHANGE, SEG_LESS_REG
 from segcft.planning.record import RECORD
 
 
@@ -35,6 +35,7 @@ ROWS = [
     row("none", "mape", "lung", 20.0, "lung_area"),
     row("none", "slope", "lung", 0.1, "lung_area"),
     row("segmentor", "pattern energy", "", 1.3, "lung_area"),
+    row(SEG_LESS_REG, "slope", "lung", 0.05, "lung_area"),  # a difference is no method
 ]
 
 
