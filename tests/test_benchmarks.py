@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
 from PIL import Image
 
-from benchmarks import full, hospitals, hours
+from benchmarks import full, hospitals, hours, sense
 from benchmarks.measure import Contender, compare
 from benchmarks.ours import build
 from segcft.config.sources import SeveralFolders
@@ -161,3 +164,30 @@ def test_answers_in_own_pixels_are_compared_with_the_truth_at_that_size(capsys: 
     rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()[2:]]
     assert len(rows) == 9
     assert all(float(row[2]) > 0 for row in rows)
+
+
+def test_the_area_under_the_curve_is_of_pairs_of_one_view() -> None:
+    ratio, ill = np.array([0.4, 0.5, 0.6, 0.7]), np.array([False, True, False, True])
+    assert sense.auc(ratio, ill, np.array(["PA"] * 4)) == 0.75
+    assert sense.auc(ratio, ill, np.array(["PA", "PA", "AP", "AP"])) == 1.0  # 0.5 is less than 0.6, but of another view
+    assert math.isnan(sense.auc(ratio, ill, np.array(["a", "b", "c", "d"])))
+
+
+def test_masks_tell_enlarged_hearts_whatever_their_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "masks").mkdir()
+    rows = []
+    for number in range(12):
+        ill, side = number % 3 == 0, 100 + 20 * number  # pixels
+        mask = np.zeros((side, side + 7), np.uint8)
+        mask[side // 4 : side // 2, side // 10 : side // 3] = 2
+        mask[side // 4 : side // 2, 2 * side // 3 : 9 * side // 10] = 1
+        mask[side // 2 : 3 * side // 4, side // 4 : (3 if ill else 2) * side // 4] |= 4  # 1/2 or 1/4 of 4/5
+        Image.fromarray(mask).save(tmp_path / "masks" / f"{number}.png")
+        rows.append([number, number, "PA", "Cardiomegaly|Mass" if ill else "No Finding"])
+    pd.DataFrame(rows, columns=["id", "patient", "view", "findings"]).to_csv(tmp_path / "metadata.csv", index=False)
+    sense.main([str(tmp_path)])
+    cells = [cell.strip() for cell in capsys.readouterr().out.splitlines()[-1].split("|")][1:-1]
+    assert cells[:2] == ["all", "4 / 8"]
+    assert float(cells[2]) == pytest.approx(0.5 / 0.8, abs=0.03)
+    assert float(cells[3]) == pytest.approx(0.25 / 0.8, abs=0.03)
+    assert cells[4].startswith("1.00 ")

@@ -85,9 +85,17 @@ def test_gradients_flow_to_the_masks_and_to_the_image(study: Study) -> None:
     image, masks = scene()
     soft = (0.2 + 0.6 * masks).requires_grad_(True)
     image.requires_grad_(True)
+    small = study.model_copy(update={"image": study.image.model_copy(update={"size": (4, 4)})})
     assert torch.autograd.gradcheck(
-        lambda m, x: Measurements.of(study).estimate(m, x)[:, -1], (soft[..., ::8, ::8], image[..., ::8, ::8])
+        lambda m, x: Measurements.of(small).estimate(m, x)[:, -1], (soft[..., ::8, ::8], image[..., ::8, ::8])
     )
+
+
+def test_masks_of_another_grid_are_refused(study: Study) -> None:
+    """Places and lengths would be those of nothing, without a word."""
+    image, masks = scene()
+    with pytest.raises(ValueError, match="grid"):
+        Measurements.of(study).read(masks[..., ::2, ::2], image[..., ::2, ::2])
 
 
 @pytest.mark.parametrize("spec", [Augment(contrast=0.3, brightness=0.2), Augment(scale=0.2), Augment()])

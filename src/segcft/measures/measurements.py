@@ -117,7 +117,12 @@ class Measurements:
         """The numbers of soft masks (B, S, *size), (B, M): what training follows. Nothing is ever quite absent.
 
         ``image`` (B, C, *size) in [-1, 1] is what they are of; it is needed where :attr:`of_image` says so.
+
+        Raises:
+            ValueError: the masks are not of the study's grid, whose places the numbers are of.
         """
+        if masks.shape[2:] != self.grid.size:
+            raise ValueError(f"masks of {tuple(masks.shape[2:])}, where the grid has {tuple(self.grid.size)}")
         shown = self.shown(masks)
         if not self.all:
             return masks.new_zeros(len(masks), 0)
