@@ -99,7 +99,13 @@ def test_a_published_model_has_what_it_needs_and_no_more(small_run: Run, publish
     parts = {f"{part}.safetensors" for part in ("judge", "scm", "hvae", "cft-segmentor", "segmentor")}
     examples = {f"examples/{name}" for name in ("1.png", "2.png", "3.png", "attributes.csv")}
     table = {"evaluation/table.json", "evaluation/table.md"}
-    assert files == parts | examples | table | {"README.md", "study.yaml", "people.csv", "samples.json"}
+    assert files == parts | examples | table | {
+        "README.md",
+        "study.yaml",
+        "people.csv",
+        "samples.json",
+        "intervals.json",
+    }
     card = (published / "README.md").read_text()
     for text in ("not for clinical use", "Simulated", small_run.store().fingerprint, "Effectiveness", "Seg-CFT"):
         assert text in card

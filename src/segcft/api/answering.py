@@ -26,6 +26,7 @@ from segcft.counterfactual.warnings import (
 from segcft.errors import Code, RunError
 from segcft.grey import to_grey_levels, to_unit
 from segcft.image_models.mechanism import seeded
+from segcft.pipeline.intervals import read_intervals
 from segcft.pipeline.judging import is_guided_by
 from segcft.pipeline.stage import training_stage
 
@@ -90,6 +91,8 @@ def answer_questions(
     lengths = model.mechanism.lengths(abduction.noise)
     typical, joint = asking.run.typical(asking.methods[method], lengths), asking.run.joint_support()
     spread = _spread(asking.people[:, columns])
+    # Of corrected answers nobody has calibrated them.
+    intervals = None if exact else read_intervals(asking.run).get(method)
     found, refused = _read(asking, abduction, wanted), [""] * len(questions)
     if exact:
         found, refused = _exact(asking, method, abduction, x, before, wanted, read_before, found)
@@ -109,7 +112,7 @@ def answer_questions(
             *missed_changes(study, gained, change, spread),
         ]
         read_spread = _spread(judge.read(to_unit(drawn))) if draws > 1 else None
-        add_obtained(own, study, model.scm, after[i], found.measures[i], read_spread)
+        add_obtained(own, study, model.scm, after[i], found.measures[i], read_spread, intervals)
         answers.append(
             Answer(
                 image=found.grey[i].cpu().numpy(),

@@ -39,6 +39,9 @@ from segcft.utils.workers import Workers
 PASSED = "passed-over.csv"
 """The list of what was not asked about, in the folder of answers."""
 
+OBTAINED = ("obtained", "obtained_sd", "interval_low", "interval_high")
+"""What a record says of a measure in an answer; of what is derived only the first."""
+
 
 class Done(NamedTuple):
     """How many questions were answered now, how many had been, and how many were rejected."""
@@ -207,7 +210,7 @@ def _write_tables(
 def _fields(study: Study) -> Iterator[tuple[str, str]]:
     """The manifest's columns: variable and field."""
     for name in study.variables:
-        read = ("obtained", "obtained_sd") if name in study.measured else ("obtained",) if name in study.derived else ()
+        read = OBTAINED if name in study.measured else OBTAINED[:1] if name in study.derived else ()
         for field in ("before", "after", *read):
             yield name, field
 

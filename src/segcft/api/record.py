@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -12,6 +13,7 @@ from segcft.api.subject import Subject
 from segcft.causal.scm import StructuralCausalModel
 from segcft.config.study import Study
 from segcft.config.variable import Variable
+from segcft.counterfactual.intervals import Intervals
 
 
 def record_of(
@@ -43,9 +45,11 @@ def add_obtained(
     after: Tensor,
     read: Tensor,
     spread: Tensor | None,
+    intervals: Intervals | None,
 ) -> None:
-    """Add to an answer's record what the judge has read from the counterfactual: ``read`` (M,), and its ``spread`` over
-    draws, (M,). Of derived variables it is what follows from that; ``after`` are the values asked for, (1, V)."""
+    """Add to an answer's record what the judge has read from the counterfactual: ``read`` (M,), its ``spread`` over
+    draws, (M,), and how far that may be off. Of derived variables it is what follows from what is read; ``after`` are
+    the values asked for, (1, V)."""
     seen = after.clone()
     seen[0, study.measured_columns] = read
     seen = scm.derive(seen)
@@ -55,6 +59,22 @@ def add_obtained(
     if spread is not None:
         for name, sd in zip(study.measured, spread.tolist(), strict=True):
             record["variables"][name]["obtained_sd"] = sd
+    if intervals is not None:
+        for name, value in zip(study.measured, read.tolist(), strict=True):
+            width = intervals.around(name, value, _changes(study, record))
+            if width is not None:
+                record["variables"][name] |= {"interval_low": value - width, "interval_high": value + width}
+
+
+def _changes(study: Study, record: Mapping[str, Any]) -> dict[str, float]:
+    """By how much the variables that were set have changed; of a category, whether it is another one."""
+    found = {}
+    for name, row in record["variables"].items():
+        if row["intervened"] and not study.variables[name].derived:
+            categories = study.variables[name].categories
+            before, after = (categories.index(row[k]) if categories else row[k] for k in ("before", "after"))
+            found[name] = float(after - before)
+    return found
 
 
 def value_of(variable: Variable, value: Tensor) -> float | str | None:

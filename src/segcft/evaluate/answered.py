@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from segcft.config.study import Study
+from segcft.counterfactual.intervals import Intervals
 from segcft.counterfactual.model import Abduction, CounterfactualModel
 from segcft.evaluate.cohort import Cohort, SampleBatch
 from segcft.evaluate.truth import Drawn
@@ -123,6 +124,8 @@ class AnsweredBatch:
     model: CounterfactualModel | None
     exact: Tensor
     abduction: Abduction | None = None
+    intervals: Intervals | None = None
+    """How far the method's answers may be off, where that was calibrated."""
 
     @cached_property
     def masks(self) -> Tensor:

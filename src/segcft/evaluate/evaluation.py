@@ -14,6 +14,7 @@ from torch import Tensor
 from segcft.causal.scm import StructuralCausalModel
 from segcft.config.graph import Graph
 from segcft.config.study import Study
+from segcft.counterfactual.intervals import Intervals
 from segcft.counterfactual.model import Abduction, CounterfactualModel
 from segcft.data.store import Store
 from segcft.evaluate import names
@@ -50,6 +51,7 @@ def evaluate(
     training_values: Tensor | None = None,
     training: Store | None = None,
     predictor: Predictor | None = None,
+    intervals: Mapping[str, Intervals] | None = None,
     notes: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> list[Row]:
@@ -73,6 +75,7 @@ def evaluate(
         training: the samples that the models were trained on, if they are known; of pairs among them the mean change is
             taken.
         predictor: the judge of what images show of attributes; without one nothing is said of them.
+        intervals: method -> how far its answers may be off, where that was calibrated on others by this judge.
         notes: what a reader of the table must know of the models.
         progress: is told how far the work is.
 
@@ -88,7 +91,7 @@ def evaluate(
     guides = {part: guide.to(device).eval() for part, guide in (guides or {}).items()}
     judge = judge.to(device).eval()
     predictor = predictor.to(device).eval() if predictor is not None else None
-    scores = judge_models(cohort, models, judge, progress, guides, training, predictor)
+    scores = judge_models(cohort, models, judge, progress, guides, training, predictor, intervals)
     table = scores.by_sample(cohort.named("id"), cohort.named("patient"))
     rows = scores.rows(cohort.named("patient"), study.evaluation.bootstrap, study.evaluation.seed)
     if training is not None and not Truth.of(study, cohort.store):
@@ -144,6 +147,7 @@ def judge_models(
     guides: Mapping[str, Reader] | None = None,
     training: Store | None = None,
     predictor: Predictor | None = None,
+    intervals: Mapping[str, Intervals] | None = None,
 ) -> Scores:
     """What is in the table, sample by sample; see :func:`evaluate`."""
     scores, study = Scores(), cohort.study
@@ -170,7 +174,7 @@ def judge_models(
                 do = {caused: after[:, cohort.column(caused)]}
                 drawn = truth.counterfactuals(samples.rows, do) if truth and variable in interventions else None
                 question = AskedBatch(factual, variable, after, drawn)
-                for answer in _answers(question, models, abductions):
+                for answer in _answers(question, models, abductions, intervals or {}):
                     _add(scores, factual, answer.method, variable, ((m, m.of_answer(answer)) for m in chosen))
                 changed = known_change(factual, variable) if drawn is None and variable in interventions else None
                 if changed is not None:
@@ -178,7 +182,7 @@ def judge_models(
                     _add(scores, factual, names.KNOWN, variable, said)
             for question in _direct(factual, scm, truth):
                 chosen = [metric for metric in metrics if metric.of_direct]
-                for answer in _answers(question, models, abductions):
+                for answer in _answers(question, models, abductions, {}):
                     said = ((metric, metric.of_answer(answer)) for metric in chosen)
                     _add(scores, factual, answer.method, names.directly(question.variable), said)
             task.advance(len(samples.image))
@@ -208,14 +212,18 @@ def _direct(factual: FactualBatch, scm: StructuralCausalModel, truth: Truth | No
 
 
 def _answers(
-    asked: AskedBatch, models: Mapping[str, CounterfactualModel], abductions: Mapping[str, Abduction]
+    asked: AskedBatch,
+    models: Mapping[str, CounterfactualModel],
+    abductions: Mapping[str, Abduction],
+    intervals: Mapping[str, Intervals],
 ) -> Iterator[AnsweredBatch]:
     """Every method's answer, and those of the references."""
     image = asked.factual.samples.image
     yield AnsweredBatch(asked, names.NO_CHANGE, image, None, image)
     for method, model in models.items():
         changed = abductions[method].predict(asked.after)
-        yield AnsweredBatch(asked, method, rounded(changed), model, changed, abductions[method])
+        width = intervals.get(method)
+        yield AnsweredBatch(asked, method, rounded(changed), model, changed, abductions[method], width)
     if asked.truth:
         yield AnsweredBatch(asked, names.TRUTH, asked.truth.image, None, asked.truth.image)
 

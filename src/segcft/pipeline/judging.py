@@ -21,6 +21,7 @@ from segcft.evaluate.evaluation import evaluate
 from segcft.measures.measurements import Measurements
 from segcft.pipeline.completion import fill_likely
 from segcft.pipeline.importing import shared_images
+from segcft.pipeline.intervals import calibrate, read_intervals
 from segcft.pipeline.run import Run
 from segcft.pipeline.stage import training_stage
 from segcft.readers.reader import Reader
@@ -96,18 +97,25 @@ def evaluate_samples(
         notes.append(f"Judged by {judge}, and not by the judge of {run.folder}.")
     for note in notes:
         progress.note(f"  {note}")
+    models = {method: run.model(method, device) for method in methods}
+    reader = run.judge(device) if judge is None else load_judge(run, judge, device)
+    # Validation samples are those that intervals are calibrated on, and another judge errs otherwise.
+    with_intervals = judge is None and split == "test"
+    if with_intervals and not run.published:
+        calibrate(run, models, reader, device, progress)
     return evaluate(
         run.study,
         store,
         rows,
-        {method: run.model(method, device) for method in methods},
-        run.judge(device) if judge is None else load_judge(run, judge, device),
+        models,
+        reader,
         folder,
         device=device,
         guides=guides_of(run, device),
         training_values=torch.from_numpy(run.training_values(parts)),
         training=None if run.published else run.samples_of(parts),
         predictor=run.load("predictor-judge", device) if run.study.predictor_judge is not None else None,
+        intervals=read_intervals(run) if with_intervals else None,
         notes=notes,
         progress=progress,
     )

@@ -26,6 +26,7 @@ from segcft.data.store import Store
 from segcft.errors import Code, RunError
 from segcft.evaluate.names import method_name
 from segcft.io.provenance import png_bytes
+from segcft.pipeline.intervals import read_intervals, write_intervals
 from segcft.pipeline.judging import guides_of
 from segcft.pipeline.run import Run, write_subjects
 from segcft.training import artefact
@@ -111,7 +112,8 @@ def _write_model(run: Run, store: Store, folder: Path, parts: Sequence[str], met
         shutil.copyfile(run.evaluation / name, model.evaluation / name)
     known = store.values()[store.indices("train", complete=True)]
     write_subjects(model.subjects_file, run.study, made_up_subjects(run.load("scm"), known, run.study.scm.seed))
-    write_text(model.folder / "samples.json", json.dumps(run.samples()) + "\n")
+    write_text(model.folder / "samples.json", json.dumps(run.samples()) + "\n")  # from here on it is a published one
+    write_intervals(model, {method: one for method, one in read_intervals(run).items() if method in methods})
     if isinstance(run.study.data, SimulatedData):
         _write_examples(run, store, folder / "examples")
     write_text(folder / "README.md", model_card(run, store, parts, methods, card))

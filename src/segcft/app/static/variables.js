@@ -86,6 +86,8 @@ class Row {
       const spread = row.obtained_sd === undefined ? "" : ` \u00b1 ${show(this.variable, row.obtained_sd)}`;
       const value = `${show(this.variable, row.obtained)}${spread} ${this.variable.unit}`;
       this.obtained.textContent = gained ? `${value}, ${gained}` : value;
+      const ends = [row.interval_low, row.interval_high].map((end) => end !== undefined && show(this.variable, end));
+      this.obtained.title = ends[0] === false ? "" : `in 90 % of answers what was asked for is in ${ends.join(" to ")}`;
     }
   }
 }

@@ -1,0 +1,109 @@
+r"""How far what the judge reads of an answer may be from what was asked for, with a stated probability.
+
+Split conformal prediction (Vovk et al. 2005; Lei et al. 2018): of people whom no training has seen, the errors of
+answers whose right value is known are sorted, and the one that a share of 90 % does not exceed is the half-width of the
+interval of a new answer. It holds for new people of the same kind, on average over them, whatever the model is. Answers
+to large changes err more, so errors are sorted in bins of the size of the change (Mondrian: Vovk et al. 2003).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, PositiveFloat
+
+from segcft.config.section import Fraction
+
+LEVEL = 0.9
+"""The probability."""
+BINS = 3
+FEWEST = 30
+"""Answers in a bin; with fewer, bins are wider."""
+
+
+class HalfWidths(BaseModel):
+    """Half-widths of the intervals of a measure, under changes of one variable.
+
+    Attributes:
+        upto: sizes of the change at which bins end, but for the last.
+        widths: one a bin: in the unit of the measure, or as a share of what is read.
+        relative: whether it is a share.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    upto: tuple[float, ...]
+    widths: tuple[float, ...]
+    relative: bool
+
+    def around(self, read: float, change: float) -> float:
+        """The half-width around what is ``read`` of an answer to a ``change`` of this size."""
+        width = self.widths[int(np.searchsorted(self.upto, abs(change)))]
+        return width * abs(read) if self.relative else width
+
+
+class Intervals(BaseModel):
+    """Of one method.
+
+    Attributes:
+        level: the probability.
+        spread: standard deviation of every variable that may be asked about; changes are in these.
+        widths: variable that is set -> measure -> half-widths.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    level: Fraction = LEVEL
+    spread: dict[str, PositiveFloat]
+    widths: dict[str, dict[str, HalfWidths]]
+
+    def around(self, measure: str, read: float, changes: Mapping[str, float]) -> float | None:
+        """The half-width around what is ``read`` of a measure, where the ``changes`` of the variables that are set are
+        these, in their units; None where nobody knows."""
+        known = [
+            self.widths[name][measure].around(read, change / self.spread[name])
+            for name, change in changes.items()
+            if measure in self.widths.get(name, {})
+        ]
+        # Of several changes at once that which spoils most; of one that was never tried nobody knows what it spoils.
+        return max(known) if known and len(known) == len(changes) else None
+
+
+def half_widths(
+    errors: NDArray[np.floating], changes: NDArray[np.floating], patients: NDArray[np.str_], relative: bool
+) -> HalfWidths | None:
+    r"""Half-widths that cover a new patient's error with a probability of :data:`LEVEL`; None of too few patients.
+
+    Answers about one patient are not independent. So that many of them do not look like many patients, the correction
+    for a finite sample, the quantile :math:`\lceil (n + 1) 0.9 \rceil / n`, is that of patients.
+
+    Args:
+        errors: (N,), NaN where an answer does not count.
+        changes: (N,), sizes of the changes.
+        patients: (N,).
+        relative: whether errors are shares.
+    """
+    known = ~np.isnan(errors)
+    errors, changes = errors[known], np.abs(changes[known])
+    own = patients[known]
+    for bins in range(BINS, 0, -1):
+        upto = np.unique(np.quantile(changes, np.arange(1, bins) / bins)) if len(changes) else np.array([])
+        places = np.searchsorted(upto, changes)
+        found = [_quantile(errors[places == k], own[places == k]) for k in range(len(upto) + 1)]
+        if all(width is not None and (bins == 1 or count >= FEWEST) for width, count in found):
+            widths = tuple(float(width) for width, _ in found if width is not None)
+            return HalfWidths(upto=tuple(upto.tolist()), widths=widths, relative=relative)
+    return None
+
+
+def _quantile(errors: NDArray[np.floating], patients: NDArray[np.str_]) -> tuple[float | None, int]:
+    """The error that so many do not exceed, None of too few patients; and of how many answers it is."""
+    people = len(set(patients.tolist()))
+    rank = math.ceil((people + 1) * LEVEL)
+    if people == 0 or rank > people:
+        return None, len(errors)
+    place = math.ceil(rank / people * len(errors)) - 1
+    return float(np.sort(errors)[place]), len(errors)
