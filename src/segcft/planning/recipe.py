@@ -27,6 +27,7 @@ MECHANISM: Keys = {
     "gradient_clip": Planned(5.0, "single steps of a VAE may have huge gradients"),
     "ema": Planned(0.99, "averaged weights draw cleaner images"),
     "overlap": Planned(True, "no chequers repeat with the patches"),
+    "noise_growth": Planned(0.5, "noise that grows with what is not known draws specks"),
     "deform": Planned({"share": 0.7, "spread": 0.35}, "the mechanism listens to measures before a guide asks it to"),
 }
 """The image mechanism, whatever the data."""
