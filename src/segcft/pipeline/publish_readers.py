@@ -9,14 +9,23 @@ import json
 import shutil
 from pathlib import Path
 
+from segcft.config.study import Study
 from segcft.errors import Code, RunError
 from segcft.evaluate.reading import by_source, readings, render
+from segcft.importers.masks import BITS
 from segcft.pipeline.publish import licensed, require_room, samples_in_words, training_table
 from segcft.pipeline.run import Run
 from segcft.utils.atomic import replaced_folder, write_text
 
 READERS = ("segmentor", "judge")
 """The parts of a run that see masks."""
+
+
+def in_order(study: Study) -> list[str]:
+    """The structures that a study's readers see, in the order of the flags of masks that they make: that of the study;
+    of lungs and heart that of :data:`~segcft.importers.masks.BITS`."""
+    names = list(study.masked)
+    return list(BITS) if set(names) == set(BITS) else names
 
 
 def publish_readers(run: Run, folder: Path, card: str = "") -> None:
@@ -53,7 +62,7 @@ def _card(run: Run, figures: str, card: str) -> str:
     """The card, in Markdown."""
     study, store = run.study, run.store()
     height, width = study.image.size
-    bits = "\n".join(f"- `{name}`: {1 << bit}" for bit, name in enumerate(study.masked))
+    bits = "\n".join(f"- `{name}`: {1 << bit}" for bit, name in enumerate(in_order(study)))
     people = store.table["patient"].nunique()
     return f"""\
 # {study.name}: readers of segcft

@@ -28,7 +28,7 @@ from segcft.importers.converted import COLUMNS, Converted, Value
 from segcft.importers.masks import BITS, Plausibility, check_polarity, largest_parts
 from segcft.io.imagefile import SUFFIXES, find_file, read_image, strip_suffix
 from segcft.io.reject import Excluded, Rejected, about
-from segcft.pipeline.publish_readers import READERS
+from segcft.pipeline.publish_readers import READERS, in_order
 from segcft.pipeline.run import Run
 from segcft.readers.reader import MaskReader
 from segcft.utils.digest import digest_of, key_of
@@ -96,7 +96,7 @@ class Readers:
     def of(cls, runs: Sequence[Path], device: torch.device) -> Readers:
         """All readers of some runs, or of published models. A run has two readers, the segmentor and the judge, and so
         have published readers; a published model has the judge, and the segmentor if that guided it. The structures are
-        in the order of the first run.
+        in the order of the first (:func:`~segcft.pipeline.publish_readers.in_order`).
 
         Raises:
             RunError: a folder is no run, has no reader, sees other structures, or has colour images.
@@ -105,7 +105,7 @@ class Readers:
         for folder in runs:
             run = Run(folder)
             names = list(run.study.masked)
-            structures = structures or names
+            structures = structures or in_order(run.study)
             if set(names) != set(structures) or not names:
                 why = f"it sees {', '.join(names) or 'nothing'}, and not {', '.join(structures) or 'a structure'}"
                 raise RunError(Code.CONFLICT, folder, why)
@@ -121,8 +121,8 @@ class Readers:
 
     @property
     def chest(self) -> bool:
-        """Whether they see lungs and heart."""
-        return set(self.structures) == set(BITS)
+        """Whether they see lungs and heart, whose flags are then :data:`~segcft.importers.masks.BITS`."""
+        return list(self.structures) == list(BITS)
 
     @property
     def side(self) -> int:
@@ -314,11 +314,8 @@ class _Segmenting:
             if not (mask & (1 << bit)).any() and not self._may_be_absent(name):
                 raise Excluded(IMPLAUSIBLE, f"no reader sees {name}")
         if self.readers.chest:
-            flags = np.zeros_like(mask)
-            for bit, name in enumerate(self.readers.structures):
-                flags |= np.where(mask & (1 << bit), BITS[name], 0).astype(np.uint8)
-            Plausibility().check(flags)
-            check_polarity(image, flags)
+            Plausibility().check(mask)
+            check_polarity(image, mask)
 
     def _may_be_absent(self, name: str) -> bool:
         studies = (reader.study for reader in self.readers.readers)
