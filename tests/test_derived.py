@@ -251,6 +251,7 @@ def test_an_answer_says_what_was_asked_what_moved_and_what_is_obtained(run: Run,
     assert heart["after"] == pytest.approx(1.1 * heart["before"], rel=1e-4)
     assert thorax["after"] == thorax["before"]
     assert ratio["obtained"] == pytest.approx(heart["obtained"] / thorax["obtained"], rel=1e-4)
+    assert {"heart_width", "thorax_width"} <= set(answer.intervals)  # the ratio was asked about when they were learnt
     with refused(InterventionError, Code.CONFLICT, "ratio"):
         model.counterfactual(image, do={"ratio": 0.5, "heart_width": "+10%"})
     with refused(InterventionError, Code.INVALID, "ratio"):

@@ -133,8 +133,6 @@ def _read_results(path: Path) -> None:
 
 
 def _read_samples(path: Path) -> None:
-    if not (path.parent / "people.csv").exists():
-        (path.parent / "people.csv").symlink_to(CHEST / "people.csv")
     _run(path.parent).samples()
 
 

@@ -101,8 +101,8 @@ class Answer:
 
     @property
     def intervals(self) -> dict[str, tuple[float, float]]:
-        """Around :attr:`areas`: in 90 % of the answers about people whom no training has seen, what was asked for lies
-        within (:mod:`segcft.counterfactual.intervals`). Of measures for which that is not known there is none."""
+        """Around :attr:`areas`: in 90 % of the answers about new people what was asked for lies within
+        (:mod:`segcft.counterfactual.intervals`). Of measures for which that is not known there is none."""
         rows = self.record["variables"].items()
         return {name: (row["interval_low"], row["interval_high"]) for name, row in rows if "interval_low" in row}
 

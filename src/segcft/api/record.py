@@ -59,21 +59,25 @@ def add_obtained(
     if spread is not None:
         for name, sd in zip(study.measured, spread.tolist(), strict=True):
             record["variables"][name]["obtained_sd"] = sd
-    if intervals is not None:
+    changes = _changes(study, record)
+    if intervals is not None and changes:
         for name, value in zip(study.measured, read.tolist(), strict=True):
-            width = intervals.around(name, value, _changes(study, record))
+            width = intervals.around(name, value, changes)
             if width is not None:
                 record["variables"][name] |= {"interval_low": value - width, "interval_high": value + width}
 
 
 def _changes(study: Study, record: Mapping[str, Any]) -> dict[str, float]:
-    """By how much the variables that were set have changed; of a category, whether it is another one."""
+    """How much the variables that were set have changed (:func:`~segcft.counterfactual.intervals.size_of`), of a
+    derived one itself and not what it moves; none where one of them is not known."""
+    rows = {name: row for name, row in record["variables"].items() if row["intervened"]}
+    moved = {study.variables[name].solve_for for name in rows}
     found = {}
-    for name, row in record["variables"].items():
-        if row["intervened"] and not study.variables[name].derived:
-            categories = study.variables[name].categories
-            before, after = (categories.index(row[k]) if categories else row[k] for k in ("before", "after"))
-            found[name] = float(after - before)
+    for name in rows.keys() - moved:
+        before, after, variable = rows[name]["before"], rows[name]["after"], study.variables[name]
+        if before is None or after is None:
+            return {}
+        found[name] = float(before != after) if variable.categories else abs(after - before)
     return found
 
 

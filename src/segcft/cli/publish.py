@@ -52,10 +52,12 @@ def _publish(options: argparse.Namespace) -> None:
     except (OSError, UnicodeDecodeError) as error:
         raise SegcftError(Code.UNREADABLE, f"--card {options.card}", f"cannot be read ({error})") from None
     quiet_libraries()
+    if options.readers and options.methods:
+        raise SegcftError(Code.CONFLICT, "--method", "readers come without image mechanisms; leave it out")
     if options.readers:
         from segcft.pipeline.publish_readers import publish_readers
 
-        publish_readers(run, options.folder, card)
+        publish_readers(run, options.folder, card, options.large)
     else:
         from segcft.pipeline.publish import publish
 

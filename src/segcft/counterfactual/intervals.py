@@ -1,6 +1,6 @@
 r"""How far what the judge reads of an answer may be from what was asked for, with a stated probability.
 
-Split conformal prediction (Vovk et al. 2005; Lei et al. 2018): of people whom no training has seen, the errors of
+Split conformal prediction (Vovk et al. 2005; Lei et al. 2018): of people on whom no step was trained, the errors of
 answers whose right value is known are sorted, and the one that a share of 90 % does not exceed is the half-width of the
 interval of a new answer. It holds for new people of the same kind, on average over them, whatever the model is. Answers
 to large changes err more, so errors are sorted in bins of the size of the change (Mondrian: Vovk et al. 2003).
@@ -13,9 +13,11 @@ from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, PositiveFloat
+from pydantic import BaseModel, ConfigDict, FiniteFloat, PositiveFloat
+from torch import Tensor
 
 from segcft.config.section import Fraction
+from segcft.config.variable import Variable
 
 LEVEL = 0.9
 """The probability."""
@@ -35,13 +37,13 @@ class HalfWidths(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    upto: tuple[float, ...]
-    widths: tuple[float, ...]
+    upto: tuple[FiniteFloat, ...]
+    widths: tuple[FiniteFloat, ...]
     relative: bool
 
     def around(self, read: float, change: float) -> float:
         """The half-width around what is ``read`` of an answer to a ``change`` of this size."""
-        width = self.widths[int(np.searchsorted(self.upto, abs(change)))]
+        width = self.widths[int(np.searchsorted(self.upto, change))]
         return width * abs(read) if self.relative else width
 
 
@@ -50,7 +52,7 @@ class Intervals(BaseModel):
 
     Attributes:
         level: the probability.
-        spread: standard deviation of every variable that may be asked about; changes are in these.
+        spread: standard deviation of every variable that may be asked about, 1 of categories; changes are in these.
         widths: variable that is set -> measure -> half-widths.
     """
 
@@ -61,8 +63,8 @@ class Intervals(BaseModel):
     widths: dict[str, dict[str, HalfWidths]]
 
     def around(self, measure: str, read: float, changes: Mapping[str, float]) -> float | None:
-        """The half-width around what is ``read`` of a measure, where the ``changes`` of the variables that are set are
-        these, in their units; None where nobody knows."""
+        """The half-width around what is ``read`` of a measure, where the sizes of the ``changes`` of the variables that
+        are set are these (:func:`size_of`); None where nobody knows."""
         known = [
             self.widths[name][measure].around(read, change / self.spread[name])
             for name, change in changes.items()
@@ -72,25 +74,33 @@ class Intervals(BaseModel):
         return max(known) if known and len(known) == len(changes) else None
 
 
+def size_of(variable: Variable, before: Tensor, after: Tensor) -> Tensor:
+    """How large a change is: of a number in its unit, of a category 1 where it is another one, else 0."""
+    return (after != before).to(after.dtype) if variable.categories else (after - before).abs()
+
+
 def half_widths(
     errors: NDArray[np.floating], changes: NDArray[np.floating], patients: NDArray[np.str_], relative: bool
 ) -> HalfWidths | None:
-    r"""Half-widths that cover a new patient's error with a probability of :data:`LEVEL`; None of too few patients.
+    r"""Half-widths that cover a new patient's error with a probability of :data:`LEVEL`, or, of few patients, rather
+    more; None of too few.
 
     Answers about one patient are not independent. So that many of them do not look like many patients, the correction
-    for a finite sample, the quantile :math:`\lceil (n + 1) 0.9 \rceil / n`, is that of patients.
+    for a finite sample, the quantile :math:`\lceil (n + 1) 0.9 \rceil / n`, is that of patients. Where nothing was
+    changed there is no error to learn from.
 
     Args:
-        errors: (N,), NaN where an answer does not count.
+        errors: (N,), NaN where an answer does not count, infinite where it fails.
         changes: (N,), sizes of the changes.
         patients: (N,).
         relative: whether errors are shares.
     """
-    known = ~np.isnan(errors)
-    errors, changes = errors[known], np.abs(changes[known])
+    known = ~np.isnan(errors) & (changes > 0)
+    errors, changes = errors[known], changes[known]
     own = patients[known]
     for bins in range(BINS, 0, -1):
-        upto = np.unique(np.quantile(changes, np.arange(1, bins) / bins)) if len(changes) else np.array([])
+        upto = np.unique(np.quantile(changes, np.arange(1, bins) / bins)) if len(changes) else changes
+        upto = upto[upto < changes.max(initial=0)]  # where many changes are of one size, a bin would have none
         places = np.searchsorted(upto, changes)
         found = [_quantile(errors[places == k], own[places == k]) for k in range(len(upto) + 1)]
         if all(width is not None and (bins == 1 or count >= FEWEST) for width, count in found):
@@ -100,10 +110,12 @@ def half_widths(
 
 
 def _quantile(errors: NDArray[np.floating], patients: NDArray[np.str_]) -> tuple[float | None, int]:
-    """The error that so many do not exceed, None of too few patients; and of how many answers it is."""
+    """The error that so many do not exceed, None of too few patients or where so many fail; and of how many answers it
+    is."""
     people = len(set(patients.tolist()))
     rank = math.ceil((people + 1) * LEVEL)
     if people == 0 or rank > people:
         return None, len(errors)
     place = math.ceil(rank / people * len(errors)) - 1
-    return float(np.sort(errors)[place]), len(errors)
+    width = float(np.sort(errors)[place])
+    return width if math.isfinite(width) else None, len(errors)

@@ -1,4 +1,4 @@
-"""Asks the methods about people whom no training has seen, to know how far their answers are from what was asked."""
+"""Asks the methods about people on whom no step was trained, to know how far their answers are from what was asked."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segcft.counterfactual.intervals import HalfWidths, Intervals, half_widths
+from segcft.counterfactual.intervals import HalfWidths, Intervals, half_widths, size_of
 from segcft.counterfactual.model import CounterfactualModel
 from segcft.evaluate.cohort import Cohort
 from segcft.evaluate.evaluation import asked_values
@@ -33,7 +33,8 @@ def calibrated(
         cohort: whom to ask about, none of whom was trained on.
         models: by method; they and the judge are where the cohort is.
         judge: reads the answers.
-        spread: standard deviation of every variable among training people, (V,).
+        spread: standard deviation of every variable among training people, 1 of categories, (V,); where it is 0 or NaN
+            nothing is learnt of changes of the variable.
         progress: is told how far the work is.
     """
     study, patients = cohort.study, np.array(cohort.named("patient"))
@@ -52,7 +53,8 @@ def calibrated(
                 whose.append(patients[samples.places.cpu().numpy()])
                 for variable, after in after_each.items():
                     column = cohort.column(variable)
-                    size = (after - samples.values)[:, column].abs() / spread[column]
+                    size = size_of(study.variables[variable], samples.values[:, column], after[:, column])
+                    size = size / spread[column]
                     changes[variable].append(size.cpu().numpy())
                     wanted = after[:, study.measured_columns]
                     for method, abduction in abductions.items():
@@ -62,13 +64,14 @@ def calibrated(
             task.advance(len(samples.image))
     people = np.concatenate(whose)
     known = {name: float(spread[cohort.column(name)]) for name in changes}
+    known = {name: one for name, one in known.items() if one > 0}  # NaN is not
     found = {}
     for method in models:
         widths: dict[str, dict[str, HalfWidths]] = {}
-        for variable, sizes in changes.items():
+        for variable in known:
             every = np.concatenate(errors[method, variable])
             each = {
-                name: half_widths(every[:, k], np.concatenate(sizes), people, relative[k])
+                name: half_widths(every[:, k], np.concatenate(changes[variable]), people, relative[k])
                 for k, name in enumerate(study.measured)
             }
             widths[variable] = {name: one for name, one in each.items() if one is not None}

@@ -1,7 +1,7 @@
 """How well answers are in groups of subjects, such as those of one hospital, of women, or of the older half.
 
 A mean over all hides a hospital where nothing works. Groups are of the values of a variable (of a number, those up to
-its median and those above it) or of a further column of the table.
+its median and those above it) or of a further column of the table, as text.
 """
 
 from __future__ import annotations
@@ -48,11 +48,12 @@ def _labels(study: Study, store: Store, rows: NDArray[np.int64], name: str) -> N
     """What each of the rows has, in words; "" where nobody knows. What was inferred of a sample is not known of it."""
     column = store.table[name].iloc[rows]
     if name not in study.variables or study.variables[name].categories:
-        return column.fillna("").to_numpy(dtype=str)
+        return column.astype(object).where(column.notna(), "").to_numpy(dtype=str)
     values, unit = column.to_numpy(dtype=float), study.variables[name].unit
     known = ~np.isnan(values)
-    middle = f"{np.median(values[known]) if known.any() else np.nan:.4g}"
-    said = np.where(values <= float(middle), f"up to {middle} {unit}".strip(), f"above {middle} {unit}".strip())
+    middle = float(np.median(values[known])) if known.any() else np.nan
+    shown = f"{middle:.6g} {unit}".strip()
+    said = np.where(values <= middle, f"up to {shown}", f"above {shown}")
     return np.where(known, said, "")
 
 
@@ -65,13 +66,15 @@ def write_groups(scores: pd.DataFrame, groups: Groups, study: Study, folder: Pat
         study: of the samples.
         folder: of the table.
     """
-    if not groups:
+    path = folder / "groups.json"
+    if not any(groups.values()):
+        path.unlink(missing_ok=True)
         return ""
     metrics: list[Metric] = [error_of(study), Slope()]
     wanted = scores["metric"].isin([metric.name for metric in metrics])
     scores = scores[wanted & (scores["intervened"] | (scores["method"] == names.JUDGE))]
     rows = list(_rows(scores, groups, study))
-    write_text(folder / "groups.json", json.dumps(rows, indent=1, allow_nan=False) + "\n")
+    write_text(path, json.dumps(rows, indent=1, allow_nan=False) + "\n")
     return "\n\n".join(["", *(_section(rows, metric, study) for metric in metrics)])
 
 

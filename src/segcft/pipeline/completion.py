@@ -9,7 +9,8 @@ Steps take turns among draws. Where no predictor looks at the image, q is :math:
 mechanisms, which are trained before. Such a sample then teaches what its known values show, and of the missing ones
 that they show nothing: where a share f of the samples lacks an attribute, the best mechanism has 1 - f of its effect.
 Where the study has a ``predictor``, q is :math:`p(a \mid v, o(x))` given what that says of the image
-(:mod:`segcft.readers.evidence`), so that of the effect as much is kept as the predictor can tell.
+(:mod:`segcft.readers.evidence`), so that of the effect as much is kept as the predictor can tell. Of an attribute that
+is known of a training sample the predictor says more than of others; what it says of the missing ones is not learnt.
 
 Who is judged has the likeliest of what is missing, as an answer about an image has.
 """

@@ -21,7 +21,7 @@ from segcft.evaluate.evaluation import evaluate
 from segcft.measures.measurements import Measurements
 from segcft.pipeline.completion import fill_likely
 from segcft.pipeline.importing import shared_images
-from segcft.pipeline.intervals import calibrate, read_intervals
+from segcft.pipeline.intervals import read_intervals
 from segcft.pipeline.run import Run
 from segcft.pipeline.stage import training_stage
 from segcft.readers.reader import Reader
@@ -101,8 +101,6 @@ def evaluate_samples(
     reader = run.judge(device) if judge is None else load_judge(run, judge, device)
     # Validation samples are those that intervals are calibrated on, and another judge errs otherwise.
     with_intervals = judge is None and split == "test"
-    if with_intervals and not run.published:
-        calibrate(run, models, reader, device, progress)
     return evaluate(
         run.study,
         store,

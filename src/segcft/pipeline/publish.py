@@ -66,11 +66,7 @@ def publish(run: Run, folder: Path, methods: Sequence[str] = (), card: str = "",
             Code.MISSING, run.evaluation, "not evaluated yet, and a model without figures helps nobody: segcft evaluate"
         )
     card = licensed(run.study, card)
-    size = sum(run.path(part).stat().st_size for part in parts if part not in guides)
-    if size > LARGEST and not large:
-        raise RunError(
-            Code.TOO_LARGE, run.folder, f"{size / 1e6:.0f} MB of weights are more than {LARGEST / 1e6:.0f} (--large)"
-        )
+    require_small(run, [part for part in parts if part not in guides], large)
     require_room(run.study, folder)
     with replaced_folder(folder) as partial:
         _write_model(run, store, partial, parts, methods, card)
@@ -89,6 +85,18 @@ def licensed(study: Study, card: str) -> str:
         why = "expected a file in Markdown that says of whom the data are and what their licence allows"
         raise RunError(Code.MISSING, "--card", why)
     return card
+
+
+def require_small(run: Run, parts: Sequence[str], large: bool) -> None:
+    """Check that the weights of ``parts`` fit a repository, unless ``large`` ones are wanted.
+
+    Raises:
+        RunError: they do not.
+    """
+    size = sum(run.path(part).stat().st_size for part in parts)
+    if size > LARGEST and not large:
+        why = f"{size / 1e6:.0f} MB of weights are more than {LARGEST / 1e6:.0f} (--large)"
+        raise RunError(Code.TOO_LARGE, run.folder, why)
 
 
 def require_room(study: Study, folder: Path) -> None:

@@ -13,7 +13,7 @@ from segcft.config.study import Study
 from segcft.errors import Code, RunError
 from segcft.evaluate.reading import by_source, readings, render
 from segcft.importers.masks import BITS
-from segcft.pipeline.publish import licensed, require_room, samples_in_words, training_table
+from segcft.pipeline.publish import licensed, require_room, require_small, samples_in_words, training_table
 from segcft.pipeline.run import Run
 from segcft.utils.atomic import replaced_folder, write_text
 
@@ -28,21 +28,25 @@ def in_order(study: Study) -> list[str]:
     return list(BITS) if set(names) == set(BITS) else names
 
 
-def publish_readers(run: Run, folder: Path, card: str = "") -> None:
+def publish_readers(run: Run, folder: Path, card: str = "", large: bool = False) -> None:
     """Write the readers of a run to ``folder``, in place of earlier ones, with how well they read its test samples.
 
     Args:
         run: with a segmentor and a judge.
-        folder: new, empty or a published model.
+        folder: new, empty or earlier readers.
         card: Markdown on the data and their licence. Needed for real data, of which code knows neither.
+        large: allow more than 20 MB of weights.
 
     Raises:
-        RunError: the run lacks a reader or test samples with masks, ``folder`` holds something else, or real data have
-            no card.
+        RunError: the run lacks a reader or test samples with masks, ``folder`` holds something else, or the above is
+            not met.
     """
     store = run.samples_of(READERS)
     card = licensed(run.study, card)
+    require_small(run, READERS, large)
     require_room(run.study, folder)
+    if Run(folder, run.study).subjects_file.exists():
+        raise RunError(Code.EXISTS, folder, "a published model that answers questions, and not earlier readers")
     rows = store.indices("test", masked=True)
     if not len(rows):
         raise RunError(Code.EMPTY, run.folder, "no test sample has masks, so nobody knows how well the readers read")

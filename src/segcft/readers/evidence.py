@@ -1,7 +1,7 @@
 r"""What an image says of the attributes that nobody has written down.
 
-A predictor reads them, and its readings are drawn to the mean, so they are not taken at their word. Of people whom it
-has not seen, what it says, :math:`o(x)`, is about Gaussian around a linear function of all their values,
+A predictor reads them, and its readings are drawn to the mean, so they are not taken at their word. Of people on
+whom it was not trained, what it says, :math:`o(x)`, is about Gaussian around a linear function of all their values,
 
 .. math:: p(o(x) \mid a) = N(o(x);\; W e(a) + b,\; S),
 
@@ -30,7 +30,8 @@ class ImageEvidence:
     """
 
     def __init__(self, predictor: Predictor, said: Tensor, values: Tensor) -> None:
-        complete = ~values.isnan().any(dim=1)
+        needed = [not variable.derived for variable in predictor.encoder.definitions.values()]
+        complete = ~values[:, needed].isnan().any(dim=1)
         said, values = said[complete], values[complete]
         self.encoder, self.response = predictor.encoder, predictor.response
         residual = said - self.encoder(values) @ self.response

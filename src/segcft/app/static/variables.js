@@ -87,7 +87,7 @@ class Row {
       const value = `${show(this.variable, row.obtained)}${spread} ${this.variable.unit}`;
       this.obtained.textContent = gained ? `${value}, ${gained}` : value;
       const ends = [row.interval_low, row.interval_high].map((end) => end !== undefined && show(this.variable, end));
-      this.obtained.title = ends[0] === false ? "" : `in 90 % of answers what was asked for is in ${ends.join(" to ")}`;
+      this.obtained.title = ends[0] === false ? "" : `in 90 % of answers what was asked for is between ${ends.join(" and ")} ${this.variable.unit}`;
     }
   }
 }

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segcft.config.study import Study
-from segcft.counterfactual.intervals import LEVEL, Intervals
+from segcft.counterfactual.intervals import LEVEL, Intervals, size_of
 from segcft.evaluate.answered import AnsweredBatch
 from segcft.evaluate.metrics.metric import METRICS, Better, Metric, Result, Words
 from segcft.measures.measurements import Measurements
@@ -31,7 +31,7 @@ class Coverage(Metric):
     def words(self, study: Study) -> Words:
         label, share = f"coverage of intervals of {LEVEL:.0%}", f"{100 * LEVEL:g}"
         text = f"""\
-Every answer has an interval for each measure, around what the judge reads. In {share} % of the answers it should hold
+Answers have intervals around what the judge reads. In {share} % of the answers to a change the interval should hold
 what was asked for. Intervals were calibrated on the validation people."""
         return Words(label, "%", text, f"Do error bars hold? {label}, %; {share} is right")
 
@@ -68,9 +68,10 @@ def _half_widths(answer: AnsweredBatch, intervals: Intervals, s: int) -> Tensor:
     """Of measure ``s`` of every answer, (B,), NaN where nobody knows."""
     asked, study = answer.asked, answer.asked.factual.study
     column = list(study.variables).index(asked.variable)
-    changes = (asked.after - asked.factual.samples.values)[:, column].tolist()
+    before, after = asked.factual.samples.values[:, column], asked.after[:, column]
+    changes = size_of(study.variables[asked.variable], before, after).tolist()
     widths = [
-        intervals.around(study.measured[s], read, {asked.variable: change})
+        intervals.around(study.measured[s], read, {asked.variable: change}) if change > 0 else None
         for read, change in zip(answer.read[:, s].tolist(), changes, strict=True)
     ]
     return torch.tensor([float("nan") if width is None else width for width in widths], device=answer.read.device)

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from segcft.config.study import Study
+from segcft.pipeline.intervals import calibrate
 from segcft.pipeline.judging import evaluate_samples
 from segcft.pipeline.runner import Pipeline
 from segcft.pipeline.stage import JUDGES, STAGES, Stage, TrainingStage
@@ -34,8 +35,11 @@ class Evaluation(Stage):
             return super().run(pipeline)
 
     def make(self, pipeline: Pipeline) -> None:
-        folder, device = self.record(pipeline).parent, pipeline.fabric.device
-        evaluate_samples(pipeline.run, pipeline.store, folder, device, pipeline.progress, pipeline.split)
+        folder, device, run = self.record(pipeline).parent, pipeline.fabric.device, pipeline.run
+        if pipeline.split == "test":
+            models = {method: run.model(method, device) for method in run.methods()}
+            calibrate(run, models, run.judge(device), device, pipeline.progress)
+        evaluate_samples(run, pipeline.store, folder, device, pipeline.progress, pipeline.split)
 
 
 STAGES.add("evaluate", Evaluation())
