@@ -16,7 +16,7 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z.]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 app: .venv  ## open the web page with the models that come with segcft
-	$(BIN)/segcft app $(dir $(wildcard models/*/people.csv))
+	$(BIN)/segcft app models/*
 
 demo: .venv  ## run the quickstart study, into runs/quickstart
 	$(BIN)/segcft run configs/quickstart.yaml --out runs/quickstart

@@ -9,11 +9,14 @@ import pytest
 import torch
 
 import segcft
+from refused import refused
+from segcft.app.catalogue import Catalogue
 from segcft.cli.entry import main
 from segcft.data.batches import sequential
 from segcft.errors import Code, RunError, SegcftError
 from segcft.evaluate.reading import TOGETHER, by_source, readings, render
 from segcft.grey import to_unit
+from segcft.pipeline.publish import publish
 from segcft.pipeline.publish_readers import READERS, publish_readers
 from segcft.pipeline.run import Run
 from segcft.pipeline.segment import Readers
@@ -80,3 +83,13 @@ def test_readers_on_the_command_line(small_run: Run, tmp_path: Path) -> None:
     with pytest.raises(SegcftError) as caught:
         publish_readers(small_run, tmp_path / "other")
     assert caught.value.code is Code.EXISTS
+
+
+def test_the_page_passes_over_readers_alone(small_run: Run, tmp_path: Path) -> None:
+    publish_readers(small_run, tmp_path / "readers")
+    assert list(Catalogue([tmp_path / "readers", small_run.folder]).runs) == [small_run.folder.name]
+    with refused(RunError, Code.UNSUPPORTED):
+        Catalogue([tmp_path / "readers"])
+    publish(small_run, tmp_path / "model")
+    with refused(RunError, Code.EXISTS):
+        publish_readers(small_run, tmp_path / "model")

@@ -33,9 +33,10 @@ CENTRAL = (0.05, 0.95)
 
 class Catalogue:
     """Models by the names of their folders; each is loaded when it is first asked for, by one thread at a time.
+    Folders of readers alone are passed over.
 
     Raises:
-        RunError: a folder is neither a run nor a published model.
+        RunError: a folder is neither a run nor a published model, or all are of readers alone.
         SegcftError: two folders have the same name.
     """
 
@@ -48,7 +49,12 @@ class Catalogue:
                 raise SegcftError(
                     Code.DUPLICATE, folder, f"{self.runs[name].folder} has the same name; rename one of the folders"
                 )
-            self.runs[name] = Run(folder)
+            run = Run(folder)
+            if not run.only_reads:
+                self.runs[name] = run
+        if folders and not self.runs:
+            why = "readers alone, which answer no question: `segcft segment` makes masks with them"
+            raise RunError(Code.UNSUPPORTED, folders[0], why)
         self._models: dict[str, Model] = {}
 
     def __getitem__(self, name: str) -> Model:

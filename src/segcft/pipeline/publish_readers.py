@@ -45,7 +45,7 @@ def publish_readers(run: Run, folder: Path, card: str = "", large: bool = False)
     card = licensed(run.study, card)
     require_small(run, READERS, large)
     require_room(run.study, folder)
-    if Run(folder, run.study).subjects_file.exists():
+    if Run(folder, run.study).published and not Run(folder, run.study).only_reads:
         raise RunError(Code.EXISTS, folder, "a published model that answers questions, and not earlier readers")
     rows = store.indices("test", masked=True)
     if not len(rows):

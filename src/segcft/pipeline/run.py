@@ -109,6 +109,11 @@ class Run:
         return self._counts.is_file()
 
     @property
+    def only_reads(self) -> bool:
+        """Whether this is a published model of readers alone, which answers no question."""
+        return self.published and not self.subjects_file.is_file()
+
+    @property
     def _counts(self) -> Path:
         """Of a published model: how many samples it was made from."""
         return self.folder / "samples.json"
