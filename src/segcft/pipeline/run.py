@@ -106,7 +106,7 @@ class Run:
     @property
     def published(self) -> bool:
         """Whether this is a published model: trained parts without the samples."""
-        return self._counts.is_file()
+        return self.subjects_file.is_file() or self._counts.is_file()
 
     @property
     def only_reads(self) -> bool:
