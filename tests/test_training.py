@@ -340,7 +340,7 @@ class Begun(Command):
         return self.process.exitcode, self.output
 
 
-def wait_for(path: Path, command: Begun, seconds: float = 120) -> None:
+def wait_for(path: Path, command: Begun, seconds: float = 600) -> None:
     deadline = time.monotonic() + seconds
     while not path.is_file():
         assert command.process.is_alive(), command.output
