@@ -26,7 +26,6 @@ from segcft.counterfactual.warnings import (
 from segcft.errors import Code, RunError
 from segcft.grey import to_grey_levels, to_unit
 from segcft.image_models.mechanism import seeded
-from segcft.pipeline.intervals import read_intervals
 from segcft.pipeline.judging import is_guided_by
 from segcft.pipeline.stage import training_stage
 
@@ -92,7 +91,7 @@ def answer_questions(
     typical, joint = asking.run.typical(asking.methods[method], lengths), asking.run.joint_support()
     spread = _spread(asking.people[:, columns])
     # Of corrected answers nobody has calibrated them.
-    intervals = None if exact else read_intervals(asking.run).get(method)
+    intervals = None if exact else asking.intervals.get(method)
     found, refused = _read(asking, abduction, wanted), [""] * len(questions)
     if exact:
         found, refused = _exact(asking, method, abduction, x, before, wanted, read_before, found)

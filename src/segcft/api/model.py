@@ -38,6 +38,7 @@ from segcft.errors import Code, DataError, InterventionError, RunError
 from segcft.evaluate.names import METHODS, method_name
 from segcft.grey import to_grey_levels, to_unit
 from segcft.image_models.mechanism import seeded
+from segcft.pipeline.intervals import read_intervals
 from segcft.pipeline.run import Run, to_table
 from segcft.training import artefact
 
@@ -67,6 +68,8 @@ class Model:
             raise RunError(Code.MISSING, self.run.folder, "no image mechanism is trained yet; see `segcft run --help`")
         self.run.require_card()
         self.judge = self.run.judge(self.device)
+        self.intervals = read_intervals(self.run)
+        """Method -> how far its answers may be off, where that was calibrated."""
         self._models: dict[str, CounterfactualModel] = {}
         people = self.run.training_values([*self.run.asked, *self.methods.values()])
         self.people = torch.from_numpy(people).to(self.device)

@@ -59,8 +59,8 @@ def add_obtained(
     if spread is not None:
         for name, sd in zip(study.measured, spread.tolist(), strict=True):
             record["variables"][name]["obtained_sd"] = sd
-    changes = _changes(study, record)
-    if intervals is not None and changes:
+    if intervals is not None:
+        changes = _changes(study, record)
         for name, value in zip(study.measured, read.tolist(), strict=True):
             width = intervals.around(name, value, changes)
             if width is not None:
