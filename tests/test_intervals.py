@@ -25,7 +25,7 @@ from segcft.errors import Code, RunError
 from segcft.evaluate.calibration import calibrated
 from segcft.evaluate.cohort import Cohort
 from segcft.evaluate.metrics.coverage import Coverage, HalfWidth
-from segcft.pipeline.intervals import read_intervals, write_intervals
+from segcft.pipeline.calibration import read_calibration, write_calibration
 from segcft.pipeline.publish import publish
 from segcft.pipeline.run import Run
 from segcft.utils.progress import Progress
@@ -161,13 +161,14 @@ def test_of_several_changes_the_widest_counts_and_of_an_unknown_one_none() -> No
 
 
 def test_an_evaluation_calibrates_and_judges_the_intervals(small_run: Run) -> None:
-    found = read_intervals(small_run)
+    found = read_calibration(small_run)
     assert set(found) == set(small_run.methods())
     study = small_run.study
-    for one in found.values():
-        assert set(study.measured) <= set(one.widths)
+    for method in found:
+        widths = found[method].intervals.widths
+        assert set(study.measured) <= set(widths)
         for variable in study.measured:
-            assert set(one.widths[variable]) == set(study.measured)
+            assert set(widths[variable]) == set(study.measured)
     rows = json.loads((small_run.evaluation / "table.json").read_text())
     shown = {(row["method"], row["intervention"], row["structure"]) for row in rows if row["metric"] == Coverage.name}
     for method in found:
@@ -185,7 +186,7 @@ def test_an_answer_has_the_interval_of_its_change(small_run: Run) -> None:
     one = small_run.study.measured[0]
     method = "segmentor"
     answer = model.counterfactual(image[0], do={one: "+10%"}, method=method)
-    known = read_intervals(small_run)[method]
+    known = read_calibration(small_run)[method].intervals
     row = answer.record["variables"][one]
     for name, area in answer.areas.items():
         width = known.around(name, area, {one: abs(row["after"] - row["before"])})
@@ -198,27 +199,27 @@ def test_an_answer_has_the_interval_of_its_change(small_run: Run) -> None:
 def test_intervals_are_of_the_parts_that_are_there(small_run: Run, tmp_path: Path) -> None:
     shutil.copytree(small_run.folder, tmp_path / "run")
     copied = Run(tmp_path / "run")
-    path = copied.folder / "intervals.json"
+    path = copied.folder / "calibration.json"
     kept = json.loads(path.read_text())
     kept["none"]["of"]["hvae"] = "of another training"
     path.write_text(json.dumps(kept))
-    assert set(read_intervals(copied)) == set(read_intervals(small_run)) - {"none"}
-    path.write_text(json.dumps({"none": {"of": {}}}))
+    assert set(read_calibration(copied)) == set(read_calibration(small_run)) - {"none"}
+    path.write_text(json.dumps({"none": {"of": {}, "intervals": {}}}))
     with refused(RunError, Code.DAMAGED):
-        read_intervals(copied)
+        read_calibration(copied)
     path.write_text("{")
     with refused(RunError, Code.DAMAGED):
-        read_intervals(copied)
+        read_calibration(copied)
     path.unlink()
-    assert read_intervals(copied) == {}
+    assert read_calibration(copied) == {}
 
 
 def test_a_published_model_keeps_the_intervals_of_its_methods(small_run: Run, tmp_path: Path) -> None:
     publish(small_run, tmp_path / "model", ["segmentor"])
     model = Run(tmp_path / "model")
-    assert read_intervals(model) == {"segmentor": read_intervals(small_run)["segmentor"]}
-    write_intervals(model, {})
-    assert read_intervals(model) == {}
+    assert read_calibration(model) == {"segmentor": read_calibration(small_run)["segmentor"]}
+    write_calibration(model, {})
+    assert read_calibration(model) == {}
 
 
 def test_of_what_never_varies_nothing_is_learnt(small_run: Run) -> None:

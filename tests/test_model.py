@@ -20,6 +20,7 @@ from segcft.cli import main
 from segcft.errors import Code, DataError, InterventionError, RunError
 from segcft.evaluate import names
 from segcft.grey import to_unit
+from segcft.io.provenance import inspect
 from segcft.pipeline.publish import MADE_UP, publish
 from segcft.pipeline.run import Run, read_subjects
 from tests.conftest import Brighter
@@ -104,7 +105,7 @@ def test_a_published_model_has_what_it_needs_and_no_more(small_run: Run, publish
         "study.yaml",
         "people.csv",
         "samples.json",
-        "intervals.json",
+        "calibration.json",
     }
     card = (published / "README.md").read_text()
     for text in ("not for clinical use", "Simulated", small_run.store().fingerprint, "Effectiveness", "Seg-CFT"):
@@ -130,6 +131,25 @@ def test_real_data_need_a_card_and_leave_nobody_behind(small_run: Run, tmp_path:
     publish(real, tmp_path / "model", card="Of people who agreed.")
     assert "Of people who agreed." in (tmp_path / "model" / "README.md").read_text()
     assert not list((tmp_path / "model").rglob("*.png"))
+
+
+def test_real_images_are_given_away_where_they_are_named(small_run: Run, tmp_path: Path) -> None:
+    real = as_real(small_run, tmp_path / "real")
+    store = real.store()
+    row, other = store.indices("test")[[5, 2]]
+    ids = [str(store.table["id"].iloc[one]) for one in (row, other)]
+    publish(real, tmp_path / "model", card="Of people who agreed.", examples=ids)
+    examples = tmp_path / "model" / "examples"
+    assert sorted(path.name for path in examples.iterdir()) == ["1.png", "2.png", "attributes.csv"]
+    assert (np.array(Image.open(examples / "1.png")) == store.images[row, 0]).all()
+    assert inspect(examples / "1.png") is None  # it is not synthetic
+    table = pd.read_csv(examples / "attributes.csv")
+    assert table["age"].tolist() == pytest.approx(store.table["age"].iloc[[row, other]].tolist(), rel=1e-5)
+    trained = str(store.table["id"].iloc[store.indices("train")[0]])
+    for wrong, code in ((["nobody"], Code.UNKNOWN), ([trained], Code.UNKNOWN), ([ids[0], ids[0]], Code.DUPLICATE)):
+        with refused(DataError, code, "--example"):
+            publish(real, tmp_path / "other", card="Of people who agreed.", examples=wrong)
+    assert not (tmp_path / "other").exists()
 
 
 def test_publishing_refuses_what_it_should(small_run: Run, published: Path, tmp_path: Path) -> None:

@@ -77,8 +77,9 @@ def answer_questions(
     masks_before = judge.masks(x)
     read_before = judge.measurements.read(masks_before, x)
     subjects, asked, after = [], [], []
-    for question, read in zip(questions, read_before, strict=True):
-        subject = infer_subject(question, read, study, judge.measurements, model.scm, _generator(asking))
+    for question, image, read in zip(questions, x.split(1), read_before, strict=True):
+        seen = asking.evidence(method, model, image)
+        subject = infer_subject(question, read, study, judge.measurements, model.scm, _generator(asking), seen)
         do = resolve_measured(judge.measurements, question.do, subject.values, model.scm)
         subjects.append(subject)
         asked.append(do)
@@ -91,7 +92,7 @@ def answer_questions(
     typical, joint = asking.run.typical(asking.methods[method], lengths), asking.run.joint_support()
     spread = _spread(asking.people[:, columns])
     # Of corrected answers nobody has calibrated them.
-    intervals = None if exact else asking.intervals.get(method)
+    intervals = None if exact else asking.calibration(method).intervals
     found, refused = _read(asking, abduction, wanted), [""] * len(questions)
     if exact:
         found, refused = _exact(asking, method, abduction, x, before, wanted, read_before, found)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 import segcft
 from segcft.api import arguments
@@ -32,13 +32,14 @@ from segcft.api.samples import Samples
 from segcft.api.subject import infer_subject, resolve_measured
 from segcft.api.trajectory import Trajectory, steps_of
 from segcft.causal.intervention import Intervention
+from segcft.counterfactual.evidence import LikelihoodEvidence
 from segcft.counterfactual.model import CounterfactualModel
 from segcft.counterfactual.support import limits
 from segcft.errors import Code, DataError, InterventionError, RunError
 from segcft.evaluate.names import METHODS, method_name
 from segcft.grey import to_grey_levels, to_unit
 from segcft.image_models.mechanism import seeded
-from segcft.pipeline.intervals import read_intervals
+from segcft.pipeline.calibration import Calibration, read_calibration
 from segcft.pipeline.run import Run, to_table
 from segcft.training import artefact
 
@@ -68,8 +69,7 @@ class Model:
             raise RunError(Code.MISSING, self.run.folder, "no image mechanism is trained yet; see `segcft run --help`")
         self.run.require_card()
         self.judge = self.run.judge(self.device)
-        self.intervals = read_intervals(self.run)
-        """Method -> how far its answers may be off, where that was calibrated."""
+        self._calibration = read_calibration(self.run)
         self._models: dict[str, CounterfactualModel] = {}
         people = self.run.training_values([*self.run.asked, *self.methods.values()])
         self.people = torch.from_numpy(people).to(self.device)
@@ -96,7 +96,7 @@ class Model:
 
         Areas, before and after, are read by the judge, which no fine-tuning has learnt to please. What ``attributes``
         do not give is read from the header, if ``image`` is a DICOM file that says age or sex, and else inferred from
-        the areas by the SCM.
+        the areas by the SCM, categories from the image, too (:mod:`segcft.counterfactual.evidence`).
 
         Args:
             image: a file, or pixels; see :data:`segcft.api.question.ImageLike`.
@@ -305,11 +305,12 @@ class Model:
             RunError: the model lacks a part, or its image mechanism has no likelihood.
         """
         draws = arguments.whole("draws", draws, 1)
-        _, model = self._model(method)
+        method, model = self._model(method)
         question = self.question(image, attributes)
         x = to_unit(torch.from_numpy(question.pixels)[None].to(self.device))
         read = self.judge.read(x)[0]
-        subject = infer_subject(question, read, self.study, self.judge.measurements, model.scm, self._generator())
+        seen = self.evidence(method, model, x)
+        subject = infer_subject(question, read, self.study, self.judge.measurements, model.scm, self._generator(), seen)
         with seeded(self.study.evaluation.seed, self.device):
             density = model.mechanism.log_density(x.expand(draws, *x.shape[1:]), subject.values.expand(draws, -1))
         if density is None:
@@ -326,6 +327,15 @@ class Model:
         if method not in self._models:
             self._models[method] = self.run.model(method, self.device)
         return method, self._models[method]
+
+    def calibration(self, method: str) -> Calibration:
+        """How far the answers of a method can be believed; of models from before it was learnt nothing is known."""
+        return self._calibration.get(method, Calibration())
+
+    def evidence(self, method: str, model: CounterfactualModel, image: Tensor) -> LikelihoodEvidence | None:
+        """What ``image`` (1, C, *size) in [-1, 1] says of categories that nobody gives, where it can be asked."""
+        temperature = self.calibration(method).temperature
+        return None if temperature is None else LikelihoodEvidence(model, image, temperature)
 
     def _each(self, name: str, values: Values | Iterable[Values]) -> Iterator[Values]:
         """One for all, or each one's own."""

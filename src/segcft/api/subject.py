@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from segcft.api.question import Question
 from segcft.causal.intervention import CHANGE, Intervention, resolve
-from segcft.causal.missing import MissingValues
+from segcft.causal.missing import LogLikelihood, MissingValues
 from segcft.causal.scm import StructuralCausalModel
 from segcft.config.study import Study
 from segcft.errors import Code, InterventionError
@@ -78,10 +78,11 @@ def infer_subject(
     measurements: Measurements,
     scm: StructuralCausalModel,
     generator: Generator,
+    seen: LogLikelihood | None = None,
 ) -> Subject:
     """The subject of a question from whose image ``read`` (M,) was read; what is not known is inferred by the SCM.
 
-    ``generator`` draws the samples that this takes.
+    ``generator`` draws the samples that this takes, and ``seen`` says what else the image tells of the subject.
 
     Raises:
         InterventionError: what is known does not fit its variable.
@@ -93,6 +94,6 @@ def infer_subject(
     for fact in question.known:
         source[fact.variable] = "given" if fact.variable in question.given else "read from the header"
     facts = resolve_measured(measurements, question.known, values, scm)
-    missing = MissingValues(scm, torch.where(facts.isnan(), values, facts), generator)
+    missing = MissingValues(scm, torch.where(facts.isnan(), values, facts), generator, seen=seen)
     values, certainty = missing.likely()  # with what is derived
     return Subject(values, source, certainty, missing)

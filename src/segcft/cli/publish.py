@@ -31,6 +31,15 @@ def add_publish(command: Command) -> None:
         action="store_true",
         help="segmentor and judge alone, which make masks for images that have none (`segcft segment`)",
     )
+    published.add_argument(
+        "--example",
+        action="append",
+        default=[],
+        dest="examples",
+        metavar="ID",
+        help="a test sample whose image and values are given away with the model, as their licence allows; may be "
+        "repeated (default: some of simulated data)",
+    )
     published.add_argument("--large", action="store_true", help="allow more than 20 MB of weights")
 
     reported = command("report", _report, "write one self-contained page of HTML about an evaluated run")
@@ -52,8 +61,9 @@ def _publish(options: argparse.Namespace) -> None:
     except (OSError, UnicodeDecodeError) as error:
         raise SegcftError(Code.UNREADABLE, f"--card {options.card}", f"cannot be read ({error})") from None
     quiet_libraries()
-    if options.readers and options.methods:
-        raise SegcftError(Code.CONFLICT, "--method", "readers come without image mechanisms; leave it out")
+    for option, given in (("--method", options.methods), ("--example", options.examples)):
+        if options.readers and given:
+            raise SegcftError(Code.CONFLICT, option, "readers come without image mechanisms; leave it out")
     if options.readers:
         from segcft.pipeline.publish_readers import publish_readers
 
@@ -61,7 +71,7 @@ def _publish(options: argparse.Namespace) -> None:
     else:
         from segcft.pipeline.publish import publish
 
-        publish(run, options.folder, options.methods, card, options.large)
+        publish(run, options.folder, options.methods, card, options.large, options.examples)
     print(f"published model: {options.folder} (its card is README.md)", file=sys.stderr)
 
 

@@ -19,9 +19,9 @@ from segcft.data.store import Store
 from segcft.errors import Code, DataError, RunError
 from segcft.evaluate.evaluation import evaluate
 from segcft.measures.measurements import Measurements
+from segcft.pipeline.calibration import read_calibration
 from segcft.pipeline.completion import fill_likely
 from segcft.pipeline.importing import shared_images
-from segcft.pipeline.intervals import read_intervals
 from segcft.pipeline.run import Run
 from segcft.pipeline.stage import training_stage
 from segcft.readers.reader import Reader
@@ -100,7 +100,8 @@ def evaluate_samples(
     models = {method: run.model(method, device) for method in methods}
     reader = run.judge(device) if judge is None else load_judge(run, judge, device)
     # Validation samples are those that intervals are calibrated on, and another judge errs otherwise.
-    with_intervals = judge is None and split == "test"
+    calibrated = read_calibration(run) if judge is None and split == "test" else {}
+    intervals = {method: one.intervals for method, one in calibrated.items() if one.intervals is not None}
     return evaluate(
         run.study,
         store,
@@ -113,7 +114,7 @@ def evaluate_samples(
         training_values=torch.from_numpy(run.training_values(parts)),
         training=None if run.published else run.samples_of(parts),
         predictor=run.load("predictor-judge", device) if run.study.predictor_judge is not None else None,
-        intervals=read_intervals(run) if with_intervals else None,
+        intervals=intervals,
         notes=notes,
         progress=progress,
     )

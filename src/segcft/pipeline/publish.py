@@ -23,10 +23,10 @@ from segcft.config.study import Study
 from segcft.counterfactual.support import all_limits
 from segcft.data.splits import JUDGE
 from segcft.data.store import Store
-from segcft.errors import Code, RunError
+from segcft.errors import Code, DataError, RunError
 from segcft.evaluate.names import method_name
 from segcft.io.provenance import png_bytes
-from segcft.pipeline.intervals import read_intervals, write_intervals
+from segcft.pipeline.calibration import read_calibration, write_calibration
 from segcft.pipeline.judging import guides_of
 from segcft.pipeline.run import Run, write_subjects
 from segcft.training import artefact
@@ -36,13 +36,20 @@ MADE_UP = 2000
 """Made-up subjects in a published model."""
 
 EXAMPLES = 3
-"""Simulated test images to try a published model on."""
+"""Simulated test images to try a published model on, unless others are named."""
 
 LARGEST = 20_000_000
 """Bytes of weights that fit a repository."""
 
 
-def publish(run: Run, folder: Path, methods: Sequence[str] = (), card: str = "", large: bool = False) -> None:
+def publish(
+    run: Run,
+    folder: Path,
+    methods: Sequence[str] = (),
+    card: str = "",
+    large: bool = False,
+    examples: Sequence[str] = (),
+) -> None:
     """Write the published model of an evaluated run to ``folder``, in place of an earlier one.
 
     Args:
@@ -51,9 +58,12 @@ def publish(run: Run, folder: Path, methods: Sequence[str] = (), card: str = "",
         methods: none, regressor, segmentor (default: the last of these that is trained).
         card: Markdown on the data and their licence. Needed for real data, of which code knows neither.
         large: allow more than 20 MB of weights.
+        examples: ids of test samples whose images and values are given away with the model, to try it on (default: some
+            of simulated data, and none of real ones).
 
     Raises:
         RunError: the run lacks a part or its evaluation, ``folder`` holds something else, or the above is not met.
+        DataError: an example is no test sample.
     """
     methods = list(methods) or list(run.methods())[-1:]
     mechanisms = list(map(run.mechanism, methods))
@@ -68,8 +78,9 @@ def publish(run: Run, folder: Path, methods: Sequence[str] = (), card: str = "",
     card = licensed(run.study, card)
     require_small(run, [part for part in parts if part not in guides], large)
     require_room(run.study, folder)
+    rows = _example_rows(store, examples, isinstance(run.study.data, SimulatedData))
     with replaced_folder(folder) as partial:
-        _write_model(run, store, partial, parts, methods, card)
+        _write_model(run, store, partial, parts, methods, card, rows)
 
 
 def licensed(study: Study, card: str) -> str:
@@ -109,8 +120,33 @@ def require_room(study: Study, folder: Path) -> None:
         raise RunError(Code.EXISTS, folder, "neither empty nor a published model")
 
 
-def _write_model(run: Run, store: Store, folder: Path, parts: Sequence[str], methods: Sequence[str], card: str) -> None:
-    """Write the published model into the empty ``folder``."""
+def _example_rows(store: Store, ids: Sequence[str], simulated: bool) -> list[int]:
+    """The rows of test samples to give away: those named, or else the first ones of ``simulated`` data.
+
+    Raises:
+        DataError: an id is not of a test sample, or it is there twice.
+    """
+    if len(set(ids)) < len(ids):
+        raise DataError(Code.DUPLICATE, "--example", "a sample is named twice")
+    if not ids:
+        return store.indices("test", complete=True)[:EXAMPLES].tolist() if simulated else []
+    tested = {str(store.table["id"].iloc[row]): int(row) for row in store.indices("test")}
+    for id in ids:
+        if id not in tested:
+            raise DataError(Code.UNKNOWN, "--example", f"no test sample is {id!r}; those of training look too good")
+    return [tested[id] for id in ids]
+
+
+def _write_model(
+    run: Run,
+    store: Store,
+    folder: Path,
+    parts: Sequence[str],
+    methods: Sequence[str],
+    card: str,
+    examples: Sequence[int],
+) -> None:
+    """Write the published model into the empty ``folder``; ``examples`` are rows of samples that it comes with."""
     model = Run(folder, run.study)
     model.write_study()
     for part in parts:
@@ -121,10 +157,10 @@ def _write_model(run: Run, store: Store, folder: Path, parts: Sequence[str], met
     known = store.values()[store.indices("train", complete=True)]
     write_subjects(model.subjects_file, run.study, made_up_subjects(run.load("scm"), known, run.study.scm.seed))
     write_text(model.folder / "samples.json", json.dumps(run.samples()) + "\n")  # from here on it is a published one
-    write_intervals(model, {method: one for method, one in read_intervals(run).items() if method in methods})
-    if isinstance(run.study.data, SimulatedData):
-        _write_examples(run, store, folder / "examples")
-    write_text(folder / "README.md", model_card(run, store, parts, methods, card))
+    write_calibration(model, {method: one for method, one in read_calibration(run).items() if method in methods})
+    if examples:
+        _write_examples(run, store, examples, folder / "examples")
+    write_text(folder / "README.md", model_card(run, store, parts, methods, card, bool(examples)))
 
 
 def made_up_subjects(scm: StructuralCausalModel, known: np.ndarray, seed: int) -> np.ndarray:
@@ -137,21 +173,21 @@ def made_up_subjects(scm: StructuralCausalModel, known: np.ndarray, seed: int) -
     return drawn[within][:MADE_UP]
 
 
-def _write_examples(run: Run, store: Store, folder: Path) -> None:
-    """Simulated test images and a table of their attributes."""
+def _write_examples(run: Run, store: Store, rows: Sequence[int], folder: Path) -> None:
+    """Test images and a table of their attributes; empty where a value is not known."""
     folder.mkdir()
-    rows = store.indices("test", complete=True)[:EXAMPLES]
     table = []
-    assert isinstance(run.study.data, SimulatedData)
-    said = {"segcft": segcft.__version__, "study": run.study.name, "simulator": run.study.data.source}
+    said = None  # of real images: they are not synthetic
+    if isinstance(run.study.data, SimulatedData):
+        said = {"segcft": segcft.__version__, "study": run.study.name, "simulator": run.study.data.source}
     for number, row in enumerate(rows, start=1):
         pixels = store.images[row]
         write_bytes(folder / f"{number}.png", png_bytes(pixels, said))
         attributes: dict[str, float | str] = {"image": f"{number}.png"}
         for k, (name, variable) in enumerate(run.study.variables.items()):
-            if variable.derived:
-                continue
             value = float(store.values()[row][k])
+            if variable.derived or np.isnan(value):
+                continue
             attributes[name] = variable.categories[int(value)] if variable.categories else value
         table.append(attributes)
     write_text(folder / "attributes.csv", pd.DataFrame(table).to_csv(index=False, float_format="%.6g"))
@@ -182,14 +218,13 @@ def training_table(run: Run, parts: Sequence[str]) -> str:
     return "\n".join(rows)
 
 
-def model_card(run: Run, store: Store, parts: Sequence[str], methods: Sequence[str], card: str) -> str:
-    """The card, in Markdown."""
+def model_card(run: Run, store: Store, parts: Sequence[str], methods: Sequence[str], card: str, examples: bool) -> str:
+    """The card, in Markdown; with ``examples`` it asks of the first of them."""
     study = run.study
     height, width = study.image.size
     people = store.table["patient"].nunique()
-    example, again = "image.png", " --data DIR"
-    if isinstance(study.data, SimulatedData):
-        example, again = "FOLDER/examples/1.png", ""
+    example = "FOLDER/examples/1.png" if examples else "image.png"
+    again = "" if isinstance(study.data, SimulatedData) else " --data DIR"
     area, change = _question(study)
     table = (run.evaluation / "table.md").read_text(encoding="utf-8")
     figures = table.split("\n", 1)[1].replace("\n## ", "\n### ").strip()

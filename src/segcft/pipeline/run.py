@@ -12,7 +12,7 @@ training/                 checkpoints and figures of every step
 README.md                 of a published model only: its card
 samples.json              of a published model only: how many samples it was made from
 people.csv                of a published model only: made-up subjects instead of samples, see segcft.pipeline.publish
-intervals.json            how far answers may be off, see segcft.pipeline.intervals
+calibration.json          how far answers can be believed, see segcft.pipeline.calibration
 evaluation/               table.json, table.md, scores.parquet, figures/; of validation samples: evaluation-validation/
 report.html               all of it on one page, see segcft.report
 

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from segcft.config.study import Study
-from segcft.pipeline.intervals import calibrate
+from segcft.pipeline.calibration import calibrate
 from segcft.pipeline.judging import evaluate_samples
 from segcft.pipeline.runner import Pipeline
 from segcft.pipeline.stage import JUDGES, STAGES, Stage, TrainingStage
