@@ -16,11 +16,14 @@ import torch
 import yaml
 from PIL import Image
 
-from benchmarks import full, hospitals, hours, sense
+from benchmarks import categories, full, hospitals, hours, second_opinion, sense
 from benchmarks.measure import Contender, compare
 from benchmarks.ours import build
 from segcft.config.sources import SeveralFolders
+from segcft.config.stages import RegressorSpec
+from segcft.config.variable import Variable
 from segcft.pipeline.run import Run
+from segcft.readers.predictor import Predictor
 from segcft.simulate import ChestSimulator
 
 ROOT = Path(__file__).parents[1]
@@ -191,3 +194,39 @@ def test_masks_tell_enlarged_hearts_whatever_their_size(tmp_path: Path, capsys: 
     assert float(cells[2]) == pytest.approx(0.5 / 0.8, abs=0.03)
     assert float(cells[3]) == pytest.approx(0.25 / 0.8, abs=0.03)
     assert cells[4].startswith("1.00 ")
+
+
+@pytest.mark.slow
+def test_categories_are_told_of_all_test_samples(small_run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    categories.main([str(small_run.folder)])
+    out = capsys.readouterr().out.splitlines()
+    cells = [cell.strip() for cell in out[-1].split("|")][1:-1]
+    assert cells[:2] == ["sex", str(len(small_run.store().indices("test")))]
+    assert all(0 <= int(cell.partition("%")[0]) <= 100 for cell in cells[2:])
+    if "says nothing" in out[0]:
+        assert cells[2] == cells[3]
+
+
+def test_a_second_opinion_differs_as_people_of_one_hospital_and_view_do() -> None:
+    """What is said hangs on the hospital and the view, which also tell of the age: they are held."""
+    random = np.random.default_rng(0)
+    hospital, view = random.integers(2, size=(2, 200))
+    age = 50 + 10 * hospital - 8 * view + random.normal(0, 5, 200)
+    age[:20] = np.nan
+    variables = {
+        "age": Variable(kind="continuous"),
+        "view": Variable(kind="categorical", categories=("PA", "AP")),
+    }
+    reader = Predictor(RegressorSpec(steps=1), 1, 2, variables, ["age", "view"])
+    said = {"age": 3 + 0.5 * age + 20 * hospital - 7 * view}
+    values = torch.from_numpy(np.column_stack([age, view]))
+    found = second_opinion.slope(reader, "age", said, values, hospital.astype(str))
+    assert found == pytest.approx(0.5)
+
+
+def test_a_second_opinion_shares_are_of_the_expected_changes() -> None:
+    expected = np.array([2.0, -2.0, 0.0, 4.0])
+    found = np.array([1.0, -1.0, 0.0, 2.0])
+    one = second_opinion.Opinion("older", "age", "none", expected, found)
+    cells = second_opinion.render([one], np.array(["a", "b", "c", "d"])).splitlines()[-1].split("|")[1:-1]
+    assert [cell.strip() for cell in cells] == ["older", "age", "No CFT", "2", "1", "0.50 (0.50 to 0.50)"]
