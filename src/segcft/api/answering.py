@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from segcft.api.subject import Subject, infer_subject, resolve_measured
 from segcft.counterfactual.contradictions import check_parts
 from segcft.counterfactual.exact import corrected
 from segcft.counterfactual.model import Abduction, CounterfactualModel
+from segcft.counterfactual.repairs import what_happened
 from segcft.counterfactual.warnings import (
     NOTABLE,
     atypical_image,
@@ -26,6 +28,7 @@ from segcft.counterfactual.warnings import (
 from segcft.errors import Code, RunError
 from segcft.grey import to_grey_levels, to_unit
 from segcft.image_models.mechanism import seeded
+from segcft.image_models.typicality import TypicalRanges
 from segcft.pipeline.judging import is_guided_by
 from segcft.pipeline.stage import training_stage
 
@@ -102,10 +105,11 @@ def answer_questions(
         own = record | record_of(study, question, subject, asked[i][0], after[i][0], draws)
         if exact:
             own["exact"] = not refused[i]
+        happened = partial(_what_happened, asking, model, x[i : i + 1], subject, typical)
         gained, change = found.measures[i] - read_before[i], (after[i] - subject.values)[0, columns]
         own["warnings"] = [
             *(f"image: {remark.text}" for remark in question.remarks),
-            *atypical_image({name: bits[i] for name, bits in lengths.items()}, typical),
+            *atypical_image({name: bits[i] for name, bits in lengths.items()}, typical, happened),
             *out_of_support(study, subject.source, subject.values[0], asked[i][0], after[i][0], asking.people),
             *unlikely_together(study, model.scm, after[i][0], joint),
             *filter(None, [refused[i]]),
@@ -127,6 +131,12 @@ def answer_questions(
             )
         )
     return answers
+
+
+def _what_happened(
+    asking: Model, model: CounterfactualModel, x: Tensor, subject: Subject, typical: TypicalRanges | None
+) -> str:
+    return what_happened(model, asking.judge, x, subject.values, asking.study.measured_columns, typical)
 
 
 def _read(asking: Model, abduction: Abduction, values: Tensor) -> _Read:

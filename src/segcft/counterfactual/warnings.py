@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
@@ -72,9 +72,12 @@ def unlikely_together(study: Study, scm: StructuralCausalModel, after: Tensor, j
     ]
 
 
-def atypical_image(lengths: Mapping[str, Tensor], typical: TypicalRanges | None) -> list[str]:
+def atypical_image(
+    lengths: Mapping[str, Tensor], typical: TypicalRanges | None, happened: Callable[[], str] = str
+) -> list[str]:
     """A warning if a length of an image () is out of its typical range; none where no range is recorded. Each range is
-    of one of the ``lengths``."""
+    of one of the ``lengths``. ``happened`` is asked how an image that is not typical looks, "" where nobody knows
+    (:mod:`segcft.counterfactual.repairs`)."""
     found = []
     for name, (low, high) in (typical.ranges if typical else {}).items():
         bits = float(lengths[name])
@@ -84,7 +87,9 @@ def atypical_image(lengths: Mapping[str, Tensor], typical: TypicalRanges | None)
             found.append(f"{shown} bits a pixel{place}, usually {low:.3g} to {high:.3g}")
     if not found:
         return []
-    return [f"image: unlike the training images ({', and '.join(found)}); a counterfactual of it means little"]
+    looks = happened()
+    hint = f"; it looks {looks}, and put right it would be like them" if looks else ""
+    return [f"image: unlike the training images ({', and '.join(found)}); a counterfactual of it means little{hint}"]
 
 
 def missed_changes(study: Study, gained: Tensor, wanted: Tensor, spread: Tensor) -> list[str]:

@@ -1,0 +1,104 @@
+"""What happened to an image that is unlike the training images, where undoing it makes it like them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+import segcft
+from segcft.api.model import Model
+from segcft.counterfactual.repairs import UNDONE, what_happened, without_border
+from segcft.grey import to_unit
+
+MODEL = Path(__file__).parents[1] / "models" / "chest-sim"
+
+Pixels = NDArray[np.uint8]
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return segcft.load(MODEL)
+
+
+def example(number: int) -> tuple[Pixels, dict[str, float | str]]:
+    """A simulated film, and what is known of it."""
+    row = pd.read_csv(MODEL / "examples" / "attributes.csv").iloc[number]
+    return np.array(Image.open(MODEL / "examples" / row["image"])), {"sex": row["sex"], "age": float(row["age"])}
+
+
+def framed(pixels: Pixels) -> Pixels:
+    height, width = pixels.shape
+    inner = Image.fromarray(pixels).resize((width - 28, height - 28))
+    return np.pad(np.array(inner), 14)
+
+
+DONE = {
+    "like a negative": lambda pixels: 255 - pixels,
+    "upside down": lambda pixels: pixels[::-1, ::-1],
+    "mirrored": lambda pixels: pixels[:, ::-1],
+    "turned to the left": np.rot90,
+    "turned to the right": lambda pixels: np.rot90(pixels, -1),
+    "framed": framed,
+}
+
+
+def test_everything_is_done_that_can_be_undone() -> None:
+    assert set(DONE) == set(UNDONE)
+
+
+def told(model: Model, pixels: Pixels, known: dict[str, float | str]) -> str:
+    """What is told of an image's past."""
+    image = np.ascontiguousarray(pixels)
+    answer = model.counterfactual(image, known, {"heart_area": "+10%"}, draws=0)
+    values = [answer.record["variables"][name]["before"] for name in model.study.variables]
+    numbers = [
+        variable.categories.index(value) if variable.categories else value
+        for value, variable in zip(values, model.study.variables.values(), strict=True)
+    ]
+    x, row = to_unit(torch.from_numpy(image)[None, None]), torch.tensor([numbers])
+    _, one = model._model(None)
+    typical = model.run.typical(model.methods["segmentor"], one.mechanism.lengths(one.abduct(x, row).noise))
+    name = what_happened(one, model.judge, x, row, model.study.measured_columns, typical)
+    warned = [text for text in answer.warnings if text.startswith("image")]
+    assert all(name in text for text in warned)
+    return name if warned else ""
+
+
+@pytest.mark.parametrize("name", DONE)
+def test_a_film_that_was_changed_is_known_again(model: Model, name: str) -> None:
+    for number in range(3):
+        pixels, known = example(number)
+        assert told(model, DONE[name](pixels), known) == name
+
+
+def test_of_a_film_as_it_is_and_of_noise_nothing_is_told(model: Model) -> None:
+    pixels, known = example(0)
+    assert told(model, pixels, known) == ""
+    noise = np.random.default_rng(0).integers(0, 256, pixels.shape, dtype=np.uint8)
+    assert told(model, noise, known) == ""
+
+
+@pytest.mark.parametrize("undo", UNDONE.values(), ids=list(UNDONE))
+def test_images_that_are_not_square_or_of_one_grey_fail_nothing(undo: object) -> None:
+    for image in (torch.rand(1, 1, 6, 9), torch.zeros(1, 1, 8, 8), torch.full((1, 3, 5, 5), torch.nan)):
+        undone = undo(image)  # type: ignore[operator]
+        assert undone is None or isinstance(undone, Tensor)
+
+
+def test_a_border_is_cut_off_and_what_is_in_it_fills_the_image() -> None:
+    inner = torch.rand(1, 1, 20, 30) * 0.5 + 0.25
+    image = torch.full((1, 1, 40, 60), -1.0)
+    image[:, :, 10:30, 20:50] = inner
+    found = without_border(image)
+    assert found is not None
+    assert found.shape == image.shape
+    assert float(found.min()) > 0.2
+    assert float(found.mean()) == pytest.approx(float(inner.mean()), abs=0.02)
+    assert without_border(inner) is None
