@@ -69,10 +69,10 @@ def assert_same(one: Answer, other: Answer) -> None:
 def test_draws_tell_how_uncertain_the_answer_is(model: Model, pictures: NDArray[np.uint8]) -> None:
     answer = model.counterfactual(pictures[0], {"sex": "F", "age": 60}, DO, draws=4)
     assert answer.draws.shape == (4, *answer.image.shape)
-    assert answer.uncertainty is not None
-    assert answer.uncertainty.shape == answer.image.shape
-    assert np.allclose(answer.uncertainty, answer.draws.astype(float).std(axis=0, ddof=1), atol=1e-3)
-    assert answer.uncertainty.max() > 0
+    assert answer.spread is not None
+    assert answer.spread.shape == answer.image.shape
+    assert np.allclose(answer.spread, answer.draws.astype(float).std(axis=0, ddof=1), atol=1e-3)
+    assert answer.spread.max() > 0
     assert answer.record["variables"]["heart_area"]["obtained_sd"] > 0
     again = model.counterfactual(pictures[0], {"sex": "F", "age": 60}, DO, draws=4)
     assert np.array_equal(again.draws, answer.draws)
@@ -80,10 +80,10 @@ def test_draws_tell_how_uncertain_the_answer_is(model: Model, pictures: NDArray[
     plain = model.counterfactual(pictures[0], {"sex": "F", "age": 60}, DO, draws=0)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert np.array_equal(plain.image, answer.image)
-    assert plain.uncertainty is None
+    assert plain.spread is None
 
 
-def test_unknown_attributes_add_to_the_uncertainty(trained: Model, example: NDArray[np.uint8]) -> None:
+def test_unknown_attributes_add_to_the_spread(trained: Model, example: NDArray[np.uint8]) -> None:
     spread = []
     for known in ({"sex": "F", "age": 60}, {}):
         answer = trained.counterfactual(example, known, {"sex": "M"}, draws=12)
@@ -451,10 +451,10 @@ def test_saving_refuses_what_it_cannot_write(model: Model, pictures: NDArray[np.
     assert not list(tmp_path.iterdir())
     answer.save(tmp_path / "all")
     names = {path.name for path in (tmp_path / "all").iterdir()}
-    assert {"uncertainty.png", "draw-1.png", "draw-2.png", "counterfactual.json"} <= names
+    assert {"spread.png", "draw-1.png", "draw-2.png", "counterfactual.json"} <= names
     model.counterfactual(pictures[0], do=DO, draws=0).save(tmp_path / "all")
     left = {path.name for path in (tmp_path / "all").iterdir()}
-    assert left == names - {"uncertainty.png", "draw-1.png", "draw-2.png"}
+    assert left == names - {"spread.png", "draw-1.png", "draw-2.png"}
     samples = model.sample(2)
     (tmp_path / "cut-off" / "2.png").mkdir(parents=True)
     (tmp_path / "cut-off" / "attributes.csv").touch()

@@ -89,9 +89,9 @@ def test_answer(client: TestClient, catalogue: Catalogue, question: dict[str, An
     assert (decode(told["image"], grid) == expected.image[0]).all()
     assert len(told["draws"]) == 3
     assert (decode(told["draws"][1], grid) == expected.draws[1][0]).all()
-    spread = np.frombuffer(base64.b64decode(told["uncertainty"]), "<f4").reshape(grid.image.size)
-    assert expected.uncertainty is not None
-    assert (spread == expected.uncertainty[0]).all()
+    spread = np.frombuffer(base64.b64decode(told["spread"]), "<f4").reshape(grid.image.size)
+    assert expected.spread is not None
+    assert (spread == expected.spread[0]).all()
     heart = told["record"]["variables"]["heart_area"]
     assert heart["after"] == 1800
     assert heart["obtained"] == pytest.approx(expected.areas["heart_area"])
@@ -103,7 +103,7 @@ def test_without_a_question_the_image_stays(client: TestClient, question: dict[s
     told = client.post("/api/question", json=question | {"do": {}}).json()
     assert told["image"] == question["pixels"]
     assert told["record"]["do"] == []
-    assert told["uncertainty"] is None
+    assert told["spread"] is None
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from segcft.utils.output import RECORD, check_answer
 FULL = "counterfactual-full"
 """The file of the counterfactual in the image's own pixels."""
 WHITE = 16.0
-"""Standard deviation in grey levels that is white in a picture of the uncertainty."""
+"""Standard deviation in grey levels that is white in a picture of the spread."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +90,7 @@ class Answer:
         return np.rint(full * 255).astype(np.uint8), spacing
 
     @cached_property
-    def uncertainty(self) -> NDArray[np.float32] | None:
+    def spread(self) -> NDArray[np.float32] | None:
         """Standard deviation over the draws in grey levels, (C, H, W); None of fewer than two draws."""
         return self.draws.std(axis=0, ddof=1, dtype=np.float32) if len(self.draws) > 1 else None
 
@@ -140,8 +140,8 @@ class Answer:
             (f"do({', '.join(self.record['do'])})", self._png(outlined(self.image, self.masks_after, enlarge))),
             ("difference: blue darker, red brighter", self._png(difference_colours(self.difference))),
         ]
-        if self.uncertainty is not None:
-            panels.append((f"standard deviation of {len(self.draws)} draws", self._png(self._uncertainty_picture())))
+        if self.spread is not None:
+            panels.append((f"standard deviation of {len(self.draws)} draws", self._png(self._spread_picture())))
         rows = [("variable", *_COLUMNS, ""), *((plain(name), *cells) for name, cells in self._rows().items())]
         wide = is_wide(*self.image.shape[1:])
         return to_html(panels, wide, rows, [self._by(), *(f"Warning: {text}" for text in self.warnings)])
@@ -178,7 +178,7 @@ class Answer:
 
         ``x.png`` and ``x.dcm`` are the counterfactual, ``x.json`` the numbers; a file that is there is replaced. Any
         other path is a folder, with ``counterfactual.json``, ``image.png`` (as the model sees it),
-        ``counterfactual.png``, ``difference.png``, and, where there are draws, ``uncertainty.png`` (white:
+        ``counterfactual.png``, ``difference.png``, and, where there are draws, ``spread.png`` (white:
         :data:`WHITE` grey levels) and ``draw-1.png`` and so on. All pictures but the image say that they are synthetic.
         In the folder of an earlier answer they take its place. With ``full_resolution`` the counterfactual is in the
         image's own pixels (:meth:`full_resolution`): as ``x.png`` or ``x.dcm``, or beside the others as
@@ -205,7 +205,7 @@ class Answer:
             case _:
                 write_text(path / RECORD, text)  # first: by it the folder is known again
                 # Of an earlier answer, with more draws or in full resolution.
-                for name in ("uncertainty.png", "draw-[0-9]*.png", f"{FULL}.png"):
+                for name in ("spread.png", "uncertainty.png", "draw-[0-9]*.png", f"{FULL}.png"):
                     for old in path.glob(name):
                         old.unlink()
                 for name, content in (self._files() | ({FULL: self._png(pixels)} if full else {})).items():
@@ -218,13 +218,13 @@ class Answer:
             "counterfactual": self._png(self.image),
             "difference": self._png(shown),
         }
-        if self.uncertainty is not None:
-            files["uncertainty"] = self._png(self._uncertainty_picture())
+        if self.spread is not None:
+            files["spread"] = self._png(self._spread_picture())
         return files | {f"draw-{k}": self._png(draw) for k, draw in enumerate(self.draws, start=1)}
 
-    def _uncertainty_picture(self) -> NDArray[np.uint8]:
-        assert self.uncertainty is not None
-        return np.clip(self.uncertainty * (255 / WHITE), 0, 255).astype(np.uint8)
+    def _spread_picture(self) -> NDArray[np.uint8]:
+        assert self.spread is not None
+        return np.clip(self.spread * (255 / WHITE), 0, 255).astype(np.uint8)
 
     def _png(self, pixels: NDArray[np.uint8]) -> bytes:
         return png_bytes(pixels, self.provenance)

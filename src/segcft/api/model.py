@@ -106,7 +106,7 @@ class Model:
                 (``"+20%"``, ``"-500"``); and :class:`segcft.api.question.Match` takes the value from another image.
             method: none, regressor or segmentor, or as tables call them (default: the last of these that is there).
             draws: how many more answers to draw from the posterior of what is not known, the image's latents and
-                attributes, for :attr:`segcft.api.answer.Answer.uncertainty`; each takes about as long as the answer.
+                attributes, for :attr:`segcft.api.answer.Answer.spread`; each takes about as long as the answer.
             exact: correct what the mechanism is asked for until the guide reads what was asked for
                 (:mod:`segcft.counterfactual.exact`). The judge takes no part; where it finds the plain answer closer,
                 that is given, with a warning. ``record["exact"]`` says which. Draws are not corrected.

@@ -108,7 +108,7 @@ def _interventions(values: dict[str, float | str], study: Study) -> list[Interve
 
 def encode_answer(answer: Answer, study: Study) -> dict[str, Any]:
     """An answer as the page shows it."""
-    uncertainty = answer.uncertainty
+    spread = answer.spread
     return {
         "image": encode(answer.image),
         "outlines": {
@@ -117,7 +117,7 @@ def encode_answer(answer: Answer, study: Study) -> dict[str, Any]:
         },
         "draws": [encode(draw) for draw in answer.draws],
         # The largest over channels, float32 (H, W), least significant byte first.
-        "uncertainty": None if uncertainty is None else _base64(uncertainty.max(axis=0).astype("<f4")),
+        "spread": None if spread is None else _base64(spread.max(axis=0).astype("<f4")),
         "record": answer.record,
     }
 

@@ -56,7 +56,7 @@ def add_ask(command: Command) -> None:
         "--draws",
         type=whole,
         metavar="N",
-        help="further answers from the posterior, for the uncertainty (default: 8 of one image, 0 of many)",
+        help="further answers from the posterior, for their spread (default: 8 of one image, 0 of many)",
     )
     asked.add_argument(
         "--exact",

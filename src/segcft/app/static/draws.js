@@ -12,7 +12,7 @@ export function showDraws(spec, answer) {
     canvas.style.aspectRatio = spec.aspect;
     return make("figure", {}, canvas, make("figcaption", {}, label, ...more));
   };
-  const spread = new Float32Array(fromBase64(answer.uncertainty).buffer);
+  const spread = new Float32Array(fromBase64(answer.spread).buffer);
   const limit = limitOf(spread);
   const [height, width] = spec.size;
   const bar = make("i", { class: "colour-bar" });
