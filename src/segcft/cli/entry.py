@@ -20,6 +20,7 @@ from segcft.cli.graph import add_graph
 from segcft.cli.importers import importer_parser, listed
 from segcft.cli.plan import add_plan
 from segcft.cli.publish import add_publish
+from segcft.cli.replicate import add_replicate
 from segcft.cli.run import add_run, add_stages
 from segcft.cli.segment import add_segment
 from segcft.cli.simulate import add_simulate
@@ -33,6 +34,7 @@ COMMANDS = (
     add_graph,
     add_stages,
     add_ablation,
+    add_replicate,
     add_causal_gen,
     add_simulate,
     add_augment,
@@ -79,6 +81,9 @@ coronary arteries of your own CT angiographies, straightened:
 
 a small set, every subject of which is judged once, by parts that have not seen it:
   segcft run configs/jsrt.yaml --data /data/jsrt256 --folds 5
+
+whether a result holds for other seeds, with intervals over people and trainings:
+  segcft replicate configs/quickstart.yaml --seeds 5
 
 which settings matter, judged on validation samples:
   segcft ablation configs/ablation/chest-sim.yaml

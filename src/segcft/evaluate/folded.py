@@ -40,12 +40,13 @@ def all_rows(folds: Sequence[Fold], study: Study) -> list[Row]:
     patients = [patient for one in samples for patient in one["patient"]]
     scores = Scores.joined([fold.scores for fold in folds])
     rows = scores.rows(patients, study.evaluation.bootstrap, study.evaluation.seed)
-    known = {_key(row) for row in rows}
-    others = dict.fromkeys(_key(row) for fold in folds for row in fold.rows if _key(row) not in known)
-    return rows + [_mean([row for fold in folds for row in fold.rows if _key(row) == key]) for key in others]
+    known = {row_key(row) for row in rows}
+    others = dict.fromkeys(row_key(row) for fold in folds for row in fold.rows if row_key(row) not in known)
+    return rows + [_mean([row for fold in folds for row in fold.rows if row_key(row) == key]) for key in others]
 
 
-def _key(row: Mapping[str, object]) -> tuple[object, ...]:
+def row_key(row: Mapping[str, object]) -> tuple[object, ...]:
+    """By which a row of one table is found in another."""
     return tuple(row[name] for name in KEY)
 
 
@@ -56,17 +57,17 @@ def _mean(rows: Sequence[Row]) -> Row:
     return {**rows[0], "value": value, "ci_low": None, "ci_high": None, "n": n}
 
 
-def render_spread(folds: Sequence[Fold], study: Study) -> str:
-    """How far folds differ: of every structure intervened on, the least and the largest value of each metric of single
-    structures; Markdown."""
+def render_spread(folds: Sequence[Fold], study: Study, what: str = "folds") -> str:
+    """How far folds, or ``what`` else there are several of, differ: of every structure intervened on, the least and the
+    largest value of each metric of single structures; Markdown."""
     found: dict[tuple[object, ...], list[float]] = {}
     for row in (row for fold in folds for row in fold.rows if row["intervened"] and row["value"] is not None):
-        found.setdefault(_key(row), []).append(row["value"])
+        found.setdefault(row_key(row), []).append(row["value"])
     metrics = [metric for metric in metrics_of(study) if any(key[1] == metric.name for key in found)]
     names = [metric.words(study).label for metric in metrics]
     body = list(_spread(found, metrics, study))
     return f"""
-## The {len(folds)} folds: the least and the largest of their values, of the structure intervened on
+## The {len(folds)} {what}: the least and the largest of their values, of the structure intervened on
 
 {grid(["do", "method", *names], body, labels=2)}
 """

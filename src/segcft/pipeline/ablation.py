@@ -182,6 +182,7 @@ def run_ablation(
     from segcft.pipeline.pool import Failures, run_all
     from segcft.pipeline.run import Run
     from segcft.pipeline.runner import Pipeline
+    from segcft.pipeline.sharing import share
     from segcft.utils.lock import Lock
 
     chosen = ablation.choose(only)
@@ -194,7 +195,7 @@ def run_ablation(
             pipeline = Pipeline(runs[name], fabric, data, progress, compile, split=SPLIT)
             try:
                 with pipeline.lock:
-                    _share(pipeline, {other: run for other, run in runs.items() if other != name})
+                    share(pipeline, {other: run for other, run in runs.items() if other != name})
                     run_all(pipeline, jobs)
             except SegcftError as error:
                 if not rows:  # what ails the first one ails all
@@ -204,26 +205,6 @@ def run_ablation(
                 rows = _write_table(ablation, runs, folder, pipeline)
     failures.check(folder, f"of {len(chosen)} variants failed; table.md has the rest")
     return rows
-
-
-def _share(pipeline: Pipeline, others: Mapping[str, Run]) -> None:
-    """Link what other runs have made from the same: samples and trained parts."""
-    from segcft.pipeline.importing import take_samples
-    from segcft.training import artefact
-    from segcft.utils.atomic import link
-
-    if take_samples(pipeline.run, pipeline.data, others.values()):
-        pipeline.progress.note("  samples: shared")
-    pipeline.run_stage("import")
-    for stage in pipeline.run.parts:
-        if pipeline.keys.keys() >= set(pipeline.needs(stage)) and not pipeline.is_current(stage):
-            for name, other in others.items():
-                path = other.path(stage)
-                if path.is_file() and artefact.read_meta(path).get("key") == pipeline.key(stage):
-                    link(path, pipeline.run.path(stage))
-                    pipeline.progress.note(f"  {stage}: that of {name}")
-                    pipeline.is_current(stage)
-                    break
 
 
 def _write_table(ablation: Ablation, runs: Mapping[str, Run], folder: Path, pipeline: Pipeline) -> list[Row]:
