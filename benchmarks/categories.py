@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from segcft.evaluate.table import grid
-from segcft.evaluate.temperature import categorical, fitted_temperature, told
+from segcft.evaluate.temperature import beliefs, categorical, fitted_temperature
 from segcft.pipeline.run import Run
 from segcft.utils.progress import ConsoleProgress, Progress
 
@@ -38,19 +38,21 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def add(found: Found, run: Run, method: str, progress: Progress) -> float | None:
-    """Add what is told of the categories of a run's test samples; the temperature."""
+    """Add what is inferred of the categories of a run's test samples; the temperature, None where the image is not
+    asked."""
     study, store, model = run.study, run.store(), run.model(method)
-    temperature = fitted_temperature(study, model, store, store.indices("validation", masked=True), progress)
+    believed = fitted_temperature(study, model, store, store.indices("validation", masked=True), progress)
+    temperature = None if believed is None else believed.temperature
     temperatures = torch.tensor([torch.inf, temperature or torch.inf], dtype=torch.float64)
-    names = list(study.variables)
-    for row, one in told(study, model, store, store.indices("test", masked=True), progress):
-        by_both = one.log_posterior(temperatures).exp()
+    names, rows, values = list(study.variables), store.indices("test", masked=True), store.values()
+    for place, belief in beliefs(study, model, store, rows, progress):
+        by_both = belief.log_posterior(temperatures).exp()
         for k in categorical(study):
-            right = float(store.values()[row][k])
+            right = float(values[rows[place]][k])
             if np.isnan(right):
                 continue
             shares = torch.zeros(2, len(study.variables[names[k]].categories), dtype=torch.float64)
-            shares.index_add_(1, one.categories[:, k].long(), by_both)
+            shares.index_add_(1, belief.categories[:, k].long(), by_both)
             likeliest = (shares.argmax(dim=1) == right).tolist()
             log = shares[:, int(right)].clamp(min=1e-6).log().tolist()
             found[names[k]].append((likeliest[0], log[0], likeliest[1], log[1]))

@@ -4,8 +4,9 @@
 (``benchmarks/second_opinion.yaml``; the ratio is that of ctr's key points) on the training people of RUN, a run of
 ``configs/anatomy/chest-128.yaml``: without masks, guide or judge. It reads the answers about RUN's test people. A
 change should look to it as people look who differ so: what it says is regressed on the true value among people whom it
-has not seen, given the value's causes, and an answer that changes the value by so much is expected to change what is
+has not seen, given hospital and view, and an answer that changes the value by so much is expected to change what is
 said accordingly. A changed lung should change the ratio that it reads by as much as the lung changes the ratio.
+Intervals are over people; that the regression is not exact, least of all that of the ratio, is not in them.
 """
 
 from __future__ import annotations

@@ -107,18 +107,30 @@ def test_the_first_is_the_study_and_the_others_differ_in_their_seeds_alone(small
     assert first.model_copy(update={"name": small_study.name}) == small_study
     assert not set(seeds(first).items()) & set(seeds(second).items())
     back = {name: getattr(second, name).model_copy(update={"seed": seed}) for name, seed in seeds(first).items()}
+    back["evaluation"] = first.evaluation  # whose people stay
+    assert second.evaluation.people_seed == first.evaluation.seed
     assert second.model_copy(update=back | {"name": first.name}) == first
     assert second.judge == first.judge
 
 
+def test_seeds_of_no_training_are_those_of_the_judge(small_study: Study) -> None:
+    far = small_study.judge.model_copy(update={"seed": small_study.segmentor.seed + 1000})
+    study = small_study.model_copy(update={"judge": far})
+    for number in (2, 3):
+        assert replicate(study, number).judge.seed not in seeds(replicate(study, number)).values()
+
+
 def test_a_study_is_trained_several_times_and_judged_as_one(tmp_path: Path, undrawn: None) -> None:
-    study, notes = parse_study(changed(small_mapping(), SHORT | {"data.people": 60})), Notes()
+    study, notes = parse_study(changed(small_mapping(), SHORT | {"data.people": 60, "evaluation.people": 6})), Notes()
     rows = run_replicates(study, 2, tmp_path / "runs", make_fabric("cpu"), progress=notes)
     runs = [Run(tmp_path / "runs" / f"seed-{k}") for k in (1, 2)]
     judges = [run.path("judge").stat().st_ino for run in runs]
     assert judges[0] == judges[1]  # one file: it is trained once
     stores = [(run.folder / "store" / "images.u8").stat().st_ino for run in runs]
     assert stores[0] == stores[1]
+    judged = [set(pd.read_parquet(run.evaluation / "scores.parquet")["id"]) for run in runs]
+    assert len(judged[0]) == 6 < len(runs[0].store().indices("test"))
+    assert judged[0] == judged[1]
     table = {tuple(row[field] for field in Key._fields): row for row in rows}
     each = [json.loads((run.evaluation / "table.json").read_text()) for run in runs]
     own = [{tuple(row[field] for field in Key._fields): row["value"] for row in one} for one in each]
@@ -152,6 +164,14 @@ def test_what_the_studys_own_run_has_made_is_not_made_again(small_run: Run, tmp_
     for part in ("segmentor", "judge", "regressor", "scm", "hvae"):
         assert first.path(part).stat().st_ino == Run(tmp_path / "own").path(part).stat().st_ino
     assert not (tmp_path / "runs" / "evaluation").exists()
+
+
+def test_a_run_is_not_overwritten(small_run: Run, tmp_path: Path) -> None:
+    shutil.copytree(small_run.folder, tmp_path / "own")
+    before = times(tmp_path / "own")
+    with refused(RunError, Code.EXISTS, "own"):
+        run_replicates(small_run.study, 2, tmp_path / "own", make_fabric("cpu"), progress=Progress())
+    assert times(tmp_path / "own") == before
 
 
 @pytest.mark.parametrize(("change", "field"), [({"seeds": 1}, "--seeds"), ({"folds": 3}, "splits.folds")])

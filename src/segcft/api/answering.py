@@ -28,7 +28,6 @@ from segcft.counterfactual.warnings import (
 from segcft.errors import Code, RunError
 from segcft.grey import to_grey_levels, to_unit
 from segcft.image_models.mechanism import seeded
-from segcft.image_models.typicality import TypicalRanges
 from segcft.pipeline.judging import is_guided_by
 from segcft.pipeline.stage import training_stage
 
@@ -105,7 +104,7 @@ def answer_questions(
         own = record | record_of(study, question, subject, asked[i][0], after[i][0], draws)
         if exact:
             own["exact"] = not refused[i]
-        happened = partial(_what_happened, asking, model, x[i : i + 1], subject, typical)
+        happened = partial(what_happened, model, judge, x[i : i + 1], subject.values, columns, typical)
         gained, change = found.measures[i] - read_before[i], (after[i] - subject.values)[0, columns]
         own["warnings"] = [
             *(f"image: {remark.text}" for remark in question.remarks),
@@ -131,12 +130,6 @@ def answer_questions(
             )
         )
     return answers
-
-
-def _what_happened(
-    asking: Model, model: CounterfactualModel, x: Tensor, subject: Subject, typical: TypicalRanges | None
-) -> str:
-    return what_happened(model, asking.judge, x, subject.values, asking.study.measured_columns, typical)
 
 
 def _read(asking: Model, abduction: Abduction, values: Tensor) -> _Read:

@@ -334,8 +334,8 @@ class Model:
 
     def evidence(self, method: str, model: CounterfactualModel, image: Tensor) -> LikelihoodEvidence | None:
         """What ``image`` (1, C, *size) in [-1, 1] says of categories that nobody gives, where it can be asked."""
-        temperature = self.calibration(method).temperature
-        return None if temperature is None else LikelihoodEvidence(model, image, temperature)
+        believed = self.calibration(method).categories
+        return None if believed is None else LikelihoodEvidence(model, image, believed)
 
     def _each(self, name: str, values: Values | Iterable[Values]) -> Iterator[Values]:
         """One for all, or each one's own."""

@@ -34,11 +34,13 @@ def data(parser: argparse.ArgumentParser, help: str = "folder of images, masks a
 
 
 def study(
-    parser: argparse.ArgumentParser, help: str = "study file, e.g. configs/quickstart.yaml, or the folder of a run"
+    parser: argparse.ArgumentParser,
+    help: str = "study file, e.g. configs/quickstart.yaml, or the folder of a run",
+    out: str = "folder of the run (default: runs/STUDY's name)",
 ) -> None:
     parser.add_argument("study", metavar="STUDY", type=Path, help=help)
     data(parser)
-    parser.add_argument("--out", metavar="DIR", type=Path, help="folder of the run (default: runs/STUDY's name)")
+    parser.add_argument("--out", metavar="DIR", type=Path, help=out)
 
 
 def jobs(parser: argparse.ArgumentParser) -> None:

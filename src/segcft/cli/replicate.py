@@ -12,7 +12,7 @@ from segcft.cli.plan import folder_of, hours, study_of
 def add_replicate(command: Command) -> None:
     """Add the command ``replicate``."""
     parser = command("replicate", _replicate, "train a study several times: what hangs on its seeds")
-    study(parser)
+    study(parser, out="folder of the trainings (default: runs/NAME-seeds)")
     parser.add_argument("--seeds", metavar="S", type=count, default=5, help="how many trainings (default: 5)")
     hours(parser)
     hardware(parser)
@@ -30,7 +30,7 @@ def _replicate(options: argparse.Namespace) -> None:
     from segcft.training.loop import make_fabric
     from segcft.utils.progress import ConsoleProgress
 
-    folder = options.out or folder_of(found).with_name(f"{found.name}-{options.seeds}-seeds")
+    folder = options.out or folder_of(found).with_name(f"{found.name}-seeds")
     fabric = make_fabric(options.device)
     run_replicates(
         found,

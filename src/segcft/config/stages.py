@@ -99,6 +99,8 @@ class PairsSpec(Section):
 class EvaluationSpec(Section):
     """How counterfactuals are judged: subjects at most, bootstrap draws, and the pictures' extent.
 
+    ``seed`` chooses the values that are asked for, and the subjects where ``people`` are fewer than there are, unless
+    these have a ``people_seed`` of their own.
     ``metric`` of effectiveness: ``mape`` in %, or ``mae`` in the study's area unit (where areas may be zero).
     ``interventions`` lists the variables to intervene on, one at a time (default: the structures' areas).
     ``dilation`` of the structures for locality and ``figure_changes`` (relative) are shares of 1. ``progression``
@@ -108,11 +110,12 @@ class EvaluationSpec(Section):
     own.
     """
 
-    LATER = frozenset({"pairs", "groups"})
+    LATER = frozenset({"pairs", "groups", "people_seed"})
 
     metric: Literal["mape", "mae"] = "mape"
     interventions: tuple[str, ...] = ()
     people: PositiveInt | None = None
+    people_seed: NonNegativeInt | None = None
     batch_size: PositiveInt = 64
     bootstrap: Annotated[int, Field(ge=FEWEST_DRAWS)] = 1000
     dilation: Fraction = 0.04

@@ -6,22 +6,40 @@ Of a subject with the image x, known values v and unknown categories c,
 
 The image's likelihood is that of the mechanism, or its lower bound. It sums over thousands of pixels that err together,
 so it is far too sure of itself. The temperature T, which is learnt from people whose categories are known
-(:mod:`segcft.evaluate.temperature`), makes it as sure as it is right (Guo et al., ICML 2017).
+(:mod:`segcft.evaluate.temperature`), makes it as sure as it is right (Guo et al., ICML 2017). Of an image unlike theirs
+nobody knows what its likelihood is worth: it is not asked.
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
+from pydantic import BaseModel, ConfigDict, FiniteFloat, PositiveFloat
 from torch import Tensor
 
 from segcft.causal.scm import StructuralCausalModel
 from segcft.counterfactual.model import CounterfactualModel
-from segcft.errors import Code, RunError
 
-MOST = 64
+MOST_COMBINATIONS = 64
 """Combinations of categories that an image is looked at under, the commonest ones; others are as likely as the least
 likely of these."""
 BATCH = 16
+
+
+class Believed(BaseModel):
+    """How far the likelihood of images can be believed where it tells categories.
+
+    Attributes:
+        temperature: what its logarithm is divided by.
+        usual: between which lengths, in bits a pixel and channel under the likeliest categories, images are to which
+            this applies.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    temperature: PositiveFloat
+    usual: tuple[FiniteFloat, FiniteFloat]
 
 
 class Combinations:
@@ -30,12 +48,15 @@ class Combinations:
     Attributes:
         values: each, with its numbers at the means of its candidates, (K, V).
         which: of each candidate, which it is, (n,).
+        counts: how many candidates have each, (K,).
     """
 
     def __init__(self, scm: StructuralCausalModel, candidates: Tensor) -> None:
-        columns = torch.tensor([bool(variable.categories) for variable in scm.definitions.values()])
-        categories = candidates[:, columns.to(candidates.device)]
-        _, self.which = categories.unique(dim=0, return_inverse=True)
+        columns = [k for k, variable in enumerate(scm.definitions.values()) if variable.categories]
+        if columns:
+            _, self.which = candidates[:, columns].unique(dim=0, return_inverse=True)
+        else:
+            self.which = torch.zeros(len(candidates), dtype=torch.long, device=candidates.device)
         self.counts = self.which.bincount()
         total = candidates.new_zeros(len(self.counts), candidates.shape[1]).index_add(0, self.which, candidates)
         self.values = scm.derive(total / self.counts[:, None])
@@ -45,38 +66,42 @@ class Combinations:
 
 
 @torch.no_grad()
-def log_likelihoods(model: CounterfactualModel, image: Tensor, combinations: Combinations) -> Tensor:
-    """How likely ``image`` (1, C, *size) in [-1, 1] is under each combination, in nats, (K,).
-
-    Raises:
-        RunError: the image mechanism has no likelihood.
-    """
-    commonest = combinations.counts.argsort(descending=True, stable=True)[:MOST]
+def log_likelihoods(model: CounterfactualModel, image: Tensor, combinations: Combinations) -> Tensor | None:
+    """How likely ``image`` (1, C, *size) in [-1, 1] is under each combination, in nats, (K,); None where the image
+    mechanism has no likelihood."""
+    commonest = combinations.counts.argsort(descending=True, stable=True)[:MOST_COMBINATIONS]
     parts = []
     for values in combinations.values[commonest].split(BATCH):
         density = model.mechanism.log_density(image.expand(len(values), *image.shape[1:]), values, sample=False)
         if density is None:
-            raise RunError(Code.UNSUPPORTED, "hvae.architecture", "has no likelihood, which tells of categories")
+            return None
         parts.append(density * model.mechanism.pixels)
     found = torch.cat(parts)
     return torch.full((len(combinations),), float(found.min()), device=found.device).index_copy(0, commonest, found)
 
 
+def length_of(nats: Tensor, pixels: int) -> float:
+    """The length of an image under the likeliest of combinations, of log likelihoods (K,), in bits a pixel."""
+    return -float(nats.max()) / (pixels * math.log(2))
+
+
 class LikelihoodEvidence:
     """How likely an image is under candidates (n, V) for its subject, (n,): in nats, up to a constant, over the
-    temperature. Where their categories are all the same nothing is computed.
+    temperature; 0 of all where the image is an unusual one. Where all have the same categories nothing is computed.
 
     Args:
         model: whose image mechanism has a likelihood.
         image: (1, C, *size) in [-1, 1].
-        temperature: see above.
+        believed: how far.
     """
 
-    def __init__(self, model: CounterfactualModel, image: Tensor, temperature: float) -> None:
-        self.model, self.image, self.temperature = model, image, temperature
+    def __init__(self, model: CounterfactualModel, image: Tensor, believed: Believed) -> None:
+        self.model, self.image, self.believed = model, image, believed
 
     def __call__(self, candidates: Tensor) -> Tensor:
         combinations = Combinations(self.model.scm, candidates)
-        if len(combinations) == 1:
+        found = log_likelihoods(self.model, self.image, combinations) if len(combinations) > 1 else None
+        low, high = self.believed.usual
+        if found is None or not low <= length_of(found, self.model.mechanism.pixels) <= high:  # nor is NaN
             return candidates.new_zeros(len(candidates))
-        return log_likelihoods(self.model, self.image, combinations)[combinations.which] / self.temperature
+        return found[combinations.which] / self.believed.temperature

@@ -62,7 +62,7 @@ def what_happened(
         model: to whose image mechanism it is to be typical.
         reader: reads what is measured, (1, M), which is in the image that was brought back.
         image: (1, C, H, W) in [-1, 1]; of volumes nothing is tried.
-        values: of its subject, (1, V).
+        values: of its subject, (1, V). Measures are read anew; attributes stay, also where they were inferred.
         columns: where measures are among these.
         typical: ranges of typical images.
     """
@@ -77,5 +77,7 @@ def what_happened(
         own[:, columns] = reader.read(before)
         lengths = model.mechanism.lengths(model.abduct(before, model.scm.derive(own)).noise)
         if all(low <= float(lengths[one]) <= high for one, (low, high) in typical.ranges.items()):
-            found[name] = sum(float(length) for length in lengths.values())
-    return min(found, key=lambda name: found[name]) if found else ""
+            found[name] = float(next(iter(lengths.values())))  # of the whole image; the others are shares of it
+    # An image that is enlarged is smooth, which makes it likelier: so that is the last thing to be believed.
+    exact = {name: length for name, length in found.items() if UNDONE[name] is not without_border} or found
+    return min(exact, key=lambda name: exact[name]) if exact else ""

@@ -48,7 +48,8 @@ class Cohort:
         spec = study.evaluation
         if len(indices) == 0:
             raise DataError(Code.EMPTY, store.folder, "no complete sample to evaluate on")
-        rows = np.random.default_rng(spec.seed).permutation(indices)[: spec.people]
+        seed = spec.seed if spec.people_seed is None else spec.people_seed
+        rows = np.random.default_rng(seed).permutation(indices)[: spec.people]
         cohort = cls(study, store, np.sort(rows), device)
         if len(indices) == len(cohort.lenders) == 1:
             raise DataError(Code.EMPTY, store.folder, "only one complete sample: no other one lends it a value")

@@ -29,7 +29,7 @@ from segcft.evaluate.metrics.kinship import kin
 from segcft.evaluate.metrics.metric import Metric, Result, metrics_of, results_of
 from segcft.evaluate.pairs import PairQueries, judge_pairs
 from segcft.evaluate.scores import Row, Scores
-from segcft.evaluate.table import few_subjects, render_table
+from segcft.evaluate.table import OVER_PEOPLE, few_subjects, render_table
 from segcft.evaluate.truth import Truth
 from segcft.grey import rounded
 from segcft.readers.predictor import Predictor
@@ -111,12 +111,13 @@ def write_outcome(
     groups: Groups,
     notes: Sequence[str] = (),
     end: str = "",
+    interval: str = OVER_PEOPLE,
     progress: Progress,
 ) -> None:
     """Write ``table.json``, ``table.md`` and ``scores.parquet`` of the results of samples and of their rows.
 
     Where there are ``groups`` of samples, theirs are in ``groups.json`` and in the table, too. ``notes`` stand at the
-    top of the table and ``end`` at its end.
+    top of the table and ``end`` at its end; ``interval`` says what the rows' intervals are.
     """
     subjects = scores["patient"].nunique()
     few, related = few_subjects(subjects), kin(rows, study)
@@ -126,7 +127,9 @@ def write_outcome(
         scores.to_parquet(partial, index=False)
     write_text(folder / "table.json", json.dumps(rows, indent=1, allow_nan=False) + "\n")
     in_groups = write_groups(scores, groups, study, folder)
-    write_text(folder / "table.md", render_table(rows, study, [*few, *related, *notes], subjects) + in_groups + end)
+    write_text(
+        folder / "table.md", render_table(rows, study, [*few, *related, *notes], subjects, interval) + in_groups + end
+    )
     for note in related:  # at the end, where it is read
         progress.note(f"warning: {note}")
 

@@ -25,9 +25,9 @@ class Fold(NamedTuple):
     rows: Sequence[Row]
 
 
-def all_scores(folds: Sequence[Fold]) -> pd.DataFrame:
-    """The results of all samples; the column ``fold`` names the fold that has judged them."""
-    return pd.concat([fold.scores.assign(fold=fold.name) for fold in folds], ignore_index=True)
+def all_scores(folds: Sequence[Fold], what: str = "fold") -> pd.DataFrame:
+    """The results of all samples; the column ``fold``, or ``what`` else was judged, names who has judged them."""
+    return pd.concat([fold.scores.assign(**{what: fold.name}) for fold in folds], ignore_index=True)
 
 
 def all_rows(folds: Sequence[Fold], study: Study) -> list[Row]:

@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import t
 
@@ -30,6 +29,8 @@ from segcft.evaluate.table import grid
 
 LEVEL = 0.95
 """Coverage that intervals aim at."""
+INTERVAL = f"the {LEVEL:.0%} interval over people and trainings".replace("%", " %")
+"""What they are, in a table."""
 
 Floats = NDArray[np.float64]
 
@@ -79,13 +80,13 @@ def replicated_rows(trainings: Sequence[Fold]) -> list[Row]:
     tables = [
         {Key._make(key): part for key, part in one.scores.groupby(list(Key._fields), sort=False)} for one in trainings
     ]
+    values = [{row_key(row): row["value"] for row in one.rows} for one in trainings]
     rows = []
     for row in trainings[0].rows:
-        each = [_find(one.rows, row) for one in trainings]
         key = Key(*(row[field] for field in Key._fields))
-        if any(one is None for one in each):
+        if any(row_key(row) not in one for one in values):
             continue  # of what some trainings do not have there is no mean of all
-        found = [one["value"] for one in each if one is not None]
+        found = [one[row_key(row)] for one in values]
         if METRICS.get(row["metric"]) is None or METRICS[row["metric"]].worst or any(key not in one for one in tables):
             known = None if None in found else float(np.mean(found))
             rows.append({**row, "value": known, "ci_low": None, "ci_high": None})
@@ -99,15 +100,6 @@ def replicated_rows(trainings: Sequence[Fold]) -> list[Row]:
         ends = (None if math.isnan(number) else number for number in mean_of_trainings(sums, weights))
         rows.append({**row, **dict(zip(("value", "ci_low", "ci_high"), ends, strict=True))})
     return rows
-
-
-def _find(rows: Sequence[Row], row: Row) -> Row | None:
-    return next((one for one in rows if row_key(one) == row_key(row)), None)
-
-
-def all_trainings(trainings: Sequence[Fold]) -> pd.DataFrame:
-    """The results of all samples in all trainings; the column ``training`` names the training."""
-    return pd.concat([one.scores.assign(training=one.name) for one in trainings], ignore_index=True)
 
 
 def render_signs(trainings: Sequence[Fold], rows: Sequence[Row], study: Study) -> str:

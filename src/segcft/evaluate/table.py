@@ -24,18 +24,28 @@ method is told the other image's {measures}, or the condition that it was taken 
 NO_PAIRS = "No image has another one of the same subject and place under another condition (evaluation.pairs)."
 
 
-def render_table(rows: Sequence[Row], study: Study, notes: Sequence[str] = (), patients: int | None = None) -> str:
+OVER_PEOPLE = "the 95 % bootstrap interval over people"
+"""What intervals are, unless something else is said."""
+
+
+def render_table(
+    rows: Sequence[Row],
+    study: Study,
+    notes: Sequence[str] = (),
+    patients: int | None = None,
+    interval: str = OVER_PEOPLE,
+) -> str:
     """All rows as Markdown: the study's error, what the judge makes of the images as they are, then the other metrics,
     those of single structures in tables of their own.
 
     ``notes`` are lines at the top, for what the rows do not show; ``patients`` is how many subjects the samples have
-    (default: one each).
+    (default: one each). ``interval`` says what intervals are.
     """
     table = _Table(rows, study)
     samples = judged_samples(rows)
     error = error_of(study)
     parts = [
-        _title(study, samples, samples if patients is None else patients, notes),
+        _title(study, samples, samples if patients is None else patients, notes, interval),
         "\n\n".join(filter(None, [table.of_structures(error), table.methods_in_words()])),
         table.of_judge(),
         table.of_guides(),
@@ -66,13 +76,13 @@ def few_subjects(subjects: int) -> list[str]:
     return [f"Only {subjects} people: the intervals are wide, and small differences mean nothing."]
 
 
-def _title(study: Study, samples: int, patients: int, notes: Sequence[str]) -> str:
+def _title(study: Study, samples: int, patients: int, notes: Sequence[str], interval: str) -> str:
     source = "simulated people" if isinstance(study.data, SimulatedData) else "samples"
     whom, size = names.counted(samples, patients, source), " x ".join(map(str, study.image.size))
     lines = [f"# {study.name}: counterfactuals of {whom}, {size} pixels"]
     if study.description:
         lines += ["", study.description]
-    lines += ["", "± is half the width of the 95 % bootstrap interval over people."]
+    lines += ["", f"± is half the width of {interval}."]
     for note in notes:
         lines += ["", f"**{note}**"]
     return "\n".join(lines)

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict, PositiveFloat
+from pydantic import BaseModel, ConfigDict
 
+from segcft.counterfactual.evidence import Believed
 from segcft.counterfactual.intervals import Intervals
 from segcft.counterfactual.model import CounterfactualModel
 from segcft.errors import Code, RunError
@@ -22,20 +23,23 @@ from segcft.training import artefact
 from segcft.utils.atomic import write_text
 from segcft.utils.progress import Progress
 
+BEFORE = "intervals.json"
+"""The file of runs from before categories were told, which this one replaces."""
+
 
 class Calibration(BaseModel):
     """Of one method.
 
     Attributes:
         intervals: how far its answers may be off; None where there was too little to learn it from.
-        temperature: how far its image mechanism can be believed where it tells categories
-            (:mod:`segcft.counterfactual.evidence`); None where it is not to be asked.
+        categories: how far the likelihood of images can be believed where it tells categories; None where it is not
+            to be asked.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     intervals: Intervals | None = None
-    temperature: PositiveFloat | None = None
+    categories: Believed | None = None
 
 
 def calibrate(
@@ -49,7 +53,7 @@ def calibrate(
     store, study = run.samples_of([*run.asked, *map(run.mechanism, models)]), run.study
     # Before anybody has what is likely: that says nothing of what images tell.
     rows = store.indices("validation", masked=True)
-    temperatures = {
+    believed = {
         method: fitted_temperature(study, model, store, rows, progress) if len(rows) > 1 else None
         for method, model in models.items()
     }
@@ -65,12 +69,13 @@ def calibrate(
         intervals = calibrated(Cohort.choose(study, store, rows, device), models, judge, spread, progress)
     write_calibration(
         run,
-        {m: Calibration(intervals=intervals.get(m), temperature=temperatures[m]) for m in models},
+        {m: Calibration(intervals=intervals.get(m), categories=believed[m]) for m in models},
     )
 
 
 def write_calibration(run: Run, found: Mapping[str, Calibration]) -> None:
     """Keep what was learnt of each method, and of which trained parts it is."""
+    (run.folder / BEFORE).unlink(missing_ok=True)
     content = {
         method: {"of": _keys(run, [*run.asked, run.mechanism(method)])} | one.model_dump(mode="json")
         for method, one in found.items()

@@ -12,7 +12,8 @@ Where the study has a ``predictor``, q is :math:`p(a \mid v, o(x))` given what t
 (:mod:`segcft.readers.evidence`), so that of the effect as much is kept as the predictor can tell. Of an attribute that
 is known of a training sample the predictor says more than of others; what it says of the missing ones is not learnt.
 
-Who is judged has the likeliest of what is missing, as an answer about an image has.
+Who is judged has the likeliest of what is missing by the known values: what images tell of categories
+(:mod:`segcft.counterfactual.evidence`) differs from method to method, and all are judged by the same values.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The folder opens like a run (:class:`segcft.pipeline.run.Run`). What a question needs to know of the
 training samples, their ranges and how attributes go together, comes from made-up subjects that the attributes'
-mechanisms drew (``people.csv``), so no real subject's values leave the run.
+mechanisms drew (``people.csv``), so no real subject's values leave the run but those of examples that are named.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def _write_model(
     write_calibration(model, {method: one for method, one in read_calibration(run).items() if method in methods})
     if examples:
         _write_examples(run, store, examples, folder / "examples")
-    write_text(folder / "README.md", model_card(run, store, parts, methods, card, bool(examples)))
+    write_text(folder / "README.md", model_card(run, store, parts, methods, card, len(examples)))
 
 
 def made_up_subjects(scm: StructuralCausalModel, known: np.ndarray, seed: int) -> np.ndarray:
@@ -218,13 +218,17 @@ def training_table(run: Run, parts: Sequence[str]) -> str:
     return "\n".join(rows)
 
 
-def model_card(run: Run, store: Store, parts: Sequence[str], methods: Sequence[str], card: str, examples: bool) -> str:
-    """The card, in Markdown; with ``examples`` it asks of the first of them."""
+def model_card(run: Run, store: Store, parts: Sequence[str], methods: Sequence[str], card: str, examples: int) -> str:
+    """The card, in Markdown; where there are so many ``examples`` it asks of the first of them."""
     study = run.study
     height, width = study.image.size
     people = store.table["patient"].nunique()
     example = "FOLDER/examples/1.png" if examples else "image.png"
-    again = "" if isinstance(study.data, SimulatedData) else " --data DIR"
+    simulated = isinstance(study.data, SimulatedData)
+    again, given = "" if simulated else " --data DIR", ""
+    if examples:
+        what = "simulated" if simulated else "real"
+        given = f"\n`examples/` has the images of {examples} {what} test samples as they are, and their values.\n"
     area, change = _question(study)
     table = (run.evaluation / "table.md").read_text(encoding="utf-8")
     figures = table.split("\n", 1)[1].replace("\n## ", "\n### ").strip()
@@ -266,7 +270,7 @@ mechanisms drew in the training range, which they stand for; no person is among 
 {samples_in_words(run.samples())}\
 {"" if people == len(store) else f", of {people} people"}, split by patient; \
 fingerprint `{store.fingerprint}`.
-
+{given}
 ## Training
 
 `study.yaml` has every setting; `segcft run FOLDER/study.yaml{again} --out RUN` trains it again.

@@ -17,16 +17,15 @@ import pandas as pd
 from segcft.config.loader import parse_study
 from segcft.config.study import Study
 from segcft.errors import Code, RunError, SegcftError
-from segcft.evaluate.folded import Fold, render_spread
-from segcft.evaluate.replicated import LEVEL, all_trainings, render_signs, replicated_rows
+from segcft.evaluate.evaluation import write_outcome
+from segcft.evaluate.folded import Fold, all_scores, render_spread
+from segcft.evaluate.replicated import INTERVAL, render_signs, replicated_rows
 from segcft.evaluate.scores import Row
-from segcft.evaluate.table import few_subjects, render_table
 from segcft.pipeline.judging import warnings_of
 from segcft.pipeline.pool import Failures, run_all
 from segcft.pipeline.run import Run
 from segcft.pipeline.runner import Pipeline
 from segcft.pipeline.sharing import share
-from segcft.utils.atomic import write_text, written
 from segcft.utils.lock import Lock
 from segcft.utils.progress import Named, Progress
 
@@ -36,16 +35,17 @@ if TYPE_CHECKING:
 SEEDED = ("segmentor", "regressor", "predictor", "scm", "hvae", "finetune", "evaluation")
 """Sections of a study whose seed is another one in each training: all but those of the judges and of the samples."""
 
-APART = 1000
-"""By how much the seeds of one training differ from those of the next: a study's own differ by less."""
-
 
 def replicate(study: Study, number: int) -> Study:
-    """The study of one of its trainings, from 1."""
+    """The study of one of its trainings, from 1, which is the study as it is. All judge the same people."""
     raw = study.model_dump(mode="json")
-    for section in SEEDED:
+    # Seeds of one training are none of another one's, nor those of the judges.
+    apart = 1 + max(section["seed"] for section in raw.values() if isinstance(section, dict) and "seed" in section)
+    for section in SEEDED if number > 1 else ():
         if raw.get(section) is not None:
-            raw[section] = raw[section] | {"seed": raw[section]["seed"] + APART * (number - 1)}
+            raw[section] = raw[section] | {"seed": raw[section]["seed"] + apart * (number - 1)}
+    if number > 1 and study.evaluation.people_seed is None:
+        raw["evaluation"]["people_seed"] = study.evaluation.seed
     name = f"{study.name}-seed-{number}"
     return parse_study(raw | {"name": name}, name)
 
@@ -75,19 +75,21 @@ def run_replicates(
         progress: what the user sees.
         jobs: parts that are trained at once.
         compile: have PyTorch compile the image mechanism for its trainings.
-        own: the study's own run, if there is one: what it has made is not made again.
+        own: the study's own run, if there is one: its samples and trained parts are not made again.
 
     Returns:
         the rows of the table.
 
     Raises:
-        RunError: there are too few trainings, or the study is in folds.
+        RunError: there are too few trainings, the study is in folds, or the folder holds a run.
         SegcftError: trainings failed, after all have been tried.
     """
     if trainings < 2:
         raise RunError(Code.OUT_OF_RANGE, "--seeds", "expected two trainings at least")
     if study.splits.in_folds or study.splits.fold is not None:
         raise RunError(Code.CONFLICT, "splits.folds", "a study in folds is trained several times already; leave it out")
+    if (folder / "study.yaml").exists():
+        raise RunError(Code.EXISTS, folder, "it holds a run; trainings go to a folder of their own (--out)")
     runs = {f"seed-{k}": Run(folder / f"seed-{k}", replicate(study, k)) for k in range(1, trainings + 1)}
     shared: Mapping[str, Run] = runs | ({"the study's own run": own} if own is not None else {})
     failures = Failures(progress)
@@ -108,19 +110,15 @@ def run_replicates(
 
 def _evaluate(study: Study, runs: Mapping[str, Run], folder: Path, progress: Progress) -> list[Row]:
     trainings = [_read(name, run) for name, run in runs.items()]
-    rows, subjects = replicated_rows(trainings), trainings[0].scores["patient"].nunique()
-    notes = [
-        f"{len(runs)} trainings of other seeds, each asked for other values, on the same people. Intervals of "
-        f"{LEVEL:.0%} are over people and trainings."
-    ]
+    rows = replicated_rows(trainings)
+    notes = [f"{len(runs)} trainings of other seeds, each asked for other values, on the same people."]
     notes += [f"{name}: {warning}" for name, run in runs.items() for warning in warnings_of(run)]
+    end = render_signs(trainings, rows, study) + render_spread(trainings, study, "trainings")
+    scores = all_scores(trainings, "training")
     with Lock(folder):
-        with written(folder / "scores.parquet") as partial:
-            all_trainings(trainings).to_parquet(partial, index=False)
-        table = render_table(rows, study, [*few_subjects(subjects), *notes], subjects)
-        end = render_signs(trainings, rows, study) + render_spread(trainings, study, "trainings")
-        write_text(folder / "table.md", table + end)
-        write_text(folder / "table.json", json.dumps(rows, indent=1, allow_nan=False) + "\n")
+        write_outcome(
+            study, scores, rows, folder, groups={}, notes=notes, end=end, interval=INTERVAL, progress=progress
+        )
     progress.note("evaluate: done")
     return rows
 

@@ -163,7 +163,10 @@ def mechanism(given: Mapping[str, Any]) -> type[MechanismSpec] | None:
 
 def finetune(basis: Basis) -> Keys:
     """Fine-tuning."""
+    steps = _number(basis.outline.section("finetune"), "steps", _steps(basis, "finetune").value)
+    rate = Planned(_two_digits(recipe.MULTIPLIER / max(1, steps)), "rises as far whatever the steps, and not quickly")
     keys = _training(basis, "finetune") | recipe.FINETUNE | {"accumulate": _parts(basis, "finetune")}
+    keys["multiplier_learning_rate"] = rate
     if basis.outline.section("finetune").get("least_change"):
         del keys["price"]  # there is a fixed one
     if not basis.outline.structures:
