@@ -25,8 +25,8 @@ def add_app(command: Command) -> None:
         metavar="MODEL",
         type=Path,
         nargs="*",
-        default=[Path("models/chest-sim")],
-        help="folder of a run or of a published model; several to choose from (default: models/chest-sim)",
+        default=[Path("models/chest")],
+        help="folder of a run or of a published model; several to choose from (default: models/chest)",
     )
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine alone)"
