@@ -94,8 +94,17 @@ def test_a_checkpoint_goes_on_with_the_price_where_it_was() -> None:
 
 
 def test_the_study_chooses() -> None:
-    assert isinstance(price_of(spec()), FixedPrice)
-    assert isinstance(price_of(spec(price="floor")), FloorPrice)
+    assert isinstance(price_of(spec(), 3), FixedPrice)
+    assert isinstance(price_of(spec(price="floor"), 3), FloorPrice)
+
+
+@pytest.mark.parametrize(("readings", "share"), [(1, 1.0), (3, 1.0), (9, 1 / 3)])
+def test_pixels_cost_less_where_each_of_many_readings_counts_less(readings: int, share: float) -> None:
+    usual, price = (price_of(spec(price="floor", price_from=0.0), n) for n in (3, readings))
+    for step in range(50):
+        error = torch.tensor(0.3)
+        assert float(price(error, step)) == pytest.approx(share * float(usual(error, step)))
+    assert float(price(torch.tensor(0.3), 50)) > 0
     assert not FixedPrice(spec()).state_dict(), "checkpoints of version 0.1.0 have no such state"
 
 

@@ -108,7 +108,8 @@ class CounterfactualObjective(Objective):
         self.attributes = [names.index(name) for name in study.attributes]
         self.average = average
         self.multiplier = nn.Parameter(torch.tensor(float(spec.multiplier)))
-        self.price = price_of(spec)
+        readings = len(self.measured) if guide is not None else 0
+        self.price = price_of(spec, readings + (len(predictor.outputs) if predictor is not None else 0))
         self.register_buffer("marginal", marginal)
         self.register_buffer("area_scale", scales(study, marginal, spec.area_scale))
         if average is not None:

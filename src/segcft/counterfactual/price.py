@@ -18,6 +18,10 @@ GAIN = 4.0
 Studies that were tuned by hand have 1, and it is at its floor in about half of the steps. With a price of 2.5 on
 simulated radiographs the guide still reads 0.98 of the change that was asked for, and another reader 0.9."""
 
+READINGS = 3
+"""How many readings of guides these studies have. Among more of them, each counts less in the mean of the errors: a
+pixel must, too, or small changes of a single one are not worth theirs."""
+
 
 class Price(nn.Module, ABC):
     """What the share of changed pixels weighs beside the guide's error."""
@@ -52,6 +56,8 @@ class FloorPrice(Price):
     measures and pixels is needed, and a mechanism that has learnt to change anything cannot meet the bound by changing
     nothing.
 
+    With more than :data:`READINGS` of the guides it rises as much less.
+
     Its state is in buffers: a checkpoint keeps them, and of several devices the first one's count.
     """
 
@@ -59,10 +65,11 @@ class FloorPrice(Price):
     least: Tensor
     value: Tensor
 
-    def __init__(self, spec: FinetuneSpec) -> None:
+    def __init__(self, spec: FinetuneSpec, readings: int = READINGS) -> None:
         super().__init__()
         self.begin = round(spec.price_from * spec.steps)
-        self.slack, self.rate = spec.price_slack, GAIN / max(1, spec.steps - self.begin)
+        gain = GAIN * min(1.0, READINGS / readings)
+        self.slack, self.rate = spec.price_slack, gain / max(1, spec.steps - self.begin)
         self.new = 1 / max(1.0, MEMORY * spec.steps)
         for name in ("average", "least"):
             self.register_buffer(name, torch.tensor(torch.inf))
@@ -81,6 +88,6 @@ class FloorPrice(Price):
         return self.value.clone()
 
 
-def price_of(spec: FinetuneSpec) -> Price:
-    """The price that the section ``finetune`` asks for."""
-    return FloorPrice(spec) if spec.price == "floor" else FixedPrice(spec)
+def price_of(spec: FinetuneSpec, readings: int) -> Price:
+    """The price that the section ``finetune`` asks for, where guides have so many ``readings``, one at least."""
+    return FloorPrice(spec, readings) if spec.price == "floor" else FixedPrice(spec)

@@ -42,11 +42,14 @@ FINETUNE: Keys = {
     "ema": Planned(0.99, "as in the likelihood training"),
     "multiplier": Planned(0.0, "the likelihood's constraint costs nothing until it is violated"),
     "damping": Planned(1.0, "holds the likelihood softly"),
-    "also": Planned(0.5, "several variables are asked for at once, so that each is heard among others"),
     "guide_loss": Planned("absolute", "its slope does not vanish near what was asked for"),
     "price": Planned("floor", "a fixed price of pixels may win before the guide is followed: nothing would change"),
 }
 """Fine-tuning, whatever the data."""
+
+ALSO, OTHERS = 0.5, 2.5
+"""With which probability each variable is asked for beside another one, and how many at most on average: among many
+others a single small change, of which people ask, is not learnt."""
 
 MULTIPLIER = 4.0
 """How far the multiplier of the likelihood's constraint can rise over the training. It rises at a constant rate while

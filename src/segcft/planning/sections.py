@@ -167,6 +167,10 @@ def finetune(basis: Basis) -> Keys:
     rate = Planned(_two_digits(recipe.MULTIPLIER / max(1, steps)), "rises as far whatever the steps, and not quickly")
     keys = _training(basis, "finetune") | recipe.FINETUNE | {"accumulate": _parts(basis, "finetune")}
     keys["multiplier_learning_rate"] = rate
+    variables = basis.outline.section("finetune").get("intervene") or basis.outline.given["variables"]
+    also = min(recipe.ALSO, recipe.OTHERS / max(1, len(variables) - 1))
+    why = "several variables are asked for at once, so that each is heard among others, and none is lost among many"
+    keys["also"] = Planned(_two_digits(also), why)
     if basis.outline.section("finetune").get("least_change"):
         del keys["price"]  # there is a fixed one
     if not basis.outline.structures:
