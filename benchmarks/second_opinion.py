@@ -42,10 +42,9 @@ Floats = NDArray[np.float64]
 
 
 class Ask(NamedTuple):
-    """An intervention: the variable, what it is set to of values (N, V) in its column, and what is read."""
+    """An intervention: the column of its variable among values (N, V), what it is set to, (N,), and what is read."""
 
     label: str
-    variable: str
     column: int
     set_to: Tensor
     read: str
@@ -178,12 +177,12 @@ def questions(study: Study, values: Tensor) -> Iterator[Ask]:
     names = list(study.variables)
     for name in ("sex", "view"):
         column = names.index(name)
-        yield Ask(f"the other {name}", name, column, 1 - values[:, column], name)
+        yield Ask(f"the other {name}", column, 1 - values[:, column], name)
     age, ratio, lung = (names.index(one) for one in ("age", RATIO, LUNG))
     median = values[:, age].median()
-    yield Ask("20 years to the middle", "age", age, values[:, age] + 20 * (median - values[:, age]).sign(), "age")
-    yield Ask("ratio 0.45", RATIO, ratio, torch.full_like(values[:, ratio], 0.45), RATIO)
-    yield Ask("left lung -20 %", LUNG, lung, 0.8 * values[:, lung], RATIO)
+    yield Ask("20 years to the middle", age, values[:, age] + 20 * (median - values[:, age]).sign(), "age")
+    yield Ask("ratio 0.45", ratio, torch.full_like(values[:, ratio], 0.45), RATIO)
+    yield Ask("left lung -20 %", lung, 0.8 * values[:, lung], RATIO)
 
 
 def render(found: Sequence[Opinion], patients: NDArray[np.str_]) -> str:

@@ -29,7 +29,7 @@ from segcft.evaluate.table import grid
 
 LEVEL = 0.95
 """Coverage that intervals aim at."""
-INTERVAL = f"the {LEVEL:.0%} interval over people and trainings".replace("%", " %")
+INTERVAL = f"the {100 * LEVEL:g} % interval over people and trainings"
 """What they are, in a table."""
 
 Floats = NDArray[np.float64]

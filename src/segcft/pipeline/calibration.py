@@ -53,10 +53,7 @@ def calibrate(
     store, study = run.samples_of([*run.asked, *map(run.mechanism, models)]), run.study
     # Before anybody has what is likely: that says nothing of what images tell.
     rows = store.indices("validation", masked=True)
-    believed = {
-        method: fitted_temperature(study, model, store, rows, progress) if len(rows) > 1 else None
-        for method, model in models.items()
-    }
+    believed = {m: fitted_temperature(study, model, store, rows, progress) for m, model in models.items()}
     fill_likely(run, store, "validation")
     intervals: Mapping[str, Intervals] = {}
     rows = store.indices("validation", complete=True)
@@ -67,10 +64,7 @@ def calibrate(
         mean = values.nanmean(dim=0)
         spread = torch.where(categories, 1.0, (values - mean).square().nanmean(dim=0).sqrt()).to(device)
         intervals = calibrated(Cohort.choose(study, store, rows, device), models, judge, spread, progress)
-    write_calibration(
-        run,
-        {m: Calibration(intervals=intervals.get(m), categories=believed[m]) for m in models},
-    )
+    write_calibration(run, {m: Calibration(intervals=intervals.get(m), categories=believed[m]) for m in models})
 
 
 def write_calibration(run: Run, found: Mapping[str, Calibration]) -> None:

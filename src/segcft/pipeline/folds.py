@@ -228,7 +228,7 @@ def _evaluate(run: Run, folds: Sequence[Run], device: torch.device, progress: Pr
         "that are asked for are those of the people of all folds."
     ]
     notes += [f"{fold.folder.name}: {warning}" for fold in folds for warning in warnings_of(fold)]
-    read = [_read(fold) for fold in folds]
+    read = [read_outcome(fold) for fold in folds]
     rows = all_rows(read, run.study)
     with Lock(folder):
         record.unlink(missing_ok=True)  # it is of what is now replaced, file by file
@@ -256,10 +256,10 @@ def _record(run: Run) -> Path:
     return run.evaluation / "evaluation.json"
 
 
-def _read(fold: Run) -> Fold:
-    """What the evaluation of a fold has found."""
-    rows = json.loads((fold.evaluation / "table.json").read_text(encoding="utf-8"))
-    return Fold(fold.folder.name, pd.read_parquet(fold.evaluation / "scores.parquet"), rows)
+def read_outcome(run: Run) -> Fold:
+    """What the evaluation of a fold, or of another run that is one of several, has found."""
+    rows = json.loads((run.evaluation / "table.json").read_text(encoding="utf-8"))
+    return Fold(run.folder.name, pd.read_parquet(run.evaluation / "scores.parquet"), rows)
 
 
 def _queries(fold: Run, device: torch.device) -> FigureQueries:

@@ -7,20 +7,18 @@ is. ``evaluation`` in the folder is of all of them, see :mod:`segcft.evaluate.re
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import pandas as pd
 
 from segcft.config.loader import parse_study
 from segcft.config.study import Study
 from segcft.errors import Code, RunError, SegcftError
 from segcft.evaluate.evaluation import write_outcome
-from segcft.evaluate.folded import Fold, all_scores, render_spread
+from segcft.evaluate.folded import all_scores, render_spread
 from segcft.evaluate.replicated import INTERVAL, render_signs, replicated_rows
 from segcft.evaluate.scores import Row
+from segcft.pipeline.folds import read_outcome
 from segcft.pipeline.judging import warnings_of
 from segcft.pipeline.pool import Failures, run_all
 from segcft.pipeline.run import Run
@@ -109,7 +107,7 @@ def run_replicates(
 
 
 def _evaluate(study: Study, runs: Mapping[str, Run], folder: Path, progress: Progress) -> list[Row]:
-    trainings = [_read(name, run) for name, run in runs.items()]
+    trainings = [read_outcome(run) for run in runs.values()]
     rows = replicated_rows(trainings)
     notes = [f"{len(runs)} trainings of other seeds, each asked for other values, on the same people."]
     notes += [f"{name}: {warning}" for name, run in runs.items() for warning in warnings_of(run)]
@@ -121,9 +119,3 @@ def _evaluate(study: Study, runs: Mapping[str, Run], folder: Path, progress: Pro
         )
     progress.note("evaluate: done")
     return rows
-
-
-def _read(name: str, run: Run) -> Fold:
-    """What the evaluation of a training has found."""
-    rows = json.loads((run.evaluation / "table.json").read_text(encoding="utf-8"))
-    return Fold(name, pd.read_parquet(run.evaluation / "scores.parquet"), rows)
