@@ -20,6 +20,7 @@ from segcft.cli.graph import add_graph
 from segcft.cli.importers import importer_parser, listed
 from segcft.cli.plan import add_plan
 from segcft.cli.publish import add_publish
+from segcft.cli.realism import add_realism
 from segcft.cli.replicate import add_replicate
 from segcft.cli.run import add_run, add_stages
 from segcft.cli.segment import add_segment
@@ -40,6 +41,7 @@ COMMANDS = (
     add_augment,
     add_segment,
     add_evaluate,
+    add_realism,
     add_ask,
     add_app,
     add_publish,
@@ -84,6 +86,9 @@ a small set, every subject of which is judged once, by parts that have not seen 
 
 whether a result holds for other seeds, with intervals over people and trainings:
   segcft replicate configs/quickstart.yaml --seeds 5
+
+whether answers can be told from real images:
+  segcft realism runs/quickstart
 
 which settings matter, judged on validation samples:
   segcft ablation configs/ablation/chest-sim.yaml

@@ -76,7 +76,7 @@ class Predictor(nn.Module):
             begin = place.stop
         self.outputs = tuple(outputs)
         self.encoder = ParentEncoder(variables)
-        self.resnet = resnet(spec, channels, dimensions, begin)
+        self.resnet = resnet(spec.widths, spec.blocks, channels, dimensions, begin)
         self.register_buffer("mean", torch.zeros(len(outputs)))
         self.register_buffer("std", torch.ones(len(outputs)))
         self.register_buffer("response", torch.zeros(self.encoder.features, begin))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -14,14 +16,15 @@ from segcft.readers.reader import Reader
 from segcft.training.loop import Objective
 
 
-def resnet(spec: RegressorSpec, channels: int, dimensions: int, numbers: int) -> nn.Module:
-    """A ResNet (He et al. 2016, as in MONAI) from images (B, C, *size) of so many ``dimensions`` to ``numbers``."""
+def resnet(widths: Sequence[int], blocks: Sequence[int], channels: int, dimensions: int, numbers: int) -> nn.Module:
+    """A ResNet (He et al. 2016, as in MONAI) from images (B, C, *size) of so many ``dimensions`` to ``numbers``; its
+    four levels have ``widths`` and so many residual ``blocks``."""
     from monai.networks.nets.resnet import ResNet
 
     return ResNet(
         block="basic",
-        layers=list(spec.blocks),
-        block_inplanes=list(spec.widths),
+        layers=list(blocks),
+        block_inplanes=list(widths),
         spatial_dims=dimensions,
         n_input_channels=channels,
         conv1_t_size=7,
@@ -45,7 +48,7 @@ class Regressor(Reader):
 
     def __init__(self, spec: RegressorSpec, channels: int, measurements: Measurements) -> None:
         super().__init__()
-        self.resnet = resnet(spec, channels, measurements.grid.dimensions, len(measurements))
+        self.resnet = resnet(spec.widths, spec.blocks, channels, measurements.grid.dimensions, len(measurements))
         self.register_buffer("mean", torch.zeros(len(measurements)))
         self.register_buffer("std", torch.ones(len(measurements)))
 

@@ -1,0 +1,223 @@
+"""Realism: can answers be told from real images whose values are the same?
+
+Of people whom it has not seen, a classifier tells which images are answers. Where it does so by anything but chance, it
+has found what answers lack. What that is worth is seen beside two references: two halves of real images, which nobody
+can tell, and real images that are slightly blurred, which whoever looks closely can.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segcft.evaluate import names
+from segcft.evaluate.looks import deepest, radiomic
+from segcft.evaluate.table import grid
+from segcft.evaluate.two_sample import BATCH, Classifier, frechet, kernel_distance, told_apart
+from segcft.grey import to_unit
+from segcft.readers.reader import MaskReader
+from segcft.utils.atomic import write_text
+from segcft.utils.progress import Progress
+
+REAL = "two halves of real images"
+BLURRED = "real images, blurred"
+BLUR = 0.5
+"""Standard deviation in pixels of the blur that a classifier should see, or it proves nothing."""
+
+TOLD, FRECHET, KERNEL = "auc", "frechet", "kernel"
+JUDGE, RADIOMIC = "judge", "radiomic"
+
+FEWEST = 20
+"""People in each half and fold below which nothing can be learnt."""
+
+
+class Row(TypedDict):
+    """What a table holds: of a method, or of a reference in its place, one figure and its 95 % interval."""
+
+    method: str
+    metric: str
+    features: str
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Images of N people as they are and, method by method, an answer about each, (N, C, *size) in grey levels (uint8).
+
+    ``people`` (N,) are whom they are of. ``features`` name what was read of all: kind -> images -> (N, D).
+    """
+
+    real: Tensor
+    answers: Mapping[str, Tensor]
+    people: Sequence[str]
+    features: Mapping[str, Mapping[str, Tensor]]
+
+    @classmethod
+    def read(cls, real: Tensor, answers: Mapping[str, Tensor], people: Sequence[str], judge: MaskReader) -> Shown:
+        """Of such images, what the judge's network and its masks say of how they look."""
+        sets = {REAL: real, BLURRED: blurred(real), **answers}
+        found: dict[str, dict[str, Tensor]] = {JUDGE: {}, RADIOMIC: {}}
+        for name, images in sets.items():
+            parts = [to_unit(part) for part in images.split(BATCH)]
+            with torch.inference_mode():
+                found[JUDGE][name] = torch.cat([deepest(judge, part) for part in parts])
+                found[RADIOMIC][name] = torch.cat([radiomic(judge, part) for part in parts])
+        return cls(real, answers, people, found)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Shown]) -> Shown:
+        """The people of all ``parts``, each read by the judge of its own, which no features compare across."""
+        first = parts[0]
+        return cls(
+            torch.cat([part.real for part in parts]),
+            {name: torch.cat([part.answers[name] for part in parts]) for name in first.answers},
+            [one for part in parts for one in part.people],
+            {
+                kind: {name: torch.cat([part.features[kind][name] for part in parts]) for name in sets}
+                for kind, sets in first.features.items()
+                if len(parts) == 1 or kind != JUDGE
+            },
+        )
+
+    @property
+    def sets(self) -> dict[str, Tensor]:
+        """All that are held beside real images."""
+        return {REAL: self.real, BLURRED: blurred(self.real), **self.answers}
+
+
+def blurred(images: Tensor) -> Tensor:
+    """Images (N, C, *size) in grey levels, smoothed by a Gaussian of :data:`BLUR` pixels."""
+    from scipy.ndimage import gaussian_filter
+
+    sigma = [0.0, 0.0, *[BLUR] * (images.dim() - 2)]
+    return torch.from_numpy(np.rint(gaussian_filter(images.numpy().astype(np.float32), sigma)).astype(np.uint8))
+
+
+def realism(
+    shown: Shown,
+    progress: Progress,
+    *,
+    classifier: Classifier | None = None,
+    folds: int = 4,
+    halvings: int = 20,
+    seed: int = 0,
+) -> list[Row]:
+    """How well answers are told from real images, and how far from them they look.
+
+    The classifier's interval is over people; that of distances is the range of 95 % of the ``halvings``, in each of
+    which other people are shown as they are.
+
+    Args:
+        shown: the images.
+        progress: is told of steps.
+        classifier: how it is trained.
+        folds: each is told apart by a classifier that was trained on the others.
+        halvings: of the people, of whose distances the mean is taken.
+        seed: of all draws.
+
+    Raises:
+        DataError: there are too few people.
+    """
+    from segcft.errors import Code, DataError
+
+    classifier = classifier or Classifier()
+    _, owner = np.unique(np.asarray(shown.people), return_inverse=True)
+    subjects = int(owner.max()) + 1
+    if subjects < 2 * folds * FEWEST:
+        raise DataError(
+            Code.EMPTY, "people", f"{subjects} are too few to learn what is real of; expected {2 * folds * FEWEST}"
+        )
+    random = np.random.default_rng(seed)
+    order = random.permutation(subjects)[owner]  # of each image, its person's place
+    rows = []
+    with progress.task("Telling answers from real images", len(shown.sets) * folds * classifier.steps) as task:
+        second, fold, everybody = order % 2 == 1, order // 2 % folds, np.ones(len(order), dtype=bool)
+        for name, images in shown.sets.items():
+            sides = (~second, second) if name == REAL else (everybody, everybody)
+            told = told_apart(
+                shown.real[torch.from_numpy(sides[0])],
+                images[torch.from_numpy(sides[1])],
+                (fold[sides[0]], fold[sides[1]]),
+                (owner[sides[0]], owner[sides[1]]),
+                classifier,
+                seed=seed,
+                advance=task.advance,
+            )
+            rows.append(_row(name, TOLD, "", told.auc, told.low, told.high, len(images)))
+    for kind, sets in shown.features.items():
+        scaled = _standardised({name: found.double().numpy() for name, found in sets.items()})
+        for metric, distance in ((FRECHET, frechet), (KERNEL, kernel_distance)):
+            for name, found in scaled.items():
+                values = []
+                for _ in range(halvings):
+                    side = random.permutation(subjects)[owner] % 2 == 1
+                    values.append(distance(scaled[REAL][~side], found[side]))
+                low, high = np.percentile(values, [2.5, 97.5])
+                rows.append(_row(name, metric, kind, float(np.mean(values)), float(low), float(high), len(found)))
+    return rows
+
+
+def _row(method: str, metric: str, features: str, value: float, low: float, high: float, n: int) -> Row:
+    return Row(method=method, metric=metric, features=features, value=value, low=low, high=high, n=n)
+
+
+def _standardised(sets: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
+    """Features by the mean and spread of those of real images; whatever some image lacks is left out of all."""
+    known = ~np.isnan(np.concatenate(list(sets.values()))).any(axis=0)
+    mean, spread = sets[REAL].mean(axis=0), sets[REAL].std(axis=0)
+    kept = known & (spread > 0)
+    return {name: (found[:, kept] - mean[kept]) / spread[kept] for name, found in sets.items()}
+
+
+HEADS = {
+    (TOLD, ""): "told apart (AUC)",
+    (FRECHET, JUDGE): "Fréchet, judge",
+    (KERNEL, JUDGE): "kernel, judge",
+    (FRECHET, RADIOMIC): "Fréchet, radiomic",
+    (KERNEL, RADIOMIC): "kernel, radiomic",
+}
+
+
+def render_realism(rows: Sequence[Row], name: str, people: int, within: float) -> str:
+    """The rows as Markdown."""
+    index = {(row["method"], row["metric"], row["features"]): row for row in rows}
+    columns = [key for key in HEADS if any((row["metric"], row["features"]) == key for row in rows)]
+    body = [
+        [names.method_name(method), *(_cell(index[method, *key]) for key in columns)]
+        for method in dict.fromkeys(row["method"] for row in rows)
+    ]
+    return f"""\
+# {name}: can answers be told from real images?
+
+Real images of {people} people, and answers about them, each asked for a change of up to {within:g} standard
+deviations of one variable. In brackets are 95 % intervals, of the AUC over people, of distances over halvings.
+
+{grid(["", *(HEADS[key] for key in columns)], body)}
+
+- Told apart: how well a classifier that was trained on others tells the two, 0.5 where it cannot.
+- Fréchet, kernel: distances between one half's real images and the other half's answers, by features of the judge's
+  network or by the texture of the frame and of each structure, in standard deviations of real images squared. What
+  matters is by how much they exceed those of two halves of real images.
+- Real images, blurred: by half a pixel, which a classifier should see. If it does not, its AUC says little.
+"""
+
+
+def _cell(row: Row) -> str:
+    return f"{row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+
+
+def write_realism(rows: Sequence[Row], name: str, people: int, within: float, folder: Path) -> None:
+    """Write ``realism.json`` and ``realism.md``."""
+    write_text(folder / "realism.json", json.dumps(rows, indent=1, allow_nan=False) + "\n")
+    write_text(folder / "realism.md", render_realism(rows, name, people, within))
