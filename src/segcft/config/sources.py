@@ -180,9 +180,20 @@ Files = FolderData | SeveralFolders
 """Data that are read from files."""
 
 
+class Confounding(Section):
+    """How people look goes with one of their areas, among those who train and in validation alone; see
+    :class:`segcft.simulate.shortcut.Shortcut`."""
+
+    variable: str
+    quality: Literal["exposure", "body"] = "exposure"
+    rho: Annotated[float, Field(ge=-1, le=1)]
+
+
 class SimulatedData(Section):
     """Subjects drawn from a simulator that ships with the package. No table says anything of them, and an image of
     another source is read by the defaults."""
+
+    LATER = frozenset({"confounding"})
 
     common: ClassVar[FolderKeys] = FolderKeys()
     keep: ClassVar[tuple[str, ...]] = ()
@@ -193,6 +204,7 @@ class SimulatedData(Section):
     source: Literal["chest-simulator", "coronary-simulator"]
     people: PositiveInt
     seed: NonNegativeInt = 0
+    confounding: Confounding | None = None
 
 
 class Splits(Section):

@@ -18,7 +18,7 @@ from segcft.config.study import Study
 from segcft.data.store import Store
 from segcft.grey import to_unit
 from segcft.grid import Grid
-from segcft.importers.simulated import Stretching, Zoned, make_simulator, mask_order
+from segcft.importers.simulated import CONFOUNDED, Simulator, Stretching, Zoned, make_simulator, mask_order
 from segcft.measures.area import Area
 from segcft.measures.measure import ImageMeasure
 from segcft.measures.measurements import Measurement, Measurements
@@ -44,9 +44,10 @@ class Truth:
 
     def __init__(self, study: Study, store: Store) -> None:
         self.study = study
-        self.simulator = make_simulator(study)
+        self.simulator, self.shortcut = make_simulator(study), make_simulator(study, confounded=True)
         self.order = mask_order(study, self.simulator)
         self.people = store.table["person"].to_numpy(dtype=np.int64)
+        self.confounded = store.table[CONFOUNDED].to_numpy(dtype=bool) if CONFOUNDED in store.table else None
 
     @classmethod
     def of(cls, study: Study, store: Store) -> Truth | None:
@@ -96,7 +97,7 @@ class Truth:
         for i, row in enumerate(rows.tolist()):
             wanted = {variable: self._outside(variable, float(values[i])) for variable, values in do.items()}
             try:
-                grey, cover = self._draw(int(self.people[row]), wanted)
+                grey, cover = self._draw(row, wanted)
             except ValueError:
                 continue
             image[i, 0], mask[i] = to_unit(torch.from_numpy(grey)), torch.from_numpy(cover) / 255
@@ -107,7 +108,8 @@ class Truth:
         categories = self.study.variables[variable].categories
         return categories[int(value)] if categories else value
 
-    def _draw(self, person: int, do: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    def _draw(self, row: int, do: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        person, simulator = int(self.people[row]), self._simulator(row)
         attributes = self.simulator.attributes(
             person, {name: value for name, value in do.items() if name in self.simulator.variables}
         )
@@ -123,13 +125,18 @@ class Truth:
             if f"{structure}_area" in do:
                 raise ValueError(f"the area of {structure} follows from those of its parts")
             zones[part] = do[name]
-        if stretch and isinstance(self.simulator, Stretching):
-            image, masks = self.simulator.render(person, attributes, stretch)
-        elif zones and isinstance(self.simulator, Zoned):
-            image, masks = self.simulator.render(person, attributes, zones)
+        if stretch and isinstance(simulator, Stretching):
+            image, masks = simulator.render(person, attributes, stretch)
+        elif zones and isinstance(simulator, Zoned):
+            image, masks = simulator.render(person, attributes, zones)
         else:
-            image, masks = self.simulator.render(person, attributes)
+            image, masks = simulator.render(person, attributes)
         return image, masks[self.order]
+
+    def _simulator(self, row: int) -> Simulator:
+        """Who draws the sample in a row of the store: its shortcut is the person's, and stays."""
+        confounded = self.confounded is not None and self.confounded[row]
+        return self.shortcut if confounded else self.simulator
 
     def _stretch(
         self, person: int, attributes: Mapping[str, Any], structure: str, one: Measurement, wanted: float

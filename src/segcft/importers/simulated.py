@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from segcft.data.store import Store
 from segcft.data.writer import StoreWriter
 from segcft.errors import Code, DataError
 from segcft.simulate.people import person_id, person_number
+from segcft.simulate.shortcut import Shortcut
 from segcft.utils.progress import Progress
 
 
@@ -76,12 +78,20 @@ SIMULATORS = {
 }
 
 
-def make_simulator(study: Study) -> Simulator:
-    """The simulator of ``study.data``, on the study's grid.
+CONFOUNDED = "confounded"
+"""Column of a store's table: whether the study's confounding holds of the subject, 1 or 0."""
+CONFOUNDED_PARTS = ("train", "validation")
+"""Whose subjects they are: all but those who judge and are judged."""
+
+
+def make_simulator(study: Study, confounded: bool = False) -> Simulator:
+    """The simulator of ``study.data``, on the study's grid; if ``confounded``, of people of whom its ``confounding``
+    holds.
 
     Raises:
-        DataError: it does not draw on such a grid.
+        DataError: it does not draw on such a grid, or cannot confound what it should.
     """
+    assert isinstance(study.data, SimulatedData)
     module, _, name = SIMULATORS[study.data.source].partition(":")
     make = getattr(importlib.import_module(module), name)
     size, field = study.image.size, study.image.field_of_view
@@ -93,6 +103,16 @@ def make_simulator(study: Study) -> Simulator:
         simulator: Simulator = make(study.image.size, study.image.cell_size)
     except ValueError as error:
         raise DataError(Code.UNSUPPORTED, "image", f"{study.data.source}: {error}") from None
+    if study.data.confounding is None or not confounded:
+        return simulator
+    if "shortcut" not in inspect.signature(make).parameters:
+        raise DataError(Code.UNSUPPORTED, "data.confounding", f"{study.data.source} confounds nothing; leave it out")
+    try:
+        simulator = make(
+            study.image.size, study.image.cell_size, shortcut=Shortcut(**study.data.confounding.model_dump())
+        )
+    except ValueError as error:
+        raise DataError(Code.UNKNOWN, "data.confounding.variable", f"{study.data.source}: {error}") from None
     return simulator
 
 
@@ -109,7 +129,8 @@ def import_simulated(
     """Draw subjects from the simulator that ``study.data`` names and write them to the store ``out``.
 
     The subject with a given index is the same however many are drawn. The extra column ``person`` of the
-    store's table is the number that the simulator knows the subject by, for the true counterfactual.
+    store's table is the number that the simulator knows the subject by, for the true counterfactual; of a study with
+    ``confounding`` another one, :data:`CONFOUNDED`, says of whom it holds.
 
     Args:
         study: whose ``data`` is of a simulator.
@@ -125,7 +146,7 @@ def import_simulated(
     assert isinstance(study.data, SimulatedData)
     people = study.data.people if people is None else people
     seed = study.data.seed if seed is None else seed
-    simulator = make_simulator(study)
+    simulator, confounded = make_simulator(study), make_simulator(study, confounded=True)
     order = mask_order(study, simulator)
     indices = range(people) if shard is None else shard.of(range(people))
     with StoreWriter(out, study, partial=shard is not None) as writer:
@@ -133,10 +154,13 @@ def import_simulated(
             id = person_id(seed, index)
             person = person_number(seed, index)
             attributes = simulator.attributes(person)
-            image, masks = simulator.render(person, attributes)
             part = split or assign(id, study.splits)
+            extra: dict[str, int | float | str] = {"person": person}
+            if study.data.confounding is not None:
+                extra[CONFOUNDED] = int(part in CONFOUNDED_PARTS)
+            image, masks = (confounded if extra.get(CONFOUNDED) else simulator).render(person, attributes)
             try:
-                writer.append(id, id, part, image[None], masks[order], attributes, {"person": person})
+                writer.append(id, id, part, image[None], masks[order], attributes, extra)
             except ValueError as error:  # a variable of another kind, or with other categories
                 raise DataError(Code.CONFLICT, "variables", f"{study.data.source}: {error}") from None
         parts = expected_parts(study.splits) if split is None else (split,)

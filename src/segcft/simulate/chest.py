@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +33,10 @@ from segcft.simulate.radiograph import (
     vessels,
 )
 from segcft.simulate.raster import Floats, Grid, blur, coverage, smooth_noise
+from segcft.simulate.shortcut import Quality, Shortcut
 
 Attributes = dict[str, float | str]
+Q = TypeVar("Q", Body, Exposure)
 Bytes = NDArray[np.uint8]
 
 
@@ -74,12 +77,15 @@ class AreaMechanism:
     ageing: float
     noise: Noise
 
-    def area(self, sex: str, age: float, person: int) -> float:
+    def deviation(self, sex: str, age: float, person: int) -> float:
+        """How far the person is from the mean, in standard deviations."""
         m = 1.0 if sex == "M" else -1.0
         a = math.tanh((age - 55) / 20) / 0.59
         residual = math.sqrt(1 - self.male**2 - self.ageing**2)
-        deviation = self.male * m + self.ageing * a + residual * cut_normal(self.noise.stream(person).random())
-        return self.mean * (1 + self.spread * deviation)
+        return self.male * m + self.ageing * a + residual * cut_normal(self.noise.stream(person).random())
+
+    def area(self, sex: str, age: float, person: int) -> float:
+        return self.mean * (1 + self.spread * self.deviation(sex, age, person))
 
 
 _USUAL = UsualAreas()
@@ -95,7 +101,7 @@ class ChestSimulator:
     """Draws people on a grid of ``size`` = (height, width) pixels.
 
     Areas are in the unit of ``pixel_area``, the area of one pixel. On grids that are not square the chest
-    fills the largest centred square.
+    fills the largest centred square. With a ``shortcut`` how people look goes with one of their areas.
 
     >>> simulator = ChestSimulator((64, 64))
     >>> person = simulator.attributes(7)
@@ -108,11 +114,14 @@ class ChestSimulator:
     stretches = structures
     """Those that can be drawn taller at the same area, and so narrower."""
 
-    def __init__(self, size: tuple[int, int], pixel_area: float = 1.0) -> None:
+    def __init__(self, size: tuple[int, int], pixel_area: float = 1.0, shortcut: Shortcut | None = None) -> None:
         if min(size) < 16:
             raise ValueError(f"a chest needs at least 16 pixels a side, not {size[0]} x {size[1]}")
         self.grid = Grid(*size)
         self.frame_area = self.grid.side**2 * pixel_area
+        if shortcut is not None and shortcut.variable not in MECHANISMS:
+            raise ValueError(f"a shortcut is to one of {', '.join(MECHANISMS)}, not to {shortcut.variable!r}")
+        self.shortcut = shortcut
 
     def attributes(self, person: int, do: Mapping[str, float | str] | None = None) -> Attributes:
         """The person's variables under ``do``, which replaces mechanisms and so moves descendants alone."""
@@ -191,7 +200,8 @@ class ChestSimulator:
         parenchyma = octaves(texture, grid, (9, 18, 36, 72, 144), 0.85)
         tissue = Tissue.draw(Noise.TISSUE.stream(person))
 
-        body = Body.draw(Noise.BODY.stream(person)).attenuation(x, y, age) * (1 + 0.04 * muscle)
+        trunk = self._by_shortcut(person, "body", Body.draw(Noise.BODY.stream(person)))
+        body = trunk.attenuation(x, y, age) * (1 + 0.04 * muscle)
         left, right, heart = covers
         gas_free = (1 - left) * (1 - right) * (1 - heart)
         body = body + Stomach.draw(Noise.STOMACH.stream(person)).attenuation(x, y) * gas_free
@@ -209,11 +219,19 @@ class ChestSimulator:
         attenuation = attenuation + Bones.draw(Noise.BONES.stream(person)).attenuation(x, y, age, wobble)
         if sex == "F":
             attenuation = attenuation + Breasts.draw(Noise.BREASTS.stream(unseen)).attenuation(x, y)
-        exposure = Exposure.draw(Noise.EXPOSURE.stream(person))
+        exposure = self._by_shortcut(person, "exposure", Exposure.draw(Noise.EXPOSURE.stream(person)))
         image = exposure.develop(blur(attenuation, exposure.blur, grid), *grid.centres())
         grain = Noise.GRAIN.stream(person).standard_normal(image.shape, dtype=np.float32)
         image = image + np.float32(exposure.noise * grid.side / 256) * grain
         return Framing.draw(Noise.FRAMING.stream(person)).apply(image, grid)
+
+    def _by_shortcut(self, person: int, quality: Quality, drawn: Q) -> Q:
+        """What is ``drawn`` of a quality, as it goes with the area that the person has when nothing is set."""
+        shortcut = self.shortcut
+        if shortcut is None or shortcut.quality != quality:
+            return drawn
+        deviation = MECHANISMS[shortcut.variable].deviation(_sex(person), _age(person), person)
+        return drawn.moved(lambda own: shortcut.quantile(own, deviation))
 
 
 def _sex(person: int) -> str:

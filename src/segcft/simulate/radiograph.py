@@ -9,12 +9,19 @@ is and nowhere else.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from segcft.simulate.anatomy import MIDLINE, smoothstep
 from segcft.simulate.raster import Floats, Grid, blur, smooth_noise, splat
+from segcft.simulate.shortcut import moved
+
+SIZES = {"torso": (0.465, 0.53), "wall": (1.5, 2.1), "abdomen": (1.1, 1.9)}
+"""Ranges of what makes a body large."""
+BEAM, LOG_BEAM, LOG_GAMMA = 0.95, (-0.30, 0.30), (-0.30, 0.30)
+"""An exposure's usual beam, and the ranges of the logarithms of its beam, by that, and of its gamma."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +87,13 @@ class Body:
     def draw(cls, random: np.random.Generator) -> Body:
         uniform = random.uniform
         return cls(
-            torso=uniform(0.465, 0.53),
+            torso=uniform(*SIZES["torso"]),
             armpit_y=uniform(0.30, 0.50),
             shoulder_y=uniform(-0.14, 0.0),
-            wall=uniform(1.5, 2.1),
+            wall=uniform(*SIZES["wall"]),
             mediastinum=uniform(0.75, 1.25),
             mediastinum_width=uniform(0.075, 0.10),
-            abdomen=uniform(1.1, 1.9),
+            abdomen=uniform(*SIZES["abdomen"]),
             abdomen_y=uniform(0.67, 0.75),
             knob=uniform(0.15, 0.4),
             knob_y=uniform(0.235, 0.275),
@@ -94,6 +101,10 @@ class Body:
             trachea_x=uniform(-0.012, 0.004),
             carina_y=uniform(0.29, 0.34),
         )
+
+    def moved(self, quantile: Callable[[float], float]) -> Body:
+        """As wide and as thick as follows from other quantiles of their ranges: a function of its own ones."""
+        return replace(self, **{name: moved(getattr(self, name), ends, quantile) for name, ends in SIZES.items()})
 
     def attenuation(self, x: Floats, y: Floats, age: float) -> Floats:
         off = x - MIDLINE
@@ -324,14 +335,20 @@ class Exposure:
     def draw(cls, random: np.random.Generator) -> Exposure:
         uniform = random.uniform
         return cls(
-            beam=0.95 * math.exp(uniform(-0.30, 0.30)),
-            gamma=math.exp(uniform(-0.30, 0.30)),
+            beam=BEAM * math.exp(uniform(*LOG_BEAM)),
+            gamma=math.exp(uniform(*LOG_GAMMA)),
             low=uniform(0.0, 0.14),
             high=uniform(0.82, 1.0),
             tilt=uniform(-0.12, 0.12, 2),
             blur=uniform(0.0015, 0.0035),
             noise=uniform(0.005, 0.012),
         )
+
+    def moved(self, quantile: Callable[[float], float]) -> Exposure:
+        """As bright as follows from other quantiles: of the beam, and of a gamma that falls with it."""
+        log_beam = moved(math.log(self.beam / BEAM), LOG_BEAM, quantile)
+        log_gamma = moved(-math.log(self.gamma), LOG_GAMMA, quantile)
+        return replace(self, beam=BEAM * math.exp(log_beam), gamma=math.exp(-log_gamma))
 
     def develop(self, attenuation: Floats, x: Floats, y: Floats) -> Floats:
         beam = self.beam * (1 + self.tilt[0] * (x - 0.5) + self.tilt[1] * (y - 0.5))
