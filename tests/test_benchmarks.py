@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 import yaml
 from PIL import Image
 
-from benchmarks import categories, full, hospitals, hours, second_opinion, sense
+from benchmarks import categories, full, hospitals, hours, second_opinion, sense, turned
 from benchmarks.measure import Contender, compare
 from benchmarks.ours import build
 from segcft.config.sources import SeveralFolders
@@ -197,6 +198,26 @@ def test_masks_tell_enlarged_hearts_whatever_their_size(tmp_path: Path, capsys: 
 
 
 @pytest.mark.slow
+def test_what_was_done_to_images_is_counted(small_run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    turned.main([str(small_run.folder), "--most", "4"])
+    out = capsys.readouterr().out
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in out.splitlines()[2:]]
+    assert [row[0] for row in rows] == list(turned.DONE)
+    assert all(row[1] == "4" for row in rows)
+
+
+def test_who_is_told_as_it_is_is_right() -> None:
+    found = {
+        turned.NOTHING: Counter({turned.SILENT: 3, "mirrored": 1}),
+        "mirrored": Counter({"mirrored": 1, "framed": 1}),
+    }
+    lines = turned.render(found).splitlines()[2:]
+    assert [[cell.strip() for cell in line.strip("| ").split("|")][2:] for line in lines] == [
+        ["25 %", "75 %"],
+        ["100 %", "50 %"],
+    ]
+
+
 def test_categories_are_told_of_all_test_samples(small_run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     categories.main([str(small_run.folder)])
     out = capsys.readouterr().out.splitlines()

@@ -13,7 +13,15 @@ from PIL import Image
 
 import segcft
 from segcft.api.model import Model
-from segcft.counterfactual.repairs import UNDONE, what_happened, without_border
+from segcft.counterfactual.repairs import (
+    ORIENTATIONS,
+    UNDONE,
+    gained_by_turning,
+    limits,
+    what_happened,
+    without_border,
+)
+from segcft.counterfactual.warnings import turned_image
 from segcft.grey import to_unit
 
 MODEL = Path(__file__).parents[1] / "models" / "chest-sim"
@@ -104,3 +112,59 @@ def test_a_border_is_cut_off_and_what_is_in_it_fills_the_image() -> None:
     assert float(found.min()) > 0.2
     assert float(found.mean()) == pytest.approx(float(inner.mean()), abs=0.02)
     assert without_border(inner) is None
+
+
+REAL = MODEL.with_name("chest")
+
+
+@pytest.fixture(scope="module")
+def hospitals() -> Model:
+    return segcft.load(REAL)
+
+
+def about_the_image(model: Model, pixels: Pixels) -> list[str]:
+    answer = model.counterfactual(np.ascontiguousarray(pixels), {}, {"heart_area": "+10%"}, draws=0)
+    return [text for text in answer.warnings if text.startswith("image")]
+
+
+class TestTurned:
+    """A mirrored film may be typical: it is found because it would be more so, were it put right."""
+
+    @pytest.mark.parametrize("name", ["1.png", "2.png"])
+    def test_a_mirrored_film_of_a_real_person_is_told(self, hospitals: Model, name: str) -> None:
+        pixels = np.array(Image.open(REAL / "examples" / name))
+        assert about_the_image(hospitals, pixels) == []
+        (warning,) = about_the_image(hospitals, pixels[:, ::-1])
+        assert "mirrored" in warning
+
+    def test_gains_of_an_image_and_of_what_was_done_to_it_are_opposite(self, hospitals: Model) -> None:
+        x = to_unit(torch.from_numpy(np.array(Image.open(REAL / "examples" / "1.png")))[None, None])
+        values = torch.tensor(hospitals.people[:1].tolist(), device=hospitals.device)
+        _, one = hospitals._model(None)
+        columns = hospitals.study.measured_columns
+        straight = gained_by_turning(one, hospitals.judge, x, values, columns)
+        turned = gained_by_turning(one, hospitals.judge, x.flip(3), values, columns)
+        assert set(straight) == set(ORIENTATIONS)
+        assert float(straight["mirrored"]) == pytest.approx(-float(turned["mirrored"]), abs=1e-4)
+        assert float(straight["mirrored"]) < 0
+
+    def test_of_volumes_nothing_is_known(self, hospitals: Model) -> None:
+        _, one = hospitals._model(None)
+        assert gained_by_turning(one, hospitals.judge, torch.zeros(1, 1, 4, 4, 4), hospitals.people[:1], []) == {}
+
+    def test_one_in_a_hundred_may_be_taken_for_turned(self) -> None:
+        assert limits({"mirrored": [k / 100 for k in range(199)]}) == {"mirrored": 1.97}
+
+    def test_of_few_the_largest_gain_is_the_limit(self) -> None:
+        assert limits({"mirrored": [0.1, 0.3, 0.2, float("nan"), float("inf")]}) == {"mirrored": 0.3}
+
+    def test_who_only_loses_has_the_limit_0(self) -> None:
+        assert limits({"mirrored": [-0.3, -0.1], "upside down": []}) == {"mirrored": 0.0}
+
+    def test_what_gains_most_is_told(self) -> None:
+        gains = {"mirrored": torch.tensor(0.3), "upside down": torch.tensor(0.5)}
+        most = {"mirrored": 0.1, "upside down": 0.1}
+        (warning,) = turned_image(gains, most)
+        assert "upside down" in warning
+        assert turned_image(gains, {"mirrored": 0.31, "upside down": 0.51}) == []
+        assert turned_image(gains, {}) == []

@@ -17,12 +17,13 @@ from segcft.api.subject import Subject, infer_subject, resolve_measured
 from segcft.counterfactual.contradictions import check_parts
 from segcft.counterfactual.exact import corrected
 from segcft.counterfactual.model import Abduction, CounterfactualModel
-from segcft.counterfactual.repairs import what_happened
+from segcft.counterfactual.repairs import gained_by_turning, what_happened
 from segcft.counterfactual.warnings import (
     NOTABLE,
     atypical_image,
     missed_changes,
     out_of_support,
+    turned_image,
     unlikely_together,
 )
 from segcft.errors import Code, RunError
@@ -78,23 +79,16 @@ def answer_questions(
     x = to_unit(torch.from_numpy(np.stack([question.pixels for question in questions])).to(asking.device))
     masks_before = judge.masks(x)
     read_before = judge.measurements.read(masks_before, x)
-    subjects, asked, after = [], [], []
-    for question, image, read in zip(questions, x.split(1), read_before, strict=True):
-        seen = asking.evidence(method, model, image)
-        subject = infer_subject(question, read, study, judge.measurements, model.scm, _generator(asking), seen)
-        do = resolve_measured(judge.measurements, question.do, subject.values, model.scm)
-        subjects.append(subject)
-        asked.append(do)
-        after.append(model.scm.counterfactual(subject.values, do, _generator(asking)))
-        settled = model.scm.settled(subject.values, do, _generator(asking))[0]
-        check_parts(judge.measurements, list(study.variables), settled, after[-1][0])
+    subjects, asked, after = _understood(asking, questions, method, model, x, read_before)
     before, wanted = torch.cat([subject.values for subject in subjects]), torch.cat(after)
     abduction = model.abduct(x, before)
     lengths = model.mechanism.lengths(abduction.noise)
     typical, joint = asking.run.typical(asking.methods[method], lengths), asking.run.joint_support()
     spread = _spread(asking.people[:, columns])
+    calibration = asking.calibration(method)
+    turned = gained_by_turning(model, judge, x, before, columns) if calibration.turned else {}
     # Of corrected answers nobody has calibrated them.
-    intervals = None if exact else asking.calibration(method).intervals
+    intervals = None if exact else calibration.intervals
     found, refused = _read(asking, abduction, wanted), [""] * len(questions)
     if exact:
         found, refused = _exact(asking, method, abduction, x, before, wanted, read_before, found)
@@ -106,9 +100,11 @@ def answer_questions(
             own["exact"] = not refused[i]
         happened = partial(what_happened, model, judge, x[i : i + 1], subject.values, columns, typical)
         gained, change = found.measures[i] - read_before[i], (after[i] - subject.values)[0, columns]
+        unlike = atypical_image({name: bits[i] for name, bits in lengths.items()}, typical, happened)
+        gains = {name: bits[i] for name, bits in turned.items()}
         own["warnings"] = [
             *(f"image: {remark.text}" for remark in question.remarks),
-            *atypical_image({name: bits[i] for name, bits in lengths.items()}, typical, happened),
+            *(unlike or turned_image(gains, calibration.turned)),
             *out_of_support(study, subject.source, subject.values[0], asked[i][0], after[i][0], asking.people),
             *unlikely_together(study, model.scm, after[i][0], joint),
             *filter(None, [refused[i]]),
@@ -130,6 +126,24 @@ def answer_questions(
             )
         )
     return answers
+
+
+def _understood(
+    asking: Model, questions: Sequence[Question], method: str, model: CounterfactualModel, x: Tensor, read: Tensor
+) -> tuple[list[Subject], list[Tensor], list[Tensor]]:
+    """Of each question the subject, what is set and the values after that, (1, V) each."""
+    study, measurements = asking.study, asking.judge.measurements
+    subjects, asked, after = [], [], []
+    for question, image, measures in zip(questions, x.split(1), read, strict=True):
+        seen = asking.evidence(method, model, image)
+        subject = infer_subject(question, measures, study, measurements, model.scm, _generator(asking), seen)
+        do = resolve_measured(measurements, question.do, subject.values, model.scm)
+        subjects.append(subject)
+        asked.append(do)
+        after.append(model.scm.counterfactual(subject.values, do, _generator(asking)))
+        settled = model.scm.settled(subject.values, do, _generator(asking))[0]
+        check_parts(measurements, list(study.variables), settled, after[-1][0])
+    return subjects, asked, after
 
 
 def _read(asking: Model, abduction: Abduction, values: Tensor) -> _Read:

@@ -92,6 +92,19 @@ def atypical_image(
     return [f"image: unlike the training images ({', and '.join(found)}); a counterfactual of it means little{hint}"]
 
 
+def turned_image(gains: Mapping[str, Tensor], most: Mapping[str, float]) -> list[str]:
+    """A warning where an image would be more like the training images if it were turned: of what it ``gains`` () by
+    that in bits a pixel, ``most`` is what images as they should be gain (:mod:`segcft.counterfactual.repairs`)."""
+    over = {name: float(gain) for name, gain in gains.items() if float(gain) > most.get(name, math.inf)}
+    if not over:
+        return []
+    name = max(over, key=lambda one: over[one])
+    return [
+        f"image: it looks {name}: as it is it needs {over[name]:.2g} bits a pixel more than if that were put right; "
+        "then left and right are taken for each other" + (", and top and bottom" if name != "mirrored" else "")
+    ]
+
+
 def missed_changes(study: Study, gained: Tensor, wanted: Tensor, spread: Tensor) -> list[str]:
     """A warning for each measured variable that did not change as it should have; all (S,), each in its unit.
 

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat
 
 from segcft.counterfactual.evidence import Believed
 from segcft.counterfactual.intervals import Intervals
 from segcft.counterfactual.model import CounterfactualModel
+from segcft.counterfactual.repairs import gained_by_turning, limits
 from segcft.errors import Code, RunError
 from segcft.evaluate.calibration import calibrated
 from segcft.evaluate.cohort import Cohort
@@ -34,12 +35,15 @@ class Calibration(BaseModel):
         intervals: how far its answers may be off; None where there was too little to learn it from.
         categories: how far the likelihood of images can be believed where it tells categories; None where it is not
             to be asked.
+        turned: what images as they should be gain at most by being turned, see
+            :func:`segcft.counterfactual.repairs.limits`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     intervals: Intervals | None = None
     categories: Believed | None = None
+    turned: dict[str, NonNegativeFloat] = {}
 
 
 def calibrate(
@@ -56,6 +60,7 @@ def calibrate(
     believed = {m: fitted_temperature(study, model, store, rows, progress) for m, model in models.items()}
     fill_likely(run, store, "validation")
     intervals: Mapping[str, Intervals] = {}
+    turned: dict[str, dict[str, float]] = {}
     rows = store.indices("validation", complete=True)
     if study.measured and models and len(rows) > 1:
         values = torch.from_numpy(store.values()[store.indices("train", complete=True)])
@@ -63,8 +68,24 @@ def calibrate(
         # What is derived has no value where its formula has none.
         mean = values.nanmean(dim=0)
         spread = torch.where(categories, 1.0, (values - mean).square().nanmean(dim=0).sqrt()).to(device)
-        intervals = calibrated(Cohort.choose(study, store, rows, device), models, judge, spread, progress)
-    write_calibration(run, {m: Calibration(intervals=intervals.get(m), categories=believed[m]) for m in models})
+        cohort = Cohort.choose(study, store, rows, device)
+        intervals = calibrated(cohort, models, judge, spread, progress)
+        turned = {method: limits(gains(cohort, model, judge)) for method, model in models.items()}
+    found = {
+        method: Calibration(intervals=intervals.get(method), categories=believed[method], turned=turned.get(method, {}))
+        for method in models
+    }
+    write_calibration(run, found)
+
+
+def gains(cohort: Cohort, model: CounterfactualModel, judge: MaskReader) -> dict[str, list[float]]:
+    """What the images of a cohort gain by being turned, see :func:`segcft.counterfactual.repairs.gained_by_turning`."""
+    found: dict[str, list[float]] = {}
+    for samples in cohort.batches():
+        each = gained_by_turning(model, judge, samples.image, samples.values, cohort.measured_columns)
+        for name, some in each.items():
+            found.setdefault(name, []).extend(some.tolist())
+    return found
 
 
 def write_calibration(run: Run, found: Mapping[str, Calibration]) -> None:
