@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -27,6 +28,8 @@ class FactualBatch:
     judge: MaskReader
     predictor: Predictor | None = None
     """The judge of what images show of attributes, where a study has one."""
+    guides: Mapping[str, Reader] = field(default_factory=dict)
+    """Part -> the guide of one of the methods, where it is at hand."""
 
     @property
     def study(self) -> Study:
@@ -61,22 +64,30 @@ class FactualBatch:
 
 @dataclass(frozen=True)
 class GuideBatch:
-    """What a ``guide`` of fine-tuning reads of B samples as they are."""
+    """What a ``guide`` of fine-tuning reads of B samples as they are, or of another ``image`` of each."""
 
     factual: FactualBatch
     guide: Reader
 
+    image: Tensor | None = None
+    """Images (B, C, *size) to read in place of the samples' own."""
+
+    @property
+    def looked_at(self) -> Tensor:
+        """The images that it reads, (B, C, *size)."""
+        return self.factual.samples.image if self.image is None else self.image
+
     @cached_property
     def masks(self) -> Tensor | None:
         """The guide's masks (B, S, *size) in 0..1; None of one that sees none."""
-        return self.guide.masks(self.factual.samples.image) if isinstance(self.guide, MaskReader) else None
+        return self.guide.masks(self.looked_at) if isinstance(self.guide, MaskReader) else None
 
     @cached_property
     def read(self) -> Tensor:
         """The measures that the guide reads, (B, M)."""
         if self.masks is None:
-            return self.guide.read(self.factual.samples.image)
-        return self.factual.judge.measurements.read(self.masks, self.factual.samples.image)
+            return self.guide.read(self.looked_at)
+        return self.factual.judge.measurements.read(self.masks, self.looked_at)
 
 
 @dataclass(frozen=True)

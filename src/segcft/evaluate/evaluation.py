@@ -161,7 +161,7 @@ def judge_models(
     scm = next(iter(models.values())).scm
     with progress.task("Judging counterfactuals", len(cohort)) as task:
         for samples, asked in zip(cohort.batches(), asked_values(cohort, scm), strict=True):
-            factual = FactualBatch(cohort, samples, judge, predictor)
+            factual = FactualBatch(cohort, samples, judge, predictor, guides or {})
             # One abduction serves all interventions.
             abductions = {m: model.abduct(samples.image, samples.values) for m, model in models.items()}
             _add(scores, factual, names.JUDGE, "", ((metric, metric.of_judge(factual)) for metric in metrics))
