@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from segcft.cli import main
 from segcft.errors import Code, DataError
 from segcft.evaluate.cohort import Cohort
+from segcft.evaluate.identity import CHANGED
 from segcft.evaluate.looks import FEWEST, deepest, radiomic
 from segcft.evaluate.realism import (
     BLURRED,
@@ -180,7 +181,7 @@ class TestFeatures:
 
 def shown(answers: Tensor, people: int = 160) -> Shown:
     real = noise(people, 0, 128)
-    return Shown.read(real, {"segmentor": answers}, [f"p{k}" for k in range(people)], Bright())
+    return Shown.read(real, {"segmentor": answers}, [f"p{k}" for k in range(people)], Bright(), np.arange(people))
 
 
 class TestRealism:
@@ -254,7 +255,8 @@ class TestOfARun:
         monkeypatch.setattr("segcft.evaluate.realism.FEWEST", 2)  # the small study tests 18 people
         assert main(["realism", str(small_run.folder), "--steps", "2", "--out", str(tmp_path)]) == 0
         rows = json.loads((tmp_path / "realism.json").read_text(encoding="utf-8"))
-        assert {row["method"] for row in rows} == {REAL, BLURRED, *small_run.methods()}
+        assert {row["method"] for row in rows["realism"]} == {REAL, BLURRED, *small_run.methods()}
+        assert {row["method"] for row in rows["identity"]} == {CHANGED, *small_run.methods()}
         assert capsys.readouterr().out.strip() == (tmp_path / "realism.md").read_text(encoding="utf-8").strip()
 
     def test_few_people_are_refused(self, small_run: Run, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`segcft realism`: can the answers of a run be told from real images?"""
+"""`segcft realism`: can the answers of a run be told from real images, and do they still show their person?"""
 
 from __future__ import annotations
 
@@ -11,11 +11,17 @@ from segcft.cli.options import Command, count, hardware, quiet_libraries
 
 def add_realism(command: Command) -> None:
     """Add the command ``realism``."""
-    parser = command("realism", _realism, "how well answers are told from real images, and how far they look from them")
+    parser = command(
+        "realism", _realism, "whether answers can be told from real images, and whether they still show their person"
+    )
     parser.add_argument("run", metavar="RUN", type=Path, help="folder of a run, or of one in folds")
     parser.add_argument("--people", metavar="N", type=count, default=1000, help="test images at most (default: 1000)")
     parser.add_argument(
-        "--steps", metavar="N", type=count, default=None, help="of a classifier's training (default: 400)"
+        "--steps",
+        metavar="N",
+        type=count,
+        default=None,
+        help="of the training of each that tells answers or people apart (default: 400 and 600)",
     )
     parser.add_argument("--out", metavar="DIR", type=Path, help="folder of the table (default: RUN/realism)")
     hardware(parser)
@@ -23,6 +29,7 @@ def add_realism(command: Command) -> None:
 
 def _realism(options: argparse.Namespace) -> None:
     quiet_libraries()
+    from segcft.evaluate.identity import Verification
     from segcft.evaluate.two_sample import Classifier
     from segcft.pipeline.realism import judge_realism
     from segcft.pipeline.run import Run
@@ -33,7 +40,7 @@ def _realism(options: argparse.Namespace) -> None:
     run = Run(options.run)
     run.require_unpublished()
     folder = options.out or run.folder / "realism"
-    classifier = Classifier() if options.steps is None else Classifier(steps=options.steps)
+    steps = {} if options.steps is None else {"steps": options.steps}
     with Lock(folder):
         judge_realism(
             run,
@@ -41,7 +48,8 @@ def _realism(options: argparse.Namespace) -> None:
             make_fabric(options.device).device,
             ConsoleProgress(),
             people=options.people,
-            classifier=classifier,
+            classifier=Classifier(**steps),
+            verification=Verification(**steps),
         )
     print((folder / "realism.md").read_text(encoding="utf-8"))
     print(f"table: {folder / 'realism.md'} (and realism.json)", file=sys.stderr)

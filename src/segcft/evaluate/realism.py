@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segcft.evaluate import names
+from segcft.evaluate.identity import Verified, render_identity
 from segcft.evaluate.looks import deepest, radiomic
 from segcft.evaluate.table import grid
 from segcft.evaluate.two_sample import BATCH, Classifier, frechet, kernel_distance, told_apart
@@ -55,16 +56,25 @@ class Row(TypedDict):
 class Shown:
     """Images of N people as they are and, method by method, an answer about each, (N, C, *size) in grey levels (uint8).
 
-    ``people`` (N,) are whom they are of. ``features`` name what was read of all: kind -> images -> (N, D).
+    ``people`` (N,) are whom they are of. ``features`` name what was read of all: kind -> images -> (N, D);
+    ``rows`` are where they are in their store.
     """
 
     real: Tensor
     answers: Mapping[str, Tensor]
     people: Sequence[str]
     features: Mapping[str, Mapping[str, Tensor]]
+    rows: NDArray[np.int64]
 
     @classmethod
-    def read(cls, real: Tensor, answers: Mapping[str, Tensor], people: Sequence[str], judge: MaskReader) -> Shown:
+    def read(
+        cls,
+        real: Tensor,
+        answers: Mapping[str, Tensor],
+        people: Sequence[str],
+        judge: MaskReader,
+        rows: NDArray[np.int64],
+    ) -> Shown:
         """Of such images, what the judge's network and its masks say of how they look."""
         sets = {REAL: real, BLURRED: blurred(real), **answers}
         found: dict[str, dict[str, Tensor]] = {JUDGE: {}, RADIOMIC: {}}
@@ -73,7 +83,7 @@ class Shown:
             with torch.inference_mode():
                 found[JUDGE][name] = torch.cat([deepest(judge, part) for part in parts])
                 found[RADIOMIC][name] = torch.cat([radiomic(judge, part) for part in parts])
-        return cls(real, answers, people, found)
+        return cls(real, answers, people, found, rows)
 
     @classmethod
     def joined(cls, parts: Sequence[Shown]) -> Shown:
@@ -88,6 +98,7 @@ class Shown:
                 for kind, sets in first.features.items()
                 if len(parts) == 1 or kind != JUDGE
             },
+            np.concatenate([part.rows for part in parts]),
         )
 
     @property
@@ -217,7 +228,11 @@ def _cell(row: Row) -> str:
     return f"{row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
 
 
-def write_realism(rows: Sequence[Row], name: str, people: int, within: float, folder: Path) -> None:
-    """Write ``realism.json`` and ``realism.md``."""
-    write_text(folder / "realism.json", json.dumps(rows, indent=1, allow_nan=False) + "\n")
-    write_text(folder / "realism.md", render_realism(rows, name, people, within))
+def write_realism(
+    rows: Sequence[Row], verified: Sequence[Verified], name: str, people: int, within: float, folder: Path
+) -> None:
+    """Write ``realism.json`` and ``realism.md``, with what is known of identity (:mod:`segcft.evaluate.identity`)."""
+    content = {"realism": rows, "identity": [one._asdict() for one in verified]}
+    write_text(folder / "realism.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
+    text = render_realism(rows, name, people, within)
+    write_text(folder / "realism.md", f"{text}\n{render_identity(verified)}")

@@ -33,6 +33,27 @@ BATCH = 64
 """Images that are read at once."""
 
 
+def descend(
+    network: nn.Module,
+    loss: Callable[[], Tensor],
+    steps: int,
+    learning_rate: float,
+    weight_decay: float,
+    advance: Callable[[int], object],
+) -> None:
+    """So many steps of AdamW on the ``loss`` of a batch, its learning rate falling along a cosine to 0."""
+    optimiser = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=weight_decay)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    network.train()
+    for _ in range(steps):
+        optimiser.zero_grad()
+        loss().backward()
+        optimiser.step()
+        schedule.step()
+        advance(1)
+    network.eval()
+
+
 @dataclass(frozen=True)
 class Classifier:
     """How a classifier is trained: a ResNet with one block a level, by AdamW with a falling learning rate.
@@ -51,20 +72,15 @@ class Classifier:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = resnet(self.widths, [1] * len(self.widths), first.shape[1], first.dim() - 2, 1)
-        optimiser = torch.optim.AdamW(network.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, self.steps)
         generator, half = torch.Generator().manual_seed(seed), self.batch_size // 2
         label = torch.cat([torch.zeros(half, 1), torch.ones(half, 1)])
-        network.train()
-        for _ in range(self.steps):
+
+        def loss() -> Tensor:
             parts = [one[torch.randint(len(one), (half,), generator=generator)] for one in (first, second)]
-            loss = F.binary_cross_entropy_with_logits(network(to_unit(torch.cat(parts))), label)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-            advance(1)
-        return network.eval()
+            return F.binary_cross_entropy_with_logits(network(to_unit(torch.cat(parts))), label)
+
+        descend(network, loss, self.steps, self.learning_rate, self.weight_decay, advance)
+        return network
 
 
 class Told(NamedTuple):

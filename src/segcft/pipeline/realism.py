@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from segcft.config.study import Study
+from segcft.data.store import Store
 from segcft.evaluate.cohort import Cohort
+from segcft.evaluate.identity import Photographs, Seen, Verification, summed, train_verifier, verify
 from segcft.evaluate.realism import Row, Shown, realism, write_realism
 from segcft.evaluate.two_sample import Classifier
 from segcft.grey import to_grey_levels
@@ -18,6 +21,8 @@ from segcft.pipeline.folds import runs_of
 from segcft.pipeline.run import Run
 from segcft.utils.progress import Progress
 
+MOST_TAUGHT = 3000
+"""Training images that a verifier learns from, at most."""
 WITHIN = 1.0
 """Standard deviations by which values are changed, at most."""
 
@@ -31,8 +36,11 @@ def judge_realism(
     people: int = 1000,
     within: float = WITHIN,
     classifier: Classifier | None = None,
+    verification: Verification | None = None,
 ) -> list[Row]:
-    """Judge how real the answers of every method of ``run`` look; write ``realism.json`` and ``realism.md``.
+    """Judge how real the answers of every method of ``run`` look, and whether they still show their person.
+
+    What is found is in ``realism.json`` and ``realism.md``.
 
     Args:
         run: a run, or one in folds, of which all are judged together.
@@ -42,17 +50,36 @@ def judge_realism(
         people: test images at most.
         within: standard deviations of a variable by which it is changed at most.
         classifier: how those who tell answers from real images are trained.
+        verification: how those who tell people are trained.
 
     Raises:
         RunError: parts are missing or damaged, or it is a published model, which has no samples.
         DataError: there are too few test people.
     """
-    runs = runs_of(run)
+    runs, seed = runs_of(run), run.study.evaluation.seed
     each = -(-people // len(runs))
-    shown = Shown.joined([shown_by(one, device, progress, each, within) for one in runs])
-    rows = realism(shown, progress, classifier=classifier, seed=run.study.evaluation.seed)
-    write_realism(rows, run.study.name, len(set(shown.people)), within, folder)
+    parts = [shown_by(one, device, progress, each, within) for one in runs]
+    shown = Shown.joined(parts)
+    rows = realism(shown, progress, classifier=classifier, seed=seed)
+    verified = summed(
+        [_seen(one, part, verification or Verification(), progress) for one, part in zip(runs, parts, strict=True)]
+    )
+    write_realism(rows, verified, run.study.name, len(set(shown.people)), within, folder)
     return rows
+
+
+def _seen(run: Run, shown: Shown, spec: Verification, progress: Progress) -> list[Seen]:
+    """What a verifier that has learnt from a run's training people makes of what is shown."""
+    store, seed = run.store(), run.study.evaluation.seed
+    rows = np.random.default_rng(seed).permutation(store.indices("train"))[:MOST_TAUGHT]
+    with progress.task("Learning who is who", spec.steps) as task:
+        verifier = train_verifier(_photographs(store, np.sort(rows)), spec, seed, task.advance)
+    return verify(verifier, _photographs(store, shown.rows), shown.answers, seed)
+
+
+def _photographs(store: Store, rows: NDArray[np.int64]) -> Photographs:
+    images, masks = (torch.from_numpy(np.stack([part[row] for row in rows])) for part in (store.images, store.masks))
+    return Photographs(images, masks, store.table["patient"].iloc[rows].astype(str).tolist())
 
 
 @torch.no_grad()
@@ -76,7 +103,7 @@ def shown_by(run: Run, device: torch.device, progress: Progress, people: int, wi
             after = model.scm.counterfactual(samples.values, do, generator)
             answers[method].append(to_grey_levels(model.abduct(samples.image, samples.values).predict(after)).cpu())
     joined = {method: torch.cat(parts) for method, parts in answers.items()}
-    return Shown.read(torch.cat(real), joined, cohort.named("patient"), judge.cpu())
+    return Shown.read(torch.cat(real), joined, cohort.named("patient"), judge.cpu(), cohort.rows)
 
 
 def _asked(cohort: Cohort, within: float) -> Tensor:
