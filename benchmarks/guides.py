@@ -69,6 +69,8 @@ def main(arguments: list[str] | None = None) -> None:
     studies = dict(graded(base, options.seeds))
     runs = train_all(studies, options.out)
     points = [point for name, run in runs.items() for point in points_of(run, name)]
+    if unknown := [f"{p.run}: {p.structure}" for p in points if not np.isfinite(p.guide * p.answers)]:
+        raise SystemExit(f"there is no error of the guide or of answers of {', '.join(unknown)}")
     text = render(points, base, options.seeds)
     print(text)
     if options.page is not None:
@@ -176,6 +178,11 @@ def render(points: Sequence[Point], study: Study, seeds: int) -> str:
         f"{plain(name)} {ends[0]:.1f} to {ends[1]:.1f} %" if ends else f"{plain(name)} none"
         for name, ends in common.items()
     )
+    kind = f"""\
+**Of two guides that misread alike, the segmentor's answers err {found.factor[0]:.2f} times as much as the
+  regressor's** ({found.factor[1]:.2f} to {found.factor[2]:.2f})."""
+    if not any(common.values()):
+        kind = "No segmentor misreads as much as any regressor, so kind and quality cannot be told apart."
     where = " / ".join(map(plain, structures))
     return f"""\
 # Is it the guide's kind or its quality?
@@ -188,8 +195,7 @@ means over trainings, of {where}, of test people.
 
 - Where one guide misreads twice as much as another of its kind, answers err {2 ** found.power[0]:.2f} times as much
   (95 % over trainings: {2 ** found.power[1]:.2f} to {2 ** found.power[2]:.2f}).
-- **Of two guides that misread alike, the segmentor's answers err {found.factor[0]:.2f} times as much as the
-  regressor's** ({found.factor[1]:.2f} to {found.factor[2]:.2f}).
+- {kind}
 - Errors that guides of both kinds have: {ranges}.
 """
 

@@ -23,7 +23,7 @@ def varied(study: Study, name: str, changes: Mapping[str, Mapping[str, Any]]) ->
     """The study with some keys of its sections changed, under another name."""
     raw = study.model_dump(mode="json")
     for section, keys in changes.items():
-        raw[section] = raw[section] | keys
+        raw[section] = {**(raw[section] or {}), **keys}
     return parse_study(raw | {"name": name}, name)
 
 

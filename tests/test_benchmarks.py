@@ -197,7 +197,6 @@ def test_masks_tell_enlarged_hearts_whatever_their_size(tmp_path: Path, capsys: 
     assert cells[4].startswith("1.00 ")
 
 
-@pytest.mark.slow
 def test_what_was_done_to_images_is_counted(small_run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     turned.main([str(small_run.folder), "--most", "4"])
     out = capsys.readouterr().out
@@ -218,6 +217,7 @@ def test_who_is_told_as_it_is_is_right() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_categories_are_told_of_all_test_samples(small_run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     categories.main([str(small_run.folder)])
     out = capsys.readouterr().out.splitlines()

@@ -144,6 +144,16 @@ class TestRefused:
         with pytest.raises(StudyError):
             confounded_study(make_small_study, **changes)
 
+    @pytest.mark.parametrize(
+        "changes",
+        [{"splits.judge": 0.0, "splits.train": 0.6}, {"splits.folds": 3, "splits.judge": 0.0, "splits.train": 0.6}],
+    )
+    def test_who_judges_must_not_be_confounded(self, make_small_study: MakeStudy, changes: dict[str, object]) -> None:
+        confounding = {"data.confounding": {"variable": "heart_area", "rho": 0.9}}
+        with pytest.raises(StudyError) as error:
+            make_small_study(confounding | changes)
+        assert "data.confounding" in str(error.value)
+
     def test_a_simulator_that_confounds_nothing(self, make_small_study: MakeStudy) -> None:
         study = load_study(CONFIGS / "coronary-quickstart.yaml")
         confounding = confounded_study(make_small_study).data.confounding  # type: ignore[union-attr]

@@ -98,6 +98,7 @@ class TestWhole:
         shortcut.main(options)
         first = (tmp_path / "page.md").read_text(encoding="utf-8")
         assert "| as planned             | 0.9 | Seg-CFT |" in first
+        monkeypatch.setattr(shortcut, "_brightens", None)
         shortcut.main(options)  # from what was kept
         assert (tmp_path / "page.md").read_text(encoding="utf-8") == first
 

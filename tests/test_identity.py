@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from segcft.errors import Code, DataError
 from segcft.evaluate.identity import (
     CHANGED,
     FALSE_ACCEPTS,
@@ -86,6 +87,11 @@ class TestVerify:
         with_answers = verify(Corner(), shown, {"segmentor": shown.images})
         assert np.array_equal(verify(Corner(), shown, {})[0].accepted, with_answers[0].accepted)
 
+    def test_one_person_alone_is_refused(self) -> None:
+        with pytest.raises(DataError) as error:
+            verify(Corner(), photographs([3, 9], ["a", "a"]), {})
+        assert error.value.code == Code.EMPTY
+
 
 class TestTraining:
     def test_contrast_is_that_of_the_formula(self) -> None:
@@ -126,6 +132,10 @@ class TestTraining:
 
 
 class TestSum:
+    def test_of_one_person_there_is_no_row(self) -> None:
+        one = np.ones(2, dtype=bool)
+        assert summed([[Seen(OTHER_IMAGE, one, one, np.array(["a", "a"]))]]) == []
+
     def test_people_of_several_runs_are_counted_together(self) -> None:
         yes, no = np.ones(3, dtype=bool), np.zeros(1, dtype=bool)
         runs = [[Seen("segmentor", yes, yes, np.array(["a", "b", "c"]))], [Seen("segmentor", no, no, np.array(["d"]))]]

@@ -1,7 +1,7 @@
 """Realism: two-sample tests, distances of features, and the command on a run."""
 
 import json
-import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from segcft.cli import main
 from segcft.errors import Code, DataError
@@ -25,16 +24,19 @@ from segcft.evaluate.realism import (
     TOLD,
     Shown,
     blurred,
+    left_out,
     realism,
     render_realism,
 )
-from segcft.evaluate.two_sample import Classifier, frechet, kernel_distance, told_apart
+from segcft.evaluate.two_sample import Classifier, descend, frechet, kernel_distance, told_apart
 from segcft.grey import to_unit
+from segcft.importers.simulated import import_simulated
+from segcft.measures.measurements import Measurements
 from segcft.pipeline.realism import _asked, shown_by
 from segcft.pipeline.run import Run
-from segcft.readers.reader import MaskReader
+from segcft.readers.reader import MaskReader, NoStructures
 from segcft.utils.progress import Progress
-from tests.conftest import MODELS
+from tests.conftest import MODELS, MakeStudy
 
 
 class Brightness(nn.Module):
@@ -45,7 +47,14 @@ class Brightness(nn.Module):
 class Untrained(Classifier):
     """Takes the brighter image for an answer, whatever it is shown: no outcome hangs on a training."""
 
-    def train(self, first: Tensor, second: Tensor, seed: int, advance: Callable[[int], object]) -> nn.Module:
+    def train(
+        self,
+        first: Tensor,
+        second: Tensor,
+        seed: int,
+        advance: Callable[[int], object],
+        device: torch.device | str = "cpu",
+    ) -> nn.Module:
         advance(self.steps)
         return Brightness()
 
@@ -98,16 +107,17 @@ class TestToldApart:
         torch.manual_seed(0)
         expected = torch.rand(3)
         torch.manual_seed(0)
-        told_apart(noise(40, 0, 9), noise(40, 0, 9), (FOLDS, FOLDS), (PEOPLE, PEOPLE), FEW)
+        trained = Classifier(widths=(4, 4, 4, 4), steps=1, batch_size=8)
+        told_apart(noise(40, 0, 9), noise(40, 0, 9), (FOLDS, FOLDS), (PEOPLE, PEOPLE), trained)
         assert torch.equal(torch.rand(3), expected)
 
-    def test_a_training_learns_what_it_is_shown(self) -> None:
-        """Of black and of white images, whose labels a network without any weights does not know."""
-        black, white = noise(40, 0, 20), noise(40, 235, 255)
-        trained = Classifier(widths=(4, 4, 4, 4), steps=60, batch_size=8).train(black, white, 0, lambda steps: None)
-        said = [trained(to_unit(one))[:, 0] for one in (black, white)]
-        loss = F.softplus(torch.cat([said[0], -said[1]])).mean()
-        assert float(loss.detach()) < math.log(2)
+    def test_a_training_goes_down_a_bowl(self) -> None:
+        """Of a convex loss the outcome is known, whatever the machine."""
+        bowl = nn.Linear(1, 1, bias=False)
+        nn.init.constant_(bowl.weight, 5.0)
+        descend(bowl, lambda: (bowl.weight - 2).square().sum(), 400, 0.1, 0.0, lambda steps: None)
+        assert float(bowl.weight.detach()) == pytest.approx(2.0, abs=0.05)
+        assert not bowl.training
 
     def test_trainings_of_one_seed_are_one(self) -> None:
         settings, sets = Classifier(widths=(4, 4, 4, 4), steps=3, batch_size=8), (noise(9, 0, 99), noise(9, 0, 99))
@@ -229,6 +239,42 @@ class TestRealism:
         assert "kernel, judge" not in text
 
 
+class TestAsked:
+    """Of a cohort with a category and a number that not everybody has."""
+
+    @pytest.fixture
+    def cohort(self, small_run: Run, make_small_study: MakeStudy) -> Cohort:
+        study = make_small_study({"evaluation.interventions": ["sex", "heart_area"]})
+        store = small_run.store()
+        chosen = Cohort(study, store, store.indices("test", complete=True), torch.device("cpu"))
+        chosen.values[0, chosen.column("heart_area")] = torch.nan
+        return chosen
+
+    def test_a_category_becomes_another_one(self, cohort: Cohort) -> None:
+        do, column = _asked(cohort, 1.0), cohort.column("sex")
+        asked = ~do[:, column].isnan()
+        assert int(asked.sum()) == len(cohort) // 2
+        assert torch.equal(do[asked, column], 1 - cohort.values[asked, column])
+
+    def test_who_lacks_a_number_is_not_asked_for_it_and_others_are(self, cohort: Cohort) -> None:
+        do = _asked(cohort, 1.0)[:, cohort.column("heart_area")]
+        assert do[0].isnan()
+        assert int((~do.isnan()).sum()) >= len(cohort) // 2 - 1
+
+
+class TestWithoutANetwork:
+    def test_a_study_without_structures_has_texture_alone(self, small_run: Run) -> None:
+        nobody = NoStructures(Measurements.of(small_run.study))
+        found = Shown.read(noise(4, 0, 99), {}, ["a", "b", "c", "d"], nobody, np.arange(4))
+        assert set(found.features) == {RADIOMIC}
+        assert found.features[RADIOMIC][REAL].shape == (4, 5)
+
+    def test_what_some_image_lacks_is_counted(self) -> None:
+        dark = shown(noise(160, 0, 100))
+        assert left_out(dark) == 5
+        assert left_out(shown(noise(160, 200, 255), people=160)) == 5  # the real ones are dark
+
+
 class TestOfARun:
     def test_everybody_is_asked_for_one_small_change(self, small_run: Run) -> None:
         study, store = small_run.study, small_run.store()
@@ -237,17 +283,18 @@ class TestOfARun:
         assert (do.isnan().logical_not().sum(dim=1) == 1).all()
         spread = cohort.values.std(dim=0, correction=0)
         assert ((do - cohort.values).abs() <= spread * (1 + 1e-5)).where(~do.isnan(), torch.tensor(True)).all()
+        assert not (do == cohort.values).any()
         asked = {list(study.variables)[column] for column in (~do.isnan()).nonzero()[:, 1].tolist()}
         assert asked == set(study.asked)
 
     def test_answers_are_those_of_its_methods(self, small_run: Run) -> None:
-        found = shown_by(small_run, torch.device("cpu"), Progress(), people=5, within=1.0)
+        store = small_run.store()
+        rows = store.indices("test", complete=True)[:5]
+        found = shown_by(small_run, store, rows, torch.device("cpu"), Progress())
         assert set(found.answers) == set(small_run.methods())
         assert {tuple(images.shape) for images in found.answers.values()} == {tuple(found.real.shape)}
         assert len(found.people) == len(found.real) == 5
-        store = small_run.store()
-        known = {store.images[row].tobytes() for row in store.indices("test")}
-        assert {image.numpy().tobytes() for image in found.real} <= known
+        assert [image.numpy().tobytes() for image in found.real] == [store.images[row].tobytes() for row in rows]
 
     def test_the_command_writes_a_table(
         self, small_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -258,6 +305,15 @@ class TestOfARun:
         assert {row["method"] for row in rows["realism"]} == {REAL, BLURRED, *small_run.methods()}
         assert {row["method"] for row in rows["identity"]} == {CHANGED, *small_run.methods()}
         assert capsys.readouterr().out.strip() == (tmp_path / "realism.md").read_text(encoding="utf-8").strip()
+
+    def test_people_who_were_trained_on_are_refused(self, small_run: Run, tmp_path: Path) -> None:
+        copy = tmp_path / "run"
+        shutil.copytree(small_run.folder, copy)
+        import_simulated(
+            small_run.study.model_copy(update={"data": small_run.study.data.model_copy(update={"seed": 9})}),
+            copy / "store",
+        )
+        assert main(["realism", str(copy), "--out", str(tmp_path / "out")]) != 0
 
     def test_few_people_are_refused(self, small_run: Run, tmp_path: Path) -> None:
         assert main(["realism", str(small_run.folder), "--out", str(tmp_path)]) != 0

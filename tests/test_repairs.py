@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -156,10 +157,13 @@ class TestTurned:
         assert limits({"mirrored": [k / 100 for k in range(199)]}) == {"mirrored": 1.97}
 
     def test_of_few_the_largest_gain_is_the_limit(self) -> None:
-        assert limits({"mirrored": [0.1, 0.3, 0.2, float("nan"), float("inf")]}) == {"mirrored": 0.3}
+        assert limits({"mirrored": [k / 100 for k in range(60)] + [math.nan, math.inf]}) == {"mirrored": 0.59}
+
+    def test_from_very_few_nothing_is_learnt(self) -> None:
+        assert limits({"mirrored": [0.1] * 49}) == {}
 
     def test_who_only_loses_has_the_limit_0(self) -> None:
-        assert limits({"mirrored": [-0.3, -0.1], "upside down": []}) == {"mirrored": 0.0}
+        assert limits({"mirrored": [-0.3] * 60, "upside down": []}) == {"mirrored": 0.0}
 
     def test_what_gains_most_is_told(self) -> None:
         gains = {"mirrored": torch.tensor(0.3), "upside down": torch.tensor(0.5)}

@@ -86,7 +86,6 @@ def answer_questions(
     typical, joint = asking.run.typical(asking.methods[method], lengths), asking.run.joint_support()
     spread = _spread(asking.people[:, columns])
     calibration = asking.calibration(method)
-    turned = gained_by_turning(model, judge, x, before, columns) if calibration.turned else {}
     # Of corrected answers nobody has calibrated them.
     intervals = None if exact else calibration.intervals
     found, refused = _read(asking, abduction, wanted), [""] * len(questions)
@@ -101,10 +100,12 @@ def answer_questions(
         happened = partial(what_happened, model, judge, x[i : i + 1], subject.values, columns, typical)
         gained, change = found.measures[i] - read_before[i], (after[i] - subject.values)[0, columns]
         unlike = atypical_image({name: bits[i] for name, bits in lengths.items()}, typical, happened)
-        gains = {name: bits[i] for name, bits in turned.items()}
+        if not unlike and calibration.turned:
+            gains = gained_by_turning(model, judge, x[i : i + 1], subject.values, columns)
+            unlike = turned_image({name: bits[0] for name, bits in gains.items()}, calibration.turned)
         own["warnings"] = [
             *(f"image: {remark.text}" for remark in question.remarks),
-            *(unlike or turned_image(gains, calibration.turned)),
+            *unlike,
             *out_of_support(study, subject.source, subject.values[0], asked[i][0], after[i][0], asking.people),
             *unlikely_together(study, model.scm, after[i][0], joint),
             *filter(None, [refused[i]]),

@@ -125,10 +125,11 @@ class HVAESpec(VAESpec):
     ``bottleneck`` divides the width inside a block, ``context`` is the width of the parents' embedding. Levels of
     up to ``position_size`` pixels a side have a learnt map of the place in the frame. ``warp`` > 0 lets the decoder
     move outlines by a smooth displacement with a node every so many pixels, of at most ``warp_reach`` of the frame;
-    ``diffeomorphic`` ones cannot fold, know their inverse, and what they move keeps its noise.
+    ``diffeomorphic`` ones cannot fold, know their inverse, and what they move keeps its noise; they squeeze what lies
+    beside a border that moves by up to exp(``steepest``).
     """
 
-    LATER = VAESpec.LATER | {"overlap", "diffeomorphic"}
+    LATER = VAESpec.LATER | {"overlap", "diffeomorphic", "steepest"}
 
     architecture: Literal["two-stream"] = "two-stream"
     levels: tuple[Level, ...] = Field(min_length=1)
@@ -140,6 +141,7 @@ class HVAESpec(VAESpec):
     warp: NonNegativeInt = 0
     warp_reach: Annotated[float, Field(gt=0, le=0.5)] = 0.2
     diffeomorphic: bool = False
+    steepest: Annotated[float, Field(gt=0.05, le=0.9)] = 0.5
 
     def check_image(self, size: tuple[int, ...], channels: int) -> None:
         if self.levels[-1].z == 0:

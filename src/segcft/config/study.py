@@ -148,6 +148,7 @@ class Study(Section):
         self._check_pairs()
         self.hvae.check_image(self.image.size, self.image.channels)
         self._check_readers()
+        self._check_confounding()
         self._check_predictors()
         absent = [name for name in self.measured if self.variables[name].zero_inflated]
         if absent and self.evaluation.metric == "mape":
@@ -251,6 +252,15 @@ class Study(Section):
                 raise ValueError(f"structures.{name}.reference: {why}")
             if structure.zone is not None and structure.zone.axis == "z" and len(self.image.size) < 3:
                 raise ValueError(f"structures.{name}.zone.axis: an image has the axes x and y, not 'z'")
+
+    def _check_confounding(self) -> None:
+        if not isinstance(self.data, SimulatedData) or self.data.confounding is None:
+            return
+        if self.splits.folds is not None:
+            raise ValueError("data.confounding: in folds everybody is tested, and so confounded nowhere; leave out one")
+        if self.structures and not self.splits.judge:
+            why = "the judge would learn the shortcut as well; give it people of its own"
+            raise ValueError(f"data.confounding: {why} (splits.judge)")
 
     def _check_readers(self) -> None:
         if self.regressor is None and "regressor" in self.finetune.guides:

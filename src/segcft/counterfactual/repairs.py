@@ -54,7 +54,9 @@ UNDONE: dict[str, Callable[[Tensor], Tensor | None]] = {
 ORIENTATIONS = ("mirrored", "upside down")
 """Of :data:`UNDONE` what may leave an image typical."""
 FALSE_ALARMS = 0.01
-"""The share of images as they should be that may be taken for turned."""
+"""The share of images as they should be that may be taken for turned, in each of these ways."""
+FEWEST = 50
+"""Images from which it is learnt what others gain; of fewer than 99 the share is 1 / (n + 1)."""
 
 
 @torch.no_grad()
@@ -78,12 +80,13 @@ def gained_by_turning(
 
 def limits(gains: Mapping[str, Sequence[float]]) -> dict[str, float]:
     """What images as they should be gain at most by each of :data:`ORIENTATIONS`, from the ``gains`` of some: the
-    conformal quantile of all but :data:`FALSE_ALARMS`, of fewer than 99 images the largest, and 0 at least."""
+    conformal quantile of all but :data:`FALSE_ALARMS`, of fewer than 99 images the largest, and 0 at least. From fewer
+    than :data:`FEWEST` nothing is learnt."""
     found = {}
     for name, seen in gains.items():
         ordered = sorted(filter(math.isfinite, seen))  # those of an absurd image may overflow
         place = min(math.ceil((1 - FALSE_ALARMS) * (len(ordered) + 1)), len(ordered))
-        if ordered:
+        if len(ordered) >= FEWEST:
             found[name] = max(0.0, ordered[place - 1])
     return found
 

@@ -27,11 +27,12 @@ from torch.nn import functional as F
 
 from segcft.config.section import Augment, LocalDeformation
 from segcft.data.augment import Augmenter
+from segcft.errors import Code, DataError
 from segcft.evaluate.bootstrap import bootstrap_means
 from segcft.evaluate.names import method_name
 from segcft.evaluate.table import grid
-from segcft.evaluate.two_sample import BATCH, descend
-from segcft.grey import to_unit
+from segcft.evaluate.two_sample import descend, on
+from segcft.grey import to_grey_levels, to_unit
 from segcft.readers.regressor import resnet
 
 FALSE_ACCEPTS = 0.01
@@ -42,6 +43,9 @@ CHANGES = Augment(
     deform=LocalDeformation(share=0.7, spread=0.35),
 )  # fmt: skip
 """What is done to images of two axes that still show the same person."""
+
+FEW = 16
+"""Images that are changed at once."""
 
 CHANGED = "the same image, changed"
 OTHER_IMAGE = "another image of the same person"
@@ -81,8 +85,9 @@ class Verifier(nn.Module):
 
     @torch.no_grad()
     def directions(self, images: Tensor) -> Tensor:
-        """Of images (N, C, *size) in grey levels, (N, D)."""
-        return torch.cat([self(to_unit(part)) for part in images.split(BATCH)])
+        """Of images (N, C, *size) in grey levels, (N, D), on the CPU."""
+        device = next(self.parameters()).device
+        return torch.cat([self(x).cpu() for x in on(device, images)])
 
 
 def augmenter_of(known: Photographs) -> Augmenter:
@@ -97,12 +102,16 @@ def augmenter_of(known: Photographs) -> Augmenter:
 
 @torch.enable_grad()
 def train_verifier(
-    known: Photographs, spec: Verification, seed: int = 0, advance: Callable[[int], object] = lambda steps: None
+    known: Photographs,
+    spec: Verification,
+    seed: int = 0,
+    advance: Callable[[int], object] = lambda steps: None,
+    device: torch.device | str = "cpu",
 ) -> Verifier:
-    """Train a verifier on people; ``advance`` is told of steps."""
+    """Train a verifier of people on a ``device``; ``advance`` is told of steps."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = Verifier(spec, known.images.shape[1], known.images.dim() - 2)
+        network = Verifier(spec, known.images.shape[1], known.images.dim() - 2).to(device)
     augment, generator = augmenter_of(known), torch.Generator().manual_seed(seed)
     random, (_, owner) = np.random.default_rng(seed), np.unique(np.asarray(known.people), return_inverse=True)
     own = [np.flatnonzero(owner == person) for person in range(int(owner.max()) + 1)]
@@ -112,7 +121,7 @@ def train_verifier(
         chosen = random.choice(len(own), size, replace=False)
         rows = np.array([random.choice(own[person], 2, replace=len(own[person]) < 2) for person in chosen])
         images, masks = (part[torch.from_numpy(rows.T.ravel())] for part in (known.images, known.masks))
-        changed, _ = augment(to_unit(images), masks.float() / 255, generator)
+        changed, _ = augment(to_unit(images.to(device)), masks.to(device).float() / 255, generator)
         return contrast(network(changed), spec.temperature)
 
     descend(network, loss, spec.steps, spec.learning_rate, spec.weight_decay, advance)
@@ -155,9 +164,14 @@ def verify(verifier: Verifier, shown: Photographs, answers: Mapping[str, Tensor]
 
     For comparison: other images of the same people, where there are some, and the images themselves, changed as in the
     training.
+
+    Raises:
+        DataError: all images are of one person.
     """
     people, real = np.asarray(shown.people), verifier.directions(shown.images)
     alike, others = _likeness(real, real), people[:, None] != people
+    if not others.any():
+        raise DataError(Code.EMPTY, "people", "there is one test person alone, from whom nobody else can be told")
     threshold = float(np.quantile(alike[others], 1 - FALSE_ACCEPTS))
     found = []
     same = ~others & ~np.eye(len(people), dtype=bool)
@@ -165,10 +179,12 @@ def verify(verifier: Verifier, shown: Photographs, answers: Mapping[str, Tensor]
     if repeated.any():
         best, nearest = (np.where(mask, alike, -np.inf).max(axis=1)[repeated] for mask in (same, others))
         found.append(Seen(OTHER_IMAGE, best > threshold, best >= nearest, people[repeated]))
-    changed, _ = augmenter_of(shown)(
-        to_unit(shown.images), shown.masks.float() / 255, torch.Generator().manual_seed(seed)
-    )
-    sets = {CHANGED: torch.cat([verifier(part) for part in changed.split(BATCH)])}
+    augment, generator = augmenter_of(shown), torch.Generator().manual_seed(seed)
+    changed = [
+        to_grey_levels(augment(x, mask.float() / 255, generator)[0])
+        for x, mask in zip(map(to_unit, shown.images.split(FEW)), shown.masks.split(FEW), strict=True)
+    ]
+    sets = {CHANGED: verifier.directions(torch.cat(changed))}
     sets |= {name: verifier.directions(images) for name, images in answers.items()}
     for name, one in sets.items():
         likeness = _likeness(one, real)
@@ -188,6 +204,8 @@ def summed(runs: Sequence[Sequence[Seen]]) -> list[Verified]:
         own = [one for run in runs for one in run if one.method == method]
         accepted, nearest, people = (np.concatenate([one[k] for one in own]) for k in (1, 2, 3))
         share, low, high = (float(end[0]) for end in bootstrap_means(accepted[:, None].astype(float), people)[:3])
+        if np.isnan(low):  # of one person, which is nothing to go by
+            continue
         found.append(Verified(method, share, low, high, float(nearest.mean()), len(accepted)))
     return found
 

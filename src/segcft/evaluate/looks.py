@@ -13,7 +13,7 @@ FEWEST = 8
 
 def deepest(reader: nn.Module, images: Tensor) -> Tensor:
     """Features (B, D) of images (B, C, *size) in [-1, 1]: what the convolutions of ``reader`` give where the fewest
-    pixels are left, averaged over these. Of several such convolutions it is the last."""
+    pixels are left, averaged over these. Of several such convolutions it is the last; of none there are no features."""
     found: list[Tensor] = []
 
     def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -27,7 +27,7 @@ def deepest(reader: nn.Module, images: Tensor) -> Tensor:
     finally:
         for hook in hooks:
             hook.remove()
-    return found[0].flatten(2).mean(dim=2)
+    return found[0].flatten(2).mean(dim=2) if found else images.new_zeros(len(images), 0)
 
 
 def radiomic(reader: MaskReader, images: Tensor) -> Tensor:

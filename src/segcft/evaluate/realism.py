@@ -1,4 +1,4 @@
-"""Realism: can answers be told from real images whose values are the same?
+"""Realism: can answers be told from real images?
 
 Of people whom it has not seen, a classifier tells which images are answers. Where it does so by anything but chance, it
 has found what answers lack. What that is worth is seen beside two references: two halves of real images, which nobody
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TypedDict
 
@@ -18,12 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segcft.errors import Code, DataError
 from segcft.evaluate import names
 from segcft.evaluate.identity import Verified, render_identity
 from segcft.evaluate.looks import deepest, radiomic
 from segcft.evaluate.table import grid
-from segcft.evaluate.two_sample import BATCH, Classifier, frechet, kernel_distance, told_apart
-from segcft.grey import to_unit
+from segcft.evaluate.two_sample import Classifier, frechet, kernel_distance, on, told_apart
 from segcft.readers.reader import MaskReader
 from segcft.utils.atomic import write_text
 from segcft.utils.progress import Progress
@@ -36,6 +37,8 @@ BLUR = 0.5
 TOLD, FRECHET, KERNEL = "auc", "frechet", "kernel"
 JUDGE, RADIOMIC = "judge", "radiomic"
 
+FOLDS = 4
+"""Each is told apart by a classifier that was trained on the others."""
 FEWEST = 20
 """People in each half and fold below which nothing can be learnt."""
 
@@ -76,13 +79,16 @@ class Shown:
         rows: NDArray[np.int64],
     ) -> Shown:
         """Of such images, what the judge's network and its masks say of how they look."""
+        device = next((one.device for one in judge.parameters()), real.device)
         sets = {REAL: real, BLURRED: blurred(real), **answers}
         found: dict[str, dict[str, Tensor]] = {JUDGE: {}, RADIOMIC: {}}
         for name, images in sets.items():
-            parts = [to_unit(part) for part in images.split(BATCH)]
             with torch.inference_mode():
-                found[JUDGE][name] = torch.cat([deepest(judge, part) for part in parts])
-                found[RADIOMIC][name] = torch.cat([radiomic(judge, part) for part in parts])
+                each = [(deepest(judge, x), radiomic(judge, x)) for x in on(device, images)]
+            for kind, parts in zip(found, zip(*each, strict=True), strict=True):
+                found[kind][name] = torch.cat(parts).cpu()
+        if not found[JUDGE][REAL].shape[1]:  # a study without structures has a judge without a network
+            del found[JUDGE]
         return cls(real, answers, people, found, rows)
 
     @classmethod
@@ -101,7 +107,7 @@ class Shown:
             np.concatenate([part.rows for part in parts]),
         )
 
-    @property
+    @cached_property
     def sets(self) -> dict[str, Tensor]:
         """All that are held beside real images."""
         return {REAL: self.real, BLURRED: blurred(self.real), **self.answers}
@@ -120,9 +126,10 @@ def realism(
     progress: Progress,
     *,
     classifier: Classifier | None = None,
-    folds: int = 4,
+    folds: int = FOLDS,
     halvings: int = 20,
     seed: int = 0,
+    device: torch.device | str = "cpu",
 ) -> list[Row]:
     """How well answers are told from real images, and how far from them they look.
 
@@ -136,19 +143,15 @@ def realism(
         folds: each is told apart by a classifier that was trained on the others.
         halvings: of the people, of whose distances the mean is taken.
         seed: of all draws.
+        device: where classifiers are trained.
 
     Raises:
-        DataError: there are too few people.
+        DataError: there are too few people, see :func:`require_people`.
     """
-    from segcft.errors import Code, DataError
-
     classifier = classifier or Classifier()
     _, owner = np.unique(np.asarray(shown.people), return_inverse=True)
     subjects = int(owner.max()) + 1
-    if subjects < 2 * folds * FEWEST:
-        raise DataError(
-            Code.EMPTY, "people", f"{subjects} are too few to learn what is real of; expected {2 * folds * FEWEST}"
-        )
+    require_people(subjects, folds)
     random = np.random.default_rng(seed)
     order = random.permutation(subjects)[owner]  # of each image, its person's place
     rows = []
@@ -163,6 +166,7 @@ def realism(
                 (owner[sides[0]], owner[sides[1]]),
                 classifier,
                 seed=seed,
+                device=device,
                 advance=task.advance,
             )
             rows.append(_row(name, TOLD, "", told.auc, told.low, told.high, len(images)))
@@ -179,16 +183,34 @@ def realism(
     return rows
 
 
+def require_people(subjects: int, folds: int = FOLDS) -> None:
+    """Check that there are people enough to learn from.
+
+    Raises:
+        DataError: there are fewer than :data:`FEWEST` in each half of each fold.
+    """
+    if subjects < (least := 2 * folds * FEWEST):
+        why = f"there are {subjects} test people, too few to learn from what is real; expected {least} or more"
+        raise DataError(Code.EMPTY, "people", f"{why} (a higher --people, or a run in folds, tests more)")
+
+
 def _row(method: str, metric: str, features: str, value: float, low: float, high: float, n: int) -> Row:
     return Row(method=method, metric=metric, features=features, value=value, low=low, high=high, n=n)
 
 
 def _standardised(sets: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
-    """Features by the mean and spread of those of real images; whatever some image lacks is left out of all."""
+    """Features by the mean and spread of those of real images; whatever some image lacks is left out of all
+    (:func:`left_out`)."""
     known = ~np.isnan(np.concatenate(list(sets.values()))).any(axis=0)
     mean, spread = sets[REAL].mean(axis=0), sets[REAL].std(axis=0)
     kept = known & (spread > 0)
     return {name: (found[:, kept] - mean[kept]) / spread[kept] for name, found in sets.items()}
+
+
+def left_out(shown: Shown) -> int:
+    """How many features of texture are left out, as in some image a structure is not seen."""
+    sets = shown.features[RADIOMIC].values()
+    return int(torch.cat(list(sets)).isnan().any(dim=0).sum())
 
 
 HEADS = {
@@ -200,15 +222,16 @@ HEADS = {
 }
 
 
-def render_realism(rows: Sequence[Row], name: str, people: int, within: float) -> str:
-    """The rows as Markdown."""
+def render_realism(rows: Sequence[Row], name: str, people: int, within: float, lacking: int = 0) -> str:
+    """The rows as Markdown; ``lacking`` as of :func:`left_out`."""
     index = {(row["method"], row["metric"], row["features"]): row for row in rows}
     columns = [key for key in HEADS if any((row["metric"], row["features"]) == key for row in rows)]
     body = [
         [names.method_name(method), *(_cell(index[method, *key]) for key in columns)]
         for method in dict.fromkeys(row["method"] for row in rows)
     ]
-    return f"""\
+    return (
+        f"""\
 # {name}: can answers be told from real images?
 
 Real images of {people} people, and answers about them, each asked for a change of up to {within:g} standard
@@ -221,7 +244,11 @@ deviations of one variable. In brackets are 95 % intervals, of the AUC over peop
   network or by the texture of the frame and of each structure, in standard deviations of real images squared. What
   matters is by how much they exceed those of two halves of real images.
 - Real images, blurred: by half a pixel, which a classifier should see. If it does not, its AUC says little.
-"""
+- Two halves are told apart by classifiers that have learnt from half as many images as the others.
+{f"- {lacking} features of texture are left out: some image lacks their structure." if lacking else ""}
+""".rstrip()
+        + "\n"
+    )
 
 
 def _cell(row: Row) -> str:
@@ -229,10 +256,16 @@ def _cell(row: Row) -> str:
 
 
 def write_realism(
-    rows: Sequence[Row], verified: Sequence[Verified], name: str, people: int, within: float, folder: Path
+    rows: Sequence[Row],
+    verified: Sequence[Verified],
+    name: str,
+    people: int,
+    within: float,
+    folder: Path,
+    lacking: int = 0,
 ) -> None:
     """Write ``realism.json`` and ``realism.md``, with what is known of identity (:mod:`segcft.evaluate.identity`)."""
     content = {"realism": rows, "identity": [one._asdict() for one in verified]}
     write_text(folder / "realism.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
-    text = render_realism(rows, name, people, within)
+    text = render_realism(rows, name, people, within, lacking)
     write_text(folder / "realism.md", f"{text}\n{render_identity(verified)}")

@@ -13,7 +13,7 @@ et al., *Demystifying MMD GANs*, ICLR 2018), which may be below 0 where they are
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -29,8 +29,14 @@ from segcft.readers.regressor import resnet
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
-BATCH = 64
-"""Images that are read at once."""
+BATCH, PIXELS = 64, 224 * 224
+"""So many images of so many pixels are read at once, fewer of larger ones."""
+
+
+def on(device: torch.device, images: Tensor) -> Iterator[Tensor]:
+    """Images (N, C, *size) in grey levels as batches on a device, (B, C, *size) in [-1, 1]."""
+    size = max(1, BATCH * PIXELS // images[0].numel()) if len(images) else 1
+    return (to_unit(part.to(device)) for part in images.split(min(BATCH, size)))
 
 
 def descend(
@@ -67,17 +73,26 @@ class Classifier:
     learning_rate: float = 0.002
     weight_decay: float = 0.05
 
-    def train(self, first: Tensor, second: Tensor, seed: int, advance: Callable[[int], object]) -> nn.Module:
-        """A network whose output (B, 1) is high for images like ``second``, of images (B, C, *size) in grey levels."""
+    def train(
+        self,
+        first: Tensor,
+        second: Tensor,
+        seed: int,
+        advance: Callable[[int], object],
+        device: torch.device | str = "cpu",
+    ) -> nn.Module:
+        """A network on ``device`` whose output (B, 1) is high for images like ``second``, of images (B, C, *size) in
+        grey levels."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = resnet(self.widths, [1] * len(self.widths), first.shape[1], first.dim() - 2, 1)
+        network.to(device)
         generator, half = torch.Generator().manual_seed(seed), self.batch_size // 2
-        label = torch.cat([torch.zeros(half, 1), torch.ones(half, 1)])
+        label = torch.cat([torch.zeros(half, 1), torch.ones(half, 1)]).to(device)
 
         def loss() -> Tensor:
             parts = [one[torch.randint(len(one), (half,), generator=generator)] for one in (first, second)]
-            return F.binary_cross_entropy_with_logits(network(to_unit(torch.cat(parts))), label)
+            return F.binary_cross_entropy_with_logits(network(to_unit(torch.cat(parts).to(device))), label)
 
         descend(network, loss, self.steps, self.learning_rate, self.weight_decay, advance)
         return network
@@ -101,6 +116,7 @@ def told_apart(
     *,
     seed: int = 0,
     draws: int = 1000,
+    device: torch.device | str = "cpu",
     advance: Callable[[int], object] = lambda steps: None,
 ) -> Told:
     """Train classifiers to tell two sets of images, each tested on the fold that it was not trained on.
@@ -116,13 +132,14 @@ def told_apart(
         classifier: how it is trained.
         seed: of trainings and resamples.
         draws: resamples.
+        device: where classifiers are trained.
         advance: is told of steps done, K x ``classifier.steps`` in all.
     """
     random = np.random.default_rng(seed)
     right, pairs = np.zeros(1 + draws), np.zeros(1 + draws)
     for fold in range(int(max(folds[0].max(), folds[1].max())) + 1):
         held = [torch.from_numpy(one == fold) for one in folds]
-        network = classifier.train(first[~held[0]], second[~held[1]], seed + fold, advance)
+        network = classifier.train(first[~held[0]], second[~held[1]], seed + fold, advance, device)
         scores = [_scores(network, images[here]) for images, here in zip((first, second), held, strict=True)]
         higher = (scores[1][:, None] > scores[0]) + 0.5 * (scores[1][:, None] == scores[0])
         shown = [one[here.numpy()] for one, here in zip(people, held, strict=True)]
@@ -136,7 +153,8 @@ def told_apart(
 
 @torch.no_grad()
 def _scores(network: nn.Module, images: Tensor) -> Floats:
-    return torch.cat([network(to_unit(part)) for part in images.split(BATCH)])[:, 0].double().numpy()
+    device = next((one.device for one in network.parameters()), images.device)
+    return torch.cat([network(x).cpu() for x in on(device, images)])[:, 0].double().numpy()
 
 
 def _counts(people: Rows, draws: int, random: np.random.Generator) -> Floats:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +22,9 @@ ITERATIONS = 3
 SAMPLES = 8
 """Places between two nodes at which a velocity is followed: smooth as it is, it is straight in between."""
 
-STEEPEST = 0.5
-"""How much a velocity may change over a length, as a share of it. In a unit of time it then stretches and squeezes by
-about 1.6, and two of them one after the other by 2.7, which pixels still show; from 0.6 on, what leads from one to the
-other folds between some of them."""
+NEWTON = 2
+"""Steps by which the inverse of a displacement that knows it is made exact. Between pixels it is interpolated, and so a
+pixel off where it is steep. One step leaves a tenth of a pixel of the worst, two a hundredth."""
 
 ROUNDS = 20
 """In which neighbouring nodes of too steep a velocity are drawn to each other. Where it is still too steep after these,
@@ -69,19 +69,25 @@ class Diffeomorphism(Displacement):
     .. math:: \phi = \exp(v), \qquad \phi^{-1} = \exp(-v),
 
     by scaling and squaring (Arsigny et al. 2006): a step so short that it cannot fold is taken, and doubled. A velocity
-    that is steeper than :data:`STEEPEST` is flattened there; where it still is, all of it is made smaller.
-    Arguments are those of :class:`Displacement`; ``reach`` bounds the velocity, and so how far it leads.
+    that is steeper than ``steepest`` is flattened there; where it still is, all of it is made smaller. Other arguments
+    are those of :class:`Displacement`; ``reach`` bounds the velocity, and so how far it leads.
+
+    Args:
+        steepest: how much a velocity may change over a length, as a share of it. In a unit of time it then stretches
+            and squeezes by up to exp(steepest), and what leads from one displacement to another by twice as much in the
+            logarithm, which pixels show up to about 0.8.
     """
 
-    def __init__(self, grid: Grid, width: int, spacing: int, reach: float) -> None:
+    def __init__(self, grid: Grid, width: int, spacing: int, reach: float, steepest: float = 0.5) -> None:
         super().__init__(grid, width, spacing, reach)
-        self.doublings = math.ceil(math.log2(STEEPEST / STEP))
+        self.steepest = steepest
+        self.doublings = math.ceil(math.log2(steepest / STEP))
         self.followed = tuple(min(n, SAMPLES * nodes) for n, nodes in zip(grid.size, self.nodes, strict=True))
 
     def forward(self, features: Tensor) -> Tensor:
         """The displacement of every pixel and behind it its inverse, (B, 2 * axes, *size)."""
         velocity = self.flattened(self.at_nodes(features))
-        velocity = velocity * self.grid.over_space((STEEPEST / self.steepness(velocity))[:, None])
+        velocity = velocity * self.grid.over_space((self.steepest / self.steepness(velocity))[:, None])
         velocity = self.grid.smooth(velocity, self.followed)
         step = torch.cat([velocity, -velocity]) / 2**self.doublings
         step = displaced(step, step / 2)  # as it goes half way, so that there and back is where it was
@@ -96,7 +102,7 @@ class Diffeomorphism(Displacement):
         until what is too much has gone over to others. Elsewhere it stays."""
         axes = self.grid.axes
         for _ in range(ROUNDS):
-            too_much = 1 - STEEPEST / self._squared(velocity).clamp(min=STEEPEST**2).sqrt()
+            too_much = 1 - self.steepest / self._squared(velocity).clamp(min=self.steepest**2).sqrt()
             found = velocity
             for axis in axes:
                 # Of two nodes, as much as is too much in the steepest part that has both.
@@ -110,7 +116,7 @@ class Diffeomorphism(Displacement):
         """The largest change over a length of a velocity (B, axes, *nodes) anywhere, (B,), at least the steepest that
         is left as it is."""
         most = self._squared(velocity).flatten(1).amax(dim=1)
-        return most.clamp(min=STEEPEST**2).sqrt()  # a root has no slope at 0
+        return most.clamp(min=self.steepest**2).sqrt()  # a root has no slope at 0
 
     def _squared(self, velocity: Tensor) -> Tensor:
         """The squared change over a length of a velocity (B, axes, *nodes) in each part between nodes, (B, 1, *parts):
@@ -148,8 +154,8 @@ def displaced(maps: Tensor, displacement: Tensor) -> Tensor:
 def between(before: Tensor, after: Tensor) -> Tensor:
     """The displacement from each pixel of the frame ``after`` to the pixel of ``before`` with the same place.
 
-    It is 0 where both displacements are equal. Elsewhere it is found by the inverse of ``before``; or, of one that does
-    not know it, by fixed-point iteration.
+    It is 0 where both displacements are equal. Elsewhere it is found by the inverse of ``before``, from where Newton's
+    method leads to the exact place; or, of one that does not know its inverse, by fixed-point iteration.
     """
     grid = Grid.like(before)
     pixels, axes = grid.places(before), grid.dimensions
@@ -157,11 +163,51 @@ def between(before: Tensor, after: Tensor) -> Tensor:
     if before.shape[1] > axes:
         inverse, own = before[:, axes:], pixels + before[:, :axes]
         # As a difference it is exactly 0 where nothing moves, however well the inverse is known.
-        return (places + grid.sample(inverse, places)) - (own + grid.sample(inverse, own))
+        near = pixels + ((places + grid.sample(inverse, places)) - (own + grid.sample(inverse, own)))
+        # Sampled as it is on the way back, so that what does not move is exactly where it was.
+        asked = pixels + grid.sample(after[:, :axes], pixels.expand_as(near))
+        return _solved(before[:, :axes], asked, near) - pixels
     found = places - before
     for _ in range(ITERATIONS - 1):
         found = places - grid.sample(before, found)
     return found - pixels
+
+
+def _solved(displacement: Tensor, places: Tensor, near: Tensor) -> Tensor:
+    r"""Where a displacement d (B, axes, *size) leads to ``places``, beginning ``near``, all (B, axes, *size): Newton's
+    method for q + d(q) = p.
+
+    Only the last step has gradients, which are those of the implicit function: with J the Jacobian of q + d(q),
+
+    .. math:: dq = J^{-1} \bigl(dp - (\partial d)(q)\bigr).
+    """
+    grid = Grid.like(displacement)
+    with torch.no_grad():
+        slopes = torch.stack(torch.gradient(displacement, dim=list(reversed(grid.axes))), dim=2)  # by x, y (and z)
+        per_half = torch.tensor([n / 2 for n in reversed(grid.size)], device=near.device, dtype=near.dtype)
+        identity = torch.eye(grid.dimensions, device=near.device, dtype=near.dtype)
+        jacobian = slopes * grid.over_space(per_half[None, None]) + grid.over_space(identity[None])
+        for step in range(NEWTON):
+            here = grid.sample(jacobian.flatten(1, 2), near).unflatten(1, jacobian.shape[1:3])
+            if step < NEWTON - 1:
+                near = near - _cramer(here, near + grid.sample(displacement, near) - places)
+    return near - _cramer(here, near + grid.sample(displacement, near) - places)
+
+
+def _cramer(matrices: Tensor, vectors: Tensor) -> Tensor:
+    """Solve for matrices (B, axes, axes, *size) and vectors (B, axes, *size) by Cramer's rule: of two or three axes and
+    many pixels it takes a tenth of the time that elimination takes."""
+    columns = matrices.unbind(2)
+    found = [_determinant([*columns[:k], vectors, *columns[k + 1 :]]) for k in range(len(columns))]
+    return torch.stack(found, dim=1) / _determinant(columns)[:, None]
+
+
+def _determinant(columns: Sequence[Tensor]) -> Tensor:
+    """Of matrices of two or three columns (B, axes, *size), (B, *size)."""
+    if len(columns) == 2:
+        (a, c), (b, d) = (column.unbind(1) for column in columns)
+        return a * d - b * c
+    return (columns[0] * torch.linalg.cross(columns[1], columns[2], dim=1)).sum(dim=1)
 
 
 def stretch(displacement: Tensor) -> Tensor:

@@ -244,8 +244,11 @@ class HVAE(HierarchicalVAE):
             Unpatch(self.grid, spec.patch),
             *([Overlap(self.grid, spec.patch)] if spec.overlap else []),
         )
-        kind = Diffeomorphism if spec.diffeomorphic else Displacement
-        self.warp = kind(self.grid, width, spec.warp, spec.warp_reach) if spec.warp else None
+        self.warp: Displacement | None = None
+        if spec.warp and spec.diffeomorphic:
+            self.warp = Diffeomorphism(self.grid, width, spec.warp, spec.warp_reach, spec.steepest)
+        elif spec.warp:
+            self.warp = Displacement(self.grid, width, spec.warp, spec.warp_reach)
 
     def encode(self, x: Tensor, values: Tensor, sample: bool = True) -> Latents:
         return self._exogenous(len(x), self.encoder(x), self._context(values), sample)

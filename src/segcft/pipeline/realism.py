@@ -11,13 +11,15 @@ from torch import Tensor
 
 from segcft.config.study import Study
 from segcft.data.store import Store
+from segcft.errors import Code, RunError
 from segcft.evaluate.cohort import Cohort
 from segcft.evaluate.identity import Photographs, Seen, Verification, summed, train_verifier, verify
-from segcft.evaluate.realism import Row, Shown, realism, write_realism
+from segcft.evaluate.realism import Row, Shown, left_out, realism, require_people, write_realism
 from segcft.evaluate.two_sample import Classifier
 from segcft.grey import to_grey_levels
 from segcft.pipeline.completion import fill_likely
 from segcft.pipeline.folds import runs_of
+from segcft.pipeline.judging import check_apart
 from segcft.pipeline.run import Run
 from segcft.utils.progress import Progress
 
@@ -53,27 +55,46 @@ def judge_realism(
         verification: how those who tell people are trained.
 
     Raises:
-        RunError: parts are missing or damaged, or it is a published model, which has no samples.
-        DataError: there are too few test people.
+        RunError: parts are missing or damaged, folds have other methods than the first, or it is a published model,
+            which has no samples.
+        DataError: there are too few test people, or a stage has seen one of them.
     """
     runs, seed = runs_of(run), run.study.evaluation.seed
+    methods = [set(one.methods()) for one in runs]
+    for one, own in zip(runs, methods, strict=True):
+        if not own or own != methods[0]:
+            why = f"its methods are {', '.join(sorted(own)) or 'none'}; bring the run up to date with `segcft run`"
+            raise RunError(Code.MISSING, one.folder, why)
     each = -(-people // len(runs))
-    parts = [shown_by(one, device, progress, each, within) for one in runs]
+    chosen = [_chosen(one, each) for one in runs]
+    require_people(sum(len(set(store.table["patient"].iloc[rows])) for store, rows in chosen))
+    parts = [shown_by(one, *some, device, progress, within) for one, some in zip(runs, chosen, strict=True)]
     shown = Shown.joined(parts)
-    rows = realism(shown, progress, classifier=classifier, seed=seed)
+    rows = realism(shown, progress, classifier=classifier, seed=seed, device=device)
+    spec = verification or Verification()
     verified = summed(
-        [_seen(one, part, verification or Verification(), progress) for one, part in zip(runs, parts, strict=True)]
+        [_seen(store, part, spec, seed, device, progress) for (store, _), part in zip(chosen, parts, strict=True)]
     )
-    write_realism(rows, verified, run.study.name, len(set(shown.people)), within, folder)
+    write_realism(rows, verified, run.study.name, len(set(shown.people)), within, folder, left_out(shown))
     return rows
 
 
-def _seen(run: Run, shown: Shown, spec: Verification, progress: Progress) -> list[Seen]:
-    """What a verifier that has learnt from a run's training people makes of what is shown."""
-    store, seed = run.store(), run.study.evaluation.seed
+def _chosen(run: Run, people: int) -> tuple[Store, NDArray[np.int64]]:
+    """The samples of a run, and up to so many test images among them, on which no part was trained."""
+    store = run.samples_of([*run.asked, *map(run.mechanism, run.methods())])
+    fill_likely(run, store, "test")
+    rows = store.indices("test", complete=True)
+    check_apart(store, store, rows, "test")
+    return store, np.sort(np.random.default_rng(run.study.evaluation.seed).permutation(rows)[:people])
+
+
+def _seen(
+    store: Store, shown: Shown, spec: Verification, seed: int, device: torch.device, progress: Progress
+) -> list[Seen]:
+    """What a verifier that has learnt from the training people of ``store`` makes of what is shown."""
     rows = np.random.default_rng(seed).permutation(store.indices("train"))[:MOST_TAUGHT]
     with progress.task("Learning who is who", spec.steps) as task:
-        verifier = train_verifier(_photographs(store, np.sort(rows)), spec, seed, task.advance)
+        verifier = train_verifier(_photographs(store, np.sort(rows)), spec, seed, task.advance, device)
     return verify(verifier, _photographs(store, shown.rows), shown.answers, seed)
 
 
@@ -83,15 +104,15 @@ def _photographs(store: Store, rows: NDArray[np.int64]) -> Photographs:
 
 
 @torch.no_grad()
-def shown_by(run: Run, device: torch.device, progress: Progress, people: int, within: float) -> Shown:
-    """Test images of a run and an answer of every method about each: to a change of one variable, in turn those that
-    its evaluation asks about."""
-    study, store = run.study, run.store()
-    fill_likely(run, store, "test")
+def shown_by(
+    run: Run, store: Store, rows: NDArray[np.int64], device: torch.device, progress: Progress, within: float = WITHIN
+) -> Shown:
+    """Images at ``rows`` of a run's ``store``, ascending, and an answer of every method about each: to a change of one
+    variable, in turn those that its evaluation asks about."""
+    study = run.study
     models = {method: run.model(method, device) for method in run.methods()}
     judge = run.judge(device)
-    rows = np.random.default_rng(study.evaluation.seed).permutation(store.indices("test", complete=True))[:people]
-    cohort = Cohort(study, store, np.sort(rows), device)
+    cohort = Cohort(study, store, rows, device)
     wanted = _asked(cohort, within)
     generator = torch.Generator(device).manual_seed(study.evaluation.seed)
     real: list[Tensor] = []
@@ -103,19 +124,22 @@ def shown_by(run: Run, device: torch.device, progress: Progress, people: int, wi
             after = model.scm.counterfactual(samples.values, do, generator)
             answers[method].append(to_grey_levels(model.abduct(samples.image, samples.values).predict(after)).cpu())
     joined = {method: torch.cat(parts) for method, parts in answers.items()}
-    return Shown.read(torch.cat(real), joined, cohort.named("patient"), judge.cpu(), cohort.rows)
+    return Shown.read(torch.cat(real), joined, cohort.named("patient"), judge, cohort.rows)
 
 
 def _asked(cohort: Cohort, within: float) -> Tensor:
-    """What each sample is asked for, (N, V), NaN but for one variable: the value of another one at random that is up to
-    ``within`` standard deviations from its own."""
+    """What each sample is asked for, (N, V), NaN but for one variable: another value, that of another sample at random
+    which is up to ``within`` standard deviations from its own; of categories any other one. Who has no value of the
+    variable, or whom nobody is near, is asked nothing."""
     study: Study = cohort.study
     values, random = cohort.values.cpu().numpy(), np.random.default_rng(study.evaluation.seed)
     do = np.full_like(values, np.nan)
-    columns = [cohort.column(variable) for variable in study.asked]
     for place, order in enumerate(random.permutation(len(values))):
-        column = columns[place % len(columns)]
+        variable = study.asked[place % len(study.asked)]
+        column = cohort.column(variable)
         own = values[:, column]
-        near = np.flatnonzero(np.abs(own - own[order]) <= within * own.std())
-        do[order, column] = own[random.choice(near[near != order])] if len(near) > 1 else own[order]
+        reach = np.inf if study.variables[variable].categories else within * np.nanstd(own)
+        near = own[(np.abs(own - own[order]) <= reach) & (own != own[order])]
+        if len(near):
+            do[order, column] = random.choice(near)
     return torch.from_numpy(do).to(cohort.device)
