@@ -437,6 +437,7 @@ def test_the_shipped_anatomies_can_be_planned(path: Path) -> None:
     assert len(study.measured) > len(study.masked)
     assert study.finetune.area_scale == "given others"
     assert study.hvae.model_dump()["diffeomorphic"]
+    assert study.hvae.model_dump()["steepest"] > 0.5
     assert Measurements.of(study).masks == tuple(study.masked)
 
 

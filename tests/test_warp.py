@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 from segcft.grid import Grid
 from segcft.image_models.displacement import (
-    STEEPEST,
     Diffeomorphism,
     Displacement,
     between,
@@ -71,24 +70,29 @@ def test_a_displacement_begins_at_nothing_and_keeps_within_its_reach() -> None:
 # --- displacements that cannot fold --------------------------------------------------------------------------
 
 
-def steep(seed: int, size: tuple[int, int] = (64, 80), strength: float = 30.0, spacing: int = 8) -> Tensor:
+def steep(
+    seed: int, size: tuple[int, ...] = (64, 80), strength: float = 30.0, spacing: int = 8, steepest: float = 0.5
+) -> Tensor:
     """Of a diffeomorphism whose velocity jumps from its largest to its smallest between neighbouring nodes."""
     torch.manual_seed(seed)
-    network = Diffeomorphism(Grid(size), width=6, spacing=spacing, reach=0.2)
+    network = Diffeomorphism(Grid(size), width=6, spacing=spacing, reach=0.2, steepest=steepest)
     torch.nn.init.normal_(network.displace.weight, std=strength)
     with torch.no_grad():
-        return network(3 * torch.randn(4, 6, size[0] // 4, size[1] // 4))
+        return network(3 * torch.randn(4, 6, *(pixels // 4 for pixels in size)))
 
 
 @pytest.mark.parametrize("size", [(64, 80), (48, 96), (128, 128)])
 @pytest.mark.parametrize("spacing", [4, 8, 16])
+@pytest.mark.parametrize("steepest", [0.5, 0.8])
 @pytest.mark.parametrize("seed", range(3))
-def test_a_diffeomorphism_does_not_fold_however_steep_it_is(seed: int, spacing: int, size: tuple[int, int]) -> None:
-    found = steep(seed, size, spacing=spacing)
+def test_a_diffeomorphism_does_not_fold_however_steep_it_is(
+    seed: int, steepest: float, spacing: int, size: tuple[int, int]
+) -> None:
+    found = steep(seed, size, spacing=spacing, steepest=steepest)
     assert found.shape == (4, 4, *size)
     forward, inverse = found.chunk(2, dim=1)
     assert forward.abs().max() > 0.01  # it does move
-    for one in (forward, inverse, between(found, steep(seed + 100, size, spacing=spacing))):
+    for one in (forward, inverse, between(found, steep(seed + 100, size, spacing=spacing, steepest=steepest))):
         assert float(stretch(one).min()) > 0
 
 
@@ -99,11 +103,11 @@ def test_a_velocity_is_flattened_where_it_is_too_steep_and_stays_elsewhere(size:
     velocity[..., 3:5, 2] = 0.4
     velocity[..., 3:5, -4:] = 0.02
     found = network.flattened(velocity)
-    assert network.steepness(velocity) > 2 * STEEPEST
-    assert network.steepness(found) <= 1.01 * STEEPEST
+    assert network.steepness(velocity) > 2 * network.steepest
+    assert network.steepness(found) <= 1.01 * network.steepest
     torch.testing.assert_close(found[..., -4:], velocity[..., -4:], atol=1e-6, rtol=0)
     # Made smaller everywhere it would be less.
-    assert found.max() > 0.4 * STEEPEST / float(network.steepness(velocity))
+    assert found.max() > 0.4 * network.steepest / float(network.steepness(velocity))
     torch.testing.assert_close(found.sum(), velocity.sum())  # what is taken from a node goes to its neighbours
 
 
@@ -114,7 +118,7 @@ def test_axes_are_alike_and_what_is_not_too_steep_stays() -> None:
     turned = velocity.transpose(2, 3).flip(1)
     torch.testing.assert_close(network.flattened(turned), network.flattened(velocity).transpose(2, 3).flip(1))
     ramp = torch.zeros(1, 2, *network.nodes)  # as a base that moves down while the apex stays
-    ramp[0, 1] = 0.98 * STEEPEST * torch.linspace(-1, 1, network.nodes[0] + 1)[1:, None]
+    ramp[0, 1] = 0.98 * network.steepest * torch.linspace(-1, 1, network.nodes[0] + 1)[1:, None]
     assert torch.equal(network.flattened(ramp), ramp)
 
 
@@ -135,6 +139,42 @@ def test_nothing_moves_between_equal_diffeomorphisms() -> None:
     assert not between(found, found).any()
     noise = torch.randn(4, 1, 64, 80)
     assert torch.allclose(moved_noise(noise, between(found, found)), noise, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(64, 80), (24, 32, 28)])
+@pytest.mark.parametrize("steepest", [0.5, 0.8])
+def test_the_way_from_one_diffeomorphism_to_another_is_exact(size: tuple[int, ...], steepest: float) -> None:
+    """By the inverse alone it is a pixel off where it is steep."""
+    before, after = (steep(seed, size, steepest=steepest) for seed in (0, 1))
+    grid, axes = Grid(size), len(size)
+    pixels = grid.places(before)
+    there = pixels + between(before, after)
+    reached, wanted = there + grid.sample(before[:, :axes], there), pixels + after[:, :axes]
+    by_inverse = wanted + grid.sample(before[:, axes:], wanted)
+    misses = [
+        ((one - wanted) * max(size) / 2).norm(dim=1)
+        for one in (reached, by_inverse + grid.sample(before[:, :axes], by_inverse))
+    ]
+    inner = there.abs().amax(dim=1) < 0.95  # beyond the frame nothing is known
+    assert float(misses[0][inner].quantile(0.999)) < 0.05
+    assert float(misses[0][inner].mean()) < 0.1 * float(misses[1][inner].mean())
+
+
+def test_the_gradient_of_the_way_is_that_of_the_implicit_function() -> None:
+    before, after = (steep(seed, (32, 40), strength=0.5) for seed in (0, 1))
+    before, after = before[:1].double(), after[:1].double()
+    weights = torch.randn(1, 2, 32, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    weights[..., :4], weights[..., -4:], weights[:, :, :4], weights[:, :, -4:] = 0, 0, 0, 0
+    ahead = torch.randn(after.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    ahead[:, 2:] = 0  # the way does not ask for the inverse of where it leads
+    after.requires_grad_()
+    (between(before, after) * weights).sum().backward()
+    assert after.grad is not None
+    step = 1e-6
+    with torch.no_grad():
+        moved = [(between(before, after + sign * step * ahead) * weights).sum() for sign in (1, -1)]
+    # The place is piecewise linear in what it is asked for; the Jacobian is that of the middle of a pixel.
+    assert float((after.grad * ahead).sum()) == pytest.approx(float(moved[0] - moved[1]) / (2 * step), rel=0.1)
 
 
 def test_it_begins_as_no_displacement_and_trains() -> None:

@@ -148,6 +148,7 @@ def hvae(basis: Basis) -> Keys:
         keys["augment"] = _augment(basis, gentle=True)
     if _further(basis):
         keys["diffeomorphic"] = Planned(True, "borders are asked for, and where the frame folds none is in its place")
+        keys["steepest"] = Planned(recipe.STEEPEST, "a border moves alone, as far as pixels can show without a fold")
     if not basis.outline.structures:
         del keys["deform"]  # there is nothing to deform
     if basis.outline.section("evaluation").get("pairs"):
