@@ -82,8 +82,8 @@ PATCH, SMALL_PATCH, SMALL_SIDE = 4, 2, 96
 NODES = 2
 """Patches between the nodes of the displacement: outlines bend no finer than the networks see."""
 STEEPEST = 0.8
-"""How steep a velocity may be that is followed: on simulated radiographs answers were nearer to the truth than with 0.5,
-and their slopes higher."""
+"""How steep a velocity may be that is followed: on simulated radiographs answers were nearer to the truth than with
+0.5, and their slopes higher."""
 SMALLEST_LEVEL = 4
 """Pixels a side of the smallest level: what the whole frame has in common, and roughly where."""
 
