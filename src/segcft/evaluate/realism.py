@@ -234,8 +234,8 @@ def render_realism(rows: Sequence[Row], name: str, people: int, within: float, l
         f"""\
 # {name}: can answers be told from real images?
 
-Real images of {people} people, and answers about them, each asked for a change of up to {within:g} standard
-deviations of one variable. In brackets are 95 % intervals, of the AUC over people, of distances over halvings.
+Real images of {people} people, and answers about them, each asked for a change of one variable by up to
+{within:g} standard deviations. In brackets are 95 % intervals, of the AUC over people, of distances over halvings.
 
 {grid(["", *(HEADS[key] for key in columns)], body)}
 
