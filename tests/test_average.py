@@ -188,17 +188,3 @@ def test_coarse_images_are_means_of_cells() -> None:
     torch.testing.assert_close(average.coarse(seen)[0, 0, 0, 0], seen[0, 0, :2, :3].mean())
     volume = AverageEffects(VARIABLES, ("sex",), 1, (8, 40, 40))
     assert volume.coarse(torch.zeros(1, 1, 8, 40, 40)).shape == (1, 1, 8, 32, 32)
-
-
-def test_who_keeps_an_attribute_is_asked_nothing() -> None:
-    """A larger lung has a share in what the sexes show, as the two go together, and must not make up for it."""
-    average = effects(people(400), ("sex",))
-    before, after = asked()
-    average.fit_draws(before, after)
-    difference = changes(before, after, sex=0.2, area=1.0).requires_grad_()
-    settled(average, difference, before, after).sum().backward()
-    assert difference.grad is not None
-    moved = after[:, 0] != before[:, 0]
-    asked_of = difference.grad.flatten(1).abs().sum(dim=1) > 0
-    assert torch.equal(asked_of, moved)
-    assert 0 < int(moved.sum()) < len(moved)

@@ -19,8 +19,7 @@ estimate of the error is least,
 
 Fine-tuning minimises :math:`\sum \kappa (K - \kappa B)^2 / \sum B^2` of each attribute: where nothing is known,
 nothing is asked. K is an average over more samples than a batch has, so it is a moving one, and the gradient is that of
-the batch's part. Of that part it is asked of samples alone whose attribute is moved. The others have a share in K, too:
-what a larger lung changes would be spoilt in order to make up for what the sexes lack.
+the batch's part.
 """
 
 from __future__ import annotations
@@ -159,24 +158,17 @@ class AverageEffects(nn.Module):
             step: of the training; what is seen in it counts once it is accepted (:meth:`accept`).
         """
         with torch.autocast(difference.device.type, enabled=False):
-            change, seen = self.change(before, after).float(), self.coarse(difference.float())
-            weights = change @ self.weigh
-            batch = torch.einsum("bj,b...->j...", weights, seen.detach()) / len(seen)
-            own = torch.einsum("bj,b...->j...", weights * self._is_moved(change), seen) / len(seen)
+            weights = self.change(before, after).float() @ self.weigh
+            batch = torch.einsum("bj,b...->j...", weights, self.coarse(difference.float())) / len(difference)
             missed = self.obtained - self.effect
             if self.training:
-                self._seen = [*(self._seen if step == self._step else []), batch]
+                self._seen = [*(self._seen if step == self._step else []), batch.detach()]
                 self._step = step
-                missed = torch.lerp(self.obtained, batch, NEW) - self.effect
+                missed = torch.lerp(self.obtained, batch.detach(), NEW) - self.effect
             # The value is the average's, the gradient the batch's.
-            along = (self.known * missed * (own - own.detach())).flatten(1).sum(dim=1)
+            along = (self.known * missed * (batch - batch.detach())).flatten(1).sum(dim=1)
             size = (self.known * missed.square()).flatten(1).sum(dim=1) + 2 * along
             return torch.stack([part.sum() for part in size.split([len(one) for one in self.columns])]) / self.norm
-
-    def _is_moved(self, change: Tensor) -> Tensor:
-        """Of features that change (B, E), whether the attribute of each coefficient does, (B, J) in 0 and 1."""
-        moved = [change[:, one].any(dim=1, keepdim=True).expand(-1, len(one)) for one in self.columns]
-        return torch.cat(moved, dim=1).float()
 
     @torch.no_grad()
     def accept(self) -> None:

@@ -166,8 +166,8 @@ class FinetuningStage(_ImageStage):
         return self.guide in study.finetune.guides
 
     def settings(self, study: Study) -> dict[str, Any]:
-        # What a predictor guided had at first no average effects beside it, and then asked them of everybody.
-        return super().settings(study) | ({"average_effects": "of the moved"} if study.predictor is not None else {})
+        # What a predictor guided at first had no average effects beside it.
+        return super().settings(study) | ({"average_effects": True} if study.predictor is not None else {})
 
     def needs(self, study: Study) -> tuple[str, ...]:
         beside = ["predictor"] if study.predictor is not None and self.guide != "predictor" else []
