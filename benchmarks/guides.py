@@ -21,13 +21,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.trainings import figure_of, rows_of, train_all, varied
+from benchmarks.trainings import figure_of, train_all, varied
 from segcft.config.loader import load_study
 from segcft.config.study import Study
 from segcft.evaluate import names
 from segcft.evaluate.metrics.effectiveness import error_of
 from segcft.evaluate.names import method_name, plain
 from segcft.evaluate.table import grid
+from segcft.pipeline.folds import read_outcome
 from segcft.pipeline.replicates import replicate
 from segcft.pipeline.run import Run
 from segcft.utils.atomic import write_text, written
@@ -90,7 +91,7 @@ def graded(base: Study, seeds: int) -> Iterator[tuple[str, Study]]:
 
 def points_of(run: Run, name: str) -> Iterator[Point]:
     """What is found of a run's two guides, structure by structure."""
-    study, rows = run.study, rows_of(run)
+    study, rows = run.study, read_outcome(run).rows
     error = error_of(study).name
     for guide in ("segmentor", "regressor"):
         for structure, spec in study.structures.items():

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.trainings import figure_of, rows_of, train_all, varied
+from benchmarks.trainings import figure_of, train_all, varied
 from segcft.config.loader import load_study
 from segcft.config.study import Study
 from segcft.evaluate.cohort import Cohort
@@ -35,6 +35,7 @@ from segcft.evaluate.table import grid
 from segcft.evaluate.truth import Truth
 from segcft.grey import GREY_LEVELS
 from segcft.grid import Grid
+from segcft.pipeline.folds import read_outcome
 from segcft.pipeline.judging import guides_of
 from segcft.pipeline.replicates import replicate
 from segcft.pipeline.run import Run
@@ -103,7 +104,7 @@ def variants_of(base: Study, seeds: int) -> Iterator[tuple[str, str, float, Stud
 @torch.no_grad()
 def findings(run: Run, arm: str, rho: float) -> list[Found]:
     """What is found of both methods of a run, by its table and by its test people; kept beside the table."""
-    study, rows, path = run.study, rows_of(run), run.evaluation / "shortcut.json"
+    study, rows, path = run.study, read_outcome(run).rows, run.evaluation / "shortcut.json"
     key = json.dumps(rows, sort_keys=True)
     if path.is_file():
         kept = json.loads(path.read_text(encoding="utf-8"))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +42,7 @@ def train_all(studies: Mapping[str, Study], folder: Path) -> dict[str, Run]:
     return runs
 
 
-def rows_of(run: Run) -> list[Row]:
-    """The rows of a run's table."""
-    rows: list[Row] = json.loads((run.evaluation / "table.json").read_text(encoding="utf-8"))
-    return rows
-
-
-def figure_of(rows: list[Row], method: str, metric: str, structure: str = "", variable: str = "") -> float:
+def figure_of(rows: Sequence[Row], method: str, metric: str, structure: str = "", variable: str = "") -> float:
     """One figure of a table, NaN where it has none."""
     wanted = {"method": method, "metric": metric, "structure": structure, "intervention": variable}
     found = [row["value"] for row in rows if all(row[key] == value for key, value in wanted.items())]

@@ -223,7 +223,7 @@ def stretch(displacement: Tensor) -> Tensor:
         for other in grid.axes:
             step = step.narrow(other, 0, grid.size[other] - 1)
         columns.append(step)
-    return torch.linalg.det(torch.stack(columns, dim=2).movedim((1, 2), (-2, -1)))
+    return _determinant(columns)
 
 
 def moved_noise(noise: Tensor, displacement: Tensor) -> Tensor:
