@@ -103,6 +103,20 @@ def test_its_gradient_leads_to_what_people_show_and_not_far_beyond() -> None:
     assert max(shares) < 1.2
 
 
+def test_what_single_samples_change_costs_nothing_where_the_average_is_right() -> None:
+    """A batch that were part of the average would be drawn to small changes: its own variance is then asked to fall."""
+    average = effects(people(400), ("sex",)).train()
+    before, after = asked(8)
+    average.fit_draws(*asked())
+    average.obtained.copy_(average.effect)
+    uneven = changes(before, after, 1.0, 1.0) + torch.randn(
+        8, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(9)
+    )
+    uneven.requires_grad_()
+    (slope,) = torch.autograd.grad(average(uneven, before, after, 0).sum(), uneven)
+    assert not slope.any()
+
+
 def test_a_step_that_is_refused_leaves_no_trace() -> None:
     average = effects(people(400), ("sex",)).train()
     before, after = asked()

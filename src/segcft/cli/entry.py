@@ -90,6 +90,10 @@ whether a result holds for other seeds, with intervals over people and trainings
 whether answers can be told from real images:
   segcft realism runs/quickstart
 
+another method in the same table: its answers to the same questions:
+  segcft evaluate runs/quickstart --questions asked
+  segcft evaluate runs/quickstart --answers theirs=theirs/answers.csv
+
 which settings matter, judged on validation samples:
   segcft ablation configs/ablation/chest-sim.yaml
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from segcft.cli.options import Command, hardware, quiet_libraries, whole
 from segcft.errors import Code, SegcftError
+from segcft.utils.output import check
 
 
 def add_evaluate(command: Command) -> None:
@@ -39,11 +40,27 @@ def add_evaluate(command: Command) -> None:
         "(default: the run's own)",
     )
     parser.add_argument(
+        "--questions",
+        metavar="DIR",
+        type=Path,
+        help="judge nothing, but write the images and what is asked of them to this folder, for another method to "
+        "answer; `segcft counterfactual OTHER DIR/questions.csv` answers them, too",
+    )
+    parser.add_argument(
+        "--answers",
+        metavar="NAME=TABLE",
+        action="append",
+        default=[],
+        help="judge another method, too: a CSV table with the columns id, of a question, and file, an image (from the "
+        "table's folder); may be repeated",
+    )
+    parser.add_argument(
         "--out",
         metavar="DIR",
         type=Path,
         help="folder of table and figures (default: RUN/evaluation, of other samples RUN/evaluation-new; of a "
-        "published model runs/evaluation-NAME; by another judge with -other-judge)",
+        "published model runs/evaluation-NAME; by another judge with -other-judge, with other methods with "
+        "-other-methods)",
     )
     parser.add_argument("--json", action="store_true", help="print the rows of table.json instead of the table")
     hardware(parser)
@@ -65,9 +82,14 @@ def _evaluate(options: argparse.Namespace) -> None:
             "--data",
             "a published model has no samples of its own; give some, or, of a simulated study, --seed N",
         )
+    answers = _answers(options.answers)
+    if options.questions is not None:
+        if answers:
+            raise SegcftError(Code.CONFLICT, "--questions", "questions come before --answers; give one of the two")
+        check(options.questions, (), "questions.csv", "questions are written to a folder")
     quiet_libraries()
     from segcft.pipeline.importing import new_samples
-    from segcft.pipeline.judging import evaluate_samples
+    from segcft.pipeline.judging import ask_samples, evaluate_samples
     from segcft.pipeline.stages.evaluation import RECORD
     from segcft.training.loop import make_fabric
     from segcft.utils.lock import Lock
@@ -82,14 +104,37 @@ def _evaluate(options: argparse.Namespace) -> None:
         folder = run.folder / "evaluation-new" if others else run.evaluation_of(options.split)
     if options.judge is not None:  # the run's own table is its own judge's
         folder = folder.with_name(f"{folder.name}-other-judge")
+    if answers:
+        folder = folder.with_name(f"{folder.name}-other-methods")
     folder = options.out or folder
     with Lock(folder):
         if options.out is not None:  # perhaps the folder of a run's own evaluation, which this one is not
             (folder / RECORD).unlink(missing_ok=True)
         store = new_samples(run.study, options.data, options.seed, folder / "store", progress) if others else own
-        rows = evaluate_samples(run, store, folder, device, progress, options.split, options.judge)
+        if options.questions is not None:
+            table = ask_samples(run, store, options.questions, device, progress, options.split)
+            print(f"questions: {table}", file=sys.stderr)
+            return
+        rows = evaluate_samples(run, store, folder, device, progress, options.split, options.judge, answers)
     if options.json:
         print(json.dumps(rows, indent=1))
     else:
         print((folder / "table.md").read_text(encoding="utf-8"))
     print(f"table and figures: {folder}", file=sys.stderr)
+
+
+def _answers(given: list[str]) -> dict[str, Path]:
+    """Another method -> the table of its answers, of ``NAME=TABLE``."""
+    found: dict[str, Path] = {}
+    for text in given:
+        name, equals, table = text.partition("=")
+        if not equals or not table:
+            raise SegcftError(Code.INVALID, f"--answers {text}", "expected NAME=TABLE, e.g. theirs=theirs/answers.csv")
+        if name in found:
+            raise SegcftError(Code.DUPLICATE, f"--answers {text}", f"{name!r} has two tables")
+        found[name] = Path(table)
+    if found:
+        from segcft.evaluate.given import check_methods
+
+        check_methods(list(found))
+    return found

@@ -18,8 +18,13 @@ estimate of the error is least,
 .. math:: \sum_{|B| > z s} \left(s^2 + \frac{z^2 (z^2 + 2) s^4}{B^2}\right) + \sum_{|B| \le z s} (B^2 - s^2).
 
 Fine-tuning minimises :math:`\sum \kappa (K - \kappa B)^2 / \sum B^2` of each attribute: where nothing is known,
-nothing is asked. K is an average over more samples than a batch has, so it is a moving one, and the gradient is that of
-the batch's part.
+nothing is asked. K is an average over more samples than a batch has, so it is a moving one, of the steps before,
+
+.. math:: \hat K_t = (1 - \eta) \hat K_{t - 1} + \eta K_t, \qquad
+          \nabla = 2 \sum \kappa (\hat K_{t - 1} - \kappa B) \nabla K_t,
+
+with :math:`K_t` that of the batch alone. A batch is no part of what it is compared with: else the gradient had its
+variance in it, of which single samples with large changes are most, and outlines would move little and everywhere.
 """
 
 from __future__ import annotations
@@ -164,7 +169,6 @@ class AverageEffects(nn.Module):
             if self.training:
                 self._seen = [*(self._seen if step == self._step else []), batch.detach()]
                 self._step = step
-                missed = torch.lerp(self.obtained, batch.detach(), NEW) - self.effect
             # The value is the average's, the gradient the batch's.
             along = (self.known * missed * (batch - batch.detach())).flatten(1).sum(dim=1)
             size = (self.known * missed.square()).flatten(1).sum(dim=1) + 2 * along

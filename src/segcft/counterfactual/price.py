@@ -18,9 +18,10 @@ GAIN = 4.0
 Studies that were tuned by hand have 1, and it is at its floor in about half of the steps. With a price of 2.5 on
 simulated radiographs the guide still reads 0.98 of the change that was asked for, and another reader 0.9."""
 
-READINGS = 3
-"""How many readings of guides these studies have. Among more of them, each counts less in the mean of the errors: a
-pixel must, too, or small changes of a single one are not worth theirs."""
+READINGS = 7
+"""Among more readings of guides than these, each counts so little in the mean of the errors that a pixel must count
+less, too, or small changes of a single one are not worth theirs. With seven of them, on simulated radiographs, twice
+the price had answers a little nearer to the truth, and obtained 0.84 instead of 0.92 of what was asked of hearts."""
 
 
 class Price(nn.Module, ABC):

@@ -21,6 +21,7 @@ from segcft.evaluate import names
 from segcft.evaluate.answered import AnsweredBatch, AskedBatch, FactualBatch, GuideBatch, ModelBatch
 from segcft.evaluate.answers import FigureQueries
 from segcft.evaluate.cohort import Cohort
+from segcft.evaluate.given import GivenAnswers
 from segcft.evaluate.groups import Groups, groups_of, write_groups
 from segcft.evaluate.known import known_change
 from segcft.evaluate.metrics.attributes import AttributeMetric
@@ -52,6 +53,7 @@ def evaluate(
     training: Store | None = None,
     predictor: Predictor | None = None,
     intervals: Mapping[str, Intervals] | None = None,
+    answers: Mapping[str, Path] | None = None,
     notes: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> list[Row]:
@@ -76,6 +78,8 @@ def evaluate(
             taken.
         predictor: the judge of what images show of attributes; without one nothing is said of them.
         intervals: method -> how far its answers may be off, where that was calibrated on others by this judge.
+        answers: another method -> the table of what it answered, see :mod:`segcft.evaluate.given`; judged beside the
+            models, and compared with the last of them.
         notes: what a reader of the table must know of the models.
         progress: is told how far the work is.
 
@@ -83,15 +87,16 @@ def evaluate(
         The rows of the table, each with method, intervention, structure, intervened, metric, value, ci_low, ci_high, n.
 
     Raises:
-        DataError: there is no sample to evaluate on.
+        DataError: there is no sample to evaluate on, or an answer of another method is missing or cannot be read.
     """
     progress = progress or Progress()
     cohort = Cohort.choose(study, store, indices, device)
+    others = _others(cohort, next(iter(models.values())).scm, answers) if answers else []
     models = {method: model.to(device).eval() for method, model in models.items()}
     guides = {part: guide.to(device).eval() for part, guide in (guides or {}).items()}
     judge = judge.to(device).eval()
     predictor = predictor.to(device).eval() if predictor is not None else None
-    scores = judge_models(cohort, models, judge, progress, guides, training, predictor, intervals)
+    scores = judge_models(cohort, models, judge, progress, guides, training, predictor, intervals, others)
     table = scores.by_sample(cohort.named("id"), cohort.named("patient"))
     rows = scores.rows(cohort.named("patient"), study.evaluation.bootstrap, study.evaluation.seed)
     if training is not None and not Truth.of(study, cohort.store):
@@ -151,6 +156,7 @@ def judge_models(
     training: Store | None = None,
     predictor: Predictor | None = None,
     intervals: Mapping[str, Intervals] | None = None,
+    others: Sequence[GivenAnswers] = (),
 ) -> Scores:
     """What is in the table, sample by sample; see :func:`evaluate`."""
     scores, study = Scores(), cohort.study
@@ -177,7 +183,8 @@ def judge_models(
                 do = {caused: after[:, cohort.column(caused)]}
                 drawn = truth.counterfactuals(samples.rows, do) if truth and variable in interventions else None
                 question = AskedBatch(factual, variable, after, drawn)
-                for answer in _answers(question, models, abductions, intervals or {}):
+                given = [(other.method, other.images(variable, samples.places)) for other in others]
+                for answer in _answers(question, models, abductions, intervals or {}, given):
                     _add(scores, factual, answer.method, variable, ((m, m.of_answer(answer)) for m in chosen))
                 changed = known_change(factual, variable) if drawn is None and variable in interventions else None
                 if changed is not None:
@@ -191,8 +198,16 @@ def judge_models(
             task.advance(len(samples.image))
     if study.evaluation.pairs is not None:
         judge_pairs(PairQueries(cohort, models, judge, training), scores, progress)
-    scores.add_differences(names.SEG_LESS_REG, "segmentor", "regressor")
+    for method, other in [("segmentor", "regressor"), *((one.method, list(models)[-1]) for one in others)]:
+        scores.add_differences(names.less(method, other), method, other)
     return scores
+
+
+def _others(cohort: Cohort, scm: StructuralCausalModel, answers: Mapping[str, Path]) -> list[GivenAnswers]:
+    """What other methods answered, see :func:`evaluate`."""
+    asked = list(asked_values(cohort, scm))
+    set_to = {v: torch.cat([after[v][:, cohort.column(v)] for after in asked]) for v in asked[0]}
+    return [GivenAnswers.read(method, table, cohort, set_to) for method, table in answers.items()]
 
 
 def _direct(factual: FactualBatch, scm: StructuralCausalModel, truth: Truth | None) -> Iterator[AskedBatch]:
@@ -219,14 +234,17 @@ def _answers(
     models: Mapping[str, CounterfactualModel],
     abductions: Mapping[str, Abduction],
     intervals: Mapping[str, Intervals],
+    given: Sequence[tuple[str, Tensor]] = (),
 ) -> Iterator[AnsweredBatch]:
-    """Every method's answer, and those of the references."""
+    """Every method's answer, those that others have ``given``, and those of the references."""
     image = asked.factual.samples.image
     yield AnsweredBatch(asked, names.NO_CHANGE, image, None, image)
     for method, model in models.items():
         changed = abductions[method].predict(asked.after)
         width = intervals.get(method)
         yield AnsweredBatch(asked, method, rounded(changed), model, changed, abductions[method], width)
+    for method, changed in given:
+        yield AnsweredBatch(asked, method, changed, None, changed)
     if asked.truth:
         yield AnsweredBatch(asked, names.TRUTH, asked.truth.image, None, asked.truth.image)
 
@@ -272,16 +290,18 @@ def asked_values(cohort: Cohort, scm: StructuralCausalModel) -> Iterator[dict[st
     Each sample's variable is set to another sample's value. Causes of measures are asked about as well: do the measures
     follow as the attributes' mechanisms say?
     """
-    study = cohort.study
-    interventions = study.asked
-    asked_of = [*interventions, *(v for v in causes_of_measures(study) if v not in interventions)]
-    seed, size = study.evaluation.seed, study.evaluation.batch_size
-    wanted = {v: lent(cohort, v).split(size) for v in asked_of}
+    seed, size = cohort.study.evaluation.seed, cohort.study.evaluation.batch_size
+    wanted = {v: lent(cohort, v).split(size) for v in asked_about(cohort.study)}
     # Categorical noise is abducted by sampling; the generator makes it the same every time.
     generator = torch.Generator(cohort.device).manual_seed(seed)
     for batch, values in enumerate(cohort.values.split(size)):
         do = {v: scm.intervention(len(values), **{v: parts[batch]}) for v, parts in wanted.items()}
         yield {v: scm.counterfactual(values, change, generator) for v, change in do.items()}
+
+
+def asked_about(study: Study) -> list[str]:
+    """The variables that an evaluation intervenes on: those of the study, and further causes of measures."""
+    return [*study.asked, *(v for v in causes_of_measures(study) if v not in study.asked)]
 
 
 def causes_of_measures(study: Study) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 NO_CHANGE = "no change"
 """The reference that answers every question with the image as it is."""
 MEAN_CHANGE = "mean change"
@@ -14,8 +16,21 @@ KNOWN = "known"
 """Images in which one structure was deformed by a known amount: what the judge reads of a change that is there."""
 PEOPLE = "people"
 """What training people show: of real ones nobody knows the truth."""
-SEG_LESS_REG = "segmentor - regressor"
-"""What is found of Seg-CFT less that of Reg-CFT, sample by sample: their intervals overlap long before they tie."""
+_LESS = " - "
+
+
+def less(method: str, other: str) -> str:
+    """In place of a method: what is found of it less that of another one, sample by sample."""
+    return f"{method}{_LESS}{other}"
+
+
+def is_difference(method: str) -> bool:
+    """Whether :func:`less` gave this."""
+    return _LESS in method
+
+
+SEG_LESS_REG = less("segmentor", "regressor")
+"""What is found of Seg-CFT less that of Reg-CFT: their intervals overlap long before they tie."""
 
 METHODS = {
     NO_CHANGE: "No change",
@@ -55,7 +70,15 @@ def directly(variable: str) -> str:
 
 def method_name(method: str) -> str:
     """The method as a reader knows it."""
+    if method not in METHODS and is_difference(method):
+        return " less ".join(map(method_name, method.split(_LESS)))
     return METHODS.get(method, method)
+
+
+def in_order(methods: Iterable[str]) -> list[str]:
+    """Methods as tables have them, each once: those that are known first; guides are none."""
+    given = dict.fromkeys(methods)
+    return [m for m in METHODS if m in given] + [m for m in given if m not in METHODS and not guided_by(m)]
 
 
 def plain(name: str) -> str:

@@ -94,7 +94,7 @@ class _Table:
     def __init__(self, rows: Sequence[Row], study: Study) -> None:
         self.study = study
         self.index = {(r["method"], r["metric"], r["intervention"], r["structure"]): r for r in rows}
-        self.methods = [m for m in names.METHODS if m != names.JUDGE and any(row["method"] == m for row in rows)]
+        self.methods = [m for m in names.in_order(row["method"] for row in rows) if m != names.JUDGE]
         self.asked_of = list(dict.fromkeys(row["intervention"] for row in rows))
 
     def lines(self, metric: Metric, method: str, variable: str) -> list[Row | None]:
@@ -245,7 +245,7 @@ def cell(row: Row | None, metric: Metric) -> str:
         return ""
     if row["value"] is None:
         return "-"
-    sign = "+" if row["method"] == names.SEG_LESS_REG else ""
+    sign = "+" if names.is_difference(row["method"]) else ""
     rounded = round(factor * row["value"], digits) + 0.0  # no minus before a zero
     value = f"{rounded:{sign}.{digits}f}"
     value = f"**{value}**" if row["intervened"] else value

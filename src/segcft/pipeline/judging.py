@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from segcft.config.study import Study
 from segcft.data.splits import PARTS, parts_of
 from segcft.data.store import Store
 from segcft.errors import Code, DataError, RunError
-from segcft.evaluate.evaluation import evaluate
+from segcft.evaluate.cohort import Cohort
+from segcft.evaluate.evaluation import asked_values, evaluate
+from segcft.evaluate.given import write_questions
 from segcft.measures.measurements import Measurements
 from segcft.pipeline.calibration import read_calibration
 from segcft.pipeline.completion import fill_likely
@@ -62,6 +64,7 @@ def evaluate_samples(
     progress: Progress,
     split: str = "test",
     judge: Path | None = None,
+    answers: Mapping[str, Path] | None = None,
 ) -> list[dict[str, Any]]:
     """Judge every method of ``run`` on the samples of one part of ``store``; the table and figures go to ``folder``.
 
@@ -73,25 +76,16 @@ def evaluate_samples(
         progress: shows how far the work is, and what cannot be known.
         split: the part, "test" or "validation".
         judge: another judge, see :func:`load_judge` (default: the run's own).
+        answers: another method -> the table of what it answered to :func:`ask_samples`.
 
     Raises:
-        DataError: no sample of that part has all attributes; the run's samples are not those that were imported; or an
-            earlier stage has seen one of the subjects.
+        DataError: no sample of that part has all attributes; the run's samples are not those that were imported; an
+            earlier stage has seen one of the subjects; or an answer is missing or cannot be read.
         RunError: a part is missing or damaged, or the judge does not fit.
     """
-    inferred = fill_likely(run, store, split)
-    rows = store.indices(split, complete=True)
-    if len(rows) == 0:
-        raise DataError(Code.EMPTY, store.folder, f"no {split} sample has all attributes, so there is none to judge")
+    rows, notes = _judged(run, store, split)
     methods = run.methods()
     parts = ["scm", *run.judges, *methods.values()]
-    notes = [*inferred, *([VALIDATION] if split == "validation" else [])]
-    if run.published or not _is_own(run, store, parts):
-        notes += check_unseen(run, store)
-    else:
-        check_apart(store, store, rows, split)
-        if run.study.splits.fold is not None:
-            notes.append(FOLD.format(run.study.splits))
     notes += warnings_of(run)
     if judge is not None:
         notes.append(f"Judged by {judge}, and not by the judge of {run.folder}.")
@@ -115,9 +109,37 @@ def evaluate_samples(
         training=None if run.published else run.samples_of(parts),
         predictor=run.load("predictor-judge", device) if run.study.predictor_judge is not None else None,
         intervals=intervals,
+        answers=answers,
         notes=notes,
         progress=progress,
     )
+
+
+def ask_samples(
+    run: Run, store: Store, folder: Path, device: torch.device, progress: Progress, split: str = "test"
+) -> Path:
+    """Write the questions that :func:`evaluate_samples` asks of the same samples to ``folder``, for other methods to
+    answer; the table of them. Arguments and errors are as there."""
+    rows, _ = _judged(run, store, split)
+    cohort = Cohort.choose(run.study, store, rows, device)
+    return write_questions(cohort, asked_values(cohort, run.load("scm", device)), folder, progress)
+
+
+def _judged(run: Run, store: Store, split: str) -> tuple[NDArray[np.int64], list[str]]:
+    """Which rows of ``store`` may be judged, and what a reader of the table must know of them; see
+    :func:`evaluate_samples`."""
+    inferred = fill_likely(run, store, split)
+    rows = store.indices(split, complete=True)
+    if len(rows) == 0:
+        raise DataError(Code.EMPTY, store.folder, f"no {split} sample has all attributes, so there is none to judge")
+    notes = [*inferred, *([VALIDATION] if split == "validation" else [])]
+    if run.published or not _is_own(run, store, ["scm", *run.judges, *run.methods().values()]):
+        notes += check_unseen(run, store)
+    else:
+        check_apart(store, store, rows, split)
+        if run.study.splits.fold is not None:
+            notes.append(FOLD.format(run.study.splits))
+    return rows, notes
 
 
 def found_in(run: Run) -> list[tuple[str, Finding]]:
