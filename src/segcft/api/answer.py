@@ -29,6 +29,8 @@ FULL = "counterfactual-full"
 """The file of the counterfactual in the image's own pixels."""
 WHITE = 16.0
 """Standard deviation in grey levels that is white in a picture of the spread."""
+WIDE = 128.0
+"""Half-width in grey levels that is white in a picture of the band."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +55,9 @@ class Answer:
     """By which the image was read."""
     source: ImageLike | None = None
     """The image as it was given, if it was a file."""
+    band: NDArray[np.float32] | None = None
+    """Half-width in grey levels, (C, H, W), of the band around :attr:`image` in which 90 % of the pixels lie that truly
+    change (:mod:`segcft.counterfactual.band`); None where nobody knows."""
 
     @property
     def difference(self) -> NDArray[np.int16]:
@@ -141,7 +146,9 @@ class Answer:
             ("difference: blue darker, red brighter", self._png(difference_colours(self.difference))),
         ]
         if self.spread is not None:
-            panels.append((f"standard deviation of {len(self.draws)} draws", self._png(self._spread_picture())))
+            panels.append((f"standard deviation of {len(self.draws)} draws", self._png(_picture(self.spread, WHITE))))
+        if self.band is not None:
+            panels.append(("90 % of true changes: ± up to", self._png(_picture(self.band, WIDE))))
         rows = [("variable", *_COLUMNS, ""), *((plain(name), *cells) for name, cells in self._rows().items())]
         wide = is_wide(*self.image.shape[1:])
         return to_html(panels, wide, rows, [self._by(), *(f"Warning: {text}" for text in self.warnings)])
@@ -178,11 +185,12 @@ class Answer:
 
         ``x.png`` and ``x.dcm`` are the counterfactual, ``x.json`` the numbers; a file that is there is replaced. Any
         other path is a folder, with ``counterfactual.json``, ``image.png`` (as the model sees it),
-        ``counterfactual.png``, ``difference.png``, and, where there are draws, ``spread.png`` (white:
-        :data:`WHITE` grey levels) and ``draw-1.png`` and so on. All pictures but the image say that they are synthetic.
-        In the folder of an earlier answer they take its place. With ``full_resolution`` the counterfactual is in the
-        image's own pixels (:meth:`full_resolution`): as ``x.png`` or ``x.dcm``, or beside the others as
-        ``counterfactual-full.png``. Where the image was no file, give it in place of True.
+        ``counterfactual.png``, ``difference.png``, where it is known ``band.png`` (white: :data:`WIDE` grey levels),
+        and, where there are draws, ``spread.png`` (:data:`WHITE`) and ``draw-1.png`` and so on. All pictures but the
+        image say that they are synthetic. In the folder of an earlier answer they take its place. With
+        ``full_resolution`` the counterfactual is in the image's own pixels (:meth:`full_resolution`): as ``x.png`` or
+        ``x.dcm``, or beside the others as ``counterfactual-full.png``. Where the image was no file, give it in place of
+        True.
 
         Raises:
             DataError: the file would be of a kind that is not written, or the folder holds other things.
@@ -205,7 +213,7 @@ class Answer:
             case _:
                 write_text(path / RECORD, text)  # first: by it the folder is known again
                 # Of an earlier answer, with more draws or in full resolution.
-                for name in ("spread.png", "uncertainty.png", "draw-[0-9]*.png", f"{FULL}.png"):
+                for name in ("band.png", "spread.png", "uncertainty.png", "draw-[0-9]*.png", f"{FULL}.png"):
                     for old in path.glob(name):
                         old.unlink()
                 for name, content in (self._files() | ({FULL: self._png(pixels)} if full else {})).items():
@@ -218,16 +226,19 @@ class Answer:
             "counterfactual": self._png(self.image),
             "difference": self._png(shown),
         }
+        if self.band is not None:
+            files["band"] = self._png(_picture(self.band, WIDE))
         if self.spread is not None:
-            files["spread"] = self._png(self._spread_picture())
+            files["spread"] = self._png(_picture(self.spread, WHITE))
         return files | {f"draw-{k}": self._png(draw) for k, draw in enumerate(self.draws, start=1)}
-
-    def _spread_picture(self) -> NDArray[np.uint8]:
-        assert self.spread is not None
-        return np.clip(self.spread * (255 / WHITE), 0, 255).astype(np.uint8)
 
     def _png(self, pixels: NDArray[np.uint8]) -> bytes:
         return png_bytes(pixels, self.provenance)
+
+
+def _picture(levels: NDArray[np.float32], white: float) -> NDArray[np.uint8]:
+    """Numbers in grey levels as a picture, in which 0 is black and ``white`` white."""
+    return np.clip(levels * (255 / white), 0, 255).astype(np.uint8)
 
 
 SMALL = 10.0

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from segcft.api.answer import Answer
 from segcft.api.question import Question
-from segcft.api.record import add_obtained, record_of
+from segcft.api.record import add_obtained, changes_of, record_of
 from segcft.api.subject import Subject, infer_subject, resolve_measured
+from segcft.config.study import Study
+from segcft.counterfactual.band import Band
 from segcft.counterfactual.contradictions import check_parts
 from segcft.counterfactual.exact import corrected
 from segcft.counterfactual.model import Abduction, CounterfactualModel
@@ -27,7 +30,7 @@ from segcft.counterfactual.warnings import (
     unlikely_together,
 )
 from segcft.errors import Code, RunError
-from segcft.grey import to_grey_levels, to_unit
+from segcft.grey import GREY_LEVELS, to_grey_levels, to_unit
 from segcft.image_models.mechanism import seeded
 from segcft.pipeline.judging import is_guided_by
 from segcft.pipeline.stage import training_stage
@@ -87,7 +90,7 @@ def answer_questions(
     spread = _spread(asking.people[:, columns])
     calibration = asking.calibration(method)
     # Of corrected answers nobody has calibrated them.
-    intervals = None if exact else calibration.intervals
+    intervals, band = (None, None) if exact else (calibration.intervals, calibration.band)
     found, refused = _read(asking, abduction, wanted), [""] * len(questions)
     if exact:
         found, refused = _exact(asking, method, abduction, x, before, wanted, read_before, found)
@@ -124,6 +127,7 @@ def answer_questions(
                 spacing=study.image.spacing,
                 study=study,
                 source=question.file,
+                band=_half_width(band, x[i : i + 1], to_unit(found.grey[i : i + 1]), own, study),
             )
         )
     return answers
@@ -180,6 +184,18 @@ def _exact(
     reached = ((better.missed.abs() / spread).nan_to_num(nan=torch.inf).amax(dim=1) < REACHED).tolist()
     said = [judged if bad else "" if good else short for bad, good in zip(worse.tolist(), reached, strict=True)]
     return _Read(*kept), said
+
+
+def _half_width(
+    band: Band | None, x: Tensor, answer: Tensor, record: dict[str, Any], study: Study
+) -> NDArray[np.float32] | None:
+    """Of the band around an ``answer`` (1, C, *size) about the image ``x``, (C, *size) in grey levels, None where
+    nobody knows; the ``record`` says what it is."""
+    width = band.half_width(x, answer, changes_of(record, study)) if band is not None else None
+    if band is None or width is None:
+        return None
+    record["band"] = {"level": band.level, "of": band.of}
+    return (GREY_LEVELS * width[0]).cpu().numpy()
 
 
 def guide_of(asking: Model, method: str) -> Any:

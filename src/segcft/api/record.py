@@ -60,14 +60,14 @@ def add_obtained(
         for name, sd in zip(study.measured, spread.tolist(), strict=True):
             record["variables"][name]["obtained_sd"] = sd
     if intervals is not None:
-        changes = _changes(study, record)
+        changes = changes_of(record, study)
         for name, value in zip(study.measured, read.tolist(), strict=True):
             width = intervals.around(name, value, changes)
             if width is not None:
                 record["variables"][name] |= {"interval_low": value - width, "interval_high": value + width}
 
 
-def _changes(study: Study, record: Mapping[str, Any]) -> dict[str, float]:
+def changes_of(record: Mapping[str, Any], study: Study) -> dict[str, float]:
     """How much the variables that were set have changed (:func:`~segcft.counterfactual.intervals.size_of`), of a
     derived one itself and not what it moves; none where one of them is not known."""
     rows = {name: row for name, row in record["variables"].items() if row["intervened"]}

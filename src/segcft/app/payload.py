@@ -108,7 +108,6 @@ def _interventions(values: dict[str, float | str], study: Study) -> list[Interve
 
 def encode_answer(answer: Answer, study: Study) -> dict[str, Any]:
     """An answer as the page shows it."""
-    spread = answer.spread
     return {
         "image": encode(answer.image),
         "outlines": {
@@ -116,8 +115,8 @@ def encode_answer(answer: Answer, study: Study) -> dict[str, Any]:
             for name, before, after in zip(study.masked, answer.masks_before, answer.masks_after, strict=True)
         },
         "draws": [encode(draw) for draw in answer.draws],
-        # The largest over channels, float32 (H, W), least significant byte first.
-        "spread": None if spread is None else _base64(spread.max(axis=0).astype("<f4")),
+        "spread": _largest(answer.spread),
+        "band": _largest(answer.band),
         "record": answer.record,
     }
 
@@ -125,6 +124,11 @@ def encode_answer(answer: Answer, study: Study) -> dict[str, Any]:
 def _lines(mask: NDArray[np.bool_]) -> list[list[float]]:
     """The outlines of a mask (H, W), each x0, y0, x1, y1, ..."""
     return [np.round(line, 2).ravel().tolist() for line in outlines(mask)]
+
+
+def _largest(levels: NDArray[np.float32] | None) -> str | None:
+    """The largest over channels of (C, H, W), float32 (H, W), least significant byte first."""
+    return None if levels is None else _base64(levels.max(axis=0).astype("<f4"))
 
 
 def _base64(array: NDArray[Any]) -> str:

@@ -9,7 +9,7 @@ to large changes err more, so errors are sorted in bins of the size of the chang
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,13 +65,17 @@ class Intervals(BaseModel):
     def around(self, measure: str, read: float, changes: Mapping[str, float]) -> float | None:
         """The half-width around what is ``read`` of a measure, where the sizes of the ``changes`` of the variables that
         are set are these (:func:`size_of`); None where nobody knows."""
-        known = [
-            self.widths[name][measure].around(read, change / self.spread[name])
-            for name, change in changes.items()
-            if measure in self.widths.get(name, {})
-        ]
-        # Of several changes at once that which spoils most; of one that was never tried nobody knows what it spoils.
-        return max(known) if known and len(known) == len(changes) else None
+        of_measure = {name: widths[measure] for name, widths in self.widths.items() if measure in widths}
+        return widest(of_measure, self.spread, changes, read)
+
+
+def widest(
+    widths: Mapping[str, HalfWidths], spread: Mapping[str, float], changes: Mapping[str, float], read: float = 1.0
+) -> float | None:
+    """Of the half-widths around what is ``read``, by the variable that is set, the widest of several ``changes`` at
+    once; None where nobody knows what one of them spoils."""
+    known = [widths[name].around(read, size / spread[name]) for name, size in changes.items() if name in widths]
+    return max(known) if known and len(known) == len(changes) else None
 
 
 def size_of(variable: Variable, before: Tensor, after: Tensor) -> Tensor:
@@ -98,11 +102,26 @@ def half_widths(
     known = ~np.isnan(errors) & (changes > 0)
     errors, changes = errors[known], changes[known]
     own = patients[known]
+    return in_bins(changes, lambda chosen: _quantile(errors[chosen], own[chosen]), relative)
+
+
+def in_bins(
+    changes: NDArray[np.floating],
+    fit: Callable[[NDArray[np.bool_]], tuple[float | None, int]],
+    relative: bool = False,
+) -> HalfWidths | None:
+    """Half-widths in as many bins of the size of the change as there are answers for, None of too few.
+
+    Args:
+        changes: (N,), sizes of the changes.
+        fit: of which answers (N,) -> their half-width, if there is one, and how many answers it is of.
+        relative: whether half-widths are shares.
+    """
     for bins in range(BINS, 0, -1):
         upto = np.unique(np.quantile(changes, np.arange(1, bins) / bins)) if len(changes) else changes
         upto = upto[upto < changes.max(initial=0)]  # where many changes are of one size, a bin would have none
         places = np.searchsorted(upto, changes)
-        found = [_quantile(errors[places == k], own[places == k]) for k in range(len(upto) + 1)]
+        found = [fit(places == k) for k in range(len(upto) + 1)]
         if all(width is not None and (bins == 1 or count >= FEWEST) for width, count in found):
             widths = tuple(float(width) for width, _ in found if width is not None)
             return HalfWidths(upto=tuple(upto.tolist()), widths=widths, relative=relative)

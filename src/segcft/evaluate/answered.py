@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from segcft.config.study import Study
+from segcft.counterfactual.band import Band
 from segcft.counterfactual.intervals import Intervals
 from segcft.counterfactual.model import Abduction, CounterfactualModel
 from segcft.evaluate.cohort import Cohort, SampleBatch
@@ -122,6 +124,13 @@ class AskedBatch:
         return self.after[:, self.factual.study.measured_columns]
 
 
+class ErrorBars(NamedTuple):
+    """How far a method's answers may be off, where that was calibrated on others: what is read of them, and pixels."""
+
+    intervals: Intervals | None = None
+    band: Band | None = None
+
+
 @dataclass(frozen=True)
 class AnsweredBatch:
     """The answer of a ``method`` or reference: ``image`` (B, C, *size) in [-1, 1] as its file would show it.
@@ -136,7 +145,9 @@ class AnsweredBatch:
     exact: Tensor
     abduction: Abduction | None = None
     intervals: Intervals | None = None
-    """How far the method's answers may be off, where that was calibrated."""
+    """How far what is read of the method's answers may be off, where that was calibrated."""
+    band: Band | None = None
+    """The same of their pixels."""
 
     @cached_property
     def masks(self) -> Tensor:

@@ -14,11 +14,10 @@ from torch import Tensor
 from segcft.causal.scm import StructuralCausalModel
 from segcft.config.graph import Graph
 from segcft.config.study import Study
-from segcft.counterfactual.intervals import Intervals
 from segcft.counterfactual.model import Abduction, CounterfactualModel
 from segcft.data.store import Store
 from segcft.evaluate import names
-from segcft.evaluate.answered import AnsweredBatch, AskedBatch, FactualBatch, GuideBatch, ModelBatch
+from segcft.evaluate.answered import AnsweredBatch, AskedBatch, ErrorBars, FactualBatch, GuideBatch, ModelBatch
 from segcft.evaluate.answers import FigureQueries
 from segcft.evaluate.cohort import Cohort
 from segcft.evaluate.given import GivenAnswers
@@ -52,7 +51,7 @@ def evaluate(
     training_values: Tensor | None = None,
     training: Store | None = None,
     predictor: Predictor | None = None,
-    intervals: Mapping[str, Intervals] | None = None,
+    error_bars: Mapping[str, ErrorBars] | None = None,
     answers: Mapping[str, Path] | None = None,
     notes: Sequence[str] = (),
     progress: Progress | None = None,
@@ -77,7 +76,7 @@ def evaluate(
         training: the samples that the models were trained on, if they are known; of pairs among them the mean change is
             taken.
         predictor: the judge of what images show of attributes; without one nothing is said of them.
-        intervals: method -> how far its answers may be off, where that was calibrated on others by this judge.
+        error_bars: method -> how far its answers may be off, where that was calibrated on others by this judge.
         answers: another method -> the table of what it answered, see :mod:`segcft.evaluate.given`; judged beside the
             models, and compared with the last of them.
         notes: what a reader of the table must know of the models.
@@ -96,7 +95,7 @@ def evaluate(
     guides = {part: guide.to(device).eval() for part, guide in (guides or {}).items()}
     judge = judge.to(device).eval()
     predictor = predictor.to(device).eval() if predictor is not None else None
-    scores = judge_models(cohort, models, judge, progress, guides, training, predictor, intervals, others)
+    scores = judge_models(cohort, models, judge, progress, guides, training, predictor, error_bars, others)
     table = scores.by_sample(cohort.named("id"), cohort.named("patient"))
     rows = scores.rows(cohort.named("patient"), study.evaluation.bootstrap, study.evaluation.seed)
     if training is not None and not Truth.of(study, cohort.store):
@@ -155,7 +154,7 @@ def judge_models(
     guides: Mapping[str, Reader] | None = None,
     training: Store | None = None,
     predictor: Predictor | None = None,
-    intervals: Mapping[str, Intervals] | None = None,
+    error_bars: Mapping[str, ErrorBars] | None = None,
     others: Sequence[GivenAnswers] = (),
 ) -> Scores:
     """What is in the table, sample by sample; see :func:`evaluate`."""
@@ -184,7 +183,7 @@ def judge_models(
                 drawn = truth.counterfactuals(samples.rows, do) if truth and variable in interventions else None
                 question = AskedBatch(factual, variable, after, drawn)
                 given = [(other.method, other.images(variable, samples.places)) for other in others]
-                for answer in _answers(question, models, abductions, intervals or {}, given):
+                for answer in _answers(question, models, abductions, error_bars or {}, given):
                     _add(scores, factual, answer.method, variable, ((m, m.of_answer(answer)) for m in chosen))
                 changed = known_change(factual, variable) if drawn is None and variable in interventions else None
                 if changed is not None:
@@ -233,7 +232,7 @@ def _answers(
     asked: AskedBatch,
     models: Mapping[str, CounterfactualModel],
     abductions: Mapping[str, Abduction],
-    intervals: Mapping[str, Intervals],
+    error_bars: Mapping[str, ErrorBars],
     given: Sequence[tuple[str, Tensor]] = (),
 ) -> Iterator[AnsweredBatch]:
     """Every method's answer, those that others have ``given``, and those of the references."""
@@ -241,8 +240,8 @@ def _answers(
     yield AnsweredBatch(asked, names.NO_CHANGE, image, None, image)
     for method, model in models.items():
         changed = abductions[method].predict(asked.after)
-        width = intervals.get(method)
-        yield AnsweredBatch(asked, method, rounded(changed), model, changed, abductions[method], width)
+        bars = error_bars.get(method, ErrorBars())
+        yield AnsweredBatch(asked, method, rounded(changed), model, changed, abductions[method], *bars)
     for method, changed in given:
         yield AnsweredBatch(asked, method, changed, None, changed)
     if asked.truth:

@@ -9,11 +9,13 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat
 
+from segcft.counterfactual.band import Band
 from segcft.counterfactual.evidence import Believed
 from segcft.counterfactual.intervals import Intervals
 from segcft.counterfactual.model import CounterfactualModel
 from segcft.counterfactual.repairs import gained_by_turning, limits
 from segcft.errors import Code, RunError
+from segcft.evaluate.banding import banded
 from segcft.evaluate.calibration import calibrated
 from segcft.evaluate.cohort import Cohort
 from segcft.evaluate.temperature import fitted_temperature
@@ -33,6 +35,7 @@ class Calibration(BaseModel):
 
     Attributes:
         intervals: how far its answers may be off; None where there was too little to learn it from.
+        band: the same of their pixels; None where there was too little, or no truth.
         categories: how far the likelihood of images can be believed where it tells categories; None where it is not
             to be asked.
         turned: what images as they should be gain at most by being turned, see
@@ -42,6 +45,7 @@ class Calibration(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     intervals: Intervals | None = None
+    band: Band | None = None
     categories: Believed | None = None
     turned: dict[str, NonNegativeFloat] = {}
 
@@ -60,6 +64,7 @@ def calibrate(
     believed = {m: fitted_temperature(study, model, store, rows, progress) for m, model in models.items()}
     fill_likely(run, store, "validation")
     intervals: Mapping[str, Intervals] = {}
+    bands: Mapping[str, Band] = {}
     turned: dict[str, dict[str, float]] = {}
     rows = store.indices("validation", complete=True)
     if study.measured and models and len(rows) > 1:
@@ -70,9 +75,15 @@ def calibrate(
         spread = torch.where(categories, 1.0, (values - mean).square().nanmean(dim=0).sqrt()).to(device)
         cohort = Cohort.choose(study, store, rows, device)
         intervals = calibrated(cohort, models, judge, spread, progress)
+        bands = banded(cohort, models, judge, spread, progress)
         turned = {method: limits(gains(cohort, model, judge)) for method, model in models.items()}
     found = {
-        method: Calibration(intervals=intervals.get(method), categories=believed[method], turned=turned.get(method, {}))
+        method: Calibration(
+            intervals=intervals.get(method),
+            band=bands.get(method),
+            categories=believed[method],
+            turned=turned.get(method, {}),
+        )
         for method in models
     }
     write_calibration(run, found)

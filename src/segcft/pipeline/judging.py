@@ -17,6 +17,7 @@ from segcft.config.study import Study
 from segcft.data.splits import PARTS, parts_of
 from segcft.data.store import Store
 from segcft.errors import Code, DataError, RunError
+from segcft.evaluate.answered import ErrorBars
 from segcft.evaluate.cohort import Cohort
 from segcft.evaluate.evaluation import asked_values, evaluate
 from segcft.evaluate.given import write_questions
@@ -95,7 +96,7 @@ def evaluate_samples(
     reader = run.judge(device) if judge is None else load_judge(run, judge, device)
     # Validation samples are those that intervals are calibrated on, and another judge errs otherwise.
     calibrated = read_calibration(run) if judge is None and split == "test" else {}
-    intervals = {method: one.intervals for method, one in calibrated.items() if one.intervals is not None}
+    error_bars = {method: ErrorBars(one.intervals, one.band) for method, one in calibrated.items()}
     return evaluate(
         run.study,
         store,
@@ -108,7 +109,7 @@ def evaluate_samples(
         training_values=torch.from_numpy(run.training_values(parts)),
         training=None if run.published else run.samples_of(parts),
         predictor=run.load("predictor-judge", device) if run.study.predictor_judge is not None else None,
-        intervals=intervals,
+        error_bars=error_bars,
         answers=answers,
         notes=notes,
         progress=progress,

@@ -1,4 +1,4 @@
-// Several draws of the image's latents from their posterior, and how far they spread.
+// Several draws of the image's latents from their posterior, how far they spread, and the band around the answer.
 
 import { $, make } from "./dom.js";
 import { doubtColour, fromBase64, gradient, limitOf, picture, toCanvas } from "./pixels.js";
@@ -12,17 +12,22 @@ export function showDraws(spec, answer) {
     canvas.style.aspectRatio = spec.aspect;
     return make("figure", {}, canvas, make("figcaption", {}, label, ...more));
   };
-  const spread = new Float32Array(fromBase64(answer.spread).buffer);
-  const limit = limitOf(spread);
   const [height, width] = spec.size;
-  const bar = make("i", { class: "colour-bar" });
-  bar.style.backgroundImage = gradient((value) => doubtColour(value, 1), 0, 1);
+  const levels = (encoded, label, title) => {
+    const values = new Float32Array(fromBase64(encoded).buffer);
+    const limit = limitOf(values);
+    const bar = make("i", { class: "colour-bar" });
+    bar.style.backgroundImage = gradient((value) => doubtColour(value, 1), 0, 1);
+    return tile(
+      toCanvas(width, height, (i) => doubtColour(values[i], limit)),
+      label,
+      make("span", { class: "scale", title }, "0", bar, `${limit}`),
+    );
+  };
+  const band = "half-width in grey levels: of the pixels that truly change, 90 % lie within";
   $("draws").replaceChildren(
     ...answer.draws.map((draw, k) => tile(picture(spec, fromBase64(draw)), `Draw ${k + 1}`)),
-    tile(
-      toCanvas(width, height, (i) => doubtColour(spread[i], limit)),
-      "Spread (SD)",
-      make("span", { class: "scale", title: "standard deviation in grey levels" }, "0", bar, `${limit}`),
-    ),
+    levels(answer.spread, "Spread (SD)", "standard deviation in grey levels"),
+    ...(answer.band ? [levels(answer.band, "Band (90 %)", band)] : []),
   );
 }
