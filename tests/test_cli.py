@@ -268,7 +268,7 @@ def test_a_counterfactual_is_written_and_says_that_it_is_synthetic(
     status, out, err = segcft(*ask, "--set", "age=63", "--set", "sex=F", "--out", tmp_path / "answer")
     assert status == 0
     assert str(tmp_path / "answer") in err
-    names = {"image.png", "counterfactual.png", "difference.png", "counterfactual.json"}
+    names = {"image.png", "counterfactual.png", "difference.png", "band.png", "counterfactual.json"}
     assert {path.name for path in (tmp_path / "answer").iterdir()} == names
     record = json.loads((tmp_path / "answer" / "counterfactual.json").read_text())
     with Image.open(tmp_path / "answer" / "counterfactual.png") as picture:

@@ -36,8 +36,10 @@ def add_evaluate(command: Command) -> None:
         "--judge",
         metavar="RUN",
         type=Path,
+        action="append",
+        default=[],
         help="another judge: that of a run or published model of the same structures on the same grid, or its file "
-        "(default: the run's own)",
+        "(default: the run's own); may be repeated, and each judges all answers",
     )
     parser.add_argument(
         "--questions",
@@ -59,8 +61,8 @@ def add_evaluate(command: Command) -> None:
         metavar="DIR",
         type=Path,
         help="folder of table and figures (default: RUN/evaluation, of other samples RUN/evaluation-new; of a "
-        "published model runs/evaluation-NAME; by another judge with -other-judge, with other methods with "
-        "-other-methods)",
+        "published model runs/evaluation-NAME; by another judge with -other-judge, by several with -judges, with "
+        "other methods with -other-methods)",
     )
     parser.add_argument("--json", action="store_true", help="print the rows of table.json instead of the table")
     hardware(parser)
@@ -89,7 +91,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         check(options.questions, (), "questions.csv", "questions are written to a folder")
     quiet_libraries()
     from segcft.pipeline.importing import new_samples
-    from segcft.pipeline.judging import ask_samples, evaluate_samples
+    from segcft.pipeline.judging import ask_samples, evaluate_by, evaluate_samples
     from segcft.pipeline.stages.evaluation import RECORD
     from segcft.training.loop import make_fabric
     from segcft.utils.lock import Lock
@@ -102,8 +104,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     else:
         own = run.store()  # an error comes before the simulation
         folder = run.folder / "evaluation-new" if others else run.evaluation_of(options.split)
-    if options.judge is not None:  # the run's own table is its own judge's
-        folder = folder.with_name(f"{folder.name}-other-judge")
+    if options.judge:  # the run's own table is its own judge's
+        folder = folder.with_name(f"{folder.name}-{'judges' if len(options.judge) > 1 else 'other-judge'}")
     if answers:
         folder = folder.with_name(f"{folder.name}-other-methods")
     folder = options.out or folder
@@ -115,11 +117,16 @@ def _evaluate(options: argparse.Namespace) -> None:
             table = ask_samples(run, store, options.questions, device, progress, options.split)
             print(f"questions: {table}", file=sys.stderr)
             return
-        rows = evaluate_samples(run, store, folder, device, progress, options.split, options.judge, answers)
+        asked = (run, store, folder, device, progress, options.split)
+        if len(options.judge) > 1:
+            rows, table = evaluate_by(options.judge, *asked, answers), folder / "judges.md"
+        else:
+            judge = options.judge[0] if options.judge else None
+            rows, table = evaluate_samples(*asked, judge, answers), folder / "table.md"
     if options.json:
         print(json.dumps(rows, indent=1))
     else:
-        print((folder / "table.md").read_text(encoding="utf-8"))
+        print(table.read_text(encoding="utf-8"))
     print(f"table and figures: {folder}", file=sys.stderr)
 
 

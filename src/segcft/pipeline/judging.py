@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from segcft.evaluate.answered import ErrorBars
 from segcft.evaluate.cohort import Cohort
 from segcft.evaluate.evaluation import asked_values, evaluate
 from segcft.evaluate.given import write_questions
+from segcft.evaluate.judges import compare, render_judges
 from segcft.measures.measurements import Measurements
 from segcft.pipeline.calibration import read_calibration
 from segcft.pipeline.completion import fill_likely
@@ -32,6 +34,7 @@ from segcft.readers.segmentor import Segmentor
 from segcft.simulate.people import person_id, person_number
 from segcft.training import artefact
 from segcft.training.findings import Finding, recorded
+from segcft.utils.atomic import write_text
 from segcft.utils.progress import Progress
 
 UNKNOWN_TRAINING = (
@@ -114,6 +117,40 @@ def evaluate_samples(
         notes=notes,
         progress=progress,
     )
+
+
+def evaluate_by(
+    judges: Sequence[Path],
+    run: Run,
+    store: Store,
+    folder: Path,
+    device: torch.device,
+    progress: Progress,
+    split: str = "test",
+    answers: Mapping[str, Path] | None = None,
+) -> list[dict[str, Any]]:
+    """Have several ``judges`` judge the same answers, see :func:`evaluate_samples`: the table of each is in a folder of
+    its name below ``folder``, and what they say beside each other in ``judges.md`` and ``judges.json``.
+
+    Returns:
+        the rows of the comparison, see :func:`segcft.evaluate.judges.compare`.
+
+    Raises:
+        RunError: one is there twice, or see :func:`evaluate_samples`.
+    """
+    named = {place.resolve().stem if place.is_file() else place.resolve().name: place for place in judges}
+    if len(named) < len(judges):
+        raise RunError(Code.DUPLICATE, "--judge", "two judges have one name; rename the folder of one of them")
+    for place in judges:  # one error, and not one after an hour
+        load_judge(run, place)
+    tables = {
+        name: evaluate_samples(run, store, folder / name, device, progress, split, place, answers)
+        for name, place in named.items()
+    }
+    compared = compare(run.study, tables)
+    write_text(folder / "judges.json", json.dumps(compared, indent=1, allow_nan=False) + "\n")
+    write_text(folder / "judges.md", render_judges(run.study, compared))
+    return compared
 
 
 def ask_samples(
