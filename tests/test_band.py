@@ -52,6 +52,14 @@ def test_answers_about_one_person_are_not_many_people() -> None:
     assert factors([np.ones(5)] * 50, np.ones(50), np.array(["p"] * 50)) is None
 
 
+def test_everybody_counts_alike_however_many_answers_are_about_them() -> None:
+    one, others = np.full(3, 0.1), np.full(3, 100.0)
+    names = np.array([*["p"] * 400, *(f"q{k}" for k in range(19))])
+    found = factors([one] * 400 + [others] * 19, np.ones(419), names)
+    assert found is not None
+    assert found.widths == (100.0,)
+
+
 def test_where_nothing_has_truly_changed_nothing_is_learnt() -> None:
     some = [np.ones(3), np.zeros(0)] * 20
     names = np.array([f"p{k}" for k in range(40)])
@@ -129,7 +137,7 @@ def test_an_answer_has_the_band_of_its_change(small_run: Run, tmp_path: Path) ->
     assert answer.record["band"] == {"level": LEVEL, "of": "simulator"}
     answer.save(tmp_path / "answer")
     assert Image.open(tmp_path / "answer" / "band.png").size == answer.image.shape[:0:-1]
-    assert "true changes" in answer._repr_html_()
+    assert "band of 90 %" in answer._repr_html_()
     assert encode_answer(answer, small_run.study)["band"]
     exact = model.counterfactual(image[0], do={one: "+10%"}, method="segmentor", exact=True)
     assert exact.band is None

@@ -12,9 +12,16 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from refused import refused
+from segcft.api.questions import table_items
 from segcft.cli import main
+from segcft.cli.evaluate import _answers
+from segcft.config.loader import load_study
+from segcft.errors import Code, SegcftError
+from segcft.evaluate.given import AFTER, check_methods
 from segcft.evaluate.names import in_order, less, method_name
 from segcft.pipeline.run import Run
+from tests.conftest import MODELS
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +81,7 @@ def test_who_leaves_images_as_they_are_scores_as_no_change(
     assert ("mape", "heart_area", "heart") in {key[1:] for key in index if key[0] == difference}
     text = (tmp_path / "out" / "table.md").read_text()
     assert "Theirs less Seg-CFT" in text
-    assert not (small_run.folder / "evaluation-other-methods").exists()
+    assert "what Theirs answered" in text
 
 
 def test_another_model_of_ours_answers_the_questions(
@@ -119,7 +126,22 @@ def _relative(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(do=["heart_area=+20%", *table["do"][1:]])
 
 
-@pytest.mark.parametrize("change", [_missing, _twice, _unknown, _another, _relative])
+def _unreadable(table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(do=["heart_area", *table["do"][1:]])
+
+
+def _unsaid(table: pd.DataFrame) -> pd.DataFrame:
+    return table.drop(columns="do")
+
+
+def _no_file(table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(image=[None, *table["image"][1:]])
+
+
+CHANGES = [_missing, _twice, _unknown, _another, _relative, _unreadable, _unsaid, _no_file]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_answers_that_are_not_those_of_the_questions_are_refused(
     asked: Path, small_run: Run, tmp_path: Path, change: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -150,9 +172,51 @@ def test_an_answer_that_is_no_such_image_is_named(
     assert str(file) in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("text", ["x", "=t.csv", "Seg-CFT=t.csv", "segmentor=t.csv", "a - b=t.csv", "guide: a=t.csv"])
-def test_names_that_mean_something_else_are_refused(small_run: Run, text: str) -> None:
-    assert main(["evaluate", str(small_run.folder), "--answers", text]) == 1
+@pytest.mark.parametrize("name", ["", " ", "a - b", "guide: a", "a|b", " x", "x ", "a  b", "b less Seg-CFT", "x\ny"])
+def test_names_that_tables_cannot_show_are_refused(name: str) -> None:
+    with refused(SegcftError, Code.INVALID, "--answers"):
+        check_methods([name])
+
+
+@pytest.mark.parametrize("names", [["Seg-CFT"], ["segmentor"], ["no cft"], ["Truth"], ["a", "A"]])
+def test_names_that_mean_something_else_are_refused(names: list[str]) -> None:
+    with refused(SegcftError, Code.DUPLICATE, "--answers"):
+        check_methods(names)
+
+
+def test_other_names_will_do() -> None:
+    check_methods(["theirs", "Ho et al. 2020", "DDPM (ours)", "über+1", "a-b_2"])
+
+
+@pytest.mark.parametrize("text", ["x", "=t.csv", "x="])
+def test_answers_have_a_name_and_a_table(text: str) -> None:
+    with refused(SegcftError, Code.INVALID, "--answers"):
+        _answers([text])
+
+
+def test_questions_go_on_where_they_were_and_leave_nothing_behind(small_run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "asked"
+    words = ["evaluate", str(small_run.folder), "--questions", str(folder), "--device", "cpu"]
+    assert main(words) == 0
+    first = {path.name for path in (folder / "images").iterdir()}
+    shutil.rmtree(folder / "images")  # as if it had been interrupted
+    assert main([*words, "--split", "validation"]) == 0
+    named = pd.read_csv(folder / "questions.csv")["image"]
+    assert {path.name for path in (folder / "images").iterdir()} == {Path(name).name for name in named}
+    assert not first & {Path(name).name for name in named}
+    assert main([*words, "--answers", "x=y.csv"]) == 1
+
+
+def test_a_model_with_derived_variables_reads_its_questions(tmp_path: Path) -> None:
+    study = load_study(MODELS / "chest" / "study.yaml")
+    row = {name: (variable.categories or ["1"])[0] for name, variable in study.variables.items()}
+    row |= {name + AFTER: row[name] for name in row}
+    pd.DataFrame([{"id": "heart_area/a", "image": "images/a.png", "do": "heart_area=1"} | row]).to_csv(
+        tmp_path / "questions.csv", index=False
+    )
+    asked = table_items(tmp_path / "questions.csv", study, (), ())
+    assert [(item.id, item.do) for item in asked.items] == [("heart_area/a", ("heart_area=1",))]
+    assert len(asked.items[0].known) == sum(not variable.derived for variable in study.variables.values())
 
 
 def test_a_folder_of_other_things_is_refused(small_run: Run, tmp_path: Path) -> None:

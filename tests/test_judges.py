@@ -60,14 +60,18 @@ def test_a_run_is_judged_by_several(small_run: Run, tmp_path: Path, undrawn: Non
     assert main(words) == 0
     folder = run / "evaluation-judges"
     rows = json.loads((folder / "judges.json").read_text())
-    tables = {name: json.loads((folder / name / "table.json").read_text()) for name in ("run", "other")}
+    tables = {name: json.loads((folder / "by" / name / "table.json").read_text()) for name in ("run", "other")}
     assert rows == compare(small_run.study, tables)
     assert {judge for one in rows for judge in one["judges"]} == {"run", "other"}
     assert any(one["range"] for one in rows)
     assert (run / "evaluation" / "table.md").read_text() == own
+    metrics = {name: {one["metric"] for one in rows} for name, rows in tables.items()}
+    assert "coverage" in metrics["run"]  # its own judge is the one by whom intervals were calibrated
+    assert "coverage" not in metrics["other"]
+    assert "coverage of the band" in metrics["other"]  # which hangs on no judge
 
 
-def test_judges_of_one_name_are_refused_before_anything_is_judged(small_run: Run, tmp_path: Path) -> None:
+def test_a_judge_that_is_there_twice_or_nowhere_is_refused_at_once(small_run: Run, tmp_path: Path) -> None:
     words = ["evaluate", str(small_run.folder), "--out", str(tmp_path / "out"), "--device", "cpu"]
     assert main([*words, "--judge", str(small_run.folder), "--judge", str(small_run.folder)]) == 1
     assert main([*words, "--judge", str(small_run.folder), "--judge", str(tmp_path / "nobody")]) == 1

@@ -148,7 +148,7 @@ class Answer:
         if self.spread is not None:
             panels.append((f"standard deviation of {len(self.draws)} draws", self._png(_picture(self.spread, WHITE))))
         if self.band is not None:
-            panels.append(("90 % of true changes: ± up to", self._png(_picture(self.band, WIDE))))
+            panels.append(("band of 90 %: half-width", self._png(_picture(self.band, WIDE))))
         rows = [("variable", *_COLUMNS, ""), *((plain(name), *cells) for name, cells in self._rows().items())]
         wide = is_wide(*self.image.shape[1:])
         return to_html(panels, wide, rows, [self._by(), *(f"Warning: {text}" for text in self.warnings)])

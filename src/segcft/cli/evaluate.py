@@ -64,7 +64,9 @@ def add_evaluate(command: Command) -> None:
         "published model runs/evaluation-NAME; by another judge with -other-judge, by several with -judges, with "
         "other methods with -other-methods)",
     )
-    parser.add_argument("--json", action="store_true", help="print the rows of table.json instead of the table")
+    parser.add_argument(
+        "--json", action="store_true", help="print the rows of table.json, or of judges.json, instead of the table"
+    )
     hardware(parser)
 
 
@@ -86,8 +88,9 @@ def _evaluate(options: argparse.Namespace) -> None:
         )
     answers = _answers(options.answers)
     if options.questions is not None:
-        if answers:
-            raise SegcftError(Code.CONFLICT, "--questions", "questions come before --answers; give one of the two")
+        if answers or options.judge or options.json or options.out:
+            why = "it judges nothing; leave out --answers, --judge, --json and --out"
+            raise SegcftError(Code.CONFLICT, "--questions", why)
         check(options.questions, (), "questions.csv", "questions are written to a folder")
     quiet_libraries()
     from segcft.pipeline.importing import new_samples
@@ -106,9 +109,9 @@ def _evaluate(options: argparse.Namespace) -> None:
         folder = run.folder / "evaluation-new" if others else run.evaluation_of(options.split)
     if options.judge:  # the run's own table is its own judge's
         folder = folder.with_name(f"{folder.name}-{'judges' if len(options.judge) > 1 else 'other-judge'}")
-    if answers:
+    if answers or options.questions is not None:  # both are of the same samples
         folder = folder.with_name(f"{folder.name}-other-methods")
-    folder = options.out or folder
+    folder = options.out or (folder if others or options.questions is None else options.questions)
     with Lock(folder):
         if options.out is not None:  # perhaps the folder of a run's own evaluation, which this one is not
             (folder / RECORD).unlink(missing_ok=True)
@@ -136,9 +139,9 @@ def _answers(given: list[str]) -> dict[str, Path]:
     for text in given:
         name, equals, table = text.partition("=")
         if not equals or not table:
-            raise SegcftError(Code.INVALID, f"--answers {text}", "expected NAME=TABLE, e.g. theirs=theirs/answers.csv")
+            raise SegcftError(Code.INVALID, "--answers", f"{text!r} is no NAME=TABLE, e.g. theirs=theirs/answers.csv")
         if name in found:
-            raise SegcftError(Code.DUPLICATE, f"--answers {text}", f"{name!r} has two tables")
+            raise SegcftError(Code.DUPLICATE, "--answers", f"{name!r} has two tables")
         found[name] = Path(table)
     if found:
         from segcft.evaluate.given import check_methods

@@ -10,9 +10,9 @@ people on whom no step was trained, of whose image the counterfactual is known: 
 
 .. math:: \frac{n \hat R(q) + 1}{n + 1} \le 0.1,
 
-where R is the mean share of the truly changed pixels that lie outside and n how many people there are (conformal risk
-control: Angelopoulos et al., ICLR 2024). Of new people of the same kind 90 % of the truly changed pixels then lie
-within, on average. There is a factor for small, middling and large changes, as in
+where R is the mean share of the truly changed pixels that lie outside, of each of n people the mean of the answers
+about them (conformal risk control: Angelopoulos et al., ICLR 2024). Of a new person of the same kind 90 % of the truly
+changed pixels then lie within, on average over people. There is a factor for small, middling and large changes, as in
 :mod:`segcft.counterfactual.intervals`.
 """
 
@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from segcft.config.section import Fraction
-from segcft.counterfactual.intervals import LEVEL, HalfWidths, in_bins, widest
+from segcft.counterfactual.intervals import LEVEL, ROUNDING, HalfWidths, in_bins, of_people, smallest_with, widest
 from segcft.grey import GREY_LEVELS
 from segcft.grid import Grid
 
@@ -37,9 +37,6 @@ FLOOR = 1 / GREY_LEVELS
 
 CHANGED = 4 / GREY_LEVELS
 """From this difference on, four grey levels, a pixel has truly changed: less is not seen."""
-
-ROUNDING = 1e-9
-"""Of shares that are summed up."""
 
 
 class Band(BaseModel):
@@ -64,8 +61,12 @@ class Band(BaseModel):
     def half_width(self, image: Tensor, answer: Tensor, changes: Mapping[str, float]) -> Tensor | None:
         """The half-width at every pixel of an ``answer`` (B, C, *size) about ``image``, both in [-1, 1], where the
         sizes of the changes of the variables that are set are these; None where nobody knows."""
-        factor = widest(self.factors, self.spread, changes)
+        factor = self.factor(changes)
         return None if factor is None else factor * scale(image, answer, self.radius)
+
+    def factor(self, changes: Mapping[str, float]) -> float | None:
+        """q of the changes, the largest of several; None where one of them is not known."""
+        return widest(self.factors, self.spread, changes)
 
 
 def scale(image: Tensor, answer: Tensor, radius: int) -> Tensor:
@@ -108,10 +109,8 @@ def factors(
         if allowed < -ROUNDING:
             return None, len(answers)
         each = np.concatenate([found[k] for k in answers])
-        weights = np.repeat(1 / (len(answers) * counts[answers]), counts[answers])
-        order = np.argsort(each)
-        outside = 1 - np.cumsum(weights[order])
-        factor = float(each[order][int(np.argmax(outside <= allowed + ROUNDING))])
+        weights = np.repeat(of_people(patients[answers]) / counts[answers], counts[answers])
+        factor = smallest_with(each, weights, 1 - allowed)
         return factor if math.isfinite(factor) else None, len(answers)
 
     return in_bins(changes[some], fit)

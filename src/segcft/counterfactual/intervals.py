@@ -24,6 +24,8 @@ LEVEL = 0.9
 BINS = 3
 FEWEST = 30
 """Answers in a bin; with fewer, bins are wider."""
+ROUNDING = 1e-9
+"""Of shares that are summed up."""
 
 
 class HalfWidths(BaseModel):
@@ -89,9 +91,9 @@ def half_widths(
     r"""Half-widths that cover a new patient's error with a probability of :data:`LEVEL`, or, of few patients, rather
     more; None of too few.
 
-    Answers about one patient are not independent. So that many of them do not look like many patients, the correction
-    for a finite sample, the quantile :math:`\lceil (n + 1) 0.9 \rceil / n`, is that of patients. Where nothing was
-    changed there is no error to learn from.
+    Answers about one patient are not independent. All patients count alike, however many answers are about them, and
+    the correction for a finite sample, the quantile :math:`\lceil (n + 1) 0.9 \rceil / n`, is that of patients. Where
+    nothing was changed there is no error to learn from.
 
     Args:
         errors: (N,), NaN where an answer does not count, infinite where it fails.
@@ -135,6 +137,18 @@ def _quantile(errors: NDArray[np.floating], patients: NDArray[np.str_]) -> tuple
     rank = math.ceil((people + 1) * LEVEL)
     if people == 0 or rank > people:
         return None, len(errors)
-    place = math.ceil(rank / people * len(errors)) - 1
-    width = float(np.sort(errors)[place])
+    width = smallest_with(errors, of_people(patients), rank / people)
     return width if math.isfinite(width) else None, len(errors)
+
+
+def of_people(patients: NDArray[np.str_]) -> NDArray[np.float64]:
+    """Weights of answers about ``patients`` (N,) that add up to 1, all patients counting alike."""
+    _, whose, counts = np.unique(patients, return_inverse=True, return_counts=True)
+    return 1 / (len(counts) * counts[whose])
+
+
+def smallest_with(errors: NDArray[np.floating], weights: NDArray[np.floating], share: float) -> float:
+    """The smallest of ``errors`` (N,) that those of so large a ``share`` of the ``weights`` do not exceed."""
+    order = np.argsort(errors, kind="stable")
+    enough = np.flatnonzero(np.cumsum(weights[order]) >= share - ROUNDING)
+    return float(errors[order[enough[0] if len(enough) else -1]])

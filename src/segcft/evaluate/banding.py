@@ -24,7 +24,7 @@ from segcft.readers.reader import MaskReader
 from segcft.utils.progress import Progress
 
 MOST = 200
-"""People who are asked about, as a simulator takes its time to draw the truth."""
+"""Samples that are asked about, as a simulator takes its time to draw the truth."""
 
 
 @torch.no_grad()
@@ -34,7 +34,9 @@ def banded(
     """The band of every method; see :func:`segcft.evaluate.calibration.calibrated` for the arguments.
 
     Of simulated people the truth is the simulator's. Of real ones nobody knows it: there one structure is deformed, and
-    methods are asked for what it then measures (:mod:`segcft.evaluate.known`).
+    methods are asked for what it then measures (:mod:`segcft.evaluate.known`). All measures of the structure change
+    then, as they do where the first of them is set and the others follow; a border that is set by itself is another
+    question, of which nothing is learnt.
     """
     study, truth = cohort.study, Truth.of(cohort.study, cohort.store)
     few = np.random.default_rng(study.evaluation.seed).permutation(cohort.rows)[:MOST]
@@ -83,6 +85,7 @@ def _known(
     """Of every variable whose true counterfactuals are known: the values (B, V) that it then has, and the images (B, C,
     *size), NaN where there is none."""
     study, samples = factual.study, factual.samples
+    own = {structure.variable for structure in study.masked.values()}
     for variable in study.asked:
         if truth is not None:
             after = asked[variable]
@@ -90,5 +93,5 @@ def _known(
             drawn = truth.counterfactuals(samples.rows, {caused: after[:, factual.cohort.column(caused)]})
             if drawn is not None:
                 yield variable, after, drawn.image
-        elif variable in study.measured and (known := known_change(factual, variable)) is not None:
+        elif variable in own and (known := known_change(factual, variable)) is not None:
             yield variable, known.asked.after, known.image

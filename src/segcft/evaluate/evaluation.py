@@ -90,11 +90,11 @@ def evaluate(
     """
     progress = progress or Progress()
     cohort = Cohort.choose(study, store, indices, device)
-    others = _others(cohort, next(iter(models.values())).scm, answers) if answers else []
     models = {method: model.to(device).eval() for method, model in models.items()}
     guides = {part: guide.to(device).eval() for part, guide in (guides or {}).items()}
     judge = judge.to(device).eval()
     predictor = predictor.to(device).eval() if predictor is not None else None
+    others = _others(cohort, next(iter(models.values())).scm, answers) if answers else []
     scores = judge_models(cohort, models, judge, progress, guides, training, predictor, error_bars, others)
     table = scores.by_sample(cohort.named("id"), cohort.named("patient"))
     rows = scores.rows(cohort.named("patient"), study.evaluation.bootstrap, study.evaluation.seed)

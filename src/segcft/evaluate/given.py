@@ -5,14 +5,16 @@ A folder of questions::
     images/ID.png    the samples as they are, on the study's grid
     questions.csv    a row a question: id, image, do; each variable as it is, and as VARIABLE_after what it is to be
 
-Whoever answers makes an image of the same size for each question, and a table with the columns ``id``, of the question,
-and ``file``, from the table's folder. ``questions.csv`` is a table that ``segcft counterfactual`` takes, and its
-``manifest.csv`` is such a table of answers.
+Whoever answers makes an image of the same size for each question, and a table with the columns ``id`` and ``do`` of the
+question, and ``file``, from the table's folder. ``questions.csv`` is a table that ``segcft counterfactual`` takes, and
+its ``manifest.csv`` is such a table of answers.
 """
 
 from __future__ import annotations
 
 import math
+import re
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -23,7 +25,7 @@ from torch import Tensor
 
 from segcft.causal.intervention import Intervention, parse_intervention
 from segcft.data.attributes import read_table
-from segcft.errors import Code, DataError, SegcftError
+from segcft.errors import Code, DataError, InterventionError, SegcftError
 from segcft.evaluate import names
 from segcft.evaluate.cohort import Cohort
 from segcft.grey import rounded, to_grey_levels
@@ -39,6 +41,9 @@ AFTER = "_after"
 
 SAME = 1e-4
 """Share by which a value in a table may differ from the one that was asked for: tables round."""
+
+
+_NAME = re.compile(r"[\w.+()-]+( [\w.+()-]+)*")
 
 
 def question(variable: str, sample: str) -> str:
@@ -63,23 +68,26 @@ def write_questions(
     study, ids = cohort.study, cohort.named("id")
     if len(study.image.size) != 2:
         raise DataError(Code.INVALID, study.name, "questions are written as pictures, and its images are volumes")
-    told = [name for name, variable in study.variables.items() if not variable.derived]
-    table = folder / "questions.csv"
-    columns = ("id", "image", "do", *told, *(name + AFTER for name in study.variables))
-    with (progress or Progress()).task("Writing questions", len(cohort)) as task, Table(table, columns) as rows:
-        for samples, answers in zip(cohort.batches(), asked, strict=True):
-            here = [ids[place] for place in samples.places.tolist()]
-            pixels = to_grey_levels(samples.image).cpu().numpy()
-            for k, id in enumerate(here):
-                _check_id(cohort, id)
-                write_bytes(folder / "images" / f"{id}.png", png_bytes(pixels[k]))
+    for id in ids:
+        _check_id(cohort, id)
+    shutil.rmtree(folder / "images", ignore_errors=True)
+    table, values = folder / "questions.csv", cohort.values
+    columns = ("id", "image", "do", *study.variables, *(name + AFTER for name in study.variables))
+    # The table comes first: by it a folder is known in which this was interrupted.
+    with Table(table, columns) as rows:
+        done = 0
+        for answers in asked:
             for variable, after in answers.items():
-                for k, id in enumerate(here):
-                    known, wanted = _said(cohort, samples.values[k]), _said(cohort, after[k])
-                    do = Intervention(variable, wanted[variable])
-                    cells = (*(known[name] for name in told), *wanted.values())
+                for k, id in enumerate(ids[done : done + len(after)]):
+                    known, wanted = _said(cohort, values[done + k]), _said(cohort, after[k])
+                    do, cells = Intervention(variable, wanted[variable]), (*known.values(), *wanted.values())
                     rows.write([question(variable, id), f"images/{id}.png", str(do), *map(_cell, cells)])
-            task.advance(len(here))
+            done += len(next(iter(answers.values())))
+    with (progress or Progress()).task("Writing images", len(cohort)) as task:
+        for samples in cohort.batches():
+            for place, pixels in zip(samples.places.tolist(), to_grey_levels(samples.image).cpu().numpy(), strict=True):
+                write_bytes(folder / "images" / f"{ids[place]}.png", png_bytes(pixels))
+            task.advance(len(samples.image))
     return table
 
 
@@ -97,14 +105,15 @@ class GivenAnswers:
 
         Args:
             method: what it is called in tables.
-            table: see above. Where it has a column ``do``, that must be what was asked for.
+            table: see above.
             cohort: the samples that were asked about.
             asked: variable -> the value that each sample's was set to, (N,).
 
         Raises:
-            DataError: the table cannot be read, a question has no answer or two, or one is of another question.
+            DataError: the table cannot be read, a question has no answer or two, one is of another question, or a file
+                is not there.
         """
-        rows, ragged = read_table(table, {"id": "question that is answered", "file": "image file"}, ("do",))
+        rows, ragged = read_table(table, {"id": "question", "file": "image file", "do": "intervention"})
         if ragged:
             raise DataError(Code.INVALID, f"{table}: line {ragged[0][0]}", ragged[0][1])
         ids = cohort.named("id")
@@ -120,9 +129,11 @@ class GivenAnswers:
                 raise DataError(Code.UNKNOWN, f"{line}: id", f"{id!r} is no question to these samples")
             if id in files:
                 raise DataError(Code.DUPLICATE, f"{line}: id", f"{id!r} has two answers")
-            if "do" in row.cells and not _is_asked(cohort, row.cells["do"], *wanted[id]):
-                raise DataError(Code.OTHER, f"{line}: do", f"{row.cells['do']!r} is not what these samples are asked")
+            if not _is_asked(cohort, row.cells["do"], *wanted[id]):
+                raise DataError(Code.OTHER, f"{line}: do", f"{row.cells['do']!r} is not what this sample is asked")
             files[id] = table.parent / row.cells["file"]
+            if not row.cells["file"] or not files[id].is_file():
+                raise DataError(Code.MISSING, f"{line}: file", f"there is no file {files[id]}")
         missing = [id for id in wanted if id not in files]
         if missing:
             why = f"{len(missing)} of {len(wanted)} questions have no answer, the first is {missing[0]!r}"
@@ -143,7 +154,7 @@ class GivenAnswers:
             try:
                 grey = read_image(path, size.channels).grey
             except Rejected as error:
-                raise DataError(Code.UNREADABLE, path, str(error)) from None
+                raise DataError(Code.UNREADABLE, path, str(error).removeprefix(f"{path}: ")) from None
             if grey.shape[1:] != tuple(size.size):
                 given, wanted = (" x ".join(map(str, shape)) for shape in (grey.shape[1:], size.size))
                 raise DataError(Code.INVALID, path, f"{given} pixels, where the study has {wanted}")
@@ -157,13 +168,14 @@ def check_methods(methods: Sequence[str]) -> None:
     Raises:
         SegcftError: they cannot.
     """
-    taken = {*names.METHODS, *names.METHODS.values()}
+    taken = {name.casefold() for name in (*names.METHODS, *names.METHODS.values())}
     for method in methods:
-        if not method.strip() or not method.isprintable() or names.is_difference(method) or names.guided_by(method):
-            raise SegcftError(Code.INVALID, f"--answers {method}", "expected a name that is nothing else's in tables")
-        if method in taken:
-            raise SegcftError(Code.DUPLICATE, f"--answers {method}", "something else in the table is called so")
-        taken.add(method)
+        if not _NAME.fullmatch(method) or {"-", "less"} & set(method.casefold().split()):
+            why = "expected a name of letters, digits and . + ( ) _ -, words parted by one blank, none of them 'less'"
+            raise SegcftError(Code.INVALID, "--answers", f"{method!r}: {why}")
+        if method.casefold() in taken:
+            raise SegcftError(Code.DUPLICATE, "--answers", f"{method!r}: something else in the table is called so")
+        taken.add(method.casefold())
 
 
 def _said(cohort: Cohort, values: Tensor) -> dict[str, float | str]:
@@ -178,7 +190,10 @@ def _cell(value: float | str) -> str:
 
 def _is_asked(cohort: Cohort, do: str, variable: str, value: float) -> bool:
     """Whether the text ``do`` sets ``variable`` to ``value``."""
-    one = parse_intervention(do, cohort.study.variables)
+    try:
+        one = parse_intervention(do, cohort.study.variables)
+    except InterventionError:
+        return False
     if one.variable != variable or one.kind != "set":
         return False
     if isinstance(one.amount, str):

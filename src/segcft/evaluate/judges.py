@@ -31,9 +31,10 @@ def compare(study: Study, tables: Mapping[str, Sequence[Row]]) -> list[dict[str,
         ``mean`` and ``range``, the largest less the smallest value; both are None unless all judges say something.
     """
     found: dict[tuple[str, str, str, str], dict[str, float | None]] = {}
+    shown = {metric.name for metric in _metrics(study)}
     for judge, rows in tables.items():
         for row in rows:
-            if row["intervened"] and row["metric"] in {metric.name for metric in _metrics(study)}:
+            if row["intervened"] and row["metric"] in shown:
                 key = (row["metric"], row["intervention"], row["structure"], row["method"])
                 found.setdefault(key, dict.fromkeys(tables))[judge] = row["value"]
     compared = []

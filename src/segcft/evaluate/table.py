@@ -235,6 +235,11 @@ differ from the same masks."""
             explained[names.TRUTH] = "the simulator's own counterfactual, by its causal model and not the learnt one."
         if self.study.evaluation.pairs is not None:
             explained[names.TRUTH] = "the subject's own other image, as the judge reads it."
+        for method in self.methods:
+            if method not in names.METHODS:
+                what = f"what {method} answered, as its files show it."
+                less = "their difference, person by person; of errors, below 0: the first one is better."
+                explained[method] = less if names.is_difference(method) else what
         return "\n".join(f"- {method_name(m)}: {explained[m]}" for m in self.methods if m in explained)
 
 

@@ -67,16 +67,17 @@ def calibrate(
     bands: Mapping[str, Band] = {}
     turned: dict[str, dict[str, float]] = {}
     rows = store.indices("validation", complete=True)
-    if study.measured and models and len(rows) > 1:
+    if models and len(rows) > 1:
         values = torch.from_numpy(store.values()[store.indices("train", complete=True)])
         categories = torch.tensor([bool(variable.categories) for variable in study.variables.values()])
         # What is derived has no value where its formula has none.
         mean = values.nanmean(dim=0)
         spread = torch.where(categories, 1.0, (values - mean).square().nanmean(dim=0).sqrt()).to(device)
         cohort = Cohort.choose(study, store, rows, device)
-        intervals = calibrated(cohort, models, judge, spread, progress)
         bands = banded(cohort, models, judge, spread, progress)
-        turned = {method: limits(gains(cohort, model, judge)) for method, model in models.items()}
+        if study.measured:
+            intervals = calibrated(cohort, models, judge, spread, progress)
+            turned = {method: limits(gains(cohort, model, judge)) for method, model in models.items()}
     found = {
         method: Calibration(
             intervals=intervals.get(method),

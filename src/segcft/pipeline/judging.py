@@ -88,6 +88,8 @@ def evaluate_samples(
         RunError: a part is missing or damaged, or the judge does not fit.
     """
     rows, notes = _judged(run, store, split)
+    if judge is not None and _is_own_judge(run, judge):
+        judge = None
     methods = run.methods()
     parts = ["scm", *run.judges, *methods.values()]
     notes += warnings_of(run)
@@ -97,9 +99,9 @@ def evaluate_samples(
         progress.note(f"  {note}")
     models = {method: run.model(method, device) for method in methods}
     reader = run.judge(device) if judge is None else load_judge(run, judge, device)
-    # Validation samples are those that intervals are calibrated on, and another judge errs otherwise.
-    calibrated = read_calibration(run) if judge is None and split == "test" else {}
-    error_bars = {method: ErrorBars(one.intervals, one.band) for method, one in calibrated.items()}
+    # Validation samples are those that error bars are calibrated on, and another judge reads otherwise.
+    calibrated = read_calibration(run) if split == "test" else {}
+    error_bars = {m: ErrorBars(one.intervals if judge is None else None, one.band) for m, one in calibrated.items()}
     return evaluate(
         run.study,
         store,
@@ -130,7 +132,7 @@ def evaluate_by(
     answers: Mapping[str, Path] | None = None,
 ) -> list[dict[str, Any]]:
     """Have several ``judges`` judge the same answers, see :func:`evaluate_samples`: the table of each is in a folder of
-    its name below ``folder``, and what they say beside each other in ``judges.md`` and ``judges.json``.
+    its name in ``folder / "by"``, and what they say beside each other in ``judges.md`` and ``judges.json``.
 
     Returns:
         the rows of the comparison, see :func:`segcft.evaluate.judges.compare`.
@@ -138,14 +140,16 @@ def evaluate_by(
     Raises:
         RunError: one is there twice, or see :func:`evaluate_samples`.
     """
-    named = {place.resolve().stem if place.is_file() else place.resolve().name: place for place in judges}
-    if len(named) < len(judges):
-        raise RunError(Code.DUPLICATE, "--judge", "two judges have one name; rename the folder of one of them")
-    for place in judges:  # one error, and not one after an hour
+    files = [_judge_file(place.resolve()) for place in judges]
+    for place, file in zip(judges, files, strict=True):  # one error, and not one after an hour
         load_judge(run, place)
+        if files.count(file) > 1:
+            raise RunError(Code.DUPLICATE, "--judge", f"{place} is there twice")
+    names = [file.parent.name for file in files]
+    names = [name if names.count(name) == 1 else f"{name}-{k}" for k, name in enumerate(names, start=1)]
     tables = {
-        name: evaluate_samples(run, store, folder / name, device, progress, split, place, answers)
-        for name, place in named.items()
+        name: evaluate_samples(run, store, folder / "by" / name, device, progress, split, place, answers)
+        for name, place in zip(names, judges, strict=True)
     }
     compared = compare(run.study, tables)
     write_text(folder / "judges.json", json.dumps(compared, indent=1, allow_nan=False) + "\n")
@@ -236,7 +240,7 @@ def load_judge(run: Run, place: Path, device: torch.device | str = "cpu") -> Seg
         RunError: the file is missing, damaged or another part; its study has another grid or other structures; or it is
             the guide of one of the run's methods.
     """
-    path = place / "judge.safetensors" if place.is_dir() else place
+    path = _judge_file(place)
     meta = artefact.read_meta(path)
     part = meta.get("part", "judge")
     if part not in ("judge", "segmentor"):
@@ -257,6 +261,17 @@ def load_judge(run: Run, place: Path, device: torch.device | str = "cpu") -> Seg
     judge: Segmentor = run.ready(network, device)
     judge.measurements = Measurements.of(run.study)  # its own study may measure the same masks otherwise
     return judge
+
+
+def _is_own_judge(run: Run, place: Path) -> bool:
+    """Whether the judge at ``place`` is the run's own."""
+    own, other = run.path("judge"), _judge_file(place)
+    return own.is_file() and other.is_file() and artefact.same_weights(other, own)
+
+
+def _judge_file(place: Path) -> Path:
+    """Of a run or published model, or of the file itself."""
+    return place / "judge.safetensors" if place.is_dir() else place
 
 
 def _reads(study: Study) -> tuple[dict[str, Any], list[str]]:

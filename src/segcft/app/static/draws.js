@@ -3,7 +3,7 @@
 import { $, make } from "./dom.js";
 import { doubtColour, fromBase64, gradient, limitOf, picture, toCanvas } from "./pixels.js";
 
-export const DRAWS = 5;
+export const DRAWS = 4;
 
 export function showDraws(spec, answer) {
   const tile = (canvas, label, ...more) => {

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segcft.config.study import Study
-from segcft.counterfactual.band import truly_changed
+from segcft.counterfactual.band import scale, truly_changed
 from segcft.counterfactual.intervals import LEVEL, size_of
 from segcft.evaluate.answered import AnsweredBatch
 from segcft.evaluate.metrics.metric import GREY, METRICS, Better, Metric, Result, Words
 from segcft.grey import GREY_LEVELS
+from segcft.grid import Grid
 
 
 class BandCoverage(Metric):
@@ -59,7 +60,7 @@ class BandWidth(Metric):
 
 
 def _bands(answer: AnsweredBatch) -> Iterator[tuple[Tensor, Tensor]]:
-    """Half-widths (B, C, *size), NaN where nobody knows, and where pixels have truly changed; nothing without a band or
+    """Half-widths (B, C, *size), and where pixels have truly changed; nothing without a band or
     the truth."""
     asked, samples = answer.asked, answer.asked.factual.samples
     if answer.band is None or asked.truth is None or asked.variable not in answer.band.factors:
@@ -67,12 +68,11 @@ def _bands(answer: AnsweredBatch) -> Iterator[tuple[Tensor, Tensor]]:
     column = asked.factual.cohort.column(asked.variable)
     variable = asked.factual.study.variables[asked.variable]
     sizes = size_of(variable, samples.values[:, column], asked.after[:, column]).tolist()
-    widths = [
-        answer.band.half_width(image[None], changed[None], {asked.variable: size})
-        for image, changed, size in zip(samples.image, answer.image, sizes, strict=True)
-    ]
-    known = [torch.full_like(samples.image[:1], torch.nan) if width is None else width for width in widths]
-    yield torch.cat(known), truly_changed(samples.image, asked.truth.image)
+    factors = torch.tensor([answer.band.factor({asked.variable: size}) for size in sizes], device=samples.image.device)
+    width = Grid.like(samples.image).over_space(factors[:, None]) * scale(
+        samples.image, answer.image, answer.band.radius
+    )
+    yield width, truly_changed(samples.image, asked.truth.image)
 
 
 def _share(values: Tensor, where: Tensor) -> Tensor:
