@@ -23,8 +23,8 @@ nothing is asked. K is an average over more samples than a batch has, so it is a
 .. math:: \hat K_t = (1 - \eta) \hat K_{t - 1} + \eta K_t, \qquad
           \nabla = 2 \sum \kappa (\hat K_{t - 1} - \kappa B) \nabla K_t,
 
-with :math:`K_t` that of the batch alone. The batch itself is left out of the average that its gradient is taken at. Were
-it part of it, the loss would ask for a small variance of batches, too: large changes of single images would be
+with :math:`K_t` that of the batch alone. The batch itself is left out of the average that its gradient is taken at.
+Were it part of it, the loss would ask for a small variance of batches, too: large changes of single images would be
 punished, whatever their average.
 """
 
