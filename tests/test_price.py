@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from refused import refused
 from segcft.config.loader import validate
 from segcft.config.stages import FinetuneSpec
-from segcft.counterfactual.price import FixedPrice, FloorPrice, price_of
+from segcft.counterfactual.price import READINGS, FixedPrice, FloorPrice, price_of
 from segcft.errors import Code, StudyError
 
 
@@ -98,7 +98,7 @@ def test_the_study_chooses() -> None:
     assert isinstance(price_of(spec(price="floor"), 3), FloorPrice)
 
 
-@pytest.mark.parametrize(("readings", "share"), [(1, 1.0), (3, 1.0), (9, 1 / 3)])
+@pytest.mark.parametrize(("readings", "share"), [(1, 1.0), (READINGS, 1.0), (3 * READINGS, 1 / 3)])
 def test_pixels_cost_less_where_each_of_many_readings_counts_less(readings: int, share: float) -> None:
     usual, price = (price_of(spec(price="floor", price_from=0.0), n) for n in (3, readings))
     for step in range(50):
