@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from segcft.cli import main
 from segcft.evaluate.judges import compare, render_judges
 from segcft.pipeline.run import Run
-from segcft.training import artefact
+from tests.test_judging import another_judge
 
 
 def row(value: float | None, method: str = "segmentor", metric: str = "slope", **more: Any) -> dict[str, Any]:
@@ -48,14 +47,9 @@ def test_a_run_is_judged_by_several(small_run: Run, tmp_path: Path, undrawn: Non
     run = tmp_path / "run"
     shutil.copytree(small_run.folder, run)
     own = (run / "evaluation" / "table.md").read_text()
-    network = small_run.load("judge")
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.mul_(1.01)
     other = tmp_path / "other"
     other.mkdir()
-    meta = artefact.read_meta(small_run.path("judge")) | {"key": "another"}
-    artefact.save(other / "judge.safetensors", network, meta)
+    another_judge(small_run, other / "judge.safetensors")
     words = ["evaluate", str(run), "--judge", str(run), "--judge", str(other), "--device", "cpu"]
     assert main(words) == 0
     folder = run / "evaluation-judges"

@@ -25,6 +25,7 @@ from segcft.pipeline.judging import check_unseen, evaluate_samples, load_judge
 from segcft.pipeline.publish import publish
 from segcft.pipeline.run import Run
 from segcft.pipeline.stages.evaluation import RECORD
+from segcft.readers.reader import MaskReader
 from segcft.training import artefact
 from segcft.utils.progress import Progress
 from tests.conftest import MODELS, MakeStudy
@@ -177,18 +178,25 @@ def test_simulated_people_of_the_training_are_known_without_samples(
 # --- other judges ---
 
 
+def another_judge(run: Run, path: Path) -> tuple[Path, MaskReader]:
+    """The file of one with other weights than the run's own, and its network."""
+    network = run.load("judge")
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(1.01)
+    artefact.save(path, network, artefact.read_meta(run.path("judge")) | {"key": "another"})
+    return path, network
+
+
 @pytest.mark.slow
 def test_another_judge_gives_another_opinion(small_run: Run, published: Run, tmp_path: Path) -> None:
     """That of a run with the same grid and structures, as a folder or a file; here the segmentor of one, which no
     method of it was tuned with."""
-    other = tmp_path / "other.safetensors"
-    meta = artefact.read_meta(small_run.path("judge")) | {"key": "another"}
-    network = small_run.load("judge")
-    artefact.save(other, network, meta)
+    other, network = another_judge(small_run, tmp_path / "other.safetensors")
     x = torch.from_numpy(np.array(small_run.store().images[:2])).float() / 127.5 - 1
-    for place in (other, small_run.folder):
+    for place, expected in ((other, network), (small_run.folder, small_run.load("judge"))):
         judge = load_judge(published, place)
-        assert torch.equal(judge.read(x), network.read(x))
+        assert torch.equal(judge.read(x), expected.read(x))
         assert not any(parameter.requires_grad for parameter in judge.parameters())
     people = new_samples(published.study, None, 7, tmp_path / "store", Progress())
     evaluate_samples(published, people, tmp_path / "out", CPU, Progress(), judge=other)
@@ -198,7 +206,7 @@ def test_another_judge_gives_another_opinion(small_run: Run, published: Run, tmp
 def test_another_judge_leaves_the_run_s_own_table_alone(small_run: Run, tmp_path: Path) -> None:
     shutil.copytree(small_run.folder, tmp_path / "run")
     own = (tmp_path / "run" / "evaluation" / "table.md").read_text()
-    judge = str(small_run.path("judge"))
+    judge = str(another_judge(small_run, tmp_path / "other.safetensors")[0])
     assert main(["evaluate", str(tmp_path / "run"), "--judge", judge, "--device", "cpu"]) == 0
     assert (tmp_path / "run" / "evaluation" / "table.md").read_text() == own
     assert judge in (tmp_path / "run" / "evaluation-other-judge" / "table.md").read_text()
