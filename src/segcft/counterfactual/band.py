@@ -62,11 +62,17 @@ class Band(BaseModel):
         """The half-width at every pixel of an ``answer`` (B, C, *size) about ``image``, both in [-1, 1], where the
         sizes of the changes of the variables that are set are these; None where nobody knows."""
         factor = self.factor(changes)
-        return None if factor is None else factor * scale(image, answer, self.radius)
+        return None if factor is None else around(image, answer, self.radius, factor)
 
     def factor(self, changes: Mapping[str, float]) -> float | None:
         """q of the changes, the largest of several; None where one of them is not known."""
         return widest(self.factors, self.spread, changes)
+
+
+def around(image: Tensor, answer: Tensor, radius: int, factor: float | Tensor) -> Tensor:
+    """b of an ``answer`` (B, C, *size) about ``image`` with q, or with one each, (B, 1, ...); at most all that grey
+    levels can differ by."""
+    return (factor * scale(image, answer, radius)).clamp(max=2.0)
 
 
 def scale(image: Tensor, answer: Tensor, radius: int) -> Tensor:
