@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segcft.config.study import Study
-from segcft.counterfactual.band import scale, truly_changed
+from segcft.counterfactual.band import around, truly_changed
 from segcft.counterfactual.intervals import LEVEL, size_of
 from segcft.evaluate.answered import AnsweredBatch
 from segcft.evaluate.metrics.metric import GREY, METRICS, Better, Metric, Result, Words
@@ -68,11 +68,9 @@ def _bands(answer: AnsweredBatch) -> Iterator[tuple[Tensor, Tensor]]:
     column = asked.factual.cohort.column(asked.variable)
     variable = asked.factual.study.variables[asked.variable]
     sizes = size_of(variable, samples.values[:, column], asked.after[:, column]).tolist()
-    factors = torch.tensor([answer.band.factor({asked.variable: size}) for size in sizes], device=samples.image.device)
-    width = Grid.like(samples.image).over_space(factors[:, None]) * scale(
-        samples.image, answer.image, answer.band.radius
-    )
-    yield width, truly_changed(samples.image, asked.truth.image)
+    factors = torch.tensor([answer.band.factor({asked.variable: size}) for size in sizes]).to(samples.image)
+    each = Grid.like(samples.image).over_space(factors[:, None])
+    yield around(samples.image, answer.image, answer.band.radius, each), truly_changed(samples.image, asked.truth.image)
 
 
 def _share(values: Tensor, where: Tensor) -> Tensor:
