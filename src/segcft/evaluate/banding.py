@@ -15,6 +15,7 @@ from segcft.counterfactual.band import Band
 from segcft.counterfactual.intervals import size_of
 from segcft.counterfactual.model import CounterfactualModel
 from segcft.evaluate.answered import FactualBatch
+from segcft.evaluate.calibration import varying
 from segcft.evaluate.cohort import Cohort
 from segcft.evaluate.evaluation import asked_values
 from segcft.evaluate.known import known_change
@@ -60,8 +61,7 @@ def banded(
                     answer = rounded(abduction.predict(after))
                     found[method, variable] += band.misses(samples.image, answer, image, radius)
             task.advance(len(samples.image))
-    known = {name: float(spread[cohort.column(name)]) for name in changes}
-    known = {name: one for name, one in known.items() if one > 0}  # NaN is not
+    known = varying(cohort, spread, changes)
     bands = {}
     for method in models:
         each = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
@@ -63,8 +63,7 @@ def calibrated(
                         errors[method, variable].append(error.cpu().numpy())
             task.advance(len(samples.image))
     people = np.concatenate(whose)
-    known = {name: float(spread[cohort.column(name)]) for name in changes}
-    known = {name: one for name, one in known.items() if one > 0}  # NaN is not
+    known = varying(cohort, spread, changes)
     found = {}
     for method in models:
         widths: dict[str, dict[str, HalfWidths]] = {}
@@ -77,6 +76,12 @@ def calibrated(
             widths[variable] = {name: one for name, one in each.items() if one is not None}
         found[method] = Intervals(spread=known, widths=widths)
     return found
+
+
+def varying(cohort: Cohort, spread: Tensor, variables: Iterable[str]) -> dict[str, float]:
+    """Those of the ``variables`` that vary, with their standard deviation; ``spread`` (V,) is that of all."""
+    known = {name: float(spread[cohort.column(name)]) for name in variables}
+    return {name: one for name, one in known.items() if one > 0}  # NaN is not
 
 
 def _asked_again(cohort: Cohort, number: int) -> Cohort:

@@ -94,8 +94,9 @@ def _section(rows: list[Row], metric: Metric, study: Study) -> str:
     """A metric of every group, of the structure intervened on, in Markdown."""
     body = []
     index = {(r["group"], r["of"], r["method"], r["metric"], r["structure"]): r for r in rows}
+    methods = names.in_order(row["method"] for row in rows)
     for group, of, samples in dict.fromkeys((row["group"], row["of"], row["samples"]) for row in rows):
-        for method in names.in_order(row["method"] for row in rows):
+        for method in methods:
             found = [index.get((group, of, method, metric.name, structure)) for structure in study.structures]
             if any(found):
                 cells = (cell(row and row | {"intervened": False}, metric) for row in found)  # bold would be all

@@ -60,8 +60,7 @@ class BandWidth(Metric):
 
 
 def _bands(answer: AnsweredBatch) -> Iterator[tuple[Tensor, Tensor]]:
-    """Half-widths (B, C, *size), and where pixels have truly changed; nothing without a band or
-    the truth."""
+    """Half-widths (B, C, *size), and where pixels have truly changed; nothing without a band or the truth."""
     asked, samples = answer.asked, answer.asked.factual.samples
     if answer.band is None or asked.truth is None or asked.variable not in answer.band.factors:
         return
