@@ -19,7 +19,7 @@ from PIL import Image
 
 from segcft.cli import main
 from segcft.config.loader import parse_study
-from segcft.config.study import Structure
+from segcft.config.structure import Structure
 from segcft.importers.folder import import_folder
 from segcft.io.dicom import Shown, shown
 from segcft.io.dicomfile import open_dicom

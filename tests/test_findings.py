@@ -35,6 +35,7 @@ from segcft.training.findings import (
     poor_reader,
     recorded,
     slopes_of,
+    tied,
     unfinished,
     usual_size,
 )
@@ -113,6 +114,13 @@ def test_a_reader_that_misreads_a_third_of_the_spread_is_told() -> None:
     assert "heart" in found.text
     assert "lung" not in found.text
     assert codes(poor_reader({"heart": 9.0, "lung": 12.0}, spread, "segmentor")) == []
+
+
+def test_a_measure_that_the_others_tell_altogether_is_told() -> None:
+    (found,) = tied({"whole": 0.001, "part": 0.0, "heart": 0.2})
+    assert found.code == "tied-measures"
+    assert "heart" not in found.text
+    assert codes(tied({"base": 0.2, "heart": 1.0})) == []
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,8 @@ from PIL import Image
 
 from refused import refused
 from segcft.config.loader import parse_study
-from segcft.config.study import Structure, Study
+from segcft.config.structure import Structure
+from segcft.config.study import Study
 from segcft.config.variable import Variable
 from segcft.data import resize
 from segcft.data.attributes import parse, read_table

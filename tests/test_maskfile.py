@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from segcft.config.study import Structure
+from segcft.config.structure import Structure
 from segcft.io.maskfile import BLENDED, blended, read_labels, read_masks
 from segcft.io.nifti import PICTURE, Placed
 from segcft.io.reject import Rejected

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from refused import refused
 from segcft.config.loader import load_study
 from segcft.config.sources import Splits
-from segcft.config.study import Structure
+from segcft.config.structure import Structure
 from segcft.config.variable import Variable
 from segcft.data.attributes import Row, believed, is_age, parse, read_table
 from segcft.data.columns import alike_ids, find_columns

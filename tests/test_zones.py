@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from refused import refused
 from segcft.config.loader import parse_study
-from segcft.config.study import Study, Zone
+from segcft.config.structure import Zone
+from segcft.config.study import Study
 from segcft.counterfactual.contradictions import check_parts
-from segcft.errors import Code, InterventionError, StudyError
+from segcft.errors import Code, DataError, InterventionError, StudyError
 from segcft.grid import Grid
 from segcft.importers.simulated import import_simulated
 from segcft.measures.measurements import Measurements
@@ -153,6 +154,55 @@ def test_zones_that_are_none_are_refused(change: dict[str, Any]) -> None:
     raw["structures"]["left_lung_upper"] |= change
     with refused(StudyError, Code.INVALID):
         parse_study(raw)
+
+
+# --- masks that are no variable as a whole ---
+
+
+def with_parts() -> dict[str, Any]:
+    """The halves of the left lung, whose area follows: only its mask is left."""
+    raw = with_zones()
+    del raw["structures"]["left_lung"]
+    raw["masks"] = {"left_lung": {}}
+    raw["variables"]["left_lung_area"] = {"kind": "continuous", "formula": "upper + lower", "solve_for": "lower"}
+    return raw
+
+
+def test_the_whole_may_follow_from_its_parts(study: Study, tmp_path: Path) -> None:
+    parts = parse_study(with_parts())
+    assert list(parts.masked) == ["right_lung", "heart", "left_lung"]  # structures first
+    assert "left_lung_area" not in parts.measured
+    assert parse_study(parts.model_dump(mode="json")) == parts
+    store = import_simulated(parts, tmp_path / "parts", people=6, split="train")
+    whole = import_simulated(study, tmp_path / "whole", people=6, split="train")
+    np.testing.assert_array_equal(store.masks, np.asarray(whole.masks)[:, [1, 2, 0]])
+    for name in ("upper", "lower", "left_lung_area"):
+        np.testing.assert_allclose(store.table[name], whole.table[name], rtol=1e-5)
+    store.require(parts)
+    with refused(DataError, Code.OTHER, "structures"):
+        store.require(study)
+
+
+@pytest.mark.parametrize(
+    ("masks", "field"),
+    [
+        ({"left_lung": {}, "spine": {}}, ""),  # of which nothing is
+        ({"left_lung": {}, "heart": {}}, ""),  # a structure with a mask of its own
+        ({"left_lung": {"bit": 3}}, ""),
+        ({"left_lung": {"variable": "upper"}}, ""),
+    ],
+)
+def test_masks_that_are_none_are_refused(masks: dict[str, Any], field: str) -> None:
+    with refused(StudyError, Code.INVALID, field):
+        parse_study(with_parts() | {"masks": masks})
+
+
+def test_a_mask_that_no_simulator_draws_is_refused(tmp_path: Path) -> None:
+    raw = with_parts() | {"masks": {"spleen": {}}}
+    for name in ("upper", "lower"):
+        raw["structures"][f"left_lung_{name}"]["of"] = ["spleen"]
+    with refused(DataError, Code.UNKNOWN, "masks.spleen"):
+        import_simulated(parse_study(raw), tmp_path / "store", people=2, split="train")
 
 
 def test_views_that_move_a_zone_are_refused() -> None:

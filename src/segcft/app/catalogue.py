@@ -100,8 +100,13 @@ class Catalogue:
             "methods": [{"name": method, "label": method_name(method)} for method in model.methods],
             "variables": [_variable(model, k) for k in range(len(study.variables))],
             "structures": [
-                {"name": s, "label": plain(s), "variable": spec.variable, "colour": colours[s]}
-                for s, spec in study.masked.items()
+                {
+                    "name": s,
+                    "label": plain(s),
+                    "variable": study.own[s].variable if s in study.own else "",
+                    "colour": colours[s],
+                }
+                for s in study.masked
             ],
             "graph": _graph(study),
             "examples": _examples(model.run),
@@ -155,8 +160,8 @@ def _main_variable(study: Study, name: str) -> str:
     """The variable of the structure of which another one is a further measure, beside whose slider its own is; "" of
     all others."""
     for structure in study.structures.values():
-        if structure.variable == name and len(structure.of) == 1:
-            return study.structures[structure.of[0]].variable
+        if structure.variable == name and len(structure.of) == 1 and structure.of[0] in study.own:
+            return study.own[structure.of[0]].variable
     return ""
 
 

@@ -11,7 +11,8 @@ from pydantic import Field, ValidationError
 from segcft.config.loader import parse_study, read_mapping, validate
 from segcft.config.section import Section
 from segcft.config.sources import FolderData, SeveralFolders, SimulatedData
-from segcft.config.study import Structure, Study
+from segcft.config.structure import Mask, Structure
+from segcft.config.study import Study
 from segcft.config.variable import Variable
 
 PLANNED = (
@@ -40,6 +41,7 @@ class _Keys(Section):
     description: str = ""
     variables: dict[str, Variable] = Field(min_length=1)
     confounded: tuple[tuple[str, str], ...] = ()
+    masks: dict[str, Mask] | None = None
     structures: dict[str, Structure] | None = None
     data: Annotated[FolderData | SeveralFolders | SimulatedData, Field(discriminator="source")]
     image: Given = None
@@ -84,6 +86,11 @@ class Outline:
     def variable(self, name: str) -> dict[str, Any]:
         """The keys of a variable that are given."""
         return dict(self.given["variables"][name])
+
+    @property
+    def masked(self) -> tuple[str, ...]:
+        """All that has a mask: structures, and ``masks``."""
+        return (*(name for name, one in self.structures.items() if not one.get("of")), *(self.given.get("masks") or ()))
 
     @property
     def structures(self) -> dict[str, dict[str, Any]]:

@@ -35,7 +35,8 @@ class Section(BaseModel):
     def _without_what_came_later(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         written: dict[str, Any] = serialise(self)
         later = frozenset[str]().union(*(vars(base).get("LATER", ()) for base in type(self).__mro__))
-        default = {name for name in later if getattr(self, name) == type(self).model_fields[name].default}
+        fields = type(self).model_fields
+        default = {name for name in later if getattr(self, name) == fields[name].get_default(call_default_factory=True)}
         return {name: value for name, value in written.items() if name not in default}
 
 

@@ -6,90 +6,22 @@ A study is a YAML file; everything that differs from one study to another is in 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from segcft.config.graph import CycleError, Graph
 from segcft.config.image import Image
 from segcft.config.mechanisms import ImageSpec
-from segcft.config.section import Fraction, Section, Training
+from segcft.config.section import Section, Training
 from segcft.config.segmentors import SegmentorSection
 from segcft.config.sources import FolderData, SeveralFolders, SimulatedData, Splits
 from segcft.config.stages import EvaluationSpec, FinetuneSpec, RegressorSpec, SCMSpec
+from segcft.config.structure import Mask, Structure
 from segcft.config.variable import Variable
 
 COLUMNS = ("id", "patient", "split")
 """What samples have beside their variables."""
-
-
-class Zone(Section):
-    """A part of the frame or of a structure: from ``begin`` to ``end``, shares of its length along an ``axis``.
-
-    ``x`` runs to the right, ``y`` down, and in volumes ``z`` from the first slice to the last. Along a vessel that is
-    straightened to lie along x, the thirds of the frame are its proximal, middle and distal part.
-    """
-
-    axis: Literal["x", "y", "z"]
-    begin: Fraction = 0
-    end: Fraction = 1
-    of: Literal["frame", "structure"] = "frame"
-
-    @model_validator(mode="after")
-    def _has_a_length(self) -> Zone:
-        if not self.begin < self.end:
-            raise ValueError(f"'end' is a share behind 'begin', {self.begin:g}, not {self.end:g}")
-        return self
-
-    def within(self, other: Zone | None) -> bool:
-        """Whether all of it is in another one; None is the whole."""
-        if other is None:
-            return True
-        same = (self.axis, self.of) == (other.axis, other.of)
-        return same and other.begin <= self.begin and self.end <= other.end
-
-    def apart(self, other: Zone) -> bool:
-        """Whether nothing of it is in another one."""
-        same = (self.axis, self.of) == (other.axis, other.of)
-        return same and (self.end <= other.begin or other.end <= self.begin)
-
-
-class Structure(Section):
-    """A structure in the image, the variable that is a ``measure`` of it, and how a mask file shows it.
-
-    With ``of`` it has no mask of its own: it is another measure of the structure that ``of`` names, or a measure of
-    several of them together, or of what of them lies in a ``zone``. ``quantile`` is the share of it that is beyond a
-    border, where the measure is of borders; ``reference`` the structure whose grey level is taken off, where it is of
-    greys. Of all others exactly one of ``bit`` (flag in a bit
-    mask, e.g. 4), ``label`` (value in a label map) or ``file`` (one file a structure, e.g. ``"{id}_heart.png"`` below
-    the masks folder) is given where masks come from files.
-    """
-
-    LATER = frozenset({"measure", "of", "zone", "quantile", "reference"})
-
-    variable: str
-    measure: str = "area"
-    bit: PositiveInt | None = None
-    label: PositiveInt | None = None
-    file: str | None = None
-    of: tuple[str, ...] = ()
-    zone: Zone | None = None
-    quantile: Annotated[float, Field(gt=0, lt=0.5)] | None = None
-    reference: str | None = None
-
-    @model_validator(mode="after")
-    def _one_way_to_read(self) -> Structure:
-        if self.of and (self.bit or self.label or self.file):
-            raise ValueError("'of' says whose mask it is, so leave out 'bit', 'label' and 'file'")
-        if self.zone is not None and not self.of:
-            raise ValueError("'zone' is a part of another structure, which 'of' names")
-        if sum(way is not None for way in (self.bit, self.label, self.file)) > 1:
-            raise ValueError("give one of 'bit', 'label' and 'file', not several")
-        if self.bit is not None and self.bit & (self.bit - 1):
-            raise ValueError(f"'bit' is a flag, so a power of two (1, 2, 4, ...), not {self.bit}")
-        if self.file is not None and "{id}" not in self.file:
-            raise ValueError("'file' must contain '{id}', e.g. '{id}_heart.png'")
-        return self
 
 
 class Study(Section):
@@ -101,15 +33,19 @@ class Study(Section):
     With a ``predictor`` fine-tuning is guided by what the image shows of the other variables too; ``predictor_judge``
     judges that. Studies without them guide and judge measures only. A study may have no ``structures``, and then it has
     neither ``segmentor`` nor ``judge``: predictors alone guide and judge.
+
+    ``masks`` are of what is no variable as a whole, but is that which structures are ``of``: a vessel whose thirds are
+    variables.
     """
 
-    LATER = frozenset({"confounded", "predictor", "predictor_judge"})
+    LATER = frozenset({"confounded", "masks", "predictor", "predictor_judge"})
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     description: str = ""
     image: Image
     variables: dict[str, Variable] = Field(min_length=1)
     confounded: tuple[tuple[str, str], ...] = ()
+    masks: dict[str, Mask] = Field(default_factory=dict)
     structures: dict[str, Structure] = Field(default_factory=dict)
     data: Annotated[FolderData | SeveralFolders | SimulatedData, Field(discriminator="source")]
     splits: Splits = Splits()
@@ -139,6 +75,7 @@ class Study(Section):
             raise ValueError("image.size: give (height, width); volumes are not supported yet")
         self._check_graph()
         self._check_structures()
+        self._check_masks()
         if self.splits.folds is not None and self._has_split:
             raise ValueError(
                 "data.split: the table gives the split, so there are no folds to draw; leave out one of them"
@@ -228,6 +165,19 @@ class Study(Section):
                     f"{shown}: one is a cause of the other, and no data tell that apart from what confounds them"
                 )
 
+    def _check_masks(self) -> None:
+        for name in self.masks:
+            if name in self.structures:
+                raise ValueError(f"masks.{name}: a structure has this name, and a mask of its own; leave out one")
+            if not any(name in structure.of for structure in self.structures.values()):
+                raise ValueError(f"masks.{name}: no structure is 'of' it, so nothing is measured of it; leave it out")
+        if isinstance(self.data, SimulatedData):
+            return
+        for name, mask in self.masked.items():
+            if not (mask.bit or mask.label or mask.file):
+                key, of = ("masks", "") if name in self.masks else ("structures", ", 'of'")
+                raise ValueError(f"{key}.{name}: say how masks show it: one of 'bit', 'label', 'file'{of}")
+
     def _check_structures(self) -> None:
         taken: dict[str, str] = {}
         for name, structure in self.structures.items():
@@ -236,10 +186,6 @@ class Study(Section):
                 raise ValueError(f"{where}: {structure.variable!r} is not a continuous variable, or is derived")
             if (owner := taken.setdefault(structure.variable, name)) != name:
                 raise ValueError(f"{where}: {structure.variable!r} is already that of {owner!r}")
-            if not isinstance(self.data, SimulatedData) and not (
-                structure.bit or structure.label or structure.file or structure.of
-            ):
-                raise ValueError(f"structures.{name}: say how masks show it: one of 'bit', 'label', 'file' and 'of'")
             if len(set(structure.of)) < len(structure.of):
                 raise ValueError(f"structures.{name}.of: names one twice")
             for other in structure.of:
@@ -353,9 +299,20 @@ class Study(Section):
         return self.evaluation.interventions or self.measured or self.attributes
 
     @property
-    def masked(self) -> dict[str, Structure]:
-        """The structures that have masks of their own, in the order of the masks' channels."""
+    def own(self) -> dict[str, Structure]:
+        """The structures that have masks of their own."""
         return {name: structure for name, structure in self.structures.items() if not structure.of}
+
+    @property
+    def masked(self) -> dict[str, Mask]:
+        """All that has a mask, in the order of the masks' channels: structures, and then ``masks``."""
+        return {**self.own, **self.masks}
+
+    def may_be_absent(self, name: str) -> bool:
+        """Whether a sample's mask ``name`` may be empty."""
+        structure = self.own.get(name)
+        zero = structure is not None and self.variables[structure.variable].zero_inflated
+        return zero or name in self.data.may_be_absent
 
     def channels(self, structure: str) -> tuple[int, ...]:
         """The channels of masks that show a structure: its own, or those that it is ``of``."""

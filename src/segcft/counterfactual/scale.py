@@ -21,17 +21,19 @@ def scales(study: Study, values: Tensor, kind: str) -> Tensor:
         return observed.mean(dim=0)
     if kind == "std":
         return observed.std(dim=0)
-    return torch.stack([unexplained(study, values, column) for column in study.measured_columns])
+    deviations = observed[~values.isnan().any(dim=1)].std(dim=0)
+    own = torch.stack([unexplained(study, values, column) for column in study.measured_columns])
+    return own.clamp(min=LEAST) * deviations
 
 
 def unexplained(study: Study, values: Tensor, column: int) -> Tensor:
-    r"""The standard deviation of a variable given all others,
+    r"""The share of a variable's standard deviation that is left given all others, shape (), 0 to 1,
 
-    .. math:: \sqrt{\tfrac1N \sum_n (v_n - \hat v_n)^2}
+    .. math:: \sqrt{\tfrac1N \sum_n (v_n - \hat v_n)^2} \Big/ \operatorname{sd}(v)
 
-    where :math:`\hat v` is its least-squares fit by the others, categories being zeros and ones; at least
-    :data:`LEAST` of its standard deviation. The lower border of a lung follows from its area to a large part: an error
-    of it counts by what is left, or it would get away with pleasing the area.
+    where :math:`\hat v` is its least-squares fit by the others, categories being zeros and ones. The lower border of a
+    lung follows from its area to a large part: an error of it counts by what is left, or it would get away with
+    pleasing the area.
     """
     known = values.cpu().double()  # some devices have no double precision
     known = known[~known.isnan().any(dim=1)]
@@ -48,5 +50,4 @@ def unexplained(study: Study, values: Tensor, column: int) -> Tensor:
     others = torch.cat(columns, dim=1)
     # The pseudo-inverse: some of the others may follow from the rest.
     left = target - others @ (torch.linalg.pinv(others) @ target)
-    deviation = target.std()
-    return torch.maximum(left.square().mean().sqrt(), LEAST * deviation).to(values)
+    return (left.square().mean().sqrt() / target.std().clamp(min=1e-12)).to(values)

@@ -29,7 +29,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from segcft.config.study import Structure, Study
+from segcft.config.structure import Structure
+from segcft.config.study import Study
 from segcft.data.splits import PARTS, listed
 from segcft.errors import Code, DataError
 from segcft.grid import Grid
@@ -58,7 +59,7 @@ class Store:
             float64; categorical: its category; NaN where missing), and extra columns.
         rejected: ``id`` and ``reason`` of the samples that the import left out.
         variables: variable -> its categories; () for a continuous one. In the study's order.
-        structures: structure -> the variable that is its area, in the order of the masks.
+        structures: structure -> the variable that is its area, "" if none is, in the order of the masks.
         pixel_area, area_unit: what a pixel of full coverage adds to an area, and in which unit.
         fingerprint: SHA-256 over images, masks and table.
 
@@ -292,7 +293,7 @@ def shape_of(study: Study) -> dict[str, Any]:
         "size": list(study.image.size),
         "channels": study.image.channels,
         "variables": {name: list(variable.categories) for name, variable in study.variables.items()},
-        "structures": {name: structure.variable for name, structure in study.masked.items()},
+        "structures": {name: study.own[name].variable if name in study.own else "" for name in study.masked},
         "pixel_area": study.image.cell_size,
         "area_unit": study.image.cell_unit,
         # Left out where there are none, so that stores keep their fingerprints.

@@ -85,7 +85,7 @@ def _known(
     """Of every variable whose true counterfactuals are known: the values (B, V) that it then has, and the images (B, C,
     *size), NaN where there is none."""
     study, samples = factual.study, factual.samples
-    own = {structure.variable for structure in study.masked.values()}
+    own = {structure.variable for structure in study.own.values()}
     for variable in study.asked:
         if truth is not None:
             after = asked[variable]

@@ -52,10 +52,11 @@ class Reading:
 
     @property
     def misread(self) -> dict[str, float]:
-        """Structure -> mean absolute error of its area, in % of it; of samples that have the structure."""
+        """Structure -> mean absolute error of its area, in % of it; of samples that have the structure. What has a mask
+        and is no variable has none."""
         names = list(self.study.measured)
         found = {}
-        for name, structure in self.study.masked.items():
+        for name, structure in self.study.own.items():
             column = names.index(structure.variable)
             value, known = self.values[:, column], self.known[:, column]
             found[name] = float(100 * np.mean(np.abs(value - known)[known > 0] / known[known > 0]))
@@ -106,7 +107,7 @@ def render(found: Mapping[str, Sequence[Reading]]) -> str:
             one.reader,
             str(len(one.rows)),
             " / ".join(f"{value:.3f}" for value in one.overlap.values()),
-            " / ".join(f"{value:.1f}" for value in one.misread.values()),
+            " / ".join(f"{one.misread[name]:.1f}" if name in one.misread else "-" for name in study.masked),
         ]
         for source, some in found.items()
         for one in some

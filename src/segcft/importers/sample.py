@@ -269,15 +269,16 @@ class Folder:
         names = list(self.study.masked)
         for i, j in itertools.combinations(range(len(names)), 2):
             if coverage[i].any() and np.array_equal(coverage[i], coverage[j]):
-                path = find_mask(self.masks, id, names[j], self.study.structures[names[j]])
+                path = find_mask(self.masks, id, names[j], self.study.masked[names[j]])
                 raise Rejected(f"{path}: {names[i]} and {names[j]} have the same mask (structures: bit, label or file)")
-        for (name, structure), mask in zip(self.study.masked.items(), coverage, strict=True):
+        for (name, shown), mask in zip(self.study.masked.items(), coverage, strict=True):
             if mask.any():
                 continue
-            path, variable = find_mask(self.masks, id, name, structure), self.study.variables[structure.variable]
-            if not variable.allows(0):
+            path, structure = find_mask(self.masks, id, name, shown), self.study.own.get(name)
+            variable = self.study.variables[structure.variable] if structure else None
+            if structure and variable and not variable.allows(0):
                 raise Rejected(f"{path}: the mask of {name} is empty, and {structure.variable} is on a log scale")
-            if name not in self.spec.may_be_absent and not variable.zero_inflated:
+            if name not in self.spec.may_be_absent and not (variable and variable.zero_inflated):
                 raise Rejected(f"{path}: the mask of {name} is empty ({self.key}.may_be_absent)")
         for name, number in self.measurements.exact(coverage, pixels).items():
             if not (math.isnan(number) or self.study.variables[name].allows(number)):

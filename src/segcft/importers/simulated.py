@@ -169,7 +169,7 @@ def import_simulated(
 
 
 def mask_order(study: Study, simulator: Simulator) -> list[int]:
-    """For each structure of the study that has a mask, its place among the simulator's masks.
+    """For each mask of the study, its place among the simulator's.
 
     Other structures (``of``) are measured from these, whatever of them is measured.
 
@@ -184,9 +184,13 @@ def mask_order(study: Study, simulator: Simulator) -> list[int]:
         if name not in simulator.variables and name not in read and not variable.derived:
             raise DataError(Code.UNKNOWN, f"variables.{name}", f"{source} has only {', '.join(simulator.variables)}")
     areas = [f"{structure}_area" for structure in simulator.structures]
-    for name, structure in study.masked.items():
+    for name, structure in study.own.items():
         if structure.variable not in areas:
             raise DataError(Code.UNKNOWN, f"structures.{name}.variable", f"areas of {source} are {', '.join(areas)}")
         if structure.measure != "area":  # what is set is drawn as an area
             raise DataError(Code.UNSUPPORTED, f"structures.{name}.measure", f"{source} knows areas only")
-    return [areas.index(structure.variable) for structure in study.masked.values()]
+    for name in study.masks:
+        if name not in simulator.structures:
+            raise DataError(Code.UNKNOWN, f"masks.{name}", f"{source} draws {', '.join(simulator.structures)}")
+    drawn = list(simulator.structures)
+    return [areas.index(study.own[name].variable) if name in study.own else drawn.index(name) for name in study.masked]

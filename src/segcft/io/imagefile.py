@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from segcft.config.study import Structure
+from segcft.config.structure import Mask
 from segcft.io.dicomhead import is_dicom_file
 from segcft.io.extent import extent_of
 from segcft.io.greys import LUMA, PERCENTILES
@@ -199,7 +199,7 @@ def is_dicom(path: Source) -> bool:
         return False  # who reads it will say why
 
 
-def find_mask(folder: Path, id: str, name: str, structure: Structure) -> Path:
+def find_mask(folder: Path, id: str, name: str, structure: Mask) -> Path:
     """The file in ``folder`` that shows the structure ``name`` of the sample ``id``.
 
     Raises:

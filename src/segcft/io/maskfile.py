@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from segcft.config.study import Structure
+from segcft.config.structure import Mask
 from segcft.io.imagefile import find_mask
 from segcft.io.nifti import PICTURE, Axes, Placed, is_nifti, read_nifti
 from segcft.io.picture import Pixels, largest, read_picture
@@ -63,7 +63,7 @@ class Masks(NamedTuple):
 def read_masks(
     folder: Path,
     id: str,
-    structures: Mapping[str, Structure],
+    structures: Mapping[str, Mask],
     size: tuple[int, int],
     turn: Turn = AS_STORED,
     placed: Placed = PICTURE,

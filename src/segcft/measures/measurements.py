@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segcft.config.study import Study, Zone
+from segcft.config.structure import Zone
+from segcft.config.study import Study
 from segcft.errors import Code, SegcftError, StudyError
 from segcft.grey import to_unit
 from segcft.grid import Grid
@@ -79,7 +80,7 @@ class Measurements:
                     raise StudyError(Code.CONFLICT, f"structures.{name}.quantile", str(error)) from None
             _check(study, name, measure)
             absent = study.variables[one.variable].zero_inflated
-            disjoint = all(study.structures[other].label for other in one.of)
+            disjoint = all(study.masked[other].label for other in one.of)
             reference = list(study.masked).index(one.reference) if one.reference else None
             channels = study.channels(name)
             found.append(Measurement(one.variable, name, measure, absent, channels, disjoint, one.zone, reference))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from segcft.config.study import Zone
+from segcft.config.structure import Zone
 from segcft.grid import Grid
 from segcft.measures.border import QUANTILE, position
 from segcft.measures.measure import sharpened

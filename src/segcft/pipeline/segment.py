@@ -318,11 +318,7 @@ class _Segmenting:
             check_polarity(image, mask)
 
     def _may_be_absent(self, name: str) -> bool:
-        studies = (reader.study for reader in self.readers.readers)
-        return any(
-            name in study.data.may_be_absent or study.variables[study.structures[name].variable].zero_inflated
-            for study in studies
-        )
+        return any(reader.study.may_be_absent(name) for reader in self.readers.readers)
 
 
 def agreement(masks: NDArray[np.bool_]) -> NDArray[np.float64]:

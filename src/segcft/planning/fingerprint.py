@@ -18,7 +18,8 @@ from scipy.stats import skew
 
 from segcft.config.outline import Outline
 from segcft.config.sources import SimulatedData
-from segcft.config.study import Study, Zone
+from segcft.config.structure import Zone
+from segcft.config.study import Study
 from segcft.coronary.defaults import SIZE, SPACING
 from segcft.data.attributes import Row
 from segcft.data.resize import ASPECT_TOLERANCE, average
@@ -127,7 +128,7 @@ def expected(outline: Outline) -> Fingerprint:
         extent=extent,
         exposure=0.1,
         contrast=0.2,
-        structures=dict.fromkeys(outline.structures, shape),
+        structures=dict.fromkeys(outline.masked, shape),
         skews={},
     )
 

@@ -167,7 +167,7 @@ def _complete(basis: Basis) -> tuple[Study, dict[str, str]]:
     """The study with all that is given and planned, and why each key is so."""
     outline, reasons = basis.outline, dict[str, str]()
     raw: dict[str, Any] = {"name": outline.given["name"], "description": outline.given.get("description", "")}
-    for key in ("confounded", "structures", "data"):
+    for key in ("confounded", "masks", "structures", "data"):
         if key in outline.given:
             raw[key] = outline.given[key]
     raw["variables"] = {}

@@ -15,7 +15,7 @@ from segcft.config.section import Training
 from segcft.config.segmentors import DEFAULT as DEFAULT_SEGMENTOR
 from segcft.config.segmentors import SEGMENTOR_SPECS
 from segcft.config.sources import Splits
-from segcft.config.study import Structure
+from segcft.config.structure import Structure
 from segcft.measures.measure import MEASURES, ImageMeasure, Measure
 from segcft.planning import budget, recipe, subjects
 from segcft.planning.basis import Basis

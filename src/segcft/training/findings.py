@@ -51,6 +51,10 @@ subjects is uncertain by about a twentieth."""
 NEAR_ONE = 0.1
 """A slope of 1 within this has nothing left to gain."""
 
+TIED = 0.02
+"""Share of its spread that a variable has of its own, given the others, that is none: masks are rounded, and a total is
+only so nearly the sum of its parts. The borders and areas of real lungs have a fifth or more."""
+
 LEAST_SLOPE = 0.5
 """A change of which less than half is obtained is closer to none than to the one that was asked for."""
 
@@ -191,6 +195,19 @@ def blind_predictor(errors: Mapping[str, float], guesses: Mapping[str, float], s
             f"The {section} hardly sees what it predicts: its error (validation samples), in errors of who has not "
             f"seen the image, is {shares}. What it asks of counterfactuals is then little.",
             f"more {section}.steps, {section}.augment for few subjects; or the image does not show it",
+        )
+
+
+def tied(own: Mapping[str, float]) -> Iterator[Finding]:
+    """Measured variables that follow from the others: variable -> the share of its spread that is left given them."""
+    found = {name: share for name, share in own.items() if share < TIED}
+    if found:
+        shares = ", ".join(f"{name} {share:.1%}" for name, share in found.items())
+        yield Finding(
+            "tied-measures",
+            f"Measures follow from others altogether; their own part of the spread is {shares}. An intervention on one "
+            "alone asks for what no image can show, and fine-tuning gives up others for it.",
+            "a 'formula' for one of them, and 'masks' in place of its structure (docs/study.md)",
         )
 
 

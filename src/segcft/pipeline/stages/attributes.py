@@ -13,10 +13,11 @@ from segcft.causal.objective import SCMObjective
 from segcft.causal.scm import StructuralCausalModel
 from segcft.config.study import Study
 from segcft.counterfactual.joint_support import JointSupport
+from segcft.counterfactual.scale import unexplained
 from segcft.data.batches import Batch, Batches
 from segcft.pipeline.runner import Pipeline
 from segcft.pipeline.stage import STAGES, Minimised, TrainingStage
-from segcft.training.findings import Finding
+from segcft.training.findings import Finding, tied
 from segcft.training.loop import Trained
 
 
@@ -48,6 +49,9 @@ class AttributesStage(TrainingStage):
     ) -> Iterator[Finding]:
         yield from super().findings(pipeline, trained, metrics, facts)
         yield from dependent_noises([Dependence(**one) for one in facts["noises"]], pipeline.study)
+        study, values = pipeline.study, torch.from_numpy(pipeline.store.values()[pipeline.store.indices("train")])
+        columns = zip(study.measured, study.measured_columns, strict=True)
+        yield from tied({name: float(unexplained(study, values, column)) for name, column in columns})
 
     def facts(self, pipeline: Pipeline, network: Any) -> dict[str, Any]:
         values, store = self._values(pipeline, network, "train"), pipeline.store
