@@ -258,21 +258,69 @@ def test_the_bound_is_the_published_one(name: str, block: str, tmp_path: Path, p
 
 @settings(max_examples=60)
 @given(
-    size=st.integers(1, 9),
+    size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
     kernel=st.sampled_from([1, 3, 5]),
     parents=st.integers(1, 4),
     outputs=st.integers(1, 5),
     seed=st.integers(0, 100),
 )
 def test_the_parents_share_is_that_of_constant_planes(
-    size: int, kernel: int, parents: int, outputs: int, seed: int
+    size: tuple[int, int], kernel: int, parents: int, outputs: int, seed: int
 ) -> None:
     torch.manual_seed(seed)
     share = ParentsShare(parents, outputs, kernel, size).double()
     torch.nn.init.normal_(share.weight)
     values = torch.randn(3, parents, dtype=torch.float64)
-    convolved = F.conv2d(values[:, :, None, None].expand(-1, -1, size, size), share.weight, padding=kernel // 2)
+    convolved = F.conv2d(values[:, :, None, None].expand(-1, -1, *size), share.weight, padding=kernel // 2)
     torch.testing.assert_close(share(values).expand_as(convolved), convolved)
+
+
+# --- images that are not square ---
+
+
+def wide(size: tuple[int, int], block: str, gain: float = 1.0) -> CausalGenHVAE:
+    """The network of the case "even" for images of ``size``, its weights drawn from one seed."""
+    spec = spec_of(settings_of("even", block))
+    spec.check_image(size, 1)
+    network = CausalGenHVAE(spec, Image(size=size), VARIABLES)
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for name, p in network.named_parameters():
+            fan_in = p[0].numel() if name.endswith("weight") else 100
+            p.copy_(gain * torch.randn(p.shape, generator=generator) / fan_in**0.5)
+        for parent in PARENTS:
+            k = network.parents.variables.index(parent.name)
+            network.parents.mean[k], network.parents.std[k] = parent.norm or (0.0, 1.0)
+    return network.eval()
+
+
+@pytest.mark.parametrize("block", ["light", "gelu"])
+def test_height_and_width_are_treated_alike(block: str) -> None:
+    """A network for tall images whose weights are turned sees turned images as one for wide images sees them."""
+    lying, standing = (wide(size, block, gain=0.5) for size in ((16, 32), (32, 16)))
+    turned = {key: value.transpose(2, 3) if value.dim() == 4 else value for key, value in lying.state_dict().items()}
+    standing.load_state_dict(turned)
+    pixels = np.random.default_rng(5).integers(256, size=(3, 1, 16, 32), dtype=np.uint8)
+    x = to_unit(torch.from_numpy(pixels))
+    with torch.no_grad():
+        latents, other = lying.encode(x, VALUES, sample=False), standing.encode(x.mT, VALUES, sample=False)
+        shapes = [tuple(feature.shape[-2:]) for feature in latents.features]
+        for here, there in zip(latents.kl, other.kl, strict=True):
+            torch.testing.assert_close(here, there, rtol=1e-4, atol=1e-4)
+        after = VALUES.flip(0)
+        torch.testing.assert_close(
+            lying.decode(latents, after).loc, standing.decode(other, after).loc.mT, rtol=1e-4, atol=1e-4
+        )
+        again = lying.predict(lying.abduct(x, VALUES), VALUES)
+    assert shapes == [(1, 2), (8, 16), (8, 16), (16, 32), (16, 32)]
+    torch.testing.assert_close(again, x, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("block", ["light", "gelu"])
+def test_of_wide_images_every_parameter_matters(block: str) -> None:
+    network = wide((16, 48), block)
+    network(torch.rand(3, 1, 16, 48) * 2 - 1, VALUES).objective.mean().backward()
+    assert [key for key, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
 @pytest.mark.parametrize(("name", "block"), CASES)
@@ -538,7 +586,11 @@ def test_without_an_architecture_a_study_means_what_it_meant() -> None:
         ({"hvae.widths": [16, 12, 8, 8]}, "hvae.widths: from the largest resolution to the smallest"),
         ({"hvae.bottleneck": 9}, "hvae.bottleneck: 9 leaves nothing"),
         ({"hvae.z": 3}, "hvae.z: unknown key"),
-        ({"image.size": [32, 64]}, "image.size: 'architecture: causal-gen' needs square images"),
+        ({"image.size": [32, 48]}, "image.size: 'architecture: causal-gen' needs images whose longer side"),
+        (
+            {"image.size": [28, 56], "hvae.enc_arch": "28b1d2,14b1d2,7b1d7,1b1", "hvae.dec_arch": "1b1,8b1,14b1,28b1"},
+            "hvae.enc_arch: an odd resolution",
+        ),
         ({"image.channels": 3}, "image.channels: 'architecture: causal-gen' draws grey images"),
     ],
 )

@@ -227,7 +227,7 @@ def test_a_study_that_names_no_architecture_is_written_as_before(small_study: St
         ({"architecture": 3}, "judge.architecture"),
         ({"architecture": "segresnet", "widths": [8]}, "judge.widths"),
         ({"architecture": "segresnet", "width": 12}, "judge.width"),
-        ({"loss": "dice"}, "judge.loss"),
+        ({"loss": "jaccard"}, "judge.loss"),
     ],
 )
 def test_settings_of_another_architecture_are_refused(judge: dict[str, Any], key: str) -> None:
@@ -257,6 +257,7 @@ def test_cross_entropy_alone_teaches_the_area_that_masks_have_on_average() -> No
     area = float(shares.sum())
     assert float(fitted("cross-entropy", shares)) == pytest.approx(area, abs=0.05)
     assert abs(float(fitted("dice+cross-entropy", shares)) - area) > 0.15
+    assert abs(float(fitted("dice", shares)) - area) > 0.15
 
 
 # --- other subjects ---

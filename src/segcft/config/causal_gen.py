@@ -37,6 +37,10 @@ class CausalGenSpec(VAESpec):
     ``1b2,4b4,8b8,16b16,32b32,64b4``. ``widths`` are the channels of every resolution, the largest resolution
     first. An encoder pads an odd resolution by one pixel, so that its features at 7 pixels are at 8.
 
+    Of images that are not square a resolution is that of the shorter side, and the longer side is so many times as
+    long in every stage: 64 x 384 pixels begin at ``1b2`` with 1 x 6. The ratio is a whole number, and no resolution
+    but 1 is odd. (The published code draws square images only.)
+
     ``z_dim`` latent channels are in every decoder block of up to ``z_max_res`` pixels a side, learnt maps of the
     place in the frame in those of up to ``bias_max_res``. ``block: light`` has two convolutions and ReLU
     (causal-gen's for ukbb), ``gelu`` four and GELU (all its others); ``bottleneck`` divides the width inside.
@@ -114,17 +118,18 @@ class CausalGenSpec(VAESpec):
     def check_image(self, size: tuple[int, ...], channels: int) -> None:
         if len(size) != 2:
             raise ValueError(f"image.size: 'architecture: causal-gen' draws images of two axes, not {len(size)}")
-        height, width = size
-        if height != width:
-            raise ValueError(f"image.size: 'architecture: causal-gen' needs square images, not {height} x {width}")
+        side = min(size)
+        if max(size) % side:
+            why = "needs images whose longer side is a whole number of times the shorter"
+            raise ValueError(f"image.size: 'architecture: causal-gen' {why}, not {size[0]} x {size[1]}")
         if channels != 1:
             raise ValueError(f"image.channels: 'architecture: causal-gen' draws grey images, not {channels} channels")
         if self.bottleneck > min(self.widths):
             raise ValueError(f"hvae.bottleneck: {self.bottleneck} leaves nothing of a width of {min(self.widths)}")
-        features = {
-            padded(block.resolution // (block.down or 1)): block.outputs for block in self.encoder_blocks(height)
-        }
-        for block in self.decoder_blocks(height):
+        features = {padded(block.resolution // (block.down or 1)): block.outputs for block in self.encoder_blocks(side)}
+        if max(size) > side:
+            self._check_even(side)
+        for block in self.decoder_blocks(side):
             if block.inputs < block.outputs:
                 raise ValueError("hvae.widths: from the largest resolution to the smallest, widths must not fall")
             if block.resolution <= self.z_max_res and features.get(block.resolution) != block.inputs:
@@ -133,6 +138,21 @@ class CausalGenSpec(VAESpec):
                     f"hvae.dec_arch: latents at {block.resolution} pixels need the encoder's features there, "
                     f"{block.inputs} wide; it has them at {found}"
                 )
+
+    def _check_even(self, side: int) -> None:
+        """Check that nothing is padded: of sides of two lengths the one might be and the other not."""
+        for block in self.encoder_blocks(side):
+            after = block.resolution // (block.down or 1)
+            if padded(block.resolution) != block.resolution or padded(after) != after:
+                raise ValueError(
+                    f"hvae.enc_arch: an odd resolution ({after} of {block.resolution}) of images that are not square"
+                )
+
+
+def frame(resolution: int, size: tuple[int, ...]) -> tuple[int, int]:
+    """Height and width in pixels of a frame like that of images of ``size``, of so many pixels on the shorter side."""
+    height, width = (resolution * side // min(size) for side in size)
+    return height, width
 
 
 def parse_arch(text: str) -> list[Stage]:

@@ -21,14 +21,14 @@ DEFAULT = "unet"
 class SegmentorSpec(Training):
     """Training of a segmentor; ``architecture`` is its name in :data:`SEGMENTOR_SPECS`.
 
-    ``loss`` is cross-entropy with or without the Dice loss. Cross-entropy alone is a proper scoring rule, so that
-    probabilities, and their sum, are calibrated; the Dice loss rewards masks that are surer than the segmentor is.
+    ``loss`` is cross-entropy, the Dice loss, as in the paper, or both. Cross-entropy alone is a proper scoring rule, so
+    that probabilities, and their sum, are calibrated; the Dice loss rewards masks that are surer than the segmentor is.
     """
 
     LATER = frozenset({"loss"})
 
     architecture: str
-    loss: Literal["dice+cross-entropy", "cross-entropy"] = "dice+cross-entropy"
+    loss: Literal["dice+cross-entropy", "cross-entropy", "dice"] = "dice+cross-entropy"
 
 
 SEGMENTOR_SPECS: Registry[type[SegmentorSpec]] = Registry(

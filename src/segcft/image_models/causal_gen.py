@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segcft.config.causal_gen import BlockShape, CausalGenSpec
+from segcft.config.causal_gen import BlockShape, CausalGenSpec, frame
 from segcft.config.image import Image
 from segcft.config.variable import Variable
 from segcft.image_models.causal_gen_layers import (
@@ -40,7 +40,8 @@ from segcft.image_models.vae import HierarchicalVAE, Latents, Recomputing
 STEM_KERNEL = 7
 BLOCK_KERNEL = 3
 LARGEST_POINTWISE = 2
-"""Decoder blocks of at most this many pixels a side have 1x1 kernels; a larger one would mostly read padding."""
+"""Decoder blocks of at most this many pixels on the shorter side have 1x1 kernels; a larger one would mostly read
+padding."""
 
 
 class Posterior(nn.Module):
@@ -49,7 +50,9 @@ class Posterior(nn.Module):
     The first of them is linear, so it is the sum of its shares of the three, and nothing needs to be joined.
     """
 
-    def __init__(self, width: int, parents: int, hidden: int, z: int, kernel: int, size: int, kind: BlockKind):
+    def __init__(
+        self, width: int, parents: int, hidden: int, z: int, kernel: int, size: tuple[int, int], kind: BlockKind
+    ):
         super().__init__()
         self.convolutions = Convolutions(width, hidden, 2 * z, kernel, kind)
         kernel = self.convolutions.first.kernel_size[0]
@@ -65,8 +68,8 @@ class Posterior(nn.Module):
             part.copy_(weight)
 
     def forward(self, h: Tensor, features: Tensor, parents: Tensor) -> tuple[Tensor, Tensor]:
-        """Location and log scale (B, z, N, N) from the image stream, and from the encoder's features (B, width, N,
-        N) and the parents (B, C), both activated."""
+        """Location and log scale (B, z, H, W) from the image stream, and from the encoder's features (B, width, H,
+        W) and the parents (B, C), both activated."""
         convolutions = self.convolutions
         hidden = convolutions.first(convolutions.activate(h)) + self.features(features) + self.parents(parents)
         loc, log_scale = convolutions.after_first(hidden).float().chunk(2, dim=1)
@@ -76,20 +79,19 @@ class Posterior(nn.Module):
 class DecoderBlock(nn.Module):
     """One latent variable z_l: its prior, its posterior and its effect on both streams.
 
-    Above ``z_max_res`` the block has no latent: z_l is then what would be its prior's location.
+    Above ``z_max_res`` the block has no latent: z_l is then what would be its prior's location. ``size`` is that of
+    its images, in pixels.
     """
 
-    def __init__(self, shape: BlockShape, parents: int, spec: CausalGenSpec, last: bool):
+    def __init__(self, shape: BlockShape, size: tuple[int, int], parents: int, spec: CausalGenSpec, last: bool):
         super().__init__()
-        width, self.z, self.resolution = shape.inputs, spec.z_dim, shape.resolution
+        width, self.z, self.resolution, self.size = shape.inputs, spec.z_dim, shape.resolution, size
         kind, hidden = KINDS[spec.block], width // spec.bottleneck
         kernel = BLOCK_KERNEL if shape.resolution > LARGEST_POINTWISE else 1
         self.stochastic = shape.resolution <= spec.z_max_res
         moments = 2 if self.stochastic else 1  # without a latent nothing reads the prior's scale
         self.prior = Convolutions(width, hidden, moments * self.z + width, kernel, kind)
-        self.posterior = (
-            Posterior(width, parents, hidden, self.z, kernel, shape.resolution, kind) if self.stochastic else None
-        )
+        self.posterior = Posterior(width, parents, hidden, self.z, kernel, size, kind) if self.stochastic else None
         self.enter = Convolution(self.z, width, 1)
         self.enter_parents = nn.Linear(parents, width, bias=False)
         self.split_enter(Convolution(self.z + parents, width, 1).weight)
@@ -105,7 +107,7 @@ class DecoderBlock(nn.Module):
         self.enter_parents.weight.copy_(parents[:, :, 0, 0])
 
     def exogenous(self, e: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Location and log scale (B, z, N, N) of p(z_l | z_<l), and the prior's features (B, width, N, N).
+        """Location and log scale (B, z, H, W) of p(z_l | z_<l), and the prior's features (B, width, H, W).
 
         Without a latent the log scale is empty.
         """
@@ -136,14 +138,14 @@ class Encoder(Recomputing):
         return cast(list[ResidualBlock], list(self.blocks))
 
     def forward(self, x: Tensor) -> dict[int, Tensor]:
-        """Pixels a side -> the last features of that size."""
+        """Pixels on the shorter side -> the last features of that size."""
         x = self.stem(x)
         features = {}
         for block in self._blocks():
             x = self.run_block(block, x)
-            if x.shape[-1] % 2 and x.shape[-1] > 1:
+            if min(x.shape[-2:]) % 2 and min(x.shape[-2:]) > 1:
                 x = F.pad(x, (0, 1, 0, 1))
-            features[x.shape[-1]] = x
+            features[min(x.shape[-2:])] = x
         return features
 
 
@@ -155,7 +157,7 @@ class CausalGenHVAE(HierarchicalVAE):
 
     Args:
         spec: sizes of the network.
-        image: pixel grid of the study, square and grey.
+        image: pixel grid of the study, grey; see :class:`~segcft.config.causal_gen.CausalGenSpec`.
         variables: all variables of the graph; every one of them is a parent of the image.
     """
 
@@ -164,14 +166,15 @@ class CausalGenHVAE(HierarchicalVAE):
 
     def __init__(self, spec: CausalGenSpec, image: Image, variables: Mapping[str, Variable]):
         super().__init__(spec, image, variables)
-        size = image.size[0]
+        side = min(image.size)
         read = [column for name in variables for column in self.parent_features(name)]
         self.register_buffer("read_features", torch.tensor(read), persistent=False)
-        self.encoder = Encoder(spec, size, image.channels)
-        shapes = spec.decoder_blocks(size)
+        self.encoder = Encoder(spec, side, image.channels)
+        shapes = spec.decoder_blocks(side)
         last = len(shapes) - 1
         self.decoder = nn.ModuleList(
-            DecoderBlock(shape, len(read), spec, index == last) for index, shape in enumerate(shapes)
+            DecoderBlock(shape, frame(shape.resolution, image.size), len(read), spec, index == last)
+            for index, shape in enumerate(shapes)
         )
         for block in self._blocks():
             for part in (block.enter, block.enter_parents, block.draw.convolutions.last):
@@ -179,9 +182,13 @@ class CausalGenHVAE(HierarchicalVAE):
             _scale(block.prior.last, 0.0)
         widths = {shape.resolution: shape.inputs for shape in shapes}
         self.places = nn.ParameterDict(
-            {str(r): nn.Parameter(torch.zeros(1, w, r, r)) for r, w in widths.items() if r <= spec.bias_max_res}
+            {
+                str(r): nn.Parameter(torch.zeros(1, w, *frame(r, image.size)))
+                for r, w in widths.items()
+                if r <= spec.bias_max_res
+            }
         )
-        """Learnt maps of the place in the frame, by pixels a side; that of one pixel starts both streams."""
+        """Learnt maps of the place in the frame, by pixels on the shorter side; the smallest starts both streams."""
         self.loc = Convolution(spec.widths[0], image.channels, 1)
         self.log_scale = Convolution(spec.widths[0], image.channels, 1)
 
@@ -270,11 +277,10 @@ class CausalGenHVAE(HierarchicalVAE):
         return self.places["1"].expand(batch, -1, -1, -1)
 
     def _enlarge(self, stream: Tensor, block: DecoderBlock) -> Tensor:
-        size = block.resolution
-        if stream.shape[-1] == size:
+        if stream.shape[-2:] == block.size:
             return stream
-        stream = F.interpolate(stream, size=(size, size))
-        return stream + self.places[str(size)] if str(size) in self.places else stream
+        stream, place = F.interpolate(stream, size=block.size), str(block.resolution)
+        return stream + self.places[place] if place in self.places else stream
 
     def _onward(self, block: DecoderBlock, z: Tensor, feature: Tensor) -> Tensor:
         """The stream of the latents after ``block``; after the last one there is none to speak of."""
@@ -297,7 +303,7 @@ def _scale(layer: nn.Conv2d | nn.Linear, factor: float) -> None:
 
 
 def _gaussian_kl(q_loc: Tensor, q_log_scale: Tensor, p_loc: Tensor, p_log_scale: Tensor) -> Tensor:
-    """KL(q || p) of Gaussians in nats, (B, z, N, N) to its sum over the pixels, (B, z)."""
+    """KL(q || p) of Gaussians in nats, (B, z, H, W) to its sum over the pixels, (B, z)."""
     log_ratio = q_log_scale - p_log_scale
     shift = (q_loc - p_loc) * torch.exp(-p_log_scale)
     return (0.5 * (torch.exp(2 * log_ratio) + shift * shift - 1) - log_ratio).sum(dim=(2, 3))

@@ -114,22 +114,27 @@ class ParentsShare(nn.Module):
         parents: number C of the parents' features.
         outputs: number O of channels.
         kernel: odd size K of the kernel.
-        size: pixels N a side.
+        size: pixels (H, W).
     """
 
     counts: Tensor
 
-    def __init__(self, parents: int, outputs: int, kernel: int, size: int):
+    def __init__(self, parents: int, outputs: int, kernel: int, size: tuple[int, int]):
         super().__init__()
-        self.size = size = size if kernel > 1 else 1  # of a pointwise kernel every pixel has the same
+        self.size = size if kernel > 1 else (1, 1)  # of a pointwise kernel every pixel has the same
         self.weight = nn.Parameter(torch.empty(outputs, parents, kernel, kernel))
-        tap = torch.arange(kernel)[:, None] - kernel // 2 + torch.arange(size)  # (K, N): which pixel a tap reads
-        inside = ((tap >= 0) & (tap < size)).float()
-        counts = torch.einsum("iy,jx->yxij", inside, inside).flatten(2).flatten(0, 1)  # (N N, K K)
+        rows, columns = (self._inside(kernel, side) for side in self.size)
+        counts = torch.einsum("iy,jx->yxij", rows, columns).flatten(2).flatten(0, 1)  # (H W, K K)
         self.register_buffer("counts", counts, persistent=False)
 
     def forward(self, parents: Tensor) -> Tensor:
-        """(B, C) to (B, O, N, N), or to (B, O, 1, 1) for a pointwise kernel."""
+        """(B, C) to (B, O, H, W), or to (B, O, 1, 1) for a pointwise kernel."""
         taps = torch.einsum("bc,ocij->bijo", parents, self.weight).flatten(1, 2)
-        planes = torch.matmul(self.counts.to(taps.dtype), taps)  # (B, N N, O): channels last in memory
-        return planes.unflatten(1, (self.size, self.size)).permute(0, 3, 1, 2)
+        planes = torch.matmul(self.counts.to(taps.dtype), taps)  # (B, H W, O): channels last in memory
+        return planes.unflatten(1, self.size).permute(0, 3, 1, 2)
+
+    @staticmethod
+    def _inside(kernel: int, side: int) -> Tensor:
+        """Whether a tap of the kernel reads a pixel and no padding, by tap and pixel of a side, (K, N)."""
+        tap = torch.arange(kernel)[:, None] - kernel // 2 + torch.arange(side)
+        return ((tap >= 0) & (tap < side)).float()

@@ -67,7 +67,7 @@ def dice(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 class SegmentorObjective(Objective):
-    """Cross-entropy, and the Dice loss if ``spec.loss`` names it.
+    """Cross-entropy, the Dice loss (Milletari et al. 2016) or their sum, as ``spec.loss`` says.
 
     Cross-entropy alone is a proper scoring rule (Gneiting & Raftery 2007): a pixel's best answer is the probability
     that it is inside, so that the soft area is right on average. Weights that depend on the mask, as near its border,
@@ -80,24 +80,26 @@ class SegmentorObjective(Objective):
 
         self.network = network
         self.augment = Augmenter(spec.augment)
-        both = spec.loss == "dice+cross-entropy"
-        self.dice = DiceLoss(sigmoid=True, soft_label=True) if both else None
-        self.dice_of_each = DiceLoss(sigmoid=True, soft_label=True, reduction="none") if both else None
+        self.entropy = "cross-entropy" in spec.loss
+        overlap = "dice" in spec.loss
+        self.dice = DiceLoss(sigmoid=True, soft_label=True) if overlap else None
+        self.dice_of_each = DiceLoss(sigmoid=True, soft_label=True, reduction="none") if overlap else None
 
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         image, mask = self.augment(to_unit(batch["image"]), batch["mask"].float() / 255)
         logits = self.network(image)
-        entropy = F.binary_cross_entropy_with_logits(logits, mask)
-        if self.dice is None:
-            return entropy, {"cross_entropy": entropy}
-        overlap = self.dice(logits, mask)
-        return overlap + entropy, {"dice_loss": overlap, "cross_entropy": entropy}
+        figures = {} if self.dice is None else {"dice_loss": self.dice(logits, mask)}
+        if self.entropy:
+            figures["cross_entropy"] = F.binary_cross_entropy_with_logits(logits, mask)
+        return torch.stack([*figures.values()]).sum(), figures
 
     def validate(self, batch: Batch) -> Tensor:
         """The loss, without augmentation."""
         mask = batch["mask"].float() / 255
         logits = self.network(to_unit(batch["image"]))
-        entropy = F.binary_cross_entropy_with_logits(logits, mask, reduction="none").flatten(1).mean(dim=1)
-        if self.dice_of_each is None:
-            return entropy
-        return entropy + self.dice_of_each(logits, mask).flatten(1).mean(dim=1)
+        loss = mask.new_zeros(len(mask))
+        if self.entropy:
+            loss = loss + F.binary_cross_entropy_with_logits(logits, mask, reduction="none").flatten(1).mean(dim=1)
+        if self.dice_of_each is not None:
+            loss = loss + self.dice_of_each(logits, mask).flatten(1).mean(dim=1)
+        return loss
