@@ -38,8 +38,9 @@ def add_evaluate(command: Command) -> None:
         type=Path,
         action="append",
         default=[],
-        help="another judge: that of a run or published model of the same structures on the same grid, or its file "
-        "(default: the run's own); may be repeated, and each judges all answers",
+        help="another judge: that of a run or published model of the same structures on the same grid, or its file; or "
+        "a YAML file that describes a segmentor from elsewhere, in ONNX or TorchScript (docs/evaluation.md). Default: "
+        "the run's own; may be repeated, and each judges all answers",
     )
     parser.add_argument(
         "--questions",

@@ -29,7 +29,8 @@ from segcft.pipeline.completion import fill_likely
 from segcft.pipeline.importing import shared_images
 from segcft.pipeline.run import Run
 from segcft.pipeline.stage import training_stage
-from segcft.readers.reader import Reader
+from segcft.readers.foreign import ForeignSegmentor
+from segcft.readers.reader import MaskReader, Reader
 from segcft.readers.segmentor import Segmentor
 from segcft.simulate.people import person_id, person_number
 from segcft.training import artefact
@@ -58,6 +59,13 @@ PUBLISHED = (
 COPY = 0.98
 """Correlation of grey levels over which two images of one name are one, at another size or with other contrast. That of
 different subjects is up to 0.96 in JSRT and 0.975 in simulators; JPEG, resizing or a gamma of 0.7 leave over 0.98."""
+
+UNKNOWN_JUDGE = (
+    "Nobody knows here whom this judge was trained on: it may have seen those who are judged, or be a guide."
+)
+
+FOREIGN = (".yaml", ".yml")
+"""What describes a judge from elsewhere ends so."""
 
 
 def evaluate_samples(
@@ -95,6 +103,8 @@ def evaluate_samples(
     notes += warnings_of(run)
     if judge is not None:
         notes.append(f"Judged by {judge}, and not by the judge of {run.folder}.")
+        if judge.suffix in FOREIGN:
+            notes.append(UNKNOWN_JUDGE)
     for note in notes:
         progress.note(f"  {note}")
     models = {method: run.model(method, device) for method in methods}
@@ -145,7 +155,7 @@ def evaluate_by(
         load_judge(run, place)
         if files.count(file) > 1:
             raise RunError(Code.DUPLICATE, "--judge", f"{place} is there twice")
-    names = [file.parent.name for file in files]
+    names = [file.stem if file.suffix in FOREIGN else file.parent.name for file in files]
     names = [name if names.count(name) == 1 else f"{name}-{k}" for k, name in enumerate(names, start=1)]
     tables = {
         name: evaluate_samples(run, store, folder / "by" / name, device, progress, split, place, answers)
@@ -228,18 +238,22 @@ def is_guided_by(run: Run, part: str, guide: str) -> bool:
     return bool(artefact.read_meta(run.path(guide))["key"] == made_from.get(guide))
 
 
-def load_judge(run: Run, place: Path, device: torch.device | str = "cpu") -> Segmentor:
+def load_judge(run: Run, place: Path, device: torch.device | str = "cpu") -> MaskReader:
     """A judge from elsewhere, to read what ``run`` makes: another opinion than that of the run's own.
 
     Args:
         run: a run or published model.
-        place: another one, whose judge it is, or the file of a judge or a segmentor.
+        place: another one, whose judge it is, or the file of a judge or a segmentor; or a YAML file that describes a
+            network from elsewhere, see :class:`~segcft.config.foreign.ForeignReader`.
         device: where to compute.
 
     Raises:
         RunError: the file is missing, damaged or another part; its study has another grid or other structures; or it is
             the guide of one of the run's methods.
+        StudyError: the YAML file breaks a rule.
     """
+    if place.suffix in FOREIGN:
+        return ForeignSegmentor(place, run.study, device).eval()
     path = _judge_file(place)
     meta = artefact.read_meta(path)
     part = meta.get("part", "judge")
@@ -266,7 +280,7 @@ def load_judge(run: Run, place: Path, device: torch.device | str = "cpu") -> Seg
 def _is_own_judge(run: Run, place: Path) -> bool:
     """Whether the judge at ``place`` is the run's own."""
     own, other = run.path("judge"), _judge_file(place)
-    return own.is_file() and other.is_file() and artefact.same_weights(other, own)
+    return place.suffix not in FOREIGN and own.is_file() and other.is_file() and artefact.same_weights(other, own)
 
 
 def _judge_file(place: Path) -> Path:

@@ -1,0 +1,134 @@
+"""A segmentor from elsewhere as a reader: ONNX or TorchScript, whoever trained it with whatever code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from segcft.config.foreign import ForeignReader
+from segcft.config.loader import read_mapping, validate
+from segcft.config.study import Study
+from segcft.errors import Code, RunError
+from segcft.measures.measurements import Measurements
+from segcft.readers.reader import MaskReader
+from segcft.utils.extra import extra
+
+Network = Callable[[Tensor], Tensor]
+
+NEVER = 1e-6
+"""Probabilities this near 0 and 1 have finite logits."""
+
+
+class ForeignSegmentor(MaskReader):
+    """It brings images to what a network expects, and what this gives to the study's masks and grid. No gradients flow
+    through it: it judges, and does not guide.
+
+    Args:
+        card: the YAML file of :class:`~segcft.config.foreign.ForeignReader`.
+        study: whose images it is to read.
+        device: where to compute.
+
+    Raises:
+        StudyError: the file is none.
+        RunError: its structures are not those of the study, or its network cannot be read.
+        DataError: ONNX Runtime is not installed.
+    """
+
+    def __init__(self, card: Path, study: Study, device: torch.device | str = "cpu") -> None:
+        super().__init__()
+        self.measurements = Measurements.of(study)
+        self.spec = validate(ForeignReader, read_mapping(card, "description of a segmentor"), str(card))
+        if set(self.spec.structures) != set(study.masked):
+            wanted = ", ".join(study.masked)
+            raise RunError(Code.OTHER, f"{card}: structures", f"those of {study.name!r} are {wanted}: name all of them")
+        self.outputs = [list(self.spec.structures[name]) for name in study.masked]
+        self.path, self.grid = card.parent / self.spec.network, study.image.size
+        if not self.path.is_file():
+            raise RunError(Code.MISSING, f"{card}: network", f"there is no {self.path}")
+        device = torch.device(device)
+        self.network: Network = (_onnx if self.path.suffix == ".onnx" else _torchscript)(self.path, device)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.logit(self.masks(x), eps=NEVER)
+
+    @torch.no_grad()
+    def masks(self, x: Tensor) -> Tensor:
+        spec, (black, white) = self.spec, self.spec.range
+        seen = black + (white - black) * (x.float() + 1) / 2
+        if spec.size is not None:
+            seen = _resized(seen, spec.size)
+        if spec.channels is not None and spec.channels != seen.shape[1]:
+            if seen.shape[1] != 1:
+                why = f"the study's images have {seen.shape[1]} channels, and the network is to get {spec.channels}"
+                raise RunError(Code.OTHER, self.path, why)
+            seen = seen.expand(-1, spec.channels, -1, -1)
+        given = self._asked(seen)
+        if spec.gives != "probabilities":
+            given = torch.sigmoid(given) if spec.gives == "logits" else torch.softmax(given, dim=1)
+        found = torch.stack([given[:, outputs].sum(dim=1) for outputs in self.outputs], dim=1)
+        return _resized(found.clamp(0, 1), self.grid)
+
+    def _asked(self, seen: Tensor) -> Tensor:
+        """What the network gives of images as it expects them, (B, outputs, height, width)."""
+        try:
+            given = self.network(seen.contiguous())
+        except Exception as error:  # of ONNX Runtime and TorchScript alike, whatever is wrong with the network
+            reason = str(error).strip().splitlines()
+            why = f"it cannot read images of {tuple(seen.shape)} ({reason[-1] if reason else type(error).__name__})"
+            raise RunError(Code.UNREADABLE, self.path, why) from None
+        most = max(max(outputs) for outputs in self.outputs)
+        if given.dim() != 4 or len(given) != len(seen) or given.shape[1] <= most:
+            why = f"it gives {tuple(given.shape)}, where {most + 1} masks of {len(seen)} images were expected"
+            raise RunError(Code.INVALID, self.path, why)
+        if not bool(given.isfinite().all()):
+            raise RunError(Code.INVALID, self.path, "it gives numbers that are not finite")
+        return given.to(seen.device).float()
+
+
+def _resized(maps: Tensor, size: tuple[int, ...]) -> Tensor:
+    if tuple(maps.shape[2:]) == tuple(size):
+        return maps
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", antialias=True)
+
+
+def _torchscript(path: Path, device: torch.device) -> Network:
+    try:
+        network: Any = torch.jit.load(str(path), map_location=device)
+    except (RuntimeError, ValueError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise RunError(Code.UNREADABLE, path, f"no TorchScript that can be read ({reason})") from None
+    network.eval()
+    return lambda x: _first(network(x))
+
+
+def _onnx(path: Path, device: torch.device) -> Network:
+    runtime = extra("onnxruntime", path, "onnx")
+    wanted = ["CUDAExecutionProvider"] if device.type == "cuda" else []
+    try:
+        providers = [*(one for one in wanted if one in runtime.get_available_providers()), "CPUExecutionProvider"]
+        session = runtime.InferenceSession(str(path), providers=providers)
+    except Exception as error:  # its errors have no common class that is public
+        reason = str(error).strip().splitlines()[0]
+        raise RunError(Code.UNREADABLE, path, f"no ONNX that can be read ({reason})") from None
+    entry = session.get_inputs()[0]
+    whole = not isinstance(entry.shape[0], int)  # a batch of any size; else of this one
+
+    def ask(x: Tensor) -> Tensor:
+        parts = [x] if whole else x.split(entry.shape[0])
+        given = [session.run(None, {entry.name: part.cpu().numpy()})[0] for part in parts]
+        return torch.from_numpy(np.concatenate(given))
+
+    return ask
+
+
+def _first(given: Any) -> Tensor:
+    """The one array of what a network gives: of several the first."""
+    while not isinstance(given, Tensor):
+        given = next(iter(given.values())) if isinstance(given, dict) else given[0]
+    return given

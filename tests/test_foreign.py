@@ -1,0 +1,167 @@
+"""Judges from elsewhere: networks in ONNX and TorchScript, and the file that says what they expect and give."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import yaml
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from refused import refused
+from segcft.cli import main
+from segcft.errors import Code, RunError, StudyError
+from segcft.grey import to_unit
+from segcft.pipeline.judging import load_judge
+from segcft.pipeline.run import Run
+from segcft.readers.foreign import ForeignSegmentor
+
+
+class Levels(nn.Module):
+    """Output k is the grey level times ``gains[k]``, plus ``k``."""
+
+    def __init__(self, gains: tuple[float, ...]) -> None:
+        super().__init__()
+        self.gains = nn.Parameter(torch.tensor(gains))
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps = torch.arange(self.gains.shape[0], dtype=x.dtype)
+        return x.mean(dim=1, keepdim=True) * self.gains[:, None, None] + steps[:, None, None]
+
+
+def torchscript(folder: Path, network: nn.Module, example: Tensor) -> str:
+    torch.jit.trace(network.eval(), example).save(str(folder / "net.pt"))
+    return "net.pt"
+
+
+def onnx_levels(folder: Path, gains: tuple[float, ...], batch: int | str = "n") -> str:
+    """:class:`Levels` of grey images in ONNX; a ``batch`` that is a number is the one size it takes."""
+    weight = np.array(gains, dtype=np.float32)[:, None, None, None]
+    bias = np.arange(len(gains), dtype=np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w", "b"], ["y"])],
+        "levels",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 1, "h", "w"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, len(gains), "h", "w"])],
+        [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(bias, "b")],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    onnx.save(made, str(folder / "net.onnx"))
+    return "net.onnx"
+
+
+def card(folder: Path, **keys: Any) -> Path:
+    structures = {"left_lung": [0], "right_lung": [1], "heart": [2]}
+    path = folder / "theirs.yaml"
+    path.write_text(yaml.safe_dump({"structures": structures} | keys), encoding="utf-8")
+    return path
+
+
+def images(run: Run) -> Tensor:
+    return to_unit(torch.from_numpy(run.store().images[:5].copy()))
+
+
+@pytest.mark.parametrize("batch", ["n", 1, 2])
+def test_torchscript_and_onnx_say_the_same(small_run: Run, tmp_path: Path, batch: int | str) -> None:
+    gains, x = (3.0, -2.0, 0.5), images(small_run)[:4]
+    networks = torchscript(tmp_path, Levels(gains), x), onnx_levels(tmp_path, gains, batch)
+    seen = [ForeignSegmentor(card(tmp_path, network=one, range=[-1, 1]), small_run.study).masks(x) for one in networks]
+    torch.testing.assert_close(*seen)
+    torch.testing.assert_close(seen[0], torch.sigmoid(Levels(gains)(x)).detach())
+
+
+def test_what_it_expects_and_gives_is_translated(small_run: Run, tmp_path: Path) -> None:
+    height, width = small_run.study.image.size
+    x = torch.linspace(-1, 1, width).expand(5, 1, height, width)  # smooth, so that resizing hardly matters
+
+    class Asked(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            # Outputs beyond the masks: what it was given, for the test to see.
+            return torch.cat([x[:, :1] / 200, x[:, 2:] / 200, torch.full_like(x[:, :1], 0.25)], dim=1)
+
+    network = torchscript(tmp_path, Asked(), torch.zeros(2, 3, 2 * height, 2 * width))
+    described = card(
+        tmp_path,
+        network=network,
+        size=[2 * height, 2 * width],
+        range=[0, 100],
+        channels=3,
+        gives="probabilities",
+        structures={"heart": [2], "right_lung": [0, 1], "left_lung": [0]},  # in another order than the study's
+    )
+    seen = ForeignSegmentor(described, small_run.study).masks(x)
+    assert seen.shape == (5, 3, height, width)
+    torch.testing.assert_close(seen[:, 0], (x[:, 0] + 1) / 4, rtol=0, atol=0.02)  # 0 to 100, over 200
+    torch.testing.assert_close(seen[:, 1], 2 * seen[:, 0])
+    torch.testing.assert_close(seen[:, 2], torch.full_like(seen[:, 2], 0.25))
+
+
+def test_classes_exclude_each_other(small_run: Run, tmp_path: Path) -> None:
+    x = images(small_run)
+    network = torchscript(tmp_path, Levels((1.0, 2.0, -1.0, 0.0)), x)
+    whole = {"left_lung": [0, 1, 2, 3], "right_lung": [1], "heart": [2]}
+    seen = ForeignSegmentor(card(tmp_path, network=network, gives="classes", structures=whole), small_run.study)
+    torch.testing.assert_close(seen.masks(x)[:, 0], torch.ones_like(x[:, 0]))
+    assert float((seen.masks(x)[:, 1:].sum(dim=1)).max()) < 1
+    assert bool(seen(x).isfinite().all())
+
+
+def test_a_judge_in_torchscript_reads_as_it_did(small_run: Run, tmp_path: Path) -> None:
+    own, x = small_run.load("judge"), images(small_run)
+    names = list(small_run.study.masked)
+    structures = {name: [k] for k, name in enumerate(names)}
+    described = card(tmp_path, network=torchscript(tmp_path, own, x), range=[-1, 1], structures=structures)
+    judge = load_judge(small_run, described)
+    torch.testing.assert_close(judge.read(x), own.read(x), rtol=1e-4, atol=0.1)
+
+
+def test_a_run_is_judged_by_it_and_by_its_own(small_run: Run, tmp_path: Path, undrawn: None) -> None:
+    shutil.copytree(small_run.folder, tmp_path / "run")
+    described = card(tmp_path, network=onnx_levels(tmp_path, (3.0, -2.0, 0.5)))
+    words = ["evaluate", str(tmp_path / "run"), "--judge", str(described), "--device", "cpu"]
+    assert main([*words, "--judge", str(tmp_path / "run")]) == 0
+    rows = json.loads((tmp_path / "run" / "evaluation-judges" / "judges.json").read_text())
+    assert {judge for one in rows for judge in one["judges"]} == {"theirs", "run"}
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"network": "net.pth"},
+        {"network": "net.pt", "range": [1, 1]},
+        {"network": "net.pt", "gives": "masks"},
+        {"network": "net.pt", "structures": {"heart": []}},
+        {"network": "net.pt", "size": [64]},
+    ],
+)
+def test_a_file_that_describes_none_is_refused(small_run: Run, tmp_path: Path, keys: dict[str, Any]) -> None:
+    with refused(StudyError, Code.INVALID):
+        load_judge(small_run, card(tmp_path, **keys))
+
+
+def test_a_network_that_cannot_judge_is_refused(small_run: Run, tmp_path: Path) -> None:
+    study, x = small_run.study, images(small_run)
+    with refused(RunError, Code.OTHER, "structures"):
+        load_judge(small_run, card(tmp_path, network="net.pt", structures={"heart": [0]}))
+    with refused(RunError, Code.MISSING, "network"):
+        load_judge(small_run, card(tmp_path, network="net.pt"))
+    for name in ("net.pt", "net.onnx"):
+        (tmp_path / name).write_bytes(b"nothing of the kind")
+        with refused(RunError, Code.UNREADABLE, name):
+            load_judge(small_run, card(tmp_path, network=name))
+    onnx_levels(tmp_path, (1.0, 2.0))
+    with refused(RunError, Code.INVALID, "net.onnx"):  # too few outputs
+        ForeignSegmentor(card(tmp_path, network="net.onnx"), study).masks(x)
+    onnx_levels(tmp_path, (1.0, 2.0, float("nan")))
+    with refused(RunError, Code.INVALID, "net.onnx"):
+        ForeignSegmentor(card(tmp_path, network="net.onnx"), study).masks(x)
+    with refused(RunError, Code.UNREADABLE, "net.onnx"):  # it takes one channel
+        ForeignSegmentor(card(tmp_path, network="net.onnx", channels=3), study).masks(x)
