@@ -147,6 +147,7 @@ class _Augmentation:
         self.run, self.study, self.out, self.recipe = run, run.study, out, recipe
         if not run.study.structures:
             raise RunError(Code.UNSUPPORTED, run.folder, "without structures nobody checks what images of a set show")
+        run.study.require_images(run.folder, "a balanced set")
         self.device, self.progress = device, progress
         methods = run.methods()
         shown = {title: name for name, title in METHODS.items()}

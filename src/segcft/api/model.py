@@ -63,6 +63,7 @@ class Model:
         self.device = arguments.hardware("device", device)
         self.run = folder if isinstance(folder, Run) else Run(arguments.place("folder", folder, RunError))
         self.study = self.run.study
+        self.study.require_images(self.run.folder, "a question")
         self.methods = self.run.methods()
         """Method -> the part that is its image mechanism."""
         if not self.methods:

@@ -201,7 +201,7 @@ class SimulatedData(Section):
     patient: ClassVar[None] = None
     split: ClassVar[None] = None
 
-    source: Literal["chest-simulator", "coronary-simulator"]
+    source: Literal["chest-simulator", "coronary-simulator", "volume-simulator"]
     people: PositiveInt
     seed: NonNegativeInt = 0
     confounding: Confounding | None = None

@@ -46,7 +46,8 @@ def check_masks(store: Store) -> list[Remark]:
     """What is odd about the masks of a store as a whole: they cover the frame, are turned, or fit no image."""
     remarks = [*_whole_frame(store)]
     rows = _spread(store)
-    if len(rows) < FEWEST:
+    # Volumes are simulated, and have no files that may be stored another way round.
+    if len(rows) < FEWEST or store.masks.ndim > 4:
         return remarks
     edges = np.stack([_steepness(store.images[row].mean(axis=0)) for row in rows])
     borders = np.stack([_steepness(store.masks[row]).sum(axis=0) for row in rows])
@@ -97,7 +98,7 @@ def _whole_frame(store: Store) -> Iterator[Remark]:
     rows = rows[:: max(1, len(rows) // MOST)]
     if len(rows) == 0:
         return
-    least = np.min([store.masks[row].mean(axis=(1, 2)) for row in rows], axis=0) / FULL
+    least = np.min([store.masks[row].reshape(len(store.structures), -1).mean(axis=1) for row in rows], axis=0) / FULL
     for name, share in zip(store.structures, least, strict=True):
         if share > WHOLE_FRAME:
             text = (

@@ -53,8 +53,8 @@ class Store:
         verify: also read everything and compare it with its checksums (as slow as the disk).
 
     Attributes:
-        images: uint8 (N, C, H, W), memory-mapped, read-only.
-        masks: uint8 (N, S, H, W), coverage in 0..255, structures in the study's order.
+        images: uint8 (N, C, *size), memory-mapped, read-only.
+        masks: uint8 (N, S, *size), coverage in 0..255, structures in the study's order.
         table: a row a sample: ``id``, ``patient``, ``split``, every variable of the study (continuous:
             float64; categorical: its category; NaN where missing), and extra columns.
         rejected: ``id`` and ``reason`` of the samples that the import left out.
@@ -72,7 +72,7 @@ class Store:
         self._filled: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
         meta = self._read_meta()
         try:
-            samples, channels, height, width = map(operator.index, (meta["samples"], meta["channels"], *meta["size"]))
+            samples, channels, *size = map(operator.index, (meta["samples"], meta["channels"], *meta["size"]))
             self.variables: dict[str, tuple[str, ...]] = {k: tuple(map(str, v)) for k, v in meta["variables"].items()}
             self.structures: dict[str, str] = {k: str(v) for k, v in meta["structures"].items()}
             self.derived = frozenset(map(str, meta.get("formulas", {})))
@@ -81,12 +81,12 @@ class Store:
             self.fingerprint = str(meta["fingerprint"])
             # Older stores have no checksums of their files.
             self._checksums = {k: str(v) for k, v in meta["sha256"].items()} if "sha256" in meta else None
-            if min(samples, channels, height, width) < 0:
-                raise ValueError("a size is negative")
+            if min(samples, channels, *size) < 0 or len(size) not in (2, 3):
+                raise ValueError("a size is negative, or of neither an image nor a volume")
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise self._damaged(self.folder / "store.json", f"damaged ({error!r})") from None
-        self.images = self._map(IMAGES, (samples, channels, height, width))
-        self.masks = self._map(MASKS, (samples, len(self.structures), height, width))
+        self.images = self._map(IMAGES, (samples, channels, *size))
+        self.masks = self._map(MASKS, (samples, len(self.structures), *size))
         self.table = self._read_table(samples)
         self.rejected = self._read_csv(REJECTED, REJECTED_COLUMNS)
         if verify:

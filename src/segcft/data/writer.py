@@ -99,8 +99,8 @@ class StoreWriter:
             id: unique name of the sample.
             patient: who it is of; one patient is in one part.
             split: its part, one of :data:`segcft.data.splits.PARTS`.
-            image: uint8 (C, H, W).
-            masks: coverage, uint8 (S, H, W), those that have masks, in the study's order. None: they are not known. All
+            image: uint8 (C, *size).
+            masks: coverage, uint8 (S, *size), those that have masks, in the study's order. None: not known. All
                 measures are then missing, and the store holds zeros.
             attributes: variables by name; None, NaN or absent is a missing value. Areas are measured from
                 ``masks`` and ignored here.

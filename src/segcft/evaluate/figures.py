@@ -20,7 +20,9 @@ from segcft.evaluate.names import method_name, plain
 from segcft.evaluate.page import Page, blank, frame, outline, percent, show
 from segcft.evaluate.pair_figures import draw_pairs
 from segcft.evaluate.pairs import PairQueries
+from segcft.evaluate.planes import Planes
 from segcft.grey import GREY_LEVELS
+from segcft.grid import Grid
 from segcft.io.provenance import KEY, SYNTHETIC
 from segcft.io.rendering import structure_colours
 from segcft.measures.measurements import Measurements
@@ -28,6 +30,8 @@ from segcft.utils.atomic import written
 from segcft.utils.progress import Progress
 
 METHOD_COLOURS = {"none": "#7f7f7f", "regressor": "#e6862a", "segmentor": "#1f6fb4", "predictor": "#2a9d6e"}
+BLACK = -1.0
+"""Of images in [-1, 1]."""
 BEFORE, AFTER, TRUE = "#222222", "#0a7d32", "#b8860b"
 GRID = (-0.4, -0.3, -0.2, -0.1, 0.1, 0.2, 0.3, 0.4)
 """Relative changes that ``asked-obtained`` asks for."""
@@ -127,30 +131,36 @@ def draw_progression(answers: Answers, study: Study) -> Any:
 
 def _draw_outlined(answers: Answers, labels: Sequence[str], title: str, labelled: Sequence[int], study: Study) -> Any:
     """A page of ``answers`` with the judge's outlines; of the structures ``labelled`` what was asked and obtained."""
-    page = Page(len(answers.measured), list(answers.images), labels, study.image.size, title)
+    views = _views(answers, study)
+    page = Page(len(answers.measured), list(answers.images), labels, views[0].size, title)
     measurements = Measurements.of(study)
 
-    def panel(axes: Any, image: Tensor, masks: Tensor, asked: Tensor) -> None:
+    def panel(axes: Any, view: Planes, image: Tensor, masks: Tensor, asked: Tensor) -> None:
         masks = masks.cpu()
-        show(axes, image)
-        for mask, colour in zip(masks.numpy(), structure_colours(len(masks)), strict=True):
+        show(axes, view(image, BLACK))
+        for mask, colour in zip(view(masks).numpy(), structure_colours(len(masks)), strict=True):
             outline(axes, mask, colour)
         read = measurements.read(masks[None], image.cpu()[None])[0]
         axes.set_xlabel("    ".join(f"{_number(float(asked[s]))} / {_number(float(read[s]))}" for s in labelled))
 
     for sample, image in enumerate(answers.samples.image):
         known = answers.samples.values[sample, study.measured_columns]
-        panel(page.factual(sample), image, answers.before[sample], known)
+        panel(page.factual(sample), views[sample], image, answers.before[sample], known)
     for sample, method, change, image in page.places(answers.images):
         axes = page.panel(sample, method, change)
         if image.isnan().any():
             blank(axes)
         else:
-            panel(axes, image, answers.after[method][sample, change], answers.measured[sample, change])
+            panel(axes, views[sample], image, answers.after[method][sample, change], answers.measured[sample, change])
     if study.masked:
         colours = structure_colours(len(study.masked))
         page.legend([(plain(name), colour, "-") for name, colour in zip(study.masked, colours, strict=True)])
     return page.figure
+
+
+def _views(answers: Answers, study: Study) -> list[Planes]:
+    """What is seen of each sample: the same planes of all answers about it."""
+    return [Planes(Grid.of(study.image), masks) for masks in answers.before]
 
 
 def _levels(name: str, study: Study) -> list[str]:
@@ -167,7 +177,8 @@ def draw_differences(answers: Answers, labels: Sequence[str], title: str, study:
 
     name, target = plain(structure), list(study.structures).index(structure) if structure else None
     title = f"{title}: counterfactual minus image"
-    page = Page(len(answers.measured), list(answers.images), labels, study.image.size, title, margin=0.75)
+    views = _views(answers, study)
+    page = Page(len(answers.measured), list(answers.images), labels, views[0].size, title, margin=0.75)
     differences = {
         method: (images - answers.samples.image[:, None]).mean(dim=2) * GREY_LEVELS
         for method, images in answers.images.items()
@@ -176,25 +187,27 @@ def draw_differences(answers: Answers, labels: Sequence[str], title: str, study:
     # The few extreme pixels would make everything else look pale.
     limit = max(1.0, float(np.nanquantile(sizes, 0.995)))
     shown = Measurements.of(study).shown
-    before = shown(answers.before)[:, target].cpu().numpy() if target is not None else None
-    for sample, image in enumerate(answers.samples.image):
-        show(page.factual(sample), image)
+    before = shown(answers.before)[:, target].cpu() if target is not None else None
+    for sample, (image, view) in enumerate(zip(answers.samples.image, views, strict=True)):
+        show(page.factual(sample), view(image, BLACK))
         if before is not None and target is not None:
-            outline(page.factual(sample), before[sample], structure_colours(target + 1)[target])
+            outline(page.factual(sample), view(before[sample]).numpy(), structure_colours(target + 1)[target])
     for sample, method, change, image in page.places(answers.images):
         axes = page.panel(sample, method, change)
         if image.isnan().any():
             blank(axes)
             continue
         frame(axes)
-        difference = differences[method][sample, change].cpu().numpy()
-        axes.imshow(difference, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="lanczos")
+        view = views[sample]
+        difference = view(differences[method][sample, change].cpu())
+        axes.imshow(difference.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="lanczos")
         if before is not None:
-            outline(axes, before[sample], BEFORE, ":")
+            outline(axes, view(before[sample]).numpy(), BEFORE, ":")
             if names.TRUTH in answers.after and method != names.TRUTH:
                 true = shown(answers.after[names.TRUTH][sample, change][None])[0, target]
-                outline(axes, true.nan_to_num(0.0).cpu().numpy(), TRUE, "--")
-            outline(axes, shown(answers.after[method][sample, change][None])[0, target].cpu().numpy(), AFTER)
+                outline(axes, view(true.nan_to_num(0.0).cpu()).numpy(), TRUE, "--")
+            after = shown(answers.after[method][sample, change][None])[0, target]
+            outline(axes, view(after.cpu()).numpy(), AFTER)
     if structure:
         lines = [(f"{name} in the image", BEFORE, ":"), (f"{name} in the counterfactual", AFTER, "-")]
         page.legend(lines + ([(f"{name} in the true one", TRUE, "--")] if names.TRUTH in answers.after else []))

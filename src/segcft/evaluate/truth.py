@@ -33,7 +33,7 @@ CLOSE = 1e-2
 
 
 class Drawn(NamedTuple):
-    """``image`` (B, C, H, W) in [-1, 1], ``mask`` (B, S, H, W) in 0..1, both NaN where none can be drawn."""
+    """``image`` (B, C, *size) in [-1, 1], ``mask`` (B, S, *size) in 0..1, both NaN where none can be drawn."""
 
     image: Tensor
     mask: Tensor
@@ -122,7 +122,7 @@ class Truth:
         zones: dict[tuple[float, float], float] = {}
         for name in do.keys() & self.zoned.keys():
             structure, part = self.zoned[name]
-            if f"{structure}_area" in do:
+            if f"{structure}_{simulator.quantity}" in do:
                 raise ValueError(f"the area of {structure} follows from those of its parts")
             zones[part] = do[name]
         if stretch and isinstance(simulator, Stretching):

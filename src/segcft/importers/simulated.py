@@ -19,6 +19,7 @@ from segcft.data.splits import assign, expected_parts
 from segcft.data.store import Store
 from segcft.data.writer import StoreWriter
 from segcft.errors import Code, DataError
+from segcft.grid import Grid
 from segcft.simulate.people import person_id, person_number
 from segcft.simulate.shortcut import Shortcut
 from segcft.utils.progress import Progress
@@ -27,17 +28,19 @@ from segcft.utils.progress import Progress
 class Simulator(Protocol):
     """What a simulator offers. All about a subject follows from one number.
 
-    ``structures`` are in the order of the masks; the area of one is the variable ``<structure>_area``.
+    ``structures`` are in the order of the masks; the area of one is the variable ``<structure>_area``, or what its
+    ``quantity`` says, "volume" in volumes.
     """
 
     variables: tuple[str, ...]
     structures: tuple[str, ...]
+    quantity: str
 
     def attributes(self, person: int, do: Mapping[str, float | str] | None = None) -> dict[str, float | str]:
         """Every variable of the subject, with those in ``do`` set from outside."""
 
     def render(self, person: int, attributes: Mapping[str, float | str]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Image (H, W) and coverage of each structure (S, H, W), 255 where a pixel is wholly inside."""
+        """Image (*size) and coverage of each structure (S, *size), 255 where a pixel or voxel is wholly inside."""
 
 
 @runtime_checkable
@@ -75,6 +78,7 @@ class Zoned(Simulator, Protocol):
 SIMULATORS = {
     "chest-simulator": "segcft.simulate.chest:ChestSimulator",
     "coronary-simulator": "segcft.simulate.coronary:CoronarySimulator",
+    "volume-simulator": "segcft.simulate.volume:VolumeSimulator",
 }
 
 
@@ -94,18 +98,20 @@ def make_simulator(study: Study, confounded: bool = False) -> Simulator:
     assert isinstance(study.data, SimulatedData)
     module, _, name = SIMULATORS[study.data.source].partition(":")
     make = getattr(importlib.import_module(module), name)
-    size, field = study.image.size, study.image.field_of_view
-    if field and not math.isclose(field[0] * size[1], field[1] * size[0], rel_tol=1e-6):
-        pixel = f"{field[0] / size[0]:g} x {field[1] / size[1]:g} {study.image.length_unit}"
+    grid, takes = Grid.of(study.image), inspect.signature(make).parameters
+    if "spacing" not in takes and not math.isclose(max(grid.pitch), min(grid.pitch), rel_tol=1e-6):
+        pixel = f"{' x '.join(f'{edge:g}' for edge in grid.pitch)} {grid.length_unit}"
         why = f"{study.data.source} draws square pixels, not {pixel}"
         raise DataError(Code.UNSUPPORTED, "image.field_of_view", why)
     try:
-        simulator: Simulator = make(study.image.size, study.image.cell_size)
+        simulator: Simulator = make(
+            grid.size, grid.cell_size, **({"spacing": grid.pitch} if "spacing" in takes else {})
+        )
     except ValueError as error:
         raise DataError(Code.UNSUPPORTED, "image", f"{study.data.source}: {error}") from None
     if study.data.confounding is None or not confounded:
         return simulator
-    if "shortcut" not in inspect.signature(make).parameters:
+    if "shortcut" not in takes:
         raise DataError(Code.UNSUPPORTED, "data.confounding", f"{study.data.source} confounds nothing; leave it out")
     try:
         simulator = make(
@@ -183,10 +189,10 @@ def mask_order(study: Study, simulator: Simulator) -> list[int]:
     for name, variable in study.variables.items():
         if name not in simulator.variables and name not in read and not variable.derived:
             raise DataError(Code.UNKNOWN, f"variables.{name}", f"{source} has only {', '.join(simulator.variables)}")
-    areas = [f"{structure}_area" for structure in simulator.structures]
+    areas = [f"{structure}_{simulator.quantity}" for structure in simulator.structures]
     for name, structure in study.own.items():
         if structure.variable not in areas:
-            raise DataError(Code.UNKNOWN, f"structures.{name}.variable", f"areas of {source} are {', '.join(areas)}")
+            raise DataError(Code.UNKNOWN, f"structures.{name}.variable", f"those of {source} are {', '.join(areas)}")
         if structure.measure != "area":  # what is set is drawn as an area
             raise DataError(Code.UNSUPPORTED, f"structures.{name}.measure", f"{source} knows areas only")
     for name in study.masks:

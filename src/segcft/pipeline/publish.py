@@ -65,6 +65,7 @@ def publish(
         RunError: the run lacks a part or its evaluation, ``folder`` holds something else, or the above is not met.
         DataError: an example is no test sample.
     """
+    run.study.require_images(run.folder, "publishing")
     methods = list(methods) or list(run.methods())[-1:]
     mechanisms = list(map(run.mechanism, methods))
     # Guides correct answers that are to be exact.

@@ -88,6 +88,9 @@ def usual_study(outline: Outline) -> Study:
         StudyError: what is given is wrong, or contradicts itself.
     """
     machine = Machine("cpu", cores=2, memory=8 * 2**30, jobs=2)
+    if len(tuple(outline.section("image").get("size") or ())) > 2:
+        why = "a plan of volumes is not supported yet; give all sections, as configs/volume-sim.yaml does"
+        raise StudyError(Code.UNSUPPORTED, f"{outline.source}: image.size", why)
     start = Basis(outline, expected(outline), machine, budget.HOURS, (0, 0))
     return _complete(replace(start, size=_grids(start)[-1]))[0]
 

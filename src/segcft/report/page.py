@@ -102,6 +102,7 @@ def render_report(run: Run, device: torch.device) -> str:
         RunError: it is a published model, which has no samples; it is not evaluated; a part is missing or damaged; or
             the evaluation is of other samples or models than the run's.
     """
+    run.study.require_images(run.folder, "a report")
     store = run.store()
     study, result = run.study, Result.read(run.folder)
     methods = [m for m in METHODS if any(row["method"] == m for row in result.rows)]

@@ -1,0 +1,55 @@
+"""What is seen of an image or a volume in a picture: the image itself, or three planes through the volume."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from segcft.grid import Grid
+
+
+class Planes:
+    """Of a volume the planes across its axes, through one voxel, as on a radiologist's screen: that across depth at the
+    upper left, below it that across height, beside it that across width, so that what is seen in two of them lies on
+    one line. Elements are as large as they are. Of an image it is the image.
+
+    Args:
+        grid: of the images or volumes.
+        masks: (S, *size); the voxel is the middle of what any of them covers, or of the frame.
+    """
+
+    def __init__(self, grid: Grid, masks: Tensor) -> None:
+        self.grid = grid
+        self.place: tuple[int, ...] = tuple(n // 2 for n in grid.size)
+        covered = (masks > 0.5).any(dim=0) if len(masks) else masks.new_zeros(grid.size, dtype=torch.bool)
+        if bool(covered.any()):
+            self.place = tuple(covered.nonzero().float().mean(dim=0).round().int().tolist())
+        finest = min(grid.pitch)
+        self.shown = tuple(round(n * pitch / finest) for n, pitch in zip(grid.size, grid.pitch, strict=True))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the picture, in pixels."""
+        if self.grid.dimensions == 2:
+            return self.grid.size[0], self.grid.size[1]
+        depth, height, width = self.shown
+        return height + depth, width + depth
+
+    def __call__(self, maps: Tensor, corner: float = 0.0) -> Tensor:
+        """(..., *size) to pictures (..., height, width); ``corner`` is where no plane is."""
+        if self.grid.dimensions == 2:
+            return maps
+        (z, y, x), (depth, height, width) = self.place, self.shown
+        picture = maps.new_full((*maps.shape[:-3], *self.size), corner)
+        picture[..., :height, :width] = _resized(maps[..., z, :, :], (height, width))
+        picture[..., height:, :width] = _resized(maps[..., :, y, :], (depth, width))
+        picture[..., :height, width:] = _resized(maps[..., :, :, x].transpose(-1, -2), (height, depth))
+        return picture
+
+
+def _resized(plane: Tensor, size: tuple[int, int]) -> Tensor:
+    if tuple(plane.shape[-2:]) == size:
+        return plane
+    flat = plane.reshape(-1, 1, *plane.shape[-2:])
+    return F.interpolate(flat, size=size, mode="bilinear").reshape(*plane.shape[:-2], *size)
