@@ -110,7 +110,7 @@ def _share(total: int, part: int, parts: int) -> int:
 def draw_counterfactuals(answers: Answers, structure: str, study: Study) -> Any:
     """The images themselves, with the judge's outlines, and the target's measure asked for and obtained."""
     target, measurements = list(study.structures).index(structure), Measurements.of(study)
-    word, unit = measurements.all[target].measure.word, measurements.units[target]
+    word, unit = measurements.words[target], measurements.units[target]
     changed = "changed: " if measurements.all[target].measure.ratio else "changed by shares of its range:\n"
     title = f"{plain(structure).capitalize()} {changed}{word} asked for / read by the judge, in {unit}"
     changes = [percent(change) for change in study.evaluation.figure_changes]

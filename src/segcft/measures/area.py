@@ -16,6 +16,9 @@ class Area(Measure):
     word, verb = "area", "sum to"
     adds_up = True
 
+    def called(self, grid: Grid) -> str:
+        return "volume" if grid.dimensions == 3 else self.word
+
     def unit(self, grid: Grid) -> str:
         return grid.cell_unit
 

@@ -27,6 +27,10 @@ class Measure(ABC):
     verb: str = "have"
     """In tables: "the areas that masks have"."""
 
+    def called(self, grid: Grid) -> str:
+        """What it is called on a grid: its :attr:`word`, unless it has another one in volumes."""
+        return self.word
+
     @abstractmethod
     def unit(self, grid: Grid) -> str:
         """The unit of its numbers."""

@@ -92,7 +92,12 @@ class Measurements:
     @property
     def word(self) -> str:
         """What a number is called, e.g. "area", with an "s" for several; "measure" where there are several measures."""
-        return _one_of([one.measure.word for one in self.all], "measure")
+        return _one_of(self.words, "measure")
+
+    @property
+    def words(self) -> list[str]:
+        """What each number is called."""
+        return [one.measure.called(self.grid) for one in self.all]
 
     @property
     def verb(self) -> str:

@@ -74,8 +74,8 @@ def measure(study: Study, machine: Machine, progress: Progress) -> dict[str, flo
         with tempfile.TemporaryDirectory(prefix="segcft-plan-") as folder:
             run = Run(folder, short)
             total = len(run.parts) * (TIMED + 1)
-            height, width = study.image.size
-            with progress.task(f"Timing steps at {height} x {width} pixels", total) as shown:
+            size = " x ".join(map(str, study.image.size))
+            with progress.task(f"Timing steps at {size} pixels", total) as shown:
                 timer = _Timer(shown, clock)
                 pipeline = Pipeline(run, make_fabric(machine.device), progress=timer)
                 pipeline.keys["import"] = _made_up(short, Path(folder) / "store").fingerprint
@@ -105,17 +105,17 @@ def _shortened(study: Study) -> Study:
 
 
 def _made_up(study: Study, folder: Path) -> Store:
-    """Samples of noise, of which any part of the study can be trained: rectangles in noise, any attributes."""
+    """Samples of noise, of which any part of the study can be trained: boxes in noise, any attributes."""
     random = np.random.default_rng(0)
-    height, width = study.image.size
+    size = study.image.size
     count = max(study.hvae.batch_size, study.segmentor.batch_size if study.segmentor else 0)
     kept = dict.fromkeys(study.data.keep, "0")
     with StoreWriter(folder, study) as writer:
         for number in range(count + EACH * len(PARTS)):
-            image = random.integers(0, 256, (study.image.channels, height, width), dtype=np.uint8)
-            masks = np.zeros((len(study.masked), height, width), dtype=np.uint8)
+            image = random.integers(0, 256, (study.image.channels, *size), dtype=np.uint8)
+            masks = np.zeros((len(study.masked), *size), dtype=np.uint8)
             for mask in masks:
-                mask[: random.integers(height // 4, height), : random.integers(width // 4, width)] = 255
+                mask[tuple(slice(random.integers(side // 4, side)) for side in size)] = 255
             attributes = {
                 name: str(random.choice(one.categories)) if one.categories else float(random.uniform(1, 2))
                 for name, one in study.variables.items()

@@ -226,7 +226,7 @@ def _quantities(
                     found[f"{names.plain(name)} is {category}, %"] = 100.0 * (values[:, k] == index)
         else:
             found[f"{names.plain(name)}{_unit(variable.unit)}"] = values[:, k]
-    name, measure = study.structures[structure].variable, measurements.all[s].measure.word
+    name, measure = study.structures[structure].variable, measurements.words[s]
     known, wanted = values[:, cohort.column(name)], asked.cpu().numpy()
     low, high = limits(study.variables[name], training_values[:, cohort.column(name)].cpu().numpy())
     change, unit = wanted - known, _unit(measurements.units[s])

@@ -276,8 +276,8 @@ def _figures(run: Run) -> Iterator[Figure]:
             "structure: mean and standard deviation over samples.",
         )
     }
-    for structure, one in zip(study.structures, measures.all, strict=True):
-        name, word = plain(structure), one.measure.word
+    for structure, one, word in zip(study.structures, measures.all, measures.words, strict=True):
+        name = plain(structure)
         share = f"a share of {'its' if one.measure.ratio else 'the range of its'} {word}"
         known[f"counterfactuals-{structure}"] = (
             f"Counterfactuals: {name}",
