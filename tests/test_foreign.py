@@ -68,7 +68,7 @@ def images(run: Run) -> Tensor:
     return to_unit(torch.from_numpy(run.store().images[:5].copy()))
 
 
-@pytest.mark.parametrize("batch", ["n", 1, 2])
+@pytest.mark.parametrize("batch", ["n", 1, 3])
 def test_torchscript_and_onnx_say_the_same(small_run: Run, tmp_path: Path, batch: int | str) -> None:
     gains, x = (3.0, -2.0, 0.5), images(small_run)[:4]
     networks = torchscript(tmp_path, Levels(gains), x), onnx_levels(tmp_path, gains, batch)
@@ -137,6 +137,7 @@ def test_a_run_is_judged_by_it_and_by_its_own(small_run: Run, tmp_path: Path, un
         {},
         {"network": "net.pth"},
         {"network": "net.pt", "range": [1, 1]},
+        {"network": "net.pt", "range": [float("nan"), 1]},
         {"network": "net.pt", "gives": "masks"},
         {"network": "net.pt", "structures": {"heart": []}},
         {"network": "net.pt", "size": [64]},
@@ -148,7 +149,6 @@ def test_a_file_that_describes_none_is_refused(small_run: Run, tmp_path: Path, k
 
 
 def test_a_network_that_cannot_judge_is_refused(small_run: Run, tmp_path: Path) -> None:
-    study, x = small_run.study, images(small_run)
     with refused(RunError, Code.OTHER, "structures"):
         load_judge(small_run, card(tmp_path, network="net.pt", structures={"heart": [0]}))
     with refused(RunError, Code.MISSING, "network"):
@@ -157,11 +157,24 @@ def test_a_network_that_cannot_judge_is_refused(small_run: Run, tmp_path: Path) 
         (tmp_path / name).write_bytes(b"nothing of the kind")
         with refused(RunError, Code.UNREADABLE, name):
             load_judge(small_run, card(tmp_path, network=name))
-    onnx_levels(tmp_path, (1.0, 2.0))
-    with refused(RunError, Code.INVALID, "net.onnx"):  # too few outputs
-        ForeignSegmentor(card(tmp_path, network="net.onnx"), study).masks(x)
-    onnx_levels(tmp_path, (1.0, 2.0, float("nan")))
-    with refused(RunError, Code.INVALID, "net.onnx"):
-        ForeignSegmentor(card(tmp_path, network="net.onnx"), study).masks(x)
-    with refused(RunError, Code.UNREADABLE, "net.onnx"):  # it takes one channel
-        ForeignSegmentor(card(tmp_path, network="net.onnx", channels=3), study).masks(x)
+    for gains, keys, code in (
+        ((1.0, 2.0), {}, Code.INVALID),  # too few outputs
+        ((1.0, 2.0, float("nan")), {}, Code.INVALID),
+        ((1.0, 2.0, 1.0), {"gives": "probabilities"}, Code.INVALID),  # 0, 1 and 2 of a black image
+        ((1.0, 2.0, 1.0), {"structures": {"left_lung": [0], "right_lung": [1], "heart": [0]}}, None),
+        ((1.0, 2.0, 1.0), {"channels": 3}, Code.UNREADABLE),  # it takes one
+    ):
+        onnx_levels(tmp_path, gains)
+        described = card(tmp_path, network="net.onnx", **keys)
+        if code is None:
+            assert load_judge(small_run, described).masks(images(small_run)).shape[1] == 3
+            continue
+        with refused(RunError, code, "net.onnx"):  # at once, and not where the last judge's turn comes
+            load_judge(small_run, described)
+
+
+def test_probabilities_that_are_taken_for_logits_are_told(small_run: Run, tmp_path: Path) -> None:
+    network = torchscript(tmp_path, nn.Sequential(Levels((3.0, -2.0, 0.5)), nn.Sigmoid()), images(small_run))
+    with refused(RunError, Code.INVALID, "net.pt"):
+        load_judge(small_run, card(tmp_path, network=network))
+    load_judge(small_run, card(tmp_path, network=network, gives="probabilities"))

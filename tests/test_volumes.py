@@ -17,11 +17,17 @@ from segcft.config.outline import Outline
 from segcft.errors import Code, StudyError
 from segcft.evaluate.planes import Planes
 from segcft.grid import Grid
+from segcft.pipeline.judging import load_judge
 from segcft.pipeline.publish import publish
+from segcft.pipeline.publish_readers import publish_readers
+from segcft.pipeline.realism import judge_realism
 from segcft.pipeline.run import Run
 from segcft.pipeline.runner import Pipeline
+from segcft.pipeline.segment import Readers
 from segcft.planning.plan import usual_study
+from segcft.report.page import render_report
 from segcft.training.loop import make_fabric
+from segcft.utils.progress import Progress
 from tests.conftest import MakeOnce
 
 SIZE = (28, 36, 56)
@@ -111,13 +117,40 @@ def test_what_is_not_there_for_volumes_says_so(volumes: Run, tmp_path: Path) -> 
         segcft.load(volumes.folder)
     with refused(StudyError, Code.UNSUPPORTED, "image.size"):
         publish(volumes, tmp_path / "model")
-    raw = {key: value for key, value in mapping().items() if key not in ("hvae", "finetune")}
     with refused(StudyError, Code.UNSUPPORTED, "image.size"):
-        usual_study(Outline(raw, "volumes.yaml"))
-    with refused(StudyError, Code.INVALID):
-        parse_study(mapping() | {"data": {"source": "folder"}})
-    with refused(StudyError, Code.INVALID):
-        parse_study(mapping() | {"image": {"size": [8, *SIZE]}})
+        publish_readers(volumes, tmp_path / "readers")
+    with refused(StudyError, Code.UNSUPPORTED, "image.size"):
+        Readers.of([volumes.folder], torch.device("cpu"))
+    with refused(StudyError, Code.UNSUPPORTED, "image.size"):
+        judge_realism(volumes, tmp_path / "realism", torch.device("cpu"), Progress())
+    with refused(StudyError, Code.UNSUPPORTED, "image.size"):
+        render_report(volumes, torch.device("cpu"))
+    (tmp_path / "theirs.yaml").write_text("{network: net.pt, structures: {anterior: [0], posterior: [1]}}\n")
+    with refused(StudyError, Code.UNSUPPORTED, "image.size"):
+        load_judge(volumes, tmp_path / "theirs.yaml")
+
+
+@pytest.mark.parametrize("image", [None, {"size": list(SIZE)}])
+def test_volumes_are_not_planned_yet(image: dict[str, Any] | None) -> None:
+    raw = {key: value for key, value in mapping().items() if key not in ("hvae", "finetune", "image")}
+    with refused(StudyError, Code.UNSUPPORTED, "image.size"):
+        usual_study(Outline(raw | ({"image": image} if image else {}), "volumes.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"data": {"source": "folder"}}, "study: image.size"),
+        ({"data": {"source": "chest-simulator", "people": 9}}, "study: image.size"),
+        ({"image": {"size": [32, 32]}}, "study: image.size"),
+        ({"regressor": mapping()["regressor"] | {"augment": {"film": {"share": 0.5}}}}, "study: regressor.augment"),
+        ({"finetune": mapping()["finetune"] | {"view": {"rotate": 5}}}, "study: finetune.view"),
+    ],
+)
+def test_what_volumes_cannot_have_is_told_before_anything_is_trained(changes: dict[str, Any], field: str) -> None:
+    with pytest.raises(StudyError) as caught:
+        parse_study(mapping() | changes)
+    assert str(caught.value).startswith(field)
 
 
 # --- what is seen of a volume ---

@@ -17,10 +17,12 @@ from segcft.config.structure import Zone
 from segcft.config.study import Study
 from segcft.counterfactual.contradictions import check_parts
 from segcft.errors import Code, DataError, InterventionError, StudyError
+from segcft.evaluate.truth import Truth
 from segcft.grid import Grid
 from segcft.importers.simulated import import_simulated
 from segcft.measures.measurements import Measurements
 from segcft.measures.zone import inside
+from segcft.pipeline.importing import _source
 from tests.conftest import small_mapping
 from tests.test_shapes import GRID, box, edges, ellipse
 
@@ -186,15 +188,38 @@ def test_the_whole_may_follow_from_its_parts(study: Study, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("masks", "field"),
     [
-        ({"left_lung": {}, "spine": {}}, ""),  # of which nothing is
-        ({"left_lung": {}, "heart": {}}, ""),  # a structure with a mask of its own
-        ({"left_lung": {"bit": 3}}, ""),
-        ({"left_lung": {"variable": "upper"}}, ""),
+        ({"left_lung": {}, "spine": {}}, "study: masks.spine"),  # of which nothing is
+        ({"left_lung": {}, "heart": {}}, "study: masks.heart"),  # a structure with a mask of its own
+        ({"left_lung": {"bit": 3}}, "study: masks.left_lung"),
+        ({"left_lung": {"variable": "upper"}}, "study: masks.left_lung.variable"),
     ],
 )
 def test_masks_that_are_none_are_refused(masks: dict[str, Any], field: str) -> None:
-    with refused(StudyError, Code.INVALID, field):
+    with pytest.raises(StudyError) as caught:
         parse_study(with_parts() | {"masks": masks})
+    assert str(caught.value).startswith(field)
+
+
+def test_the_truth_of_a_whole_that_follows(study: Study, tmp_path: Path) -> None:
+    """Its parts have none where the simulator would hold the whole, and it is held where its parts are."""
+    parts = parse_study(with_parts())
+    truth, whole = (
+        Truth(one, import_simulated(one, tmp_path / one.name / str(len(one.masks)), people=6, split="test"))
+        for one in (parts, study)
+    )
+    rows, upper = torch.arange(2), torch.tensor([50.0, 50.0])
+    assert whole.counterfactuals(rows, {"upper": upper}) is not None
+    assert truth.counterfactuals(rows, {"upper": upper}) is None
+
+
+def test_another_way_to_read_a_mask_is_another_import(tmp_path: Path) -> None:
+    raw = with_parts() | {"data": {"source": "folder"}}
+    for k, name in enumerate(("right_lung", "heart")):
+        raw["structures"][name]["bit"] = 1 << k
+    keys = set()
+    for masks in ({"left_lung": {"bit": 4}}, {"left_lung": {"bit": 8}}, {"left_lung": {"label": 4}}):
+        keys.add(_source(parse_study(raw | {"masks": masks}), None)["study"])
+    assert len(keys) == 3
 
 
 def test_a_mask_that_no_simulator_draws_is_refused(tmp_path: Path) -> None:

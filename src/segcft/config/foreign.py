@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt, model_validator
 
 from segcft.config.section import Section
 
@@ -21,7 +21,7 @@ class ForeignReader(Section):
     network: str = Field(pattern=r"\.(onnx|pt)$")
     structures: dict[str, tuple[NonNegativeInt, ...]] = Field(min_length=1)
     gives: Literal["logits", "probabilities", "classes"] = "logits"
-    range: tuple[float, float] = (0.0, 1.0)
+    range: tuple[FiniteFloat, FiniteFloat] = (0.0, 1.0)
     size: tuple[PositiveInt, PositiveInt] | None = None
     channels: PositiveInt | None = None
 

@@ -201,10 +201,17 @@ class SimulatedData(Section):
     patient: ClassVar[None] = None
     split: ClassVar[None] = None
 
+    VOLUMES: ClassVar[tuple[str, ...]] = ("volume-simulator",)
+
     source: Literal["chest-simulator", "coronary-simulator", "volume-simulator"]
     people: PositiveInt
     seed: NonNegativeInt = 0
     confounding: Confounding | None = None
+
+    @property
+    def axes(self) -> int:
+        """Axes of space of what is drawn."""
+        return 3 if self.source in self.VOLUMES else 2
 
 
 class Splits(Section):

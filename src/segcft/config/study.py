@@ -72,8 +72,7 @@ class Study(Section):
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Study:
-        if len(self.image.size) != 2 and not isinstance(self.data, SimulatedData):
-            raise ValueError("image.size: give (height, width); volumes are simulated only so far")
+        self._check_axes()
         self._check_graph()
         self._check_structures()
         self._check_masks()
@@ -165,6 +164,18 @@ class Study(Section):
                 raise ValueError(
                     f"{shown}: one is a cause of the other, and no data tell that apart from what confounds them"
                 )
+
+    def _check_axes(self) -> None:
+        axes = self.data.axes if isinstance(self.data, SimulatedData) else 2
+        if len(self.image.size) != axes:
+            wanted = "(depth, height, width)" if axes == 3 else "(height, width)"
+            raise ValueError(f"image.size: of data.source: {self.data.source} give {wanted}")
+        if axes == 2:
+            return
+        views = {f"{name}.augment": spec.augment for name, spec in self if isinstance(spec, Training)}
+        for key, augment in (*views.items(), ("finetune.view", self.finetune.view)):
+            if augment.warps or augment.film.share:
+                raise ValueError(f"{key}: volumes cannot be turned, shifted, scaled, bent or filmed; leave that out")
 
     def _check_masks(self) -> None:
         for name in self.masks:

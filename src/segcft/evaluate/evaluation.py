@@ -223,7 +223,9 @@ def _direct(factual: FactualBatch, scm: StructuralCausalModel, truth: Truth | No
         drawn = None
         if truth and name in truth.simulator.variables and not factual.judge.measurements.of_image:
             # Where structures end is then held as well, as it follows from their areas; how bright they are is not.
-            drawn = truth.counterfactuals(samples.rows, {n: v for n, v in do.items() if n in truth.simulator.variables})
+            held = do | {one: samples.values[:, factual.cohort.column(one)] for one in study.derived}
+            known = {n: v for n, v in held.items() if n in truth.simulator.variables}
+            drawn = truth.counterfactuals(samples.rows, known)
         if drawn is not None or factual.predictor is not None:
             yield AskedBatch(factual, name, after, drawn, held=True)
 

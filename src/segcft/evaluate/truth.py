@@ -65,6 +65,10 @@ class Truth:
         for one in Measurements.of(self.study).all:
             alone = len(one.channels) == 1 and not isinstance(one.measure, ImageMeasure)
             structure = self.simulator.structures[self.order[one.channels[0]]]
+            # The height changes at the same area: of a whole that follows from its parts nobody says which area.
+            held = self.study.variables.get(f"{structure}_{self.simulator.quantity}")
+            if held is None or held.derived:
+                continue
             if alone and one.variable not in self.simulator.variables and structure in self.simulator.stretches:
                 found[one.variable] = (structure, one)
         return found

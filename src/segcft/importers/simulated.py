@@ -164,7 +164,10 @@ def import_simulated(
             extra: dict[str, int | float | str] = {"person": person}
             if study.data.confounding is not None:
                 extra[CONFOUNDED] = int(part in CONFOUNDED_PARTS)
-            image, masks = (confounded if extra.get(CONFOUNDED) else simulator).render(person, attributes)
+            try:
+                image, masks = (confounded if extra.get(CONFOUNDED) else simulator).render(person, attributes)
+            except ValueError as error:  # it would leave the frame
+                raise DataError(Code.OUT_OF_RANGE, "image", f"{study.data.source}: subject {id}: {error}") from None
             try:
                 writer.append(id, id, part, image[None], masks[order], attributes, extra)
             except ValueError as error:  # a variable of another kind, or with other categories

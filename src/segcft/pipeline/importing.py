@@ -232,8 +232,10 @@ def _is_imported(run: Run, source: dict[str, Any]) -> bool:
 def _source(study: Study, data: Path | None) -> dict[str, Any]:
     """What the samples are made from; ``files`` is None where it is not given."""
     settings = study.model_dump(mode="json")
+    # Their order is that of the channels. Left out where there are none, as in studies from before there were any.
+    masks = [list(settings["masks"].items())] if study.masks else []
     return {
-        "study": key_of(*(settings[k] for k in ("image", "variables", "structures", "data", "splits"))),
+        "study": key_of(*(settings[k] for k in ("image", "variables", "structures", "data", "splits")), *masks),
         "files": _listing(data) if not isinstance(study.data, SimulatedData) and data else None,
     }
 

@@ -104,6 +104,7 @@ class Readers:
         readers, structures, digests = list[Read](), list[str](), list[str]()
         for folder in runs:
             run = Run(folder)
+            run.study.require_images(folder, "segmenting")
             names = list(run.study.masked)
             structures = structures or in_order(run.study)
             if set(names) != set(structures) or not names:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from segcft.config.image import Image
 from segcft.config.loader import parse_study
 from segcft.config.outline import Outline
+from segcft.config.sources import SimulatedData
 from segcft.config.study import Study
 from segcft.errors import Code, StudyError
 from segcft.planning import budget, recipe
@@ -88,7 +89,8 @@ def usual_study(outline: Outline) -> Study:
         StudyError: what is given is wrong, or contradicts itself.
     """
     machine = Machine("cpu", cores=2, memory=8 * 2**30, jobs=2)
-    if len(tuple(outline.section("image").get("size") or ())) > 2:
+    size, source = outline.section("image").get("size"), outline.given["data"]["source"]
+    if source in SimulatedData.VOLUMES or (isinstance(size, list | tuple) and len(size) > 2):
         why = "a plan of volumes is not supported yet; give all sections, as configs/volume-sim.yaml does"
         raise StudyError(Code.UNSUPPORTED, f"{outline.source}: image.size", why)
     start = Basis(outline, expected(outline), machine, budget.HOURS, (0, 0))

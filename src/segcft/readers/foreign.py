@@ -21,6 +21,8 @@ from segcft.utils.extra import extra
 
 Network = Callable[[Tensor], Tensor]
 
+ROUNDED = 1e-3
+"""How far a network's probabilities may be from 0 and 1: those of half precision are rounded."""
 NEVER = 1e-6
 """Probabilities this near 0 and 1 have finite logits."""
 
@@ -36,12 +38,14 @@ class ForeignSegmentor(MaskReader):
 
     Raises:
         StudyError: the file is none.
-        RunError: its structures are not those of the study, or its network cannot be read.
+        RunError: its structures are not those of the study, or its network cannot be read, or does not give what it is
+            said to of a black image.
         DataError: ONNX Runtime is not installed.
     """
 
     def __init__(self, card: Path, study: Study, device: torch.device | str = "cpu") -> None:
         super().__init__()
+        study.require_images(card, "a judge from elsewhere")
         self.measurements = Measurements.of(study)
         self.spec = validate(ForeignReader, read_mapping(card, "description of a segmentor"), str(card))
         if set(self.spec.structures) != set(study.masked):
@@ -53,6 +57,7 @@ class ForeignSegmentor(MaskReader):
             raise RunError(Code.MISSING, f"{card}: network", f"there is no {self.path}")
         device = torch.device(device)
         self.network: Network = (_onnx if self.path.suffix == ".onnx" else _torchscript)(self.path, device)
+        self.masks(torch.full((1, study.image.channels, *self.grid), -1.0, device=device))  # now, and not after an hour
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.logit(self.masks(x), eps=NEVER)
@@ -69,6 +74,12 @@ class ForeignSegmentor(MaskReader):
                 raise RunError(Code.OTHER, self.path, why)
             seen = seen.expand(-1, spec.channels, -1, -1)
         given = self._asked(seen)
+        low, high = float(given.min()), float(given.max())
+        if spec.gives == "probabilities" and not (low >= -ROUNDED and high <= 1 + ROUNDED):
+            raise RunError(Code.INVALID, self.path, f"it gives {low:g} to {high:g}, which are no probabilities (gives)")
+        if spec.gives == "logits" and low >= 0 and high <= 1:
+            why = "all that it gives is from 0 to 1, which are probabilities and no logits (gives)"
+            raise RunError(Code.INVALID, self.path, why)
         if spec.gives != "probabilities":
             given = torch.sigmoid(given) if spec.gives == "logits" else torch.softmax(given, dim=1)
         found = torch.stack([given[:, outputs].sum(dim=1) for outputs in self.outputs], dim=1)
@@ -117,11 +128,15 @@ def _onnx(path: Path, device: torch.device) -> Network:
         reason = str(error).strip().splitlines()[0]
         raise RunError(Code.UNREADABLE, path, f"no ONNX that can be read ({reason})") from None
     entry = session.get_inputs()[0]
-    whole = not isinstance(entry.shape[0], int)  # a batch of any size; else of this one
+    batch = entry.shape[0] if entry.shape and isinstance(entry.shape[0], int) else None  # else of any size
 
     def ask(x: Tensor) -> Tensor:
-        parts = [x] if whole else x.split(entry.shape[0])
-        given = [session.run(None, {entry.name: part.cpu().numpy()})[0] for part in parts]
+        parts = [x] if batch is None else x.split(batch)
+        given = []
+        for part in parts:
+            # Of one size alone: the last one is filled up with what it ends in.
+            filled = part if batch is None else torch.cat([part, part[-1:].expand(batch - len(part), -1, -1, -1)])
+            given.append(session.run(None, {entry.name: filled.cpu().numpy()})[0][: len(part)])
         return torch.from_numpy(np.concatenate(given))
 
     return ask

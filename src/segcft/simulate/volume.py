@@ -38,10 +38,13 @@ Spacing = tuple[float, float, float]
 
 AGES = (18.0, 100.0)
 """Years that can be drawn; people are 20 to 90."""
+NEEDED = (26.0, 32.0, 52.0)
+"""mm of depth, height and width in which people lie, as they are and as others are."""
 FINE = 3
 """Points along each axis of a voxel at which it is looked whether they are inside."""
-LEAST = 1.5
-"""Voxels of the longest axis that a structure is across at its thinnest usual place: below that none is to be seen."""
+
+RIM = 3.5
+"""mm from the surface beyond which no white matter lies on it."""
 
 _T = np.linspace(0, 1, 2001)
 _END, _BUMP = np.sqrt(1 - _T**2), 2 * _T - _T**2
@@ -201,10 +204,9 @@ class VolumeSimulator:
             raise ValueError(f"voxels of {' x '.join(f'{edge:g}' for edge in edges)} mm are not of {voxel:g} mm3")
         self.size, self.voxel = (size[0], size[1], size[2]), voxel
         self.spacing: Spacing = (edges[0], edges[1], edges[2])
-        needed = (22.0, 26.0, 46.0)
         extent = [n * edge for n, edge in zip(self.size, self.spacing, strict=True)]
-        if any(have < need for have, need in zip(extent, needed, strict=True)):
-            wanted = " x ".join(f"{need:g}" for need in needed)
+        if any(have < need for have, need in zip(extent, NEEDED, strict=True)):
+            wanted = " x ".join(f"{need:g}" for need in NEEDED)
             shown = " x ".join(f"{have:.4g}" for have in extent)
             raise ValueError(f"the frame needs {wanted} mm (depth, height, width), not {shown}")
 
@@ -289,7 +291,7 @@ class VolumeSimulator:
         # Around it cortex and white matter in folds, and pockets of fluid; a rim of white matter lies on it.
         around = white + (grey - white) * _soft(folds - 0.3) + 0.03 * grain
         around = around + (fluid - around) * _soft(2 * (ventricle - 1.1))
-        rim = np.exp(-((depth / 1.2) ** 2)) * (1 - covers.sum(axis=0))
+        rim = np.where(np.abs(depth) < RIM, np.exp(-((depth / 1.2) ** 2)), 0) * (1 - covers.sum(axis=0))
         around = around + rim * (white + 0.05 - around)
         inside = grey + 0.02 * grain
         total = covers.sum(axis=0)

@@ -20,6 +20,9 @@ from segcft.pipeline.stage import STAGES, Minimised, TrainingStage
 from segcft.training.findings import Finding, tied
 from segcft.training.loop import Trained
 
+ENOUGH = 10
+"""Samples a variable from which it is told whether one follows from the others."""
+
 
 class AttributesStage(TrainingStage):
     """Fits the mechanisms. Each learns from the samples whose values it needs are known."""
@@ -51,7 +54,10 @@ class AttributesStage(TrainingStage):
         yield from dependent_noises([Dependence(**one) for one in facts["noises"]], pipeline.study)
         study, values = pipeline.study, torch.from_numpy(pipeline.store.values()[pipeline.store.indices("train")])
         columns = zip(study.measured, study.measured_columns, strict=True)
-        yield from tied({name: float(unexplained(study, values, column)) for name, column in columns})
+        known = values[~values.isnan().any(dim=1)]
+        if len(known) >= ENOUGH * len(study.variables):  # of few any number is the sum of others
+            varying = [(name, column) for name, column in columns if float(known[:, column].std()) > 0]
+            yield from tied({name: float(unexplained(study, known, column)) for name, column in varying})
 
     def facts(self, pipeline: Pipeline, network: Any) -> dict[str, Any]:
         values, store = self._values(pipeline, network, "train"), pipeline.store
