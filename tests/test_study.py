@@ -147,7 +147,7 @@ def test_underscore_keys_hold_yaml_anchors(tmp_path: Path) -> None:
         ("scm", 3, "scm", "got 3"),
         ("name", "../chest", "name", "got '../chest'"),
         ("image.size", [64], "image.size", "at least 2 items"),
-        ("image", {"size": [8, 64, 64]}, "image.size", "volumes are not supported yet"),
+        ("image", {"size": [8, 64, 64]}, "image.size", "give (height, width)"),
         ("image.field_of_view", [1.0, 1.0, 1.0], "image", "'field_of_view' has 3 axes, and 'size' 2"),
         ("hvae.architecture", "transformer", "hvae.architecture", "no image mechanism (two-stream, causal-gen"),
         ("hvae.architecture", ["two-stream"], "hvae.architecture", "no image mechanism"),

@@ -193,5 +193,5 @@ def test_augmentation_changes_its_greys_and_refuses_to_deform_it(batch: Batch) -
 
 
 def test_a_study_of_volumes_is_refused(make_small_study: MakeStudy) -> None:
-    with pytest.raises(StudyError, match=r"image.size: .*volumes are not supported yet"):
+    with pytest.raises(StudyError, match=r"image.size: .*give \(height, width\)"):
         make_small_study({"image.size": [32, 32, 32]})

@@ -37,6 +37,7 @@ SPELLINGS = {
     "Apache License 2.0": "Apache-2.0",
     "Apache Software License": "Apache-2.0",
     "BSD License": "BSD",
+    "3-Clause BSD License": "BSD-3-Clause",
     "ISC License (ISCL)": "ISC",
     "ISC license": "ISC",
     "MIT License": "MIT",

@@ -98,7 +98,7 @@ def _whole_frame(store: Store) -> Iterator[Remark]:
     rows = rows[:: max(1, len(rows) // MOST)]
     if len(rows) == 0:
         return
-    least = np.min([store.masks[row].reshape(len(store.structures), -1).mean(axis=1) for row in rows], axis=0) / FULL
+    least = np.min([store.masks[row].mean(axis=tuple(range(1, store.masks.ndim - 1))) for row in rows], axis=0) / FULL
     for name, share in zip(store.structures, least, strict=True):
         if share > WHOLE_FRAME:
             text = (
