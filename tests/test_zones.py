@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import segcft
 from refused import refused
 from segcft.config.loader import parse_study
 from segcft.config.structure import Zone
@@ -23,6 +25,11 @@ from segcft.importers.simulated import import_simulated
 from segcft.measures.measurements import Measurements
 from segcft.measures.zone import inside
 from segcft.pipeline.importing import _source
+from segcft.pipeline.publish import publish
+from segcft.pipeline.run import Run
+from segcft.pipeline.runner import Pipeline
+from segcft.report.page import render_report
+from segcft.training.loop import make_fabric
 from tests.conftest import small_mapping
 from tests.test_shapes import GRID, box, edges, ellipse
 
@@ -235,3 +242,22 @@ def test_views_that_move_a_zone_are_refused() -> None:
     raw["finetune"]["view"] = {"rotate": 5}
     with refused(StudyError, Code.CONFLICT, "finetune.view"):
         Measurements.of(parse_study(raw))
+
+
+def test_a_mask_that_is_no_variable_goes_through_every_stage(tmp_path: Path) -> None:
+    raw = with_parts()
+    for section in ("segmentor", "judge", "regressor", "scm", "hvae", "finetune"):
+        raw[section] |= {"steps": 2}
+    run = Run(tmp_path / "run", parse_study(raw))
+    Pipeline(run, make_fabric("cpu")).run_all()
+    rows = json.loads((run.evaluation / "table.json").read_text())
+    read = {row["structure"] for row in rows if row["metric"] == "dice"}
+    assert read == {"right_lung", "heart"}  # columns are of structures
+    publish(run, tmp_path / "model")
+    model, store = segcft.load(tmp_path / "model"), run.store()
+    answer = model.counterfactual(store.images[0, 0], {"sex": "F", "age": 50}, do={"left_lung_area": "+10%"}, draws=0)
+    assert {"upper", "lower"} <= answer.areas.keys()
+    after = {name: one["after"] for name, one in answer.record["variables"].items()}
+    assert after["left_lung_area"] == pytest.approx(after["upper"] + after["lower"], rel=1e-4)
+    page = render_report(run, torch.device("cpu"))
+    assert "left lung" in page

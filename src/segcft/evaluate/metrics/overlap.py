@@ -30,7 +30,9 @@ class Dice(Metric):
 
     def _results(self, batch: FactualBatch, masks: Tensor) -> Iterator[Result]:
         overlap = dice((masks > 0.5).float(), (batch.samples.mask > 0.5).float())
-        return (Result(overlap[:, s], structure) for s, structure in enumerate(batch.study.masked))
+        # Tables have a column a structure; what has a mask alone is none.
+        own = batch.study.own
+        return (Result(overlap[:, s], name) for s, name in enumerate(batch.study.masked) if name in own)
 
 
 METRICS.add(Dice.name, Dice())
