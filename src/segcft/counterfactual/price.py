@@ -22,8 +22,7 @@ READINGS = 7
 """Readings of guides up to which the gain is as above. Among more of them each counts less in the mean of the errors,
 and a pixel must count less, too, or a small change of one measure is not worth its pixels. Seven is what the gain was
 tried with, on simulated radiographs: with twice the gain true errors were a twentieth to a ninth less, but hearts
-obtained 0.84 instead of 0.92 of a change. For plaques of simulated arteries, thin and with six readings, it was too
-much: they obtained less than without fine-tuning (docs/coronary.md)."""
+obtained 0.84 instead of 0.92 of a change."""
 
 
 class Price(nn.Module, ABC):
