@@ -14,8 +14,9 @@ class ForeignReader(Section):
 
     ``network`` is its file, from this one's folder: ONNX (``.onnx``) or TorchScript (``.pt``). It takes one array
     (B, C, height, width), of so many ``channels`` and of this ``size``, by default those of the study, whose black and
-    white are ``range``, and gives one (B, outputs, height, width): ``logits`` of masks, ``probabilities``, or logits of ``classes`` that exclude
-    each other. ``structures`` are all masks of the study, each with the outputs that make it up, counted from 0.
+    white are ``range``. It gives one (B, outputs, height, width): ``logits`` of masks, ``probabilities``, or logits of
+    ``classes`` that exclude each other. ``structures`` are all masks of the study, each with the outputs that make it
+    up, counted from 0.
     """
 
     network: str = Field(pattern=r"\.(onnx|pt)$")

@@ -40,7 +40,7 @@ class Simulator(Protocol):
         """Every variable of the subject, with those in ``do`` set from outside."""
 
     def render(self, person: int, attributes: Mapping[str, float | str]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """The image, of the grid's size, and each structure's coverage (S, *size): 255 where a pixel is wholly inside."""
+        """The image, of the grid's size, and each structure's coverage (S, *size): 255 where all of a pixel is in."""
 
 
 @runtime_checkable
