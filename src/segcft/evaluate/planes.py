@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,7 +21,7 @@ class Planes:
     def __init__(self, grid: Grid, masks: Tensor) -> None:
         self.grid = grid
         self.place: tuple[int, ...] = tuple(n // 2 for n in grid.size)
-        covered = (masks > 0.5).any(dim=0) if len(masks) else masks.new_zeros(grid.size, dtype=torch.bool)
+        covered = (masks > 0.5).any(dim=0)
         if bool(covered.any()):
             self.place = tuple(covered.nonzero().float().mean(dim=0).round().int().tolist())
         finest = min(grid.pitch)

@@ -26,7 +26,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
-from scipy.special import betaincinv
+from scipy.spatial.transform import Rotation
+from scipy.special import betaincinv, expit
 
 from segcft.errors import Code
 from segcft.simulate.noise import Stream, UndrawableError, check_number, cut_normal
@@ -46,10 +47,8 @@ FINE = 3
 RIM = 3.5
 """mm from the surface beyond which no white matter lies on it."""
 
-_T = np.linspace(0, 1, 2001)
-_END, _BUMP = np.sqrt(1 - _T**2), 2 * _T - _T**2
-_PLAIN, _MIXED, _BUMPED = (float(np.trapezoid(_END**2 * _BUMP**k, _T)) for k in range(3))
-"""The integrals of the squared end of a section, times powers of its bump: what V is a quadratic of."""
+_PLAIN, _MIXED, _BUMPED = 2 / 3, 11 / 30, 9 / 35
+"""The integrals from 0 to 1 of (1 - t^2) (2 t - t^2)^k for k of 0, 1 and 2: what V is a quadratic of."""
 
 
 class Noise(Stream):
@@ -253,10 +252,11 @@ class VolumeSimulator:
         }
         return Shape(**parts, flat=flat, bend=math.radians(bend))
 
-    def _points(self, fine: int) -> Array:
-        """Points (fine * D, fine * H, fine * W, 3) in mm from the middle of the frame."""
+    def _points(self) -> Array:
+        """Points, :data:`FINE` along each axis of a voxel, (FINE D, FINE H, FINE W, 3), in mm from the middle of the
+        frame."""
         axes = [
-            ((np.arange(fine * n) + 0.5) / fine - n / 2) * edge for n, edge in zip(self.size, self.spacing, strict=True)
+            ((np.arange(FINE * n) + 0.5) / FINE - n / 2) * edge for n, edge in zip(self.size, self.spacing, strict=True)
         ]
         return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
 
@@ -267,10 +267,11 @@ class VolumeSimulator:
             UndrawableError: the structure leaves the frame.
         """
         random = Noise.PLACE.stream(person)
-        turn = _rotation(random.normal(0, math.radians(4), 3))
+        # The angle about the second axis counts the other way round.
+        turn = Rotation.from_euler("XYZ", random.normal(0, math.radians(4), 3) * (1, -1, 1)).as_matrix()
         # The bend lifts both ends, so the arc's lowest point is below the middle.
         place = random.uniform(-0.8, 0.8, 3) + np.array([0, -3.0, 2.0])
-        local = (self._points(FINE) - place) @ turn
+        local = (self._points() - place) @ turn
         inside, along = shape.signed(local)
         soft = min(self.spacing) / FINE
         within = np.clip(inside / soft + 0.5, 0, 1)
@@ -289,8 +290,8 @@ class VolumeSimulator:
         folds, grain = self._smooth(texture, 3.5), self._smooth(texture, 1.6)
         ventricle = self._smooth(texture, 3.0)
         # Around it cortex and white matter in folds, and pockets of fluid; a rim of white matter lies on it.
-        around = white + (grey - white) * _soft(folds - 0.3) + 0.03 * grain
-        around = around + (fluid - around) * _soft(2 * (ventricle - 1.1))
+        around = white + (grey - white) * expit(4 * (folds - 0.3)) + 0.03 * grain
+        around = around + (fluid - around) * expit(8 * (ventricle - 1.1))
         rim = np.where(np.abs(depth) < RIM, np.exp(-((depth / 1.2) ** 2)), 0) * (1 - covers.sum(axis=0))
         around = around + rim * (white + 0.05 - around)
         inside = grey + 0.02 * grain
@@ -325,26 +326,8 @@ class VolumeSimulator:
         return field
 
 
-def _soft(level: Array) -> Array:
-    """1 where a level is well above 0, 0 where it is well below."""
-    found: Array = 1 / (1 + np.exp(-4 * level))
-    return found
-
-
 def _pooled(values: Array) -> Array:
     """Means over the points of a voxel."""
     depth, height, width = (n // FINE for n in values.shape)
     pooled: Array = values.reshape(depth, FINE, height, FINE, width, FINE).mean(axis=(1, 3, 5))
     return pooled
-
-
-def _rotation(angles: Array) -> Array:
-    """A turn about each axis in turn, (3, 3); angles in radians."""
-    turn = np.eye(3)
-    for axis, angle in enumerate(angles):
-        one = np.eye(3)
-        i, j = [k for k in range(3) if k != axis]
-        one[i, i] = one[j, j] = math.cos(angle)
-        one[i, j], one[j, i] = -math.sin(angle), math.sin(angle)
-        turn = turn @ one
-    return turn

@@ -30,9 +30,8 @@ class Dice(Metric):
 
     def _results(self, batch: FactualBatch, masks: Tensor) -> Iterator[Result]:
         overlap = dice((masks > 0.5).float(), (batch.samples.mask > 0.5).float())
-        # Tables have a column a structure; what has a mask alone is none.
-        own = batch.study.own
-        return (Result(overlap[:, s], name) for s, name in enumerate(batch.study.masked) if name in own)
+        # The first channels are of structures, of which tables have a column each; what has a mask alone has none.
+        return (Result(overlap[:, s], structure) for s, structure in enumerate(batch.study.own))
 
 
 METRICS.add(Dice.name, Dice())

@@ -27,8 +27,8 @@ its own error."""
 
     def of_pair(self, answer: PairedAnswer) -> Iterator[Result]:
         overlap = dice((answer.masks > 0.5).float(), (answer.asked.truth.mask > 0.5).float())
-        study = answer.asked.factual.study
-        return (Result(overlap[:, s], name) for s, name in enumerate(study.masked) if name in study.own)
+        structures = answer.asked.factual.study.own
+        return (Result(overlap[:, s], structure) for s, structure in enumerate(structures))
 
 
 METRICS.add(PairDice.name, PairDice())
