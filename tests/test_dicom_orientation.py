@@ -269,8 +269,7 @@ def mask_beside(path: Path, axes: Axes | None) -> NDArray[np.bool_]:
     """The mask of a DICOM image, as it is seen."""
     seen = read_image(path, 1, axes=axes)
     structures = {"a": Structure(variable="a", label=1)}
-    size = (seen.grey.shape[1], seen.grey.shape[2])
-    return read_masks(path.parent, "p", structures, size, seen.turn, seen.placed, axes).coverage[0] == 1
+    return read_masks(path.parent, "p", structures, seen, axes).coverage[0] == 1
 
 
 def test_a_question_about_a_mirrored_file_is_about_the_chest_as_it_is_seen(small_run: Run, tmp_path: Path) -> None:

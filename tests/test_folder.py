@@ -31,7 +31,7 @@ from segcft.data.store import Store
 from segcft.errors import Code, DataError, StudyError
 from segcft.importers.folder import import_folder
 from segcft.importers.simulated import import_simulated, make_simulator
-from segcft.io.imagefile import find_file, read_image
+from segcft.io.imagefile import ImageFile, find_file, read_image
 from segcft.io.maskfile import read_masks
 from segcft.io.reject import Rejected
 from segcft.pipeline.importing import import_samples
@@ -574,12 +574,12 @@ def test_grey_images_round_trip(pixels: np.ndarray, suffix: str) -> None:
 def test_masks_round_trip_as_bits_and_labels(pixels: np.ndarray, suffix: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         Image.fromarray(pixels).save(Path(folder) / f"x{suffix}")
-        size = pixels.shape[0], pixels.shape[1]
+        image = ImageFile(pixels[None].astype(float), 1.0, {})
         bits = {str(bit): Structure(variable="v", bit=bit) for bit in (1, 2, 4)}
-        flags = read_masks(Path(folder), "x", bits, size).coverage
+        flags = read_masks(Path(folder), "x", bits, image).coverage
         np.testing.assert_array_equal(np.tensordot([1, 2, 4], flags, 1), pixels)
         labels = {str(label): Structure(variable="v", label=label) for label in range(1, 8)}
-        maps = read_masks(Path(folder), "x", labels, size).coverage
+        maps = read_masks(Path(folder), "x", labels, image).coverage
         np.testing.assert_array_equal(np.tensordot(np.arange(1, 8), maps, 1), pixels)
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from segcft.config.structure import Structure
+from segcft.io.imagefile import ImageFile
 from segcft.io.maskfile import BLENDED, blended, read_labels, read_masks
 from segcft.io.nifti import PICTURE, Placed
 from segcft.io.reject import Rejected
@@ -42,7 +43,10 @@ def save(path: Path, array: np.ndarray, kind: Any = np.uint8, **options: Any) ->
 
 
 def coverage(tmp_path: Path, structures: dict[str, Structure], **options: Any) -> np.ndarray:
-    return read_masks(tmp_path, "p", structures, options.pop("size", SIZE), **options).coverage
+    image = ImageFile(np.zeros((1, *SIZE)), 1.0, {})._replace(
+        **{k: options.pop(k) for k in ("placed",) if k in options}
+    )
+    return read_masks(tmp_path, "p", structures, image, **options).coverage
 
 
 def true(values: tuple[int, ...] = (0, 1, 2, 3)) -> np.ndarray:
@@ -237,7 +241,7 @@ def test_a_mask_that_exif_turns_is_told(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 3
     save(tmp_path / "p.png", labels()[::-1, ::-1], exif=exif)
-    masks = read_masks(tmp_path, "p", BY_LABEL, SIZE)
+    masks = read_masks(tmp_path, "p", BY_LABEL, ImageFile(np.zeros((1, *SIZE)), 1.0, {}))
     assert np.array_equal(masks.coverage, true())
     assert [remark.kind for remark in masks.remarks] == ["turned by EXIF"]
 

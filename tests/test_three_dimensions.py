@@ -183,13 +183,35 @@ def test_locality_is_measured_in_it() -> None:
     assert int(changed_region(before[:, None], before[:, None].roll(1, dims=2), 1).sum()) == 7 + 5
 
 
-def test_augmentation_changes_its_greys_and_refuses_to_deform_it(batch: Batch) -> None:
+def test_augmentation_bends_volume_and_masks_together(batch: Batch) -> None:
+    image, masks = unit(batch), batch["mask"].float() / 255
     greys = Augmenter(Augment(gamma=0.1, contrast=0.1, brightness=0.1, noise=0.01))
-    image, mask = greys(unit(batch), batch["mask"].float() / 255)
-    assert image.shape == (4, 1, *SIZE)
-    assert torch.equal(mask, batch["mask"].float() / 255)
-    with pytest.raises(StudyError, match="volumes cannot be deformed"):
-        Augmenter(Augment(rotate=5))(unit(batch), mask)
+    changed, same = greys(image, masks)
+    assert changed.shape == (4, 1, *SIZE)
+    assert torch.equal(same, masks)
+    bend = Augmenter(Augment(rotate=10, shift=0.1, scale=0.2, stretch=0.1, elastic=0.02))
+    # Of an image that is its own mask both stay the same: the border apart, where one is repeated and the other ends.
+    _, moved = bend(masks[:, :1] * 2 - 1, masks[:, :1], torch.Generator().manual_seed(1))
+    again, _ = bend(masks[:, :1] * 2 - 1, masks[:, :1], torch.Generator().manual_seed(1))
+    assert moved.shape == (4, 1, *SIZE)
+    inside = (slice(None), slice(None), *(slice(2, -2),) * 3)
+    assert not torch.equal(moved, masks[:, :1])
+    torch.testing.assert_close(((again + 1) / 2)[inside], moved[inside], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("part", "power"), [("scale", -3), ("rotate", 0), ("shift", 0)])
+def test_a_cube_keeps_or_changes_its_volume_as_it_must(part: str, power: int) -> None:
+    """A turn and a shift keep it, a scale changes it by its cube, to what sampling loses at the border."""
+    cube = torch.zeros(6, 1, 40, 40, 40)
+    cube[:, :, 12:28, 12:28, 12:28] = 1
+    spec = Augment(**{part: {"scale": 0.3, "rotate": 30, "shift": 0.1}[part]})
+    _, moved = Augmenter(spec)(cube * 2 - 1, cube, torch.Generator().manual_seed(0))
+    ratio = moved.sum(dim=(1, 2, 3, 4)) / cube.sum(dim=(1, 2, 3, 4))
+    if power == 0:
+        torch.testing.assert_close(ratio, torch.ones(6), rtol=0.02, atol=0)
+    else:
+        assert float(ratio.std()) > 0.05
+        assert bool(((ratio > 0.7**3 - 0.02) & (ratio < 1.3**3 + 0.02)).all())
 
 
 def test_a_study_of_volumes_is_refused(make_small_study: MakeStudy) -> None:

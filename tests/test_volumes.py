@@ -3,29 +3,43 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
+import PIL.Image
 import pytest
 import torch
+from nibabel.orientations import axcodes2ornt, ornt_transform
 
 import segcft
 from refused import refused
+from segcft.api.full import change_of
+from segcft.api.many import answer_all
+from segcft.api.question import read_pixels
+from segcft.api.questions import folder_items
+from segcft.cli import main
 from segcft.config.loader import parse_study
 from segcft.config.outline import Outline
-from segcft.errors import Code, StudyError
+from segcft.data.resize import Pixel
+from segcft.errors import Code, DataError, StudyError
 from segcft.evaluate.planes import Planes
 from segcft.grid import Grid
+from segcft.importers.folder import import_folder
+from segcft.io.provenance import inspect
+from segcft.io.scan import read_array
+from segcft.io.volumeout import series_bytes
 from segcft.pipeline.judging import load_judge
 from segcft.pipeline.publish import publish
-from segcft.pipeline.publish_readers import publish_readers
 from segcft.pipeline.realism import judge_realism
 from segcft.pipeline.run import Run
 from segcft.pipeline.runner import Pipeline
 from segcft.pipeline.segment import Readers
 from segcft.planning.plan import usual_study
 from segcft.report.page import render_report
+from segcft.simulate.volumeset import write_volumes
 from segcft.training.loop import make_fabric
 from segcft.utils.progress import Progress
 from tests.conftest import MakeOnce
@@ -114,12 +128,6 @@ def test_an_answer_to_nothing_is_the_volume_itself(volumes: Run) -> None:
 
 def test_what_is_not_there_for_volumes_says_so(volumes: Run, tmp_path: Path) -> None:
     with refused(StudyError, Code.UNSUPPORTED, "image.size"):
-        segcft.load(volumes.folder)
-    with refused(StudyError, Code.UNSUPPORTED, "image.size"):
-        publish(volumes, tmp_path / "model")
-    with refused(StudyError, Code.UNSUPPORTED, "image.size"):
-        publish_readers(volumes, tmp_path / "readers")
-    with refused(StudyError, Code.UNSUPPORTED, "image.size"):
         Readers.of([volumes.folder], torch.device("cpu"))
     with refused(StudyError, Code.UNSUPPORTED, "image.size"):
         judge_realism(volumes, tmp_path / "realism", torch.device("cpu"), Progress())
@@ -128,6 +136,198 @@ def test_what_is_not_there_for_volumes_says_so(volumes: Run, tmp_path: Path) -> 
     (tmp_path / "theirs.yaml").write_text("{network: net.pt, structures: {anterior: [0], posterior: [1]}}\n")
     with refused(StudyError, Code.UNSUPPORTED, "image.size"):
         load_judge(volumes, tmp_path / "theirs.yaml")
+
+
+# --- files ---
+
+
+@pytest.fixture(scope="session")
+def volume_files(made_once: MakeOnce) -> Path:
+    """A folder of the same people as those of the simulated study; only to be read."""
+    return made_once("volume-files", lambda folder: write_volumes(folder, 24, seed=1, size=SIZE))
+
+
+def of_files(**changes: Any) -> dict[str, Any]:
+    """The study of :func:`mapping`, whose volumes are files."""
+    raw = mapping()
+    raw["structures"]["anterior"]["file"] = "{id}_anterior.nii.gz"
+    raw["structures"]["posterior"]["file"] = "{id}_posterior.nii.gz"
+    raw["image"]["fit"] = "physical"
+    return raw | {"data": {"source": "folder", "grey_range": [0, 255]}} | changes
+
+
+def test_volumes_from_files_are_those_that_were_written(volumes: Run, volume_files: Path, tmp_path: Path) -> None:
+    store = import_folder(parse_study(of_files()), volume_files, tmp_path / "store")
+    own = volumes.store()
+    assert list(store.table["id"]) == list(own.table["id"])
+    assert np.array_equal(store.images, own.images)
+    assert np.array_equal(store.masks, own.masks)
+    np.testing.assert_allclose(store.values(), own.values(), rtol=1e-5)
+
+
+def test_a_volume_that_cannot_be_used_is_left_out_with_its_reason(volume_files: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(volume_files, folder)
+    ids = sorted(path.name.split(".")[0] for path in (folder / "images").iterdir())[:4]
+    several = nibabel.Nifti1Image(np.zeros((4, 4, 4, 5), np.uint8) + np.arange(5, dtype=np.uint8), np.eye(4))
+    nibabel.save(several, folder / "images" / f"{ids[0]}.nii.gz")
+    (folder / "masks" / f"{ids[1]}_anterior.nii.gz").unlink()
+    (folder / "images" / f"{ids[2]}.nii.gz").write_bytes(b"cut off")
+    shutil.copy(folder / "masks" / f"{ids[3]}_anterior.nii.gz", folder / "masks" / f"{ids[3]}_posterior.nii.gz")
+    store = import_folder(parse_study(of_files()), folder, tmp_path / "store")
+    assert sorted(store.rejected["id"]) == ids
+    reasons = dict(zip(store.rejected["id"], store.rejected["reason"], strict=True))
+    assert "4 x 4 x 4 x 5" in reasons[ids[0]]
+    assert f"{ids[1]}_anterior" in reasons[ids[1]]
+    assert "same mask" in reasons[ids[3]]
+
+
+@pytest.mark.parametrize("more", [{"spacing": [1, 1]}, {"nifti_axes": "xy"}])
+def test_what_only_images_need_to_be_told_is_refused(more: dict[str, Any]) -> None:
+    with pytest.raises(StudyError, match="data: files of volumes say"):
+        parse_study(of_files(data={"source": "folder"} | more))
+
+
+# --- questions ---
+
+
+def test_a_question_about_a_file_is_answered_in_its_own_voxels(
+    volumes: Run, volume_files: Path, tmp_path: Path
+) -> None:
+    """Any order of axes, in the file's own units, whatever is beyond the grid is untouched."""
+    model = segcft.load(volumes.folder)
+    path = sorted((volume_files / "images").iterdir())[0]
+    original = nibabel.load(path)
+    values = np.pad(np.asanyarray(original.dataobj).astype(np.int16), 3, mode="edge") * 7 + 100
+    moved = original.affine.copy()
+    moved[:3, 3] -= moved[:3, :3] @ [3, 3, 3]
+    given = tmp_path / "t1.nii.gz"
+    turn = ornt_transform(axcodes2ornt(tuple("RAS")), axcodes2ornt(tuple("PIR")))
+    nibabel.save(nibabel.Nifti1Image(values, moved).as_reoriented(turn), given)
+    # The study of simulated volumes fills its grid up: of one of files see above.
+    answer = model.counterfactual(given, {"sex": "F", "age": 50}, {"anterior_volume": "+20%"}, draws=2)
+    assert answer.image.shape == (1, *SIZE)
+    assert answer.masks_after.shape == (2, *SIZE)
+    assert set(answer.areas) == {"anterior_volume", "posterior_volume", "tip"}
+    out = tmp_path / "answer.nii.gz"
+    answer.save(out, full_resolution=True)
+    written, before = nibabel.load(out), nibabel.load(given)
+    np.testing.assert_array_equal(written.affine, before.affine)
+    assert written.get_data_dtype() == before.get_data_dtype() == np.int16
+    change = np.asanyarray(written.dataobj).astype(int) - np.asanyarray(before.dataobj)
+    _, lie, _ = read_array(given)
+    low, high = np.percentile(np.asanyarray(before.dataobj), (0.5, 99.5))
+    size = lie.turn(np.asanyarray(before.dataobj)).shape
+    pixel = Pixel(1.0, lie.spacing)
+    asked = change_of(size, pixel, model.study.image, answer.original, answer.image)[0] * (high - low)
+    assert np.abs(lie.turn(change) - asked).max() <= 0.5 + 1e-9
+    assert inspect(out) == json.loads(json.dumps(answer.provenance))
+
+
+def test_an_answer_about_a_volume_as_a_folder(volumes: Run, volume_files: Path, tmp_path: Path) -> None:
+    model = segcft.load(volumes.folder)
+    path = sorted((volume_files / "images").iterdir())[1]
+    answer = model.counterfactual(path, {"sex": "M", "age": 60}, {"posterior_volume": "-10%"}, draws=2)
+    answer.save(tmp_path / "answer", full_resolution=True)
+    names = {one.name for one in (tmp_path / "answer").iterdir()}
+    assert {"counterfactual.json", "image.png", "counterfactual.png", "difference.png", "spread.png", "dicom"} <= names
+    assert {"counterfactual.nii.gz", "difference.nii.gz", "counterfactual-full.nii.gz", "spread.nii.gz"} <= names
+    depth, height, width = SIZE
+    with PIL.Image.open(tmp_path / "answer" / "counterfactual.png") as picture:
+        assert picture.size == (width + height, depth + height)
+    values, lie, _ = read_array(tmp_path / "answer" / "counterfactual.nii.gz")
+    assert np.array_equal(np.moveaxis(values, -1, 0), answer.image)
+    series, again, _ = read_array(tmp_path / "answer" / "dicom")
+    assert np.array_equal(series, values)
+    assert again.apart(lie, SIZE) < 1e-3
+    difference, _, _ = read_array(tmp_path / "answer" / "difference.nii.gz")
+    assert np.array_equal(np.moveaxis(difference, -1, 0), answer.difference)
+    answer.save(tmp_path / "answer")  # in place of that, with less
+    assert not (tmp_path / "answer" / "counterfactual-full.nii.gz").exists()
+    assert "<img" in answer._repr_html_()
+    for name in ("x.dcm", "x.gif"):
+        with refused(DataError, Code.UNSUPPORTED, name):
+            answer.save(tmp_path / name)
+    with refused(DataError, Code.CONFLICT, "x.json"):
+        answer.save(tmp_path / "x.json", full_resolution=True)
+
+
+def test_an_array_of_voxels_is_asked_about(volumes: Run) -> None:
+    model, store = segcft.load(volumes.folder), volumes.store()
+    voxels = np.asarray(store.images[0])
+    do = {"anterior_volume": "+10%"}
+    answer = model.counterfactual(voxels[0], {"sex": "F", "age": 40}, do, draws=0)
+    assert np.array_equal(answer.original, voxels)
+    for other in (voxels, torch.from_numpy(voxels.copy()), voxels[0].astype(np.float64) / 255):
+        same = model.counterfactual(other, {"sex": "F", "age": 40}, do, draws=0)
+        assert np.array_equal(same.image, answer.image)
+    many = list(model.counterfactuals(np.asarray(store.images[:2])[:, 0], {"sex": "F", "age": 40}, do))
+    assert np.abs(many[0].image.astype(int) - answer.image).max() <= 1  # of another size of batch
+    for wrong in (voxels[0, 0], voxels[0][None].repeat(2, axis=0), voxels[0, :, :, :-1]):
+        with pytest.raises(DataError):
+            model.counterfactual(wrong, {"sex": "F", "age": 40}, do, draws=0)
+    strip = model.trajectory(voxels[0], "anterior_volume", 3, {"sex": "F", "age": 40}).strip()
+    assert strip.ndim == 3
+
+
+def test_volumes_are_made_up_too(volumes: Run, tmp_path: Path) -> None:
+    made = segcft.load(volumes.folder).sample(2)
+    assert made.images.shape == (2, 1, *SIZE)
+    made.save(tmp_path / "made")
+    values, lie, _ = read_array(tmp_path / "made" / "1.nii.gz")
+    assert np.array_equal(np.moveaxis(values, -1, 0), made.images[0])
+    assert lie.spacing == (1.0, 1.0, 1.0)
+
+
+def test_many_volumes_are_asked_about(volumes: Run, volume_files: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "ask"
+    folder.mkdir()
+    first, second = sorted((volume_files / "images").iterdir())[:2]
+    shutil.copy(first, folder / "a.nii.gz")
+    values, lie, _ = read_array(second)
+    for number, content in enumerate(series_bytes(np.moveaxis(values, -1, 0), lie, {"do": []})):
+        (folder / "b").mkdir(exist_ok=True)
+        (folder / "b" / f"{number}.dcm").write_bytes(content)
+    (folder / "note.txt").write_text("of somebody")
+    asked = folder_items(folder, ["sex=F", "age=50"], ["anterior_volume=+10%"], volumes=True)
+    assert [item.id for item in asked.items] == ["a", "b"]
+    assert [one.name for one in asked.passed] == ["note.txt"]
+    out = tmp_path / "answers"
+    done = answer_all(volumes, asked.items, out, torch.device("cpu"), dicom=True)
+    assert (done.answered, done.rejected) == (2, 0)
+    for id in ("a", "b"):
+        values, _, _ = read_array(out / "volumes" / f"{id}.nii.gz")
+        series, _, _ = read_array(out / "dicom" / id)
+        assert np.array_equal(values, series)
+    (out / "volumes" / "a.nii.gz").unlink()
+    done = answer_all(volumes, asked.items, out, torch.device("cpu"), dicom=True)
+    assert (done.answered, done.before) == (1, 1)
+
+
+def test_the_command_line_asks_about_a_volume(volumes: Run, volume_files: Path, tmp_path: Path) -> None:
+    path = sorted((volume_files / "images").iterdir())[0]
+    ask = ["counterfactual", volumes.folder, path, "--do", "anterior_volume=+10%", "--set", "sex=F", "--set", "age=50"]
+    more = ["--draws", "0", "--device", "cpu", "--out"]
+    assert main([*map(str, ask), *more, str(tmp_path / "y.nii.gz")]) == 0
+    assert inspect(tmp_path / "y.nii.gz")["do"] == ["anterior_volume=+10.0%"]
+    assert main([*map(str, ask), *more, str(tmp_path / "y.dcm")]) == 1
+    assert main([*map(str, ask), *more, str(tmp_path / "y.tar.gz")]) == 1
+
+
+def test_a_model_of_volumes_is_published_and_asked(volumes: Run, tmp_path: Path) -> None:
+    publish(volumes, tmp_path / "model")
+    model = segcft.load(tmp_path / "model")
+    example = tmp_path / "model" / "examples" / "1.nii.gz"
+    row = int(volumes.store().indices("test", complete=True)[0])
+    assert np.array_equal(read_pixels(model.study, example), volumes.store().images[row])
+    answer = model.counterfactual(example, {"sex": "F", "age": 50}, {"anterior_volume": "+10%"}, draws=0)
+    own = segcft.load(volumes.folder)
+    same = own.counterfactual(example, {"sex": "F", "age": 50}, {"anterior_volume": "+10%"}, draws=0)
+    assert np.array_equal(answer.image, same.image)
+    assert "28 x 36 x 56 voxels" in (tmp_path / "model" / "README.md").read_text()
+
+
+# --- what is not there yet, and what there cannot be ---
 
 
 @pytest.mark.parametrize("image", [None, {"size": list(SIZE)}])
@@ -140,11 +340,9 @@ def test_volumes_are_not_planned_yet(image: dict[str, Any] | None) -> None:
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
-        ({"data": {"source": "folder"}}, "study: image.size"),
         ({"data": {"source": "chest-simulator", "people": 9}}, "study: image.size"),
         ({"image": {"size": [32, 32]}}, "study: image.size"),
         ({"regressor": mapping()["regressor"] | {"augment": {"film": {"share": 0.5}}}}, "study: regressor.augment"),
-        ({"finetune": mapping()["finetune"] | {"view": {"rotate": 5}}}, "study: finetune.view"),
     ],
 )
 def test_what_volumes_cannot_have_is_told_before_anything_is_trained(changes: dict[str, Any], field: str) -> None:
@@ -162,20 +360,20 @@ def test_three_planes_meet_in_one_voxel() -> None:
     masks[0, 1, 2, 3] = masks[1, 1, 2, 5] = 1  # the middle is between them
     view = Planes(grid, masks)
     assert view.place == (1, 2, 4)
-    assert view.size == (5 + 4, 6 + 4)
+    assert view.size == (4 + 5, 6 + 5)
     values = torch.arange(120.0).reshape(1, 4, 5, 6)
     picture = view(values, -1.0)[0]
-    assert torch.equal(picture[:5, :6], values[0, 1])
-    assert torch.equal(picture[5:, :6], values[0, :, 2])
-    assert torch.equal(picture[:5, 6:], values[0, :, :, 4].T)
-    assert bool((picture[5:, 6:] == -1).all())
-    assert picture[2, 4] == picture[5 + 1, 4] == picture[2, 6 + 1] == values[0, 1, 2, 4]
+    assert torch.equal(picture[:4, :6], values[0, :, 2].flip(0))  # the head is up
+    assert torch.equal(picture[:4, 6:], values[0, :, :, 4].flip(0))
+    assert torch.equal(picture[4:, :6], values[0, 1])
+    assert bool((picture[4:, 6:] == -1).all())
+    assert picture[2, 4] == picture[2, 6 + 2] == picture[4 + 2, 4] == values[0, 1, 2, 4]
 
 
 def test_voxels_are_shown_as_large_as_they_are() -> None:
     grid = Grid((4, 5, 6), pitch=(2.0, 1.0, 1.0))
-    assert Planes(grid, torch.zeros(0, 4, 5, 6)).size == (5 + 8, 6 + 8)
-    assert Planes(grid, torch.zeros(1, 4, 5, 6))(torch.ones(3, 4, 5, 6)).shape == (3, 13, 14)
+    assert Planes(grid, torch.zeros(0, 4, 5, 6)).size == (8 + 5, 6 + 5)
+    assert Planes(grid, torch.zeros(1, 4, 5, 6))(torch.ones(3, 4, 5, 6)).shape == (3, 13, 11)
 
 
 def test_of_an_image_it_is_the_image() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,47 +9,44 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from segcft.api import arguments
 from segcft.api.full import full_resolution
 from segcft.api.question import MATCH, ImageLike, name_of, own_pixels
+from segcft.api.saving import WHITE, WIDE, picture_of, save_answer
 from segcft.causal.intervention import Intervention
 from segcft.config.study import Study
-from segcft.data.resize import fit_image, frame_of
+from segcft.data.resize import Pixel, fit_image, frame_of
 from segcft.errors import Code, DataError
 from segcft.evaluate.names import method_name, plain
-from segcft.io.provenance import dicom_bytes, png_bytes
+from segcft.evaluate.planes import Planes
+from segcft.grid import Grid
+from segcft.io.provenance import png_bytes
 from segcft.io.rendering import difference_colours, is_wide, outlined, to_html
-from segcft.utils.atomic import write_bytes, write_text
-from segcft.utils.output import RECORD, check_answer
-
-FULL = "counterfactual-full"
-"""The file of the counterfactual in the image's own pixels."""
-WHITE = 16.0
-"""Standard deviation in grey levels that is white in a picture of the spread."""
-WIDE = 128.0
-"""Half-width in grey levels that is white in a picture of the band."""
+from segcft.io.scan import Lie
 
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """A counterfactual of one image. Images are uint8 (C, H, W); values are in each variable's unit."""
+    """A counterfactual of one image. Images are uint8 (C, H, W), volumes (C, D, H, W); values are in each variable's
+    unit."""
 
     image: NDArray[np.uint8]
     """The counterfactual, from the mean of the posterior of the image's latents."""
     original: NDArray[np.uint8]
     """The image as the model sees it."""
     masks_before: NDArray[np.bool_]
-    """Where the judge sees each structure in the image, (S, H, W), in the order of the study."""
+    """Where the judge sees each structure in the image, (S, *size), in the order of the study."""
     masks_after: NDArray[np.bool_]
     """The same of the counterfactual."""
     draws: NDArray[np.uint8]
-    """Counterfactuals from draws of the latents, and of attributes that are not known, (K, C, H, W); K may be 0."""
+    """Counterfactuals from draws of the latents, and of attributes that are not known, (K, C, *size); K may be 0."""
     record: dict[str, Any]
     """What was asked, what is known, inferred and obtained: the content of ``counterfactual.json``."""
     spacing: tuple[float, ...] | None = None
-    """Height and width of a pixel in mm, where the study says."""
+    """Height and width of a pixel, or depth, height and width of a voxel, in mm, where the study says."""
     study: Study | None = None
     """By which the image was read."""
     source: ImageLike | None = None
@@ -58,14 +54,37 @@ class Answer:
     band: NDArray[np.float32] | None = None
     """Half-width in grey levels, (C, H, W), of the band around :attr:`image` in which 90 % of the pixels lie that truly
     change (:mod:`segcft.counterfactual.band`); None where nobody knows."""
+    lie: Lie | None = None
+    """How a volume lies in the patient, where its file says."""
+
+    @property
+    def is_volume(self) -> bool:
+        """Whether it is about a volume and not an image."""
+        return self.image.ndim == 4
+
+    def shown(self, stack: NDArray[Any]) -> NDArray[Any]:
+        """What is seen of a stack (K, *size) in pictures, (K, height, width): the image itself, or three planes through
+        the middle of what the judge sees (:class:`segcft.evaluate.planes.Planes`)."""
+        if not self.is_volume:
+            return stack
+        planes = self._planes(torch.from_numpy(np.ascontiguousarray(stack).astype(np.float32))).numpy()
+        if stack.dtype == bool:
+            return planes > 0.5
+        return np.rint(planes).astype(stack.dtype) if stack.dtype.kind in "iu" else planes.astype(stack.dtype)
+
+    @cached_property
+    def _planes(self) -> Planes:
+        pitch = self.spacing or (1.0,) * 3
+        grid = Grid(tuple(self.image.shape[1:]), pitch=tuple(pitch))
+        return Planes(grid, torch.from_numpy(self.masks_before | self.masks_after))
 
     @property
     def difference(self) -> NDArray[np.int16]:
-        """Counterfactual less image, in grey levels (C, H, W)."""
+        """Counterfactual less image, in grey levels (C, *size)."""
         return self.image.astype(np.int16) - self.original
 
     def full_resolution(self, image: ImageLike | None = None) -> NDArray[np.uint8]:
-        """The counterfactual in the pixels of the user's own image, uint8 (C, H, W); see :mod:`segcft.api.full`.
+        """The counterfactual in the pixels of the user's own image, uint8 (C, *size); see :mod:`segcft.api.full`.
 
         The judge has not read it: it read :attr:`image`, which this is but for what the model's grid does not show.
 
@@ -75,20 +94,29 @@ class Answer:
         Raises:
             DataError: the image cannot be read, or is another one.
         """
-        full, _ = self._full(image)
+        full, _ = self.full(image)
         return full
 
-    def _full(self, image: ImageLike | None) -> tuple[NDArray[np.uint8], tuple[float, ...] | None]:
-        """:meth:`full_resolution`, and height and width of its pixels in mm."""
+    def own(self, image: ImageLike | None) -> tuple[Study, ImageLike, NDArray[np.float64], Pixel]:
+        """The image in its own pixels, as it was given.
+
+        Raises:
+            DataError: see :meth:`full_resolution`.
+        """
         given = self.source if image is None else image
         if self.study is None or given is None:
             raise DataError(Code.MISSING, "image", "the answer does not know its image; give it")
         grey, pixel = own_pixels(self.study, given)
         if not np.array_equal(fit_image(grey, self.study.image, pixel), self.original):
             raise DataError(Code.CONFLICT, name_of(given), "is not the image of this answer, or has changed since")
-        grid = self.study.image
+        return self.study, given, grey, pixel
+
+    def full(self, image: ImageLike | None) -> tuple[NDArray[np.uint8], tuple[float, ...] | None]:
+        """:meth:`full_resolution`, and height and width of its pixels in mm."""
+        study, _, grey, pixel = self.own(image)
+        grid = study.image
         full = full_resolution(grey, pixel, grid, self.original, self.image)
-        _, extent = frame_of((grey.shape[1], grey.shape[2]), grid, pixel)
+        _, extent = frame_of(grey.shape[1:], grid, pixel)
         spacing = self.spacing
         if spacing is not None:
             spacing = tuple(mm * n / own for mm, n, own in zip(spacing, extent, grey.shape[1:], strict=True))
@@ -96,7 +124,7 @@ class Answer:
 
     @cached_property
     def spread(self) -> NDArray[np.float32] | None:
-        """Standard deviation over the draws in grey levels, (C, H, W); None of fewer than two draws."""
+        """Standard deviation over the draws in grey levels, (C, *size); None of fewer than two draws."""
         return self.draws.std(axis=0, ddof=1, dtype=np.float32) if len(self.draws) > 1 else None
 
     @property
@@ -139,19 +167,25 @@ class Answer:
 
     def _repr_html_(self) -> str:
         """The answer in a notebook."""
-        enlarge = max(1, round(256 / min(self.image.shape[1:])))
+        before, after = self.shown(self.original), self.shown(self.image)
+        enlarge = max(1, round(256 / min(before.shape[1:])))
+        asked, change = f"do({', '.join(self.record['do'])})", difference_colours(self.shown(self.difference))
         panels = [
-            ("image", png_bytes(outlined(self.original, self.masks_before, enlarge))),
-            (f"do({', '.join(self.record['do'])})", self._png(outlined(self.image, self.masks_after, enlarge))),
-            ("difference: blue darker, red brighter", self._png(difference_colours(self.difference))),
+            ("image", png_bytes(outlined(before, self.shown(self.masks_before), enlarge))),
+            (asked, png_bytes(outlined(after, self.shown(self.masks_after), enlarge), self.provenance)),
+            ("difference: blue darker, red brighter", png_bytes(change, self.provenance)),
         ]
         if self.spread is not None:
-            panels.append((f"standard deviation of {len(self.draws)} draws", self._png(_picture(self.spread, WHITE))))
+            panels.append((f"standard deviation of {len(self.draws)} draws", self.png(picture_of(self.spread, WHITE))))
         if self.band is not None:
-            panels.append(("band of 90 %: half-width", self._png(_picture(self.band, WIDE))))
+            panels.append(("band of 90 %: half-width", self.png(picture_of(self.band, WIDE))))
         rows = [("variable", *_COLUMNS, ""), *((plain(name), *cells) for name, cells in self._rows().items())]
-        wide = is_wide(*self.image.shape[1:])
+        wide = is_wide(*before.shape[1:])
         return to_html(panels, wide, rows, [self._by(), *(f"Warning: {text}" for text in self.warnings)])
+
+    def png(self, stack: NDArray[np.uint8]) -> bytes:
+        """A PNG file of what is :meth:`shown` of a stack (C, *size), which says that it is synthetic."""
+        return png_bytes(self.shown(stack), self.provenance)
 
     def summary(self) -> str:
         """A line a variable: before, asked, and read from the counterfactual image."""
@@ -185,60 +219,22 @@ class Answer:
 
         ``x.png`` and ``x.dcm`` are the counterfactual, ``x.json`` the numbers; a file that is there is replaced. Any
         other path is a folder, with ``counterfactual.json``, ``image.png`` (as the model sees it),
-        ``counterfactual.png``, ``difference.png``, where it is known ``band.png`` (white: :data:`WIDE` grey levels),
-        and, where there are draws, ``spread.png`` (:data:`WHITE`) and ``draw-1.png`` and so on. All pictures but the
-        image say that they are synthetic. In the folder of an earlier answer they take its place. With
-        ``full_resolution`` the counterfactual is in the image's own pixels (:meth:`full_resolution`): as ``x.png`` or
-        ``x.dcm``, or beside the others as ``counterfactual-full.png``. Where the image was no file, give it in place of
-        True.
+        ``counterfactual.png``, ``difference.png``, where it is known ``band.png`` (white:
+        :data:`~segcft.api.saving.WIDE` grey levels), and, where there are draws, ``spread.png``
+        (:data:`~segcft.api.saving.WHITE`) and ``draw-1.png`` and so on. All pictures but the image say that they are
+        synthetic. In the folder of an earlier answer they take its place. With ``full_resolution`` the counterfactual
+        is in the image's own pixels (:meth:`full_resolution`): as ``x.png`` or ``x.dcm``, or beside the others as
+        ``counterfactual-full.png``. Where the image was no file, give it in place of True.
+
+        Of a volume pictures have three planes, and the counterfactual is ``x.nii.gz`` in place of ``x.dcm``. The folder
+        also has ``counterfactual.nii.gz``, ``difference.nii.gz`` and so on, and ``dicom/`` with a series. With
+        ``full_resolution`` it is on the grid and in the units of the volume's own file, with its header, as
+        ``x.nii.gz`` or ``counterfactual-full.nii.gz``.
 
         Raises:
             DataError: the file would be of a kind that is not written, or the folder holds other things.
         """
-        path = arguments.place("path", path)
-        check_answer(path)
-        full = full_resolution is not False
-        if full and path.suffix.lower() == ".json":
-            raise DataError(Code.CONFLICT, path, "numbers have no resolution; leave out full_resolution")
-        image = None if isinstance(full_resolution, bool) else full_resolution
-        pixels, spacing = self._full(image) if full else (self.image, self.spacing)  # before anything changes
-        text = json.dumps(self.record, indent=1, allow_nan=False, ensure_ascii=False)
-        match path.suffix.lower():
-            case ".png":
-                write_bytes(path, self._png(pixels))
-            case ".dcm" | ".dicom":
-                write_bytes(path, dicom_bytes(pixels, self.provenance, spacing))
-            case ".json":
-                write_text(path, text)
-            case _:
-                write_text(path / RECORD, text)  # first: by it the folder is known again
-                # Of an earlier answer, with more draws or in full resolution.
-                for name in ("band.png", "spread.png", "uncertainty.png", "draw-[0-9]*.png", f"{FULL}.png"):
-                    for old in path.glob(name):
-                        old.unlink()
-                for name, content in (self._files() | ({FULL: self._png(pixels)} if full else {})).items():
-                    write_bytes(path / f"{name}.png", content)
-
-    def _files(self) -> dict[str, bytes]:
-        shown = np.clip(self.difference // 2 + 128, 0, 255).astype(np.uint8)  # grey: unchanged
-        files = {
-            "image": png_bytes(self.original),
-            "counterfactual": self._png(self.image),
-            "difference": self._png(shown),
-        }
-        if self.band is not None:
-            files["band"] = self._png(_picture(self.band, WIDE))
-        if self.spread is not None:
-            files["spread"] = self._png(_picture(self.spread, WHITE))
-        return files | {f"draw-{k}": self._png(draw) for k, draw in enumerate(self.draws, start=1)}
-
-    def _png(self, pixels: NDArray[np.uint8]) -> bytes:
-        return png_bytes(pixels, self.provenance)
-
-
-def _picture(levels: NDArray[np.float32], white: float) -> NDArray[np.uint8]:
-    """Numbers in grey levels as a picture, in which 0 is black and ``white`` white."""
-    return np.clip(levels * (255 / white), 0, 255).astype(np.uint8)
+        save_answer(self, arguments.place("path", path), full_resolution)
 
 
 SMALL = 10.0

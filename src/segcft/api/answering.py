@@ -127,6 +127,7 @@ def answer_questions(
                 spacing=study.image.spacing,
                 study=study,
                 source=question.file,
+                lie=question.lie,
                 band=_half_width(band, x[i : i + 1], to_unit(found.grey[i : i + 1]), own, study),
             )
         )

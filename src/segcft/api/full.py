@@ -12,6 +12,9 @@ while this is nearer (``python -m benchmarks.full``).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,16 +28,37 @@ Array = NDArray[np.float64]
 def full_resolution(
     grey: Array, pixel: Pixel, grid: Image, before: NDArray[np.uint8], after: NDArray[np.uint8]
 ) -> Array:
-    """The counterfactual in the pixels of an image, (C, H, W) in [0, 1].
+    """The counterfactual in the pixels of an image, (C, H, W) in [0, 1], or in the voxels of a volume.
 
     Args:
-        grey: the image, (C, H, W) in [0, 1].
+        grey: the image, (C, H, W) in [0, 1], or the volume, (C, D, H, W).
         pixel: the size of its pixels.
         grid: the model's.
-        before, after: image and counterfactual on the grid, uint8 (C, h, w).
+        before, after: image and counterfactual on the grid, uint8 (C, *size).
     """
-    shape = (grey.shape[1], grey.shape[2])
-    start, extent = frame_of(shape, grid, pixel)
-    change = Crop(start, extent, shape).smooth((after.astype(np.float64) - before) / 255)
-    full: Array = np.clip(grey + change, 0, 1)
+    full: Array = np.clip(grey + change_of(grey.shape[1:], pixel, grid, before, after), 0, 1)
     return full
+
+
+def change_of(
+    shape: tuple[int, ...], pixel: Pixel, grid: Image, before: NDArray[np.uint8], after: NDArray[np.uint8]
+) -> Array:
+    """x' - x in the pixels of an image of this ``shape``, (C, *shape) in [-1, 1]; see :func:`full_resolution`."""
+    start, extent = frame_of(shape, grid, pixel)
+    return Crop(start, extent, shape).smooth((after.astype(np.float64) - before) / 255)
+
+
+def own_values(stored: NDArray[Any], change: Array, ranges: Sequence[tuple[float, float]]) -> NDArray[Any]:
+    """A volume's values in its file's own units, changed: (C, D, H, W), of the file's type.
+
+    Args:
+        stored: values (C, D, H, W).
+        change: see :func:`change_of`.
+        ranges: of each channel the values that are 0 and 1 to the model.
+    """
+    scale = np.array([high - low for low, high in ranges]).reshape(-1, 1, 1, 1)
+    changed = stored + change * scale
+    if stored.dtype.kind == "f":
+        return changed.astype(np.float32)
+    least, most = np.iinfo(stored.dtype).min, np.iinfo(stored.dtype).max
+    return np.clip(np.rint(changed), least, most).astype(stored.dtype)

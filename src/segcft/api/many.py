@@ -4,6 +4,7 @@ The answers are a folder::
 
     images/ID.png   the counterfactuals, each of which says that it is synthetic, of what and why
     dicom/ID.dcm    the same in DICOM, where asked for
+    volumes/ID.nii.gz, dicom/ID/NUMBER.dcm   of volumes, whose images have three planes
     manifest.csv    a row an answer: image, interventions, model; each variable before, after and as obtained; warnings
     rejected.csv    id, image and reason of every question that could not be answered
     passed-over.csv files in the folder, or columns and cells of the table, that were passed over, and why
@@ -23,6 +24,7 @@ from segcft.api.answering import BATCH
 from segcft.api.model import Model
 from segcft.api.question import Question
 from segcft.api.questions import Item, PassedOver
+from segcft.api.saving import slices_of, volume_bytes
 from segcft.config.study import Study
 from segcft.errors import Code, InterventionError, RunError, SegcftError
 from segcft.io.imagefile import check_id
@@ -98,7 +100,8 @@ def answer_all(
     outcomes: list[_Outcome] = []
     with Journal(out, began_with, lambda entry: _cells(run.study, entry["row"]["record"])) as journal:
         stamps = {item.id: item.stamp() for item in items}
-        more = ("dicom/{id}.dcm",) if dicom else ()
+        volumes = len(run.study.image.size) == 3
+        more = [*(["volumes/{id}.nii.gz"] if volumes else []), *([_dicom_of("{id}", volumes)] if dicom else [])]
         waiting = [item for item in items if not journal.has(item.id, stamps[item.id], more)]
         chunks = [waiting[start : start + BATCH] for start in range(0, len(waiting), BATCH)]
         jobs = min(jobs, len(chunks))
@@ -186,11 +189,23 @@ class _Answerer:
         return [self._write(item, answer) for (item, _), answer in zip(asked, answers, strict=True)]
 
     def _write(self, item: Item, answer: Answer) -> _Outcome:
-        write_bytes(self.settings.out / "images" / f"{item.id}.png", png_bytes(answer.image, answer.provenance))
+        out, shown = self.settings.out, answer.shown(answer.image)
+        write_bytes(out / "images" / f"{item.id}.png", png_bytes(shown, answer.provenance))
+        if answer.is_volume:
+            write_bytes(out / "volumes" / f"{item.id}.nii.gz", volume_bytes(answer, answer.image))
         if self.settings.dicom:
-            content = dicom_bytes(answer.image, answer.provenance, answer.spacing)
-            write_bytes(self.settings.out / "dicom" / f"{item.id}.dcm", content)
+            first = out / _dicom_of(item.id, answer.is_volume)
+            if answer.is_volume:
+                for number, content in enumerate(slices_of(answer), start=1):
+                    write_bytes(first.with_name(f"{number:04}.dcm"), content)
+            else:
+                write_bytes(first, dicom_bytes(answer.image, answer.provenance, answer.spacing))
         return _Outcome(item, answer.record)
+
+
+def _dicom_of(id: str, volume: bool) -> str:
+    """The DICOM file of an answer, of a volume that of its first slice."""
+    return f"dicom/{id}/0001.dcm" if volume else f"dicom/{id}.dcm"
 
 
 def _write_tables(
@@ -200,7 +215,8 @@ def _write_tables(
     with Table(out / "manifest.csv", ("id", "image", "file", "do", "method", "model", *names, "warnings")) as table:
         for item in items:
             if (record := records.get(item.id)) is not None and item.id not in reasons:
-                table.write([item.id, str(item.image), f"images/{item.id}.png", *_cells(study, record)])
+                file = f"volumes/{item.id}.nii.gz" if len(study.image.size) == 3 else f"images/{item.id}.png"
+                table.write([item.id, str(item.image), file, *_cells(study, record)])
     with Table(out / "rejected.csv", ("id", "image", "reason")) as table:
         for item in items:
             if item.id in reasons:

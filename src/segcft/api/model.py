@@ -63,7 +63,6 @@ class Model:
         self.device = arguments.hardware("device", device)
         self.run = folder if isinstance(folder, Run) else Run(arguments.place("folder", folder, RunError))
         self.study = self.run.study
-        self.study.require_images(self.run.folder, "a question")
         self.methods = self.run.methods()
         """Method -> the part that is its image mechanism."""
         if not self.methods:
@@ -146,7 +145,7 @@ class Model:
             RunError: the model lacks a part.
         """
         expected = "several, e.g. a list or an array (N, H, W); `counterfactual` is about one"
-        if is_one(images):
+        if is_one(images, len(self.study.image.size)):
             arguments.refuse("images", expected, images)
         images = arguments.stream("images", images, expected, DataError)
         draws, exact = arguments.whole("draws", draws, 0), arguments.flag("exact", exact)
@@ -196,6 +195,7 @@ class Model:
             asked=tuple(_text(name, one) for name, one in asked.items()),
             remarks=prepared.remarks,
             file=image if is_file(image) else None,
+            lie=prepared.lie,
         )
 
     @torch.no_grad()
@@ -289,7 +289,9 @@ class Model:
                 noise = model.mechanism.sample(len(part), pixel_noise)
                 images.append(to_grey_levels(model.mechanism.predict(noise, part)).cpu().numpy())
         record = self._origin(method) | {"do": [str(one) for one in interventions], "sample": True, "seed": seed}
-        return Samples(np.concatenate(images), to_table(self.study, values.cpu().numpy()), record)
+        return Samples(
+            np.concatenate(images), to_table(self.study, values.cpu().numpy()), record, self.study.image.spacing
+        )
 
     @torch.no_grad()
     def log_likelihood(

@@ -20,11 +20,12 @@ from segcft.causal.intervention import Intervention, parse_intervention, unknown
 from segcft.config.study import Study
 from segcft.data.attributes import believed, is_age
 from segcft.data.extent import contradiction
-from segcft.data.resize import Pixel, fit_image, pixel_of
+from segcft.data.resize import Pixel, fit_image, pixel_of, window_of
 from segcft.errors import Code, DataError, InterventionError
-from segcft.io.imagefile import ImageFile, read_image, shades
+from segcft.io.imagefile import ImageFile, check_varied, read_image, scaled, shades
 from segcft.io.picture import Pixels, largest, pixels_of
 from segcft.io.reject import Rejected, Remark, about
+from segcft.io.scan import Lie
 from segcft.io.source import MemoryFile
 
 
@@ -34,28 +35,29 @@ class Sized:
 
     Args:
         image: see :data:`ImageLike`.
-        millimetres: height and width of a pixel.
+        millimetres: height and width of a pixel; depth, height and width of a voxel.
 
     Raises:
-        DataError: these are no two lengths.
+        DataError: these are no two or three lengths.
     """
 
     image: Any
-    millimetres: tuple[float, float]
+    millimetres: tuple[float, ...]
 
     def __post_init__(self) -> None:
         try:
-            height, width = map(float, self.millimetres)
+            lengths = [float(length) for length in self.millimetres]
         except (TypeError, ValueError):
-            height = width = math.nan
-        if not (0 < height < math.inf and 0 < width < math.inf):
-            why = f"expected height and width of a pixel in mm, not {self.millimetres!r}"
+            lengths = []
+        if len(lengths) not in (2, 3) or not all(0 < length < math.inf for length in lengths):
+            why = f"expected height and width of a pixel in mm (of a voxel depth, too), not {self.millimetres!r}"
             raise DataError(Code.OUT_OF_RANGE, "millimetres", why)
 
 
 ImageLike = str | Path | MemoryFile | NDArray[Any] | Tensor | Picture | Sized
 """A file (PNG, TIFF, JPEG, BMP, DICOM, NIfTI), or pixels: (H, W) or (H, W, 3), of a tensor (H, W) or (C, H, W); of 8 or
-16 bits, or floating point in [0, 1], bfloat16 too."""
+16 bits, or floating point in [0, 1], bfloat16 too. A volume is a NIfTI file, a folder with a DICOM series, or voxels
+(D, H, W), of several channels (C, D, H, W)."""
 
 MATCH = "match:"
 
@@ -86,13 +88,14 @@ class Question:
 
     Attributes:
         name: of the image.
-        pixels: the image on the study's grid, uint8 (C, H, W).
+        pixels: the image on the study's grid, uint8 (C, *size).
         known: what the user says of the subject, then what a header does; each variable once.
         given: the variables of ``known`` that are the user's.
         do: interventions, those by another image with its values.
         asked: the interventions as they were asked for.
         remarks: what a reader of the answer must know of the image's file.
         file: the image as it was given, if that was a file: pixels would stay in memory as long as answers do.
+        lie: how the study's grid lies in the patient, of a volume whose file says it.
     """
 
     name: str
@@ -103,6 +106,7 @@ class Question:
     asked: tuple[str, ...]
     remarks: tuple[Remark, ...] = ()
     file: ImageLike | None = None
+    lie: Lie | None = None
 
 
 def parse_values(study: Study, values: Values, known: bool = False) -> dict[str, Intervention | Match]:
@@ -199,6 +203,8 @@ class PreparedImage(NamedTuple):
     """:func:`header_facts`; none where it is no DICOM file."""
     remarks: tuple[Remark, ...]
     """What a reader of the answer must know of its file."""
+    lie: Lie | None
+    """How the study's grid lies in the patient, of a volume whose file says it."""
 
 
 def prepare_image(study: Study, image: ImageLike) -> PreparedImage:
@@ -211,7 +217,8 @@ def prepare_image(study: Study, image: ImageLike) -> PreparedImage:
         seen, pixel = _seen(study, image)
         with about(_field(image)):
             pixels = fit_image(seen.grey, study.image, pixel)
-        return PreparedImage(pixels, header_facts(study, seen.person), seen.remarks)
+        lie = seen.lie and seen.lie.within(*window_of(seen.size, study.image, pixel), study.image.size)
+        return PreparedImage(pixels, header_facts(study, seen.person), seen.remarks, lie)
 
 
 def own_pixels(study: Study, image: ImageLike) -> tuple[NDArray[np.float64], Pixel]:
@@ -227,20 +234,23 @@ def own_pixels(study: Study, image: ImageLike) -> tuple[NDArray[np.float64], Pix
 
 def _seen(study: Study, image: ImageLike) -> tuple[ImageFile, Pixel]:
     """What an image shows and says, and its pixels. Remarks name no file, as answers and their pictures hold them."""
-    stated = (float(image.millimetres[0]), float(image.millimetres[1])) if isinstance(image, Sized) else None
+    stated = tuple(map(float, image.millimetres)) if isinstance(image, Sized) else None
+    dimensions, channels = len(study.image.size), study.image.channels
+    if stated is not None and len(stated) != dimensions:
+        why = f"expected {dimensions} lengths, as the study's images have axes, not {len(stated)}"
+        raise DataError(Code.INVALID, "millimetres", why)
     image = _bare(image)
     if not isinstance(image, str | Path | MemoryFile):
         with about("image"):
-            grey, remarks = _array(image, study.image.channels)
+            grey, remarks = _array(image, channels) if dimensions == 2 else (_voxels(image, channels), ())
         seen = ImageFile(grey, 1.0, {}, remarks)
         return seen, pixel_of(seen, stated)
     path = Path(image) if isinstance(image, str) else image
     source = study.data.common
-    seen = read_image(path, study.image.channels, source.grey_range, source.window, source.nifti_axes)
+    seen = read_image(path, channels, source.grey_range, source.window, source.nifti_axes, dimensions)
     pixel, found = pixel_of(seen, stated or source.stated), list(seen.remarks)
     if not source.ignore_spacing:
-        shape = (seen.grey.shape[1], seen.grey.shape[2])
-        found += filter(None, [contradiction(shape, pixel, study.image, str(path))])
+        found += filter(None, [contradiction(seen.size, pixel, study.image, str(path))])
     return seen._replace(remarks=tuple(remark.of(path) for remark in found)), pixel
 
 
@@ -271,10 +281,12 @@ def _field(image: ImageLike) -> str:
     return str(image) if isinstance(image, str | Path | MemoryFile) else "image"
 
 
-def is_one(images: object) -> bool:
-    """Whether an array or tensor of numbers is one image, or none, and not several in its rows."""
+def is_one(images: object, dimensions: int = 2) -> bool:
+    """Whether an array or tensor of numbers is one image or volume, or none, and not several in its rows."""
     if isinstance(images, Sized):
         return True
+    if dimensions == 3:
+        return isinstance(images, Tensor | np.ndarray) and images.ndim < 4
     if isinstance(images, Tensor):
         return images.ndim < 3 or images.shape[-1] in (1, 3)
     if not isinstance(images, np.ndarray) or images.dtype.kind not in "biufc":  # the others may be names of files
@@ -303,6 +315,35 @@ def _array(image: Any, channels: int) -> tuple[NDArray[np.float64], tuple[Remark
         expected = "(H, W) or (C, H, W) of 1 or 3 channels" if isinstance(image, Tensor) else "(H, W) or (H, W, 3)"
         hint = "; give one image of the batch, e.g. image[0]" if len(shape) == 4 else ""
         raise DataError(Code.INVALID, "image", f"expected {expected}, not an array of shape {shape}{hint}")
+    _check_numbers(array)
+    unit = np.issubdtype(array.dtype, np.floating)
+    grey = shades(Pixels(array, 1.0 if unit else largest(array)), channels)
+    return grey, () if stored is None else stored.remarks
+
+
+def _voxels(image: Any, channels: int) -> NDArray[np.float64]:
+    """Grey values (C, D, H, W) in [0, 1] of voxels, (D, H, W) or (C, D, H, W), in any form, see :data:`ImageLike`."""
+    try:
+        array = _pixels(image)
+    except Exception as error:  # of PyTorch, or of whatever says that it can be an array
+        raise DataError(Code.INVALID, "image", f"{type(image).__name__} has no voxels ({_line(error)})") from None
+    shape = array.shape
+    array = array[None] if array.ndim == 3 else array
+    if array.ndim != 4 or len(array) != channels or 0 in array.shape:
+        expected = "(D, H, W)" if channels == 1 else f"({channels}, D, H, W)"
+        raise DataError(Code.INVALID, "image", f"expected {expected}, not an array of shape {shape}")
+    _check_numbers(array)
+    full = 1.0 if np.issubdtype(array.dtype, np.floating) else largest(array)
+    check_varied(array.astype(np.float64))
+    return scaled(array.astype(np.float64), full)
+
+
+def _check_numbers(array: NDArray[Any]) -> None:
+    """Check that numbers have a white.
+
+    Raises:
+        DataError: they have none, or go beyond it.
+    """
     unit = np.issubdtype(array.dtype, np.floating)
     # Other whole numbers have no white: those of 0 to 255 would be taken for nearly black ones of 16 bits.
     if not unit and array.dtype not in (bool, np.uint8, np.uint16):
@@ -311,8 +352,6 @@ def _array(image: Any, channels: int) -> tuple[NDArray[np.float64], tuple[Remark
         )
     if unit and not (array.min() >= 0 and array.max() <= 1):
         raise DataError(Code.OUT_OF_RANGE, "image", "floating-point pixels must be in [0, 1]")
-    grey = shades(Pixels(array, 1.0 if unit else largest(array)), channels)
-    return grey, () if stored is None else stored.remarks
 
 
 def _pixels(image: Any) -> NDArray[Any]:

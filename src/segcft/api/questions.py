@@ -14,7 +14,9 @@ from segcft.data.attributes import MISSING, Row, disbelief, nearest, parse, read
 from segcft.errors import Code, DataError
 from segcft.io.dicomhead import DICOMDIR
 from segcft.io.imagefile import SUFFIXES, is_dicom, strip_suffix
+from segcft.io.nifti import NIFTI
 from segcft.io.reject import Rejected
+from segcft.io.scan import is_series
 from segcft.utils.digest import key_of
 
 ALIKE = 0.8
@@ -65,27 +67,35 @@ class Questions(NamedTuple):
     passed: list[PassedOver]
 
 
-def folder_items(folder: Path, known: Sequence[str], do: Sequence[str]) -> Questions:
+def folder_items(folder: Path, known: Sequence[str], do: Sequence[str], volumes: bool = False) -> Questions:
     """The same question about every image file in ``folder`` and below, in the order of their names.
 
     An image has the suffix of one (:data:`segcft.io.imagefile.SUFFIXES`), or is a DICOM file, whatever it is called:
-    those of an archive have no suffix, or ``.IMA``. Files whose names begin with a dot are the system's.
+    those of an archive have no suffix, or ``.IMA``. Of ``volumes`` it is a NIfTI file, or a folder with DICOM files.
+    Files whose names begin with a dot are the system's.
 
     Raises:
         DataError: there is no image.
     """
     images, passed = [], []
+    if volumes:
+        series = [path for path in sorted(folder.rglob("*")) if is_series(path)]
+        images = [(path.relative_to(folder).as_posix(), path) for path in series]
+    kinds = NIFTI if volumes else SUFFIXES
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
         name = path.relative_to(folder).as_posix()
         if path.name.upper() == DICOMDIR:
             passed.append(PassedOver(name, "the contents of a DICOM medium, no image"))
-        elif path.name.lower().endswith(SUFFIXES) or is_dicom(path):
+        elif volumes and any(parent == path.parent for _, parent in images):
+            continue  # a slice, or what lies beside slices
+        elif path.name.lower().endswith(kinds) or (is_dicom(path) and not volumes):
             images.append((name, path))
         else:
-            passed.append(PassedOver(name, f"no DICOM file, and its name ends in none of {', '.join(SUFFIXES)}"))
+            passed.append(PassedOver(name, f"no DICOM file, and its name ends in none of {', '.join(kinds)}"))
     if not images:
         others = f"; it has {len(passed)} other files, like {passed[0].name}" if passed else ""
-        raise DataError(Code.EMPTY, folder, f"no image is in it ({', '.join(SUFFIXES)}, or DICOM){others}")
+        raise DataError(Code.EMPTY, folder, f"no image is in it ({', '.join(kinds)}, or DICOM){others}")
+    images.sort()
     ids = _distinct([strip_suffix(name) for name, _ in images])
     return Questions(
         [Item(id, path, tuple(known), tuple(do)) for id, (_, path) in zip(ids, images, strict=True)],

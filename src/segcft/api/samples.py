@@ -9,11 +9,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 
 from segcft.api import arguments
+from segcft.evaluate.planes import Planes
+from segcft.grid import Grid
 from segcft.io.provenance import png_bytes
 from segcft.io.rendering import to_html
+from segcft.io.scan import Lie
+from segcft.io.volumeout import nifti_bytes
 from segcft.utils.atomic import write_bytes, write_text
 from segcft.utils.output import check
 
@@ -26,11 +31,13 @@ class Samples:
     """Subjects drawn from a model, with their images."""
 
     images: NDArray[np.uint8]
-    """(N, C, H, W)."""
+    """(N, C, *size)."""
     attributes: pd.DataFrame
     """A row a subject and a column a variable."""
     record: dict[str, Any]
     """The model that they are from, and how they were drawn."""
+    spacing: tuple[float, ...] | None = None
+    """Height and width of a pixel, or depth, height and width of a voxel, in mm, where the study says."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -39,29 +46,37 @@ class Samples:
         return f"Samples of {self.record['study']!r}\n{self.attributes}"
 
     def save(self, folder: str | Path) -> None:
-        """Write ``1.png`` and so on, which say that they are synthetic, and ``attributes.csv``.
+        """Write ``1.png`` and so on (volumes: ``1.nii.gz``), which say that they are synthetic, and ``attributes.csv``.
 
         Raises:
             DataError: the folder holds other things.
         """
         folder = arguments.place("folder", folder)
         check(folder, (), TABLE, "samples are written to a folder")
-        names = [f"{number}.png" for number in range(1, len(self) + 1)]
+        volumes = self.images.ndim == 5
+        names = [f"{number}.{'nii.gz' if volumes else 'png'}" for number in range(1, len(self) + 1)]
         table = self.attributes.assign(image=names)
         # First: by it the folder is known again.
         write_text(folder / TABLE, table.to_csv(index=False, float_format="%.6g"))
         for name, pixels in zip(names, self.images, strict=True):
-            write_bytes(folder / name, png_bytes(pixels, self.record))
+            lie = Lie.straight(self.spacing or (1.0,) * 3) if volumes else None
+            write_bytes(folder / name, nifti_bytes(pixels, lie, self.record) if lie else png_bytes(pixels, self.record))
 
     def sheet(self) -> NDArray[np.uint8]:
-        """All of them in a sheet about as high as wide, uint8 (C, H, W)."""
-        _, channels, height, width = self.images.shape
+        """All of them in a sheet about as high as wide, uint8 (C, H, W); of volumes three planes each."""
+        images = self.images
+        if images.ndim == 5:
+            size = images.shape[2:]
+            grid = Grid(size, pitch=tuple(self.spacing or (1.0,) * 3))
+            planes = Planes(grid, torch.zeros(0, *size))
+            images = planes(torch.from_numpy(images.astype(np.float32))).round().numpy().astype(np.uint8)
+        _, channels, height, width = images.shape
         columns = min(len(self), max(1, round(math.sqrt(len(self) * height / width))))
         rows = math.ceil(len(self) / columns)
         sheet = np.full((rows * columns, channels, height, width), 255, dtype=np.uint8)
-        sheet[: len(self)] = self.images
-        grid = sheet.reshape(rows, columns, channels, height, width).transpose(2, 0, 3, 1, 4)
-        return grid.reshape(channels, rows * height, columns * width)
+        sheet[: len(self)] = images
+        laid = sheet.reshape(rows, columns, channels, height, width).transpose(2, 0, 3, 1, 4)
+        return laid.reshape(channels, rows * height, columns * width)
 
     def _repr_html_(self) -> str:
         """The sheet in a notebook."""

@@ -36,7 +36,7 @@ class Trajectory:
 
     @property
     def images(self) -> NDArray[np.uint8]:
-        """The counterfactuals, (N, C, H, W)."""
+        """The counterfactuals, (N, C, *size)."""
         return np.stack([answer.image for answer in self.answers])
 
     @property
@@ -57,7 +57,11 @@ class Trajectory:
 
     def strip(self) -> NDArray[np.uint8]:
         """The counterfactuals beside each other (wide ones below each other), uint8 (C, H, W)."""
-        return strip([answer.image for answer in self.answers])
+        return strip(self._shown())
+
+    def _shown(self) -> list[NDArray[np.uint8]]:
+        """The counterfactuals as pictures, all of the same planes where they are volumes."""
+        return [self.answers[0].shown(answer.image) for answer in self.answers]
 
     def save(self, path: str | Path) -> None:
         """Write the strip (``x.png``), or there and back as a moving picture (``x.gif``). A file that is there is
@@ -71,7 +75,7 @@ class Trajectory:
             case ".png":
                 write_bytes(path, png_bytes(self.strip(), self.record))
             case ".gif":
-                frames = [picture(answer.image) for answer in self.answers]
+                frames = [picture(shown) for shown in self._shown()]
                 write_bytes(path, gif_bytes([*frames, *frames[-2:0:-1]], self.record, MILLISECONDS))
             case _:
                 raise DataError(Code.UNSUPPORTED, path, "a trajectory is written to .png (a strip) or .gif")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from segcft.cli.options import Command, count, hardware, quiet_libraries, whole
 from segcft.errors import Code, SegcftError
-from segcft.utils.output import check_answer, check_answers
+from segcft.utils.output import check_answer, check_answers, check_any_answer
 
 if TYPE_CHECKING:
     import torch
@@ -26,8 +26,9 @@ def add_ask(command: Command) -> None:
         "image",
         metavar="IMAGE",
         type=Path,
-        help="image file (PNG, TIFF, JPEG, DICOM, NIfTI); or a folder of them, asked all the same; or a CSV table with "
-        "the columns image, do (interventions, ';' between them) and, for what is known, the names of variables",
+        help="image file (PNG, TIFF, JPEG, DICOM, NIfTI), of volumes a NIfTI file or a folder with a DICOM series; or "
+        "a folder of them, asked all the same; or a CSV table with the columns image, do (interventions, ';' between "
+        "them) and, for what is known, the names of variables",
     )
     asked.add_argument(
         "--do",
@@ -68,15 +69,15 @@ def add_ask(command: Command) -> None:
         metavar="PATH",
         type=Path,
         required=True,
-        help="folder of the answer, or of the answers; of one image also a file: the counterfactual as .png or .dcm, "
-        "or the numbers as .json. A file that is there is replaced, and so is an earlier answer; the answers of many "
-        "images go on where they were; a folder of other things is refused",
+        help="folder of the answer, or of the answers; of one image also a file: the counterfactual as .png or .dcm "
+        "(of a volume .nii.gz), or the numbers as .json. A file that is there is replaced, and so is an earlier "
+        "answer; the answers of many images go on where they were; a folder of other things is refused",
     )
     asked.add_argument(
         "--full-resolution",
         action="store_true",
-        help="of one image: write the counterfactual in the image's own pixels, as the .png or .dcm, or beside the "
-        "others in the folder",
+        help="of one image: write the counterfactual in the image's own pixels, as the .png, .dcm or .nii.gz, or "
+        "beside the others in the folder",
     )
     asked.add_argument(
         "--pixel-mm",
@@ -99,17 +100,25 @@ def add_ask(command: Command) -> None:
 
 
 def _counterfactual(options: argparse.Namespace) -> None:
-    many = options.image.is_dir() or options.image.suffix.lower() == ".csv"
-    if not many and (options.dicom or options.jobs):
-        raise SegcftError(
-            Code.CONFLICT, "--dicom, --jobs", "for many images only; for one, give --out a name that ends in .dcm"
-        )
-    if many and (options.full_resolution or options.pixel_mm):
-        raise SegcftError(Code.CONFLICT, "--full-resolution, --pixel-mm", "of one image only")
-    (check_answers if many else check_answer)(options.out)  # before what takes its time
+    from segcft.io.scan import is_series
+
+    one_series = is_series(options.image)  # a volume, or images of one folder
+    many = (options.image.is_dir() and not one_series) or options.image.suffix.lower() == ".csv"
+    (check_answers if many else check_any_answer)(options.out)  # before what takes its time
     from segcft.pipeline.run import Run
 
     run = Run(options.run)
+    volumes = len(run.study.image.size) == 3
+    many = many or (one_series and not volumes)
+    if not many and (options.dicom or options.jobs):
+        hint = "the folder of the answer has a series" if volumes else "give --out a name that ends in .dcm"
+        raise SegcftError(Code.CONFLICT, "--dicom, --jobs", f"for many images only; for one, {hint}")
+    if many and (options.full_resolution or options.pixel_mm):
+        raise SegcftError(Code.CONFLICT, "--full-resolution, --pixel-mm", "of one image only")
+    if many:
+        check_answers(options.out)
+    else:
+        check_answer(options.out, volumes)
     quiet_libraries()
     from segcft.training.loop import make_fabric
 
@@ -143,7 +152,7 @@ def _batch(options: argparse.Namespace, run: Run, device: torch.device) -> None:
             raise InterventionError(Code.MISSING, "--do", "nothing is asked for, e.g. --do heart_area=+20%")
         if options.out.resolve().is_relative_to(options.image.resolve()):
             raise SegcftError(Code.CONFLICT, f"--out {options.out}", "it is in the folder of images; choose another")
-        asked = folder_items(options.image, options.known, options.do)
+        asked = folder_items(options.image, options.known, options.do, len(run.study.image.size) == 3)
     else:
         asked = table_items(options.image, run.study, options.known, options.do)
     done = answer_all(

@@ -14,8 +14,9 @@ def add_simulate(command: Command) -> None:
     parser = command("simulate", _simulate, "write simulated samples as files, to try an import on")
     parser.add_argument(
         "kind",
-        choices=("ccta", "chest"),
-        help="ccta: CT volumes with centrelines and meshes of the vessel; chest: radiographs with masks",
+        choices=("ccta", "chest", "volume"),
+        help="ccta: CT volumes with centrelines and meshes of the vessel; chest: radiographs with masks; volume: NIfTI "
+        "volumes of a structure in two parts, with masks",
     )
     parser.add_argument(
         "folder", metavar="FOLDER", type=Path, help="folder to write; its table is cases.csv (ccta) or metadata.csv"
@@ -31,8 +32,9 @@ def add_simulate(command: Command) -> None:
         default=(256, 256, 200),
         help="of a volume, whose field of view stays 128 x 128 x 120 mm (default: 256 256 200)",
     )
+    people = parser.add_argument_group("chest and volume")
+    people.add_argument("--people", type=count, metavar="N", default=200, help="how many subjects (default: 200)")
     chest = parser.add_argument_group("chest")
-    chest.add_argument("--people", type=count, metavar="N", default=200, help="how many subjects (default: 200)")
     chest.add_argument("--size", type=_side, metavar="PX", default=256, help="pixels a side (default: 256)")
     chest.add_argument(
         "--confound",
@@ -80,6 +82,12 @@ def _simulate(options: argparse.Namespace) -> None:
             progress=ConsoleProgress(),
         )
         print(f"a study of these files has the lines\n\n{study_lines()}\n", file=sys.stderr)
+    elif options.kind == "volume":
+        from segcft.simulate.volumeset import study_lines as lines_of_volumes
+        from segcft.simulate.volumeset import write_volumes
+
+        table = write_volumes(options.folder, options.people, seed=options.seed, progress=ConsoleProgress())
+        print(f"a study of these files has the lines\n\n{lines_of_volumes()}\n", file=sys.stderr)
     else:
         from segcft.simulate.ccta import Grid, write_ccta
 

@@ -80,6 +80,11 @@ class FolderData(FolderKeys):
         """How an image of another folder is read."""
         return self
 
+    @property
+    def every(self) -> dict[str, FolderKeys]:
+        """All folders, by where the study has them."""
+        return {"data": self}
+
 
 class SourceFolder(FolderKeys):
     """One of several sources, as one hospital's images are; see :class:`FolderKeys`.
@@ -127,6 +132,11 @@ class SeveralFolders(Section):
         first, *others = self.folders.values()
         said = {key: getattr(first, key) for key in FolderKeys.model_fields}
         return FolderKeys(**{k: v for k, v in said.items() if all(getattr(one, k) == v for one in others)})
+
+    @property
+    def every(self) -> dict[str, FolderKeys]:
+        """All folders, by where the study has them."""
+        return {f"data.folders.{name}": folder for name, folder in self.folders.items()}
 
     @property
     def may_be_absent(self) -> tuple[str, ...]:
@@ -196,6 +206,7 @@ class SimulatedData(Section):
     LATER = frozenset({"confounding"})
 
     common: ClassVar[FolderKeys] = FolderKeys()
+    every: ClassVar[dict[str, FolderKeys]] = {}
     keep: ClassVar[tuple[str, ...]] = ()
     may_be_absent: ClassVar[tuple[str, ...]] = ()
     patient: ClassVar[None] = None

@@ -166,16 +166,20 @@ class Study(Section):
                 )
 
     def _check_axes(self) -> None:
-        axes = self.data.axes if isinstance(self.data, SimulatedData) else 2
-        if len(self.image.size) != axes:
-            wanted = "(depth, height, width)" if axes == 3 else "(height, width)"
+        axes = len(self.image.size)
+        if isinstance(self.data, SimulatedData) and axes != self.data.axes:
+            wanted = "(depth, height, width)" if self.data.axes == 3 else "(height, width)"
             raise ValueError(f"image.size: of data.source: {self.data.source} give {wanted}")
         if axes == 2:
             return
+        for key, spec in self.data.every.items():
+            if spec.spacing is not None or spec.nifti_axes is not None:
+                why = "files of volumes say how large voxels are, and how they lie"
+                raise ValueError(f"{key}: {why}; leave out 'spacing' and 'nifti_axes'")
         views = {f"{name}.augment": spec.augment for name, spec in self if isinstance(spec, Training)}
         for key, augment in (*views.items(), ("finetune.view", self.finetune.view)):
-            if augment.warps or augment.film.share:
-                raise ValueError(f"{key}: volumes cannot be turned, shifted, scaled, bent or filmed; leave that out")
+            if augment.film.share:
+                raise ValueError(f"{key}.film: it is of radiographs, and these are volumes; leave that out")
 
     def _check_masks(self) -> None:
         for name in self.masks:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from functools import reduce
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -10,7 +13,6 @@ from segcft.config.section import Augment
 from segcft.data.deform import LocalDeformer
 from segcft.data.draw import Draw
 from segcft.data.film import FilmChanger
-from segcft.errors import Code, StudyError
 
 DARKEST = 1e-6
 """Of pixels that are not black, in 0..1: darker ones count as this in a change of gamma."""
@@ -38,7 +40,7 @@ class Augmenter:
         """Augment a batch on its device.
 
         Args:
-            image: float (B, C, *size) in [-1, 1]; of two axes where the ``spec`` deforms the whole frame.
+            image: float (B, C, *size) in [-1, 1].
             mask: float (B, S, *size) in [0, 1]; of one structure at least where one alone is deformed.
             generator: source of randomness. Draws are made on its device, so one on the CPU gives the same
                 deformation on every device.
@@ -47,17 +49,11 @@ class Augmenter:
         Returns:
             image and mask of the same shapes, types and ranges; the inputs themselves where ``spec`` is
             all zeros.
-
-        Raises:
-            StudyError: volumes would be deformed.
         """
         draw = Draw(image, generator)
         if self.deform is not None:
             image, mask, _ = self.deform(image, mask, generator)
         if self.spec.warps:
-            if image.dim() != 4:
-                why = "volumes cannot be deformed; set rotate, shift, scale, stretch and elastic to 0"
-                raise StudyError(Code.UNSUPPORTED, "augment", why)
             grid = self._grid(image, draw)
             image = F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
             mask = F.grid_sample(mask, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
@@ -66,31 +62,43 @@ class Augmenter:
         return self._hidden(self._change_greys(image, draw, images), draw), mask
 
     def _grid(self, image: Tensor, draw: Draw) -> Tensor:
-        """Where in the input each output pixel comes from: (B, H, W, 2), (x, y) in [-1, 1]."""
-        spec, (height, width) = self.spec, image.shape[-2:]
-        angle = draw.uniform(torch.pi / 180 * spec.rotate)
-        across = 1 + draw.uniform(spec.scale)
-        down = across
-        across = across * (1 + draw.uniform(spec.stretch))
-        shift = draw.uniform(2 * spec.shift, 2)  # the image is 2 units wide and high
+        """Where in the input each output pixel comes from: (B, *size, axes), (x, y) or (x, y, z) in [-1, 1]."""
+        spec, lengths = self.spec, image.shape[:1:-1]  # across, down, and in volumes through
+        axes = len(lengths)
+        turned = self._turned_back(axes, draw)
+        scale = 1 + draw.uniform(spec.scale)
+        scales = [scale * (1 + draw.uniform(spec.stretch)) for _ in range(axes - 1)] + [scale]
+        shift = draw.uniform(2 * spec.shift, axes)  # the image is 2 units along each axis
 
-        # The inverse map, output to input: undo the shift, rotate back, undo the scale. Rotation is rigid
-        # only where both axes have one unit, hence the aspect ratio.
-        cos, sin = torch.cos(angle), torch.sin(angle)
-        aspect = width / height
+        # The inverse map, output to input: undo the shift, turn back, undo the scale. A turn is rigid only where axes
+        # have one unit, hence the ratios of lengths.
         rows = [
-            torch.stack([cos / across, sin / across / aspect], dim=-1),
-            torch.stack([-sin / down * aspect, cos / down], dim=-1),
+            torch.stack([turned[:, i, j] / scales[i] * (lengths[j] / lengths[i]) for j in range(axes)], dim=-1)
+            for i in range(axes)
         ]
-        linear = torch.stack(rows, dim=-2).reshape(-1, 2, 2)
-        affine = torch.cat([linear, -linear @ shift.reshape(-1, 2, 1)], dim=-1)
+        linear = torch.stack(rows, dim=-2)
+        affine = torch.cat([linear, -linear @ shift.reshape(-1, axes, 1)], dim=-1)
         grid = F.affine_grid(affine, list(image.shape), align_corners=False)
 
         if spec.elastic:
-            nodes = draw.normal(2, spec.elastic_nodes, spec.elastic_nodes) * (2 * spec.elastic)
-            bend = F.interpolate(nodes, size=(height, width), mode="bicubic", align_corners=True)
-            grid = grid + bend.permute(0, 2, 3, 1)
+            nodes = draw.normal(axes, *(spec.elastic_nodes,) * axes) * (2 * spec.elastic)
+            smooth = {2: "bicubic", 3: "trilinear"}[axes]
+            bend = F.interpolate(nodes, size=image.shape[2:], mode=smooth, align_corners=True)
+            grid = grid + bend.movedim(1, -1)
         return grid
+
+    def _turned_back(self, axes: int, draw: Draw) -> Tensor:
+        """Inverse rotations (B, axes, axes), in volumes about each of the three axes; pixels are taken for squares and
+        voxels for cubes."""
+        turns = []
+        for i, j in itertools.combinations(range(axes), 2):
+            angle = draw.uniform(torch.pi / 180 * self.spec.rotate)
+            turn = torch.diag_embed(angle.new_ones(len(angle), axes))
+            turn[:, i, i] = turn[:, j, j] = torch.cos(angle)
+            turn[:, i, j] = torch.sin(angle)
+            turn[:, j, i] = -turn[:, i, j]
+            turns.append(turn)
+        return reduce(torch.matmul, turns)
 
     def _change_greys(self, image: Tensor, draw: Draw, images: int) -> Tensor:
         spec = self.spec

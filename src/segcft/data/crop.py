@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+Weights = Callable[[int, float, float, int], Array]
 
 
 class Crop(NamedTuple):
-    """A frame of ``size`` pixels (H, W) over a part of a picture, which it may leave.
+    """A frame of ``size`` pixels (H, W) over a part of a picture, which it may leave, or of voxels (D, H, W) over a
+    part of a volume.
 
     ``start`` and ``extent`` (down, across) are in pixels of the picture, whose first pixel goes from 0 to 1.
     """
 
-    start: tuple[float, float]
-    extent: tuple[float, float]
-    size: tuple[int, int]
+    start: tuple[float, ...]
+    extent: tuple[float, ...]
+    size: tuple[int, ...]
 
     @classmethod
     def around(cls, centre: tuple[float, float], extent: tuple[float, float] | None, size: tuple[int, int]) -> Crop:
@@ -31,21 +35,25 @@ class Crop(NamedTuple):
 
     def average(self, picture: NDArray[Any], fill: float = 0.0) -> Array:
         """Means of a picture (..., h, w) over each pixel of the frame, (..., H, W); ``fill`` is beyond its edges."""
-        return self._apply(picture, fill, _overlaps, _overlaps)
+        return self._apply(picture, fill, [_overlaps for _ in self.size])
 
     def smooth(self, picture: NDArray[Any], fill: float = 0.0) -> Array:
         """Like :meth:`average` where an axis shrinks; linear between pixel centres where it grows."""
-        down, across = (
-            _overlaps if extent >= count else _linear for extent, count in zip(self.extent, self.size, strict=True)
-        )
-        return self._apply(picture, fill, down, across)
+        ways = [_overlaps if extent >= count else _linear for extent, count in zip(self.extent, self.size, strict=True)]
+        return self._apply(picture, fill, ways)
 
-    def _apply(self, picture: NDArray[Any], fill: float, down: Any, across: Any) -> Array:
-        rows = down(picture.shape[-2], self.start[0], self.extent[0], self.size[0])
-        columns = across(picture.shape[-1], self.start[1], self.extent[1], self.size[1])
-        missing = 1 - np.outer(rows.sum(axis=1), columns.sum(axis=1))
-        framed: Array = rows @ np.asarray(picture, dtype=np.float64) @ columns.T + fill * missing
-        return framed
+    def _apply(self, picture: NDArray[Any], fill: float, ways: Sequence[Weights]) -> Array:
+        axes = range(-len(self.size), 0)
+        weights = [
+            way(picture.shape[axis], self.start[axis], self.extent[axis], self.size[axis])
+            for way, axis in zip(ways, axes, strict=True)
+        ]
+        *others, rows, columns = weights
+        framed: Array = rows @ np.asarray(picture, dtype=np.float64) @ columns.T
+        for axis, one in zip(axes, others, strict=False):
+            framed = np.moveaxis(np.tensordot(one, framed, (1, axis % framed.ndim)), 0, axis)
+        covered: Array = reduce(np.multiply.outer, (one.sum(axis=1) for one in weights))
+        return framed + fill * (1 - covered)
 
 
 def _overlaps(pixels: int, start: float, extent: float, count: int) -> Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from segcft.config.image import Image
 from segcft.data.resize import Pixel, window_of
 from segcft.io.reject import Remark
@@ -12,11 +14,11 @@ TOLERANCE = 0.05
 _MILLIMETRES = {"µm": 0.001, "um": 0.001, "mm": 1.0, "cm": 10.0, "m": 1000.0}
 
 
-def contradiction(shape: tuple[int, int], pixel: Pixel, grid: Image, name: str) -> Remark | None:
+def contradiction(shape: tuple[int, ...], pixel: Pixel, grid: Image, name: str) -> Remark | None:
     """What to tell where an image's pixels and the study's field of view contradict each other; None where they do not.
 
     Args:
-        shape: (H, W) of the image.
+        shape: (H, W) of the image, or (D, H, W) of the volume.
         pixel: its pixels.
         grid: of the study. Images that are shown as large as they are contradict none.
         name: of the image's file.
@@ -30,10 +32,13 @@ def contradiction(shape: tuple[int, int], pixel: Pixel, grid: Image, name: str) 
     shares = [mine / theirs for mine, theirs in zip(shown, said, strict=True)]
     if all(abs(share - 1) <= TOLERANCE for share in shares):
         return None
+    mine, theirs = (" x ".join(f"{length:.4g}" for length in lengths) for lengths in (shown, said))
+    axes, what = ("height x width", "areas") if len(shape) == 2 else ("depth x height x width", "volumes")
     text = (
-        f"{name}: its header says that the grid shows {shown[0]:.4g} x {shown[1]:.4g} mm of it (height x width), and "
-        f"image.field_of_view {said[0]:.4g} x {said[1]:.4g} mm: areas would be {1 / (shares[0] * shares[1]):.3g} times "
+        f"{name}: its header says that the grid shows {mine} mm of it ({axes}), and "
+        f"image.field_of_view {theirs} mm: {what} would be {1 / math.prod(shares):.3g} times "
         "what they are. Bring images to one size, show them as large as they are (image.fit: physical), or leave "
-        "field_of_view out, so that areas are in pixels; if the headers are wrong, set data.ignore_spacing"
+        f"field_of_view out, so that {what} are in elements of the grid; if the headers are wrong, set "
+        "data.ignore_spacing"
     )
     return Remark("pixel spacing contradicts image.field_of_view", text)

@@ -92,36 +92,39 @@ def canvas_of(shape: tuple[int, int], aspect: float) -> tuple[tuple[int, int], t
 
 
 class Pixel(NamedTuple):
-    """What is known of the pixels of an image."""
+    """What is known of the pixels of an image, or of the voxels of a volume."""
 
     aspect: float = 1.0
-    """Height divided by width."""
-    millimetres: tuple[float, float] | None = None
-    """Height and width."""
+    """Height divided by width; of a volume 1."""
+    millimetres: tuple[float, ...] | None = None
+    """Height and width; of a volume, which always says it, depth, height and width."""
 
 
 SQUARE = Pixel()
 
 
-def pixel_of(seen: ImageFile, stated: tuple[float, float] | None = None) -> Pixel:
+def pixel_of(seen: ImageFile, stated: tuple[float, ...] | None = None) -> Pixel:
     """The pixels of an image: ``stated`` in mm, or else as its header says."""
     if stated is not None:
-        return Pixel(stated[0] / stated[1], stated)
+        return Pixel(stated[0] / stated[1] if len(stated) == 2 else 1.0, stated)
     return Pixel(seen.aspect, seen.millimetres)
 
 
-Rectangle = tuple[tuple[float, float], tuple[float, float]]
-"""First row and column, and height and width."""
+Box = tuple[tuple[float, ...], tuple[float, ...]]
+"""First row and column, and height and width; of a volume those of depth come first."""
 
 
-def window_of(shape: tuple[int, int], grid: Image, pixel: Pixel = SQUARE) -> Rectangle:
-    """Which part of an image (H, W) of this ``shape`` the study's grid shows: its first row and column, and its height
-    and width, in pixels of the image, beyond which it may go.
+def window_of(shape: tuple[int, ...], grid: Image, pixel: Pixel = SQUARE) -> Box:
+    """Which part of an image (H, W) or volume (D, H, W) of this ``shape`` the study's grid shows: its first row and
+    column, and its height and width, in pixels of the image, beyond which it may go.
 
     Raises:
         Rejected: the grid shows images as large as they are, and the size of this one is not known.
     """
-    (height, width), (down, across) = shape, grid.field_of_view or grid.size
+    if len(shape) == 3:
+        return _window_of_volume(shape, grid, pixel)
+    height, width = shape
+    down, across = grid.field_of_view or grid.size
     if grid.fit == "physical":
         if pixel.millimetres is None:
             raise Rejected(UNKNOWN_SIZE)
@@ -132,25 +135,42 @@ def window_of(shape: tuple[int, int], grid: Image, pixel: Pixel = SQUARE) -> Rec
         aspect = across / down * pixel.aspect
         extent = (min(height, width / aspect), min(width, height * aspect))
     else:
-        canvas, (top, left) = canvas_of(shape, across / down * pixel.aspect)
+        canvas, (top, left) = canvas_of((height, width), across / down * pixel.aspect)
         return (-top, -left), canvas  # in whole pixels
     return ((height - extent[0]) / 2, (width - extent[1]) / 2), extent
 
 
-def frame_of(shape: tuple[int, int], grid: Image, pixel: Pixel = SQUARE) -> Rectangle:
-    """Where on the study's grid :func:`fit_image` puts an image (H, W) of this ``shape``: its first row and column, and
-    its height and width, in pixels of the grid.
+def _window_of_volume(shape: tuple[int, ...], grid: Image, pixel: Pixel) -> Box:
+    """:func:`window_of` of a volume, whose middle is that of the grid. Without a field of view voxels of the grid are
+    cubes."""
+    if grid.fit == "stretch" or (pixel.millimetres is None and shape == grid.size):
+        return (0.0,) * 3, tuple(float(length) for length in shape)
+    if pixel.millimetres is None:
+        raise Rejected(UNKNOWN_SIZE)
+    field = grid.field_of_view or grid.size
+    scale = 1.0
+    if grid.fit != "physical":  # of the field of view, so that all of the volume is in it, or none of the grid empty
+        shares = [n * mm / f for n, mm, f in zip(shape, pixel.millimetres, field, strict=True)]
+        scale = max(shares) if grid.fit == "pad" else min(shares)
+    extent = tuple(scale * f / mm for f, mm in zip(field, pixel.millimetres, strict=True))
+    return tuple((n - length) / 2 for n, length in zip(shape, extent, strict=True)), extent
+
+
+def frame_of(shape: tuple[int, ...], grid: Image, pixel: Pixel = SQUARE) -> Box:
+    """Where on the study's grid :func:`fit_image` puts an image (H, W) or volume (D, H, W) of this ``shape``: its first
+    row and column, and its height and width, in pixels of the grid.
 
     Raises:
         Rejected: see :func:`window_of`.
     """
-    (top, left), (height, width) = window_of(shape, grid, pixel)
-    down, across = grid.size[0] / height, grid.size[1] / width
-    return (-top * down, -left * across), (shape[0] * down, shape[1] * across)
+    starts, extents = window_of(shape, grid, pixel)
+    scales = [count / extent for count, extent in zip(grid.size, extents, strict=True)]
+    first = tuple(-start * scale for start, scale in zip(starts, scales, strict=True))
+    return first, tuple(length * scale for length, scale in zip(shape, scales, strict=True))
 
 
 def fit_image(grey: NDArray[np.float64], grid: Image, pixel: Pixel = SQUARE) -> NDArray[np.uint8]:
-    """Grey values (C, H, W) in [0, 1] of any size, on the study's grid: uint8 (C, H, W).
+    """Grey values (C, H, W) in [0, 1] of any size, on the study's grid: uint8 (C, H, W). Of a volume (C, D, H, W).
 
     What the image does not have of the grid is the median of its border.
 
@@ -158,22 +178,22 @@ def fit_image(grey: NDArray[np.float64], grid: Image, pixel: Pixel = SQUARE) -> 
         Rejected: it is too long and narrow, see :func:`pad_to_aspect`, or see :func:`window_of`.
     """
     fill = border_median(grey)
-    if grid.fit == "pad":
+    if grid.fit == "pad" and len(grid.size) == 2:
         return _to_uint8(smooth(_on_canvas(grey, grid, fill, pixel.aspect), grid.size))
-    shown = _shown((grey.shape[1], grey.shape[2]), grid, pixel)
+    shown = _shown(grey.shape[1:], grid, pixel)
     return _to_uint8(np.stack([shown.smooth(one, float(edge)) for one, edge in zip(grey, fill, strict=True)]))
 
 
 def fit_masks(coverage: NDArray[np.float64], grid: Image, pixel: Pixel = SQUARE) -> NDArray[np.uint8]:
-    """Masks (S, H, W) in [0, 1] that belong to an image treated by :func:`fit_image`: uint8 (S, H, W)."""
-    if grid.fit == "pad":
+    """Masks (S, *size) in [0, 1] that belong to an image treated by :func:`fit_image`: uint8, on the study's grid."""
+    if grid.fit == "pad" and len(grid.size) == 2:
         return _to_uint8(average(_on_canvas(coverage, grid, 0.0, pixel.aspect), grid.size))
-    return _to_uint8(_shown((coverage.shape[1], coverage.shape[2]), grid, pixel).average(coverage))
+    return _to_uint8(_shown(coverage.shape[1:], grid, pixel).average(coverage))
 
 
-def _shown(shape: tuple[int, int], grid: Image, pixel: Pixel) -> Crop:
-    """What the grid shows of an image (H, W)."""
-    return Crop(*window_of(shape, grid, pixel), (grid.size[0], grid.size[1]))
+def _shown(shape: tuple[int, ...], grid: Image, pixel: Pixel) -> Crop:
+    """What the grid shows of an image (H, W) or volume (D, H, W)."""
+    return Crop(*window_of(shape, grid, pixel), grid.size)
 
 
 def _on_canvas(
@@ -191,8 +211,8 @@ def _to_uint8(values: NDArray[np.float64]) -> NDArray[np.uint8]:
 
 
 def border_median(array: NDArray[np.generic]) -> NDArray:
-    """Median of the outermost pixels of each channel of ``array`` (C, H, W): (C,). What to pad it with."""
-    edges = (array[:, 0], array[:, -1], array[:, :, 0], array[:, :, -1])
+    """Median of the outermost pixels of each channel of ``array`` (C, *size): (C,). What to pad it with."""
+    edges = [array.take(end, axis).reshape(len(array), -1) for axis in range(1, array.ndim) for end in (0, -1)]
     return np.median(np.concatenate(edges, axis=1), axis=1)
 
 

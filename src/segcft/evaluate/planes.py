@@ -9,9 +9,10 @@ from segcft.grid import Grid
 
 
 class Planes:
-    """Of a volume the planes across its axes, through one voxel, as on a radiologist's screen: that across depth at the
-    upper left, below it that across height, beside it that across width, so that what is seen in two of them lies on
-    one line. Elements are as large as they are. Of an image it is the image.
+    """Of a volume the planes across its axes, through one voxel, as on a radiologist's screen: that across height at
+    the upper left (coronal, of a patient), beside it that across width (sagittal), the head up in both, and below it
+    that across depth (axial). So what is seen in two of them lies on one line. Elements are as large as they are. Of an
+    image it is the image.
 
     Args:
         grid: of the images or volumes.
@@ -33,7 +34,7 @@ class Planes:
         if self.grid.dimensions == 2:
             return self.grid.size[0], self.grid.size[1]
         depth, height, width = self.shown
-        return height + depth, width + depth
+        return depth + height, width + height
 
     def __call__(self, maps: Tensor, corner: float = 0.0) -> Tensor:
         """(..., *size) to pictures (..., height, width); ``corner`` is where no plane is."""
@@ -41,9 +42,9 @@ class Planes:
             return maps
         (z, y, x), (depth, height, width) = self.place, self.shown
         picture = maps.new_full((*maps.shape[:-3], *self.size), corner)
-        picture[..., :height, :width] = _resized(maps[..., z, :, :], (height, width))
-        picture[..., height:, :width] = _resized(maps[..., :, y, :], (depth, width))
-        picture[..., :height, width:] = _resized(maps[..., :, :, x].transpose(-1, -2), (height, depth))
+        picture[..., :depth, :width] = _resized(maps[..., :, y, :].flip(-2), (depth, width))
+        picture[..., :depth, width:] = _resized(maps[..., :, :, x].flip(-2), (depth, height))
+        picture[..., depth:, :width] = _resized(maps[..., z, :, :], (height, width))
         return picture
 
 

@@ -25,6 +25,7 @@ from segcft.errors import Code, DataError
 from segcft.io.imagefile import ImageFile, check_id, find_file, find_mask, read_image
 from segcft.io.maskfile import Masks, read_masks
 from segcft.io.reject import Rejected, Remark, about
+from segcft.io.scan import find_scan
 from segcft.measures.measure import FULL
 from segcft.measures.measurements import Measurements
 
@@ -76,7 +77,7 @@ class Folder:
             needed = key == "images" or (self.masked and study.masked)
             if needed and not folder.is_dir():
                 raise DataError(Code.MISSING, folder, f"no such folder ({self.key}.{key})")
-        if study.image.channels not in (1, 3):
+        if study.image.channels not in (1, 3) and not self.volumes:
             why = f"image files have 1 or 3 channels, not {study.image.channels}"
             raise DataError(Code.UNSUPPORTED, "image.channels", why)
         self._check_names("columns", self.spec.columns, study.variables)
@@ -189,6 +190,11 @@ class Folder:
                 doubted.append(Remark(f"{name} not believed", f"{where}: {doubt}"))
         return attributes, doubted
 
+    @property
+    def volumes(self) -> bool:
+        """Whether its images are volumes."""
+        return len(self.study.image.size) == 3
+
     def read_files(self, id: str) -> tuple[Path, ImageFile, Masks | None]:
         """The file of a sample's image, what it shows, and its masks if it has any, all at the size of the files.
 
@@ -196,21 +202,19 @@ class Folder:
             Rejected: a file is missing or cannot be used.
         """
         spec = self.spec
-        path = find_file(self.images, id)
-        seen = read_image(path, self.study.image.channels, spec.grey_range, spec.window, spec.nifti_axes)
-        size = (seen.grey.shape[1], seen.grey.shape[2])
+        path = find_scan(self.images, id) if self.volumes else find_file(self.images, id)
+        dimensions = len(self.study.image.size)
+        seen = read_image(path, self.study.image.channels, spec.grey_range, spec.window, spec.nifti_axes, dimensions)
         if not self.masked:
             return path, seen, None
-        masks = read_masks(
-            self.masks, id, self.study.masked, size, seen.turn, seen.placed, spec.nifti_axes, spec.thin_structures
-        )
+        masks = read_masks(self.masks, id, self.study.masked, seen, spec.nifti_axes, spec.thin_structures)
         return path, seen, masks
 
     def _pixels(self, row: Row) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None, tuple[Remark, ...]]:
         grid, spec, id = self.study.image, self.spec, row.cells[self.spec.id]
         path, seen, masks = self.read_files(id)
         pixel = self._pixel(row, seen)
-        wrong = contradiction((seen.grey.shape[1], seen.grey.shape[2]), pixel, grid, str(path))
+        wrong = contradiction(seen.size, pixel, grid, str(path))
         if wrong and not spec.ignore_spacing:
             raise Rejected(wrong.text)
         with about(path):
@@ -230,7 +234,7 @@ class Folder:
         Raises:
             Rejected: nothing of a structure is left.
         """
-        grid, size = self.study.image, (whole.shape[1], whole.shape[2])
+        grid, size = self.study.image, whole.shape[1:]
         if grid.fit in ("pad", "stretch"):
             return []
         _, extent = resize.window_of(size, grid, pixel)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ from segcft.io.reject import Rejected, Remark, about
 from segcft.io.similar import similar_file
 from segcft.io.source import Source
 from segcft.io.turn import AS_STORED, Turn
+
+if TYPE_CHECKING:
+    from segcft.io.scan import Lie
 
 LOSSLESS = (".png", ".tif", ".tiff", ".bmp", *NIFTI)
 DICOM = (".dcm", ".dicom")
@@ -72,7 +75,7 @@ class ImageFile(NamedTuple):
     """What an image file shows and says."""
 
     grey: NDArray[np.float64]
-    """(C, H, W) in [0, 1]."""
+    """(C, H, W) in [0, 1], of a volume (C, D, H, W)."""
     aspect: float
     """Height of a pixel divided by its width: as a DICOM or NIfTI header says, else 1."""
     person: Mapping[str, float | str | None]
@@ -83,13 +86,21 @@ class ImageFile(NamedTuple):
     """What the file says of how it lies, which its mask has to fit."""
     turn: Turn = AS_STORED
     """How the pixels of a DICOM file were turned to be looked at; a mask of the stored ones has to be turned alike."""
-    extent: tuple[float, float] | None = None
-    """Height and width of the image in mm, as a DICOM or NIfTI header says."""
+    extent: tuple[float, ...] | None = None
+    """Height and width of the image, or depth, height and width of the volume, in mm, as a DICOM or NIfTI header
+    says."""
+    lie: Lie | None = None
+    """How a volume lies in the patient."""
 
     @property
-    def millimetres(self) -> tuple[float, float] | None:
-        """Height and width of a pixel in mm, by :attr:`extent`."""
-        return self.extent and (self.extent[0] / self.grey.shape[1], self.extent[1] / self.grey.shape[2])
+    def size(self) -> tuple[int, ...]:
+        """Pixels (H, W), or voxels (D, H, W)."""
+        return self.grey.shape[1:]
+
+    @property
+    def millimetres(self) -> tuple[float, ...] | None:
+        """Height and width of a pixel, or depth, height and width of a voxel, in mm, by :attr:`extent`."""
+        return self.extent and tuple(length / count for length, count in zip(self.extent, self.size, strict=True))
 
 
 def read_image(
@@ -98,24 +109,32 @@ def read_image(
     grey_range: tuple[float, float] | None = None,
     window: tuple[float, float] | None = None,
     axes: Axes | None = None,
+    dimensions: int = 2,
 ) -> ImageFile:
     """Grey values of an image file, and what its header says.
 
     Args:
-        path: PNG, TIFF, JPEG or BMP; grey, palette or RGB, 8 or 16 bit; transparency is dropped. Or DICOM, see
-            :func:`segcft.io.dicom.shown`. Or NIfTI, see :func:`segcft.io.nifti.read_nifti`; of other types than
-            8 or 16 bits without a sign, percentiles become 0 and 1, as in DICOM files that do not say.
+        path: of a volume see :func:`segcft.io.scan.read_scan`. Of an image PNG, TIFF, JPEG or BMP; grey, palette or
+            RGB, 8 or 16 bit; transparency is dropped. Or DICOM, see :func:`segcft.io.dicom.shown`. Or NIfTI, see
+            :func:`segcft.io.nifti.read_nifti`; of other types than 8 or 16 bits without a sign, percentiles become 0
+            and 1, as in DICOM files that do not say.
         channels: 1 (colour becomes luma) or 3 (grey is repeated).
         grey_range: values in the file that become 0 and 1; default: the whole range of the file's type, or what a
             DICOM file says itself.
         window: percentiles of the image that become 0 and 1, instead of fixed values.
         axes: of arrays in NIfTI; default: as their headers say.
+        dimensions: 2 of an image, 3 of a volume.
 
     Raises:
         Rejected: the file is not there, cannot be read, has no range of its own, or shows one single value.
     """
     if isinstance(path, Path) and not path.exists():
         raise Rejected(f"{path}: there is no such file")
+    if dimensions == 3:
+        from segcft.io.scan import read_scan
+
+        assert isinstance(path, Path), "volumes are read from disk"
+        return read_scan(path, channels, grey_range, window)
     if is_dicom(path):
         from segcft.io import dicom
         from segcft.io.dicomfile import open_dicom
@@ -165,27 +184,64 @@ def shades(
 ) -> NDArray[np.float64]:
     """Pixels as grey values (channels, H, W) in [0, 1], 1 being white; see :func:`read_image`."""
     values = np.moveaxis(np.atleast_3d(pixels.values).astype(np.float64), -1, 0)
-    if not np.isfinite(values).all():
-        raise Rejected("holds values that are not finite numbers")
-    if values.min() == values.max():
-        raise Rejected(f"constant image (every pixel is {values.flat[0]:g})")
+    check_varied(values)
     if channels == 1 and len(values) == 3:
         values = np.tensordot(LUMA, values, axes=1)[None]
     elif channels == 3 and len(values) == 1:
         values = np.repeat(values, 3, axis=0)
-    if window is not None:
-        low, high = (float(limit) for limit in np.percentile(values, window))
-    elif grey_range is not None:
-        low, high = grey_range
-    elif pixels.full is not None:
-        low, high = 0.0, pixels.full
-    else:
+    full = None if pixels.full is None else float(pixels.full)
+    if full is None and window is None and grey_range is None:
         kind = pixels.values.dtype
         raise Rejected(f"{kind} values have no range of their own; set data.grey_range or data.window")
+    shown = scaled(values, full, grey_range, window)
+    return 1 - shown if pixels.inverted else shown
+
+
+def check_varied(values: NDArray[np.float64]) -> None:
+    """Check that values are numbers, and not all the same.
+
+    Raises:
+        Rejected: they are not.
+    """
+    if not np.isfinite(values).all():
+        raise Rejected("holds values that are not finite numbers")
+    if values.min() == values.max():
+        raise Rejected(f"constant image (every pixel is {values.flat[0]:g})")
+
+
+def scaled(
+    values: NDArray[np.float64],
+    full: float | None,
+    grey_range: tuple[float, float] | None = None,
+    window: tuple[float, float] | None = None,
+) -> NDArray[np.float64]:
+    """Values (C, *size) as grey values in [0, 1]: between percentiles (``window``), or in ``grey_range``, or up to
+    ``full``.
+
+    Raises:
+        Rejected: one single value is left.
+    """
+    low, high = limits(values, full, grey_range, window)
     shown = np.clip((values - low) / (high - low), 0, 1) if low < high else np.zeros_like(values)
     if shown.min() == shown.max():
         raise Rejected(f"constant image between the grey values {low:g} and {high:g} that are shown")
-    return 1 - shown if pixels.inverted else shown
+    return shown
+
+
+def limits(
+    values: NDArray[np.float64],
+    full: float | None,
+    grey_range: tuple[float, float] | None = None,
+    window: tuple[float, float] | None = None,
+) -> tuple[float, float]:
+    """The values that become 0 and 1, see :func:`scaled`."""
+    if window is not None:
+        low, high = (float(limit) for limit in np.percentile(values, window))
+        return low, high
+    if grey_range is not None:
+        return grey_range
+    assert full is not None
+    return 0.0, full
 
 
 def is_dicom(path: Source) -> bool:

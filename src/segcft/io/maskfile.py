@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segcft.config.structure import Mask
-from segcft.io.imagefile import find_mask
+from segcft.io.imagefile import ImageFile, find_mask
 from segcft.io.nifti import PICTURE, Axes, Placed, is_nifti, read_nifti
 from segcft.io.picture import Pixels, largest, read_picture
 from segcft.io.reject import Rejected, Remark, about
 from segcft.io.source import Source
-from segcft.io.turn import AS_STORED, Turn
+
+if TYPE_CHECKING:
+    from segcft.io.scan import Lie
 
 WHOLE = 0.05
 """How far a label may be from a whole number: files store numbers scaled, which rounds them."""
@@ -39,7 +41,7 @@ class MaskFile(NamedTuple):
     """The numbers of one mask file."""
 
     values: NDArray[Any]
-    """(H, W), as they are stored; whole numbers that are so but for rounding are whole."""
+    """(H, W), of a volume (D, H, W), as they are stored; whole numbers that are so but for rounding are whole."""
     alpha: NDArray[np.float64] | None
     """Opacity (H, W) in [0, 1], at most 1 somewhere; None where everything is as opaque."""
     full: float | None
@@ -55,7 +57,7 @@ class Masks(NamedTuple):
     """The masks of one sample."""
 
     coverage: NDArray[np.float64]
-    """Of each structure, (S, H, W) in [0, 1], at the resolution of the files."""
+    """Of each structure, (S, *size) in [0, 1], at the resolution of the files."""
     remarks: tuple[Remark, ...]
     """Remarks on the files."""
 
@@ -64,9 +66,7 @@ def read_masks(
     folder: Path,
     id: str,
     structures: Mapping[str, Mask],
-    size: tuple[int, int],
-    turn: Turn = AS_STORED,
-    placed: Placed = PICTURE,
+    image: ImageFile,
     axes: Axes | None = None,
     thin: bool = False,
 ) -> Masks:
@@ -79,16 +79,14 @@ def read_masks(
         folder: of the masks.
         id: of the sample.
         structures: by name.
-        size: (H, W) of the sample's image, as it is seen.
-        turn: how the image was turned to be seen. Masks are of the stored pixels and turned with it; one in NIfTI may
-            say itself how it lies, see :meth:`segcft.io.nifti.Placed.turns`.
-        placed: what the file of the image says of how it lies.
+        image: of the sample, as it is seen. Masks are of its stored pixels and turned as it was; one in NIfTI may say
+            itself how it lies, see :meth:`segcft.io.nifti.Placed.turns`. Those of a volume say it as it does.
         axes: of arrays in NIfTI, see :func:`segcft.io.nifti.read_nifti`.
         thin: structures may be a pixel wide, so that borders do not tell whether a label map was smoothed.
 
     Raises:
-        Rejected: a file is missing, cannot be read, is not of ``size``, lies nobody knows how on its image, or holds
-            numbers that are no labels.
+        Rejected: a file is missing, cannot be read, is not of the image's size, lies nobody knows how on its image, or
+            holds numbers that are no labels.
     """
     files: dict[Path, MaskFile] = {}
     labels: dict[Path, NDArray[np.integer[Any]]] = {}
@@ -97,7 +95,7 @@ def read_masks(
         path = find_mask(folder, id, name, structure)
         with about(path):
             if path not in files:
-                files[path] = _read(path, size, turn, placed, axes)
+                files[path] = _read(path, image, axes) if image.lie is None else _read_scan(path, image.size, image.lie)
             if structure.file is not None:
                 masks.append(_coverage(name, files[path]))
                 continue
@@ -108,7 +106,7 @@ def read_masks(
         else:
             masks.append(labels[path] == structure.label)
     remarks = (remark for file in files.values() for remark in file.remarks)
-    return Masks(np.array(masks, dtype=np.float64).reshape(len(masks), *size), tuple(remarks))
+    return Masks(np.array(masks, dtype=np.float64).reshape(len(masks), *image.size), tuple(remarks))
 
 
 def read_labels(path: Source) -> NDArray[np.integer[Any]]:
@@ -121,21 +119,37 @@ def read_labels(path: Source) -> NDArray[np.integer[Any]]:
         return _labels(_open(path, None))
 
 
-def _read(path: Path, size: tuple[int, int], turn: Turn, image: Placed, axes: Axes | None) -> MaskFile:
+def _read(path: Path, image: ImageFile, axes: Axes | None) -> MaskFile:
     file = _open(path, axes)
-    if not is_nifti(path) or image.turns(file.placed, axes):
-        alpha = None if file.alpha is None else turn(file.alpha)
-        file = file._replace(values=turn(file.values), alpha=alpha)
-    if axes is None and not image.fits(file.placed):
+    if not is_nifti(path) or image.placed.turns(file.placed, axes):
+        alpha = None if file.alpha is None else image.turn(file.alpha)
+        file = file._replace(values=image.turn(file.values), alpha=alpha)
+    if axes is None and not image.placed.fits(file.placed):
         raise Rejected(
             "of this mask and its image only one says in its header how it lies in the patient, so how they "
             "fit is not known. Set data.nifti_axes: xy (arrays lie as in MONAI and ITK, the first axis across the "
             "picture), yx (as in NumPy and Pillow, the first axis down) or header (as headers say)"
         )
-    if file.values.shape != size:
-        found, wanted = (f"{width}x{height}" for height, width in (file.values.shape, size))
+    if file.values.shape != image.size:
+        found, wanted = (f"{width}x{height}" for height, width in (file.values.shape, image.size))
         raise Rejected(f"the mask has {found} pixels, its image {wanted}")
     return file
+
+
+def _read_scan(path: Path, size: tuple[int, ...], lie: Lie) -> MaskFile:
+    """The mask of a volume (D, H, W) that lies so."""
+    from segcft.io.scan import check_lie, read_array
+
+    stored, own, remarks = read_array(path)
+    values = stored[..., 0]
+    if values.shape != size:
+        found, wanted = (" x ".join(map(str, shape)) for shape in (values.shape, size))
+        raise Rejected(f"the mask has {found} voxels (depth x height x width), its image {wanted}")
+    check_lie(own, lie, size)
+    full = largest(values)
+    if values.dtype.kind == "f":
+        values, full = _whole(values)
+    return MaskFile(values, None, full, False, PICTURE, remarks)
 
 
 def _open(path: Source, axes: Axes | None) -> MaskFile:
@@ -202,11 +216,11 @@ def blended(labels: NDArray[np.integer[Any]]) -> float:
     others it may look like a ramp, too, but not along most of all borders.
 
     Args:
-        labels: (H, W).
+        labels: (H, W) or (D, H, W).
     """
     steps, ramps = 0.0, 0
-    for values in (labels, labels.T):
-        before, here, after = values[:, :-2], values[:, 1:-1], values[:, 2:]
+    for values in (np.moveaxis(labels, axis, -1) for axis in range(labels.ndim)):
+        before, here, after = values[..., :-2], values[..., 1:-1], values[..., 2:]
         border = before != after
         ramp = ((before < here) & (here < after)) | ((before > here) & (here > after))
         # A step is seen from both of its sides.

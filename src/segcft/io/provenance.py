@@ -1,4 +1,4 @@
-"""What every synthetic image says of itself, in PNG, GIF and DICOM files, and how it is read back.
+"""What every synthetic image says of itself, in PNG, GIF, DICOM and NIfTI files, and how it is read back.
 
 An image's *record* is a mapping that can be written as JSON. Records of counterfactuals have the study, the method,
 the fingerprint of the model, the interventions and what is known of each variable; see
@@ -20,6 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from segcft.errors import Code, DataError
 from segcft.io.imagefile import is_dicom
+from segcft.io.nifti import is_nifti
 from segcft.io.picture import open_picture
 from segcft.io.reject import Rejected
 
@@ -59,7 +60,19 @@ def gif_bytes(frames: Sequence[Image.Image], record: Mapping[str, Any], millisec
 def dicom_bytes(
     pixels: NDArray[np.uint8], record: Mapping[str, Any], spacing: tuple[float, ...] | None = None
 ) -> bytes:
-    """A DICOM file of pixels (C, H, W): a derived secondary capture of nobody, with unique identifiers of its own.
+    """:func:`dicom_of` as a file."""
+    return file_of(dicom_of(pixels, record, spacing))
+
+
+def file_of(dataset: Dataset) -> bytes:
+    """A dataset as a DICOM file."""
+    file = io.BytesIO()
+    dataset.save_as(file, enforce_file_format=True)
+    return file.getvalue()
+
+
+def dicom_of(pixels: NDArray[np.uint8], record: Mapping[str, Any], spacing: tuple[float, ...] | None = None) -> Dataset:
+    """A DICOM image of pixels (C, H, W): a derived secondary capture of nobody, with unique identifiers of its own.
 
     Args:
         pixels: grey (C = 1) or colour (C = 3).
@@ -116,9 +129,7 @@ def dicom_bytes(
     dataset.PixelData = content + b"\0" * (len(content) % 2)
     block = dataset.private_block(_GROUP, KEY, create=True)
     block.add_new(_RECORD, "UT", json.dumps(record, allow_nan=False, ensure_ascii=False))
-    file = io.BytesIO()
-    dataset.save_as(file, enforce_file_format=True)
-    return file.getvalue()
+    return dataset
 
 
 def inspect(path: str | Path) -> dict[str, Any] | None:
@@ -132,6 +143,10 @@ def inspect(path: str | Path) -> dict[str, Any] | None:
         if path.suffix.lower() == ".json":  # the numbers of an answer
             found = json.loads(path.read_text(encoding="utf-8"))
             text = json.dumps(found) if isinstance(found, dict) and KEY in found else None
+        elif is_nifti(path):
+            from segcft.io.volumeout import nifti_record
+
+            text = nifti_record(path)
         elif is_dicom(path):
             from segcft.io.dicomfile import open_dicom
 

@@ -1,4 +1,4 @@
-"""A folder with a CT series in DICOM, one file a slice, as a volume."""
+"""A folder with a series in DICOM, one file a slice, as a volume."""
 
 from __future__ import annotations
 
@@ -54,8 +54,10 @@ class Slice:
         return across / np.linalg.norm(across)
 
 
-def read_series(folder: Path) -> Volume:
-    """The volume of the one CT series in ``folder``, whatever the order and the names of its files.
+def read_series(folder: Path, hounsfield: bool = True) -> Volume:
+    """The volume of the one series in ``folder``, whatever the order and the names of its files.
+
+    If ``hounsfield`` it must be CT, and say how values become Hounsfield units.
 
     What is no DICOM image is passed over, and told by a remark, unless it is called like the slices.
     Slices of a tilted gantry are each moved sideways; the affine says so, and nothing is resampled.
@@ -68,7 +70,7 @@ def read_series(folder: Path) -> Volume:
     slices = []
     for path, header in files:
         with reading_dicom(path):
-            slices.append(_read_header(path, header))
+            slices.append(_read_header(path, header, hounsfield))
     with about(folder):
         slices = _in_order(slices)
         first, step = slices[0], _step(slices)
@@ -144,9 +146,9 @@ def _pattern(path: Path) -> str:
     return re.sub(r"\b[0-9a-f-]{8,}\b|\d+(\.\d+)*", "#", path.name.lower())
 
 
-def _read_header(path: Path, header: Dataset) -> Slice:
+def _read_header(path: Path, header: Dataset, hounsfield: bool) -> Slice:
     """The place of a slice."""
-    if (modality := text_of(header, "Modality")) != "CT":
+    if hounsfield and (modality := text_of(header, "Modality")) != "CT":
         raise Rejected(f"Modality is {modality}, expected CT")
     if int(header.get("NumberOfFrames") or 1) > 1:
         raise Rejected(f"NumberOfFrames is {header.NumberOfFrames}, expected one slice a file; use NIfTI")
@@ -154,8 +156,12 @@ def _read_header(path: Path, header: Dataset) -> Slice:
     across, down = _numbers(header, "ImageOrientationPatient", 3, 3)
     if not np.allclose([across @ across, down @ down, across @ down], [1, 1, 0], atol=1e-3):
         raise Rejected("ImageOrientationPatient is no pair of unit vectors at a right angle")
-    slope, intercept = (float(_numbers(header, name, 1)[0][0]) for name in ("RescaleSlope", "RescaleIntercept"))
-    if (unit := text_of(header, "RescaleType") or "HU") not in ("HU", "US"):  # US: unspecified
+    scaled = hounsfield or "RescaleSlope" in header
+    slope, intercept = (
+        float(_numbers(header, name, 1)[0][0]) if scaled else default
+        for name, default in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0))
+    )
+    if hounsfield and (unit := text_of(header, "RescaleType") or "HU") not in ("HU", "US"):  # US: unspecified
         raise Rejected(f"RescaleType is {unit}, expected HU")
     # From one column to the next one goes across, by the second of the spacings.
     along = np.column_stack([across * spacing[1], down * spacing[0]])

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcft.io.nifti import NIFTI, is_nifti
-from segcft.io.reject import Rejected, about, reading
+from segcft.io.reject import Rejected, Remark, about, reading
 from segcft.io.series import read_series
 from segcft.io.space import FLIP
 from segcft.io.volume import Volume
@@ -62,6 +62,38 @@ def check_affine(affine: NDArray[np.float64]) -> None:
         raise Rejected("the affine is (nearly) singular: axes of the volume lie in a plane")
 
 
+class Stored(NamedTuple):
+    """A volume as its file has it, which may be of anything."""
+
+    values: NDArray[Any]
+    """(I, J, K), or (I, J, K, C) of several channels."""
+    affine: NDArray[np.float64]
+    """(4, 4), from indices to mm in LPS."""
+    scale: tuple[float, float]
+    """Slope and intercept of values."""
+    said: bool
+    """The file says how it lies in the patient."""
+    remarks: tuple[Remark, ...] = ()
+
+
+def read_stored(path: Path, channels: int = 1) -> Stored:
+    """A volume from a NIfTI-1 or NIfTI-2 file, plain or gzip; what is on disk is RAS.
+
+    Several channels are its fourth dimension.
+
+    Raises:
+        Rejected: it cannot be read, has other dimensions, or says in two ways how it lies.
+    """
+    with reading(path, "NIfTI file"):
+        image, values = _load(path, channels)
+        _check_unit(image)
+        said = bool(image.header["qform_code"] or image.header["sform_code"])
+        remarks = _one_lie(path, image)
+        affine = np.asarray(image.affine, dtype=np.float64)
+    scale = float(image.dataobj.slope), float(image.dataobj.inter)
+    return Stored(values, np.diag([*FLIP, 1]) @ affine, scale, said, remarks)
+
+
 def read_nifti(path: Path) -> Volume:
     """A volume from a NIfTI-1 or NIfTI-2 file, plain or gzip; what is on disk is RAS.
 
@@ -99,8 +131,9 @@ def read_stack(path: Path) -> Stack:
     return Stack(values if (scale, offset) == (1, 0) else values * scale + offset, (x, y))
 
 
-def _load(path: Path) -> tuple[Any, NDArray[Any]]:
-    """The image of a NIfTI-1 or NIfTI-2 file, plain or gzip, and its values as they are stored, (I, J, K)."""
+def _load(path: Path, channels: int = 1) -> tuple[Any, NDArray[Any]]:
+    """The image of a NIfTI-1 or NIfTI-2 file, plain or gzip, and its values as they are stored, (I, J, K), or
+    (I, J, K, C) of several channels."""
     nibabel = extra("nibabel", path)
     kind = type(nibabel.load(path))
     if not issubclass(kind, nibabel.Nifti1Image):
@@ -114,7 +147,7 @@ def _load(path: Path) -> tuple[Any, NDArray[Any]]:
         values = np.asanyarray(image.dataobj.get_unscaled())
         if len(file.read(_MORE)) == _MORE:  # to the end, where gzip checks that nothing was damaged
             raise Rejected(f"goes on after the {values.size} voxels of its header")
-    return image, _three_dimensional(values)
+    return image, _checked(values, channels)
 
 
 def _check_bytes(path: Path, image: Any) -> None:
@@ -127,13 +160,13 @@ def _check_bytes(path: Path, image: Any) -> None:
         raise Rejected(f"cut off: {found} bytes cannot hold the {math.prod(image.shape)} voxels of its header")
 
 
-def _three_dimensional(values: NDArray[Any]) -> NDArray[Any]:
-    shape = values.shape
-    while values.ndim > 3 and values.shape[-1] == 1:
+def _checked(values: NDArray[Any], channels: int) -> NDArray[Any]:
+    shape, axes = values.shape, 3 if channels == 1 else 4
+    while values.ndim > axes and values.shape[-1] == 1:
         values = values[..., 0]
-    if values.ndim != 3 or min(values.shape) < 2:
-        found = " x ".join(map(str, shape))
-        raise Rejected(f"dim is {found}, expected a volume of three dimensions, each of 2 voxels or more")
+    if values.ndim != axes or min(values.shape[:3]) < 2 or (axes == 4 and values.shape[3] != channels):
+        found, more = " x ".join(map(str, shape)), "" if channels == 1 else f", and a fourth one of {channels} channels"
+        raise Rejected(f"dim is {found}, expected a volume of three dimensions, each of 2 voxels or more{more}")
     if values.dtype.kind not in "iuf":
         raise Rejected(f"datatype is {values.dtype}, expected whole or real numbers")
     smaller = np.float32 if values.dtype.kind == "f" else values.dtype.newbyteorder("=")
@@ -146,6 +179,27 @@ def _check_unit(image: Any) -> None:
         raise Rejected(f"xyzt_units is {unit}, expected mm")
 
 
+def _one_lie(path: Path, image: Any) -> tuple[Remark, ...]:
+    """What to tell of a header that has two affines of which one is moved: it lies alike, at another place.
+
+    Raises:
+        Rejected: they differ in direction or in the size of voxels.
+    """
+    (sform, has_sform), (qform, has_qform) = image.get_sform(coded=True), image.get_qform(coded=True)
+    if not (has_sform and has_qform):
+        return ()
+    apart = float(np.abs((sform - qform)[:3, :3] @ np.array(image.shape[:3])).max())
+    if not apart <= AFFINES:
+        raise Rejected(
+            f"sform and qform are up to {apart:.3g} mm apart across the volume; remove the one that is wrong"
+        )
+    moved = float(np.linalg.norm((sform - qform)[:3, 3]))
+    if moved <= AFFINES:
+        return ()
+    text = f"{path}: sform and qform lie {moved:.3g} mm apart, in one direction; sform is believed"
+    return (Remark("sform and qform differ", text),)
+
+
 def _nifti_affine(image: Any) -> NDArray[np.float64]:
     """From indices to mm in RAS."""
     _check_unit(image)
@@ -155,10 +209,13 @@ def _nifti_affine(image: Any) -> NDArray[np.float64]:
     if has_sform and has_qform:
         corners = np.array(np.meshgrid(*([0, length - 1] for length in image.shape[:3]))).reshape(3, -1)
         apart = np.linalg.norm((sform - qform)[:3] @ np.vstack([corners, np.ones(8)]), axis=0).max()
-        if not apart <= 0.1:
+        if not apart <= AFFINES:
             raise Rejected(f"sform and qform are up to {apart:.3g} mm apart; remove the one that is wrong")
     return np.asarray(sform if has_sform else qform, dtype=np.float64)
 
+
+AFFINES = 0.1
+"""How many mm sform and qform may be apart: both are rounded."""
 
 VOXEL = (0.05, 10.0)
 """Edges of a voxel in mm that are believed; beyond, the header is wrong, or in metres."""

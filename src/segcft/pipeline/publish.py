@@ -25,7 +25,10 @@ from segcft.data.splits import JUDGE
 from segcft.data.store import Store
 from segcft.errors import Code, DataError, RunError
 from segcft.evaluate.names import method_name
+from segcft.grid import Grid
 from segcft.io.provenance import png_bytes
+from segcft.io.scan import Lie
+from segcft.io.volumeout import nifti_bytes
 from segcft.pipeline.calibration import read_calibration, write_calibration
 from segcft.pipeline.judging import guides_of
 from segcft.pipeline.run import Run, write_subjects
@@ -65,7 +68,6 @@ def publish(
         RunError: the run lacks a part or its evaluation, ``folder`` holds something else, or the above is not met.
         DataError: an example is no test sample.
     """
-    run.study.require_images(run.folder, "publishing")
     methods = list(methods) or list(run.methods())[-1:]
     mechanisms = list(map(run.mechanism, methods))
     # Guides correct answers that are to be exact.
@@ -182,9 +184,13 @@ def _write_examples(run: Run, store: Store, rows: Sequence[int], folder: Path) -
     if isinstance(run.study.data, SimulatedData):
         said = {"segcft": segcft.__version__, "study": run.study.name, "simulator": run.study.data.source}
     for number, row in enumerate(rows, start=1):
-        pixels = store.images[row]
-        write_bytes(folder / f"{number}.png", png_bytes(pixels, said))
-        attributes: dict[str, float | str] = {"image": f"{number}.png"}
+        pixels = np.asarray(store.images[row])
+        file, content = f"{number}.png", b""
+        if pixels.ndim == 4:  # a volume, of which the store knows no more than the size of its voxels
+            lie = Lie.straight(Grid.of(run.study.image).pitch)
+            file, content = f"{number}.nii.gz", nifti_bytes(pixels, lie, said)
+        write_bytes(folder / file, content or png_bytes(pixels, said))
+        attributes: dict[str, float | str] = {"image": file}
         for k, (name, variable) in enumerate(run.study.variables.items()):
             value = float(store.values()[row][k])
             if variable.derived or np.isnan(value):
@@ -222,9 +228,10 @@ def training_table(run: Run, parts: Sequence[str]) -> str:
 def model_card(run: Run, store: Store, parts: Sequence[str], methods: Sequence[str], card: str, examples: int) -> str:
     """The card, in Markdown; where there are so many ``examples`` it asks of the first of them."""
     study = run.study
-    height, width = study.image.size
+    size, kind = " x ".join(map(str, study.image.size)), "pixels" if len(study.image.size) == 2 else "voxels"
     people = store.table["patient"].nunique()
-    example = "FOLDER/examples/1.png" if examples else "image.png"
+    suffix = "png" if kind == "pixels" else "nii.gz"
+    example = f"FOLDER/examples/1.{suffix}" if examples else f"image.{suffix}"
     simulated = isinstance(study.data, SimulatedData)
     again, given = "" if simulated else " --data DIR", ""
     if examples:
@@ -254,7 +261,7 @@ answer = model.counterfactual("{example}", do={{"{area}": "{change}"}})
 answer.image, answer.areas, answer.warnings
 ```
 
-FOLDER is where this file is. Images are brought to {height} x {width} pixels; areas are in \
+FOLDER is where this file is. Images are brought to {size} {kind}; {"areas" if kind == "pixels" else "volumes"} are in \
 {study.image.cell_unit} of that grid.
 
 ## What it knows

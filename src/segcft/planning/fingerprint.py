@@ -219,7 +219,8 @@ def _read(folder: Folder, row: Row) -> _Seen | Rejected:
     except Rejected as error:
         return error
     coverage = masks.coverage if masks else None
-    return _look(folder.study, image.grey, coverage, image.aspect, image.extent)
+    extent = None if image.extent is None else (image.extent[0], image.extent[1])
+    return _look(folder.study, image.grey, coverage, image.aspect, extent)
 
 
 def _look(

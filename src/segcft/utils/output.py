@@ -12,6 +12,8 @@ RECORD = "counterfactual.json"
 """The file by which the folder of an answer is known."""
 ANSWER = (".png", ".dcm", ".dicom", ".json")
 """Suffixes of the files that an answer can be."""
+COMPRESSED = ".nii.gz"
+VOLUME_ANSWER = (COMPRESSED, ".nii", ".png", ".json")
 FILES = {
     *ANSWER,
     *(".jpg", ".jpeg", ".jp2", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".svg", ".nii", ".gz", ".npy", ".npz", ".mp4"),
@@ -20,13 +22,22 @@ FILES = {
 """Suffixes that a user gives to a file. A folder may have any other one: ``answers.v2``."""
 
 
-def check_answer(path: Path) -> None:
-    """Check where one answer is to be written, which is a file of :data:`ANSWER` or a folder.
+def check_answer(path: Path, volume: bool = False) -> None:
+    """Check where one answer is to be written, which is a file of :data:`ANSWER`, of a ``volume`` of
+    :data:`VOLUME_ANSWER`, or a folder.
 
     Raises:
         DataError: see :func:`check`.
     """
-    check(path, ANSWER, RECORD, "an answer is written to .png, .dcm or .json, or to a folder")
+    kinds = VOLUME_ANSWER if volume else ANSWER
+    *others, last = kinds
+    check(path, kinds, RECORD, f"an answer is written to {', '.join(others)} or {last}, or to a folder")
+
+
+def check_any_answer(path: Path) -> None:
+    """:func:`check_answer`, while it is not known whether the answer is about an image or a volume."""
+    kinds = tuple(dict.fromkeys((*ANSWER, *VOLUME_ANSWER)))
+    check(path, kinds, RECORD, f"an answer is written to {', '.join(kinds)}, or to a folder")
 
 
 def check_answers(path: Path) -> None:
@@ -53,7 +64,8 @@ def check(path: Path, kinds: Sequence[str], mark: str, expected: str) -> None:
     Raises:
         DataError: it names a file of another kind, is a folder that holds other things, or is there as the other.
     """
-    named = path.suffix.lower() in kinds
+    suffix = COMPRESSED if path.name.lower().endswith(COMPRESSED) else path.suffix.lower()
+    named = suffix in kinds
     if path.is_dir():
         if named:
             raise DataError(Code.EXISTS, path, f"a folder has this name of a file; {expected}")

@@ -1,0 +1,221 @@
+"""A volume as studies read it: a NIfTI file or a folder with a DICOM series, on the axes of the patient.
+
+Whatever the order and direction of its axes in the file, an array of a volume goes from feet to head, then from front
+to back, then from the patient's right to the left. So its slices across the first axis are seen as radiologists look at
+axial images, the lowest first.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segcft.io.dicomhead import DICOMDIR
+from segcft.io.greys import PERCENTILES
+from segcft.io.imagefile import ImageFile, check_id, check_varied, find_file, is_dicom, limits, scaled
+from segcft.io.nifti import NIFTI, is_nifti
+from segcft.io.reject import Rejected, Remark, about
+from segcft.io.series import read_series
+from segcft.io.volumefile import Stored, check_affine, read_stored
+from segcft.utils.extra import extra
+
+CANONICAL: tuple[tuple[int, ...], tuple[bool, ...]] = ((2, 1, 0), (False, True, True))
+"""As :class:`Lie` has order and direction of an array that goes to the right, to the front and to the head (RAS)."""
+OBLIQUE = 15.0
+"""Degrees between an axis of the array and that of the patient beyond which a remark tells of it."""
+APART = 0.1
+"""How many mm the corners of a mask may be from those of its image: headers are rounded."""
+
+
+@dataclass(frozen=True)
+class Lie:
+    """How the array of a volume lies in the patient, and how it was turned to be seen.
+
+    Attributes:
+        affine: (4, 4), from indices of the array as it is seen to mm in LPS, DICOM's patient coordinates.
+        order: the stored axis along each axis that is seen.
+        flipped: whether each axis that is seen is the stored one backwards.
+        said: the file says how it lies.
+    """
+
+    affine: NDArray[np.float64]
+    order: tuple[int, ...] = (0, 1, 2)
+    flipped: tuple[bool, ...] = (False, False, False)
+    said: bool = True
+
+    @classmethod
+    def straight(cls, spacing: tuple[float, ...]) -> Lie:
+        """Of voxels of a size (D, H, W) in mm, of which nobody says how they lie."""
+        affine = np.zeros((4, 4))
+        affine[2, 0], affine[1, 1], affine[0, 2] = spacing
+        affine[3, 3] = 1
+        return cls(affine, *CANONICAL, said=False)
+
+    def turn(self, stored: NDArray[Any]) -> NDArray[Any]:
+        """The stored array (I, J, K, ...) as it is seen, (D, H, W, ...)."""
+        turned = np.moveaxis(stored, self.order, (0, 1, 2))
+        return turned[tuple(slice(None, None, -1 if flip else 1) for flip in self.flipped)]
+
+    def back(self, seen: NDArray[Any]) -> NDArray[Any]:
+        """The array as it is seen, (D, H, W, ...), as it is stored."""
+        straight = seen[tuple(slice(None, None, -1 if flip else 1) for flip in self.flipped)]
+        return np.moveaxis(straight, (0, 1, 2), self.order)
+
+    def stored_affine(self, shape: tuple[int, ...]) -> NDArray[np.float64]:
+        """(4, 4), from indices of the stored array to mm in LPS; ``shape`` (D, H, W) is of the one that is seen."""
+        seen = np.zeros((4, 4))  # from indices of the stored array to those of the one that is seen
+        seen[3, 3] = 1
+        for axis, (stored, flip) in enumerate(zip(self.order, self.flipped, strict=True)):
+            seen[axis, stored], seen[axis, 3] = (-1, shape[axis] - 1) if flip else (1, 0)
+        found: NDArray[np.float64] = self.affine @ seen
+        return found
+
+    def within(self, start: tuple[float, ...], extent: tuple[float, ...], size: tuple[int, ...]) -> Lie:
+        """How a grid of ``size`` voxels lies over a part of this one (:func:`~segcft.data.resize.window_of`), stored
+        in :data:`CANONICAL` order."""
+        step = np.array(extent) / size
+        inner = np.diag([*step, 1.0])
+        inner[:3, 3] = np.array(start) + step / 2 - 0.5
+        return Lie(self.affine @ inner, *CANONICAL, said=self.said)
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Size of a voxel along each axis that is seen, in mm."""
+        depth, height, width = np.linalg.norm(self.affine[:3, :3], axis=0).tolist()
+        return depth, height, width
+
+    def apart(self, other: Lie, shape: tuple[int, ...]) -> float:
+        """How far corners of an array (D, H, W) of this ``shape`` are from where they lie by another one, in mm."""
+        corners = np.array(np.meshgrid(*([-0.5, length - 0.5] for length in shape))).reshape(3, -1)
+        moved = (self.affine - other.affine)[:3] @ np.vstack([corners, np.ones(corners.shape[1])])
+        return float(np.linalg.norm(moved, axis=0).max())
+
+
+def find_scan(folder: Path, id: str) -> Path:
+    """The file of the volume ``id`` in ``folder``, or the folder with its DICOM series, which is called ``id``.
+
+    Raises:
+        Rejected: there is none or more than one, or ``id`` leads out of the folder.
+    """
+    check_id(id)
+    return folder / id if id and (folder / id).is_dir() else find_file(folder, id, NIFTI)
+
+
+def is_series(path: Path) -> bool:
+    """Whether it is a folder that holds DICOM files, which are taken for slices of one volume."""
+    if not path.is_dir():
+        return False
+    files = (one for one in path.iterdir() if one.is_file() and not one.name.startswith("."))
+    return any(one.name != DICOMDIR and is_dicom(one) for one in files)
+
+
+def read_scan(
+    path: Path,
+    channels: int = 1,
+    grey_range: tuple[float, float] | None = None,
+    window: tuple[float, float] | None = None,
+) -> ImageFile:
+    """Grey values of a volume on the axes of the patient, and what its file says.
+
+    Args:
+        path: a NIfTI file, or a folder with one DICOM series.
+        channels: of the volume. Several are the fourth dimension of a NIfTI file; each has its own percentiles.
+        grey_range: values in the file that become 0 and 1.
+        window: percentiles that do so. By default it is the whole range of 8 or 16 bits without a sign, and of other
+            types, as MR and CT have them, the 0.5th and 99.5th percentile.
+
+    Raises:
+        DataError: NiBabel is not installed.
+        Rejected: it cannot be read, has another number of dimensions or channels, does not say in one way how it lies,
+            or shows one single value.
+    """
+    stored, lie, remarks = read_array(path, channels)
+    with about(path):
+        values = np.moveaxis(stored, -1, 0)
+        ranges = grey_limits(values, grey_range, window)
+        values = values.astype(np.float64)
+        check_varied(values)
+        grey = np.concatenate([scaled(one[None], None, limits) for one, limits in zip(values, ranges, strict=True)])
+    extent = tuple(length * mm for length, mm in zip(grey.shape[1:], lie.spacing, strict=True))
+    return ImageFile(grey, 1.0, {}, remarks, extent=extent, lie=lie)
+
+
+def grey_limits(
+    stored: NDArray[Any], grey_range: tuple[float, float] | None, window: tuple[float, float] | None
+) -> list[tuple[float, float]]:
+    """Which values of each channel (C, D, H, W) become 0 and 1; see :func:`read_scan`."""
+    full = None
+    if grey_range is None and window is None:
+        if stored.dtype in (np.uint8, np.uint16):
+            full = float(np.iinfo(stored.dtype).max)
+        else:
+            window = PERCENTILES
+    return [limits(one.astype(np.float64), full, grey_range, window) for one in stored]
+
+
+def read_array(path: Path, channels: int = 1) -> tuple[NDArray[Any], Lie, tuple[Remark, ...]]:
+    """The values of a volume in the file's units, on the axes of the patient, (D, H, W, C); how it lies; remarks.
+
+    Raises:
+        DataError: NiBabel is not installed.
+        Rejected: see :func:`read_scan`.
+    """
+    with about(path):
+        if path.is_dir():
+            volume = read_series(path, hounsfield=False)
+            found = Stored(volume.values, volume.affine, (volume.slope, volume.intercept), True, volume.remarks)
+        elif is_nifti(path):
+            found = read_stored(path, channels)
+        else:
+            raise Rejected(f"expected a NIfTI file ({' or '.join(NIFTI)}) or a folder with a DICOM series")
+        check_affine(found.affine)
+        lie, degrees = _lie_of(found, path)
+        values = found.values if found.values.ndim == 4 else found.values[..., None]
+        if values.shape[-1] != channels:
+            raise Rejected(f"has {values.shape[-1]} channels, the study {channels}")
+        slope, intercept = found.scale
+        if (slope, intercept) != (1.0, 0.0):
+            values = values * slope + intercept
+    remarks = list(found.remarks)
+    if not found.said:
+        text = "its header does not say how it lies in the patient; it is taken as its axes are"
+        remarks.append(Remark("unknown orientation", f"{path}: {text}"))
+    if degrees > OBLIQUE:
+        text = f"its axes are up to {degrees:.0f} degrees from those of the patient; it is not turned"
+        remarks.append(Remark("oblique", f"{path}: {text}"))
+    return lie.turn(values), lie, tuple(remarks)
+
+
+def check_lie(mask: Lie, image: Lie, shape: tuple[int, ...]) -> None:
+    """Check that a mask lies where its image does; ``shape`` (D, H, W) is that of both.
+
+    Raises:
+        Rejected: it lies elsewhere, or only one of the two says where.
+    """
+    if mask.said != image.said:
+        raise Rejected("of this mask and its image only one says in its header how it lies in the patient")
+    apart = mask.apart(image, shape)
+    if apart > APART:
+        raise Rejected(f"by their headers this mask lies up to {apart:.3g} mm from where its image does")
+
+
+def _lie_of(found: Stored, path: Path) -> tuple[Lie, float]:
+    """How a volume lies on the nearest axes of the patient, and how many degrees it is off these."""
+    extra("nibabel", path, "nifti")
+    from nibabel.orientations import inv_ornt_aff, io_orientation
+
+    orientation = io_orientation(found.affine)  # of each stored axis the axis of LPS, and its direction
+    shape = found.values.shape[:3]
+    straight = found.affine @ inv_ornt_aff(orientation, shape)
+    # Axes go to the left, the back and the head now, and are seen the other way round.
+    order = tuple(int(np.flatnonzero(orientation[:, 0] == axis)[0]) for axis in (2, 1, 0))
+    flipped = tuple(bool(orientation[stored, 1] < 0) for stored in order)
+    seen = straight[:, [2, 1, 0, 3]]
+    steps = seen[:3, :3] / np.linalg.norm(seen[:3, :3], axis=0)
+    smallest = min(abs(steps[2, 0]), abs(steps[1, 1]), abs(steps[0, 2]))
+    return Lie(seen, order, flipped, found.said), math.degrees(math.acos(min(smallest, 1.0)))

@@ -1,0 +1,109 @@
+"""Writing a volume that says that it is synthetic: as NIfTI, or as a DICOM series of axial slices."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segcft.io.provenance import KEY, SYNTHETIC, dicom_of, file_of
+from segcft.io.reject import Rejected
+from segcft.io.scan import Lie
+from segcft.io.space import FLIP
+from segcft.utils.extra import extra
+
+VOLUMES = (".nii", ".nii.gz")
+"""Of the files that an answer about a volume can be."""
+_COMMENT = 6
+"""Code of a header extension that is text."""
+
+
+def is_volume_file(path: Path) -> bool:
+    """Whether a file is called like one of :data:`VOLUMES`."""
+    return path.name.lower().endswith(VOLUMES)
+
+
+def nifti_bytes(
+    values: NDArray[Any],
+    lie: Lie,
+    record: Mapping[str, Any] | None,
+    *,
+    compressed: bool = True,
+    like: Path | None = None,
+) -> bytes:
+    """A NIfTI-1 file of a volume (C, D, H, W); with a ``record`` it says that it is synthetic, and why it was made.
+
+    Args:
+        values: as they are seen; they are stored as ``lie`` says.
+        lie: how the array lies in the patient.
+        record: goes into a comment of the header. None: of a real volume.
+        compressed: by gzip.
+        like: the NIfTI file of the volume, whose header it has but for what that says of values.
+
+    Raises:
+        DataError: NiBabel is not installed.
+    """
+    nibabel = extra("nibabel", "NIfTI", "nifti")
+    stored = lie.back(np.moveaxis(values, 0, -1))
+    stored = stored[..., 0] if stored.shape[-1] == 1 else stored
+    stored = np.ascontiguousarray(stored)
+    if like is not None:
+        original = nibabel.load(like)
+        image = nibabel.Nifti1Image(stored, original.affine, original.header)
+    else:
+        image = nibabel.Nifti1Image(stored, np.diag([*FLIP, 1]) @ lie.stored_affine(values.shape[1:]))
+        image.header.set_xyzt_units("mm")
+    image.set_data_dtype(stored.dtype)
+    image.header["cal_min"] = image.header["cal_max"] = 0
+    image.header.extensions.clear()  # the original's may say who it is
+    image.header["descrip"] = b"" if record is None else SYNTHETIC.encode()
+    if record is not None:
+        comment = json.dumps({KEY: record}, allow_nan=False).encode()
+        image.header.extensions.append(nibabel.nifti1.Nifti1Extension(_COMMENT, comment))
+    content: bytes = image.to_bytes()
+    return gzip.compress(content, mtime=0) if compressed else content
+
+
+def nifti_record(path: Path) -> str | None:
+    """The record of a NIfTI file, in JSON; None of one that has none.
+
+    Raises:
+        DataError: NiBabel is not installed.
+        Rejected: it cannot be read.
+    """
+    nibabel = extra("nibabel", path, "nifti")
+    try:
+        extensions = nibabel.load(path).header.extensions
+    except Exception as error:  # NiBabel's readers raise almost anything over a broken file
+        raise Rejected(f"cannot read this volume ({error})") from None
+    for one in extensions:
+        text = one.get_content() if one.get_code() == _COMMENT else ""
+        text = text.decode(errors="replace") if isinstance(text, bytes) else text
+        if f'"{KEY}"' in text:
+            return json.dumps(json.loads(text.rstrip("\0"))[KEY])
+    return None
+
+
+def series_bytes(pixels: NDArray[np.uint8], lie: Lie, record: Mapping[str, Any]) -> Iterator[bytes]:
+    """The files of a DICOM series, one an axial slice of a volume (C, D, H, W), the lowest first; see
+    :func:`segcft.io.provenance.dicom_bytes`."""
+    from pydicom.uid import generate_uid
+
+    study, series, frame = (generate_uid(prefix=None) for _ in range(3))
+    depth, height, width = (lie.affine[:3, axis] for axis in range(3))
+    through, down, across = lie.spacing
+    for number in range(pixels.shape[1]):
+        dataset = dicom_of(pixels[:, number], record)
+        dataset.StudyInstanceUID, dataset.SeriesInstanceUID, dataset.FrameOfReferenceUID = study, series, frame
+        dataset.PositionReferenceIndicator = ""
+        dataset.InstanceNumber = number + 1
+        dataset.ImageOrientationPatient = [f"{step:.8g}" for step in (*(width / across), *(height / down))]
+        dataset.ImagePositionPatient = [f"{place:.8g}" for place in lie.affine[:3, 3] + number * depth]
+        dataset.PixelSpacing = [f"{down:.8g}", f"{across:.8g}"]
+        dataset.SliceThickness = f"{through:.8g}"
+        yield file_of(dataset)
