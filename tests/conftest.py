@@ -18,6 +18,7 @@ from filelock import FileLock
 from hypothesis import settings
 from PIL import Image
 
+import small_volumes
 from segcft.config.loader import parse_study
 from segcft.config.study import Study
 from segcft.data.batches import sequential
@@ -122,6 +123,17 @@ def small_run(made_once: MakeOnce, small_study: Study) -> Run:
         Pipeline(Run(folder / "small", small_study), make_fabric("cpu")).run_all()
 
     return Run(made_once("small-run", make) / "small", small_study)
+
+
+@pytest.fixture(scope="session")
+def volumes(made_once: MakeOnce) -> Run:
+    """A whole run of a small study of volumes, every stage from the import to the evaluation; only to be read."""
+    study = parse_study(small_volumes.mapping())
+
+    def make(folder: Path) -> None:
+        Pipeline(Run(folder / "volumes", study), make_fabric("cpu")).run_all()
+
+    return Run(made_once("volumes", make) / "volumes", study)
 
 
 @pytest.fixture(scope="session")

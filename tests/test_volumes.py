@@ -23,7 +23,10 @@ from segcft.api.questions import folder_items
 from segcft.cli import main
 from segcft.config.loader import parse_study
 from segcft.config.outline import Outline
+from segcft.data.maskfit import check_masks
 from segcft.data.resize import Pixel
+from segcft.data.store import Store
+from segcft.data.writer import StoreWriter
 from segcft.errors import Code, DataError, StudyError
 from segcft.evaluate.planes import Planes
 from segcft.grid import Grid
@@ -35,69 +38,13 @@ from segcft.pipeline.judging import load_judge
 from segcft.pipeline.publish import publish
 from segcft.pipeline.realism import judge_realism
 from segcft.pipeline.run import Run
-from segcft.pipeline.runner import Pipeline
 from segcft.pipeline.segment import Readers
 from segcft.planning.plan import usual_study
 from segcft.report.page import render_report
 from segcft.simulate.volumeset import write_volumes
-from segcft.training.loop import make_fabric
 from segcft.utils.progress import Progress
 from tests.conftest import MakeOnce
-
-SIZE = (28, 36, 56)
-
-
-def mapping() -> dict[str, Any]:
-    """A small study of volumes, in voxels of 1 x 1 x 1 mm."""
-    reader = {"steps": 3, "batch_size": 3, "widths": [4, 8]}
-    volume = {"kind": "continuous", "parents": ["sex", "age"], "unit": "mm³"}
-    return {
-        "name": "volumes",
-        "image": {"size": list(SIZE), "field_of_view": list(SIZE), "length_unit": "mm"},
-        "variables": {
-            "sex": {"kind": "categorical", "categories": ["F", "M"]},
-            "age": {"kind": "continuous", "unit": "years"},
-            "anterior_volume": volume,
-            "posterior_volume": volume,
-            "tip": {"kind": "continuous", "parents": ["anterior_volume"], "unit": "mm"},
-        },
-        "structures": {
-            "anterior": {"variable": "anterior_volume"},
-            "posterior": {"variable": "posterior_volume"},
-            "anterior_tip": {"variable": "tip", "of": ["anterior"], "measure": "right"},
-        },
-        "data": {"source": "volume-simulator", "people": 24, "seed": 1},
-        "splits": {"train": 0.5, "validation": 0.25, "test": 0.25},
-        "segmentor": reader | {"seed": 1},
-        "judge": reader | {"seed": 2},
-        "regressor": {"steps": 3, "batch_size": 3, "widths": [4, 4, 8, 8], "blocks": [1, 1, 1, 1], "seed": 3},
-        "scm": {"steps": 5, "seed": 4},
-        "hvae": {
-            "steps": 3,
-            "batch_size": 3,
-            "patch": 2,
-            "warp": 4,
-            "diffeomorphic": True,
-            "deform": {"share": 0.5},
-            "levels": [
-                {"width": 8, "encoder": 1, "decoder": 1, "z": 2},
-                {"width": 8, "encoder": 1, "decoder": 1, "z": 2},
-            ],
-        },
-        "finetune": {"steps": 3, "batch_size": 3, "bound_batches": 1, "price": "floor", "area_scale": "given others"},
-        "evaluation": {"metric": "mae", "people": 4, "bootstrap": 100, "batch_size": 4, "figure_people": 1},
-    }
-
-
-@pytest.fixture(scope="session")
-def volumes(made_once: MakeOnce) -> Run:
-    """A whole run of a small study of volumes, every stage from the import to the evaluation; only to be read."""
-    study = parse_study(mapping())
-
-    def make(folder: Path) -> None:
-        Pipeline(Run(folder / "volumes", study), make_fabric("cpu")).run_all()
-
-    return Run(made_once("volumes", make) / "volumes", study)
+from tests.small_volumes import SIZE, mapping
 
 
 def test_every_stage_takes_volumes(volumes: Run) -> None:
@@ -180,6 +127,21 @@ def test_a_volume_that_cannot_be_used_is_left_out_with_its_reason(volume_files: 
     assert "4 x 4 x 4 x 5" in reasons[ids[0]]
     assert f"{ids[1]}_anterior" in reasons[ids[1]]
     assert "same mask" in reasons[ids[3]]
+
+
+def test_masks_that_lie_another_way_round_than_their_volumes_are_told_of(volumes: Run, tmp_path: Path) -> None:
+    store = volumes.store()
+    assert not check_masks(store)
+    turned = tmp_path / "store"
+    with StoreWriter(turned, volumes.study) as writer:
+        for k, row in enumerate(store.table.itertuples()):
+            values = {name: getattr(row, name) for name in ("sex", "age")}
+            masks = np.ascontiguousarray(store.masks[k][..., ::-1])
+            writer.append(row.id, row.patient, row.split, store.images[k], masks, values)
+    (remark,) = check_masks(Store(turned))
+    assert remark.kind == "masks lie another way round"
+    assert "mirrored" in remark.text
+    assert "upside down" not in remark.text
 
 
 @pytest.mark.parametrize("more", [{"spacing": [1, 1]}, {"nifti_axes": "xy"}])

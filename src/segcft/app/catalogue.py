@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from segcft.api.model import Model
 from segcft.api.question import read_pixels
+from segcft.app.files import FORMATS
 from segcft.app.payload import encode
 from segcft.app.refused import RefusedError
 from segcft.causal.layout import IMAGE, Style, lay_out, with_image
@@ -19,6 +22,8 @@ from segcft.config.study import Study
 from segcft.counterfactual.support import limits
 from segcft.errors import Code, RunError, SegcftError
 from segcft.evaluate.names import method_name, plain
+from segcft.evaluate.planes import Planes
+from segcft.grid import Grid
 from segcft.io.rendering import is_wide, structure_colours
 from segcft.measures.measurements import Measurements
 from segcft.pipeline.run import Run
@@ -73,7 +78,7 @@ class Catalogue:
     @property
     def most_bytes(self) -> int:
         """Bytes of the largest model's image."""
-        return max(study.image.channels * study.image.size[0] * study.image.size[1] for study in self._studies())
+        return max(study.image.channels * math.prod(study.image.size) for study in self._studies())
 
     def titles(self) -> list[dict[str, str]]:
         """Name and description of every model."""
@@ -86,14 +91,17 @@ class Catalogue:
         """What the page needs to know of a model before the first question."""
         model = self[name]
         study = model.study
-        image = study.image
-        height, width = image.field_of_view or image.size
+        image, planes = study.image, Planes(Grid.of(study.image), torch.zeros(0, *study.image.size))
+        volume = {"size": list(image.size), "shown": list(planes.shown)} if len(image.size) == 3 else None
+        height, width = planes.size if volume else image.field_of_view or image.size
         colours = dict(zip(study.masked, structure_colours(len(study.masked)), strict=True))
         return {
             "name": name,
             "study": study.name,
             "description": study.description,
-            "size": list(image.size),
+            "size": list(planes.size),
+            "volume": volume,
+            "formats": FORMATS[len(image.size)],
             "channels": image.channels,
             "aspect": width / height,
             "wide": is_wide(height, width),

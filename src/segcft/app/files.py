@@ -6,16 +6,33 @@ import json
 from collections.abc import Callable
 
 from segcft.api.answer import Answer
-from segcft.io.provenance import dicom_bytes, png_bytes
+from segcft.api.saving import volume_bytes
+from segcft.app.refused import RefusedError
+from segcft.io.provenance import dicom_bytes
 
-FORMATS = {"png": "image/png", "dcm": "application/dicom", "json": "application/json"}
+MEDIA = {
+    "png": "image/png",
+    "dcm": "application/dicom",
+    "nii.gz": "application/octet-stream",
+    "json": "application/json",
+}
 """Suffix of a file -> its media type."""
+FORMATS = {2: ("png", "dcm", "json"), 3: ("png", "nii.gz", "json")}
+"""Suffixes of the files of an image, and of a volume, by the number of axes."""
 
 
 def as_file(answer: Answer, format: str) -> bytes:
-    """The counterfactual, marked as synthetic, or its record."""
+    """The counterfactual, marked as synthetic, or its record. Of a volume a picture has three planes.
+
+    Raises:
+        RefusedError: there is no such file of it.
+    """
+    formats = FORMATS[answer.image.ndim - 1]
+    if format not in formats:
+        raise RefusedError(422, "format", f"expected {', '.join(formats)}, not {format!r}")
     write: dict[str, Callable[[], bytes]] = {
-        "png": lambda: png_bytes(answer.image, answer.provenance),
+        "png": lambda: answer.png(answer.image),
+        "nii.gz": lambda: volume_bytes(answer, answer.image),
         "dcm": lambda: dicom_bytes(answer.image, answer.provenance, answer.spacing),
         "json": lambda: json.dumps(answer.provenance, indent=1, allow_nan=False, ensure_ascii=False).encode(),
     }

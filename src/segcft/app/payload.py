@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 from typing import Annotated, Any
 
 import numpy as np
@@ -55,26 +56,28 @@ def parse_question(data: bytes) -> Asked:
 
 
 def encode(pixels: NDArray[np.uint8]) -> str:
-    """Pixels uint8 (C, H, W) as base64 of (H, W, C)."""
+    """Pixels uint8 (C, *size) as base64 of (*size, C)."""
     return _base64(np.moveaxis(pixels, 0, -1))
 
 
 def decode(text: str, study: Study) -> NDArray[np.uint8]:
-    """Pixels (H, W) or (H, W, 3) on the study's grid, from :func:`encode`.
+    """Pixels (H, W) or (H, W, 3) on the study's grid, voxels (D, H, W) or (C, D, H, W), from :func:`encode`.
 
     Raises:
         RefusedError: these are not the pixels of such an image.
     """
-    height, width = study.image.size
-    channels = study.image.channels
+    size, channels = study.image.size, study.image.channels
     try:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         raise RefusedError(422, "pixels", "not base64") from None
-    if len(data) != height * width * channels:
-        raise RefusedError(422, "pixels", f"expected {height} x {width} x {channels} bytes, not {len(data)}")
-    pixels = np.frombuffer(data, np.uint8).reshape(height, width, channels)
-    return pixels[..., 0] if channels == 1 else pixels
+    if len(data) != math.prod(size) * channels:
+        expected = " x ".join(map(str, (*size, channels)))
+        raise RefusedError(422, "pixels", f"expected {expected} bytes, not {len(data)}")
+    pixels = np.frombuffer(data, np.uint8).reshape(*size, channels)
+    if channels == 1:
+        return pixels[..., 0]
+    return pixels if len(size) == 2 else np.moveaxis(pixels, -1, 0)
 
 
 def ask(model: Model, asked: Asked) -> Answer:
@@ -90,7 +93,7 @@ def ask(model: Model, asked: Asked) -> Answer:
     known, do = (_interventions(values, model.study) for values in (asked.known, asked.do))
     pixels, grid = decode(asked.pixels, model.study), model.study.image
     # They lie on the study's grid, so its pixels are theirs.
-    image = Sized(pixels, (grid.spacing[0], grid.spacing[1])) if grid.fit == "physical" and grid.spacing else pixels
+    image = Sized(pixels, grid.spacing) if grid.fit == "physical" and grid.spacing else pixels
     question = model.question(image, known, do)
     (answer,) = model.answer([question], asked.method, asked.draws)
     return answer
@@ -108,10 +111,11 @@ def _interventions(values: dict[str, float | str], study: Study) -> list[Interve
 
 def encode_answer(answer: Answer, study: Study) -> dict[str, Any]:
     """An answer as the page shows it."""
+    show, shown = (_packed, "masks") if answer.is_volume else (_lines, "outlines")
     return {
         "image": encode(answer.image),
-        "outlines": {
-            name: {"before": _lines(before), "after": _lines(after)}
+        shown: {
+            name: {"before": show(before), "after": show(after)}
             for name, before, after in zip(study.masked, answer.masks_before, answer.masks_after, strict=True)
         },
         "draws": [encode(draw) for draw in answer.draws],
@@ -126,8 +130,13 @@ def _lines(mask: NDArray[np.bool_]) -> list[list[float]]:
     return [np.round(line, 2).ravel().tolist() for line in outlines(mask)]
 
 
+def _packed(mask: NDArray[np.bool_]) -> str:
+    """A mask (D, H, W), eight voxels in a byte, the first one the highest bit."""
+    return _base64(np.packbits(mask))
+
+
 def _largest(levels: NDArray[np.float32] | None) -> str | None:
-    """The largest over channels of (C, H, W), float32 (H, W), least significant byte first."""
+    """The largest over channels of (C, *size), float32 (*size), least significant byte first."""
     return None if levels is None else _base64(levels.max(axis=0).astype("<f4"))
 
 

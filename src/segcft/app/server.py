@@ -8,7 +8,7 @@ It keeps nothing of an image: the page sends it again with every question, on th
 ``GET /api/models/NAME``              variables with ranges, structures, examples
 ``POST /api/upload?model=NAME``       a file's bytes -> its pixels on the model's grid, and what its header says
 ``POST /api/question``                a question (:class:`segcft.app.payload.Asked`) -> its answer
-``POST /api/file/FORMAT``             the same question -> the answer as a file: png, dcm or json
+``POST /api/file/FORMAT``             the same question -> the answer as a file: png, dcm, nii.gz or json
 ====================================  ==========================================================================
 
 Errors are ``{"error": text}``.
@@ -35,7 +35,7 @@ from starlette.routing import Route
 
 from segcft.app import payload
 from segcft.app.catalogue import Catalogue
-from segcft.app.files import FORMATS, as_file
+from segcft.app.files import MEDIA, as_file
 from segcft.app.guard import Guard, RateLimit
 from segcft.app.refused import RefusedError
 from segcft.app.upload import received
@@ -158,14 +158,14 @@ class _Site:
 
     async def file(self, request: Request) -> Response:
         format = request.path_params["format"]
-        if format not in FORMATS:
-            raise RefusedError(404, "format", f"expected {', '.join(FORMATS)}, not {format!r}")
+        if format not in MEDIA:
+            raise RefusedError(404, "format", f"expected {', '.join(MEDIA)}, not {format!r}")
         asked = payload.parse_question(await self._body(request, "application/json", self.most_asked))
         if not asked.do:  # it would be the image itself, marked as synthetic
             raise RefusedError(422, "do", "nothing is asked for")
         content = await self._compute(request, lambda: as_file(payload.ask(self.catalogue[asked.model], asked), format))
         disposition = {"Content-Disposition": f'attachment; filename="counterfactual.{format}"'}
-        return Response(content, media_type=FORMATS[format], headers=disposition)
+        return Response(content, media_type=MEDIA[format], headers=disposition)
 
     async def _compute(self, request: Request, compute: Callable[[], Any]) -> Any:
         if not self.limit.take():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from scipy.stats import binomtest
 
 from segcft.data.store import Store
 from segcft.io.reject import Remark
-from segcft.io.turn import Turn
+from segcft.io.turn import Flip, Turn
 from segcft.measures.measure import FULL
 
 MOST = 100
@@ -38,34 +39,42 @@ BETTER = 0.05
 WHOLE_FRAME = 0.995
 """Share of the frame, in every sample, above which a remark says that a mask covers all of it."""
 
-TURNS = [Turn(*flags) for flags in itertools.product((False, True), repeat=3) if any(flags)]
-"""The other ways to lay a mask down."""
+TURNS: dict[int, list[Turn] | list[Flip]] = {
+    2: [Turn(*flags) for flags in itertools.product((False, True), repeat=3) if any(flags)],
+    3: [Flip(*flags) for flags in itertools.product((False, True), repeat=3) if any(flags)],
+}
+"""The other ways to lay a mask of so many axes down."""
 
 
 def check_masks(store: Store) -> list[Remark]:
     """What is odd about the masks of a store as a whole: they cover the frame, are turned, or fit no image."""
     remarks = [*_whole_frame(store)]
     rows = _spread(store)
-    # Volumes are simulated, and have no files that may be stored another way round.
-    if len(rows) < FEWEST or store.masks.ndim > 4:
+    if len(rows) < FEWEST:
         return remarks
-    edges = np.stack([_steepness(store.images[row].mean(axis=0)) for row in rows])
-    borders = np.stack([_steepness(store.masks[row]).sum(axis=0) for row in rows])
-    own = _along(edges, borders)
+    axes = store.images.ndim - 2
+    edges = np.stack([_steepness(store.images[row].mean(axis=0), axes) for row in rows])
+    borders = np.stack([_steepness(store.masks[row], axes).sum(axis=0) for row in rows])
+    own = _along(_flat(edges), _flat(borders))
     some = np.isfinite(own)  # a sample without structures has no border
     edges, borders, own = edges[some], borders[some], own[some]
     if len(own) < FEWEST:
         return remarks
-    turned = {turn: _along(edges, turn(borders)) for turn in TURNS if turn(borders).shape == borders.shape}
+    edges = _flat(edges)
+    turns = [turn for turn in TURNS[axes] if turn(borders).shape == borders.shape]
+    turned = {turn: _along(edges, _flat(turn(borders))) for turn in turns}
     best = max(turned, key=lambda turn: float(turned[turn].mean()))
     improved = int((turned[best] > own).sum())
-    if _by_chance(improved, len(own)) < CHANCE and _by_chance(_fitting(edges, best(borders)), len(own)) <= BETTER:
+    if (
+        _by_chance(improved, len(own)) < CHANCE
+        and _by_chance(_fitting(edges, _flat(best(borders))), len(own)) <= BETTER
+    ):
         text = (
             f"{store.folder}: of {len(own)} masks {improved} fit their images better when they are {best}. Look at "
             "some; are masks and images stored the same way round? (data.nifti_axes; EXIF; DICOM's Patient Orientation)"
         )
         return [*remarks, Remark("masks lie another way round", text)]
-    better = _fitting(edges, borders)
+    better = _fitting(edges, _flat(borders))
     if _by_chance(better, len(own)) > BETTER:
         text = (
             f"{store.folder}: only {better} of {len(own)} masks fit their own images better than those of others, as "
@@ -76,7 +85,7 @@ def check_masks(store: Store) -> list[Remark]:
 
 
 def _fitting(edges: NDArray[np.float32], borders: NDArray[np.float32]) -> int:
-    """How many of the ``borders`` (N, H, W) lie on steeper ``edges`` in their own image than in those of others, or in
+    """How many of the ``borders`` (N, P) lie on steeper ``edges`` in their own image than in those of others, or in
     their own image than those of others do: whichever are more.
 
     Neither is enough. At another's place there may be steeper edges in every image, like the skull beside a faint
@@ -114,18 +123,25 @@ def _spread(store: Store) -> NDArray[np.int64]:
     return rows[:: max(1, len(rows) // MOST)][:MOST]
 
 
-def _steepness(array: NDArray[Any]) -> NDArray[np.float32]:
-    """Length of the gradient of ``array`` (..., H, W); in single precision, since those of all samples are kept."""
-    down, across = np.gradient(array.astype(np.float32), axis=(-2, -1))
-    return np.hypot(down, across)
+def _steepness(array: NDArray[Any], axes: int) -> NDArray[np.float32]:
+    """Length of the gradient of ``array`` (..., *size) along so many axes, the last ones; in single precision, since
+    those of all samples are kept."""
+    slopes = np.gradient(array.astype(np.float32), axis=tuple(range(-axes, 0)))
+    return np.asarray(reduce(np.hypot, slopes))
 
 
 def _along(edges: NDArray[np.float32], borders: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Mean steepness of images (N, H, W) along borders (N, H, W), divided by that of the whole image: (N,)."""
+    """Mean steepness of images (N, P), pixel after pixel, along borders (N, P), divided by that of the whole image:
+    (N,)."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        along = np.einsum("...hw,...hw->...", edges, borders, dtype=np.float64)  # without an array of all products
-        mean = along / borders.sum(axis=(-2, -1), dtype=np.float64)
-        return np.asarray(mean / edges.mean(axis=(-2, -1), dtype=np.float64))
+        along = np.einsum("...p,...p->...", edges, borders, dtype=np.float64)  # without an array of all products
+        mean = along / borders.sum(axis=-1, dtype=np.float64)
+        return np.asarray(mean / edges.mean(axis=-1, dtype=np.float64))
+
+
+def _flat(maps: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Maps (N, *size) as (N, P)."""
+    return maps.reshape(len(maps), -1)
 
 
 def _others(i: int, count: int) -> Iterator[int]:

@@ -133,7 +133,6 @@ def read_image(
     if dimensions == 3:
         from segcft.io.scan import read_scan
 
-        assert isinstance(path, Path), "volumes are read from disk"
         return read_scan(path, channels, grey_range, window)
     if is_dicom(path):
         from segcft.io import dicom

@@ -21,6 +21,7 @@ from segcft.io.imagefile import ImageFile, check_id, check_varied, find_file, is
 from segcft.io.nifti import NIFTI, is_nifti
 from segcft.io.reject import Rejected, Remark, about
 from segcft.io.series import read_series
+from segcft.io.source import Source
 from segcft.io.volumefile import Stored, check_affine, read_stored
 from segcft.utils.extra import extra
 
@@ -115,7 +116,7 @@ def is_series(path: Path) -> bool:
 
 
 def read_scan(
-    path: Path,
+    path: Source,
     channels: int = 1,
     grey_range: tuple[float, float] | None = None,
     window: tuple[float, float] | None = None,
@@ -158,7 +159,7 @@ def grey_limits(
     return [limits(one.astype(np.float64), full, grey_range, window) for one in stored]
 
 
-def read_array(path: Path, channels: int = 1) -> tuple[NDArray[Any], Lie, tuple[Remark, ...]]:
+def read_array(path: Source, channels: int = 1) -> tuple[NDArray[Any], Lie, tuple[Remark, ...]]:
     """The values of a volume in the file's units, on the axes of the patient, (D, H, W, C); how it lies; remarks.
 
     Raises:
@@ -166,7 +167,7 @@ def read_array(path: Path, channels: int = 1) -> tuple[NDArray[Any], Lie, tuple[
         Rejected: see :func:`read_scan`.
     """
     with about(path):
-        if path.is_dir():
+        if isinstance(path, Path) and path.is_dir():
             volume = read_series(path, hounsfield=False)
             found = Stored(volume.values, volume.affine, (volume.slope, volume.intercept), True, volume.remarks)
         elif is_nifti(path):
@@ -204,7 +205,7 @@ def check_lie(mask: Lie, image: Lie, shape: tuple[int, ...]) -> None:
         raise Rejected(f"by their headers this mask lies up to {apart:.3g} mm from where its image does")
 
 
-def _lie_of(found: Stored, path: Path) -> tuple[Lie, float]:
+def _lie_of(found: Stored, path: Source) -> tuple[Lie, float]:
     """How a volume lies on the nearest axes of the patient, and how many degrees it is off these."""
     extra("nibabel", path, "nifti")
     from nibabel.orientations import inv_ornt_aff, io_orientation

@@ -1,4 +1,4 @@
-"""The ways to lay an image down."""
+"""The ways to lay an image or a volume down."""
 
 from __future__ import annotations
 
@@ -26,6 +26,22 @@ class Turn(NamedTuple):
 
     def __str__(self) -> str:
         names = ("rows and columns exchanged", "turned upside down", "mirrored left to right")
+        return ", ".join(name for name, done in zip(names, self, strict=True) if done) or "as stored"
+
+
+class Flip(NamedTuple):
+    """One of the eight ways to lay a volume down without exchanging its axes."""
+
+    upside_down: bool = False
+    back_to_front: bool = False
+    mirrored: bool = False
+
+    def __call__(self, voxels: NDArray[Any]) -> NDArray[Any]:
+        """Voxels (..., D, H, W), turned."""
+        return np.flip(voxels, tuple(axis for axis, flip in zip((-3, -2, -1), self, strict=True) if flip))
+
+    def __str__(self) -> str:
+        names = ("turned upside down", "turned back to front", "mirrored left to right")
         return ", ".join(name for name, done in zip(names, self, strict=True) if done) or "as stored"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import math
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from segcft.io.nifti import NIFTI, is_nifti
 from segcft.io.reject import Rejected, Remark, about, reading
 from segcft.io.series import read_series
+from segcft.io.source import Source
 from segcft.io.space import FLIP
 from segcft.io.volume import Volume
 from segcft.utils.extra import extra
@@ -21,6 +23,11 @@ from segcft.utils.extra import extra
 MOST_BYTES = 1 << 30
 """Of the voxels of a volume: 512 x 512 x 2048 of 16 bits."""
 
+
+_GZIP = b"\x1f\x8b"
+_HEAD, _MAGIC, _MAGIC_2 = 352, slice(344, 348), slice(4, 8)
+_SINGLE = (b"n+1\0", b"n+2\0")
+"""How NIfTI-1 and NIfTI-2 files say that their voxels are in them."""
 
 _DEFLATE = 1032  # bytes that one byte of gzip can stand for
 
@@ -76,7 +83,7 @@ class Stored(NamedTuple):
     remarks: tuple[Remark, ...] = ()
 
 
-def read_stored(path: Path, channels: int = 1) -> Stored:
+def read_stored(path: Source, channels: int = 1) -> Stored:
     """A volume from a NIfTI-1 or NIfTI-2 file, plain or gzip; what is on disk is RAS.
 
     Several channels are its fourth dimension.
@@ -131,32 +138,37 @@ def read_stack(path: Path) -> Stack:
     return Stack(values if (scale, offset) == (1, 0) else values * scale + offset, (x, y))
 
 
-def _load(path: Path, channels: int = 1) -> tuple[Any, NDArray[Any]]:
+def _load(path: Source, channels: int = 1) -> tuple[Any, NDArray[Any]]:
     """The image of a NIfTI-1 or NIfTI-2 file, plain or gzip, and its values as they are stored, (I, J, K), or
     (I, J, K, C) of several channels."""
     nibabel = extra("nibabel", path)
-    kind = type(nibabel.load(path))
-    if not issubclass(kind, nibabel.Nifti1Image):
-        raise Rejected("not a single NIfTI file")
     with ExitStack() as stack:
         file: Any = stack.enter_context(path.open("rb"))
-        if path.suffix.lower() == ".gz":
+        compressed = file.read(len(_GZIP)) == _GZIP
+        length = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        if compressed:
             file = stack.enter_context(gzip.GzipFile(fileobj=file))
+        head = file.read(_HEAD)
+        file.seek(0)
+        if head[_MAGIC] not in _SINGLE and head[_MAGIC_2] not in _SINGLE:
+            raise Rejected("not a single NIfTI file")
+        kind = nibabel.Nifti2Image if head[_MAGIC_2] in _SINGLE else nibabel.Nifti1Image
         image = kind.from_stream(file)
-        _check_bytes(path, image)
+        _check_bytes(length, compressed, image)
         values = np.asanyarray(image.dataobj.get_unscaled())
         if len(file.read(_MORE)) == _MORE:  # to the end, where gzip checks that nothing was damaged
             raise Rejected(f"goes on after the {values.size} voxels of its header")
     return image, _checked(values, channels)
 
 
-def _check_bytes(path: Path, image: Any) -> None:
-    """Check that a file can hold as many voxels as its header says, before there is memory for them."""
-    needed, found = math.prod(image.shape) * image.get_data_dtype().itemsize, path.stat().st_size
+def _check_bytes(found: int, compressed: bool, image: Any) -> None:
+    """Check that a file of so many bytes can hold the voxels of its header, before there is memory for them."""
+    needed = math.prod(image.shape) * image.get_data_dtype().itemsize
     if needed > MOST_BYTES:
         size = " x ".join(map(str, image.shape))
         raise Rejected(f"its header says {size} voxels, more than the {MOST_BYTES >> 20} MiB that are read")
-    if needed > found * (_DEFLATE if path.suffix.lower() == ".gz" else 1):
+    if needed > found * (_DEFLATE if compressed else 1):
         raise Rejected(f"cut off: {found} bytes cannot hold the {math.prod(image.shape)} voxels of its header")
 
 
@@ -179,7 +191,7 @@ def _check_unit(image: Any) -> None:
         raise Rejected(f"xyzt_units is {unit}, expected mm")
 
 
-def _one_lie(path: Path, image: Any) -> tuple[Remark, ...]:
+def _one_lie(path: Source, image: Any) -> tuple[Remark, ...]:
     """What to tell of a header that has two affines of which one is moved: it lies alike, at another place.
 
     Raises:

@@ -5,7 +5,7 @@ import { doubtColour, fromBase64, gradient, limitOf, picture, toCanvas } from ".
 
 export const DRAWS = 4;
 
-export function showDraws(spec, answer) {
+export function showDraws(spec, answer, planes) {
   const tile = (canvas, label, ...more) => {
     canvas.setAttribute("role", "img");
     canvas.setAttribute("aria-label", label);
@@ -14,8 +14,8 @@ export function showDraws(spec, answer) {
   };
   const [height, width] = spec.size;
   const levels = (encoded, label, title) => {
-    const values = new Float32Array(fromBase64(encoded).buffer);
-    const limit = limitOf(values);
+    const whole = new Float32Array(fromBase64(encoded).buffer);
+    const [values, limit] = [planes.flat(whole), limitOf(whole)];
     const bar = make("i", { class: "colour-bar" });
     bar.style.backgroundImage = gradient((value) => doubtColour(value, 1), 0, 1);
     return tile(
@@ -26,7 +26,10 @@ export function showDraws(spec, answer) {
   };
   const band = "half-width in grey levels: of the pixels that truly change, 90 % lie within";
   $("draws").replaceChildren(
-    ...answer.draws.map((draw, k) => tile(picture(spec, fromBase64(draw)), `Draw ${k + 1}`)),
+    ...answer.draws.map((draw, k) => {
+      const shown = planes.flat(fromBase64(draw), spec.channels);
+      return tile(picture(spec, shown), `Draw ${k + 1}`);
+    }),
     levels(answer.spread, "Spread (SD)", "standard deviation in grey levels"),
     ...(answer.band ? [levels(answer.band, "Band (90 %)", band)] : []),
   );

@@ -45,7 +45,7 @@ function received(told, question) {
   showWarnings(record.warnings);
   $("page").setAttribute("aria-busy", "false");
   if (question.draws) {
-    showDraws(spec, told);
+    showDraws(spec, told, viewer.planes);
     $("draws").classList.toggle("old", question.of !== newest);
   }
   clearTimeout(settling);
@@ -94,6 +94,7 @@ function failed(error) {
 function open({ pixels, known }, source) {
   opened += 1;
   asker.forget();
+  viewer.forget();
   asked = {};
   $("reset").disabled = true;
   canSave(false);
@@ -122,7 +123,7 @@ async function choose(name) {
   spec = told;
   image = answer = null;
   canSave(false);
-  viewer.setModel(spec);
+  viewer.setModel(spec, () => answer?.draws.length && showDraws(spec, answer, viewer.planes));
   graph = new Graph($("graph"), spec);
   variables = new Variables($("variables"), spec, {
     set: (name, value) => change(() => (asked[name] = value)),
@@ -135,9 +136,12 @@ async function choose(name) {
   });
   $("method").replaceChildren(...spec.methods.map(({ name, label }) => make("option", { value: name }, label)));
   $("method").value = spec.methods.at(-1).name;
+  for (const button of document.querySelectorAll("[data-format]")) {
+    button.hidden = !spec.formats.includes(button.dataset.format);
+  }
   $("method-pick").hidden = spec.methods.length < 2;
   const tiles = spec.examples.map((example, k) => {
-    const canvas = picture(spec, fromBase64(example.pixels));
+    const canvas = picture(spec, viewer.planes.flat(fromBase64(example.pixels), spec.channels));
     canvas.style.aspectRatio = spec.aspect;
     const open = () => select(example, k);
     const named = { "aria-label": example.label, title: example.label };
@@ -212,7 +216,7 @@ function setTheme(name) {
   $("theme").setAttribute("aria-label", `${other} theme`);
   remember(name);
   viewer.paint();
-  if (answer?.draws.length) showDraws(spec, answer);
+  if (answer?.draws.length) showDraws(spec, answer, viewer.planes);
 }
 
 $("model").addEventListener("change", ({ target }) => choose(target.value));

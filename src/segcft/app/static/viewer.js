@@ -2,6 +2,7 @@
 
 import { $, make, show } from "./dom.js";
 import { difference, fromBase64, gradient, limitOf, picture, signedColour, toCanvas, trace } from "./pixels.js";
+import { AXES, Planes, traceEdges, unpack } from "./planes.js";
 
 const FLICKER = 700; // ms: well below three flashes a second
 const LABELS = { before: "Image", after: "Counterfactual, synthetic", difference: "Counterfactual less image" };
@@ -36,9 +37,14 @@ export class Viewer {
     new ResizeObserver(() => this.paint()).observe(this.stage);
   }
 
-  setModel(spec) {
+  // `moved` is called where other planes of a volume are shown.
+  setModel(spec, moved) {
     this.spec = spec;
     this.answer = null;
+    this.planes = new Planes(spec);
+    this.moved = moved;
+    this.found = false; // the planes go through what the model sees
+    this.setSlices();
     this.hidden.clear();
     for (const place of [this.stage, $("viewer"), $("sources")]) place.classList.toggle("wide", spec.wide);
     this.stage.style.setProperty("--aspect", spec.aspect);
@@ -59,6 +65,43 @@ export class Viewer {
     this.setMode(this.mode ?? (matchMedia("(max-width: 700px)").matches ? "swipe" : "side"));
   }
 
+  // A slider for each axis of a volume.
+  setSlices() {
+    const { volume } = this.spec;
+    $("slices").hidden = !volume;
+    const sliders = (volume?.size ?? []).map((length, axis) => {
+      const range = make("input", { type: "range", min: 0, max: length - 1, step: 1, "data-axis": axis });
+      range.addEventListener("input", () => this.go(this.planes.place.with(axis, Number(range.value))));
+      return make("label", {}, AXES[axis], range);
+    });
+    $("slices").replaceChildren(...sliders);
+    this.showPlace();
+  }
+
+  showPlace() {
+    for (const range of $("slices").querySelectorAll("input")) range.value = this.planes.place[range.dataset.axis];
+  }
+
+  // Planes through another voxel.
+  go(place) {
+    if (!this.planes.put(place)) return;
+    this.showPlace();
+    if (!this.answer) return;
+    this.cut();
+    this.paint();
+    this.moved();
+  }
+
+  // What the planes show at a point of a canvas; null where it is of an image, or there is no plane.
+  pointed(canvas, event) {
+    if (!this.spec.volume) return null;
+    const box = canvas.getBoundingClientRect();
+    const [rows, columns] = this.spec.size;
+    const row = Math.floor(((event.clientY - box.top) / box.height) * rows);
+    const column = Math.floor(((event.clientX - box.left) / box.width) * columns);
+    return this.planes.at(row, column);
+  }
+
   setMode(mode) {
     this.mode = mode;
     document.querySelector(`[name=mode][value=${mode}]`).checked = true;
@@ -76,6 +119,23 @@ export class Viewer {
     const caption = make("figcaption", {}, make("span", { class: "what" }));
     if (kind === "swipe") frame.append(this.handle(frame));
     if (kind === "flicker") frame.addEventListener("click", () => this.turn());
+    else if (kind !== "swipe") {
+      frame.addEventListener("click", (event) => {
+        const found = this.pointed(canvas, event);
+        if (found) this.go(found.voxel);
+      });
+    }
+    frame.addEventListener(
+      "wheel",
+      (event) => {
+        const found = this.pointed(canvas, event);
+        if (!found) return;
+        event.preventDefault();
+        const { axis } = found;
+        this.go(this.planes.place.with(axis, this.planes.place[axis] + Math.sign(event.deltaY)));
+      },
+      { passive: false },
+    );
     if (kind === "difference") caption.append(make("span", { class: "scale" }));
     if (kind === "swipe") caption.append(make("span", {}, LABELS.after));
     return { kind, canvas, caption, figure: make("figure", {}, frame, caption) };
@@ -115,11 +175,44 @@ export class Viewer {
     const { spec } = this;
     const after = fromBase64(answer.image);
     this.answer = answer;
-    this.before = picture(spec, original);
-    this.after = picture(spec, after);
-    this.values = difference(spec, original, after);
-    this.limit = limitOf(this.values);
+    this.whole = { before: original, after, values: difference(spec, original, after) };
+    this.limit = limitOf(this.whole.values);
+    if (spec.volume) {
+      const count = this.whole.values.length;
+      const bits = (packed) => unpack(fromBase64(packed), count);
+      this.masks = Object.fromEntries(
+        Object.entries(answer.masks).map(([name, { before, after }]) => [
+          name,
+          { before: bits(before), after: bits(after) },
+        ]),
+      );
+      const middle = this.found ? null : this.planes.middleOf(...Object.values(this.masks).map(({ before }) => before));
+      this.found ||= middle !== null;
+      if (middle && this.planes.put(middle)) this.showPlace();
+    }
+    this.cut();
     this.paint();
+  }
+
+  // The pictures of what the planes show.
+  cut() {
+    const { spec, planes, whole } = this;
+    this.before = picture(spec, planes.flat(whole.before, spec.channels));
+    this.after = picture(spec, planes.flat(whole.after, spec.channels));
+    this.values = planes.flat(whole.values);
+    this.flatMasks = spec.volume
+      ? Object.fromEntries(
+          Object.entries(this.masks).map(([name, { before, after }]) => [
+            name,
+            { before: planes.flat(before), after: planes.flat(after) },
+          ]),
+        )
+      : null;
+  }
+
+  // Another image: the planes go through what the model sees in it.
+  forget() {
+    this.found = false;
   }
 
   tick() {
@@ -196,7 +289,9 @@ export class Viewer {
       if (this.hidden.has(name)) continue;
       for (const time of which) {
         if (!this.lines[time]) continue;
-        trace(context, this.answer.outlines[name][time], [width / columns, height / rows]);
+        const scale = [width / columns, height / rows];
+        if (this.flatMasks) traceEdges(context, this.flatMasks[name][time], this.spec.size, scale);
+        else trace(context, this.answer.outlines[name][time], scale);
         const faint = which.length > 1 && time === "before";
         const thin = kind === "difference"; // the colours below are what is to be seen
         context.setLineDash(faint ? [4 * ratio, 3 * ratio] : []);
@@ -211,6 +306,19 @@ export class Viewer {
       }
     }
     context.setLineDash([]);
+    context.globalAlpha = 1;
+    if (this.spec.volume) this.cross(context, [width / columns, height / rows], ratio);
+  }
+
+  // Where the planes cross.
+  cross(context, [across, down], ratio) {
+    context.beginPath();
+    for (const [x0, y0, x1, y1] of this.planes.lines()) {
+      context.moveTo(x0 * across, y0 * down);
+      context.lineTo(x1 * across, y1 * down);
+    }
+    Object.assign(context, { globalAlpha: 0.35, strokeStyle: "#fff", lineWidth: ratio });
+    context.stroke();
     context.globalAlpha = 1;
   }
 }
