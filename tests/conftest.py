@@ -18,7 +18,6 @@ from filelock import FileLock
 from hypothesis import settings
 from PIL import Image
 
-import small_volumes
 from segcft.config.loader import parse_study
 from segcft.config.study import Study
 from segcft.data.batches import sequential
@@ -29,7 +28,7 @@ from segcft.pipeline.run import Run
 from segcft.pipeline.runner import Pipeline
 from segcft.readers.reader import MaskReader
 from segcft.training.loop import make_fabric
-from tests import howto
+from tests import howto, small_volumes
 
 if TYPE_CHECKING:
     from starlette.testclient import TestClient

@@ -2,7 +2,7 @@
 
 A converted data set is a folder::
 
-    images/ID.png   8-bit grey; a study brings each to its own grid
+    images/ID.png   8-bit grey; a study brings each to its own grid; volumes are ID.nii.gz, as are their masks
     masks/ID.png    bit flags, e.g. 1 left lung, 2 right lung, 4 heart; none where the format has no masks
     metadata.csv    a row an image: id, patient, split and the format's attributes
     rejected.csv    id, kind and reason of everything that was left out
@@ -34,7 +34,7 @@ from segcft.importers.converted import Converted, check, plain
 from segcft.io.imagefile import check_id, strip_suffix
 from segcft.io.reject import REMARK_COLUMNS, WARNINGS, Excluded, Rejected, Remark, Unreadable, bare, summarise
 from segcft.utils.atomic import written
-from segcft.utils.journal import Journal, Table
+from segcft.utils.journal import PICTURE, Journal, Table
 from segcft.utils.loop import ahead
 from segcft.utils.progress import Progress
 
@@ -42,6 +42,9 @@ UNREADABLE = "image or mask unreadable"
 """The kind of a reason that has none of its own."""
 
 DUPLICATE = "listed twice"
+
+VOLUME = ".nii.gz"
+"""Suffix of volumes and their masks."""
 
 FEW = 20
 """Below this number of images one patient may well have most of them."""
@@ -316,14 +319,18 @@ def _batched(
 
 def _write(out: Path, sample: Converted, split: str) -> dict[str, Any]:
     """Write a sample's images; returns its line of the journal."""
+    suffix = VOLUME if isinstance(sample.image, bytes) else PICTURE
     for name, pixels in (("images", sample.image), ("masks", sample.mask)):
         if pixels is None:
             continue
-        with written(out / name / f"{sample.id}.png") as partial:
-            Image.fromarray(pixels).save(partial, format="PNG")
+        with written(out / name / f"{sample.id}{suffix}") as partial:
+            if isinstance(pixels, bytes):
+                partial.write_bytes(pixels)
+            else:
+                Image.fromarray(pixels).save(partial, format="PNG")
     attributes = {name: plain(value) for name, value in sample.attributes.items()}
     row = {"id": sample.id, "patient": sample.patient, "split": split, **attributes}
-    entry = {"row": row, "mask": sample.mask is not None}
+    entry = {"row": row, "mask": sample.mask is not None} | ({} if suffix == PICTURE else {"suffix": suffix})
     return entry | ({"remarks": sample.remarks} if sample.remarks else {})
 
 

@@ -25,8 +25,8 @@ class Converted:
     Attributes:
         id: its file name without suffix, unique in the data set; may name a subfolder.
         patient: who it is of; all images of a patient are in one part.
-        image: grey values, uint8 (H, W).
-        mask: bit flags, uint8 (H, W) as the image, or None.
+        image: grey values, uint8 (H, W); or a volume, as the content of a compressed NIfTI file.
+        mask: bit flags, uint8 (H, W) as the image; of a volume its label map, such a file; or None.
         attributes: further columns of the table, none of them called as one of :data:`COLUMNS`; None is an empty cell.
         split: its part where the data set says so, one of :data:`~segcft.data.splits.PARTS`; None: drawn from the
             patient's id.
@@ -36,8 +36,8 @@ class Converted:
 
     id: str
     patient: str
-    image: NDArray[np.uint8]
-    mask: NDArray[np.uint8] | None = None
+    image: NDArray[np.uint8] | bytes
+    mask: NDArray[np.uint8] | bytes | None = None
     attributes: Mapping[str, Value] = field(default_factory=dict)
     split: str | None = None
     large: NDArray[np.uint8] | None = None
@@ -61,11 +61,11 @@ def check(sample: object, id: str) -> None:
         raise TypeError(f"{id}: patient is {sample.patient!r}; expected text")
     if sample.split and sample.split not in PARTS:
         raise ValueError(f"{id}: split is {sample.split!r}; expected one of {', '.join(PARTS)}, or None")
-    _check_pixels(f"{id}: image", sample.image)
-    if sample.mask is not None:
-        _check_pixels(f"{id}: mask", sample.mask)
-        if sample.mask.shape != sample.image.shape:
-            raise ValueError(f"{id}: mask is {sample.mask.shape}; expected {sample.image.shape}, as its image")
+    if not (isinstance(sample.image, bytes) and isinstance(sample.mask, bytes | None)):
+        shape = _check_pixels(f"{id}: image", sample.image)
+        own = shape if sample.mask is None else _check_pixels(f"{id}: mask", sample.mask)
+        if own != shape:
+            raise ValueError(f"{id}: mask is {own}; expected {shape}, as its image")
     for name, value in sample.attributes.items():
         if name in COLUMNS:
             raise ValueError(f"{id}: an attribute is called {name!r}, as a column that every table has")
@@ -76,11 +76,12 @@ def check(sample: object, id: str) -> None:
             raise TypeError(f"{id}: a remark is {remark!r}; expected a tuple of Remark")
 
 
-def _check_pixels(field: str, pixels: object) -> None:
+def _check_pixels(field: str, pixels: object) -> tuple[int, ...]:
     if not isinstance(pixels, np.ndarray):
         raise TypeError(f"{field} is {type(pixels).__name__}; expected an array, uint8 (H, W)")
     if pixels.dtype != np.uint8 or pixels.ndim != 2:
         raise ValueError(f"{field} is {pixels.dtype} {pixels.shape}; expected uint8 (H, W)")
+    return pixels.shape
 
 
 def plain(value: Any) -> Any:

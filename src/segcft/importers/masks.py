@@ -306,6 +306,7 @@ class Masking:
     def _with_mask(self, sample: Converted, coverage: Coverage | Rejected) -> Converted | Rejected:
         if isinstance(coverage, Rejected):
             return coverage
+        assert isinstance(sample.image, np.ndarray), "segmenters read images"
         try:
             mask = to_flags(coverage, self.size)
             self.plausibility.check(mask)

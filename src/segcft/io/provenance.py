@@ -23,6 +23,7 @@ from segcft.io.imagefile import is_dicom
 from segcft.io.nifti import is_nifti
 from segcft.io.picture import open_picture
 from segcft.io.reject import Rejected
+from segcft.utils.extra import extra
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -31,6 +32,8 @@ SYNTHETIC = "Synthetic image made by segcft. For research only, not for clinical
 KEY = "segcft"
 """Of the record in a PNG file's text, in a GIF file's comment and of the private block in a DICOM file."""
 
+COMMENT = 6
+"""Code of an extension of NIfTI's header that is text."""
 _GROUP = 0x0099  # private elements of DICOM have odd groups
 _RECORD = 0x01  # the record's element in the block
 _LONGEST = 1024  # characters of a DICOM short text (ST)
@@ -144,9 +147,7 @@ def inspect(path: str | Path) -> dict[str, Any] | None:
             found = json.loads(path.read_text(encoding="utf-8"))
             text = json.dumps(found) if isinstance(found, dict) and KEY in found else None
         elif is_nifti(path):
-            from segcft.io.volumeout import nifti_record
-
-            text = nifti_record(path)
+            text = _nifti_record(path)
         elif is_dicom(path):
             from segcft.io.dicomfile import open_dicom
 
@@ -177,6 +178,26 @@ def _dicom_record(dataset: Dataset) -> str | None:
         return str(dataset.private_block(_GROUP, KEY)[_RECORD].value)
     except KeyError:
         return None
+
+
+def _nifti_record(path: Path) -> str | None:
+    """The record of a NIfTI file, in JSON; None of one that has none.
+
+    Raises:
+        DataError: NiBabel is not installed.
+        Rejected: it cannot be read.
+    """
+    nibabel = extra("nibabel", path, "nifti")
+    try:
+        extensions = nibabel.load(path).header.extensions
+    except Exception as error:  # NiBabel's readers raise almost anything over a broken file
+        raise Rejected(f"cannot read this volume ({error})") from None
+    for one in extensions:
+        text = one.get_content() if one.get_code() == COMMENT else ""
+        text = text.decode(errors="replace") if isinstance(text, bytes) else text
+        if f'"{KEY}"' in text:
+            return json.dumps(json.loads(text.rstrip("\0"))[KEY])
+    return None
 
 
 def picture(pixels: NDArray[np.uint8]) -> Image.Image:

@@ -11,16 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segcft.io.provenance import KEY, SYNTHETIC, dicom_of, file_of
-from segcft.io.reject import Rejected
+from segcft.io.provenance import COMMENT, KEY, SYNTHETIC, dicom_of, file_of
 from segcft.io.scan import Lie
 from segcft.io.space import FLIP
 from segcft.utils.extra import extra
 
 VOLUMES = (".nii", ".nii.gz")
 """Of the files that an answer about a volume can be."""
-_COMMENT = 6
-"""Code of a header extension that is text."""
 
 
 def is_volume_file(path: Path) -> bool:
@@ -64,29 +61,9 @@ def nifti_bytes(
     image.header["descrip"] = b"" if record is None else SYNTHETIC.encode()
     if record is not None:
         comment = json.dumps({KEY: record}, allow_nan=False).encode()
-        image.header.extensions.append(nibabel.nifti1.Nifti1Extension(_COMMENT, comment))
+        image.header.extensions.append(nibabel.nifti1.Nifti1Extension(COMMENT, comment))
     content: bytes = image.to_bytes()
     return gzip.compress(content, mtime=0) if compressed else content
-
-
-def nifti_record(path: Path) -> str | None:
-    """The record of a NIfTI file, in JSON; None of one that has none.
-
-    Raises:
-        DataError: NiBabel is not installed.
-        Rejected: it cannot be read.
-    """
-    nibabel = extra("nibabel", path, "nifti")
-    try:
-        extensions = nibabel.load(path).header.extensions
-    except Exception as error:  # NiBabel's readers raise almost anything over a broken file
-        raise Rejected(f"cannot read this volume ({error})") from None
-    for one in extensions:
-        text = one.get_content() if one.get_code() == _COMMENT else ""
-        text = text.decode(errors="replace") if isinstance(text, bytes) else text
-        if f'"{KEY}"' in text:
-            return json.dumps(json.loads(text.rstrip("\0"))[KEY])
-    return None
 
 
 def series_bytes(pixels: NDArray[np.uint8], lie: Lie, record: Mapping[str, Any]) -> Iterator[bytes]:

@@ -160,6 +160,7 @@ class Prepared(Converted):
         seen: (h, w) of the frame in which readers are compared.
     """
 
+    image: NDArray[np.uint8]
     fitted: tuple[NDArray[np.uint8], ...] = ()
     pixel: Pixel = SQUARE
     seen: tuple[int, int] = (1, 1)

@@ -16,6 +16,9 @@ from segcft.errors import Code, DataError, WriteError
 from segcft.utils.atomic import append, is_empty, partial_of, put, reason
 from segcft.utils.lock import Lock
 
+PICTURE = ".png"
+"""Suffix of images and masks, where an entry does not name another."""
+
 
 class Journal:
     """The rows of the samples that are done, a line each, after a first line with the settings.
@@ -38,6 +41,7 @@ class Journal:
         self._lock = Lock(out)
         self._done: dict[str, bool] = {}  # id -> whether it has a mask
         self._stamps: dict[str, str | None] = {}
+        self._suffixes: dict[str, str] = {}
 
     def __enter__(self) -> Journal:
         if not self.path.is_file() and self.out.exists() and not (self.out.is_dir() and is_empty(self.out)):
@@ -61,7 +65,8 @@ class Journal:
         tells: of the image, of the mask if it has one, and of ``more``, e.g. ``"dicom/{id}.dcm"``."""
         if id not in self._done or self._stamps[id] != stamp:
             return False
-        names = ("images/{id}.png", *(["masks/{id}.png"] if self._done[id] else []), *more)
+        parts = ("images", *(["masks"] if self._done[id] else []))
+        names = [*(f"{part}/{{id}}{self._suffixes[id]}" for part in parts), *more]
         files = [self.out / name.replace("{id}", id) for name in names]
         return all(file.is_file() and file.stat().st_size > 0 for file in files)
 
@@ -83,6 +88,7 @@ class Journal:
     def _note(self, entry: Mapping[str, Any]) -> None:
         id = entry["row"]["id"]
         self._done[id], self._stamps[id] = entry["mask"], entry.get("stamp")
+        self._suffixes[id] = entry.get("suffix", PICTURE)
 
     def _append(self, entry: Mapping[str, Any]) -> None:
         assert self._file is not None
