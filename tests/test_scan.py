@@ -19,10 +19,11 @@ from segcft.config.image import Image
 from segcft.config.structure import Structure
 from segcft.data.crop import Crop
 from segcft.data.resize import SQUARE, Pixel, fit_image, fit_masks, frame_of, window_of
+from segcft.io.lie import Lie
 from segcft.io.maskfile import read_masks
 from segcft.io.provenance import inspect
 from segcft.io.reject import Rejected
-from segcft.io.scan import Lie, find_scan, is_series, read_array, read_scan
+from segcft.io.scan import find_scan, is_series, read_array, read_scan
 from segcft.io.volumeout import nifti_bytes, series_bytes
 
 SIZE, SPACING = (4, 5, 6), (3.0, 2.0, 1.0)

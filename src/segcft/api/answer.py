@@ -23,9 +23,9 @@ from segcft.errors import Code, DataError
 from segcft.evaluate.names import method_name, plain
 from segcft.evaluate.planes import Planes
 from segcft.grid import Grid
+from segcft.io.lie import Lie
 from segcft.io.provenance import png_bytes
 from segcft.io.rendering import difference_colours, is_wide, outlined, to_html
-from segcft.io.scan import Lie
 
 
 @dataclass(frozen=True, eq=False)

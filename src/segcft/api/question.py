@@ -22,10 +22,11 @@ from segcft.data.attributes import believed, is_age
 from segcft.data.extent import contradiction
 from segcft.data.resize import Pixel, fit_image, pixel_of, window_of
 from segcft.errors import Code, DataError, InterventionError
-from segcft.io.imagefile import ImageFile, check_varied, read_image, scaled, shades
+from segcft.io.imagefile import ImageFile, check_varied, scaled, shades
+from segcft.io.lie import Lie
 from segcft.io.picture import Pixels, largest, pixels_of
 from segcft.io.reject import Rejected, Remark, about
-from segcft.io.scan import Lie
+from segcft.io.scan import read_seen
 from segcft.io.source import MemoryFile
 
 
@@ -247,7 +248,7 @@ def _seen(study: Study, image: ImageLike) -> tuple[ImageFile, Pixel]:
         return seen, pixel_of(seen, stated)
     path = Path(image) if isinstance(image, str) else image
     source = study.data.common
-    seen = read_image(path, channels, source.grey_range, source.window, source.nifti_axes, dimensions)
+    seen = read_seen(path, dimensions, channels, source.grey_range, source.window, source.nifti_axes)
     pixel, found = pixel_of(seen, stated or source.stated), list(seen.remarks)
     if not source.ignore_spacing:
         found += filter(None, [contradiction(seen.size, pixel, study.image, str(path))])

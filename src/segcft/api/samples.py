@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from segcft.api import arguments
 from segcft.evaluate.planes import Planes
 from segcft.grid import Grid
+from segcft.io.lie import Lie
 from segcft.io.provenance import png_bytes
 from segcft.io.rendering import to_html
-from segcft.io.scan import Lie
 from segcft.io.volumeout import nifti_bytes
 from segcft.utils.atomic import write_bytes, write_text
 from segcft.utils.output import check

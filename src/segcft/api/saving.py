@@ -14,9 +14,10 @@ from segcft.api.full import change_of, own_values
 from segcft.api.question import ImageLike
 from segcft.errors import Code, DataError
 from segcft.io.imagefile import is_dicom
+from segcft.io.lie import Lie
 from segcft.io.provenance import dicom_bytes, png_bytes
 from segcft.io.reject import Rejected
-from segcft.io.scan import Lie, grey_limits, read_array
+from segcft.io.scan import grey_limits, read_array
 from segcft.io.volumeout import is_volume_file, nifti_bytes, series_bytes
 from segcft.utils.atomic import write_bytes, write_text
 from segcft.utils.output import RECORD, check_answer

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from segcft.errors import Code, DataError
 from segcft.importers.convert import Summary, convert
 from segcft.importers.converted import Converted
+from segcft.io.lie import Lie, check_lie
 from segcft.io.nifti import is_nifti
 from segcft.io.reject import Excluded, Rejected, about
-from segcft.io.scan import Lie, check_lie, read_array
+from segcft.io.scan import read_array
 from segcft.io.volumeout import nifti_bytes
 from segcft.utils.atomic import write_rows
 from segcft.utils.progress import Progress

@@ -22,10 +22,10 @@ from segcft.data.extent import contradiction
 from segcft.data.splits import PARTS, assign, expected_parts
 from segcft.data.store import SOURCE
 from segcft.errors import Code, DataError
-from segcft.io.imagefile import ImageFile, check_id, find_file, find_mask, read_image
+from segcft.io.imagefile import ImageFile, check_id, find_file, find_mask
 from segcft.io.maskfile import Masks, read_masks
 from segcft.io.reject import Rejected, Remark, about
-from segcft.io.scan import find_scan
+from segcft.io.scan import find_scan, read_seen
 from segcft.measures.measure import FULL
 from segcft.measures.measurements import Measurements
 
@@ -204,7 +204,7 @@ class Folder:
         spec = self.spec
         path = find_scan(self.images, id) if self.volumes else find_file(self.images, id)
         dimensions = len(self.study.image.size)
-        seen = read_image(path, self.study.image.channels, spec.grey_range, spec.window, spec.nifti_axes, dimensions)
+        seen = read_seen(path, dimensions, self.study.image.channels, spec.grey_range, spec.window, spec.nifti_axes)
         if not self.masked:
             return path, seen, None
         masks = read_masks(self.masks, id, self.study.masked, seen, spec.nifti_axes, spec.thin_structures)

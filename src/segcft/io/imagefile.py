@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,15 +14,13 @@ from segcft.config.structure import Mask
 from segcft.io.dicomhead import is_dicom_file
 from segcft.io.extent import extent_of
 from segcft.io.greys import LUMA, PERCENTILES
+from segcft.io.lie import Lie
 from segcft.io.nifti import NIFTI, PICTURE, Axes, Placed, is_nifti, read_nifti
 from segcft.io.picture import Pixels, largest, read_picture
 from segcft.io.reject import Rejected, Remark, about
 from segcft.io.similar import similar_file
 from segcft.io.source import Source
 from segcft.io.turn import AS_STORED, Turn
-
-if TYPE_CHECKING:
-    from segcft.io.scan import Lie
 
 LOSSLESS = (".png", ".tif", ".tiff", ".bmp", *NIFTI)
 DICOM = (".dcm", ".dicom")
@@ -109,31 +107,24 @@ def read_image(
     grey_range: tuple[float, float] | None = None,
     window: tuple[float, float] | None = None,
     axes: Axes | None = None,
-    dimensions: int = 2,
 ) -> ImageFile:
     """Grey values of an image file, and what its header says.
 
     Args:
-        path: of a volume see :func:`segcft.io.scan.read_scan`. Of an image PNG, TIFF, JPEG or BMP; grey, palette or
-            RGB, 8 or 16 bit; transparency is dropped. Or DICOM, see :func:`segcft.io.dicom.shown`. Or NIfTI, see
-            :func:`segcft.io.nifti.read_nifti`; of other types than 8 or 16 bits without a sign, percentiles become 0
-            and 1, as in DICOM files that do not say.
+        path: PNG, TIFF, JPEG or BMP; grey, palette or RGB, 8 or 16 bit; transparency is dropped. Or DICOM, see
+            :func:`segcft.io.dicom.shown`. Or NIfTI, see :func:`segcft.io.nifti.read_nifti`; of other types than
+            8 or 16 bits without a sign, percentiles become 0 and 1, as in DICOM files that do not say.
         channels: 1 (colour becomes luma) or 3 (grey is repeated).
         grey_range: values in the file that become 0 and 1; default: the whole range of the file's type, or what a
             DICOM file says itself.
         window: percentiles of the image that become 0 and 1, instead of fixed values.
         axes: of arrays in NIfTI; default: as their headers say.
-        dimensions: 2 of an image, 3 of a volume.
 
     Raises:
         Rejected: the file is not there, cannot be read, has no range of its own, or shows one single value.
     """
     if isinstance(path, Path) and not path.exists():
         raise Rejected(f"{path}: there is no such file")
-    if dimensions == 3:
-        from segcft.io.scan import read_scan
-
-        return read_scan(path, channels, grey_range, window)
     if is_dicom(path):
         from segcft.io import dicom
         from segcft.io.dicomfile import open_dicom

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segcft.config.structure import Mask
 from segcft.io.imagefile import ImageFile, find_mask
+from segcft.io.lie import Lie, check_lie
 from segcft.io.nifti import PICTURE, Axes, Placed, is_nifti, read_nifti
 from segcft.io.picture import Pixels, largest, read_picture
 from segcft.io.reject import Rejected, Remark, about
+from segcft.io.scan import read_array
 from segcft.io.source import Source
-
-if TYPE_CHECKING:
-    from segcft.io.scan import Lie
 
 WHOLE = 0.05
 """How far a label may be from a whole number: files store numbers scaled, which rounds them."""
@@ -138,8 +137,6 @@ def _read(path: Path, image: ImageFile, axes: Axes | None) -> MaskFile:
 
 def _read_scan(path: Path, size: tuple[int, ...], lie: Lie) -> MaskFile:
     """The mask of a volume (D, H, W) that lies so."""
-    from segcft.io.scan import check_lie, read_array
-
     stored, own, remarks = read_array(path)
     values = stored[..., 0]
     if values.shape != size:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segcft.io.lie import Lie
 from segcft.io.provenance import COMMENT, KEY, SYNTHETIC, dicom_of, file_of
-from segcft.io.scan import Lie
 from segcft.io.space import FLIP
 from segcft.utils.extra import extra
 

@@ -26,8 +26,8 @@ from segcft.data.store import Store
 from segcft.errors import Code, DataError, RunError
 from segcft.evaluate.names import method_name
 from segcft.grid import Grid
+from segcft.io.lie import Lie
 from segcft.io.provenance import png_bytes
-from segcft.io.scan import Lie
 from segcft.io.volumeout import nifti_bytes
 from segcft.pipeline.calibration import read_calibration, write_calibration
 from segcft.pipeline.judging import guides_of

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import segcft
-from segcft.io.scan import Lie
+from segcft.io.lie import Lie
 from segcft.io.volumeout import nifti_bytes
 from segcft.simulate.people import person_id, person_number
 from segcft.simulate.volume import VolumeSimulator
