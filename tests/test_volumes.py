@@ -36,6 +36,7 @@ from segcft.io.scan import read_array
 from segcft.io.volumeout import series_bytes
 from segcft.pipeline.judging import load_judge
 from segcft.pipeline.publish import publish
+from segcft.pipeline.publish_readers import publish_readers
 from segcft.pipeline.realism import judge_realism
 from segcft.pipeline.run import Run
 from segcft.pipeline.segment import Readers
@@ -79,7 +80,7 @@ def test_what_is_not_there_for_volumes_says_so(volumes: Run, tmp_path: Path) -> 
     with refused(StudyError, Code.UNSUPPORTED, "image.size"):
         judge_realism(volumes, tmp_path / "realism", torch.device("cpu"), Progress())
     with refused(StudyError, Code.UNSUPPORTED, "image.size"):
-        render_report(volumes, torch.device("cpu"))
+        publish_readers(volumes, tmp_path / "readers")
     (tmp_path / "theirs.yaml").write_text("{network: net.pt, structures: {anterior: [0], posterior: [1]}}\n")
     with refused(StudyError, Code.UNSUPPORTED, "image.size"):
         load_judge(volumes, tmp_path / "theirs.yaml")
@@ -274,6 +275,13 @@ def test_the_command_line_asks_about_a_volume(volumes: Run, volume_files: Path, 
     assert inspect(tmp_path / "y.nii.gz")["do"] == ["anterior_volume=+10.0%"]
     assert main([*map(str, ask), *more, str(tmp_path / "y.dcm")]) == 1
     assert main([*map(str, ask), *more, str(tmp_path / "y.tar.gz")]) == 1
+
+
+def test_a_report_shows_planes(volumes: Run) -> None:
+    page = render_report(volumes, torch.device("cpu"))
+    assert f"{' x '.join(map(str, SIZE))} voxels" in page
+    depth, height, width = SIZE
+    assert f'viewBox="0 0 {width + height} {depth + height}"' in page
 
 
 def test_a_model_of_volumes_is_published_and_asked(volumes: Run, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def publish_readers(run: Run, folder: Path, card: str = "", large: bool = False)
         RunError: the run lacks a reader or test samples with masks, ``folder`` holds something else, or the above is
             not met.
     """
-    run.study.require_images(run.folder, "publishing")
+    run.study.require_images(run.folder, "publishing readers alone")
     store = run.samples_of(READERS)
     card = licensed(run.study, card)
     require_small(run, READERS, large)

@@ -20,8 +20,10 @@ from segcft.evaluate.cohort import Cohort
 from segcft.evaluate.evaluation import asked_values
 from segcft.evaluate.metrics.effectiveness import error_of
 from segcft.evaluate.metrics.metric import metrics_of
+from segcft.evaluate.planes import Planes
 from segcft.evaluate.truth import Truth
 from segcft.grey import rounded
+from segcft.grid import Grid
 from segcft.measures.measurements import Measurements
 from segcft.readers.reader import MaskReader
 
@@ -33,9 +35,14 @@ AGREES = 0.01
 """Relative, and in the metric's unit: how far an error computed anew may be from the recorded one."""
 
 
+BLACK = -1.0
+"""Of images in [-1, 1], where no plane is."""
+
+
 @dataclass(frozen=True)
 class Case:
-    """One failure, computed anew. Images (C, H, W) are in [-1, 1], measures in their unit."""
+    """One failure, computed anew. Images (C, H, W) are in [-1, 1], measures in their unit. Of volumes images and
+    outlines are what is seen in three planes (:class:`segcft.evaluate.planes.Planes`)."""
 
     id: str
     values: Tensor
@@ -194,6 +201,8 @@ def _cases(
             )
     truth = Truth.of(study, cohort.store)
     drawn = truth.counterfactuals(samples.rows, {variable: asked[:, column]}) if truth else None
+    grid = Grid.of(study.image)
+    planes = [Planes(grid, torch.stack(pair)) for pair in zip(mask_before, mask_after, strict=True)]
     return [
         Case(
             id,
@@ -202,11 +211,11 @@ def _cases(
             float(asked[k, column]),
             float(read[k]),
             float(again[k]),
-            samples.image[k],
-            answers[k],
-            None if drawn is None or drawn.image[k].isnan().any() else drawn.image[k],
-            mask_before[k].cpu().numpy(),
-            mask_after[k].cpu().numpy(),
+            planes[k](samples.image[k], BLACK),
+            planes[k](answers[k], BLACK),
+            None if drawn is None or drawn.image[k].isnan().any() else planes[k](drawn.image[k], BLACK),
+            planes[k](mask_before[k]).cpu().numpy(),
+            planes[k](mask_after[k]).cpu().numpy(),
         )
         for k, id in enumerate(ids)
     ]

@@ -21,8 +21,10 @@ from segcft.evaluate.metrics.effectiveness import error_of
 from segcft.evaluate.metrics.kinship import kin
 from segcft.evaluate.names import METHODS, NO_CHANGE, TRUTH, method_name, plain
 from segcft.evaluate.page import percent
+from segcft.evaluate.planes import Planes
 from segcft.evaluate.scores import Row
 from segcft.evaluate.table import judged_samples
+from segcft.grid import Grid
 from segcft.io.rendering import is_wide
 from segcft.measures.measurements import Measurements
 from segcft.pipeline.completion import fill_likely
@@ -102,7 +104,6 @@ def render_report(run: Run, device: torch.device) -> str:
         RunError: it is a published model, which has no samples; it is not evaluated; a part is missing or damaged; or
             the evaluation is of other samples or models than the run's.
     """
-    run.study.require_images(run.folder, "a report")
     store = run.store()
     study, result = run.study, Result.read(run.folder)
     methods = [m for m in METHODS if any(row["method"] == m for row in result.rows)]
@@ -158,6 +159,7 @@ def render_report(run: Run, device: torch.device) -> str:
         disagreement=max((section.found.largest_disagreement for section in failures), default=None),
         worst=WORST,
         wide=_is_wide(study),
+        size=_shown_size(study),
         kin=kin(result.rows, study),
         findings=facts.findings(parts),
         noises=[] if folds else facts.noises(parts),
@@ -309,8 +311,13 @@ def _figures(run: Run) -> Iterator[Figure]:
             yield Figure(title, data_uri(path.read_bytes()), text)
 
 
+def _shown_size(study: Study) -> tuple[int, int]:
+    """Height and width of a picture of an image, or of three planes of a volume."""
+    return Planes(Grid.of(study.image), torch.zeros(0, *study.image.size)).size
+
+
 def _is_wide(study: Study) -> bool:
-    return is_wide(*study.image.size)
+    return is_wide(*_shown_size(study))
 
 
 def _source(study: Study) -> str:
