@@ -139,6 +139,25 @@ def test_only_what_was_left_out_or_lost_is_read_again(tmp_path: Path) -> None:
     assert sorted(row["id"] for row in rows(tmp_path / "out" / "metadata.csv")) == [f"p{i:03}" for i in range(40)]
 
 
+def test_further_files_are_counted_and_made_again_where_they_are_lost(tmp_path: Path) -> None:
+    calls = list[str]()
+    name = "notes/{id}.txt"
+
+    def noted(person: Person) -> Converted:
+        calls.append(person.id)
+        return person.sample(files={name: person.id.encode()} if person.number % 2 else {})
+
+    assert run(tmp_path / "out", 30, noted, files=[name]).files == {name: 15}
+    assert (tmp_path / "out/notes/p003.txt").read_text() == "p003"
+    (tmp_path / "out/notes/p003.txt").unlink()
+    calls.clear()
+    assert run(tmp_path / "out", 30, noted, files=[name]).files == {name: 15}
+    assert calls == ["p003"]
+    assert (tmp_path / "out/notes/p003.txt").read_text() == "p003"
+    with pytest.raises(ValueError, match="p000"):
+        run(tmp_path / "other", 2, lambda person: person.sample(files={"same": b""}))
+
+
 def test_what_is_lost_and_cannot_be_read_again_is_not_in_the_table(tmp_path: Path) -> None:
     run(tmp_path / "out")
     (tmp_path / "out" / "images" / "p000.png").unlink()

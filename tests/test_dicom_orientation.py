@@ -71,6 +71,11 @@ def test_a_frontal_image_has_the_patients_left_on_the_right_and_the_head_up(tmp_
     np.testing.assert_array_equal(picture.turn(FRONTAL[said]), UPRIGHT)
 
 
+@pytest.mark.parametrize("turn", TURNS, ids=str)
+def test_what_was_turned_is_turned_back(turn: Turn) -> None:
+    np.testing.assert_array_equal(turn.inverse(turn(UPRIGHT)), UPRIGHT)
+
+
 @pytest.mark.parametrize("said", FRONTAL)
 def test_image_orientation_says_the_same_in_numbers(tmp_path: Path, said: str) -> None:
     cosines = [number for letter in said.split("\\") for number in VECTORS[letter]]

@@ -74,6 +74,7 @@ def quiet_libraries() -> None:
 
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
-    warnings.filterwarnings("ignore", category=UserWarning, module=r"(monai|lightning|pydicom)")
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"(monai|lightning|pydicom|highdicom)")
     logging.getLogger("lightning").setLevel(logging.ERROR)
     logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
+    logging.getLogger("highdicom").setLevel(logging.ERROR)  # which would tell patients' names

@@ -38,6 +38,12 @@ def add_segment(command: Command) -> None:
         help="percentiles of each image that become black and white (default: as the runs read their own images)",
     )
     parser.add_argument("--batch-size", metavar="N", type=count, default=16, help="images at once (default: 16)")
+    parser.add_argument(
+        "--dicom-seg",
+        action="store_true",
+        help="write DIR/dicom-seg/ID.dcm besides, a DICOM Segmentation on the stored pixels of every image that is a "
+        "DICOM file; it has the patient's name, as that has (needs pip install 'segcft[dicom-seg]')",
+    )
     hardware(parser)
 
 
@@ -66,7 +72,8 @@ def _segment(options: argparse.Namespace) -> None:
 
     device = make_fabric(options.device).device
     readers = Readers.of(options.runs, device)
-    settings = Settings(options.agreement, tuple(options.window) if options.window else None, options.batch_size)
+    window = tuple(options.window) if options.window else None
+    settings = Settings(options.agreement, window, options.batch_size, options.dicom_seg)
     print(segment(readers, options.folder, options.out, settings=settings, progress=ConsoleProgress()))
     if len(readers.readers) == 1:
         print(

@@ -20,7 +20,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
@@ -33,7 +33,7 @@ from segcft.errors import Code, DataError
 from segcft.importers.converted import Converted, check, plain
 from segcft.io.imagefile import check_id, strip_suffix
 from segcft.io.reject import REMARK_COLUMNS, WARNINGS, Excluded, Rejected, Remark, Unreadable, bare, summarise
-from segcft.utils.atomic import written
+from segcft.utils.atomic import write_bytes, written
 from segcft.utils.journal import PICTURE, Journal, Table
 from segcft.utils.loop import ahead
 from segcft.utils.progress import Progress
@@ -83,6 +83,7 @@ class Summary:
         patients: of how many patients they are, by part.
         left_out: how many were not, by kind of reason.
         warning: what is odd about the result and what to do about it, or "".
+        files: how many images have which further file.
     """
 
     items: int
@@ -90,6 +91,7 @@ class Summary:
     patients: Mapping[str, int]
     left_out: Mapping[str, int]
     warning: str = ""
+    files: Mapping[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         total = sum(self.samples.values())
@@ -99,6 +101,7 @@ class Summary:
         lines += [
             (count, f"{part}, of {self.patients.get(part, 0)} people") for part, count in listed(self.samples).items()
         ]
+        lines += [(count, f"files in {name.partition('/')[0]}") for name, count in self.files.items()]
         return "\n".join(f"{number:>8}  {text}" for number, text in lines)
 
 
@@ -114,6 +117,7 @@ def convert(
     splits: Splits | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
+    files: Sequence[str] = (),
 ) -> Summary:
     """Convert a data set to the folder ``out``; the same call goes on where an interrupted one was.
 
@@ -133,6 +137,7 @@ def convert(
         splits: shares of the parts, by patient, where samples have no ``split`` of their own (default: 72 / 8 / 20 %).
         workers: threads that read and write (default: one for each core, at most 16).
         progress: wraps the loop over items.
+        files: further files that samples may have (:attr:`Converted.files`), which the summary counts.
 
     Raises:
         DataError: ``out`` is something else or cannot be written, or nothing could be converted.
@@ -153,6 +158,7 @@ def convert(
             images = done.write_metadata(out / "metadata.csv", journal, work.kept)
             remarks = done.write_remarks(out / WARNINGS, work.kept)
             summary = _summarize(total, images, work.left_out, remarks)
+            summary = replace(summary, files={name: done.files[name] for name in files})
             with written(out / "summary.txt") as partial:
                 warning = f"\n{summary.warning}\n" if summary.warning else ""
                 partial.write_text(f"{summary}\n{warning}", encoding="utf-8")
@@ -171,6 +177,7 @@ class _Done:
         self._latest: dict[str, int] = {}  # id -> number of its entry
         self._remarks: dict[str, list[Remark]] = {}
         self._entries = 0
+        self.files: Counter[str] = Counter()
 
     def note(self, entry: Mapping[str, Any]) -> None:
         """Count an entry in, or raise, as :class:`Journal` wants it, where no conversion wrote it."""
@@ -185,13 +192,15 @@ class _Done:
         self._entries += 1
 
     def write_metadata(self, path: Path, journal: Journal, ids: Container[str]) -> Counter[tuple[str, str]]:
-        """Write the rows of ``ids``; returns the number of images by part and patient."""
+        """Write the rows of ``ids``; returns the number of images by part and patient, and counts their files."""
         images: Counter[tuple[str, str]] = Counter()
         with Table(path, list(self._columns)) as table:
-            for number, row in enumerate(journal.rows()):
+            for number, entry in enumerate(journal.entries()):
+                row = entry["row"]
                 if row["id"] in ids and self._latest[row["id"]] == number:
                     table.write([row.get(name) for name in self._columns])
                     images[_part_and_patient(row)] += 1
+                    self.files.update(entry.get("files", ()))
         return images
 
     def write_remarks(self, path: Path, ids: Container[str]) -> list[tuple[str, str, str]]:
@@ -318,7 +327,7 @@ def _batched(
 
 
 def _write(out: Path, sample: Converted, split: str) -> dict[str, Any]:
-    """Write a sample's images; returns its line of the journal."""
+    """Write a sample's files; returns its line of the journal."""
     suffix = VOLUME if isinstance(sample.image, bytes) else PICTURE
     for name, pixels in (("images", sample.image), ("masks", sample.mask)):
         if pixels is None:
@@ -328,9 +337,12 @@ def _write(out: Path, sample: Converted, split: str) -> dict[str, Any]:
                 partial.write_bytes(pixels)
             else:
                 Image.fromarray(pixels).save(partial, format="PNG")
+    for name, content in sample.files.items():
+        write_bytes(out / name.replace("{id}", sample.id), content)
     attributes = {name: plain(value) for name, value in sample.attributes.items()}
     row = {"id": sample.id, "patient": sample.patient, "split": split, **attributes}
     entry = {"row": row, "mask": sample.mask is not None} | ({} if suffix == PICTURE else {"suffix": suffix})
+    entry |= {"files": list(sample.files)} if sample.files else {}
     return entry | ({"remarks": sample.remarks} if sample.remarks else {})
 
 

@@ -32,6 +32,7 @@ class Converted:
             patient's id.
         large: the image at the size in which a segmenter reads it, uint8 (H', W'); not written.
         remarks: what the user should know of its file.
+        files: further files that are written, by their path in the folder, in which ``{id}`` stands for the id.
     """
 
     id: str
@@ -42,6 +43,7 @@ class Converted:
     split: str | None = None
     large: NDArray[np.uint8] | None = None
     remarks: tuple[Remark, ...] = ()
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def check(sample: object, id: str) -> None:
@@ -74,6 +76,9 @@ def check(sample: object, id: str) -> None:
     for remark in sample.remarks:
         if not isinstance(remark, Remark):
             raise TypeError(f"{id}: a remark is {remark!r}; expected a tuple of Remark")
+    for name in sample.files:
+        if "{id}" not in name:
+            raise ValueError(f"{id}: a file is called {name!r}, without {{id}}, as that of any other sample")
 
 
 def _check_pixels(field: str, pixels: object) -> tuple[int, ...]:

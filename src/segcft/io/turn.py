@@ -20,6 +20,11 @@ class Turn(NamedTuple):
         pixels = np.swapaxes(pixels, -1, -2) if self.exchanged else pixels
         return pixels[..., :: -1 if self.upside_down else 1, :: -1 if self.mirrored else 1]
 
+    @property
+    def inverse(self) -> Turn:
+        """What lays an image down again as it was before."""
+        return Turn(True, self.mirrored, self.upside_down) if self.exchanged else self
+
     def aspect(self, aspect: float) -> float:
         """Height divided by width of a pixel that has this ``aspect`` before it is turned."""
         return 1 / aspect if self.exchanged else aspect

@@ -26,8 +26,9 @@ from segcft.grey import to_unit
 from segcft.importers.convert import Summary, convert
 from segcft.importers.converted import COLUMNS, Converted, Value
 from segcft.importers.masks import BITS, Plausibility, check_polarity, largest_parts
-from segcft.io.imagefile import SUFFIXES, find_file, read_image, strip_suffix
-from segcft.io.reject import Excluded, Rejected, about
+from segcft.io.dicomseg import DicomSource, Segmentations
+from segcft.io.imagefile import SUFFIXES, ImageFile, find_file, is_dicom, read_image, strip_suffix
+from segcft.io.reject import Excluded, Rejected, Remark, about
 from segcft.pipeline.publish_readers import READERS, in_order
 from segcft.pipeline.run import Run
 from segcft.readers.reader import MaskReader
@@ -38,6 +39,9 @@ TABLE, IMAGES = "metadata.csv", "images"
 DISAGREEMENT, IMPLAUSIBLE = "readers disagree", Plausibility.KIND
 AGREED = "_agreement"
 """After a structure: the column of the smallest Dice between two readers."""
+
+SEGMENTATION = "dicom-seg/{id}.dcm"
+"""The DICOM Segmentation of an image, in the folder that is written."""
 
 MILLIMETRES = ("pixel_height_mm", "pixel_width_mm")
 """Columns of the size of a pixel, where it is known."""
@@ -65,11 +69,13 @@ class Settings:
         agreement: the least Dice between any two readers, of every structure, in 0..1.
         window: percentiles of each image that become black and white; None: as the studies of the runs read theirs.
         batch_size: images that are read at once.
+        dicom_seg: write a DICOM Segmentation besides, of every image that is a DICOM file.
     """
 
     agreement: float = 0.85
     window: tuple[float, float] | None = None
     batch_size: int = 16
+    dicom_seg: bool = False
 
 
 class Readers:
@@ -158,12 +164,14 @@ class Prepared(Converted):
         fitted: the image on the grid of each reader, uint8 (1, H, W).
         pixel: the size of its pixels.
         seen: (h, w) of the frame in which readers are compared.
+        source: what a DICOM Segmentation refers to; None where none is wanted, or the image is no DICOM file.
     """
 
     image: NDArray[np.uint8]
     fitted: tuple[NDArray[np.uint8], ...] = ()
     pixel: Pixel = SQUARE
     seen: tuple[int, int] = (1, 1)
+    source: DicomSource | None = None
 
 
 class _Item(NamedTuple):
@@ -192,28 +200,30 @@ def segment(
         readers: who reads.
         folder: of images, or with ``images`` and a table ``metadata.csv``, whose columns come along.
         out: folder to write: ``images``, ``masks`` (flags: bit 1 is the first structure, 2 the second, 4 the third, as
-            lungs and heart have them) and ``metadata.csv``, with the agreement on each structure.
+            lungs and heart have them), ``metadata.csv``, with the agreement on each structure, and, where they are
+            wanted, ``dicom-seg``.
         settings: what is believed.
         progress: wraps the loop over images.
 
     Raises:
-        DataError: there is no image, the table cannot be read, or ``out`` holds something else.
+        DataError: there is no image, the table cannot be read, ``out`` holds something else, or DICOM segmentations
+            are wanted and what writes them is not installed.
     """
     settings = settings or Settings()
     work = _Segmenting(readers, folder, settings)
     items = work.items()
     if not items:
         raise DataError(Code.EMPTY, folder, f"no image is in it (looked for {', '.join(SUFFIXES)})")
-    about_it = {"format": "segment", "agreement": settings.agreement, "window": settings.window, **readers.settings}
     return convert(
         items,
         len(items),
         work.read,
         out,
-        settings=about_it,
+        settings={"format": "segment", **work.depends},
         finish=work.finish,
         batch_size=settings.batch_size,
         progress=progress,
+        files=[SEGMENTATION] if settings.dicom_seg else [],
     )
 
 
@@ -225,6 +235,8 @@ class _Segmenting:
             raise DataError(Code.MISSING, folder, "no such folder")
         self.readers, self.folder, self.settings = readers, folder, settings
         self.images = folder / IMAGES if (folder / IMAGES).is_dir() else folder
+        self.depends = {"agreement": settings.agreement, "window": settings.window, **readers.settings}
+        self.segmentations = Segmentations(readers.structures, self.depends) if settings.dicom_seg else None
 
     def items(self) -> list[_Item]:
         table = self.folder / TABLE
@@ -236,8 +248,11 @@ class _Segmenting:
 
     def _item(self, id: str, cells: Mapping[str, str]) -> _Item:
         try:
-            stat = find_file(self.images, id).stat()
-            seen = [stat.st_size, stat.st_mtime_ns]
+            path = find_file(self.images, id)
+            stat = path.stat()
+            # Images that are to have a segmentation and have none yet are done again, and no others.
+            wanted = [SEGMENTATION] if self.segmentations and is_dicom(path) else []
+            seen = [stat.st_size, stat.st_mtime_ns, *wanted]
         except (Rejected, OSError):  # which is said when it is read
             seen = []
         return _Item(strip_suffix(id), cells, key_of(cells, seen))
@@ -251,10 +266,10 @@ class _Segmenting:
         path = find_file(self.images, item.id)
         fitted, own = [], None
         for reader in self.readers.readers:
-            grey, pixel, remarks = self._grey(path, reader.study)
-            own = grey if own is None else own
+            seen, pixel = self._opened(path, reader.study)
+            own = seen.grey if own is None else own
             with about(path):
-                fitted.append(fit_image(grey, reader.study.image, pixel))
+                fitted.append(fit_image(seen.grey, reader.study.image, pixel))
         assert own is not None
         image = np.rint(own[0] * 255).astype(np.uint8)
         if pixel.millimetres is None and abs(pixel.aspect - 1) > SQUARE_ENOUGH:
@@ -273,17 +288,18 @@ class _Segmenting:
             image,
             attributes=attributes,
             split=split if split in PARTS else None,
-            remarks=remarks,
+            remarks=seen.remarks,
             fitted=tuple(fitted),
             pixel=pixel,
             seen=(max(1, round(height * shrunk)), max(1, round(width * shrunk))),
+            source=DicomSource.of(path, seen.turn) if self.segmentations and is_dicom(path) else None,
         )
 
-    def _grey(self, path: Path, study: Study) -> tuple[NDArray[np.float64], Pixel, Any]:
+    def _opened(self, path: Path, study: Study) -> tuple[ImageFile, Pixel]:
         spec = study.data.common
         window = self.settings.window or spec.window
         seen = read_image(path, 1, None if window else spec.grey_range, window, spec.nifti_axes)
-        return seen.grey, pixel_of(seen, spec.stated), seen.remarks
+        return seen, pixel_of(seen, spec.stated)
 
     def finish(self, samples: Sequence[Converted]) -> list[Converted | Rejected]:
         prepared = [sample for sample in samples if isinstance(sample, Prepared)]
@@ -304,7 +320,13 @@ class _Segmenting:
         except Rejected as reason:
             return reason
         found = {f"{name}{AGREED}": round(float(d), 4) for name, d in zip(self.readers.structures, agreed, strict=True)}
-        return replace(sample, mask=mask, attributes={**sample.attributes, **found}, fitted=())
+        masked = replace(sample, mask=mask, attributes={**sample.attributes, **found}, fitted=(), source=None)
+        if self.segmentations is None or sample.source is None:
+            return masked
+        try:
+            return replace(masked, files={SEGMENTATION: self.segmentations.content(sample.source, mask)})
+        except Excluded as reason:
+            return replace(masked, remarks=(*sample.remarks, Remark(reason.kind, str(reason))))
 
     def _check(self, image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> None:
         """Check that a mask can be right.

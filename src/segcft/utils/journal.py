@@ -40,6 +40,7 @@ class Journal:
         self._file: FileIO | None = None
         self._lock = Lock(out)
         self._done: dict[str, bool] = {}  # id -> whether it has a mask
+        self._files: dict[str, Sequence[str]] = {}  # id -> its further files, if it has any
         self._stamps: dict[str, str | None] = {}
         self._suffixes: dict[str, str] = {}
 
@@ -62,11 +63,12 @@ class Journal:
 
     def has(self, id: str, stamp: str | None, more: Sequence[str] = ()) -> bool:
         """Whether ``id`` is done, of something with this stamp, and its files are there, whole as far as their size
-        tells: of the image, of the mask if it has one, and of ``more``, e.g. ``"dicom/{id}.dcm"``."""
+        tells: of the image, of the mask if it has one, of its further ones, and of ``more``, e.g.
+        ``"dicom/{id}.dcm"``."""
         if id not in self._done or self._stamps[id] != stamp:
             return False
         parts = ("images", *(["masks"] if self._done[id] else []))
-        names = [*(f"{part}/{{id}}{self._suffixes[id]}" for part in parts), *more]
+        names = [*(f"{part}/{{id}}{self._suffixes[id]}" for part in parts), *self._files.get(id, ()), *more]
         files = [self.out / name.replace("{id}", id) for name in names]
         return all(file.is_file() and file.stat().st_size > 0 for file in files)
 
@@ -89,6 +91,9 @@ class Journal:
         id = entry["row"]["id"]
         self._done[id], self._stamps[id] = entry["mask"], entry.get("stamp")
         self._suffixes[id] = entry.get("suffix", PICTURE)
+        self._files.pop(id, None)
+        if files := entry.get("files"):
+            self._files[id] = [str(name) for name in files]
 
     def _append(self, entry: Mapping[str, Any]) -> None:
         assert self._file is not None
