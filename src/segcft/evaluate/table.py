@@ -79,7 +79,8 @@ def few_subjects(subjects: int) -> list[str]:
 def _title(study: Study, samples: int, patients: int, notes: Sequence[str], interval: str) -> str:
     source = "simulated people" if isinstance(study.data, SimulatedData) else "samples"
     whom, size = names.counted(samples, patients, source), " x ".join(map(str, study.image.size))
-    lines = [f"# {study.name}: counterfactuals of {whom}, {size} pixels"]
+    kind = "pixels" if len(study.image.size) == 2 else "voxels"
+    lines = [f"# {study.name}: counterfactuals of {whom}, {size} {kind}"]
     if study.description:
         lines += ["", study.description]
     lines += ["", f"± is half the width of {interval}."]
