@@ -1,8 +1,8 @@
 """What a step on volumes takes, in time and memory: ``python -m benchmarks.volumes``.
 
 The trainings of ``configs/volume-sim.yaml`` run for some steps on made-up volumes of several sizes, each size in a
-process of its own, so that its largest memory is known. Time and memory of a larger volume, as of a head, are then those
-of the largest that was measured, in proportion to voxels: an estimate, and told as one.
+process of its own, so that its largest memory is known. Time and memory of a larger volume, as of a head, are then
+those of the largest that was measured, in proportion to voxels: an estimate, and told as one.
 """
 
 from __future__ import annotations

@@ -15,6 +15,8 @@ import torch
 from nibabel.orientations import axcodes2ornt, ornt_transform
 
 import segcft
+from benchmarks.volumes import main as benchmark
+from benchmarks.volumes import study_of
 from refused import refused
 from segcft.api.full import change_of
 from segcft.api.many import answer_all
@@ -350,3 +352,24 @@ def test_of_an_image_it_is_the_image() -> None:
     view, image = Planes(Grid((4, 5)), torch.ones(1, 4, 5)), torch.rand(2, 3, 4, 5)
     assert view(image) is image
     assert view.size == (4, 5)
+
+
+# --- what it costs ---
+
+
+def test_the_benchmark_measures_studies_of_any_size() -> None:
+    study = study_of((16, 24, 24), 2, {"precision": "bf16"}, recompute=True)
+    assert study.image.spacing == (1, 1, 1)
+    assert study.hvae.recompute
+    assert study.finetune.precision == "bf16"
+    assert study.hvae.batch_size == 2
+
+
+def test_the_benchmark_estimates_a_head(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In proportion to voxels, from the largest size that was measured."""
+    taken = {16: ({"segmentor": 1.0, "hvae": 2.0}, 0.5), 32: ({"segmentor": 8.0, "hvae": 16.0}, 4.0)}
+    monkeypatch.setattr("benchmarks.volumes._apart", lambda size, *_: taken[size[0]])
+    benchmark(["--sizes", "32x32x32", "16x16x16"])
+    *_, last = capsys.readouterr().out.strip().splitlines()
+    assert last.startswith("| estimated: 256 x 256 x 256 |")
+    assert [cell.strip() for cell in last.split("|")[3:]] == ["4.1e+03", "–", "–", "8.19e+03", "–", "2048.0", ""]
