@@ -15,12 +15,14 @@ import pytest
 
 from refused import refused
 from segcft.cli import main
-from segcft.config.loader import load_study, parse_study
+from segcft.config.loader import parse_study
+from segcft.config.outline import Outline, read_study
 from segcft.errors import Code, DataError
 from segcft.importers.folder import import_folder
 from segcft.importers.formats.msd import MSD
 from segcft.importers.msd import LABELS_TABLE
 from segcft.io.scan import read_array
+from segcft.planning.plan import usual_study
 from tests.small_volumes import mapping
 
 HIPPOCAMPI = Path(__file__).parents[2] / "shared" / "data" / "hippocampus"
@@ -177,7 +179,9 @@ def test_real_hippocampi(tmp_path: Path) -> None:
     summary = MSD(folder=task).convert(tmp_path / "out")
     assert sum(summary.samples.values()) == 210
     assert sum(summary.left_out.values()) == 3  # two labels have no image, and one image has no label
-    study = load_study(Path(__file__).parents[1] / "configs" / "hippocampus.yaml")
+    outline = read_study(Path(__file__).parents[1] / "configs" / "hippocampus.yaml")
+    assert isinstance(outline, Outline)
+    study = usual_study(outline)
     store = import_folder(study, tmp_path / "out", tmp_path / "store")
     assert len(store) == 210
     assert not len(store.rejected)

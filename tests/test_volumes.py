@@ -42,7 +42,9 @@ from segcft.pipeline.publish_readers import publish_readers
 from segcft.pipeline.realism import judge_realism
 from segcft.pipeline.run import Run
 from segcft.pipeline.segment import Readers
-from segcft.planning.plan import usual_study
+from segcft.planning.fingerprint import facts, take_fingerprint
+from segcft.planning.plan import make_plan, usual_study
+from segcft.planning.planned import Machine
 from segcft.report.page import render_report
 from segcft.simulate.volumeset import write_volumes
 from segcft.utils.progress import Progress
@@ -302,13 +304,6 @@ def test_a_model_of_volumes_is_published_and_asked(volumes: Run, tmp_path: Path)
 # --- what is not there yet, and what there cannot be ---
 
 
-@pytest.mark.parametrize("image", [None, {"size": list(SIZE)}])
-def test_volumes_are_not_planned_yet(image: dict[str, Any] | None) -> None:
-    raw = {key: value for key, value in mapping().items() if key not in ("hvae", "finetune", "image")}
-    with refused(StudyError, Code.UNSUPPORTED, "image.size"):
-        usual_study(Outline(raw | ({"image": image} if image else {}), "volumes.yaml"))
-
-
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
@@ -352,6 +347,42 @@ def test_of_an_image_it_is_the_image() -> None:
     view, image = Planes(Grid((4, 5)), torch.ones(1, 4, 5)), torch.rand(2, 3, 4, 5)
     assert view(image) is image
     assert view.size == (4, 5)
+
+
+# --- plans ---
+
+
+def outline(**changes: Any) -> Outline:
+    raw = of_files(**changes)
+    kept = {key: raw[key] for key in ("name", "image", "variables", "structures", "data")}
+    return Outline(kept, "volumes.yaml")
+
+
+def test_volumes_are_planned(volume_files: Path) -> None:
+    study = usual_study(outline())
+    assert study.image.size == SIZE
+    found = take_fingerprint(study, outline(), volume_files, Progress())
+    assert found.size == SIZE
+    assert found.extent == SIZE  # voxels of 1 mm
+    for name in ("anterior", "posterior"):
+        assert 0.01 < found.structures[name].share < 0.1
+        assert 4 < found.structures[name].thickness * found.side < 20  # mm
+    trained = ("segmentor", "judge", "regressor", "scm", "hvae", "finetune")
+    plan = make_plan(outline(), found, Machine("cpu", 2, 8 * 2**30, 2), 2.0, lambda _: dict.fromkeys(trained, 0.1))
+    assert plan.study.segmentor is not None
+    assert plan.study.segmentor.augment.rotate > 0
+    image = plan.study.hvae.model_dump()
+    assert image["diffeomorphic"]
+    assert len(image["levels"]) >= 2
+    assert plan.study.hvae.batch_size == plan.study.finetune.batch_size == 4
+    assert "28 x 36 x 56 voxels" in " ".join(facts(found))
+
+
+def test_a_plan_of_volumes_needs_their_grid() -> None:
+    raw = mapping()
+    kept = {key: raw[key] for key in ("name", "variables", "structures", "data")}
+    with refused(StudyError, Code.MISSING, "image.size"):
+        usual_study(Outline(kept, "volumes.yaml"))
 
 
 # --- what it costs ---

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from segcft.config.outline import Outline
@@ -20,7 +21,7 @@ class Basis:
         fingerprint: of the data.
         machine: what trains.
         hours: for all stages together.
-        size: of the grid, (height, width).
+        size: of the grid, (height, width), of volumes (depth, height, width).
         why_size: the reason for it.
         steps: section -> steps and why, once the machine was timed.
     """
@@ -29,13 +30,24 @@ class Basis:
     fingerprint: Fingerprint
     machine: Machine
     hours: float
-    size: tuple[int, int]
+    size: tuple[int, ...]
     why_size: str = ""
     steps: dict[str, Planned] = field(default_factory=dict)
 
     @property
     def pixels(self) -> int:
-        return self.size[0] * self.size[1]
+        """Pixels of the grid, or voxels."""
+        return math.prod(self.size)
+
+    @property
+    def side(self) -> float:
+        """Of a square or cube with as many."""
+        return math.pow(self.pixels, 1 / len(self.size))
+
+    @property
+    def volumes(self) -> bool:
+        """Whether the study is of volumes."""
+        return len(self.size) == 3
 
     @property
     def training(self) -> int:

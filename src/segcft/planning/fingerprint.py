@@ -13,9 +13,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from scipy.ndimage import distance_transform_edt
 from scipy.stats import skew
 
+from segcft.config.image import Image
 from segcft.config.outline import Outline
 from segcft.config.sources import SimulatedData
 from segcft.config.structure import Zone
@@ -70,14 +72,15 @@ class Fingerprint:
     images: int
     parts: dict[str, int]
     """Subjects in each part, where a column of the table says it; else {}."""
-    size: tuple[int, int]
-    """Median height and width of the images in pixels; of a simulator, which draws any, the largest worth drawing."""
+    size: tuple[int, ...]
+    """Median height and width of the images in pixels, of volumes depth, too; of a simulator, which draws any, the
+    largest worth drawing."""
     aspect: float
-    """Median width over height of what is shown, whatever the shape of a pixel."""
+    """Median width over height of what is shown, whatever the shape of a pixel; of volumes 1."""
     odd: float
     """Share of the images whose aspect differs from that by more than 2 %."""
-    extent: tuple[float, float] | None
-    """Median height and width in mm, where every header says them and they agree."""
+    extent: tuple[float, ...] | None
+    """Median height and width in mm, of volumes depth, too, where every header says them and they agree."""
     exposure: float
     """Standard deviation over images of their mean grey, in [-1, 1]."""
     contrast: float
@@ -90,8 +93,8 @@ class Fingerprint:
 
     @property
     def side(self) -> float:
-        """Of a square with as many pixels as a median image."""
-        return math.sqrt(math.prod(self.size))
+        """Of a square with as many pixels as a median image, or of a cube with as many voxels."""
+        return math.pow(math.prod(self.size), 1 / len(self.size))
 
     def training(self, share: float) -> int:
         """Subjects that train, where ``share`` of all do unless the table says so."""
@@ -101,9 +104,9 @@ class Fingerprint:
 class _Seen(NamedTuple):
     """What was seen of one sample."""
 
-    size: tuple[int, int]
+    size: tuple[int, ...]
     aspect: float
-    extent: tuple[float, float] | None
+    extent: tuple[float, ...] | None
     mean: float
     deviation: float
     shares: tuple[float, ...]
@@ -115,7 +118,10 @@ class _Seen(NamedTuple):
 def expected(outline: Outline) -> Fingerprint:
     """The fingerprint of an ordinary set, to check an outline by before its data are read."""
     shape = StructureFacts(share=0.1, thickness=0.2, variation=0.2, absent=0.0, skew=0.0)
-    size, extent = (LARGEST_DRAWN, LARGEST_DRAWN), None
+    size: tuple[int, ...] = (LARGEST_DRAWN, LARGEST_DRAWN)
+    extent: tuple[float, ...] | None = None
+    if (given := volume_size(outline)) is not None:
+        size = given
     if outline.given["data"]["source"] == "coronary-simulator":  # it draws in mm
         size, extent = SIZE, (SIZE[0] * SPACING, SIZE[1] * SPACING)
     return Fingerprint(
@@ -123,7 +129,7 @@ def expected(outline: Outline) -> Fingerprint:
         images=1000,
         parts={},
         size=size,
-        aspect=size[1] / size[0],
+        aspect=size[1] / size[0] if len(size) == 2 else 1.0,
         odd=0.0,
         extent=extent,
         exposure=0.1,
@@ -131,6 +137,15 @@ def expected(outline: Outline) -> Fingerprint:
         structures=dict.fromkeys(outline.masked, shape),
         skews={},
     )
+
+
+def volume_size(outline: Outline) -> tuple[int, ...] | None:
+    """The grid that is given of a study of volumes; None of one of images."""
+    size = outline.section("image").get("size")
+    try:
+        return Image(size=tuple(size)).size if isinstance(size, list | tuple) and len(size) == 3 else None
+    except ValidationError:
+        return None  # the study says what is wrong
 
 
 def take_fingerprint(study: Study, outline: Outline, data: Path | None, progress: Progress) -> Fingerprint:
@@ -219,8 +234,7 @@ def _read(folder: Folder, row: Row) -> _Seen | Rejected:
     except Rejected as error:
         return error
     coverage = masks.coverage if masks else None
-    extent = None if image.extent is None else (image.extent[0], image.extent[1])
-    return _look(folder.study, image.grey, coverage, image.aspect, extent)
+    return _look(folder.study, image.grey, coverage, image.aspect, image.extent)
 
 
 def _look(
@@ -228,20 +242,20 @@ def _look(
     grey: NDArray[np.float64],
     coverage: NDArray[np.float64] | None,
     aspect: float,
-    extent: tuple[float, float] | None,
+    extent: tuple[float, ...] | None,
 ) -> _Seen:
-    """What is seen of an image (C, H, W) and its masks (S, H, W), both in [0, 1]; ``aspect`` is that of a pixel. What
+    """What is seen of an image (C, *size) and its masks (S, *size), both in [0, 1]; ``aspect`` is that of a pixel. What
     is seen of masks is NaN without them."""
-    height, width = grey.shape[-2:]
-    unit = grey * 2 - 1
-    size, whole = (height, width), width / (height * aspect)
+    size, unit = grey.shape[1:], grey * 2 - 1
+    whole = size[1] / (size[0] * aspect) if len(size) == 2 else 1.0
     mean, deviation = float(unit.mean()), float(unit.std())
     if coverage is None:
         unknown = (math.nan,) * len(study.masked)
         return _Seen(size, whole, extent, mean, deviation, unknown, unknown, (math.nan,) * len(_zones(study)))
-    shrunk = min(1.0, LOOKED_AT / max(height, width))
-    small = average(coverage, (max(1, round(height * shrunk)), max(1, round(width * shrunk))))
-    side = math.sqrt(math.prod(small.shape[-2:]))
+    small, shrunk = coverage, min(1.0, LOOKED_AT / max(size))
+    if len(size) == 2:
+        small = average(coverage, tuple(max(1, round(length * shrunk)) for length in size))
+    side = math.pow(math.prod(small.shape[1:]), 1 / len(size))
     thickness = tuple(_thickness(mask > 0.5) / side for mask in small)
     shares = tuple(float(mask.mean()) for mask in coverage)
     zones = tuple(_share(small[list(study.channels(name))], zone) for name, zone in _zones(study).items())
@@ -253,7 +267,7 @@ def _zones(study: Study) -> dict[str, Zone]:
 
 
 def _share(masks: NDArray[np.float64], zone: Zone) -> float:
-    """The share of the frame that lies in a zone of the union of masks (S, H, W)."""
+    """The share of the frame that lies in a zone of the union of masks (S, *size)."""
     union = torch.from_numpy(masks.max(axis=0))
     return float(inside(union, Grid(tuple(union.shape)), zone).mean())
 
@@ -275,12 +289,12 @@ def _summary(
     aspects = np.array([one.aspect for one in seen])
     aspect = float(np.median(aspects))
     deviations = np.array([one.deviation for one in seen])
-    height, width = (int(np.median([one.size[axis] for one in seen])) for axis in (0, 1))
+    axes = range(len(seen[0].size))
     return Fingerprint(
         subjects=subjects,
         images=images,
         parts=parts,
-        size=(height, width),
+        size=tuple(int(np.median([one.size[axis] for one in seen])) for axis in axes),
         aspect=aspect,
         odd=float(np.mean(np.abs(aspects / aspect - 1) > ASPECT_TOLERANCE)),
         extent=_common_extent([one.extent for one in seen]),
@@ -314,13 +328,12 @@ def _structure(shares: NDArray[np.float64], thickness: NDArray[np.float64]) -> S
     )
 
 
-def _common_extent(extents: Sequence[tuple[float, float] | None]) -> tuple[float, float] | None:
-    """Height and width in mm of all images, where all say them and nearly the same."""
+def _common_extent(extents: Sequence[tuple[float, ...] | None]) -> tuple[float, ...] | None:
+    """Height and width (and depth) in mm of all images, where all say them and nearly the same."""
     known = np.array([extent for extent in extents if extent is not None])
     if len(known) < len(extents) or np.any(known.std(axis=0) > SAME_EXTENT * known.mean(axis=0)):
         return None
-    height, width = np.median(known, axis=0)
-    return float(height), float(width)
+    return tuple(float(length) for length in np.median(known, axis=0))
 
 
 def _skews(names: Sequence[str], values: NDArray[np.float64]) -> dict[str, float]:
@@ -335,19 +348,21 @@ def _skewness(values: NDArray[np.float64]) -> float:
 
 def facts(fingerprint: Fingerprint) -> list[str]:
     """A fingerprint in words, a line each."""
-    height, width = fingerprint.size
+    size, kind = " x ".join(map(str, fingerprint.size)), "pixels" if len(fingerprint.size) == 2 else "voxels"
     split = ", ".join(f"{count} {part}" for part, count in fingerprint.parts.items())
-    mm = f", {fingerprint.extent[0]:.4g} x {fingerprint.extent[1]:.4g} mm" if fingerprint.extent else ""
+    lengths = " x ".join(f"{length:.4g}" for length in fingerprint.extent or ())
+    mm = f", {lengths} mm" if lengths else ""
+    shape = f"; {fingerprint.odd:.0%} of another shape" if len(fingerprint.size) == 2 else ""
     lines = [
         f"{fingerprint.images} images of {fingerprint.subjects} subjects" + (f" ({split})" if split else ""),
-        f"{height} x {width} pixels{mm} (median); {fingerprint.odd:.0%} of another shape",
+        f"{size} {kind}{mm} (median){shape}",
         f"greys differ between images by {fingerprint.exposure:.2f} in mean (of a range of 2), by "
         f"{fingerprint.contrast:.0%} in contrast",
     ]
     for name, one in fingerprint.structures.items():
         pixels = one.thickness * fingerprint.side
         lines.append(
-            f"{name}: {one.share:.1%} of the frame +-{one.variation:.0%}, {pixels:.0f} pixels across at its thickest, "
+            f"{name}: {one.share:.1%} of the frame +-{one.variation:.0%}, {pixels:.0f} {kind} across at its thickest, "
             f"absent in {one.absent:.0%}"
         )
     return lines

@@ -59,11 +59,11 @@ def grids(fingerprint: Fingerprint, fits: Callable[[tuple[int, int]], bool]) -> 
     return chosen or sorted(shaped, key=lambda grid: abs(_side(grid) - limits.high))[:1]
 
 
-def levels_of(size: tuple[int, int], patch: int) -> int:
+def levels_of(size: tuple[int, ...], patch: int) -> int:
     """Levels of an image mechanism that works on patches: each is half of the one before."""
-    height, width = (max(1, side // patch) for side in size)
-    wanted = 1 + round(math.log2(math.sqrt(height * width) / recipe.SMALLEST_LEVEL))
-    possible = 1 + int(math.log2(max(1, min(height, width) / 2)))  # two pixels a side at least
+    sides = [max(1, side // patch) for side in size]
+    wanted = 1 + round(math.log2(math.pow(math.prod(sides), 1 / len(sides)) / recipe.SMALLEST_LEVEL))
+    possible = 1 + int(math.log2(max(1, min(sides) / 2)))  # two pixels a side at least
     return max(2, min(wanted, possible))
 
 

@@ -17,7 +17,7 @@ from segcft.config.study import Study
 from segcft.errors import Code, StudyError
 from segcft.planning import budget, recipe
 from segcft.planning.basis import Basis
-from segcft.planning.fingerprint import Fingerprint, expected
+from segcft.planning.fingerprint import Fingerprint, expected, volume_size
 from segcft.planning.grid import bounds, grids
 from segcft.planning.planned import Keys, Machine, Planned
 from segcft.planning.sections import SECTIONS, hvae, mechanism, variable
@@ -89,23 +89,22 @@ def usual_study(outline: Outline) -> Study:
         StudyError: what is given is wrong, or contradicts itself.
     """
     machine = Machine("cpu", cores=2, memory=8 * 2**30, jobs=2)
-    size, source = outline.section("image").get("size"), outline.given["data"]["source"]
-    if source in SimulatedData.VOLUMES or (isinstance(size, list | tuple) and len(size) > 2):
-        why = "a plan of volumes is not supported yet; give all sections, as configs/volume-sim.yaml does"
-        raise StudyError(Code.UNSUPPORTED, f"{outline.source}: image.size", why)
+    if outline.given["data"]["source"] in SimulatedData.VOLUMES and volume_size(outline) is None:
+        why = "a plan of volumes needs the grid, [depth, height, width]"
+        raise StudyError(Code.MISSING, f"{outline.source}: image.size", why)
     start = Basis(outline, expected(outline), machine, budget.HOURS, (0, 0))
     return _complete(replace(start, size=_grids(start)[-1]))[0]
 
 
 def _affordable(
-    start: Basis, possible: list[tuple[int, int]], measure: Measure
-) -> tuple[tuple[int, int], Mapping[str, float]]:
+    start: Basis, possible: list[tuple[int, ...]], measure: Measure
+) -> tuple[tuple[int, ...], Mapping[str, float]]:
     """The largest grid for which the hours suffice, else the smallest; and what steps take on it."""
 
-    def timed(size: tuple[int, int]) -> Mapping[str, float]:
+    def timed(size: tuple[int, ...]) -> Mapping[str, float]:
         return measure(_complete(replace(start, size=size))[0])
 
-    def affords(size: tuple[int, int]) -> bool:
+    def affords(size: tuple[int, ...]) -> bool:
         ratio = math.prod(size) / math.prod(first)
         return budget.suffices({name: one * ratio for name, one in seconds.items()}, start.hours, start.machine.jobs)
 
@@ -122,15 +121,14 @@ def _affordable(
     return chosen, seconds
 
 
-def _grids(start: Basis) -> list[tuple[int, int]]:
+def _grids(start: Basis) -> list[tuple[int, ...]]:
     """The grids that are of use, the smallest first; the given one alone, if there is one."""
     given = start.outline.section("image").get("size")
     if given is not None:
         try:
-            size = Image(size=given).size
+            return [Image(size=given).size]
         except ValidationError:
-            size = (recipe.PATCH * 2**3,) * 2  # any: the study says what is wrong
-        return [(size[0], size[1])]
+            return [(recipe.PATCH * 2**3,) * 2]  # any: the study says what is wrong
 
     def fits(size: tuple[int, int]) -> bool:
         section = _merged(hvae(replace(start, size=size)), start.outline.section("hvae"))
@@ -145,7 +143,7 @@ def _grids(start: Basis) -> list[tuple[int, int]]:
         return True
 
     aspect = _aspect(start.outline.section("image").get("field_of_view")) or start.fingerprint.aspect
-    found = grids(replace(start.fingerprint, aspect=aspect), fits)
+    found: list[tuple[int, ...]] = [*grids(replace(start.fingerprint, aspect=aspect), fits)]
     if not found:
         raise StudyError(
             Code.CONFLICT,

@@ -9,6 +9,9 @@ from segcft.planning.planned import Keys, Planned
 
 BATCH = Planned(8, "where it was tried, twice the steps of half of 16 samples learnt more in the same time")
 
+VOLUMES = Planned(4, "a volume has as many voxels as several images have pixels")
+"""Of a batch of volumes."""
+
 SEEDS = {"segmentor": 1, "judge": 2, "regressor": 3, "scm": 4, "hvae": 5, "finetune": 6}
 SEEDS |= {"predictor": 7, "predictor_judge": 8}
 """One for each section: the judge's must not be the guide's."""
@@ -76,6 +79,16 @@ LEVELS = (
     {"width": 96, "encoder": 1, "decoder": 1, "z": 8},
 )
 """Of the image mechanism, the largest resolution first. A larger grid repeats the third."""
+
+VOLUME_LEVELS = (
+    {"width": 24, "encoder": 0, "decoder": 1, "z": 0},
+    {"width": 32, "encoder": 1, "decoder": 1, "z": 4},
+    {"width": 32, "encoder": 1, "decoder": 1, "z": 4},
+    {"width": 48, "encoder": 1, "decoder": 1, "z": 8},
+)
+"""The same of volumes, of which every voxel has 27 neighbours and not 9."""
+VOLUME_BETA = 3.0
+"""Weight of the KL at the end for volumes, chosen by hand at 32 x 40 x 56 voxels; nobody has compared others."""
 
 PATCH, SMALL_PATCH, SMALL_SIDE = 4, 2, 96
 """Pixels a side of a patch, and of one where the grid has less than ``SMALL_SIDE`` pixels a side."""

@@ -41,6 +41,7 @@ ENDS = 8.0
 """Degrees of a turn that moves the ends of a square image by 7 %: a longer one is turned less."""
 MEMORY_PER_PIXEL = 6000
 """Bytes that training the image mechanism takes for each pixel of a batch, with a margin."""
+BETA_GROWS = "by the pixels: at twice the side an outline is a quarter of the rate"
 MEMORY_SHARE = 0.6
 """Share of the memory that trainings side by side may take."""
 
@@ -51,7 +52,7 @@ def image(basis: Basis) -> Keys:
     keys = {"size": Planned(list(basis.size), basis.why_size)}
     units = [basis.outline.variable(name).get("unit") for name in basis.outline.measured]
     if fingerprint.extent is not None and "size" not in given and "px" not in units:
-        height, width = fingerprint.extent
+        height, width = fingerprint.extent  # the size of volumes is given
         # The canvas has the grid's aspect; what it adds is filled up.
         ratio = basis.size[1] / basis.size[0]
         field = [max(height, width / ratio), max(width, height * ratio)]
@@ -74,11 +75,11 @@ def segmentor(basis: Basis) -> Keys:
 def judge(basis: Basis) -> Keys:
     """Who judges: of another kind than the guide, and on greys as they are where there are many subjects."""
     keys = _training(basis, "judge") | recipe.JUDGE | _another_seed(basis, "judge", "segmentor")
-    side, given = math.sqrt(basis.pixels), basis.outline.section("judge")
+    side, given = basis.side, basis.outline.section("judge")
     usual, planned = SEGMENTOR_SPECS[DEFAULT_SEGMENTOR].model_fields, keys["architecture"].value
     if any(key in usual and key not in SEGMENTOR_SPECS[planned].model_fields for key in given):
         keys["architecture"] = Planned(DEFAULT_SEGMENTOR, "the keys that are given are of it")
-    width = recipe.LARGE_WIDTH if side > recipe.LARGE_SIDE else recipe.JUDGE_WIDTH
+    width = recipe.LARGE_WIDTH if side > recipe.LARGE_SIDE or basis.volumes else recipe.JUDGE_WIDTH
     levels = len(_levels_read(basis.size, (1,) * recipe.JUDGE_LEVELS).value)
     keys["width"] = Planned(width, f"its first level has all {side:.0f} pixels a side")
     keys["blocks"] = Planned([1] * levels, "one a level, down to what still has a shape")
@@ -127,17 +128,18 @@ def scm(basis: Basis) -> Keys:
 def hvae(basis: Basis) -> Keys:
     """The image mechanism; of another architecture what all have."""
     given = basis.outline.section("hvae")
-    side = math.sqrt(basis.pixels)
+    side = basis.side
     # What follows from these follows from the given ones, where there are.
     patch = int(_number(given, "patch", recipe.SMALL_PATCH if side < recipe.SMALL_SIDE else recipe.PATCH))
-    beta = _number(given, "beta", _two_digits(recipe.BETA * basis.pixels / recipe.BETA_PIXELS))
+    usual = recipe.VOLUME_BETA if basis.volumes else _two_digits(recipe.BETA * basis.pixels / recipe.BETA_PIXELS)
+    beta = _number(given, "beta", usual)
     warmup = round(recipe.BETA_WARMUP * _number(given, "steps", _steps(basis, "hvae").value))
     keys = _training(basis, "hvae") | recipe.MECHANISM
     keys |= {
         "patch": Planned(patch, f"patches a side of {side:.0f} pixels: {side / patch:.0f}"),
         "warp": Planned(recipe.NODES * patch, f"a node of the displacement every {recipe.NODES} patches"),
-        "levels": Planned(_levels(basis.size, patch), "halved down to what the whole frame has in common"),
-        "beta": Planned(beta, "by the pixels: at twice the side an outline is a quarter of the rate"),
+        "levels": Planned(_levels(basis, patch), "halved down to what the whole frame has in common"),
+        "beta": Planned(beta, "of volumes" if basis.volumes else BETA_GROWS),
         "beta_start": Planned(
             _two_digits(recipe.BETA_START * beta), "at first outlines come from the parents, which are free"
         ),
@@ -146,7 +148,7 @@ def hvae(basis: Basis) -> Keys:
     }
     if basis.training < MANY:
         keys["augment"] = _augment(basis, gentle=True)
-    if _further(basis):
+    if _further(basis) or basis.volumes:
         keys["diffeomorphic"] = Planned(True, "borders are asked for, and where the frame folds none is in its place")
         keys["steepest"] = Planned(recipe.STEEPEST, "a border moves alone, as far as pixels can show without a fold")
     if not basis.outline.structures:
@@ -272,7 +274,7 @@ def _training(basis: Basis, section: str) -> Keys:
     """What every section that trains has."""
     return {
         "steps": _steps(basis, section),
-        "batch_size": recipe.BATCH,
+        "batch_size": recipe.VOLUMES if basis.volumes else recipe.BATCH,
         "seed": Planned(recipe.SEEDS[section], "one for each stage"),
         **_stopping(basis, section),
     }
@@ -307,16 +309,19 @@ def _steps(basis: Basis, section: str) -> Planned:
     return basis.steps.get(section) or Planned(budget.NEEDS[section].steps, "not timed yet")
 
 
-def _levels(size: tuple[int, int], patch: int) -> list[dict[str, int]]:
-    first, second, third, last = recipe.LEVELS
-    count = levels_of(size, patch)
+def _levels(basis: Basis, patch: int) -> list[dict[str, int]]:
+    first, second, third, last = recipe.VOLUME_LEVELS if basis.volumes else recipe.LEVELS
+    count = levels_of(basis.size, patch)
+    if basis.volumes:  # their grid is given, and each level halves it
+        divided = (n for n in range(count, 2, -1) if all(side % (patch * 2 ** (n - 1)) == 0 for side in basis.size))
+        count = next(divided, 2)
     between = [second, *[third] * (count - 3)] if count > 3 else [third] * (count - 2)
     return [dict(level) for level in (first, *between, last)]
 
 
-def _levels_read(size: tuple[int, int], widths: tuple[int, ...]) -> Planned:
+def _levels_read(size: tuple[int, ...], widths: tuple[int, ...]) -> Planned:
     """As many levels of a U-Net as leave structures a shape."""
-    side = math.sqrt(math.prod(size))
+    side = math.pow(math.prod(size), 1 / len(size))
     count = max(2, min(len(widths), 1 + math.floor(math.log2(side / recipe.SMALLEST_READ))))
     return Planned(list(widths[:count]), f"the smallest level has {side / 2 ** (count - 1):.0f} pixels a side")
 
@@ -349,7 +354,8 @@ def _augment(basis: Basis, subjects: int = 0, guide: bool = False, gentle: bool 
 
 def _parts(basis: Basis, section: str) -> Planned:
     """Into how many parts a batch is split, so that trainings side by side fit the memory."""
-    batch = int(_number(basis.outline.section(section), "batch_size", recipe.BATCH.value))
+    usual = recipe.VOLUMES if basis.volumes else recipe.BATCH
+    batch = int(_number(basis.outline.section(section), "batch_size", usual.value))
     room = MEMORY_SHARE * basis.machine.memory / basis.machine.jobs
     needed = MEMORY_PER_PIXEL * batch * basis.pixels
     parts = next((count for count in range(1, batch) if batch % count == 0 and needed <= count * room), batch)
