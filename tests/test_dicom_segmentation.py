@@ -278,7 +278,7 @@ def test_without_the_library_nothing_is_begun(tmp_path: Path, monkeypatch: pytes
 
 
 def test_the_command_writes_one_for_every_mask(tmp_path: Path, small_run: Run) -> None:
-    """With the readers of a trained run, which see what they see."""
+    """With the readers of a trained run, which see what they see: where that is nothing, there is none of either."""
     for number in range(3):
         save(tmp_path / f"in/sub/{number}.dcm", radiograph(chest(40, 50 + number)[0]))
     folders = [str(small_run.folder), str(tmp_path / "in"), "--out", str(tmp_path / "out")]

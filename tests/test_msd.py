@@ -107,6 +107,34 @@ def test_what_cannot_be_used_is_left_out_with_its_reason(task: Path, tmp_path: P
     assert "3, 6" in reasons["box_3"]
 
 
+def test_a_file_that_was_replaced_is_taken_again(task: Path, tmp_path: Path) -> None:
+    out, path = tmp_path / "out", task / "imagesTr" / "box_2.nii.gz"
+    MSD(folder=task).convert(out)
+    nibabel.save(nibabel.Nifti1Image(np.ones(SHAPE, np.int16) * np.arange(16, dtype=np.int16), AFFINE), path)
+    MSD(folder=task).convert(out)
+    assert (out / "images" / path.name).read_bytes() == path.read_bytes()
+    describe(task, labels={"0": "background", "1": "front", "2": "other"})
+    with refused(DataError, Code.OTHER, "out"):
+        MSD(folder=task).convert(out)
+
+
+def test_names_and_types_may_differ(task: Path, tmp_path: Path) -> None:
+    """Labels of 64 bits or in real numbers, a suffix in capitals, or a label map that is not compressed."""
+    labels = box()
+    for k, kind in enumerate((np.int64, np.float32)):
+        path = task / "labelsTr" / f"box_{k}.nii.gz"
+        nibabel.save(nibabel.Nifti1Image(labels.astype(kind), AFFINE, dtype=kind), path)
+    (task / "imagesTr" / "box_2.nii.gz").rename(task / "imagesTr" / "box_2.NII.GZ")
+    image = nibabel.load(task / "labelsTr" / "box_3.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(np.asanyarray(image.dataobj), image.affine), task / "labelsTr" / "box_3.nii")
+    (task / "labelsTr" / "box_3.nii.gz").unlink()
+    for margin in (None, 2.0):
+        out = tmp_path / f"out-{margin}"
+        assert sum(MSD(folder=task, margin=margin).convert(out).samples.values()) == 6
+        for k in range(4):
+            assert read_array(out / "masks" / f"box_{k}.nii.gz")[0].max() == 2
+
+
 def test_volumes_are_cut_around_their_labels(task: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     MSD(folder=task, margin=3.0).convert(out)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import itertools
 import struct
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nibabel.orientations import axcodes2ornt, ornt_transform
 from numpy.typing import NDArray
+from pydicom import dcmread
 
 from segcft.config.image import Image
 from segcft.config.structure import Structure
@@ -24,6 +28,7 @@ from segcft.io.maskfile import read_masks
 from segcft.io.provenance import inspect
 from segcft.io.reject import Rejected
 from segcft.io.scan import find_scan, is_series, read_array, read_scan
+from segcft.io.source import MemoryFile
 from segcft.io.volumeout import nifti_bytes, series_bytes
 
 SIZE, SPACING = (4, 5, 6), (3.0, 2.0, 1.0)
@@ -84,7 +89,8 @@ def test_whatever_its_axes_a_volume_is_seen_alike(tmp_path: Path, codes: str) ->
 
 @pytest.mark.parametrize("codes", ["SPL", "RAS", "LPI", "ARI"])
 def test_what_is_written_like_a_file_lies_as_it_does(tmp_path: Path, codes: str) -> None:
-    path = save(tmp_path / "x.nii.gz", codes, descrip=b"a patient")
+    names = dict.fromkeys(("descrip", "db_name", "aux_file", "intent_name"), b"a patient")
+    path = save(tmp_path / "x.nii.gz", codes, **names)
     values, lie, _ = read_array(path)
     record = {"do": ["anterior=+20%"]}
     out = tmp_path / "y.nii.gz"
@@ -94,7 +100,7 @@ def test_what_is_written_like_a_file_lies_as_it_does(tmp_path: Path, codes: str)
     np.testing.assert_array_equal(after.affine, before.affine)
     for name in ("qform_code", "sform_code", "datatype", "pixdim", "xyzt_units"):
         np.testing.assert_array_equal(after.header[name], before.header[name])
-    assert b"patient" not in bytes(after.header["descrip"])
+    assert b"patient" not in after.header.binaryblock
     assert inspect(out) == record
     assert inspect(path) is None
 
@@ -175,6 +181,95 @@ def test_a_header_that_says_nothing_is_told_of(tmp_path: Path) -> None:
     _, lie, remarks = read_array(path)
     assert [remark.kind for remark in remarks] == ["unknown orientation"]
     assert not lie.said
+
+
+@pytest.mark.parametrize("axes", [(1, 2, 0), (1, 0, 2)])
+def test_affines_whose_differences_cancel_are_refused_too(tmp_path: Path, axes: tuple[int, ...]) -> None:
+    """On a cube another order of axes moves the farthest corner nowhere."""
+    cube = np.arange(1000, dtype=np.int16).reshape(10, 10, 10)
+    image, other = nibabel.Nifti1Image(cube, np.eye(4)), np.eye(4)
+    other[:3, :3] = np.eye(3)[list(axes)] * ([1, 1, 1] if axes == (1, 2, 0) else [1, 1, -1])
+    image.set_qform(np.eye(4), 1)
+    image.set_sform(other, 1)
+    nibabel.save(image, tmp_path / "x.nii")
+    with pytest.raises(Rejected, match="sform and qform"):
+        read_array(tmp_path / "x.nii")
+
+
+def test_sheared_voxels_are_refused(tmp_path: Path) -> None:
+    """Of a tilted gantry they are smaller than their edges say."""
+    tilted = np.eye(4)
+    tilted[:3, 2] = 0, 3 * np.sin(0.25), 3 * np.cos(0.25)
+    nibabel.save(nibabel.Nifti1Image(seen(), tilted), tmp_path / "x.nii")
+    with pytest.raises(Rejected, match="right angles"):
+        read_array(tmp_path / "x.nii")
+
+
+def test_by_default_scanners_use_what_they_need_of_16_bits(tmp_path: Path) -> None:
+    for kind in (np.uint16, np.int16, np.float32):
+        grey = read_scan(save(tmp_path / "x.nii", values=seen().astype(kind))).grey
+        assert grey.min() == 0
+        assert grey.max() == 1
+    assert read_scan(save(tmp_path / "x.nii", values=seen().astype(np.uint8))).grey.max() == 119 / 255
+
+
+def test_a_file_of_a_stranger_takes_little_memory() -> None:
+    """What its header says is believed up to a bound, before anything is unpacked."""
+    header = nibabel.Nifti1Header()
+    header.set_data_shape((600, 600, 600))
+    header.set_data_dtype(np.uint8)
+    header["vox_offset"], header["magic"] = 352, b"n+1"
+    large = gzip.compress(header.binaryblock + bytes(4) + bytes(600**2), mtime=0)
+    header.set_data_shape((4, 4, 4))
+    header["vox_offset"] = 600_000_000
+    far = header.binaryblock + b"\1\0\0\0" + struct.pack("<2i", 600_000_000, 6)
+    for content in (large, far):
+        tracemalloc.start()
+        with pytest.raises(Rejected):
+            read_scan(MemoryFile("upload.nii", content))
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert most < 20_000_000
+
+
+def test_a_series_beside_a_file_of_its_name_is_not_guessed(tmp_path: Path) -> None:
+    save(tmp_path / "x.nii.gz")
+    (tmp_path / "x").mkdir()
+    assert find_scan(tmp_path, "x") == tmp_path / "x.nii.gz"  # an empty folder is no series
+    content = next(series_bytes(seen().astype(np.uint8)[None], Lie.straight(SPACING), {"do": []}))
+    (tmp_path / "x" / "1.dcm").write_bytes(content)
+    with pytest.raises(Rejected, match="which of them"):
+        find_scan(tmp_path, "x")
+    (tmp_path / "1.dcm").write_bytes(content)
+    assert not is_series(tmp_path)  # a stray slice among volumes
+
+
+def test_slices_of_a_series_may_have_scales_of_their_own(tmp_path: Path) -> None:
+    for number, content in enumerate(series_bytes(seen().astype(np.uint8)[None], Lie.straight(SPACING), {"do": []})):
+        dataset = dcmread(io.BytesIO(content))
+        dataset.RescaleSlope, dataset.RescaleIntercept = f"{number + 1}", f"{10 * number}"
+        dataset.save_as(tmp_path / f"{number}.dcm")
+    values, _, _ = read_array(tmp_path)
+    numbers = np.arange(SIZE[0])[:, None, None]
+    np.testing.assert_allclose(values[..., 0], seen() * (numbers + 1) + 10 * numbers)
+    for path in tmp_path.iterdir():
+        dataset = dcmread(path)
+        dataset.PhotometricInterpretation = "MONOCHROME1"
+        dataset.save_as(path)
+    with pytest.raises(Rejected, match="MONOCHROME1"):
+        read_array(tmp_path)
+
+
+def test_what_nobody_said_is_not_said_by_what_is_written(tmp_path: Path) -> None:
+    values = seen()[None]
+    for said in (True, False):
+        path = tmp_path / f"{said}.nii.gz"
+        path.write_bytes(nifti_bytes(values, Lie.straight(SPACING, said=said), {}))
+        again, lie, remarks = read_array(path)
+        assert np.array_equal(np.moveaxis(again, -1, 0), values)
+        assert lie.said == said
+        assert lie.spacing == pytest.approx(SPACING)
+        assert [remark.kind for remark in remarks] == ([] if said else ["unknown orientation"])
 
 
 @pytest.mark.parametrize("content", [b"", b"no volume", b"\x1f\x8bcut off"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from benchmarks.volumes import study_of
 from refused import refused
 from segcft.api.full import change_of
 from segcft.api.many import answer_all
-from segcft.api.question import read_pixels
+from segcft.api.question import prepare_image, read_pixels
 from segcft.api.questions import folder_items
 from segcft.cli import main
 from segcft.config.loader import parse_study
@@ -33,9 +34,10 @@ from segcft.errors import Code, DataError, StudyError
 from segcft.evaluate.planes import Planes
 from segcft.grid import Grid
 from segcft.importers.folder import import_folder
+from segcft.io.lie import Lie
 from segcft.io.provenance import inspect
 from segcft.io.scan import read_array
-from segcft.io.volumeout import series_bytes
+from segcft.io.volumeout import nifti_bytes, series_bytes
 from segcft.pipeline.judging import load_judge
 from segcft.pipeline.publish import publish
 from segcft.pipeline.publish_readers import publish_readers
@@ -191,6 +193,33 @@ def test_a_question_about_a_file_is_answered_in_its_own_voxels(
     assert inspect(out) == json.loads(json.dumps(answer.provenance))
 
 
+def test_a_change_lies_where_it_was_made_and_nothing_else_moves(volumes: Run, tmp_path: Path) -> None:
+    """A block of the grid is a block of the file, in half its voxels; what the grid does not show is as it was."""
+    study = parse_study(of_files(data={"source": "folder", "grey_range": [0, 1000]}))
+    shape = (60, 80, 120)  # voxels of 0.5 mm: 30 x 40 x 60 mm, of which the grid shows 28 x 36 x 56
+    lie = Lie.straight((0.5,) * 3, said=True)
+    stored = np.random.default_rng(0).integers(300, 600, shape).astype(np.int16)
+    path = tmp_path / "t1.nii.gz"
+    path.write_bytes(nifti_bytes(stored[None], lie, None))
+    prepared = prepare_image(study, path)
+    after, block = prepared.pixels.copy(), (slice(10, 14), slice(20, 25), slice(30, 36))
+    after[0][block] += 51  # a fifth of 1000
+    model = segcft.load(volumes.folder)
+    do = {"anterior_volume": "+10%"}
+    some = model.counterfactual(np.asarray(volumes.store().images[0]), {"sex": "F", "age": 50}, do, draws=0)
+    answer = replace(some, image=after, original=prepared.pixels, study=study, source=path, lie=prepared.lie)
+    answer.save(tmp_path / "y.nii.gz", full_resolution=True)
+    found, _, _ = read_array(tmp_path / "y.nii.gz")
+    change = found[..., 0].astype(int) - stored
+    # The grid begins 2, 4 and 4 voxels of 0.5 mm within the volume.
+    own = [slice(2 * one.start + more, 2 * one.stop + more) for one, more in zip(block, (2, 4, 4), strict=True)]
+    inner = tuple(slice(one.start + 1, one.stop - 1) for one in own)
+    assert (change[inner] == 200).all()
+    around = np.ones(shape, dtype=bool)
+    around[tuple(slice(one.start - 1, one.stop + 1) for one in own)] = False
+    assert not change[around].any()
+
+
 def test_an_answer_about_a_volume_as_a_folder(volumes: Run, volume_files: Path, tmp_path: Path) -> None:
     model = segcft.load(volumes.folder)
     path = sorted((volume_files / "images").iterdir())[1]
@@ -215,8 +244,9 @@ def test_an_answer_about_a_volume_as_a_folder(volumes: Run, volume_files: Path, 
     for name in ("x.dcm", "x.gif"):
         with refused(DataError, Code.UNSUPPORTED, name):
             answer.save(tmp_path / name)
-    with refused(DataError, Code.CONFLICT, "x.json"):
-        answer.save(tmp_path / "x.json", full_resolution=True)
+    for name in ("x.json", "x.png"):
+        with refused(DataError, Code.CONFLICT, name):
+            answer.save(tmp_path / name, full_resolution=True)
 
 
 def test_an_array_of_voxels_is_asked_about(volumes: Run) -> None:
@@ -404,3 +434,22 @@ def test_the_benchmark_estimates_a_head(capsys: pytest.CaptureFixture[str], monk
     *_, last = capsys.readouterr().out.strip().splitlines()
     assert last.startswith("| estimated: 256 x 256 x 256 |")
     assert [cell.strip() for cell in last.split("|")[3:]] == ["4.1e+03", "–", "–", "8.19e+03", "–", "2048.0", ""]
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_of_several_channels_a_picture_has_the_first(volumes: Run, tmp_path: Path, channels: int) -> None:
+    """They are no colours, and nothing is transparent."""
+    do = {"anterior_volume": "+10%"}
+    image = np.asarray(volumes.store().images[0])
+    some = segcft.load(volumes.folder).counterfactual(image, {"sex": "F", "age": 50}, do, draws=0)
+    several = np.concatenate([some.image, *(255 - some.image for _ in range(channels - 1))])
+    answer = replace(some, image=several, original=several, band=None)
+    for one, name in ((some, "one.png"), (answer, "several.png")):
+        one.save(tmp_path / name)
+    with PIL.Image.open(tmp_path / "one.png") as first, PIL.Image.open(tmp_path / "several.png") as other:
+        assert other.mode == "L"
+        assert np.array_equal(first, other)
+    assert "<img" in answer._repr_html_()
+    answer.save(tmp_path / "answer")
+    assert not (tmp_path / "answer" / "dicom").exists()
+    assert read_array(tmp_path / "answer" / "counterfactual.nii.gz", channels)[0].shape == (*SIZE, channels)

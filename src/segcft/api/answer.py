@@ -52,8 +52,8 @@ class Answer:
     source: ImageLike | None = None
     """The image as it was given, if it was a file."""
     band: NDArray[np.float32] | None = None
-    """Half-width in grey levels, (C, H, W), of the band around :attr:`image` in which 90 % of the pixels lie that truly
-    change (:mod:`segcft.counterfactual.band`); None where nobody knows."""
+    """Half-width in grey levels, (C, *size), of the band around :attr:`image` in which 90 % of the pixels lie that
+    truly change (:mod:`segcft.counterfactual.band`); None where nobody knows."""
     lie: Lie | None = None
     """How a volume lies in the patient, where its file says."""
 
@@ -167,7 +167,7 @@ class Answer:
 
     def _repr_html_(self) -> str:
         """The answer in a notebook."""
-        before, after = self.shown(self.original), self.shown(self.image)
+        before, after = self.shown(self._first(self.original)), self.shown(self._first(self.image))
         enlarge = max(1, round(256 / min(before.shape[1:])))
         asked, change = f"do({', '.join(self.record['do'])})", difference_colours(self.shown(self.difference))
         panels = [
@@ -185,7 +185,11 @@ class Answer:
 
     def png(self, stack: NDArray[np.uint8]) -> bytes:
         """A PNG file of what is :meth:`shown` of a stack (C, *size), which says that it is synthetic."""
-        return png_bytes(self.shown(stack), self.provenance)
+        return png_bytes(self.shown(self._first(stack)), self.provenance)
+
+    def _first(self, stack: NDArray[Any]) -> NDArray[Any]:
+        """Of a volume the first channel (1, *size): the others are no colours."""
+        return stack[:1] if self.is_volume else stack
 
     def summary(self) -> str:
         """A line a variable: before, asked, and read from the counterfactual image."""

@@ -26,9 +26,9 @@ from segcft.api.question import Question
 from segcft.api.questions import Item, PassedOver
 from segcft.api.saving import slices_of, volume_bytes
 from segcft.config.study import Study
-from segcft.errors import Code, InterventionError, RunError, SegcftError
+from segcft.errors import Code, DataError, InterventionError, RunError, SegcftError
 from segcft.io.imagefile import check_id
-from segcft.io.provenance import dicom_bytes, png_bytes
+from segcft.io.provenance import dicom_bytes
 from segcft.io.reject import Rejected
 from segcft.pipeline.pool import threads_of
 from segcft.pipeline.run import Run
@@ -92,16 +92,18 @@ def answer_all(
         exact: see :meth:`segcft.api.model.Model.counterfactual`.
 
     Raises:
-        DataError: ``out`` holds something else.
+        DataError: ``out`` holds something else, or DICOM files are asked for of volumes of several channels.
         RunError: the model lacks a part.
     """
     progress = progress or Progress()
+    if dicom and len(run.study.image.size) == 3 and run.study.image.channels != 1:
+        raise DataError(Code.UNSUPPORTED, "--dicom", "a volume of several channels is no DICOM series; leave it out")
     began_with = _settings(run, method, draws, dicom) | ({"exact": True} if exact else {})
     outcomes: list[_Outcome] = []
     with Journal(out, began_with, lambda entry: _cells(run.study, entry["row"]["record"])) as journal:
         stamps = {item.id: item.stamp() for item in items}
-        volumes = len(run.study.image.size) == 3
-        more = [*(["volumes/{id}.nii.gz"] if volumes else []), *([_dicom_of("{id}", volumes)] if dicom else [])]
+        size = run.study.image.size
+        more = [*(["volumes/{id}.nii.gz"] if len(size) == 3 else []), *(_dicom_of("{id}", size) if dicom else [])]
         waiting = [item for item in items if not journal.has(item.id, stamps[item.id], more)]
         chunks = [waiting[start : start + BATCH] for start in range(0, len(waiting), BATCH)]
         jobs = min(jobs, len(chunks))
@@ -189,23 +191,22 @@ class _Answerer:
         return [self._write(item, answer) for (item, _), answer in zip(asked, answers, strict=True)]
 
     def _write(self, item: Item, answer: Answer) -> _Outcome:
-        out, shown = self.settings.out, answer.shown(answer.image)
-        write_bytes(out / "images" / f"{item.id}.png", png_bytes(shown, answer.provenance))
+        out = self.settings.out
+        write_bytes(out / "images" / f"{item.id}.png", answer.png(answer.image))
         if answer.is_volume:
             write_bytes(out / "volumes" / f"{item.id}.nii.gz", volume_bytes(answer, answer.image))
         if self.settings.dicom:
-            first = out / _dicom_of(item.id, answer.is_volume)
-            if answer.is_volume:
-                for number, content in enumerate(slices_of(answer), start=1):
-                    write_bytes(first.with_name(f"{number:04}.dcm"), content)
-            else:
-                write_bytes(first, dicom_bytes(answer.image, answer.provenance, answer.spacing))
+            own = [dicom_bytes(answer.image, answer.provenance, answer.spacing)] if not answer.is_volume else ()
+            for name, content in zip(_dicom_of(item.id, answer.image.shape[1:]), own or slices_of(answer), strict=True):
+                write_bytes(out / name, content)
         return _Outcome(item, answer.record)
 
 
-def _dicom_of(id: str, volume: bool) -> str:
-    """The DICOM file of an answer, of a volume that of its first slice."""
-    return f"dicom/{id}/0001.dcm" if volume else f"dicom/{id}.dcm"
+def _dicom_of(id: str, size: tuple[int, ...]) -> list[str]:
+    """The DICOM files of an answer of this ``size``, of a volume one a slice."""
+    if len(size) == 2:
+        return [f"dicom/{id}.dcm"]
+    return [f"dicom/{id}/{number:04}.dcm" for number in range(1, size[0] + 1)]
 
 
 def _write_tables(

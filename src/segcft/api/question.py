@@ -180,7 +180,7 @@ def header_facts(study: Study, header: Mapping[str, float | str | None]) -> list
 
 def name_of(image: ImageLike) -> str:
     """What an image is called in messages and records: its file, without the folder, or what kind of object it is."""
-    image = _bare(image)
+    image = bare(image)
     if isinstance(image, str | Path):
         return Path(image).name
     return image.name if isinstance(image, MemoryFile) else type(image).__name__
@@ -218,7 +218,9 @@ def prepare_image(study: Study, image: ImageLike) -> PreparedImage:
         seen, pixel = _seen(study, image)
         with about(_field(image)):
             pixels = fit_image(seen.grey, study.image, pixel)
-        lie = seen.lie and seen.lie.within(*window_of(seen.size, study.image, pixel), study.image.size)
+        lie = seen.lie
+        if lie is not None and pixel.millimetres is not None:
+            lie = lie.sized(pixel.millimetres).within(*window_of(seen.size, study.image, pixel), study.image.size)
         return PreparedImage(pixels, header_facts(study, seen.person), seen.remarks, lie)
 
 
@@ -240,7 +242,7 @@ def _seen(study: Study, image: ImageLike) -> tuple[ImageFile, Pixel]:
     if stated is not None and len(stated) != dimensions:
         why = f"expected {dimensions} lengths, as the study's images have axes, not {len(stated)}"
         raise DataError(Code.INVALID, "millimetres", why)
-    image = _bare(image)
+    image = bare(image)
     if not isinstance(image, str | Path | MemoryFile):
         with about("image"):
             grey, remarks = _array(image, channels) if dimensions == 2 else (_voxels(image, channels), ())
@@ -252,7 +254,9 @@ def _seen(study: Study, image: ImageLike) -> tuple[ImageFile, Pixel]:
     pixel, found = pixel_of(seen, stated or source.stated), list(seen.remarks)
     if not source.ignore_spacing:
         found += filter(None, [contradiction(seen.size, pixel, study.image, str(path))])
-    return seen._replace(remarks=tuple(remark.of(path) for remark in found)), pixel
+    # What is told of one file of a series names it, which may be a patient's name.
+    named = [Remark(one.kind, one.kind) if isinstance(path, Path) and path.is_dir() else one.of(path) for one in found]
+    return seen._replace(remarks=tuple(named)), pixel
 
 
 @contextmanager
@@ -268,17 +272,17 @@ def _unreadable(image: ImageLike) -> Iterator[None]:
 
 def is_file(image: ImageLike) -> bool:
     """Whether an image is the name of a file, which can be read again."""
-    return isinstance(_bare(image), str | Path)
+    return isinstance(bare(image), str | Path)
 
 
-def _bare(image: ImageLike) -> Any:
+def bare(image: ImageLike) -> Any:
     """An image without what is said of its size."""
     return image.image if isinstance(image, Sized) else image
 
 
 def _field(image: ImageLike) -> str:
     """What errors call an image."""
-    image = _bare(image)
+    image = bare(image)
     return str(image) if isinstance(image, str | Path | MemoryFile) else "image"
 
 

@@ -45,8 +45,11 @@ class Item:
         return key_of(str(self.image), self.known, self.do, *map(_state, (self.image, *others)))
 
 
-def _state(path: Path) -> tuple[int, int]:
+def _state(path: Path) -> tuple[int, int] | list[tuple[str, int, int]]:
     try:
+        if path.is_dir():  # a series: a slice may be another one
+            stats = [(one.name, one.stat()) for one in sorted(path.iterdir())]
+            return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
         stat = path.stat()
     except (OSError, ValueError):  # ValueError: no path can be called so
         return 0, 0
@@ -78,15 +81,14 @@ def folder_items(folder: Path, known: Sequence[str], do: Sequence[str], volumes:
         DataError: there is no image.
     """
     images, passed = [], []
-    if volumes:
-        series = [path for path in sorted(folder.rglob("*")) if is_series(path)]
-        images = [(path.relative_to(folder).as_posix(), path) for path in series]
+    series = {path for path in folder.rglob("*") if is_series(path)} if volumes else set[Path]()
+    images += [(path.relative_to(folder).as_posix(), path) for path in series]
     kinds = NIFTI if volumes else SUFFIXES
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
         name = path.relative_to(folder).as_posix()
         if path.name.upper() == DICOMDIR:
             passed.append(PassedOver(name, "the contents of a DICOM medium, no image"))
-        elif volumes and any(parent == path.parent for _, parent in images):
+        elif path.parent in series:
             continue  # a slice, or what lies beside slices
         elif path.name.lower().endswith(kinds) or (is_dicom(path) and not volumes):
             images.append((name, path))

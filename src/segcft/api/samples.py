@@ -59,7 +59,7 @@ class Samples:
         # First: by it the folder is known again.
         write_text(folder / TABLE, table.to_csv(index=False, float_format="%.6g"))
         for name, pixels in zip(names, self.images, strict=True):
-            lie = Lie.straight(self.spacing or (1.0,) * 3) if volumes else None
+            lie = Lie.straight(self.spacing or (1.0,) * 3, said=True) if volumes else None
             write_bytes(folder / name, nifti_bytes(pixels, lie, self.record) if lie else png_bytes(pixels, self.record))
 
     def sheet(self) -> NDArray[np.uint8]:
@@ -69,7 +69,8 @@ class Samples:
             size = images.shape[2:]
             grid = Grid(size, pitch=tuple(self.spacing or (1.0,) * 3))
             planes = Planes(grid, torch.zeros(0, *size))
-            images = planes(torch.from_numpy(images.astype(np.float32))).round().numpy().astype(np.uint8)
+            first = torch.from_numpy(images[:, :1].astype(np.float32))  # the other channels are no colours
+            images = planes(first).round().numpy().astype(np.uint8)
         _, channels, height, width = images.shape
         columns = min(len(self), max(1, round(math.sqrt(len(self) * height / width))))
         rows = math.ceil(len(self) / columns)

@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcft.api.full import change_of, own_values
-from segcft.api.question import ImageLike
+from segcft.api.question import ImageLike, bare
 from segcft.errors import Code, DataError
-from segcft.io.imagefile import is_dicom
 from segcft.io.lie import Lie
 from segcft.io.provenance import dicom_bytes, png_bytes
 from segcft.io.reject import Rejected
@@ -39,6 +38,8 @@ def save_answer(answer: Answer, path: Path, full_resolution: bool | ImageLike) -
     full = full_resolution is not False
     if full and path.suffix.lower() == ".json":
         raise DataError(Code.CONFLICT, path, "numbers have no resolution; leave out full_resolution")
+    if full and answer.is_volume and path.suffix.lower() == ".png":
+        raise DataError(Code.CONFLICT, path, "a picture has planes of the model's grid; write .nii.gz, or a folder")
     image = None if isinstance(full_resolution, bool) else full_resolution
     # All of it before anything changes.
     text = json.dumps(answer.record, indent=1, allow_nan=False, ensure_ascii=False)
@@ -72,7 +73,7 @@ def _write_folder(path: Path, text: str, files: Mapping[str, bytes]) -> None:
 def _files(answer: Answer) -> dict[str, bytes]:
     shown = np.clip(answer.difference // 2 + 128, 0, 255).astype(np.uint8)  # grey: unchanged
     files = {
-        "image.png": png_bytes(answer.shown(answer.original)),
+        "image.png": png_bytes(answer.shown(answer.original[:1] if answer.is_volume else answer.original)),
         "counterfactual.png": answer.png(answer.image),
         "difference.png": answer.png(shown),
     }
@@ -89,9 +90,14 @@ def _volumes(answer: Answer) -> dict[str, bytes]:
     stacks: dict[str, NDArray[Any]] = {"counterfactual": answer.image, "difference": answer.difference}
     stacks |= {name: one for name, one in (("band", answer.band), ("spread", answer.spread)) if one is not None}
     files = {f"{name}.nii.gz": volume_bytes(answer, one) for name, one in stacks.items()}
-    if len(answer.image) == 1:  # DICOM has one channel or colours
+    if has_series(answer):
         files |= {f"{SERIES}/{number:04}.dcm": content for number, content in enumerate(slices_of(answer), start=1)}
     return files
+
+
+def has_series(answer: Answer) -> bool:
+    """Whether the counterfactual of a volume can be a DICOM series, which has one channel."""
+    return len(answer.image) == 1
 
 
 def slices_of(answer: Answer) -> Iterator[bytes]:
@@ -117,6 +123,7 @@ def full_volume(answer: Answer, image: ImageLike | None, path: Path) -> bytes:
         DataError: the volume cannot be read, is another one, or is no file.
     """
     study, given, grey, pixel = answer.own(image)
+    given = bare(given)
     if not isinstance(given, str | Path):
         raise DataError(Code.UNSUPPORTED, "full_resolution", "the volume was no file, so that nobody knows its units")
     source, spec = Path(given), study.data.common
@@ -128,7 +135,7 @@ def full_volume(answer: Answer, image: ImageLike | None, path: Path) -> bytes:
     ranges = grey_limits(values, spec.grey_range, spec.window)
     change = change_of(grey.shape[1:], pixel, study.image, answer.original, answer.image)
     changed = own_values(values, change, ranges)
-    like = None if source.is_dir() or is_dicom(source) else source
+    like = None if source.is_dir() else source
     compressed = path.suffix.lower() != ".nii"
     return nifti_bytes(changed, lie, answer.provenance, compressed=compressed, like=like)
 

@@ -83,9 +83,9 @@ def add_ask(command: Command) -> None:
         "--pixel-mm",
         metavar=("HEIGHT", "WIDTH"),
         type=float,
-        nargs=2,
+        nargs="+",
         help="of one image: the size of its pixels in mm, where its file does not say it (models with image.fit: "
-        "physical)",
+        "physical); of a volume depth, height and width of a voxel",
     )
     asked.add_argument("--dicom", action="store_true", help="of many images: write DICOM files, too")
     asked.add_argument(
@@ -95,7 +95,7 @@ def add_ask(command: Command) -> None:
 
     inspected = command("inspect", _inspect, "tell whether images are synthetic, and what was asked of which model")
     inspected.add_argument(
-        "files", metavar="FILE", type=Path, nargs="+", help="PNG, GIF or DICOM file, or an answer's JSON"
+        "files", metavar="FILE", type=Path, nargs="+", help="PNG, GIF, DICOM or NIfTI file, or an answer's JSON"
     )
 
 

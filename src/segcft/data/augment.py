@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from functools import reduce
 
 import torch
@@ -73,7 +74,7 @@ class Augmenter:
         # The inverse map, output to input: undo the shift, turn back, undo the scale. A turn is rigid only where axes
         # have one unit, hence the ratios of lengths.
         rows = [
-            torch.stack([turned[:, i, j] / scales[i] * (lengths[j] / lengths[i]) for j in range(axes)], dim=-1)
+            torch.stack([_in_units(turned[:, i, j] / scales[i], lengths, i, j) for j in range(axes)], dim=-1)
             for i in range(axes)
         ]
         linear = torch.stack(rows, dim=-2)
@@ -131,6 +132,12 @@ class Augmenter:
             inside = (place > begin[:, None]) & (place < (begin + length)[:, None])
             hidden &= inside.reshape(len(image), *(-1 if one == axis else 1 for one in range(1, image.dim())))
         return torch.where(hidden, image.mean(dim=tuple(range(2, image.dim())), keepdim=True), image)
+
+
+def _in_units(share: Tensor, lengths: Sequence[int], i: int, j: int) -> Tensor:
+    """What axis ``i`` gets of a step along axis ``j``, where each is 2 units long, whatever its pixels."""
+    # One and the same number, rounded as it always was: a seed gives what it gave.
+    return share / (lengths[i] / lengths[j]) if i < j else share * (lengths[j] / lengths[i])
 
 
 def _per_sample(values: Tensor, image: Tensor) -> Tensor:

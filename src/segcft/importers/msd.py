@@ -17,14 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcft.errors import Code, DataError
-from segcft.importers.convert import Summary, convert
+from segcft.importers.convert import VOLUME, Summary, convert
 from segcft.importers.converted import Converted
+from segcft.io.imagefile import strip_suffix
 from segcft.io.lie import Lie, check_lie
+from segcft.io.maskfile import whole_numbers
 from segcft.io.nifti import is_nifti
 from segcft.io.reject import Excluded, Rejected, about
 from segcft.io.scan import read_array
 from segcft.io.volumeout import nifti_bytes
 from segcft.utils.atomic import write_rows
+from segcft.utils.digest import key_of
 from segcft.utils.progress import Progress
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION = "dataset.json"
 IMAGES, LABELS = "imagesTr", "labelsTr"
+GZIP = b"\x1f\x8b"
 LABELS_TABLE = "labels.csv"
 NO_LABEL = "no label in it"
 
@@ -42,6 +46,12 @@ class Pair(NamedTuple):
     id: str
     image: Path
     label: Path
+
+    @property
+    def stamp(self) -> str:
+        """Changes when either file does."""
+        found = [path.stat() for path in (self.image, self.label) if path.is_file()]
+        return key_of([(one.st_size, one.st_mtime_ns) for one in found])
 
 
 class Task(NamedTuple):
@@ -63,7 +73,7 @@ def convert_msd(options: MSD, out: Path, progress: Progress | None = None) -> Su
         len(pairs),
         lambda pair: _read(pair, task, options.margin),
         out,
-        settings=options.settings,
+        settings=options.settings | {"labels": {str(number): name for number, name in task.labels.items()}},
         splits=options.splits,
         workers=options.workers,
         progress=progress,
@@ -96,19 +106,14 @@ def read_task(folder: Path) -> Task:
 def pairs_of(folder: Path) -> list[Pair]:
     """Every volume that has an image or a label map, in the order of their names; systems' own files, which begin with
     a dot, are none."""
-    names = sorted(
-        {
-            path.name
-            for part in (IMAGES, LABELS)
-            for path in (folder / part).glob("*")
-            if is_nifti(path) and not path.name.startswith(".")
-        }
-    )
-    return [Pair(_id_of(name), folder / IMAGES / name, folder / LABELS / name) for name in names]
-
-
-def _id_of(name: str) -> str:
-    return name.removesuffix(".gz").removesuffix(".nii")
+    found: dict[str, dict[str, Path]] = {}
+    for part in (IMAGES, LABELS):
+        for path in sorted((folder / part).glob("*")):
+            if is_nifti(path) and not path.name.startswith("."):
+                found.setdefault(strip_suffix(path.name), {})[part] = path
+    missing = {part: folder / part for part in (IMAGES, LABELS)}
+    each = {id: {part: missing[part] / f"{id}{VOLUME}" for part in missing} | own for id, own in sorted(found.items())}
+    return [Pair(id, own[IMAGES], own[LABELS]) for id, own in each.items()]
 
 
 def _read(pair: Pair, task: Task, margin: float | None) -> Converted:
@@ -128,6 +133,7 @@ def _read(pair: Pair, task: Task, margin: float | None) -> Converted:
             sizes = (" x ".join(map(str, shape)) for shape in (found.shape, values.shape[:3]))
             raise Rejected("the label map has {} voxels, its volume {}".format(*sizes))
         check_lie(own, lie, found.shape)
+        found = whole_numbers(found)
         unknown = set(np.unique(found).tolist()) - {0, *task.labels}
         if unknown:
             raise Rejected(f"it has {', '.join(f'{number:g}' for number in sorted(unknown))}, which are no labels")
@@ -135,14 +141,14 @@ def _read(pair: Pair, task: Task, margin: float | None) -> Converted:
     if margin is not None:
         if not found.any():
             raise Excluded(NO_LABEL, f"{pair.label}: there is nothing around which to cut the volume")
-        images = (_cut(values, lie, found, margin), _cut(labels, lie, found, margin))
+        images = (_cut(values, lie, found, margin), _cut(found[..., None].astype(np.uint8), lie, found, margin))
     return Converted(pair.id, pair.id, *images, remarks=(*remarks, *more))
 
 
 def _content(path: Path) -> bytes:
     """A file, compressed."""
     content = path.read_bytes()
-    return content if path.name.lower().endswith(".gz") else gzip.compress(content, mtime=0)
+    return content if content.startswith(GZIP) else gzip.compress(content, mtime=0)
 
 
 def _cut(values: NDArray[Any], lie: Lie, labels: NDArray[Any], margin: float) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from segcft.io.reject import Rejected
 
 CANONICAL: tuple[tuple[int, ...], tuple[bool, ...]] = ((2, 1, 0), (False, True, True))
 """As :class:`Lie` has order and direction of an array that goes to the right, to the front and to the head (RAS)."""
+UNSAID: tuple[tuple[int, ...], tuple[bool, ...]] = ((2, 1, 0), (False, True, False))
+"""The same of one that goes to the left, as NIfTI's default is where a header does not say it."""
 APART = 0.1
 """How many mm the corners of a mask may be from those of its image: headers are rounded."""
 
@@ -33,12 +35,18 @@ class Lie:
     said: bool = True
 
     @classmethod
-    def straight(cls, spacing: tuple[float, ...]) -> Lie:
-        """Of voxels of a size (D, H, W) in mm, of which nobody says how they lie."""
+    def straight(cls, spacing: tuple[float, ...], said: bool = False) -> Lie:
+        """Of voxels of a size (D, H, W) in mm whose axes are those of the patient; by default nobody has said so."""
         affine = np.zeros((4, 4))
         affine[2, 0], affine[1, 1], affine[0, 2] = spacing
         affine[3, 3] = 1
-        return cls(affine, *CANONICAL, said=False)
+        return cls(affine, *(CANONICAL if said else UNSAID), said=said)
+
+    def sized(self, spacing: tuple[float, ...]) -> Lie:
+        """The same with voxels of another size (D, H, W) in mm."""
+        affine = self.affine.copy()
+        affine[:3, :3] *= np.array(spacing) / self.spacing
+        return replace(self, affine=affine)
 
     def turn(self, stored: NDArray[Any]) -> NDArray[Any]:
         """The stored array (I, J, K, ...) as it is seen, (D, H, W, ...)."""
@@ -65,7 +73,7 @@ class Lie:
         step = np.array(extent) / size
         inner = np.diag([*step, 1.0])
         inner[:3, 3] = np.array(start) + step / 2 - 0.5
-        return Lie(self.affine @ inner, *CANONICAL, said=self.said)
+        return Lie(self.affine @ inner, *(CANONICAL if self.said else UNSAID), said=self.said)
 
     @property
     def spacing(self) -> tuple[float, float, float]:

@@ -178,6 +178,18 @@ def _whole(values: NDArray[np.floating[Any]]) -> tuple[NDArray[Any], float | Non
     return values, 1.0 if low >= 0 and high <= 1 + WHOLE else None
 
 
+def whole_numbers(values: NDArray[Any]) -> NDArray[Any]:
+    """Labels as whole numbers, where they are but for rounding.
+
+    Raises:
+        Rejected: they are not.
+    """
+    found = _whole(values)[0] if values.dtype.kind == "f" else values
+    if found.dtype.kind == "f":
+        raise Rejected("labels are whole numbers, and this holds others")
+    return found
+
+
 def _labels(file: MaskFile, thin: bool = False) -> NDArray[np.integer[Any]]:
     """The numbers of a file of labels or bit flags; what is transparent is 0.
 

@@ -22,8 +22,8 @@ from segcft.errors import Code, DataError
 from segcft.io.imagefile import is_dicom
 from segcft.io.nifti import is_nifti
 from segcft.io.picture import open_picture
-from segcft.io.reject import Rejected
-from segcft.utils.extra import extra
+from segcft.io.reject import Rejected, reading
+from segcft.io.volumefile import opened_nifti
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -187,11 +187,8 @@ def _nifti_record(path: Path) -> str | None:
         DataError: NiBabel is not installed.
         Rejected: it cannot be read.
     """
-    nibabel = extra("nibabel", path, "nifti")
-    try:
-        extensions = nibabel.load(path).header.extensions
-    except Exception as error:  # NiBabel's readers raise almost anything over a broken file
-        raise Rejected(f"cannot read this volume ({error})") from None
+    with reading(path, "NIfTI file"), opened_nifti(path) as image:
+        extensions = list(image.header.extensions)
     for one in extensions:
         text = one.get_content() if one.get_code() == COMMENT else ""
         text = text.decode(errors="replace") if isinstance(text, bytes) else text
@@ -201,5 +198,5 @@ def _nifti_record(path: Path) -> str | None:
 
 
 def picture(pixels: NDArray[np.uint8]) -> Image.Image:
-    """Pixels (1, H, W) or (3, H, W) as a Pillow image in grey or colour."""
-    return Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(np.moveaxis(pixels, 0, -1)))
+    """Pixels (C, H, W) as a Pillow image: in colour if there are three channels, else the first one in grey."""
+    return Image.fromarray(np.ascontiguousarray(np.moveaxis(pixels, 0, -1)) if len(pixels) == 3 else pixels[0])

@@ -25,6 +25,8 @@ from segcft.io.source import Source
 from segcft.io.volumefile import Stored, check_affine, read_stored
 from segcft.utils.extra import extra
 
+SHEARED = 0.01
+"""Share of a voxel's volume that it may lack beside a box of its edges."""
 OBLIQUE = 15.0
 """Degrees between an axis of the array and that of the patient beyond which a remark tells of it."""
 
@@ -36,15 +38,20 @@ def find_scan(folder: Path, id: str) -> Path:
         Rejected: there is none or more than one, or ``id`` leads out of the folder.
     """
     check_id(id)
-    return folder / id if id and (folder / id).is_dir() else find_file(folder, id, NIFTI)
+    if not id or not is_series(folder / id):
+        return find_file(folder, id, NIFTI)
+    beside = [name for suffix in NIFTI if (folder / (name := f"{id}{suffix}")).is_file()]
+    if beside:
+        raise Rejected(f"{folder / id}: a series, and {beside[0]} beside it; which of them is it?")
+    return folder / id
 
 
 def is_series(path: Path) -> bool:
-    """Whether it is a folder that holds DICOM files, which are taken for slices of one volume."""
+    """Whether it is a folder that holds DICOM files, which are taken for slices of one volume; and no volumes."""
     if not path.is_dir():
         return False
-    files = (one for one in path.iterdir() if one.is_file() and not one.name.startswith("."))
-    return any(one.name != DICOMDIR and is_dicom(one) for one in files)
+    files = [one for one in path.iterdir() if one.is_file() and not one.name.startswith(".")]
+    return any(one.name != DICOMDIR and is_dicom(one) for one in files) and not any(map(is_nifti, files))
 
 
 def read_seen(
@@ -76,8 +83,8 @@ def read_scan(
         path: a NIfTI file, or a folder with one DICOM series.
         channels: of the volume. Several are the fourth dimension of a NIfTI file; each has its own percentiles.
         grey_range: values in the file that become 0 and 1.
-        window: percentiles that do so. By default it is the whole range of 8 or 16 bits without a sign, and of other
-            types, as MR and CT have them, the 0.5th and 99.5th percentile.
+        window: percentiles that do so. By default it is the whole range of 8 bits without a sign, and of other types,
+            as MR and CT have them, the 0.5th and 99.5th percentile.
 
     Raises:
         DataError: NiBabel is not installed.
@@ -87,10 +94,10 @@ def read_scan(
     stored, lie, remarks = read_array(path, channels)
     with about(path):
         values = np.moveaxis(stored, -1, 0)
-        ranges = grey_limits(values, grey_range, window)
-        values = values.astype(np.float64)
         check_varied(values)
-        grey = np.concatenate([scaled(one[None], None, limits) for one, limits in zip(values, ranges, strict=True)])
+        ranges = grey_limits(values, grey_range, window)
+        each = zip(values, ranges, strict=True)  # one after the other: a volume is large
+        grey = np.concatenate([scaled(one[None].astype(np.float64), None, limits) for one, limits in each])
     extent = tuple(length * mm for length, mm in zip(grey.shape[1:], lie.spacing, strict=True))
     return ImageFile(grey, 1.0, {}, remarks, extent=extent, lie=lie)
 
@@ -101,7 +108,7 @@ def grey_limits(
     """Which values of each channel (C, D, H, W) become 0 and 1; see :func:`read_scan`."""
     full = None
     if grey_range is None and window is None:
-        if stored.dtype in (np.uint8, np.uint16):
+        if stored.dtype == np.uint8:  # of 16 bits scanners use what they need
             full = float(np.iinfo(stored.dtype).max)
         else:
             window = PERCENTILES
@@ -124,6 +131,7 @@ def read_array(path: Source, channels: int = 1) -> tuple[NDArray[Any], Lie, tupl
         else:
             raise Rejected(f"expected a NIfTI file ({' or '.join(NIFTI)}) or a folder with a DICOM series")
         check_affine(found.affine)
+        _check_right_angles(found.affine)
         lie, degrees = _lie_of(found, path)
         values = found.values if found.values.ndim == 4 else found.values[..., None]
         if values.shape[-1] != channels:
@@ -139,6 +147,18 @@ def read_array(path: Source, channels: int = 1) -> tuple[NDArray[Any], Lie, tupl
         text = f"its axes are up to {degrees:.0f} degrees from those of the patient; it is not turned"
         remarks.append(Remark("oblique", f"{path}: {text}"))
     return lie.turn(values), lie, tuple(remarks)
+
+
+def _check_right_angles(affine: NDArray[np.float64]) -> None:
+    """Check that voxels are as large as their edges say: a tilted gantry shears them.
+
+    Raises:
+        Rejected: they are not.
+    """
+    axes = affine[:3, :3]
+    lost = 1 - abs(float(np.linalg.det(axes))) / float(np.linalg.norm(axes, axis=0).prod())
+    if lost > SHEARED:
+        raise Rejected(f"its axes are not at right angles, so volumes would be {lost:.1%} too large; resample it first")
 
 
 def _lie_of(found: Stored, path: Source) -> tuple[Lie, float]:

@@ -72,8 +72,10 @@ def read_series(folder: Path, hounsfield: bool = True) -> Volume:
         with reading_dicom(path):
             slices.append(_read_header(path, header, hounsfield))
     with about(folder):
-        slices = _in_order(slices)
+        slices = _in_order(slices, hounsfield)
         first, step = slices[0], _step(slices)
+    # Of other images than CT each slice may have a scale of its own, as of PET it has.
+    scaled = any(one.scale != first.scale for one in slices)
     values: NDArray[Any] | None = None
     remarks: dict[str, Remark] = {}  # the first of each kind: what is told of one slice holds for its neighbours
     if others:
@@ -87,6 +89,8 @@ def read_series(folder: Path, hounsfield: bool = True) -> Volume:
             stored, padding = decode(dataset, found)
             if padding is not None and not padding.all():
                 stored = np.where(padding, stored[~padding].min(), stored)
+            if scaled:
+                stored = (stored * one.scale[0] + one.scale[1]).astype(np.float32)
             if values is None:
                 values = np.empty((len(slices), *first.shape), stored.dtype)
             if stored.dtype != values.dtype or stored.shape != first.shape:
@@ -97,7 +101,8 @@ def read_series(folder: Path, hounsfield: bool = True) -> Volume:
     assert values is not None
     affine = np.eye(4)
     affine[:3] = np.column_stack([first.along, step, first.position])
-    return Volume(values.transpose(2, 1, 0), affine, *first.scale, remarks=tuple(remarks.values()))
+    scale = (1.0, 0.0) if scaled else first.scale
+    return Volume(values.transpose(2, 1, 0), affine, *scale, remarks=tuple(remarks.values()))
 
 
 def _one_series(folder: Path) -> tuple[list[tuple[Path, Dataset]], list[str]]:
@@ -161,6 +166,10 @@ def _read_header(path: Path, header: Dataset, hounsfield: bool) -> Slice:
         float(_numbers(header, name, 1)[0][0]) if scaled else default
         for name, default in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0))
     )
+    if not hounsfield and text_of(header, "PhotometricInterpretation") != "MONOCHROME2":
+        raise Rejected(
+            f"PhotometricInterpretation is {text_of(header, 'PhotometricInterpretation')}, expected MONOCHROME2"
+        )
     if hounsfield and (unit := text_of(header, "RescaleType") or "HU") not in ("HU", "US"):  # US: unspecified
         raise Rejected(f"RescaleType is {unit}, expected HU")
     # From one column to the next one goes across, by the second of the spacings.
@@ -179,8 +188,8 @@ def _numbers(header: Dataset, name: str, *lengths: int) -> list[NDArray[np.float
     return np.split(numbers, np.cumsum(lengths)[:-1])
 
 
-def _in_order(slices: Sequence[Slice]) -> list[Slice]:
-    """Slices that fit together, along their normal.
+def _in_order(slices: Sequence[Slice], one_scale: bool) -> list[Slice]:
+    """Slices that fit together, along their normal; of ``one_scale`` where they must be.
 
     Raises:
         Rejected: they are too few, differ in what must be the same, lie at the same place, or one is missing.
@@ -191,7 +200,7 @@ def _in_order(slices: Sequence[Slice]) -> list[Slice]:
     for other in slices:
         for name, one, two, tolerance in (
             ("rows and columns", first.shape, other.shape, 0.0),
-            ("slope and intercept", first.scale, other.scale, 0.0),
+            ("slope and intercept", first.scale, other.scale if one_scale else first.scale, 0.0),
             ("ImageOrientationPatient and PixelSpacing", first.along, other.along, 1e-4),
         ):
             if not np.allclose(one, two, rtol=0, atol=tolerance):

@@ -1,11 +1,12 @@
-"""Reading a CT volume: a NIfTI file, or a folder with one series of DICOM files."""
+"""Reading a volume: a NIfTI file, or, of CT, a folder with one series of DICOM files."""
 
 from __future__ import annotations
 
 import gzip
 import io
 import math
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,16 +23,16 @@ from segcft.utils.extra import extra
 
 MOST_BYTES = 1 << 30
 """Of the voxels of a volume: 512 x 512 x 2048 of 16 bits."""
+MOST_UPLOADED = 1 << 26
+"""The same of one that is in memory, as a stranger sent it to the page: 320 x 320 x 320 of 16 bits."""
 
-
+_MOST_HEADER = 1 << 20  # bytes before the voxels
 _GZIP = b"\x1f\x8b"
-_HEAD, _MAGIC, _MAGIC_2 = 352, slice(344, 348), slice(4, 8)
+_HEAD, _MAGIC, _MAGIC_2 = 544, slice(344, 348), slice(4, 8)
 _SINGLE = (b"n+1\0", b"n+2\0")
 """How NIfTI-1 and NIfTI-2 files say that their voxels are in them."""
 
 _DEFLATE = 1032  # bytes that one byte of gzip can stand for
-
-
 _MORE = 1 << 20  # bytes after the voxels that are passed over
 
 
@@ -138,9 +139,15 @@ def read_stack(path: Path) -> Stack:
     return Stack(values if (scale, offset) == (1, 0) else values * scale + offset, (x, y))
 
 
-def _load(path: Source, channels: int = 1) -> tuple[Any, NDArray[Any]]:
-    """The image of a NIfTI-1 or NIfTI-2 file, plain or gzip, and its values as they are stored, (I, J, K), or
-    (I, J, K, C) of several channels."""
+@contextmanager
+def opened_nifti(path: Source) -> Iterator[Any]:
+    """The image of a single NIfTI-1 or NIfTI-2 file, plain or gzip whatever it is called, whose voxels are not read
+    yet.
+
+    Raises:
+        DataError: NiBabel is not installed.
+        Rejected: it is none, or says that it is larger than it can be or than what is read.
+    """
     nibabel = extra("nibabel", path)
     with ExitStack() as stack:
         file: Any = stack.enter_context(path.open("rb"))
@@ -154,20 +161,32 @@ def _load(path: Source, channels: int = 1) -> tuple[Any, NDArray[Any]]:
         if head[_MAGIC] not in _SINGLE and head[_MAGIC_2] not in _SINGLE:
             raise Rejected("not a single NIfTI file")
         kind = nibabel.Nifti2Image if head[_MAGIC_2] in _SINGLE else nibabel.Nifti1Image
+        header = kind.header_class(head[: kind.header_class.sizeof_hdr], check=False)
+        if not 0 <= int(header["vox_offset"]) <= _MOST_HEADER:  # NiBabel reads all that is before the voxels
+            raise Rejected(f"its voxels begin after {int(header['vox_offset'])} bytes, expected {_MOST_HEADER} at most")
         image = kind.from_stream(file)
-        _check_bytes(length, compressed, image)
+        most = MOST_BYTES if isinstance(path, Path) else MOST_UPLOADED
+        _check_bytes(length, compressed, image, most)
+        image.rest = file
+        yield image
+
+
+def _load(path: Source, channels: int = 1) -> tuple[Any, NDArray[Any]]:
+    """The image of a NIfTI-1 or NIfTI-2 file, plain or gzip, and its values as they are stored, (I, J, K), or
+    (I, J, K, C) of several channels."""
+    with opened_nifti(path) as image:
         values = np.asanyarray(image.dataobj.get_unscaled())
-        if len(file.read(_MORE)) == _MORE:  # to the end, where gzip checks that nothing was damaged
+        if len(image.rest.read(_MORE)) == _MORE:  # to the end, where gzip checks that nothing was damaged
             raise Rejected(f"goes on after the {values.size} voxels of its header")
     return image, _checked(values, channels)
 
 
-def _check_bytes(found: int, compressed: bool, image: Any) -> None:
+def _check_bytes(found: int, compressed: bool, image: Any, most: int) -> None:
     """Check that a file of so many bytes can hold the voxels of its header, before there is memory for them."""
     needed = math.prod(image.shape) * image.get_data_dtype().itemsize
-    if needed > MOST_BYTES:
+    if needed > most:
         size = " x ".join(map(str, image.shape))
-        raise Rejected(f"its header says {size} voxels, more than the {MOST_BYTES >> 20} MiB that are read")
+        raise Rejected(f"its header says {size} voxels, more than the {most >> 20} MiB that are read")
     if needed > found * (_DEFLATE if compressed else 1):
         raise Rejected(f"cut off: {found} bytes cannot hold the {math.prod(image.shape)} voxels of its header")
 
@@ -200,7 +219,8 @@ def _one_lie(path: Source, image: Any) -> tuple[Remark, ...]:
     (sform, has_sform), (qform, has_qform) = image.get_sform(coded=True), image.get_qform(coded=True)
     if not (has_sform and has_qform):
         return ()
-    apart = float(np.abs((sform - qform)[:3, :3] @ np.array(image.shape[:3])).max())
+    # From one corner, along one axis after the other: what is moved alike is no difference.
+    apart = float(np.linalg.norm((sform - qform)[:3, :3] * image.shape[:3], axis=0).sum())
     if not apart <= AFFINES:
         raise Rejected(
             f"sform and qform are up to {apart:.3g} mm apart across the volume; remove the one that is wrong"

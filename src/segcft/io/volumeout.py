@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from segcft.io.lie import Lie
 from segcft.io.provenance import COMMENT, KEY, SYNTHETIC, dicom_of, file_of
 from segcft.io.space import FLIP
+from segcft.io.volumefile import opened_nifti
 from segcft.utils.extra import extra
 
 VOLUMES = (".nii", ".nii.gz")
@@ -50,14 +51,18 @@ def nifti_bytes(
     stored = stored[..., 0] if stored.shape[-1] == 1 else stored
     stored = np.ascontiguousarray(stored)
     if like is not None:
-        original = nibabel.load(like)
-        image = nibabel.Nifti1Image(stored, original.affine, original.header)
+        with opened_nifti(like) as original:
+            image = nibabel.Nifti1Image(stored, original.affine, original.header, dtype=stored.dtype)
     else:
-        image = nibabel.Nifti1Image(stored, np.diag([*FLIP, 1]) @ lie.stored_affine(values.shape[1:]))
+        affine = np.diag([*FLIP, 1]) @ lie.stored_affine(values.shape[1:])
+        image = nibabel.Nifti1Image(stored, affine if lie.said else None, dtype=stored.dtype)
         image.header.set_xyzt_units("mm")
-    image.set_data_dtype(stored.dtype)
+        image.header["pixdim"][1:4] = np.linalg.norm(affine[:3, :3], axis=0)
     image.header["cal_min"] = image.header["cal_max"] = 0
-    image.header.extensions.clear()  # the original's may say who it is
+    image.header.extensions.clear()  # the original's may say who it is, as may these
+    for name in ("db_name", "aux_file", "intent_name"):
+        if name in image.header:
+            image.header[name] = b""
     image.header["descrip"] = b"" if record is None else SYNTHETIC.encode()
     if record is not None:
         comment = json.dumps({KEY: record}, allow_nan=False).encode()

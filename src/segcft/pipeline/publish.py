@@ -186,8 +186,8 @@ def _write_examples(run: Run, store: Store, rows: Sequence[int], folder: Path) -
     for number, row in enumerate(rows, start=1):
         pixels = np.asarray(store.images[row])
         file, content = f"{number}.png", b""
-        if pixels.ndim == 4:  # a volume, of which the store knows no more than the size of its voxels
-            lie = Lie.straight(Grid.of(run.study.image).pitch)
+        if pixels.ndim == 4:  # a volume, on axes of the patient in the store
+            lie = Lie.straight(Grid.of(run.study.image).pitch, said=True)
             file, content = f"{number}.nii.gz", nifti_bytes(pixels, lie, said)
         write_bytes(folder / file, content or png_bytes(pixels, said))
         attributes: dict[str, float | str] = {"image": file}

@@ -50,7 +50,7 @@ def write_volumes(
         ValueError: the parts do not fit in such a frame.
     """
     simulator = VolumeSimulator(size, spacing[0] * spacing[1] * spacing[2], spacing=spacing)
-    lie = Lie.straight(spacing)
+    lie = Lie.straight(spacing, said=True)
     with whole_folder(out) as partial:
         rows: list[dict[str, Any]] = []
         for folder in ("images", "masks"):

@@ -16,10 +16,12 @@ export function toCanvas(width, height, colour) {
   return canvas;
 }
 
+// Three channels of an image are colours; of a volume the first one is shown.
 export function picture(spec, bytes) {
   const [height, width] = spec.size;
-  if (spec.channels === 1) return toCanvas(width, height, (i) => [bytes[i], bytes[i], bytes[i]]);
-  return toCanvas(width, height, (i) => bytes.subarray(3 * i, 3 * i + 3));
+  const { channels } = spec;
+  if (channels === 3 && !spec.volume) return toCanvas(width, height, (i) => bytes.subarray(3 * i, 3 * i + 3));
+  return toCanvas(width, height, (i) => Array(3).fill(bytes[channels * i]));
 }
 
 // Counterfactual less image in grey levels, the mean over channels: Float32Array (H W).
