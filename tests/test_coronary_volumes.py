@@ -209,7 +209,7 @@ def flipped_bit(path: Path) -> None:
 
 NIFTI_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no file": (lambda path: None, "cannot read"),
-    "text": (lambda path: path.write_text("see the web page"), "cannot read this NIfTI file"),
+    "text": (lambda path: path.write_text("see the web page"), "not a single NIfTI file"),
     "cut off": (cut, "cannot read this NIfTI file"),
     "flipped bit": (flipped_bit, "cannot read this NIfTI file"),
     "four axes": (

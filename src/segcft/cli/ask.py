@@ -104,15 +104,16 @@ def _counterfactual(options: argparse.Namespace) -> None:
 
     one_series = is_series(options.image)  # a volume, or images of one folder
     many = (options.image.is_dir() and not one_series) or options.image.suffix.lower() == ".csv"
+    if not (many or one_series):
+        _refuse_for_one(options)
     (check_answers if many else check_any_answer)(options.out)  # before what takes its time
     from segcft.pipeline.run import Run
 
     run = Run(options.run)
     volumes = len(run.study.image.size) == 3
     many = many or (one_series and not volumes)
-    if not many and (options.dicom or options.jobs):
-        hint = "the folder of the answer has a series" if volumes else "give --out a name that ends in .dcm"
-        raise SegcftError(Code.CONFLICT, "--dicom, --jobs", f"for many images only; for one, {hint}")
+    if not many:
+        _refuse_for_one(options)
     if many and (options.full_resolution or options.pixel_mm):
         raise SegcftError(Code.CONFLICT, "--full-resolution, --pixel-mm", "of one image only")
     if many:
@@ -135,6 +136,17 @@ def _counterfactual(options: argparse.Namespace) -> None:
     found.save(options.out, options.full_resolution)
     print(found.summary())
     print(f"images and numbers: {options.out}", file=sys.stderr)
+
+
+def _refuse_for_one(options: argparse.Namespace) -> None:
+    """Check that nothing is asked for that only the answers about many images have.
+
+    Raises:
+        SegcftError: there is.
+    """
+    if options.dicom or options.jobs:
+        hint = "give --out a name that ends in .dcm, or of a volume a folder, which has a series"
+        raise SegcftError(Code.CONFLICT, "--dicom, --jobs", f"for many images only; for one, {hint}")
 
 
 def _batch(options: argparse.Namespace, run: Run, device: torch.device) -> None:
