@@ -56,7 +56,7 @@ def parse_question(data: bytes) -> Asked:
 
 
 def encode(pixels: NDArray[np.uint8]) -> str:
-    """Pixels uint8 (C, *size) as base64 of (*size, C)."""
+    """Pixels uint8 (C, H, W) as base64 of (H, W, C); of a volume (C, D, H, W) of (D, H, W, C)."""
     return _base64(np.moveaxis(pixels, 0, -1))
 
 
@@ -136,7 +136,7 @@ def _packed(mask: NDArray[np.bool_]) -> str:
 
 
 def _largest(levels: NDArray[np.float32] | None) -> str | None:
-    """The largest over channels of (C, *size), float32 (*size), least significant byte first."""
+    """The largest over channels of (C, H, W), or of a volume (C, D, H, W), float32, least significant byte first."""
     return None if levels is None else _base64(levels.max(axis=0).astype("<f4"))
 
 
