@@ -182,11 +182,18 @@ def test_what_a_study_says_of_its_pixels_holds_for_questions(root: Path, fit: st
     assert np.array_equal(read_pixels(fitted, root / "images" / "3.png"), store.images[row])
 
 
-@pytest.mark.parametrize("millimetres", [0.5, ("a", "b"), None, (1, 2, 3), (0, 1), (math.nan, 1), (-1, 1)])
+@pytest.mark.parametrize("millimetres", [0.5, ("a", "b"), None, (1, 2, 3, 4), (0, 1), (math.nan, 1), (-1, 1)])
 def test_what_is_no_size_is_refused(millimetres: Any) -> None:
     with pytest.raises(DataError) as caught:
         Sized("chest.png", millimetres)
     assert caught.value.code is Code.OUT_OF_RANGE
+
+
+def test_an_image_has_as_many_lengths_as_axes(root: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        read_pixels(study("physical", [2.0, 2.0]), Sized(root / "images" / "3.png", (1, 2, 3)))
+    assert caught.value.code is Code.INVALID
+    assert caught.value.field == "millimetres"
 
 
 def test_structures_that_the_grid_cuts_off_are_told_of(root: Path) -> None:

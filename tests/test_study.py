@@ -15,7 +15,8 @@ from segcft.config.loader import load_study, parse_study
 from segcft.config.study import Study
 from segcft.errors import Code, StudyError
 
-CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+OUTLINES = {"hippocampus.yaml"}  # whose sections are planned
+CONFIGS = [p for p in sorted((Path(__file__).parent.parent / "configs").glob("*.yaml")) if p.name not in OUTLINES]
 
 
 def valid() -> dict[str, Any]:
@@ -147,7 +148,6 @@ def test_underscore_keys_hold_yaml_anchors(tmp_path: Path) -> None:
         ("scm", 3, "scm", "got 3"),
         ("name", "../chest", "name", "got '../chest'"),
         ("image.size", [64], "image.size", "at least 2 items"),
-        ("image", {"size": [8, 64, 64]}, "image.size", "give (height, width)"),
         ("image.field_of_view", [1.0, 1.0, 1.0], "image", "'field_of_view' has 3 axes, and 'size' 2"),
         ("hvae.architecture", "transformer", "hvae.architecture", "no image mechanism (two-stream, causal-gen"),
         ("hvae.architecture", ["two-stream"], "hvae.architecture", "no image mechanism"),
