@@ -14,6 +14,7 @@ ANSWER = (".png", ".dcm", ".dicom", ".json")
 """Suffixes of the files that an answer can be."""
 COMPRESSED = ".nii.gz"
 VOLUME_ANSWER = (COMPRESSED, ".nii", ".png", ".json")
+"""The same of an answer about a volume."""
 FILES = {
     *ANSWER,
     *(".jpg", ".jpeg", ".jp2", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".svg", ".nii", ".gz", ".npy", ".npz", ".mp4"),
