@@ -72,7 +72,9 @@ nitpicky = True
 OTHERS = "torch|numpy|np|pandas|pd|pydantic|pydantic_core|annotated_types|PIL|pydicom|lightning|zuko"
 OTHERS += "|markupsafe|io|starlette|socket|pathlib|collections|abc|dataclasses|enum"
 # The same, without a module.
-NAMES = r"AbstractContextManager|Dataset|FileDataset|Tensor|NDArray|Path|Fabric|NoneType|Le|Ge|Lt|Gt|FieldInfo|nn\.Module"
+NAMES = (
+    r"AbstractContextManager|Dataset|FileDataset|Tensor|NDArray|Path|Fabric|NoneType|Le|Ge|Lt|Gt|FieldInfo|nn\.Module"
+)
 ALIASES = "Array|Floats|Attributes|Batch"  # of NDArray, Mapping and dict
 TYPE_VARIABLES = "S|M|T|Item|AnyItem|Key|Value|Inputs|Output|Result"
 # What is left of pydantic's annotations.
