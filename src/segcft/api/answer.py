@@ -167,7 +167,7 @@ class Answer:
 
     def _repr_html_(self) -> str:
         """The answer in a notebook."""
-        before, after = self.shown(self._first(self.original)), self.shown(self._first(self.image))
+        before, after = self.picture(self.original), self.picture(self.image)
         enlarge = max(1, round(256 / min(before.shape[1:])))
         asked, change = f"do({', '.join(self.record['do'])})", difference_colours(self.shown(self.difference))
         panels = [
@@ -184,12 +184,12 @@ class Answer:
         return to_html(panels, wide, rows, [self._by(), *(f"Warning: {text}" for text in self.warnings)])
 
     def png(self, stack: NDArray[np.uint8]) -> bytes:
-        """A PNG file of what is :meth:`shown` of a stack (C, *size), which says that it is synthetic."""
-        return png_bytes(self.shown(self._first(stack)), self.provenance)
+        """A PNG file of the :meth:`picture` of a stack (C, *size), which says that it is synthetic."""
+        return png_bytes(self.picture(stack), self.provenance)
 
-    def _first(self, stack: NDArray[Any]) -> NDArray[Any]:
-        """Of a volume the first channel (1, *size): the others are no colours."""
-        return stack[:1] if self.is_volume else stack
+    def picture(self, stack: NDArray[Any]) -> NDArray[Any]:
+        """What is :meth:`shown` of channels (C, *size); of a volume of the first one, as the others are no colours."""
+        return self.shown(stack[:1] if self.is_volume else stack)
 
     def summary(self) -> str:
         """A line a variable: before, asked, and read from the counterfactual image."""

@@ -96,7 +96,7 @@ def answer_all(
         RunError: the model lacks a part.
     """
     progress = progress or Progress()
-    if dicom and len(run.study.image.size) == 3 and run.study.image.channels != 1:
+    if dicom and run.study.image.is_volume and run.study.image.channels != 1:
         raise DataError(Code.UNSUPPORTED, "--dicom", "a volume of several channels is no DICOM series; leave it out")
     began_with = _settings(run, method, draws, dicom) | ({"exact": True} if exact else {})
     outcomes: list[_Outcome] = []
@@ -216,7 +216,7 @@ def _write_tables(
     with Table(out / "manifest.csv", ("id", "image", "file", "do", "method", "model", *names, "warnings")) as table:
         for item in items:
             if (record := records.get(item.id)) is not None and item.id not in reasons:
-                file = f"volumes/{item.id}.nii.gz" if len(study.image.size) == 3 else f"images/{item.id}.png"
+                file = f"volumes/{item.id}.nii.gz" if study.image.is_volume else f"images/{item.id}.png"
                 table.write([item.id, str(item.image), file, *_cells(study, record)])
     with Table(out / "rejected.csv", ("id", "image", "reason")) as table:
         for item in items:

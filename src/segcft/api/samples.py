@@ -68,7 +68,7 @@ class Samples:
         if images.ndim == 5:
             size = images.shape[2:]
             grid = Grid(size, pitch=tuple(self.spacing or (1.0,) * 3))
-            planes = Planes(grid, torch.zeros(0, *size))
+            planes = Planes(grid)
             first = torch.from_numpy(images[:, :1].astype(np.float32))  # the other channels are no colours
             images = planes(first).round().numpy().astype(np.uint8)
         _, channels, height, width = images.shape

@@ -73,7 +73,7 @@ def _write_folder(path: Path, text: str, files: Mapping[str, bytes]) -> None:
 def _files(answer: Answer) -> dict[str, bytes]:
     shown = np.clip(answer.difference // 2 + 128, 0, 255).astype(np.uint8)  # grey: unchanged
     files = {
-        "image.png": png_bytes(answer.shown(answer.original[:1] if answer.is_volume else answer.original)),
+        "image.png": png_bytes(answer.picture(answer.original)),
         "counterfactual.png": answer.png(answer.image),
         "difference.png": answer.png(shown),
     }

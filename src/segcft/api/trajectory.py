@@ -61,8 +61,7 @@ class Trajectory:
 
     def _shown(self) -> list[NDArray[np.uint8]]:
         """The counterfactuals as pictures, all of the same planes where they are volumes."""
-        first = self.answers[0]
-        return [first.shown(answer.image[:1] if first.is_volume else answer.image) for answer in self.answers]
+        return [self.answers[0].picture(answer.image) for answer in self.answers]
 
     def save(self, path: str | Path) -> None:
         """Write the strip (``x.png``), or there and back as a moving picture (``x.gif``). A file that is there is

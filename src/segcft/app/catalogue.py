@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from segcft.api.model import Model
 from segcft.api.question import read_pixels
@@ -91,8 +90,8 @@ class Catalogue:
         """What the page needs to know of a model before the first question."""
         model = self[name]
         study = model.study
-        image, planes = study.image, Planes(Grid.of(study.image), torch.zeros(0, *study.image.size))
-        volume = {"size": list(image.size), "shown": list(planes.shown)} if len(image.size) == 3 else None
+        image, planes = study.image, Planes(Grid.of(study.image))
+        volume = {"size": list(image.size), "shown": list(planes.shown)} if image.is_volume else None
         height, width = planes.size if volume else image.field_of_view or image.size
         colours = dict(zip(study.masked, structure_colours(len(study.masked)), strict=True))
         return {

@@ -110,7 +110,7 @@ def _counterfactual(options: argparse.Namespace) -> None:
     from segcft.pipeline.run import Run
 
     run = Run(options.run)
-    volumes = len(run.study.image.size) == 3
+    volumes = run.study.image.is_volume
     many = many or (one_series and not volumes)
     if not many:
         _refuse_for_one(options)
@@ -164,7 +164,7 @@ def _batch(options: argparse.Namespace, run: Run, device: torch.device) -> None:
             raise InterventionError(Code.MISSING, "--do", "nothing is asked for, e.g. --do heart_area=+20%")
         if options.out.resolve().is_relative_to(options.image.resolve()):
             raise SegcftError(Code.CONFLICT, f"--out {options.out}", "it is in the folder of images; choose another")
-        asked = folder_items(options.image, options.known, options.do, len(run.study.image.size) == 3)
+        asked = folder_items(options.image, options.known, options.do, run.study.image.is_volume)
     else:
         asked = table_items(options.image, run.study, options.known, options.do)
     done = answer_all(

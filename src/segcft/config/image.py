@@ -38,6 +38,16 @@ class Image(Section):
         return self
 
     @property
+    def is_volume(self) -> bool:
+        """Whether it has three axes."""
+        return len(self.size) == 3
+
+    @property
+    def words(self) -> str:
+        """Its size in words: ``128 x 128 pixels``, ``40 x 56 x 32 voxels``."""
+        return f"{' x '.join(map(str, self.size))} {'voxels' if self.is_volume else 'pixels'}"
+
+    @property
     def cell_size(self) -> float:
         """Area of one pixel, or volume of one voxel, in :attr:`cell_unit`."""
         if self.field_of_view is None:

@@ -178,7 +178,7 @@ def fit_image(grey: NDArray[np.float64], grid: Image, pixel: Pixel = SQUARE) -> 
         Rejected: it is too long and narrow, see :func:`pad_to_aspect`, or see :func:`window_of`.
     """
     fill = border_median(grey)
-    if grid.fit == "pad" and len(grid.size) == 2:
+    if grid.fit == "pad" and not grid.is_volume:
         return _to_uint8(smooth(_on_canvas(grey, grid, fill, pixel.aspect), grid.size))
     shown = _shown(grey.shape[1:], grid, pixel)
     return _to_uint8(np.stack([shown.smooth(one, float(edge)) for one, edge in zip(grey, fill, strict=True)]))
@@ -186,7 +186,7 @@ def fit_image(grey: NDArray[np.float64], grid: Image, pixel: Pixel = SQUARE) -> 
 
 def fit_masks(coverage: NDArray[np.float64], grid: Image, pixel: Pixel = SQUARE) -> NDArray[np.uint8]:
     """Masks (S, *size) in [0, 1] that belong to an image treated by :func:`fit_image`: uint8, on the study's grid."""
-    if grid.fit == "pad" and len(grid.size) == 2:
+    if grid.fit == "pad" and not grid.is_volume:
         return _to_uint8(average(_on_canvas(coverage, grid, 0.0, pixel.aspect), grid.size))
     return _to_uint8(_shown(coverage.shape[1:], grid, pixel).average(coverage))
 

@@ -16,14 +16,13 @@ class Planes:
 
     Args:
         grid: of the images or volumes.
-        masks: (S, *size); the voxel is the middle of what any of them covers, or of the frame.
+        masks: (S, *size); the voxel is the middle of what any of them covers, else of the frame.
     """
 
-    def __init__(self, grid: Grid, masks: Tensor) -> None:
+    def __init__(self, grid: Grid, masks: Tensor | None = None) -> None:
         self.grid = grid
         self.place: tuple[int, ...] = tuple(n // 2 for n in grid.size)
-        covered = (masks > 0.5).any(dim=0)
-        if bool(covered.any()):
+        if masks is not None and bool((covered := (masks > 0.5).any(dim=0)).any()):
             self.place = tuple(covered.nonzero().float().mean(dim=0).round().int().tolist())
         finest = min(grid.pitch)
         self.shown = tuple(round(n * pitch / finest) for n, pitch in zip(grid.size, grid.pitch, strict=True))

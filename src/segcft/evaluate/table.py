@@ -78,9 +78,8 @@ def few_subjects(subjects: int) -> list[str]:
 
 def _title(study: Study, samples: int, patients: int, notes: Sequence[str], interval: str) -> str:
     source = "simulated people" if isinstance(study.data, SimulatedData) else "samples"
-    whom, size = names.counted(samples, patients, source), " x ".join(map(str, study.image.size))
-    kind = "pixels" if len(study.image.size) == 2 else "voxels"
-    lines = [f"# {study.name}: counterfactuals of {whom}, {size} {kind}"]
+    whom = names.counted(samples, patients, source)
+    lines = [f"# {study.name}: counterfactuals of {whom}, {study.image.words}"]
     if study.description:
         lines += ["", study.description]
     lines += ["", f"± is half the width of {interval}."]

@@ -193,7 +193,7 @@ class Folder:
     @property
     def volumes(self) -> bool:
         """Whether its images are volumes."""
-        return len(self.study.image.size) == 3
+        return self.study.image.is_volume
 
     def read_files(self, id: str) -> tuple[Path, ImageFile, Masks | None]:
         """The file of a sample's image, what it shows, and its masks if it has any, all at the size of the files.

@@ -228,9 +228,8 @@ def training_table(run: Run, parts: Sequence[str]) -> str:
 def model_card(run: Run, store: Store, parts: Sequence[str], methods: Sequence[str], card: str, examples: int) -> str:
     """The card, in Markdown; where there are so many ``examples`` it asks of the first of them."""
     study = run.study
-    size, kind = " x ".join(map(str, study.image.size)), "pixels" if len(study.image.size) == 2 else "voxels"
     people = store.table["patient"].nunique()
-    suffix = "png" if kind == "pixels" else "nii.gz"
+    suffix, measures = ("nii.gz", "volumes") if study.image.is_volume else ("png", "areas")
     example = f"FOLDER/examples/1.{suffix}" if examples else f"image.{suffix}"
     simulated = isinstance(study.data, SimulatedData)
     again, given = "" if simulated else " --data DIR", ""
@@ -261,7 +260,7 @@ answer = model.counterfactual("{example}", do={{"{area}": "{change}"}})
 answer.image, answer.areas, answer.warnings
 ```
 
-FOLDER is where this file is. Images are brought to {size} {kind}; {"areas" if kind == "pixels" else "volumes"} are in \
+FOLDER is where this file is. Images are brought to {study.image.words}; {measures} are in \
 {study.image.cell_unit} of that grid.
 
 ## What it knows

@@ -74,8 +74,7 @@ def measure(study: Study, machine: Machine, progress: Progress) -> dict[str, flo
         with tempfile.TemporaryDirectory(prefix="segcft-plan-") as folder:
             run = Run(folder, short)
             total = len(run.parts) * (TIMED + 1)
-            size, kind = " x ".join(map(str, study.image.size)), "pixels" if len(study.image.size) == 2 else "voxels"
-            with progress.task(f"Timing steps at {size} {kind}", total) as shown:
+            with progress.task(f"Timing steps at {study.image.words}", total) as shown:
                 timer = _Timer(shown, clock)
                 pipeline = Pipeline(run, make_fabric(machine.device), progress=timer)
                 pipeline.keys["import"] = _made_up(short, Path(folder) / "store").fingerprint

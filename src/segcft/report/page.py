@@ -313,7 +313,7 @@ def _figures(run: Run) -> Iterator[Figure]:
 
 def _shown_size(study: Study) -> tuple[int, int]:
     """Height and width of a picture of an image, or of three planes of a volume."""
-    return Planes(Grid.of(study.image), torch.zeros(0, *study.image.size)).size
+    return Planes(Grid.of(study.image)).size
 
 
 def _is_wide(study: Study) -> bool:

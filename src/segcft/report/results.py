@@ -197,14 +197,13 @@ def _data(results: Sequence[Result], paper: Mapping[str, Any] | None) -> Iterato
     for result in results:
         study = result.study
         source = f"Simulated ({study.data.source})" if isinstance(study.data, SimulatedData) else "Real"
-        size, kind = " x ".join(map(str, study.image.size)), "pixels" if len(study.image.size) == 2 else "voxels"
         counts = " / ".join(f"{count:,}" for count in result.samples.values())
         *parts, last = ({"train": "training"}.get(part, part) for part in result.samples)
         judged = judged_samples(result.rows)
         folds = f" (each of them in one of {study.splits.folds} folds)" if study.splits.in_folds else ""
         yield (
             f"- {study.name}: {study.description.rstrip('.')}. {source}, {counts} {', '.join(parts)} and {last} "
-            f"samples{folds}, {size} {kind}; {judged} test samples judged; segcft {result.version}."
+            f"samples{folds}, {study.image.words}; {judged} test samples judged; segcft {result.version}."
         )
 
 

@@ -19,7 +19,8 @@ import segcft
 from segcft.errors import Code, DataError
 from segcft.io.provenance import png_bytes
 from segcft.simulate.chest import Attributes, ChestSimulator
-from segcft.simulate.people import person_number
+from segcft.simulate.people import person_id, person_number
+from segcft.simulate.studylines import lines_of
 from segcft.utils.atomic import whole_folder, write_rows
 from segcft.utils.progress import Progress
 
@@ -86,14 +87,12 @@ def _draw(
         if randomise:
             other = person_number(seed, int(random.integers(2**40, 2**41)))  # nobody that is drawn by itself
             attributes = simulator.attributes(number, {randomise: simulator.attributes(other)[randomise]})
-        yield Person(f"{seed}-{index:06d}", number, attributes)
+        yield Person(person_id(seed, index), number, attributes)
 
 
 def study_lines() -> str:
     """The lines of a study file, YAML, by which the files of :func:`write_chest` are read."""
-    names = ChestSimulator.structures
-    structures = [f'  {name}: {{variable: {name}_area, file: "{{id}}_{name}.png"}}' for name in names]
-    return "\n".join(["data: {source: folder}", "structures:", *structures])
+    return lines_of(ChestSimulator.structures, "area", ".png")
 
 
 def write_chest(

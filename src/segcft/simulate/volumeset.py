@@ -14,6 +14,7 @@ import segcft
 from segcft.io.lie import Lie
 from segcft.io.volumeout import nifti_bytes
 from segcft.simulate.people import person_id, person_number
+from segcft.simulate.studylines import lines_of
 from segcft.simulate.volume import VolumeSimulator
 from segcft.utils.atomic import whole_folder, write_rows
 from segcft.utils.progress import Progress
@@ -21,9 +22,7 @@ from segcft.utils.progress import Progress
 
 def study_lines() -> str:
     """The lines of a study file, YAML, by which the files of :func:`write_volumes` are read."""
-    names = VolumeSimulator.structures
-    structures = [f'  {name}: {{variable: {name}_volume, file: "{{id}}_{name}.nii.gz"}}' for name in names]
-    return "\n".join(["data: {source: folder, grey_range: [0, 255]}", "structures:", *structures])
+    return lines_of(VolumeSimulator.structures, "volume", ".nii.gz", "{source: folder, grey_range: [0, 255]}")
 
 
 def write_volumes(
