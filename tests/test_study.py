@@ -176,7 +176,7 @@ def test_underscore_keys_hold_yaml_anchors(tmp_path: Path) -> None:
         ("structures.lung.variable", "sex", "structures.lung.variable", "'sex' is not a continuous variable"),
         ("structures.lung.variable", "liver", "structures.lung.variable", "'liver' is not a continuous"),
         ("structures.lung.variable", "heart_area", "structures.heart.variable", "already that of 'lung'"),
-        ("structures.lung.bit", 4, "structures.lung", "give one of 'bit', 'label' and 'file'"),
+        ("structures.lung.bit", 4, "structures.lung", "give one of 'bit' and 'label'"),
         ("structures.lung", {"variable": "lung_area", "bit": 3}, "structures.lung", "power of two"),
         ("structures.lung", {"variable": "lung_area", "file": "m.png"}, "structures.lung", "{id}"),
         ("structures.lung", {"variable": "lung_area"}, "structures.lung", "how masks show it"),

@@ -19,6 +19,7 @@ LAYERS = (
     ("cli",),
     ("app", "report"),
     ("api",),
+    ("drafting",),
     ("planning",),
     ("pipeline",),
     ("evaluate",),

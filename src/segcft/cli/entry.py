@@ -18,6 +18,7 @@ from segcft.cli.causal_gen import add_causal_gen
 from segcft.cli.evaluate import add_evaluate
 from segcft.cli.graph import add_graph
 from segcft.cli.importers import importer_parser, listed
+from segcft.cli.init import add_init
 from segcft.cli.plan import add_plan
 from segcft.cli.publish import add_publish
 from segcft.cli.realism import add_realism
@@ -30,6 +31,7 @@ from segcft.importers.importer import IMPORTERS
 from segcft.utils.signals import Terminated, orderly_end
 
 COMMANDS = (
+    add_init,
     add_run,
     add_plan,
     add_graph,
@@ -60,7 +62,8 @@ EXAMPLES = """\
 a first run, on simulated radiographs, under ten minutes on a laptop:
   segcft run configs/quickstart.yaml
 
-your own images, masks and table:
+your own images, masks and table, from the folder alone:
+  segcft init /data/jsrt256
   segcft run configs/jsrt.yaml --data /data/jsrt256 --out runs/jsrt
   segcft evaluate runs/jsrt --data /data/other-people --json > table.json
 

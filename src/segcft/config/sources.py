@@ -18,6 +18,8 @@ Percent = Annotated[float, Field(ge=0, le=100)]
 class FolderKeys(Section):
     """Images and masks in folders, attributes in a CSV table.
 
+    ``file`` says how images are called where they are not called as the samples, e.g. ``"{id}_0000.nii.gz"`` below the
+    folder of ``images``. ``table: null`` says that there is none: every image is a sample, and there are no attributes.
     ``columns`` maps a variable to its column where the names differ. ``patient`` names the column that groups
     images of one subject (default: every image is a subject). ``split`` names a column with
     train/validation/test where the split is given.
@@ -35,11 +37,12 @@ class FolderKeys(Section):
     columns of the table that the samples keep, as text, for ``evaluation.pairs``.
     """
 
-    LATER = frozenset({"nifti_axes", "thin_structures", "ignore_spacing", "spacing", "keep"})
+    LATER = frozenset({"nifti_axes", "thin_structures", "ignore_spacing", "spacing", "keep", "file"})
 
     images: str = "images"
+    file: str | None = None
     masks: str = "masks"
-    table: str = "metadata.csv"
+    table: str | None = "metadata.csv"
     id: str = "id"
     patient: str | None = None
     split: str | None = None
@@ -59,6 +62,21 @@ class FolderKeys(Section):
         if self.spacing is None or isinstance(self.spacing[0], str) or isinstance(self.spacing[1], str):
             return None
         return self.spacing[0], self.spacing[1]
+
+    @model_validator(mode="after")
+    def _names_images(self) -> Self:
+        if self.file is not None and "{id}" not in self.file:
+            raise ValueError("'file' must contain '{id}', e.g. '{id}_0000.nii.gz'")
+        return self
+
+    @model_validator(mode="after")
+    def _columns_are_of_a_table(self) -> Self:
+        columns = [one for one in self.spacing or () if isinstance(one, str)]
+        named = {"patient": self.patient, "split": self.split, "columns": self.columns, "keep": self.keep}
+        said = [key for key, value in (named | {"spacing": columns}).items() if value]
+        if self.table is None and said:
+            raise ValueError(f"'{said[0]}' names columns of a table, and there is none (table: null)")
+        return self
 
     @model_validator(mode="after")
     def _one_grey_scale(self) -> Self:

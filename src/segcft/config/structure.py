@@ -41,8 +41,12 @@ class Zone(Section):
 
 
 class Mask(Section):
-    """How mask files show a structure: by one of ``bit`` (flag in a bit mask, e.g. 4), ``label`` (value in a label map)
-    and ``file`` (one file a structure, e.g. ``"{id}_heart.png"`` below the masks folder)."""
+    """How mask files show a structure: by a ``bit`` (flag in a bit mask, e.g. 4) or a ``label`` (value in a label map)
+    of the file that is called as the sample, or by a file of its own.
+
+    ``file`` says how that one is called below the masks folder, e.g. ``"{id}_heart.png"``; or, beside a bit or a label,
+    how the file is called that has them, e.g. ``"{id}_seg.nii.gz"``.
+    """
 
     bit: PositiveInt | None = None
     label: PositiveInt | None = None
@@ -50,13 +54,18 @@ class Mask(Section):
 
     @model_validator(mode="after")
     def _one_way_to_read(self) -> Self:
-        if sum(way is not None for way in (self.bit, self.label, self.file)) > 1:
-            raise ValueError("give one of 'bit', 'label' and 'file', not several")
+        if self.bit is not None and self.label is not None:
+            raise ValueError("give one of 'bit' and 'label', not both")
         if self.bit is not None and self.bit & (self.bit - 1):
             raise ValueError(f"'bit' is a flag, so a power of two (1, 2, 4, ...), not {self.bit}")
         if self.file is not None and "{id}" not in self.file:
             raise ValueError("'file' must contain '{id}', e.g. '{id}_heart.png'")
         return self
+
+    @property
+    def has_own_file(self) -> bool:
+        """Whether a file shows it and nothing else."""
+        return self.file is not None and self.bit is None and self.label is None
 
 
 class Structure(Mask):

@@ -22,10 +22,10 @@ from segcft.data.extent import contradiction
 from segcft.data.splits import PARTS, assign, expected_parts
 from segcft.data.store import SOURCE
 from segcft.errors import Code, DataError
-from segcft.io.imagefile import ImageFile, check_id, find_file, find_mask
+from segcft.io.imagefile import ImageFile, check_id, find_file, find_mask, find_named, strip_suffix
 from segcft.io.maskfile import Masks, read_masks
 from segcft.io.reject import Rejected, Remark, about
-from segcft.io.scan import find_scan, read_seen
+from segcft.io.scan import find_scan, names_in, read_seen
 from segcft.measures.measure import FULL
 from segcft.measures.measurements import Measurements
 
@@ -72,7 +72,8 @@ class Folder:
         self.study, self.spec, self.measurements = study, spec, Measurements.of(study)
         self.masked = not isinstance(spec, SourceFolder) or spec.masked
         self.images, self.masks = data / self.spec.images, data / self.spec.masks
-        self.table = data / self.spec.table
+        self.table = self.images if spec.table is None else data / spec.table
+        """What lists the samples: the table, or the folder of images itself."""
         for key, folder in (("images", self.images), ("masks", self.masks)):
             needed = key == "images" or (self.masked and study.masked)
             if needed and not folder.is_dir():
@@ -100,9 +101,35 @@ class Folder:
         self.columns = {  # of all variables but those that are measured from masks
             name: self.spec.columns.get(name, name) for name in study.attributes if name not in self.values
         }
+        if spec.table is None and self.columns:
+            why = f"attributes are read from a table, and there is none: {', '.join(self.columns)}"
+            raise DataError(Code.CONFLICT, f"{self.key}.table", why)
 
     def read_lines(self) -> list[Row | Ragged]:
-        """Lines of the table in their order, those among them that are no rows included."""
+        """Lines of the table in their order, those among them that are no rows included. Without a table an image is
+        one.
+
+        Raises:
+            DataError: the table, a column, or any image is missing, or the table cannot be right.
+        """
+        rows, ragged = self._read_table() if self.spec.table is not None else (self._list_images(), [])
+        for row in rows:
+            self._first_lines.setdefault(row.cells[self.spec.id], row.line)
+        lines: list[Row | Ragged] = [*rows, *(Ragged(line, reason) for line, reason in ragged)]
+        return sorted(lines, key=lambda line: line.line)
+
+    def _list_images(self) -> list[Row]:
+        """Rows of a table that has the names of all images and nothing else."""
+        ids = names_in(self.images, self.spec.file, self.volumes)
+        files = [mask.file for mask in self.study.masked.values() if mask.file is not None]
+        masks = {strip_suffix(str(self.masks / file.replace("{id}", id))) for file in files for id in ids}
+        ids = [id for id in ids if str(self.images / id) not in masks]  # which may be beside the images
+        if not ids:
+            raise DataError(Code.EMPTY, self.images, f"no image is in it ({self.key}.images)")
+        self.remarks += alike_ids(ids)
+        return [Row(number, {self.spec.id: id}) for number, id in enumerate(ids, start=1)]
+
+    def _read_table(self) -> tuple[list[Row], list[tuple[int, str]]]:
         if not self.table.is_file():
             raise DataError(Code.MISSING, self.table, f"no such table ({self.key}.table)")
         required = {self.spec.id: f"{self.key}.id"}
@@ -117,15 +144,16 @@ class Folder:
         self._check_columns(rows, set(required))
         if self.split_column is not None:
             self._check_patients_stay_in_one_part(rows, self.split_column)
-        for row in rows:
-            self._first_lines.setdefault(row.cells[self.spec.id], row.line)
-        lines: list[Row | Ragged] = [*rows, *(Ragged(line, reason) for line, reason in ragged)]
-        return sorted(lines, key=lambda line: line.line)
+        return rows, ragged
+
+    def _place(self, line: Row | Ragged) -> str:
+        """Where a line is, for messages."""
+        return str(self.table) if self.spec.table is None else f"{self.table}: line {line.line}"
 
     def read_sample(self, row: Row | Ragged) -> Sample | Rejected:
         """The sample of a line, or why there is none."""
         if isinstance(row, Ragged):
-            return Rejected(f"{self.table}: line {row.line}: {row.reason}")
+            return Rejected(f"{self._place(row)}: {row.reason}")
         try:
             patient, part, attributes, doubted = self.read_cells(row)  # before the images, which take longer
             image, masks, remarks = self._pixels(row)
@@ -175,7 +203,7 @@ class Folder:
             attributes, doubted = self._attributes(row)
             return patient, self._part(row, patient), attributes, doubted
         except Rejected as reason:
-            raise Rejected(f"{self.table}: line {row.line}: {reason}") from None
+            raise Rejected(f"{self._place(row)}: {reason}") from None
 
     def _attributes(self, row: Row) -> tuple[dict[str, float | str | None], list[Remark]]:
         """Values by variable, and remarks on those that are not believed and count as missing."""
@@ -186,7 +214,7 @@ class Folder:
             value = attributes[name] = parse(text, name, column, variable, row.comma)
             if isinstance(value, float) and (doubt := disbelief(value, name, variable)):
                 attributes[name] = None
-                where = f"{self.table}: line {row.line}: column {column!r}"
+                where = f"{self._place(row)}: column {column!r}"
                 doubted.append(Remark(f"{name} not believed", f"{where}: {doubt}"))
         return attributes, doubted
 
@@ -202,7 +230,10 @@ class Folder:
             Rejected: a file is missing or cannot be used.
         """
         spec = self.spec
-        path = find_scan(self.images, id) if self.volumes else find_file(self.images, id)
+        if spec.file is not None:
+            path = find_named(self.images, id, spec.file)
+        else:
+            path = find_scan(self.images, id) if self.volumes else find_file(self.images, id)
         dimensions = len(self.study.image.size)
         seen = read_seen(path, dimensions, self.study.image.channels, spec.grey_range, spec.window, spec.nifti_axes)
         if not self.masked:
@@ -263,7 +294,7 @@ class Folder:
     def _length(self, row: Row, said: float | str) -> float:
         if not isinstance(said, str):
             return said
-        with about(f"{self.table}: line {row.line}"):
+        with about(self._place(row)):
             number = parse(row.cells[said], said, said, LENGTH, row.comma)
             if not isinstance(number, float):
                 raise Rejected(f"column {said!r}: no size of a pixel")

@@ -253,8 +253,17 @@ def find_mask(folder: Path, id: str, name: str, structure: Mask) -> Path:
     """
     if structure.file is None:
         return find_file(folder, id, LOSSLESS)
+    return find_named(folder, id, structure.file, f" (mask of {name})")
+
+
+def find_named(folder: Path, id: str, pattern: str, what: str = "") -> Path:
+    """The file of the sample ``id`` in ``folder``, or the series of a volume, where all are called as ``pattern`` says.
+
+    Raises:
+        Rejected: it is missing, or ``id`` leads out of the folder.
+    """
     check_id(id)
-    path = folder / structure.file.replace("{id}", strip_suffix(id))
-    if not path.is_file():
-        raise Rejected(f"{path}: file missing (mask of {name}){similar_file(path)}")
+    path = folder / pattern.replace("{id}", strip_suffix(id))
+    if not path.exists():
+        raise Rejected(f"{path}: file missing{what}{similar_file(path)}")
     return path

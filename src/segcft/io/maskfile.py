@@ -71,8 +71,8 @@ def read_masks(
 ) -> Masks:
     """How much of each pixel is inside each structure.
 
-    Structures with a ``bit`` or a ``label`` share one file a sample. Those with a ``file`` have their own: of
-    at most two values (0 is outside), or of grey coverage up to the type's full value.
+    Structures with a ``bit`` or a ``label`` share one file a sample. Those with nothing but a ``file`` have their own:
+    of at most two values (0 is outside), or of grey coverage up to the type's full value.
 
     Args:
         folder: of the masks.
@@ -95,7 +95,7 @@ def read_masks(
         with about(path):
             if path not in files:
                 files[path] = _read(path, image, axes) if image.lie is None else _read_scan(path, image.size, image.lie)
-            if structure.file is not None:
+            if structure.has_own_file:
                 masks.append(_coverage(name, files[path]))
                 continue
             if path not in labels:  # many structures share a file, which is looked at once
@@ -108,14 +108,18 @@ def read_masks(
     return Masks(np.array(masks, dtype=np.float64).reshape(len(masks), *image.size), tuple(remarks))
 
 
-def read_labels(path: Source) -> NDArray[np.integer[Any]]:
+def read_labels(path: Source, thin: bool = False) -> NDArray[np.integer[Any]]:
     """The values (H, W) of a mask file: labels or bit flags.
+
+    Args:
+        path: of the file.
+        thin: see :func:`read_masks`.
 
     Raises:
         Rejected: the file cannot be read, is in colour, or holds numbers that are no labels.
     """
     with about(path):
-        return _labels(_open(path, None))
+        return _labels(_open(path, None), thin)
 
 
 def _read(path: Path, image: ImageFile, axes: Axes | None) -> MaskFile:

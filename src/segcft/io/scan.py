@@ -8,6 +8,7 @@ axial images, the lowest first.
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,18 @@ from numpy.typing import NDArray
 
 from segcft.io.dicomhead import DICOMDIR
 from segcft.io.greys import PERCENTILES
-from segcft.io.imagefile import ImageFile, check_id, check_varied, find_file, is_dicom, limits, read_image, scaled
+from segcft.io.imagefile import (
+    SUFFIXES,
+    ImageFile,
+    check_id,
+    check_varied,
+    find_file,
+    is_dicom,
+    limits,
+    read_image,
+    scaled,
+    strip_suffix,
+)
 from segcft.io.lie import Lie
 from segcft.io.nifti import NIFTI, Axes, is_nifti
 from segcft.io.reject import Rejected, Remark, about
@@ -44,6 +56,32 @@ def find_scan(folder: Path, id: str) -> Path:
     if beside:
         raise Rejected(f"{folder / id}: a series, and {beside[0]} beside it; which of them is it?")
     return folder / id
+
+
+def names_in(folder: Path, pattern: str | None, volumes: bool) -> list[str]:
+    """The ids of all images in ``folder`` and below it, in order.
+
+    Args:
+        folder: of the images.
+        pattern: how they are called, as ``{id}_0000.nii.gz``; None: as the samples.
+        volumes: whether they are volumes, of which a folder with a DICOM series is one.
+    """
+    named = None
+    if pattern is not None:
+        first, *others = map(re.escape, pattern.split("{id}"))
+        named = re.compile("(?P<id>.+)".join([first, "(?P=id)".join(others)]))
+    ids = []
+    for path in sorted(folder.rglob("*")):
+        place = path.relative_to(folder).as_posix()
+        if path.name.startswith(".") or not (path.is_file() or (volumes and is_series(path))):
+            continue
+        if named is None:
+            suffixes = NIFTI if volumes else SUFFIXES
+            if path.is_dir() or place.lower().endswith(suffixes):
+                ids.append(place if path.is_dir() else strip_suffix(place))
+        elif match := named.fullmatch(place):
+            ids.append(match["id"])
+    return list(dict.fromkeys(ids))  # a file beside another of that name is told of when it is read
 
 
 def is_series(path: Path) -> bool:

@@ -139,6 +139,17 @@ def _one_series(folder: Path) -> tuple[list[tuple[Path, Dataset]], list[str]]:
     return next(iter(found.values())), others
 
 
+def is_one_series(folder: Path) -> bool:
+    """Whether the first DICOM files of a folder are two slices of one series, and not images of several subjects."""
+    uids = []
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and not path.name.startswith(".") and path.name != DICOMDIR and is_dicom(path):
+            uids.append(str(open_dicom(path, pixels=False).get("SeriesInstanceUID") or ""))
+            if len(uids) > 1:
+                return uids[0] == uids[1]
+    return False
+
+
 def _is_image(path: Path, header: Dataset) -> bool:
     """Whether a DICOM file is one, or a damaged one: reports, presentation states and tables of contents are none."""
     with reading_dicom(path):

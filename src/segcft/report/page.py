@@ -326,7 +326,8 @@ def _source(study: Study) -> str:
         return f"simulated: {data.source}, {data.people:,} people, seed {data.seed}"
     if isinstance(data, SeveralFolders):
         return f"files of {len(data.folders)} sources: {', '.join(data.folders)}"
-    return f"files: images in {data.images}, masks in {data.masks}, attributes in {data.table}"
+    table = f"attributes in {data.table}" if data.table else "no table"
+    return f"files: images in {data.images}, masks in {data.masks}, {table}"
 
 
 def _text(path: Path) -> str:
