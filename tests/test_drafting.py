@@ -30,6 +30,7 @@ from segcft.errors import Code, DataError
 from segcft.importers.folder import folders_of
 from segcft.importers.sample import Sample
 from segcft.planning.plan import usual_study
+from tests.test_coronary_volumes import write_nifti, write_series
 
 SUBJECTS = 24
 IDS = [f"p{number:02}" for number in range(SUBJECTS)]
@@ -109,6 +110,17 @@ def subjects(root: Path) -> None:
         write(root / id / f"{id}_seg.nii.gz", label_of(masks_of(number, 6)))
 
 
+def series(root: Path) -> None:
+    """A folder of slices for each subject, masks in NIfTI that lie on them."""
+    lps = np.diag([1.0, 1.0, 2.0, 1.0])
+    for number, id in enumerate(IDS):
+        image = image_of(masks_of(number, 6), number).transpose(2, 1, 0)  # columns, rows, slices
+        (root / "scans" / id).mkdir(parents=True)
+        write_series(root / "scans" / id / "T1", image.astype(np.int16), lps)
+        (root / "labels").mkdir(exist_ok=True)
+        write_nifti(root / f"labels/{id}.nii.gz", label_of(masks_of(number, 6)).transpose(2, 1, 0), lps)
+
+
 def nnunet(root: Path) -> None:
     for number, id in enumerate(IDS):
         write(root / f"imagesTr/{id}_0000.nii.gz", image_of(masks_of(number, 6), number))
@@ -141,6 +153,7 @@ FOLDERS: dict[Callable[[Path], None], dict[str, Any]] = {
     a_folder_each: {"table": None},
     a_file_each: {"images": "scans", "masks": "segmentations", "table": None},
     subjects: {"images": ".", "file": "{id}/{id}_flair.nii.gz", "masks": ".", "table": None},
+    series: {"images": "scans", "file": "{id}/T1", "masks": "labels", "table": None},
     nnunet: {"images": "imagesTr", "file": "{id}_0000.nii.gz", "masks": "labelsTr", "table": None},
     patients: {
         "table": "Liste.csv",
