@@ -17,7 +17,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "segcft"
 LAYERS = (
     ("__main__",),
     ("cli",),
-    ("app", "report"),
+    ("app", "report", "export"),
     ("api",),
     ("drafting",),
     ("planning",),

@@ -16,6 +16,7 @@ from segcft.cli.ask import add_ask
 from segcft.cli.augment import add_augment
 from segcft.cli.causal_gen import add_causal_gen
 from segcft.cli.evaluate import add_evaluate
+from segcft.cli.export import add_export
 from segcft.cli.graph import add_graph
 from segcft.cli.importers import importer_parser, listed
 from segcft.cli.init import add_init
@@ -47,6 +48,7 @@ COMMANDS = (
     add_ask,
     add_app,
     add_publish,
+    add_export,
 )
 """What adds commands, in the order of help."""
 

@@ -107,7 +107,7 @@ class Diffeomorphism(Displacement):
             for axis in axes:
                 # Of two nodes, as much as is too much in the steepest part that has both.
                 share = functools.reduce(_around, [other for other in axes if other != axis], too_much)
-                drawn = velocity.diff(dim=axis) * share / (2 * len(axes))  # each node has so many neighbours
+                drawn = _steps(velocity, axis) * share / (2 * len(axes))  # each node has so many neighbours
                 found = found + _padded(drawn, axis, 0, 1) - _padded(drawn, axis, 1, 0)
             velocity = found
         return velocity
@@ -123,10 +123,25 @@ class Diffeomorphism(Displacement):
         along each axis that of its steepest edge, and of all axes the sum."""
         total = torch.zeros_like(velocity[:, :1, *(slice(1, None),) * self.grid.dimensions])
         for axis in self.grid.axes:
-            per_length = velocity.diff(dim=axis) * (self.nodes[axis] / 2)  # nodes are 2 / n halves of the frame apart
+            per_length = _steps(velocity, axis) * (self.nodes[axis] / 2)  # nodes are 2 / n halves of the frame apart
             square = per_length.square().sum(dim=1, keepdim=True)
             total = total + functools.reduce(_larger, [other for other in self.grid.axes if other != axis], square)
         return total
+
+
+def _steps(maps: Tensor, axis: int) -> Tensor:
+    """From each element to the next one along an axis, of which there is one less than elements."""
+    count = maps.shape[axis] - 1
+    return maps.narrow(axis, 1, count) - maps.narrow(axis, 0, count)
+
+
+def _slope(maps: Tensor, axis: int) -> Tensor:
+    """By how much an element differs from the next along an axis: half of what both its neighbours do; at the edges
+    from the one there is. As :func:`torch.gradient`, for which ONNX has no operator."""
+    count = maps.shape[axis]
+    middle = (maps.narrow(axis, 2, count - 2) - maps.narrow(axis, 0, count - 2)) / 2
+    ends = [maps.narrow(axis, k + 1, 1) - maps.narrow(axis, k, 1) for k in (0, count - 2)]
+    return torch.cat([ends[0], middle, ends[1]], dim=axis)
 
 
 def _larger(maps: Tensor, axis: int) -> Tensor:
@@ -183,7 +198,7 @@ def _solved(displacement: Tensor, places: Tensor, near: Tensor) -> Tensor:
     """
     grid = Grid.like(displacement)
     with torch.no_grad():
-        slopes = torch.stack(torch.gradient(displacement, dim=list(reversed(grid.axes))), dim=2)  # by x, y (and z)
+        slopes = torch.stack([_slope(displacement, axis) for axis in reversed(grid.axes)], dim=2)  # by x, y (and z)
         per_half = torch.tensor([n / 2 for n in reversed(grid.size)], device=near.device, dtype=near.dtype)
         identity = torch.eye(grid.dimensions, device=near.device, dtype=near.dtype)
         jacobian = slopes * grid.over_space(per_half[None, None]) + grid.over_space(identity[None])
@@ -219,7 +234,7 @@ def stretch(displacement: Tensor) -> Tensor:
     places = places * grid.over_space(pixels)  # x, y (and z) in elements
     columns = []
     for axis in reversed(grid.axes):  # x, y (and z)
-        step = places.diff(dim=axis)
+        step = _steps(places, axis)
         for other in grid.axes:
             step = step.narrow(other, 0, grid.size[other] - 1)
         columns.append(step)

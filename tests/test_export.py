@@ -1,0 +1,104 @@
+"""Models in ONNX: what they give without segcft is what segcft gives."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from refused import refused
+from segcft.cli import main
+from segcft.errors import Code, RunError
+from segcft.export.onnx import COUNTERFACTUAL, DESCRIPTION, TOLERANCE, export_onnx
+from segcft.grey import to_unit
+from segcft.pipeline.run import Run
+from segcft.readers.foreign import ForeignSegmentor
+from tests.conftest import MakeOnce
+
+FAR = 10 * TOLERANCE
+"""What tells two answers from each other; and what an export may be off by on images of which none was tried."""
+
+
+def ask(path: Path, **given: Tensor) -> NDArray[np.float32]:
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {name: one.numpy() for name, one in given.items()})
+    return np.asarray(found)
+
+
+@pytest.fixture(scope="module")
+def exported(made_once: MakeOnce, small_run: Run) -> Path:
+    return made_once("onnx", lambda folder: export_onnx(small_run, folder))
+
+
+def test_answers_are_those_of_the_model(exported: Path, small_run: Run) -> None:
+    """Of images of the data, of which none was tried when it was written."""
+    store, model = small_run.store(), small_run.model(list(small_run.methods())[-1])
+    rows = store.indices("test", complete=True)[:2]
+    images, values = to_unit(torch.from_numpy(store.images[rows])), torch.from_numpy(store.values()[rows])
+    after = values.flip(0)
+    for k in range(2):
+        one = slice(k, k + 1)
+        expected = model.abduct(images[one], values[one]).predict(after[one])
+        found = ask(exported / "counterfactual.onnx", image=images[one], values=values[one], after=after[one])
+        assert np.abs(found - expected.numpy()).max() < FAR
+
+
+def test_readers_take_any_number_of_images(exported: Path, small_run: Run) -> None:
+    store = small_run.store()
+    images = to_unit(torch.from_numpy(store.images[store.indices("test")[:5]]))
+    for part in ("judge", "segmentor"):
+        expected = small_run.load(part).masks(images)
+        assert np.abs(ask(exported / f"{part}.onnx", image=images) - expected.numpy()).max() < FAR
+
+
+def test_an_exported_judge_judges(exported: Path, small_run: Run) -> None:
+    """Its file beside it is that of a judge from elsewhere."""
+    store = small_run.store()
+    images = to_unit(torch.from_numpy(store.images[store.indices("test")[:3]]))
+    foreign = ForeignSegmentor(exported / "judge.yaml", small_run.study)
+    assert torch.allclose(foreign.masks(images), small_run.load("judge").masks(images), atol=FAR)
+
+
+def test_volumes_are_exported_too(volumes: Run, tmp_path: Path) -> None:
+    apart = export_onnx(volumes, tmp_path / "onnx")
+    assert COUNTERFACTUAL in apart
+    assert max(apart.values()) <= TOLERANCE
+
+
+def test_its_description_names_all_that_is_given(exported: Path, small_run: Run) -> None:
+    said = json.loads((exported / DESCRIPTION).read_text())
+    assert [one["name"] for one in said["values"]] == list(small_run.study.variables)
+    assert said["structures"] == list(small_run.study.masked)
+    assert said["networks"][COUNTERFACTUAL]["inputs"]["image"] == [1, 1, *small_run.study.image.size]
+    assert all(one["largest difference from PyTorch"] <= TOLERANCE for one in said["networks"].values())
+
+
+def test_its_readme_runs(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lines in it are all that somebody needs."""
+    code = (exported / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(exported)
+    names: dict[str, object] = {}
+    exec(code, names)
+    assert np.isfinite(np.asarray(names["answer"])).all()
+
+
+def test_an_export_replaces_an_export_and_nothing_else(exported: Path, small_run: Run, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with refused(RunError, Code.EXISTS, tmp_path):
+        export_onnx(small_run, tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    (exported / "old").write_text("")
+    assert main(["export", str(small_run.folder), str(exported)]) == 0
+    assert not (exported / "old").exists()
+
+
+def test_a_method_that_is_not_there_is_an_error(small_run: Run, tmp_path: Path) -> None:
+    with refused(RunError, Code.UNKNOWN, small_run.folder):
+        export_onnx(small_run, tmp_path / "onnx", "predictor")
+    assert not (tmp_path / "onnx").exists()
