@@ -17,12 +17,18 @@ __version__ = "0.1.0"
 def load(folder: str | Path, device: str = "cpu") -> Model:
     """Open a run or a published model, to ask it about images; see :class:`segcft.api.model.Model`.
 
+    Args:
+        folder: of it, or its name on the Hugging Face Hub, ``hf://user/model`` (:func:`segcft.utils.hub.fetch`).
+        device: where it computes.
+
     Raises:
         RunError: the folder is neither, or a part is missing or damaged.
+        DataError: it is to come from the hub, and cannot.
     """
     from segcft.api.model import Model  # late: it takes seconds to import what it needs
+    from segcft.utils.hub import located
 
-    return Model(folder, device)
+    return Model(located(folder), device)
 
 
 def inspect(path: str | Path) -> dict[str, Any] | None:

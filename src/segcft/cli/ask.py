@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segcft.cli.options import Command, count, hardware, quiet_libraries, whole
+from segcft.cli.options import Command, count, hardware, quiet_libraries, run_or_model, whole
 from segcft.errors import Code, SegcftError
 from segcft.utils.output import check_answer, check_answers, check_any_answer
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def add_ask(command: Command) -> None:
     """Add the commands."""
     asked = command("counterfactual", _counterfactual, "answer a question about one image, or about many")
-    asked.add_argument("run", metavar="RUN", type=Path, help="folder of a run or of a published model")
+    run_or_model(asked)
     asked.add_argument(
         "image",
         metavar="IMAGE",

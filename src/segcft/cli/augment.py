@@ -6,13 +6,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from segcft.cli.options import Command, count, hardware, quiet_libraries, whole
+from segcft.cli.options import Command, count, hardware, quiet_libraries, run_or_model, whole
 
 
 def add_augment(command: Command) -> None:
     """Add the command."""
     parser = command("augment", _augment, "write a balanced set of a run's training images and their counterfactuals")
-    parser.add_argument("run", metavar="RUN", type=Path, help="folder of a run or of a published model")
+    run_or_model(parser)
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="folder to write; its table is metadata.csv")
     parser.add_argument(
         "--variable", metavar="NAME", required=True, help="what is to tell nothing about the label, e.g. heart_area"

@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from segcft.cli.options import Command, hardware, quiet_libraries, whole
+from segcft.cli.options import Command, hardware, quiet_libraries, run_or_model, whole
 from segcft.errors import Code, SegcftError
 from segcft.utils.output import check
 
@@ -15,7 +15,7 @@ from segcft.utils.output import check
 def add_evaluate(command: Command) -> None:
     """Add the command ``evaluate``."""
     parser = command("evaluate", _evaluate, "judge the counterfactuals of a run or published model; print the table")
-    parser.add_argument("run", metavar="RUN", type=Path, help="folder of a run or of a published model")
+    run_or_model(parser)
     parser.add_argument(
         "--data",
         metavar="DIR",

@@ -6,13 +6,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from segcft.cli.options import Command, quiet_libraries
+from segcft.cli.options import Command, quiet_libraries, run_or_model
 
 
 def add_export(command: Command) -> None:
     """Add the command ``export``."""
     parser = command("export", _export, "write a model in ONNX, which runs without segcft and PyTorch")
-    parser.add_argument("run", metavar="MODEL", type=Path, help="folder of a published model or a run")
+    run_or_model(parser, "MODEL")
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="folder to write")
     parser.add_argument(
         "--method",

@@ -29,6 +29,19 @@ def value_of(kind: Kind) -> Callable[[str], Any]:
 count, whole = value_of(COUNT), value_of(WHOLE)
 
 
+def model(text: str) -> Path:
+    """The argparse type of a run or a published model: its folder, or its name on the Hugging Face Hub."""
+    from segcft.utils.hub import located
+
+    return located(text)
+
+
+def run_or_model(parser: argparse.ArgumentParser, metavar: str = "RUN") -> None:
+    """Add the argument ``run``."""
+    help = "folder of a run or of a published model, or hf://USER/MODEL"
+    parser.add_argument("run", metavar=metavar, type=model, help=help)
+
+
 def data(parser: argparse.ArgumentParser, help: str = "folder of images, masks and table") -> None:
     parser.add_argument("--data", metavar="DIR", type=Path, help=help)
 

@@ -41,6 +41,12 @@ def add_publish(command: Command) -> None:
         "repeated (default: some of simulated data)",
     )
     published.add_argument("--large", action="store_true", help="allow more than 20 MB of weights")
+    published.add_argument(
+        "--hub",
+        metavar="USER/MODEL",
+        help="write it as the Hugging Face Hub shows models, under this name; RUN may be a published model",
+    )
+    published.add_argument("--licence", default="", help="with --hub: that of the weights, e.g. cc-by-sa-4.0")
 
     reported = command("report", _report, "write one self-contained page of HTML about an evaluated run")
     reported.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
@@ -64,7 +70,13 @@ def _publish(options: argparse.Namespace) -> None:
     for option, given in (("--method", options.methods), ("--example", options.examples)):
         if options.readers and given:
             raise SegcftError(Code.CONFLICT, option, "readers come without image mechanisms; leave it out")
-    if options.readers:
+    if options.hub is not None:
+        from segcft.export.hub import check_names
+
+        check_names(options.hub, options.licence)
+    if options.hub is not None and run.published:
+        pass  # as it is
+    elif options.readers:
         from segcft.pipeline.publish_readers import publish_readers
 
         publish_readers(run, options.folder, card, options.large)
@@ -73,6 +85,11 @@ def _publish(options: argparse.Namespace) -> None:
 
         publish(run, options.folder, options.methods, card, options.large, options.examples)
     print(f"published model: {options.folder} (its card is README.md)", file=sys.stderr)
+    if options.hub is not None:
+        from segcft.export.hub import write_for_hub
+
+        write_for_hub(run if run.published else Run(options.folder), options.folder, options.hub, options.licence)
+        print(f"to upload it: hf upload {options.hub} {options.folder}", file=sys.stderr)
 
 
 def _report(options: argparse.Namespace) -> None:
