@@ -32,7 +32,7 @@ from segcft.evaluate.two_sample import Classifier, descend, frechet, kernel_dist
 from segcft.grey import to_unit
 from segcft.importers.simulated import import_simulated
 from segcft.measures.measurements import Measurements
-from segcft.pipeline.realism import _asked, shown_by
+from segcft.pipeline.realism import asked_of, shown_by
 from segcft.pipeline.run import Run
 from segcft.readers.reader import MaskReader, NoStructures
 from segcft.utils.progress import Progress
@@ -251,13 +251,13 @@ class TestAsked:
         return chosen
 
     def test_a_category_becomes_another_one(self, cohort: Cohort) -> None:
-        do, column = _asked(cohort, 1.0), cohort.column("sex")
+        do, column = asked_of(cohort, 1.0), cohort.column("sex")
         asked = ~do[:, column].isnan()
         assert int(asked.sum()) == len(cohort) // 2
         assert torch.equal(do[asked, column], 1 - cohort.values[asked, column])
 
-    def test_who_lacks_a_number_is_not_asked_for_it_and_others_are(self, cohort: Cohort) -> None:
-        do = _asked(cohort, 1.0)[:, cohort.column("heart_area")]
+    def test_who_lacks_a_number_is_notasked_of_for_it_and_others_are(self, cohort: Cohort) -> None:
+        do = asked_of(cohort, 1.0)[:, cohort.column("heart_area")]
         assert do[0].isnan()
         assert int((~do.isnan()).sum()) >= len(cohort) // 2 - 1
 
@@ -276,10 +276,10 @@ class TestWithoutANetwork:
 
 
 class TestOfARun:
-    def test_everybody_is_asked_for_one_small_change(self, small_run: Run) -> None:
+    def test_everybody_isasked_of_for_one_small_change(self, small_run: Run) -> None:
         study, store = small_run.study, small_run.store()
         cohort = Cohort(study, store, store.indices("test", complete=True), torch.device("cpu"))
-        do = _asked(cohort, 1.0)
+        do = asked_of(cohort, 1.0)
         assert (do.isnan().logical_not().sum(dim=1) == 1).all()
         spread = cohort.values.std(dim=0, correction=0)
         assert ((do - cohort.values).abs() <= spread * (1 + 1e-5)).where(~do.isnan(), torch.tensor(True)).all()

@@ -22,6 +22,7 @@ from segcft.cli.importers import importer_parser, listed
 from segcft.cli.init import add_init
 from segcft.cli.plan import add_plan
 from segcft.cli.publish import add_publish
+from segcft.cli.readers import add_readers
 from segcft.cli.realism import add_realism
 from segcft.cli.replicate import add_replicate
 from segcft.cli.run import add_run, add_stages
@@ -45,6 +46,7 @@ COMMANDS = (
     add_segment,
     add_evaluate,
     add_realism,
+    add_readers,
     add_ask,
     add_app,
     add_publish,

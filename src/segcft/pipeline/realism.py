@@ -67,7 +67,7 @@ def judge_realism(
             why = f"its methods are {', '.join(sorted(own)) or 'none'}; bring the run up to date with `segcft run`"
             raise RunError(Code.MISSING, one.folder, why)
     each = -(-people // len(runs))
-    chosen = [_chosen(one, each) for one in runs]
+    chosen = [chosen_of(one, each) for one in runs]
     require_people(sum(len(set(store.table["patient"].iloc[rows])) for store, rows in chosen))
     parts = [shown_by(one, *some, device, progress, within) for one, some in zip(runs, chosen, strict=True)]
     shown = Shown.joined(parts)
@@ -80,7 +80,7 @@ def judge_realism(
     return rows
 
 
-def _chosen(run: Run, people: int) -> tuple[Store, NDArray[np.int64]]:
+def chosen_of(run: Run, people: int) -> tuple[Store, NDArray[np.int64]]:
     """The samples of a run, and up to so many test images among them, on which no part was trained."""
     store = run.samples_of([*run.asked, *map(run.mechanism, run.methods())])
     fill_likely(run, store, "test")
@@ -114,7 +114,7 @@ def shown_by(
     models = {method: run.model(method, device) for method in run.methods()}
     judge = run.judge(device)
     cohort = Cohort(study, store, rows, device)
-    wanted = _asked(cohort, within)
+    wanted = asked_of(cohort, within)
     generator = torch.Generator(device).manual_seed(study.evaluation.seed)
     real: list[Tensor] = []
     answers: dict[str, list[Tensor]] = {method: [] for method in models}
@@ -128,7 +128,7 @@ def shown_by(
     return Shown.read(torch.cat(real), joined, cohort.named("patient"), judge, cohort.rows)
 
 
-def _asked(cohort: Cohort, within: float) -> Tensor:
+def asked_of(cohort: Cohort, within: float) -> Tensor:
     """What each sample is asked for, (N, V), NaN but for one variable: another value, that of another sample at random
     which is up to ``within`` standard deviations from its own; of categories any other one. Who has no value of the
     variable, or whom nobody is near, is asked nothing."""
