@@ -123,6 +123,10 @@ one image, one question:
 sliders in the browser:
   segcft app models/chest-sim models/jsrt
 
+can readers tell answers from real images?
+  segcft readers runs/jsrt for-readers
+  segcft readers runs/jsrt results --answers answers-a.csv answers-b.csv
+
 all about a run on one page, with its failure cases:
   segcft report runs/jsrt
 

@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 import segcft
+from segcft.config.sources import SimulatedData
 from segcft.errors import Code, DataError
 from segcft.evaluate.blinded import ANSWER, LEVELS, REAL, RECONSTRUCTION, Ratings
 from segcft.evaluate.cohort import Cohort
@@ -57,10 +58,11 @@ class Case(NamedTuple):
 
 
 class Blinded(NamedTuple):
-    """A study: its name, and PNG files by code."""
+    """A study: its name, PNG files by code, and whether its people are a simulator's."""
 
     study: str
     pictures: dict[str, bytes]
+    simulated: bool
 
 
 def make_blinded(
@@ -122,7 +124,7 @@ def make_blinded(
     study = key_of(run.study.name, settings, [case._asdict() for case in told])[:8]
     _keep(run, study, told, settings)
     pictures = {code: _png(picture(image, corner=-1.0)) for code, image in zip(codes, shown, strict=True)}
-    return Blinded(study, dict(sorted(pictures.items())))
+    return Blinded(study, dict(sorted(pictures.items())), isinstance(run.study.data, SimulatedData))
 
 
 def write_blinded(blinded: Blinded, page: str, folder: Path) -> None:

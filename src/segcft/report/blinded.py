@@ -24,6 +24,7 @@ def render_blinded(blinded: Blinded) -> str:
         version=segcft.__version__,
         pictures=[(code, data_uri(png)) for code, png in blinded.pictures.items()],
         count=len(blinded.pictures),
+        simulated=blinded.simulated,
         levels=LEVELS,
         script=script,
         digest=b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
