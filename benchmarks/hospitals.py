@@ -27,8 +27,7 @@ from segcft.evaluate.names import plain
 from segcft.evaluate.reading import Reading, readings
 from segcft.evaluate.table import grid
 from segcft.pipeline.importing import import_samples
-from segcft.pipeline.publish_readers import READERS
-from segcft.pipeline.run import Run
+from segcft.pipeline.run import READERS, Run
 from segcft.pipeline.runner import Pipeline
 from segcft.training.loop import make_fabric
 from segcft.utils.atomic import link

@@ -17,8 +17,8 @@ from segcft.errors import Code, RunError, SegcftError
 from segcft.evaluate.reading import TOGETHER, by_source, readings, render
 from segcft.grey import to_unit
 from segcft.pipeline.publish import publish
-from segcft.pipeline.publish_readers import READERS, publish_readers
-from segcft.pipeline.run import Run
+from segcft.pipeline.publish_readers import publish_readers
+from segcft.pipeline.run import READERS, Run
 from segcft.pipeline.segment import Readers
 from segcft.readers.segmentor import dice
 

@@ -21,6 +21,7 @@ from segcft.cli.graph import add_graph
 from segcft.cli.importers import importer_parser, listed
 from segcft.cli.init import add_init
 from segcft.cli.plan import add_plan
+from segcft.cli.privacy import add_privacy
 from segcft.cli.publish import add_publish
 from segcft.cli.readers import add_readers
 from segcft.cli.realism import add_realism
@@ -47,6 +48,7 @@ COMMANDS = (
     add_evaluate,
     add_realism,
     add_readers,
+    add_privacy,
     add_ask,
     add_app,
     add_publish,
@@ -126,6 +128,9 @@ sliders in the browser:
 can readers tell answers from real images?
   segcft readers runs/jsrt for-readers
   segcft readers runs/jsrt results --answers answers-a.csv answers-b.csv
+
+does a run give its training people away?
+  segcft privacy runs/jsrt
 
 all about a run on one page, with its failure cases:
   segcft report runs/jsrt

@@ -24,8 +24,7 @@ from segcft.config.variable import Variable
 from segcft.counterfactual.model import CounterfactualModel
 from segcft.errors import Code, RunError
 from segcft.image_models.mechanism import ImageMechanism
-from segcft.pipeline.publish_readers import READERS
-from segcft.pipeline.run import Run
+from segcft.pipeline.run import READERS, Run
 from segcft.readers.reader import MaskReader
 from segcft.utils.atomic import replaced_folder, write_text
 from segcft.utils.extra import extra

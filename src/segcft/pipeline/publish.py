@@ -31,6 +31,7 @@ from segcft.io.provenance import png_bytes
 from segcft.io.volumeout import nifti_bytes
 from segcft.pipeline.calibration import read_calibration, write_calibration
 from segcft.pipeline.judging import guides_of
+from segcft.pipeline.privacy import privacy_in_words
 from segcft.pipeline.run import Run, write_subjects
 from segcft.training import artefact
 from segcft.utils.atomic import replaced_folder, write_bytes, write_text
@@ -225,6 +226,12 @@ def training_table(run: Run, parts: Sequence[str]) -> str:
     return "\n".join(rows)
 
 
+def _privacy(run: Run, methods: Sequence[str]) -> str:
+    """The section on what is given away of training people, if that was looked at."""
+    found = privacy_in_words(run, list(map(run.mechanism, methods)))
+    return f"## Privacy\n\n{found}\n\n" if found else ""
+
+
 def model_card(run: Run, store: Store, parts: Sequence[str], methods: Sequence[str], card: str, examples: int) -> str:
     """The card, in Markdown; where there are so many ``examples`` it asks of the first of them."""
     study = run.study
@@ -290,6 +297,7 @@ Research on counterfactual image generation: methods, evaluation, teaching. It a
 data, in its training range, and says so where that is not the case. A counterfactual shows what the \
 model has learnt of an anatomy, not what would happen to a person; no diagnosis or decision may rest on one.
 
+{_privacy(run, methods)}\
 ## Figures
 
 On test samples that no stage has seen, by a judge that no stage was trained with.

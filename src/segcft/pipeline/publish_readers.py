@@ -14,11 +14,8 @@ from segcft.errors import Code, RunError
 from segcft.evaluate.reading import by_source, readings, render
 from segcft.importers.masks import BITS
 from segcft.pipeline.publish import licensed, require_room, require_small, samples_in_words, training_table
-from segcft.pipeline.run import Run
+from segcft.pipeline.run import READERS, Run
 from segcft.utils.atomic import replaced_folder, write_text
-
-READERS = ("segmentor", "judge")
-"""The parts of a run that see masks."""
 
 
 def in_order(study: Study) -> list[str]:

@@ -51,6 +51,9 @@ from segcft.training import artefact
 from segcft.training.loop import freeze
 from segcft.utils.atomic import write_text
 
+READERS = ("segmentor", "judge")
+"""The parts of a run that see masks."""
+
 
 class Run:
     """Opens what is in a run's folder.

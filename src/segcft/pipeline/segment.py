@@ -29,8 +29,8 @@ from segcft.importers.masks import BITS, Plausibility, check_polarity, largest_p
 from segcft.io.dicomseg import DicomSource, Segmentations
 from segcft.io.imagefile import SUFFIXES, ImageFile, find_file, is_dicom, read_image, strip_suffix
 from segcft.io.reject import Excluded, Rejected, Remark, about
-from segcft.pipeline.publish_readers import READERS, in_order
-from segcft.pipeline.run import Run
+from segcft.pipeline.publish_readers import in_order
+from segcft.pipeline.run import READERS, Run
 from segcft.readers.reader import MaskReader
 from segcft.utils.digest import digest_of, key_of
 from segcft.utils.progress import Progress

@@ -1,0 +1,97 @@
+"""What a run gives away of its training people: figures that are known beforehand, and where they end up."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from refused import refused
+from segcft.cli import main
+from segcft.errors import Code, DataError, RunError
+from segcft.evaluate.privacy import AUC, KNOWN, NEAREST, Distances, Scored, auc, distances, figures, known_share
+from segcft.pipeline.privacy import judge_privacy, privacy_in_words
+from segcft.pipeline.publish import publish
+from segcft.pipeline.run import Run
+from segcft.utils.progress import Progress
+
+numbers = hnp.arrays(np.float64, st.integers(2, 30), elements=st.floats(-5, 5, width=16))
+
+
+@given(numbers, numbers)
+def test_auc_turns_with_who_trained(first: np.ndarray, second: np.ndarray) -> None:
+    assert auc(Scored(first, second)) + auc(Scored(second, first)) == pytest.approx(1)
+    assert auc(Scored(first, first)) == pytest.approx(0.5)
+    assert auc(Scored(first + 100, second)) == 1
+
+
+def test_known_for_certain_are_those_above_all_but_a_hundredth() -> None:
+    held_out = np.arange(200.0)
+    assert known_share(Scored(np.array([0.0, 197, 198.5, 300]), held_out)) == 0.5
+    assert known_share(Scored(held_out, held_out)) <= 0.01
+
+
+def test_a_model_that_copies_is_found_out() -> None:
+    """Drawn images are training images, or those of other people, with a little noise."""
+    random = np.random.default_rng(0)
+    train, held_out, fresh = (
+        torch.from_numpy(random.integers(0, 256, (40, 1, 16, 16), dtype=np.uint8)) for _ in range(3)
+    )
+    noise = torch.from_numpy(random.integers(0, 3, (40, 1, 16, 16), dtype=np.uint8))
+    (row,) = figures({"copies": distances(train // 2 + noise, train // 2, held_out // 2)}, {})
+    assert (row["metric"], row["value"]) == (NEAREST, 1)
+    assert row["low"] > 0.5
+    found = distances(fresh, train, held_out)
+    both = figures({"there": found, "back": Distances(found.held_out, found.train)}, {})
+    assert both[0]["value"] + both[1]["value"] == pytest.approx(1)
+
+
+def test_distances_are_in_grey_levels() -> None:
+    dark, bright = torch.zeros(1, 1, 8, 8, dtype=torch.uint8), torch.full((1, 1, 8, 8), 30, dtype=torch.uint8)
+    found = distances(dark, bright, dark)
+    assert found.train[0, 0] == pytest.approx(30)
+    assert found.held_out[0, 0] == 0
+
+
+def test_who_was_learnt_by_heart_is_told_by_every_figure() -> None:
+    random = np.random.default_rng(1)
+    scored = Scored(random.normal(10, 1, 60), random.normal(0, 1, 60))
+    found = {row["metric"]: row for row in figures({}, {"likelihood": scored})}
+    assert found[AUC]["value"] == found[KNOWN]["value"] == 1
+    assert found[AUC]["low"] > 0.5
+
+
+@pytest.fixture
+def run(small_run: Run, tmp_path: Path) -> Run:
+    shutil.copytree(small_run.folder, tmp_path / "run")
+    return Run(tmp_path / "run")
+
+
+def test_a_card_has_what_was_found(run: Run, tmp_path: Path) -> None:
+    assert main(["privacy", str(run.folder), "--people", "16"]) == 0
+    said = json.loads((run.folder / "privacy" / "privacy.json").read_text())
+    assert {row["metric"] for row in said["rows"]} == {NEAREST, AUC, KNOWN}
+    assert all(row["low"] <= row["value"] <= row["high"] or row["metric"] == KNOWN for row in said["rows"])
+    publish(run, tmp_path / "model", card="Simulated.")
+    assert "## Privacy" in (tmp_path / "model" / "README.md").read_text()
+    # Of other weights it says nothing.
+    said["keys"] = dict.fromkeys(said["keys"], "other")
+    (run.folder / "privacy" / "privacy.json").write_text(json.dumps(said))
+    with refused(RunError, Code.OTHER, "privacy.json"):
+        publish(run, tmp_path / "model", card="Simulated.")
+
+
+def test_where_nothing_was_looked_at_nothing_is_said(run: Run) -> None:
+    assert privacy_in_words(run, ["cft-segmentor"]) == ""
+
+
+def test_too_few_people_are_refused(run: Run, tmp_path: Path) -> None:
+    with refused(DataError, Code.EMPTY, run.folder):
+        judge_privacy(run, tmp_path / "out", torch.device("cpu"), Progress(), people=5)
