@@ -12,7 +12,7 @@ import warnings
 from contextlib import suppress
 from pathlib import Path
 
-from segcft.cli.options import Command, hardware, quiet_libraries
+from segcft.cli.options import Command, hardware, model, quiet_libraries
 from segcft.errors import Code, SegcftError
 from segcft.utils.signals import Terminated
 
@@ -23,10 +23,11 @@ def add_app(command: Command) -> None:
     parser.add_argument(
         "models",
         metavar="MODEL",
-        type=Path,
+        type=model,
         nargs="*",
         default=[Path("models/chest")],
-        help="folder of a run or of a published model; several to choose from (default: models/chest)",
+        help="folder of a run or of a published model, or hf://USER/MODEL; several to choose from (default: "
+        "models/chest)",
     )
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine alone)"
