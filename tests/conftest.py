@@ -27,6 +27,7 @@ from segcft.measures.measurements import Measurements
 from segcft.pipeline.run import Run
 from segcft.pipeline.runner import Pipeline
 from segcft.readers.reader import MaskReader
+from segcft.simulate.volumeset import write_volumes
 from segcft.training.loop import make_fabric
 from tests import howto, small_volumes
 
@@ -133,6 +134,12 @@ def volumes(made_once: MakeOnce) -> Run:
         Pipeline(Run(folder / "volumes", study), make_fabric("cpu")).run_all()
 
     return Run(made_once("volumes", make) / "volumes", study)
+
+
+@pytest.fixture(scope="session")
+def volume_files(made_once: MakeOnce) -> Path:
+    """A folder of the same people as those of the simulated study of volumes; only to be read."""
+    return made_once("volume-files", lambda folder: write_volumes(folder, 24, seed=1, size=small_volumes.SIZE))
 
 
 @pytest.fixture(scope="session")

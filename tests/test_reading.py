@@ -18,8 +18,8 @@ from segcft.evaluate.reading import TOGETHER, by_source, readings, render
 from segcft.grey import to_unit
 from segcft.pipeline.publish import publish
 from segcft.pipeline.publish_readers import publish_readers
+from segcft.pipeline.readers import Readers
 from segcft.pipeline.run import READERS, Run
-from segcft.pipeline.segment import Readers
 from segcft.readers.segmentor import dice
 
 

@@ -20,8 +20,9 @@ from segcft.data.resize import fit_image, frame_of
 from segcft.errors import Code, DataError, RunError
 from segcft.importers.folder import import_folder
 from segcft.measures.measurements import Measurements
+from segcft.pipeline.readers import Read, Readers, agreement
 from segcft.pipeline.run import Run
-from segcft.pipeline.segment import AGREED, DISAGREEMENT, Read, Readers, Settings, agreement, segment
+from segcft.pipeline.segment import AGREED, DISAGREEMENT, Settings, segment
 from segcft.readers.reader import MaskReader
 from tests.conftest import changed, small_mapping
 

@@ -41,16 +41,14 @@ from segcft.io.volumeout import nifti_bytes, series_bytes
 from segcft.pipeline.judging import load_judge
 from segcft.pipeline.publish import publish
 from segcft.pipeline.publish_readers import publish_readers
+from segcft.pipeline.readers import Readers
 from segcft.pipeline.realism import judge_realism
 from segcft.pipeline.run import Run
-from segcft.pipeline.segment import Readers
 from segcft.planning.fingerprint import facts, take_fingerprint
 from segcft.planning.plan import make_plan, usual_study
 from segcft.planning.planned import Machine
 from segcft.report.page import render_report
-from segcft.simulate.volumeset import write_volumes
 from segcft.utils.progress import Progress
-from tests.conftest import MakeOnce
 from tests.small_volumes import SIZE, mapping
 
 
@@ -93,12 +91,6 @@ def test_what_is_not_there_for_volumes_says_so(volumes: Run, tmp_path: Path) -> 
 
 
 # --- files ---
-
-
-@pytest.fixture(scope="session")
-def volume_files(made_once: MakeOnce) -> Path:
-    """A folder of the same people as those of the simulated study; only to be read."""
-    return made_once("volume-files", lambda folder: write_volumes(folder, 24, seed=1, size=SIZE))
 
 
 def of_files(**changes: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from segcft.io.dicomhead import DICOMDIR
 from segcft.io.imagefile import SUFFIXES, is_dicom, strip_suffix
 from segcft.io.nifti import NIFTI
 from segcft.io.reject import Rejected
-from segcft.io.scan import is_series
+from segcft.io.scan import series_below
 from segcft.utils.digest import key_of
 
 ALIKE = 0.8
@@ -81,7 +81,7 @@ def folder_items(folder: Path, known: Sequence[str], do: Sequence[str], volumes:
         DataError: there is no image.
     """
     images, passed = [], []
-    series = {path for path in folder.rglob("*") if is_series(path)} if volumes else set[Path]()
+    series = series_below(folder) if volumes else set[Path]()
     images += [(path.relative_to(folder).as_posix(), path) for path in series]
     kinds = NIFTI if volumes else SUFFIXES
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):

@@ -20,7 +20,10 @@ def add_segment(command: Command) -> None:
         help="folders of runs or published models, all of whose readers must agree; of one structure set",
     )
     parser.add_argument(
-        "folder", metavar="FOLDER", type=Path, help="of images, or with images/ and a table metadata.csv"
+        "folder",
+        metavar="FOLDER",
+        type=Path,
+        help="of images, or of volumes (NIfTI files, folders with a DICOM series); or with images/ and metadata.csv",
     )
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder to write, or to go on with")
     parser.add_argument(
@@ -37,7 +40,7 @@ def add_segment(command: Command) -> None:
         nargs=2,
         help="percentiles of each image that become black and white (default: as the runs read their own images)",
     )
-    parser.add_argument("--batch-size", metavar="N", type=count, default=16, help="images at once (default: 16)")
+    parser.add_argument("--batch-size", metavar="N", type=count, help="images at once (default: 16; volumes: 1)")
     parser.add_argument(
         "--dicom-seg",
         action="store_true",
@@ -66,7 +69,8 @@ def _number(text: str, most: float, expected: str) -> float:
 
 def _segment(options: argparse.Namespace) -> None:
     quiet_libraries()
-    from segcft.pipeline.segment import Readers, Settings, segment
+    from segcft.pipeline.readers import Readers
+    from segcft.pipeline.segment import Settings, segment
     from segcft.training.loop import make_fabric
     from segcft.utils.progress import ConsoleProgress
 

@@ -32,9 +32,9 @@ MOST_CANVAS = 2 * MOST_PIXELS
 
 
 def average(array: NDArray[np.generic], size: tuple[int, ...]) -> Array:
-    """Mean of ``array`` (..., H, W), piecewise constant, over each pixel of a grid of ``size``, the last two axes.
+    """Mean of ``array`` (..., *any), piecewise constant, over each pixel or voxel of a grid of ``size``, its last axes.
 
-    The mean over the whole array does not change. Enlarging repeats pixels.
+    The mean over the whole array does not change. Enlarging repeats elements.
     """
     result = np.asarray(array, dtype=np.float64)
     for axis, length in _in_order(result, size):
@@ -44,7 +44,7 @@ def average(array: NDArray[np.generic], size: tuple[int, ...]) -> Array:
 
 
 def smooth(array: NDArray[np.generic], size: tuple[int, ...]) -> Array:
-    """Like :func:`average` where an axis shrinks; linear between pixel centres where it grows."""
+    """Like :func:`average` where an axis shrinks; linear between centres where it grows."""
     result = np.asarray(array, dtype=np.float64)
     for axis, length in _in_order(result, size):
         if result.shape[axis] != length:
@@ -54,8 +54,9 @@ def smooth(array: NDArray[np.generic], size: tuple[int, ...]) -> Array:
 
 
 def _in_order(array: Array, size: tuple[int, ...]) -> list[tuple[int, int]]:
-    """The last two axes and their new lengths, one that shrinks first: the other order takes more memory."""
-    return sorted(((-2, size[0]), (-1, size[1])), key=lambda step: step[1] > array.shape[step[0]])
+    """The last axes and their new lengths, those that shrink first: another order takes more memory."""
+    axes = zip(range(-len(size), 0), size, strict=True)
+    return sorted(axes, key=lambda step: step[1] > array.shape[step[0]])
 
 
 def pad_to_aspect(array: NDArray[np.generic], aspect: float, fill: NDArray[np.generic] | float) -> NDArray:

@@ -33,6 +33,7 @@ from segcft.errors import Code, DataError
 from segcft.importers.converted import Converted, check, plain
 from segcft.io.imagefile import check_id, strip_suffix
 from segcft.io.reject import REMARK_COLUMNS, WARNINGS, Excluded, Rejected, Remark, Unreadable, bare, summarise
+from segcft.io.volumeout import VOLUME
 from segcft.utils.atomic import write_bytes, written
 from segcft.utils.journal import PICTURE, Journal, Table
 from segcft.utils.loop import ahead
@@ -42,9 +43,6 @@ UNREADABLE = "image or mask unreadable"
 """The kind of a reason that has none of its own."""
 
 DUPLICATE = "listed twice"
-
-VOLUME = ".nii.gz"
-"""Suffix of volumes and their masks."""
 
 FEW = 20
 """Below this number of images one patient may well have most of them."""

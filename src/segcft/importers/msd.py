@@ -7,7 +7,6 @@ numbers and names of labels.
 
 from __future__ import annotations
 
-import gzip
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcft.errors import Code, DataError
-from segcft.importers.convert import VOLUME, Summary, convert
+from segcft.importers.convert import Summary, convert
 from segcft.importers.converted import Converted
 from segcft.io.imagefile import strip_suffix
 from segcft.io.lie import Lie, check_lie
@@ -25,7 +24,7 @@ from segcft.io.maskfile import whole_numbers
 from segcft.io.nifti import is_nifti
 from segcft.io.reject import Excluded, Rejected, about
 from segcft.io.scan import read_array
-from segcft.io.volumeout import nifti_bytes
+from segcft.io.volumeout import VOLUME, as_nifti, nifti_bytes
 from segcft.utils.atomic import write_rows
 from segcft.utils.digest import key_of
 from segcft.utils.progress import Progress
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 
 DESCRIPTION = "dataset.json"
 IMAGES, LABELS = "imagesTr", "labelsTr"
-GZIP = b"\x1f\x8b"
 LABELS_TABLE = "labels.csv"
 NO_LABEL = "no label in it"
 
@@ -137,18 +135,12 @@ def _read(pair: Pair, task: Task, margin: float | None) -> Converted:
         unknown = set(np.unique(found).tolist()) - {0, *task.labels}
         if unknown:
             raise Rejected(f"it has {', '.join(f'{number:g}' for number in sorted(unknown))}, which are no labels")
-    images = (_content(pair.image), _content(pair.label))
+    images = (as_nifti(pair.image), as_nifti(pair.label))
     if margin is not None:
         if not found.any():
             raise Excluded(NO_LABEL, f"{pair.label}: there is nothing around which to cut the volume")
         images = (_cut(values, lie, found, margin), _cut(found[..., None].astype(np.uint8), lie, found, margin))
     return Converted(pair.id, pair.id, *images, remarks=(*remarks, *more))
-
-
-def _content(path: Path) -> bytes:
-    """A file, compressed."""
-    content = path.read_bytes()
-    return content if content.startswith(GZIP) else gzip.compress(content, mtime=0)
 
 
 def _cut(values: NDArray[Any], lie: Lie, labels: NDArray[Any], margin: float) -> bytes:

@@ -92,6 +92,11 @@ def is_series(path: Path) -> bool:
     return any(one.name != DICOMDIR and is_dicom(one) for one in files) and not any(map(is_nifti, files))
 
 
+def series_below(folder: Path) -> set[Path]:
+    """The folders below ``folder``, at any depth, that hold a DICOM series; see :func:`is_series`."""
+    return {path for path in folder.rglob("*") if is_series(path)}
+
+
 def read_seen(
     path: Source,
     dimensions: int,

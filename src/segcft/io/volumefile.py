@@ -26,8 +26,10 @@ MOST_BYTES = 1 << 30
 MOST_UPLOADED = 1 << 26
 """The same of one that is in memory, as a stranger sent it to the page: 320 x 320 x 320 of 16 bits."""
 
+GZIP = b"\x1f\x8b"
+"""How a compressed file begins."""
+
 _MOST_HEADER = 1 << 20  # bytes before the voxels
-_GZIP = b"\x1f\x8b"
 _HEAD, _MAGIC, _MAGIC_2 = 544, slice(344, 348), slice(4, 8)
 _SINGLE = (b"n+1\0", b"n+2\0")
 """How NIfTI-1 and NIfTI-2 files say that their voxels are in them."""
@@ -151,7 +153,7 @@ def opened_nifti(path: Source) -> Iterator[Any]:
     nibabel = extra("nibabel", path)
     with ExitStack() as stack:
         file: Any = stack.enter_context(path.open("rb"))
-        compressed = file.read(len(_GZIP)) == _GZIP
+        compressed = file.read(len(GZIP)) == GZIP
         length = file.seek(0, io.SEEK_END)
         file.seek(0)
         if compressed:

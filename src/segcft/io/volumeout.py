@@ -6,19 +6,29 @@ import gzip
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segcft.io.lie import Lie
-from segcft.io.provenance import COMMENT, KEY, SYNTHETIC, dicom_of, file_of
+from segcft.io.provenance import COMMENT, KEY, SYNTHETIC, dicom_of, file_of, png_bytes
+from segcft.io.scan import read_array
 from segcft.io.space import FLIP
-from segcft.io.volumefile import opened_nifti
+from segcft.io.volumefile import GZIP, opened_nifti
 from segcft.utils.extra import extra
 
-VOLUMES = (".nii", ".nii.gz")
+VOLUME = ".nii.gz"
+"""Suffix of volumes and masks that are written one a sample."""
+VOLUMES = (".nii", VOLUME)
 """Of the files that an answer about a volume can be."""
+
+
+class Named(NamedTuple):
+    """The suffix and the content of a file."""
+
+    suffix: str
+    content: bytes
 
 
 def is_volume_file(path: Path) -> bool:
@@ -69,6 +79,36 @@ def nifti_bytes(
         image.header.extensions.append(nibabel.nifti1.Nifti1Extension(COMMENT, comment))
     content: bytes = image.to_bytes()
     return gzip.compress(content, mtime=0) if compressed else content
+
+
+def as_nifti(path: Path, channels: int = 1) -> bytes:
+    """A real volume as the content of a compressed NIfTI file: of one its bytes as they are, of a folder with a DICOM
+    series its values in its units, at their place.
+
+    Raises:
+        DataError: NiBabel is not installed.
+        Rejected: a series cannot be read.
+    """
+    if not path.is_dir():
+        content = path.read_bytes()
+        return content if content.startswith(GZIP) else gzip.compress(content, mtime=0)
+    values, lie, _ = read_array(path, channels)
+    values = values.astype(np.float32) if values.dtype.kind == "f" else values  # as which they would be read
+    return nifti_bytes(np.moveaxis(values, -1, 0), lie, None)
+
+
+def grid_file(pixels: NDArray[np.uint8], spacing: tuple[float, ...] | None, record: Mapping[str, Any] | None) -> Named:
+    """An image (C, H, W) of a study's grid as a PNG file, or a volume (C, D, H, W) as a NIfTI file, on the axes of the
+    patient; with a ``record`` it says that it is synthetic.
+
+    Args:
+        pixels: grey levels.
+        spacing: of a voxel along each axis, in mm; by default 1.
+        record: see :func:`segcft.io.provenance.png_bytes`.
+    """
+    if pixels.ndim == 3:
+        return Named(".png", png_bytes(pixels, record))
+    return Named(VOLUME, nifti_bytes(pixels, Lie.straight(spacing or (1.0,) * 3, said=True), record))
 
 
 def series_bytes(pixels: NDArray[np.uint8], lie: Lie, record: Mapping[str, Any]) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""Masks for images that have none, by readers of trained runs that must agree, as a folder that a study reads.
+"""Masks for images or volumes that have none, by readers of trained runs that must agree: a folder that a study reads.
 
 One network does not say when it is wrong. Several do, where they were trained on different people or by different
 means: where they see different structures, the image is left out, and the reason is in the list.
@@ -6,33 +6,30 @@ means: where they see different structures, the image is left out, and the reaso
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from segcft.config.study import Study
 from segcft.data.attributes import read_table
-from segcft.data.crop import Crop
-from segcft.data.resize import SQUARE, Pixel, fit_image, frame_of, pixel_of, smooth
+from segcft.data.resize import Pixel, pixel_of, smooth
 from segcft.data.splits import PARTS
-from segcft.errors import Code, DataError, RunError
-from segcft.grey import to_unit
+from segcft.errors import Code, DataError
 from segcft.importers.convert import Summary, convert
 from segcft.importers.converted import COLUMNS, Converted, Value
-from segcft.importers.masks import BITS, Plausibility, check_polarity, largest_parts
+from segcft.importers.masks import Plausibility, check_polarity
 from segcft.io.dicomseg import DicomSource, Segmentations
-from segcft.io.imagefile import SUFFIXES, ImageFile, find_file, is_dicom, read_image, strip_suffix
+from segcft.io.imagefile import SUFFIXES, ImageFile, find_file, is_dicom, strip_suffix
+from segcft.io.lie import Lie
+from segcft.io.nifti import NIFTI
 from segcft.io.reject import Excluded, Rejected, Remark, about
-from segcft.pipeline.publish_readers import in_order
-from segcft.pipeline.run import READERS, Run
-from segcft.readers.reader import MaskReader
-from segcft.utils.digest import digest_of, key_of
+from segcft.io.scan import find_scan, read_seen, series_below
+from segcft.io.volumeout import as_nifti, nifti_bytes
+from segcft.pipeline.readers import Readers, Views, agreement
+from segcft.utils.digest import key_of
 from segcft.utils.progress import Progress
 
 TABLE, IMAGES = "metadata.csv", "images"
@@ -44,21 +41,12 @@ SEGMENTATION = "dicom-seg/{id}.dcm"
 """The DICOM Segmentation of an image, in the folder that is written."""
 
 MILLIMETRES = ("pixel_height_mm", "pixel_width_mm")
-"""Columns of the size of a pixel, where it is known."""
+"""Columns of the size of a pixel, where it is known; files of volumes say it themselves."""
 SQUARE_ENOUGH = 0.02
 """How far the aspect of a pixel may be from 1 where its size is not known: a picture of grey values has square ones."""
 
-MOST_STRUCTURES = 8
-"""A mask file has a bit for each."""
-
-
-class Read(NamedTuple):
-    """One reader of a run."""
-
-    study: Study
-    network: MaskReader
-    order: list[int]
-    """Where the structures are among its own."""
+BATCH = 16
+"""Images that are read at once; of volumes, which are large, it is one."""
 
 
 @dataclass(frozen=True)
@@ -68,109 +56,32 @@ class Settings:
     Attributes:
         agreement: the least Dice between any two readers, of every structure, in 0..1.
         window: percentiles of each image that become black and white; None: as the studies of the runs read theirs.
-        batch_size: images that are read at once.
+        batch_size: images that are read at once; None: :data:`BATCH`, and volumes one by one.
         dicom_seg: write a DICOM Segmentation besides, of every image that is a DICOM file.
     """
 
     agreement: float = 0.85
     window: tuple[float, float] | None = None
-    batch_size: int = 16
+    batch_size: int | None = None
     dicom_seg: bool = False
-
-
-class Readers:
-    """Readers of the same structures, all of which must agree.
-
-    Args:
-        readers: at least one.
-        structures: the names of what they see; structure k is bit k of a mask.
-        device: where they compute.
-        settings: what their masks depend on, in JSON's types.
-
-    Raises:
-        RunError: there are more structures than a mask has bits.
-    """
-
-    def __init__(
-        self, readers: Sequence[Read], structures: Sequence[str], device: torch.device, settings: Mapping[str, Any]
-    ) -> None:
-        if len(structures) > MOST_STRUCTURES:
-            raise RunError(Code.UNSUPPORTED, "structures", f"a mask has bits for {MOST_STRUCTURES}")
-        self.readers, self.structures, self.device, self.settings = readers, structures, device, settings
-
-    @classmethod
-    def of(cls, runs: Sequence[Path], device: torch.device) -> Readers:
-        """All readers of some runs, or of published models. A run has two readers, the segmentor and the judge, and so
-        have published readers; a published model has the judge, and the segmentor if that guided it. The structures are
-        in the order of the first (:func:`~segcft.pipeline.publish_readers.in_order`).
-
-        Raises:
-            RunError: a folder is no run, has no reader, sees other structures, or has colour images.
-        """
-        readers, structures, digests = list[Read](), list[str](), list[str]()
-        for folder in runs:
-            run = Run(folder)
-            run.study.require_images(folder, "segmenting")
-            names = list(run.study.masked)
-            structures = structures or in_order(run.study)
-            if set(names) != set(structures) or not names:
-                why = f"it sees {', '.join(names) or 'nothing'}, and not {', '.join(structures) or 'a structure'}"
-                raise RunError(Code.CONFLICT, folder, why)
-            if run.study.image.channels != 1:
-                raise RunError(Code.UNSUPPORTED, folder, "its study has colour images")
-            parts = [part for part in READERS if run.path(part).is_file()]
-            if not parts:
-                raise RunError(Code.MISSING, folder, "it has no segmentor and no judge yet")
-            order = [names.index(name) for name in structures]
-            readers += [Read(run.study, run.load(part, device), order) for part in parts]
-            digests += [digest_of(run.path(part)) for part in parts]
-        return cls(readers, structures, device, {"readers": digests, "structures": structures})
-
-    @property
-    def chest(self) -> bool:
-        """Whether they see lungs and heart, whose flags are then :data:`~segcft.importers.masks.BITS`."""
-        return list(self.structures) == list(BITS)
-
-    @property
-    def side(self) -> int:
-        """The most pixels a side that a reader sees."""
-        return max(max(reader.study.image.size) for reader in self.readers)
-
-    @torch.inference_mode()
-    def __call__(self, samples: Sequence[Prepared]) -> Iterator[NDArray[np.float64]]:
-        """What each reader sees of each sample: probabilities (R, S, h, w) in the sample's own frame, at
-        :attr:`Prepared.seen`."""
-        every = [self._seen(reader, [sample.fitted[k] for sample in samples]) for k, reader in enumerate(self.readers)]
-        for number, sample in enumerate(samples):
-            own = []
-            for reader, seen in zip(self.readers, every, strict=True):
-                start, extent = frame_of(sample.image.shape, reader.study.image, sample.pixel)
-                own.append(Crop(start, extent, sample.seen).smooth(seen[number]))
-            yield np.stack(own)
-
-    def _seen(self, reader: Read, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
-        """Probabilities (B, S, H, W) of images on the reader's grid, of each structure its largest part."""
-        batch = torch.from_numpy(np.stack(images)).to(self.device)
-        found = reader.network.masks(to_unit(batch))[:, reader.order].double().cpu().numpy()
-        # Of lungs and heart there is one each; of others nobody knows how many parts they have.
-        return np.stack([largest_parts(one) for one in found]) if self.chest else found
 
 
 @dataclass(frozen=True)
 class Prepared(Converted):
-    """An image that is to be read.
+    """An image or a volume that is to be read.
 
     Attributes:
-        fitted: the image on the grid of each reader, uint8 (1, H, W).
-        pixel: the size of its pixels.
-        seen: (h, w) of the frame in which readers are compared.
+        path: its file, or the folder of its series.
+        shape: its size, (H, W) or (D, H, W).
+        views: it as readers get it.
+        lie: how a volume lies in the patient.
         source: what a DICOM Segmentation refers to; None where none is wanted, or the image is no DICOM file.
     """
 
-    image: NDArray[np.uint8]
-    fitted: tuple[NDArray[np.uint8], ...] = ()
-    pixel: Pixel = SQUARE
-    seen: tuple[int, int] = (1, 1)
+    path: Path = Path()
+    shape: tuple[int, ...] = ()
+    views: Views | None = None
+    lie: Lie | None = None
     source: DicomSource | None = None
 
 
@@ -193,8 +104,10 @@ def segment(
 ) -> Summary:
     """Write a folder with the images of another one and their masks; the same call goes on after an interruption.
 
-    A mask is what the readers see on average, of every structure its largest part. It is left out where two readers
+    A mask is what the readers see on average, of lungs and heart their largest parts. It is left out where two readers
     overlap by less than ``settings.agreement`` or where no chest can look like it; ``rejected.csv`` says which and why.
+    Of readers of volumes the images are volumes, which stay as they are; a mask has its volume's voxels, axes and
+    affine.
 
     Args:
         readers: who reads.
@@ -207,13 +120,14 @@ def segment(
 
     Raises:
         DataError: there is no image, the table cannot be read, ``out`` holds something else, or DICOM segmentations
-            are wanted and what writes them is not installed.
+            are wanted and what writes them is not installed, or of volumes.
     """
     settings = settings or Settings()
     work = _Segmenting(readers, folder, settings)
     items = work.items()
     if not items:
-        raise DataError(Code.EMPTY, folder, f"no image is in it (looked for {', '.join(SUFFIXES)})")
+        kinds = (*NIFTI, "folders with a DICOM series") if readers.grid.is_volume else SUFFIXES
+        raise DataError(Code.EMPTY, folder, f"no image is in it (looked for {', '.join(kinds)})")
     return convert(
         items,
         len(items),
@@ -221,7 +135,7 @@ def segment(
         out,
         settings={"format": "segment", **work.depends},
         finish=work.finish,
-        batch_size=settings.batch_size,
+        batch_size=settings.batch_size or (1 if readers.grid.is_volume else BATCH),
         progress=progress,
         files=[SEGMENTATION] if settings.dicom_seg else [],
     )
@@ -233,6 +147,9 @@ class _Segmenting:
     def __init__(self, readers: Readers, folder: Path, settings: Settings) -> None:
         if not folder.is_dir():
             raise DataError(Code.MISSING, folder, "no such folder")
+        if settings.dicom_seg and readers.grid.is_volume:
+            why = "of volumes no DICOM Segmentation is written; their masks are NIfTI files, on the grid of each"
+            raise DataError(Code.UNSUPPORTED, "--dicom-seg", why)
         self.readers, self.folder, self.settings = readers, folder, settings
         self.images = folder / IMAGES if (folder / IMAGES).is_dir() else folder
         self.depends = {"agreement": settings.agreement, "window": settings.window, **readers.settings}
@@ -243,16 +160,28 @@ class _Segmenting:
         if table.is_file():
             rows, _ = read_table(table, {"id": "names of images"})
             return [self._item(row.cells["id"], row.cells) for row in rows]
-        found = (path for path in sorted(self.images.rglob("*")) if path.name.lower().endswith(SUFFIXES))
-        return [self._item(path.relative_to(self.images).as_posix(), {}) for path in found]
+        volumes = self.readers.grid.is_volume
+        kinds = NIFTI if volumes else SUFFIXES
+        found = {path for path in self.images.rglob("*") if path.name.lower().endswith(kinds)}
+        if volumes:  # beside which systems keep notes of theirs
+            found = {path for path in found if not path.name.startswith(".")} | series_below(self.images)
+        return [self._item(path.relative_to(self.images).as_posix(), {}) for path in sorted(found)]
+
+    def _find(self, id: str) -> Path:
+        """The file of an image, or the file or folder of a volume.
+
+        Raises:
+            Rejected: there is none, or more than one.
+        """
+        return find_scan(self.images, id) if self.readers.grid.is_volume else find_file(self.images, id)
 
     def _item(self, id: str, cells: Mapping[str, str]) -> _Item:
         try:
-            path = find_file(self.images, id)
-            stat = path.stat()
+            path = self._find(id)
+            stats = [one.stat() for one in (sorted(path.iterdir()) if path.is_dir() else [path])]
             # Images that are to have a segmentation and have none yet are done again, and no others.
             wanted = [SEGMENTATION] if self.segmentations and is_dicom(path) else []
-            seen = [stat.st_size, stat.st_mtime_ns, *wanted]
+            seen = [*(number for stat in stats for number in (stat.st_size, stat.st_mtime_ns)), *wanted]
         except (Rejected, OSError):  # which is said when it is read
             seen = []
         return _Item(strip_suffix(id), cells, key_of(cells, seen))
@@ -263,47 +192,52 @@ class _Segmenting:
         Raises:
             Rejected: it cannot be read.
         """
-        path = find_file(self.images, item.id)
-        fitted, own = [], None
-        for reader in self.readers.readers:
-            seen, pixel = self._opened(path, reader.study)
-            own = seen.grey if own is None else own
-            with about(path):
-                fitted.append(fit_image(seen.grey, reader.study.image, pixel))
-        assert own is not None
-        image = np.rint(own[0] * 255).astype(np.uint8)
+        path = self._find(item.id)
+        each = self._opened(path)
+        with about(path):
+            views = self.readers.views(each)
+        first, (seen, pixel) = each[0][0], each[-1]
         if pixel.millimetres is None and abs(pixel.aspect - 1) > SQUARE_ENOUGH:
             why = f"{path}: {pixel.aspect:.3g} times as high as wide, and nobody knows how large"
             raise Excluded("pixels are not square", why)
         cells = dict(item.cells)
         patient, split = cells.pop("patient", "") or item.id, cells.pop("split", "").lower()
         attributes: dict[str, Value] = {name: text or None for name, text in cells.items() if name not in COLUMNS}
-        if pixel.millimetres is not None:
+        if pixel.millimetres is not None and first.lie is None:
             attributes |= dict(zip(MILLIMETRES, pixel.millimetres, strict=True))
-        height, width = image.shape
-        shrunk = min(1.0, self.readers.side / max(height, width))
         return Prepared(
             item.id,
             patient,
-            image,
+            as_nifti(path, len(first.grey)) if first.lie else np.rint(first.grey[0] * 255).astype(np.uint8),
             attributes=attributes,
             split=split if split in PARTS else None,
             remarks=seen.remarks,
-            fitted=tuple(fitted),
-            pixel=pixel,
-            seen=(max(1, round(height * shrunk)), max(1, round(width * shrunk))),
+            path=path,
+            shape=first.size,
+            views=views,
+            lie=first.lie,
             source=DicomSource.of(path, seen.turn) if self.segmentations and is_dicom(path) else None,
         )
 
-    def _opened(self, path: Path, study: Study) -> tuple[ImageFile, Pixel]:
-        spec = study.data.common
-        window = self.settings.window or spec.window
-        seen = read_image(path, 1, None if window else spec.grey_range, window, spec.nifti_axes)
-        return seen, pixel_of(seen, spec.stated)
+    def _opened(self, path: Path) -> list[tuple[ImageFile, Pixel]]:
+        """An image as the study of each reader reads it; where they read alike it is read once."""
+        found: dict[object, tuple[ImageFile, Pixel]] = {}
+        each = []
+        for reader in self.readers.readers:
+            spec, grid = reader.study.data.common, reader.study.image
+            window = self.settings.window or spec.window
+            how = (None if window else spec.grey_range, window, spec.nifti_axes)
+            key = (*how, spec.stated)
+            if key not in found:
+                seen = read_seen(path, len(grid.size), grid.channels, *how)
+                found[key] = seen, pixel_of(seen, spec.stated)
+            each.append(found[key])
+        return each
 
     def finish(self, samples: Sequence[Converted]) -> list[Converted | Rejected]:
         prepared = [sample for sample in samples if isinstance(sample, Prepared)]
-        return [self._masked(*one) for one in zip(prepared, self.readers(prepared), strict=True)]
+        seen = self.readers([sample.views for sample in prepared if sample.views])
+        return [self._masked(*one) for one in zip(prepared, seen, strict=True)]
 
     def _masked(self, sample: Prepared, seen: NDArray[np.float64]) -> Converted | Rejected:
         agreed = agreement(seen >= 0.5)
@@ -311,8 +245,8 @@ class _Segmenting:
             if dice < self.settings.agreement:
                 why = f"two readers' masks of {name} overlap by a Dice of {dice:.2f}, below {self.settings.agreement:g}"
                 return Excluded(DISAGREEMENT, why)
-        coverage = smooth(seen.mean(axis=0), sample.image.shape)
-        mask = np.zeros(sample.image.shape, dtype=np.uint8)
+        coverage = smooth(seen.mean(axis=0), sample.shape)
+        mask = np.zeros(sample.shape, dtype=np.uint8)
         for bit, inside in enumerate(coverage >= 0.5):
             mask |= np.uint8(1 << bit) * inside.astype(np.uint8)
         try:
@@ -320,7 +254,8 @@ class _Segmenting:
         except Rejected as reason:
             return reason
         found = {f"{name}{AGREED}": round(float(d), 4) for name, d in zip(self.readers.structures, agreed, strict=True)}
-        masked = replace(sample, mask=mask, attributes={**sample.attributes, **found}, fitted=(), source=None)
+        content = mask if sample.lie is None else _mask_file(mask, sample.path, sample.lie)
+        masked = replace(sample, mask=content, attributes={**sample.attributes, **found}, views=None, source=None)
         if self.segmentations is None or sample.source is None:
             return masked
         try:
@@ -328,8 +263,8 @@ class _Segmenting:
         except Excluded as reason:
             return replace(masked, remarks=(*sample.remarks, Remark(reason.kind, str(reason))))
 
-    def _check(self, image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> None:
-        """Check that a mask can be right.
+    def _check(self, image: NDArray[np.uint8] | bytes, mask: NDArray[np.uint8]) -> None:
+        """Check that a mask can be right: that all is there, and on a radiograph, that a chest can look like it.
 
         Raises:
             Excluded: it cannot, and why.
@@ -337,7 +272,7 @@ class _Segmenting:
         for bit, name in enumerate(self.readers.structures):
             if not (mask & (1 << bit)).any() and not self._may_be_absent(name):
                 raise Excluded(IMPLAUSIBLE, f"no reader sees {name}")
-        if self.readers.chest:
+        if self.readers.chest and isinstance(image, np.ndarray):
             Plausibility().check(mask)
             check_polarity(image, mask)
 
@@ -345,14 +280,6 @@ class _Segmenting:
         return any(reader.study.may_be_absent(name) for reader in self.readers.readers)
 
 
-def agreement(masks: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """The smallest Dice between two of R readers' masks (R, S, H, W), of each structure (S,).
-
-    Two empty masks agree. One reader agrees with itself.
-    """
-    found = np.ones(masks.shape[1])
-    for one, other in itertools.combinations(masks, 2):
-        total = one.sum(axis=(1, 2)) + other.sum(axis=(1, 2))
-        shared = (one & other).sum(axis=(1, 2))
-        found = np.minimum(found, np.where(total > 0, 2 * shared / np.maximum(total, 1), 1.0))
-    return found
+def _mask_file(mask: NDArray[np.uint8], path: Path, lie: Lie) -> bytes:
+    """The flags (D, H, W) of the volume at ``path`` as a NIfTI file, on its voxels, as they are stored."""
+    return nifti_bytes(mask[None], lie, None, like=None if path.is_dir() else path)

@@ -26,7 +26,7 @@ class RunSegmenter:
 
     Raises:
         RunError: the folder is no run, or has no judge yet.
-        DataError: its study has other structures or colour images.
+        DataError: its study has other structures, colour images, or volumes.
     """
 
     parallel = False
@@ -39,8 +39,9 @@ class RunSegmenter:
             raise DataError(
                 Code.MISSING, folder, f"its study has no structure {', '.join(missing)}, only {', '.join(names)}"
             )
-        if run.study.image.channels != 1:
-            raise DataError(Code.UNSUPPORTED, folder, "its study has colour images")
+        if run.study.image.channels != 1 or run.study.image.is_volume:
+            what = "volumes, and these are images" if run.study.image.is_volume else "colour images"
+            raise DataError(Code.UNSUPPORTED, folder, f"its study has {what}")
         self.size = run.study.image.size
         self.device = device
         self.network = run.load("judge", device)
