@@ -28,6 +28,7 @@ from segcft.counterfactual.warnings import NOTABLE
 from segcft.data.store import Store
 from segcft.errors import Code, DataError, InterventionError
 from segcft.io.provenance import inspect
+from segcft.io.scan import read_array
 from segcft.pipeline.run import Run, write_subjects
 from segcft.utils.atomic import link
 from segcft.utils.progress import Progress
@@ -346,3 +347,28 @@ def test_accuracies_are_means_and_differences_are_paired() -> None:
         assert row["half"].low <= row["half"].value <= row["half"].high
     # Paired: what both get wrong does not count.
     assert rows["gain"]["half"].high - rows["gain"]["half"].low < rows["good"]["half"].high - rows["good"]["half"].low
+
+
+def test_volumes_are_balanced_too(volumes: Run, tmp_path: Path) -> None:
+    words = ["--variable", "anterior_volume", "--label", "sex", "--threshold", "inf", "--device", "cpu"]
+    assert main(["augment", str(volumes.folder), str(tmp_path / "set"), *words]) == 0
+    store, table = volumes.store(), read(tmp_path / "set")
+    assert sorted(path.name for path in (tmp_path / "set/images").iterdir()) == sorted(table["id"] + ".nii.gz")
+    assert set(table["kind"]) == {"original", "counterfactual"}
+    rows = {id: row for row, id in enumerate(store.table["id"])}
+    for row in table.to_dict("records"):
+        path = tmp_path / "set/images" / f"{row['id']}.nii.gz"
+        values, lie, _ = read_array(path)
+        assert lie.said
+        assert lie.spacing == (1.0, 1.0, 1.0)
+        if row["kind"] == "original":
+            assert np.array_equal(np.moveaxis(values, -1, 0), store.images[rows[row["source"]]])
+            assert inspect(path) is None
+            continue
+        record = inspect(path)
+        assert record is not None
+        assert record["do"] == [row["do"]]
+        assert row["source"] not in json.dumps(record)
+    for _, part in table.groupby("sex"):
+        own = store.table.iloc[store.indices("train", complete=True)]["anterior_volume"]
+        assert np.sort(part["anterior_volume"]) == pytest.approx(np.sort(own), rel=1e-4)

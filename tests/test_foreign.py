@@ -14,14 +14,17 @@ import torch
 import yaml
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from refused import refused
 from segcft.cli import main
+from segcft.config.loader import parse_study
 from segcft.errors import Code, RunError, StudyError
 from segcft.grey import to_unit
 from segcft.pipeline.judging import load_judge
 from segcft.pipeline.run import Run
-from segcft.readers.foreign import ForeignSegmentor
+from segcft.readers.foreign import ForeignSegmentor, resized
+from tests import small_volumes
 
 
 class Levels(nn.Module):
@@ -33,7 +36,8 @@ class Levels(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         steps = torch.arange(self.gains.shape[0], dtype=x.dtype)
-        return x.mean(dim=1, keepdim=True) * self.gains[:, None, None] + steps[:, None, None]
+        along = (-1, *[1] * (x.dim() - 2))
+        return x.mean(dim=1, keepdim=True) * self.gains.view(along) + steps.view(along)
 
 
 def torchscript(folder: Path, network: nn.Module, example: Tensor) -> str:
@@ -41,15 +45,15 @@ def torchscript(folder: Path, network: nn.Module, example: Tensor) -> str:
     return "net.pt"
 
 
-def onnx_levels(folder: Path, gains: tuple[float, ...], batch: int | str = "n") -> str:
+def onnx_levels(folder: Path, gains: tuple[float, ...], batch: int | str = "n", size: str = "hw") -> str:
     """:class:`Levels` of grey images in ONNX; a ``batch`` that is a number is the one size it takes."""
-    weight = np.array(gains, dtype=np.float32)[:, None, None, None]
+    weight = np.array(gains, dtype=np.float32).reshape(-1, 1, *[1] * len(size))
     bias = np.arange(len(gains), dtype=np.float32)
     graph = helper.make_graph(
         [helper.make_node("Conv", ["x", "w", "b"], ["y"])],
         "levels",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 1, "h", "w"])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, len(gains), "h", "w"])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 1, *size])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, len(gains), *size])],
         [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(bias, "b")],
     )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
@@ -178,3 +182,73 @@ def test_probabilities_that_are_taken_for_logits_are_told(small_run: Run, tmp_pa
     with refused(RunError, Code.INVALID, "net.pt"):
         load_judge(small_run, card(tmp_path, network=network))
     load_judge(small_run, card(tmp_path, network=network, gives="probabilities"))
+
+
+# --- volumes ---
+
+OF_VOLUMES = {"anterior": [0], "posterior": [1]}
+
+
+@pytest.mark.parametrize("batch", ["n", 1, 3])
+def test_of_volumes_torchscript_and_onnx_say_the_same(tmp_path: Path, batch: int | str) -> None:
+    study, gains = parse_study(small_volumes.mapping()), (3.0, -2.0)
+    x = torch.rand(4, 1, *small_volumes.SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    networks = torchscript(tmp_path, Levels(gains), x), onnx_levels(tmp_path, gains, batch, "dhw")
+    keys = {"range": [-1, 1], "structures": OF_VOLUMES}
+    seen = [ForeignSegmentor(card(tmp_path, network=one, **keys), study).masks(x) for one in networks]
+    torch.testing.assert_close(*seen)
+    torch.testing.assert_close(seen[0], torch.sigmoid(Levels(gains)(x)).detach())
+
+
+def test_volumes_come_to_what_a_network_expects_and_masks_back(tmp_path: Path) -> None:
+    study = parse_study(small_volumes.mapping())
+    depth, height, width = small_volumes.SIZE
+    # Even along each axis but at the edges, and another number along each.
+    along = [torch.linspace(-1, 1, n) for n in (depth, height, width)]
+    x = sum(share * one for share, one in zip((0.5, 0.3, 0.2), torch.meshgrid(*along, indexing="ij"), strict=True))
+
+    class Asked(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([x[:, :1] / 200, 1 - x[:, 2:] / 200], dim=1)
+
+    size = [2 * depth, height // 2, 3 * width]
+    keys = {"range": [0, 100], "channels": 3, "gives": "probabilities", "structures": OF_VOLUMES}
+    network = torchscript(tmp_path, Asked(), torch.zeros(1, 3, *size))
+    seen = ForeignSegmentor(card(tmp_path, network=network, size=size, **keys), study).masks(x[None, None])
+    assert seen.shape == (1, 2, depth, height, width)
+    torch.testing.assert_close(seen[0, 0], (x + 1) / 4, rtol=0, atol=0.02)
+    torch.testing.assert_close(seen[:, 1], 1 - seen[:, 0])
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)])
+def test_no_axis_of_a_volume_is_resized_otherwise_than_another(order: tuple[int, int, int]) -> None:
+    x = torch.rand(2, 3, 6, 8, 10, generator=torch.Generator().manual_seed(0))
+    size = (9, 4, 10)
+    turned = resized(x.permute(0, 1, *(2 + axis for axis in order)), tuple(size[axis] for axis in order))
+    torch.testing.assert_close(turned, resized(x, size).permute(0, 1, *(2 + axis for axis in order)))
+    assert float(resized(torch.ones(1, 1, 6, 8, 10), size).sub(1).abs().max()) < 1e-6
+
+
+def test_planes_are_resized_as_images_always_were() -> None:
+    x = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+    for size in ((8, 48), (33, 7), (16, 24)):
+        assert torch.equal(resized(x, size), F.interpolate(x, size=size, mode="bilinear", antialias=True))
+        volume = x[:, :, None].expand(-1, -1, 5, -1, -1)
+        assert torch.equal(resized(volume, (5, *size)), resized(x, size)[:, :, None].expand(-1, -1, 5, -1, -1))
+
+
+def test_a_network_of_images_judges_no_volumes(small_run: Run, tmp_path: Path) -> None:
+    study = parse_study(small_volumes.mapping())
+    network = onnx_levels(tmp_path, (1.0, 2.0))
+    with refused(RunError, Code.OTHER, "size"):
+        ForeignSegmentor(card(tmp_path, network=network, size=[32, 32], structures=OF_VOLUMES), study)
+    with refused(RunError, Code.UNREADABLE, "net.onnx"):
+        ForeignSegmentor(card(tmp_path, network=network, structures=OF_VOLUMES), study)
+    with refused(RunError, Code.OTHER, "size"):
+        load_judge(small_run, card(tmp_path, network=network, size=[32, 32, 32]))
+
+
+def test_a_judge_of_volumes_in_torchscript_reads_as_it_did(volumes: Run, tmp_path: Path) -> None:
+    own, x = volumes.load("judge"), to_unit(torch.from_numpy(volumes.store().images[:2].copy()))
+    described = card(tmp_path, network=torchscript(tmp_path, own, x), range=[-1, 1], structures=OF_VOLUMES)
+    torch.testing.assert_close(load_judge(volumes, described).read(x), own.read(x), rtol=1e-4, atol=0.1)

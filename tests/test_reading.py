@@ -93,3 +93,17 @@ def test_the_page_passes_over_readers_alone(small_run: Run, tmp_path: Path) -> N
     publish(small_run, tmp_path / "model")
     with refused(RunError, Code.EXISTS):
         publish_readers(small_run, tmp_path / "model")
+
+
+def test_readers_of_volumes_are_given_away(volumes: Run, tmp_path: Path) -> None:
+    assert main(["publish", str(volumes.folder), str(tmp_path / "readers"), "--readers"]) == 0
+    model, store = Run(tmp_path / "readers"), volumes.store()
+    x = torch.rand(1, 1, *volumes.study.image.size) * 2 - 1
+    for part in READERS:
+        assert torch.equal(model.load(part)(x), volumes.load(part)(x))
+    assert len(Readers.of([model.folder], torch.device("cpu")).readers) == len(READERS)
+    found = readings(volumes.study, {part: model.load(part) for part in READERS}, store, store.indices("test"))
+    card = (model.folder / "README.md").read_text()
+    assert render({"": found}) in card
+    assert volumes.study.image.words in card
+    assert "error of the volume" in card

@@ -296,6 +296,20 @@ class TestOfARun:
         assert len(found.people) == len(found.real) == 5
         assert [image.numpy().tobytes() for image in found.real] == [store.images[row].tobytes() for row in rows]
 
+    def test_volumes_are_asked_about_and_judged_as_images_are(
+        self, volumes: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("segcft.evaluate.realism.FEWEST", 2)
+        store = volumes.store()
+        rows = np.arange(16)
+        found = shown_by(volumes, store, rows, torch.device("cpu"), Progress())
+        assert set(found.answers) == set(volumes.methods())
+        assert [one.numpy().tobytes() for one in found.real] == [store.images[row].tobytes() for row in rows]
+        assert found.features[RADIOMIC][REAL].shape == (16, 5 * (1 + len(volumes.study.masked)))
+        table = realism(found, Progress(), classifier=FEW)
+        assert {row["method"] for row in table} == {REAL, BLURRED, *volumes.methods()}
+        assert all(np.isfinite(row["value"]) for row in table)
+
     def test_the_command_writes_a_table(
         self, small_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -1,4 +1,4 @@
-"""Volumes through every stage, and what is not yet there for them."""
+"""Volumes through every stage."""
 
 from __future__ import annotations
 
@@ -38,11 +38,7 @@ from segcft.io.lie import Lie
 from segcft.io.provenance import inspect
 from segcft.io.scan import read_array
 from segcft.io.volumeout import nifti_bytes, series_bytes
-from segcft.pipeline.judging import load_judge
 from segcft.pipeline.publish import publish
-from segcft.pipeline.publish_readers import publish_readers
-from segcft.pipeline.readers import Readers
-from segcft.pipeline.realism import judge_realism
 from segcft.pipeline.run import Run
 from segcft.planning.fingerprint import facts, take_fingerprint
 from segcft.planning.plan import make_plan, usual_study
@@ -76,18 +72,6 @@ def test_an_answer_to_nothing_is_the_volume_itself(volumes: Run) -> None:
     with torch.no_grad():
         same = model.mechanism.predict(model.mechanism.abduct(x, values), values)
     torch.testing.assert_close(same, x, rtol=0, atol=1e-4)
-
-
-def test_what_is_not_there_for_volumes_says_so(volumes: Run, tmp_path: Path) -> None:
-    with refused(StudyError, Code.UNSUPPORTED, "image.size"):
-        Readers.of([volumes.folder], torch.device("cpu"))
-    with refused(StudyError, Code.UNSUPPORTED, "image.size"):
-        judge_realism(volumes, tmp_path / "realism", torch.device("cpu"), Progress())
-    with refused(StudyError, Code.UNSUPPORTED, "image.size"):
-        publish_readers(volumes, tmp_path / "readers")
-    (tmp_path / "theirs.yaml").write_text("{network: net.pt, structures: {anterior: [0], posterior: [1]}}\n")
-    with refused(StudyError, Code.UNSUPPORTED, "image.size"):
-        load_judge(volumes, tmp_path / "theirs.yaml")
 
 
 # --- files ---
@@ -323,7 +307,7 @@ def test_a_model_of_volumes_is_published_and_asked(volumes: Run, tmp_path: Path)
     assert "28 x 36 x 56 voxels" in (tmp_path / "model" / "README.md").read_text()
 
 
-# --- what is not there yet, and what there cannot be ---
+# --- what there cannot be ---
 
 
 @pytest.mark.parametrize(

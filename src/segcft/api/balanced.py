@@ -6,9 +6,10 @@ hearts of others, do(variable := value), such that every label gets every traini
 
 The folder::
 
-    images/ID.png       originals and counterfactuals; the latter say in their PNG text that they are synthetic
+    images/ID.png       originals and counterfactuals; the latter say in their file that they are synthetic; volumes are
+                        ID.nii.gz
     metadata.csv        a row an image: id, patient, source (the sample's id), kind (original, counterfactual), do,
-                        every variable as it is in the image, and read_AREA, the area that was read from it
+                        every variable as it is in the image, and read_NAME of each measure, what was read from it
     rejected.csv        what was asked and is not there: patient, source, do, reason
     augmentation.json   settings, model, counts and the association before and after
 
@@ -44,7 +45,8 @@ from segcft.data.store import Store
 from segcft.errors import Code, DataError, InterventionError, RunError
 from segcft.evaluate.names import METHODS
 from segcft.grey import to_grey_levels, to_unit
-from segcft.io.provenance import png_bytes
+from segcft.grid import Grid
+from segcft.io.volumeout import grid_file
 from segcft.pipeline.importing import import_data
 from segcft.pipeline.run import Run
 from segcft.training import artefact
@@ -147,7 +149,6 @@ class _Augmentation:
         self.run, self.study, self.out, self.recipe = run, run.study, out, recipe
         if not run.study.structures:
             raise RunError(Code.UNSUPPORTED, run.folder, "without structures nobody checks what images of a set show")
-        run.study.require_images(run.folder, "a balanced set")
         self.device, self.progress = device, progress
         methods = run.methods()
         shown = {title: name for name, title in METHODS.items()}
@@ -295,8 +296,9 @@ class _Augmentation:
         row |= {f"read_{name}": float(area) for name, area in zip(self.study.measured, read, strict=True)}
         about = {key: value for key, value in row.items() if key not in ("id", "patient", "source", "do")}
         record = self.made_by | {"do": [do]} | about  # not who it is of
-        content = png_bytes(image.cpu().numpy(), record if do else None)
-        (self.out / "images" / f"{row['id']}.png").write_bytes(content)
+        pixels, pitch = image.cpu().numpy(), Grid.of(self.study.image).pitch
+        suffix, content = grid_file(pixels, pitch, record if do else None)
+        (self.out / "images" / f"{row['id']}{suffix}").write_bytes(content)
         self.table.append(row)
 
     def _reject(self, row: int, do: str, reason: str) -> None:

@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 from segcft.api import arguments
 from segcft.evaluate.planes import Planes
 from segcft.grid import Grid
-from segcft.io.lie import Lie
 from segcft.io.provenance import png_bytes
 from segcft.io.rendering import to_html
-from segcft.io.volumeout import nifti_bytes
+from segcft.io.volumeout import grid_file
 from segcft.utils.atomic import write_bytes, write_text
 from segcft.utils.output import check
 
@@ -53,14 +52,13 @@ class Samples:
         """
         folder = arguments.place("folder", folder)
         check(folder, (), TABLE, "samples are written to a folder")
-        volumes = self.images.ndim == 5
-        names = [f"{number}.{'nii.gz' if volumes else 'png'}" for number in range(1, len(self) + 1)]
+        files = [grid_file(pixels, self.spacing, self.record) for pixels in self.images]
+        names = [f"{number}{file.suffix}" for number, file in enumerate(files, start=1)]
         table = self.attributes.assign(image=names)
         # First: by it the folder is known again.
         write_text(folder / TABLE, table.to_csv(index=False, float_format="%.6g"))
-        for name, pixels in zip(names, self.images, strict=True):
-            lie = Lie.straight(self.spacing or (1.0,) * 3, said=True) if volumes else None
-            write_bytes(folder / name, nifti_bytes(pixels, lie, self.record) if lie else png_bytes(pixels, self.record))
+        for name, file in zip(names, files, strict=True):
+            write_bytes(folder / name, file.content)
 
     def sheet(self) -> NDArray[np.uint8]:
         """All of them in a sheet about as high as wide, uint8 (C, H, W); of volumes three planes each."""

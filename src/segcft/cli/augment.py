@@ -38,7 +38,7 @@ def add_augment(command: Command) -> None:
         "--threshold",
         type=_threshold,
         metavar="SD",
-        help="reject answers an area of which misses its change by more than this share of its standard deviation "
+        help="reject answers a measure of which misses its change by more than this share of its standard deviation "
         "over subjects (default: 0.25; inf: none)",
     )
     parser.add_argument(
@@ -91,7 +91,7 @@ def _augment(options: argparse.Namespace) -> None:
         f"{images} of {report['people']} training subjects; {report['answers rejected']} answers rejected\n"
         f"of the variance of {recipe.variable}, {recipe.label} explains {report['correlation ratio after']:.1%} "
         f"(before: {report['correlation ratio before']:.1%})\n"
-        f"areas were read by the {report['read by']}"
+        f"measures were read by the {report['read by']}"
     )
     if report["values given up"]:
         print(

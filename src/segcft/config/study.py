@@ -19,7 +19,6 @@ from segcft.config.sources import FolderData, SeveralFolders, SimulatedData, Spl
 from segcft.config.stages import EvaluationSpec, FinetuneSpec, RegressorSpec, SCMSpec
 from segcft.config.structure import Mask, Structure
 from segcft.config.variable import Variable
-from segcft.errors import Code, StudyError
 
 COLUMNS = ("id", "patient", "split")
 """What samples have beside their variables."""
@@ -294,16 +293,6 @@ class Study(Section):
             if name not in places:
                 where, known = "evaluation.pairs.place", ", ".join(places) or "none"
                 raise ValueError(f"{where}: {name!r} is no other categorical variable or column of data.keep ({known})")
-
-    def require_images(self, source: object, what: str) -> None:
-        """Check that the study is of images, where ``what`` cannot be done with volumes yet; ``source`` is its file.
-
-        Raises:
-            StudyError: it is of volumes.
-        """
-        if len(self.image.size) > 2:
-            why = f"{what} of volumes is not supported yet; they can be trained and evaluated"
-            raise StudyError(Code.UNSUPPORTED, f"{source}: image.size", why)
 
     @property
     def _has_split(self) -> bool:

@@ -42,7 +42,7 @@ CHANGES = Augment(
     rotate=4, shift=0.04, scale=0.06, gamma=0.2, contrast=0.15, brightness=0.1, noise=0.02,
     deform=LocalDeformation(share=0.7, spread=0.35),
 )  # fmt: skip
-"""What is done to images of two axes that still show the same person."""
+"""What is done to images that still show the same person."""
 
 FEW = 16
 """Images that are changed at once."""
@@ -91,13 +91,9 @@ class Verifier(nn.Module):
 
 
 def augmenter_of(known: Photographs) -> Augmenter:
-    """What changes images, of as many axes and with as many structures."""
-    changes = CHANGES
-    if known.images.dim() != 4:  # nothing turns volumes
-        changes = changes.model_copy(update={"rotate": 0, "shift": 0, "scale": 0})
-    if not known.masks.shape[1]:
-        changes = changes.model_copy(update={"deform": LocalDeformation()})
-    return Augmenter(changes)
+    """What changes images: where there are structures, those, too."""
+    without = {} if known.masks.shape[1] else {"deform": LocalDeformation()}
+    return Augmenter(CHANGES.model_copy(update=without))
 
 
 @torch.enable_grad()

@@ -23,6 +23,7 @@ TOGETHER = "together"
 """Several readers, which see what they see on average: as masks for images without are made."""
 
 BATCH = 16
+"""Images at once; of volumes as many as an evaluation takes."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ class Reading:
 
     @property
     def misread(self) -> dict[str, float]:
-        """Structure -> mean absolute error of its area, in % of it; of samples that have the structure. What has a mask
-        and is no variable has none."""
+        """Structure -> mean absolute error of its area or volume, in % of it; of samples that have the structure. What
+        has a mask and is no variable has none."""
         names = list(self.study.measured)
         found = {}
         for name, structure in self.study.own.items():
@@ -77,7 +78,7 @@ def readings(study: Study, readers: Mapping[str, MaskReader], store: Store, rows
     measurements = Measurements.of(study)
     found: dict[str, list[tuple[torch.Tensor, ...]]] = {name: [] for name in every}
     device = next(next(iter(readers.values())).parameters()).device
-    for batch in sequential(store, rows, BATCH):
+    for batch in sequential(store, rows, study.evaluation.batch_size if study.image.is_volume else BATCH):
         image, mask = to_unit(batch["image"].to(device)), (batch["mask"].to(device) >= 128).float()
         known = batch["values"][:, study.measured_columns]
         seen = {name: reader.masks(image) for name, reader in readers.items()}
@@ -113,4 +114,5 @@ def render(found: Mapping[str, Sequence[Reading]]) -> str:
         for one in some
     ]
     labels = [*(["source"] if all(found) else []), "reader"]
-    return grid([*labels, "samples", f"Dice of {named}", "error of the area, %"], body, labels=len(labels))
+    measured = "volume" if study.image.is_volume else "area"
+    return grid([*labels, "samples", f"Dice of {named}", f"error of the {measured}, %"], body, labels=len(labels))

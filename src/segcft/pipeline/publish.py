@@ -26,9 +26,7 @@ from segcft.data.store import Store
 from segcft.errors import Code, DataError, RunError
 from segcft.evaluate.names import method_name
 from segcft.grid import Grid
-from segcft.io.lie import Lie
-from segcft.io.provenance import png_bytes
-from segcft.io.volumeout import nifti_bytes
+from segcft.io.volumeout import grid_file
 from segcft.pipeline.calibration import read_calibration, write_calibration
 from segcft.pipeline.judging import guides_of
 from segcft.pipeline.privacy import privacy_in_words
@@ -185,13 +183,9 @@ def _write_examples(run: Run, store: Store, rows: Sequence[int], folder: Path) -
     if isinstance(run.study.data, SimulatedData):
         said = {"segcft": segcft.__version__, "study": run.study.name, "simulator": run.study.data.source}
     for number, row in enumerate(rows, start=1):
-        pixels = np.asarray(store.images[row])
-        file, content = f"{number}.png", b""
-        if pixels.ndim == 4:  # a volume, on axes of the patient in the store
-            lie = Lie.straight(Grid.of(run.study.image).pitch, said=True)
-            file, content = f"{number}.nii.gz", nifti_bytes(pixels, lie, said)
-        write_bytes(folder / file, content or png_bytes(pixels, said))
-        attributes: dict[str, float | str] = {"image": file}
+        suffix, content = grid_file(np.asarray(store.images[row]), Grid.of(run.study.image).pitch, said)
+        write_bytes(folder / f"{number}{suffix}", content)
+        attributes: dict[str, float | str] = {"image": f"{number}{suffix}"}
         for k, (name, variable) in enumerate(run.study.variables.items()):
             value = float(store.values()[row][k])
             if variable.derived or np.isnan(value):

@@ -38,7 +38,6 @@ def publish_readers(run: Run, folder: Path, card: str = "", large: bool = False)
         RunError: the run lacks a reader or test samples with masks, ``folder`` holds something else, or the above is
             not met.
     """
-    run.study.require_images(run.folder, "publishing readers alone")
     store = run.samples_of(READERS)
     card = licensed(run.study, card)
     require_small(run, READERS, large)
@@ -63,7 +62,7 @@ def publish_readers(run: Run, folder: Path, card: str = "", large: bool = False)
 def _card(run: Run, figures: str, card: str) -> str:
     """The card, in Markdown."""
     study, store = run.study, run.store()
-    height, width = study.image.size
+    things = "volumes" if study.image.is_volume else "images"
     bits = "\n".join(f"- `{name}`: {1 << bit}" for bit, name in enumerate(in_order(study)))
     people = store.table["patient"].nunique()
     return f"""\
@@ -75,8 +74,8 @@ def _card(run: Run, figures: str, card: str) -> str:
 
     segcft segment FOLDER IMAGES --out masked
 
-FOLDER is where this file is, IMAGES a folder of images. Two networks of different kinds read each image, and must
-agree. They see it at {height} x {width} pixels; masks are in its own. Flags of the masks:
+FOLDER is where this file is, IMAGES a folder of {things}. Two networks of different kinds read each of them, and must
+agree. They see it at {study.image.words}; masks are in its own. Flags of the masks:
 
 {bits}
 
@@ -96,9 +95,9 @@ fingerprint `{store.fingerprint}`.
 
 ## Intended use and limits
 
-Research: masks for images that have none, and a judge of counterfactuals that were made without these readers. They see
-what looks like their training data; where they do not agree there is no mask, and `rejected.csv` says why. Masks are
-made by networks: look at some before they are used. No diagnosis or decision may rest on them.
+Research: masks for {things} that have none, and a judge of counterfactuals that were made without these readers.
+They see what looks like their training data; where they do not agree there is no mask, and `rejected.csv` says why.
+Masks are made by networks: look at some before they are used. No diagnosis or decision may rest on them.
 
 ## Figures
 

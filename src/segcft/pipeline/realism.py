@@ -59,7 +59,6 @@ def judge_realism(
             which has no samples.
         DataError: there are too few test people, or a stage has seen one of them.
     """
-    run.study.require_images(run.folder, "realism")
     runs, seed = runs_of(run), run.study.evaluation.seed
     methods = [set(one.methods()) for one in runs]
     for one, own in zip(runs, methods, strict=True):

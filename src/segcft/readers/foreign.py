@@ -38,19 +38,21 @@ class ForeignSegmentor(MaskReader):
 
     Raises:
         StudyError: the file is none.
-        RunError: its structures are not those of the study, or its network cannot be read, or does not give what it is
-            said to of a black image.
+        RunError: its structures, or the axes of its images, are not those of the study, or its network cannot be read,
+            or does not give what it is said to of a black image.
         DataError: ONNX Runtime is not installed.
     """
 
     def __init__(self, card: Path, study: Study, device: torch.device | str = "cpu") -> None:
         super().__init__()
-        study.require_images(card, "a judge from elsewhere")
         self.measurements = Measurements.of(study)
         self.spec = validate(ForeignReader, read_mapping(card, "description of a segmentor"), str(card))
         if set(self.spec.structures) != set(study.masked):
             wanted = ", ".join(study.masked)
             raise RunError(Code.OTHER, f"{card}: structures", f"those of {study.name!r} are {wanted}: name all of them")
+        if self.spec.size is not None and len(self.spec.size) != len(study.image.size):
+            why = f"{len(self.spec.size)} axes, where images of {study.name!r} have {len(study.image.size)}"
+            raise RunError(Code.OTHER, f"{card}: size", why)
         self.outputs = [list(self.spec.structures[name]) for name in study.masked]
         self.path, self.grid = card.parent / self.spec.network, study.image.size
         if not self.path.is_file():
@@ -67,12 +69,12 @@ class ForeignSegmentor(MaskReader):
         spec, (black, white) = self.spec, self.spec.range
         seen = black + (white - black) * (x.float() + 1) / 2
         if spec.size is not None:
-            seen = _resized(seen, spec.size)
+            seen = resized(seen, spec.size)
         if spec.channels is not None and spec.channels != seen.shape[1]:
             if seen.shape[1] != 1:
                 why = f"the study's images have {seen.shape[1]} channels, and the network is to get {spec.channels}"
                 raise RunError(Code.OTHER, self.path, why)
-            seen = seen.expand(-1, spec.channels, -1, -1)
+            seen = seen.repeat_interleave(spec.channels, dim=1)
         given = self._asked(seen)
         low, high = float(given.min()), float(given.max())
         if spec.gives == "probabilities" and not (low >= -ROUNDED and high <= 1 + ROUNDED):
@@ -83,10 +85,10 @@ class ForeignSegmentor(MaskReader):
         if spec.gives != "probabilities":
             given = torch.sigmoid(given) if spec.gives == "logits" else torch.softmax(given, dim=1)
         found = torch.stack([given[:, outputs].sum(dim=1) for outputs in self.outputs], dim=1)
-        return _resized(found.clamp(0, 1), self.grid)
+        return resized(found.clamp(0, 1), self.grid)
 
     def _asked(self, seen: Tensor) -> Tensor:
-        """What the network gives of images as it expects them, (B, outputs, height, width)."""
+        """What the network gives of images as it expects them, (B, outputs, *size)."""
         try:
             given = self.network(seen.contiguous())
         except Exception as error:  # of ONNX Runtime and TorchScript alike, whatever is wrong with the network
@@ -94,7 +96,7 @@ class ForeignSegmentor(MaskReader):
             why = f"it cannot read images of {tuple(seen.shape)} ({reason[-1] if reason else type(error).__name__})"
             raise RunError(Code.UNREADABLE, self.path, why) from None
         most = max(max(outputs) for outputs in self.outputs)
-        if given.dim() != 4 or len(given) != len(seen) or given.shape[1] <= most:
+        if given.dim() != seen.dim() or len(given) != len(seen) or given.shape[1] <= most:
             why = f"it gives {tuple(given.shape)}, where {most + 1} masks of {len(seen)} images were expected"
             raise RunError(Code.INVALID, self.path, why)
         if not bool(given.isfinite().all()):
@@ -102,10 +104,18 @@ class ForeignSegmentor(MaskReader):
         return given.to(seen.device).float()
 
 
-def _resized(maps: Tensor, size: tuple[int, ...]) -> Tensor:
+def resized(maps: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Maps (B, C, *any) of another size: linear between centres, averaged where an axis shrinks."""
     if tuple(maps.shape[2:]) == tuple(size):
         return maps
-    return F.interpolate(maps, size=tuple(size), mode="bilinear", antialias=True)
+    *through, height, width = size
+    # Only of two axes at once is there something that averages: planes first, and then what lies behind each pixel.
+    planes = F.interpolate(maps.flatten(1, -3), size=(height, width), mode="bilinear", antialias=True)
+    for depth in through:
+        columns = planes.unflatten(1, (-1, maps.shape[2])).flatten(-2)
+        columns = F.interpolate(columns, size=(depth, height * width), mode="bilinear", antialias=True)
+        planes = columns.unflatten(-1, (height, width))
+    return planes
 
 
 def _torchscript(path: Path, device: torch.device) -> Network:
@@ -135,7 +145,7 @@ def _onnx(path: Path, device: torch.device) -> Network:
         given = []
         for part in parts:
             # Of one size alone: the last one is filled up with what it ends in.
-            filled = part if batch is None else torch.cat([part, part[-1:].expand(batch - len(part), -1, -1, -1)])
+            filled = part if batch is None else torch.cat([part, *[part[-1:]] * (batch - len(part))])
             given.append(session.run(None, {entry.name: filled.cpu().numpy()})[0][: len(part)])
         return torch.from_numpy(np.concatenate(given))
 
