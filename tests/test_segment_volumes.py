@@ -6,13 +6,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import highdicom
 import nibabel
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 import torch
 from nibabel.orientations import axcodes2ornt, ornt_transform
 from numpy.typing import NDArray
+from pydicom.uid import generate_uid
 from torch import Tensor
 
 from refused import refused
@@ -21,15 +24,18 @@ from segcft.config.loader import parse_study
 from segcft.config.study import Study
 from segcft.errors import Code, DataError, RunError
 from segcft.importers.folder import import_folder
+from segcft.importers.masks import BITS
 from segcft.io.lie import Lie
 from segcft.io.scan import read_array
 from segcft.io.volumeout import nifti_bytes, series_bytes
 from segcft.measures.measurements import Measurements
 from segcft.pipeline.readers import Read, Readers
 from segcft.pipeline.run import Run
-from segcft.pipeline.segment import AGREED, DISAGREEMENT, Settings, segment
+from segcft.pipeline.segment import AGREED, DISAGREEMENT, SEGMENTATION, Settings, segment
+from segcft.pipeline.segmenter import RunSegmenter
 from segcft.readers.reader import MaskReader
 from tests import small_volumes
+from tests.test_coronary_volumes import name_of, write_series
 from tests.test_scan import CODES
 from tests.test_segment import dice
 from tests.test_segment import readers as readers_of_images
@@ -207,28 +213,60 @@ def test_channels_are_those_of_the_readers(tmp_path: Path) -> None:
     assert pd.read_csv(tmp_path / "out/rejected.csv")["id"].tolist() == ["one"]
 
 
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "RPI", "AIR", "PSL", "SAL", "ILP"])
+def test_a_series_gets_a_dicom_segmentation_on_its_own_slices(tmp_path: Path, codes: str) -> None:
+    """Whatever the direction of its axes, and from whichever end its slices are counted."""
+    image, mask = (nibabel.load(save(tmp_path / f"{k}.nii.gz", x, codes=codes)) for k, x in enumerate(phantom()))
+    stored, truth = (np.asanyarray(one.dataobj).astype(np.int16) for one in (image, mask))
+    folder = tmp_path / "in/ct"
+    folder.parent.mkdir()
+    write_series(folder, stored, np.diag([-1, -1, 1, 1]) @ image.affine, StudyInstanceUID=generate_uid())
+    save(tmp_path / "in/t1.nii.gz", phantom()[0])  # which is no DICOM file
+    wanted = Settings(dicom_seg=True)
+    segment(readers((study(), 1.0)), tmp_path / "in", tmp_path / "out", settings=Settings())
+    summary = segment(readers((study(), 1.0)), tmp_path / "in", tmp_path / "out", settings=wanted)
+    assert summary.files == {SEGMENTATION: 1}
+    path = tmp_path / "out" / SEGMENTATION.format(id="ct")
+    content, found = path.read_bytes(), highdicom.seg.segread(path)
+    slices = [pydicom.dcmread(folder / name_of(k)) for k in range(stored.shape[2])]
+    assert found.FrameOfReferenceUID == slices[0].FrameOfReferenceUID
+    shared = found.SharedFunctionalGroupsSequence[0]
+    assert shared.PlaneOrientationSequence[0].ImageOrientationPatient == slices[0].ImageOrientationPatient
+    pixels = found.get_pixels_by_source_instance([one.SOPInstanceUID for one in slices])
+    for bit in (1, 2):
+        assert np.array_equal(pixels[..., bit - 1] > 0, truth.transpose(2, 1, 0) & bit > 0)
+    path.unlink()
+    segment(readers((study(), 1.0)), tmp_path / "in", tmp_path / "out", settings=wanted)
+    assert path.read_bytes() == content
+
+
 def test_what_volumes_do_not_have_is_refused(tmp_path: Path) -> None:
     save(tmp_path / "in/one.nii.gz", phantom()[0])
-    with refused(DataError, Code.UNSUPPORTED, "--dicom-seg"):
-        segment(readers((study(), 1.0)), tmp_path / "in", tmp_path / "out", settings=Settings(dicom_seg=True))
     (tmp_path / "pictures").mkdir()
     with refused(DataError, Code.EMPTY, "pictures"):
         segment(readers((study(), 1.0)), tmp_path / "pictures", tmp_path / "out")
+    Run(tmp_path / "run", chest_study()).write_study()
+    with refused(DataError, Code.UNSUPPORTED, "run"):  # who gives radiographs their masks
+        RunSegmenter(tmp_path / "run", torch.device("cpu"))
     of_images = readers_of_images((study_of_images(), 1.0)).readers
     of_volumes = readers((study(), 1.0)).readers
     with refused(RunError, Code.CONFLICT, "image"):
         Readers([*of_volumes, *of_images], ["anterior", "posterior"], torch.device("cpu"), {})
 
 
+def chest_study() -> Study:
+    """Of the lungs and the heart in a volume."""
+    raw = small_volumes.mapping()
+    raw["image"] = {"size": SIZE, "field_of_view": SIZE, "length_unit": "mm"}
+    raw["variables"] = {f"{name}_volume": {"kind": "continuous", "unit": "mm³"} for name in BITS}
+    raw["structures"] = {name: {"variable": f"{name}_volume", "bit": bit} for name, bit in BITS.items()}
+    raw["hvae"]["levels"] = raw["hvae"]["levels"][:1]
+    return parse_study(raw | {"data": {"source": "folder", "grey_range": [0, 255]}})
+
+
 def test_lungs_and_a_heart_in_a_volume_are_no_radiograph(tmp_path: Path) -> None:
     """Of which there is one each, but the shares of a film are not theirs, nor is it upside down."""
-    raw = small_volumes.mapping()
-    names = ("left_lung", "right_lung", "heart")
-    raw["image"] = {"size": SIZE, "field_of_view": SIZE, "length_unit": "mm"}
-    raw["variables"] = {f"{name}_volume": {"kind": "continuous", "unit": "mm³"} for name in names}
-    raw["structures"] = {name: {"variable": f"{name}_volume", "bit": 1 << k} for k, name in enumerate(names)}
-    raw["hvae"]["levels"] = raw["hvae"]["levels"][:1]
-    chest = parse_study(raw | {"data": {"source": "folder", "grey_range": [0, 255]}})
+    chest = chest_study()
 
     class Seen(ByGrey):
         def forward(self, x: Tensor) -> Tensor:
@@ -239,7 +277,7 @@ def test_lungs_and_a_heart_in_a_volume_are_no_radiograph(tmp_path: Path) -> None
     truth = np.select([image == 60, image == 100, image == 220], [1, 2, 4])
     image[0, 0, 0] = 220  # a speck elsewhere
     save(tmp_path / "in/one.nii.gz", image)
-    every = Readers([Read(chest, Seen(chest), [0, 1, 2])], names, torch.device("cpu"), {})
+    every = Readers([Read(chest, Seen(chest), [0, 1, 2])], list(BITS), torch.device("cpu"), {})
     segment(every, tmp_path / "in", tmp_path / "out")
     assert np.array_equal(read_array(tmp_path / "out/masks/one.nii.gz")[0][..., 0], truth)
 

@@ -1,6 +1,6 @@
-"""DICOM Segmentation objects: masks that a PACS keeps beside the image that they are of.
+"""DICOM Segmentation objects: masks that a PACS keeps beside the image or the series that they are of.
 
-An object has a frame a structure, on the pixels that the source file stores, and refers to that file. It is of the same
+An object has a frame a structure and file, on the pixels that the file stores, and refers to it. It is of the same
 patient and study, in a series of its own. Nothing in it depends on when or where it is written.
 """
 
@@ -22,7 +22,9 @@ from pydicom.uid import UID
 
 from segcft import __version__
 from segcft.io.dicomfile import open_dicom, text_of
+from segcft.io.lie import Lie
 from segcft.io.reject import Excluded, about
+from segcft.io.series import slices_of
 from segcft.io.turn import Turn
 from segcft.utils.digest import key_of
 from segcft.utils.extra import extra
@@ -63,17 +65,30 @@ NO_MOMENT = ("19000101", "000000")
 
 
 class DicomSource(NamedTuple):
-    """The file that a mask is of."""
+    """The file that a mask is of, or the folder with a series."""
 
     path: Path
-    header: FileDataset
-    turn: Turn
-    """How its pixels were turned to be looked at."""
+    headers: list[FileDataset]
+    """Of the file, or of each slice in their order."""
+    turn: Turn | Lie
+    """How pixels or voxels were turned to be looked at."""
 
     @classmethod
-    def of(cls, path: Path, turn: Turn) -> DicomSource:
-        """The file at ``path``; an :class:`~segcft.io.reject.Excluded` is raised where it is none."""
-        return cls(path, open_dicom(path, pixels=False), turn)
+    def of(cls, path: Path, turn: Turn | Lie) -> DicomSource:
+        """The file or folder at ``path``; a :class:`~segcft.io.reject.Rejected` is raised where it is none."""
+        files = slices_of(path) if path.is_dir() else [path]
+        return cls(path, [open_dicom(one, pixels=False) for one in files], turn)
+
+    def stored(self, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """A mask of what is seen, (H, W) or (D, H, W), as the files have it: (files, rows, columns)."""
+        if isinstance(self.turn, Turn):
+            return self.turn.inverse(mask)[None]
+        return self.turn.back(mask).transpose(2, 1, 0)
+
+    @property
+    def thickness(self) -> float | None:
+        """From one slice of a series to the next, in mm."""
+        return None if isinstance(self.turn, Turn) else self.turn.spacing[self.turn.order.index(2)]
 
 
 class Segmentations:
@@ -97,33 +112,38 @@ class Segmentations:
         """The bytes of a file, the same ones for the same mask of the same source.
 
         Args:
-            source: what the mask is of; its header is changed to one that highdicom takes.
-            mask: flags, uint8 (H, W), of the image as it is seen. The file has them as the source stores its pixels.
+            source: what the mask is of; its headers are changed to ones that highdicom takes.
+            mask: flags, uint8 (H, W) or (D, H, W), of the image or volume as it is seen. The file has them as the
+                source stores its pixels.
 
         Raises:
             Excluded: the source cannot be referred to, or is of a kind for which highdicom writes none.
         """
-        header, segments = source.header, self._descriptions()
-        masks = source.turn.inverse(np.stack([mask & (1 << bit) > 0 for bit in range(len(segments))]))
+        headers, segments, flags = source.headers, self._descriptions(), source.stored(mask)
+        masks = np.stack([flags & (1 << bit) > 0 for bit in range(len(segments))])
         with about(source.path):
-            if lacking := [name for name in IDENTITY if not header.get(name)]:
+            if lacking := [name for name in IDENTITY if not all(header.get(name) for header in headers)]:
                 raise Excluded(NONE, f"nothing can refer to it, since it has no {' and no '.join(lacking)}")
             try:
-                _complete(header)
+                for header in headers:
+                    _complete(header, source.thickness)
                 file = io.BytesIO()
-                self._object(header, masks, segments).save_as(file, enforce_file_format=True)
+                self._object(headers, masks, segments).save_as(file, enforce_file_format=True)
                 return file.getvalue()
             except Exception as error:  # highdicom raises almost anything over a header that it does not expect
-                why = f"highdicom writes none of this {UID(header.SOPClassUID).name} ({type(error).__name__}: {error})"
+                kind = UID(headers[0].SOPClassUID).name
+                why = f"highdicom writes none of this {kind} ({type(error).__name__}: {error})"
                 raise Excluded(NONE, why) from None
 
-    def _object(self, header: Dataset, masks: NDArray[np.bool_], segments: Sequence[Dataset]) -> Any:
+    def _object(self, headers: Sequence[Dataset], masks: NDArray[np.bool_], segments: Sequence[Dataset]) -> Any:
+        """Of masks (S, files, rows, columns)."""
+        header = headers[0]
         shown = hashlib.sha256(np.packbits(masks).tobytes()).hexdigest()
         instance = _uid("instance", header.SOPInstanceUID, shown, self._key)
         date, time = _moment(header)
         written = self._highdicom.seg.Segmentation(
-            source_images=[header],
-            pixel_array=np.moveaxis(masks, 0, -1)[None],
+            source_images=headers,
+            pixel_array=np.moveaxis(masks, 0, -1),
             segmentation_type="BINARY",
             segment_descriptions=segments,
             series_instance_uid=_uid("series", header.SeriesInstanceUID, self._key),
@@ -164,10 +184,12 @@ def code_of(name: str) -> Code:
     return STRUCTURES.get(name) or Code(name, SCHEME, name[:LONGEST])
 
 
-def _complete(header: Dataset) -> None:
-    """Make a header one that highdicom takes."""
+def _complete(header: Dataset, thickness: float | None) -> None:
+    """Make a header one that highdicom takes; ``thickness`` is that of slices, if it is of one."""
     for name in MAY_BE_EMPTY:
         header.setdefault(name, "")
+    if thickness is not None and not header.get("SliceThickness"):
+        header.SliceThickness = f"{thickness:.8g}"
     if not header.get("SliceThickness"):  # without it highdicom does not read its own files that say these
         for name in MEASURES:
             header.pop(name, None)

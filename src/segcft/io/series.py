@@ -66,14 +66,10 @@ def read_series(folder: Path, hounsfield: bool = True) -> Volume:
         Rejected: there is no series or several, a slice is missing, damaged or there twice, or slices do not make a
             regular grid.
     """
-    files, others = _one_series(folder)
-    slices = []
-    for path, header in files:
-        with reading_dicom(path):
-            slices.append(_read_header(path, header, hounsfield))
+    slices, others = _slices(folder, hounsfield)
+    first = slices[0]
     with about(folder):
-        slices = _in_order(slices, hounsfield)
-        first, step = slices[0], _step(slices)
+        step = _step(slices)
     # Of other images than CT each slice may have a scale of its own, as of PET it has.
     scaled = any(one.scale != first.scale for one in slices)
     values: NDArray[Any] | None = None
@@ -103,6 +99,26 @@ def read_series(folder: Path, hounsfield: bool = True) -> Volume:
     affine[:3] = np.column_stack([first.along, step, first.position])
     scale = (1.0, 0.0) if scaled else first.scale
     return Volume(values.transpose(2, 1, 0), affine, *scale, remarks=tuple(remarks.values()))
+
+
+def slices_of(folder: Path) -> list[Path]:
+    """The files of the one series in ``folder``, in the order of its volume's last axis.
+
+    Raises:
+        Rejected: see :func:`read_series`.
+    """
+    return [one.path for one in _slices(folder, False)[0]]
+
+
+def _slices(folder: Path, hounsfield: bool) -> tuple[list[Slice], list[str]]:
+    """The slices of the one series in ``folder`` in their order, and what else lies there."""
+    files, others = _one_series(folder)
+    slices = []
+    for path, header in files:
+        with reading_dicom(path):
+            slices.append(_read_header(path, header, hounsfield))
+    with about(folder):
+        return _in_order(slices, hounsfield), others
 
 
 def _one_series(folder: Path) -> tuple[list[tuple[Path, Dataset]], list[str]]:

@@ -47,6 +47,8 @@ SQUARE_ENOUGH = 0.02
 
 BATCH = 16
 """Images that are read at once; of volumes, which are large, it is one."""
+OPENED = 2
+"""Threads that open volumes, each of which holds one."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Settings:
         agreement: the least Dice between any two readers, of every structure, in 0..1.
         window: percentiles of each image that become black and white; None: as the studies of the runs read theirs.
         batch_size: images that are read at once; None: :data:`BATCH`, and volumes one by one.
-        dicom_seg: write a DICOM Segmentation besides, of every image that is a DICOM file.
+        dicom_seg: write a DICOM Segmentation besides, of every image that is a DICOM file and every series.
     """
 
     agreement: float = 0.85
@@ -75,7 +77,7 @@ class Prepared(Converted):
         shape: its size, (H, W) or (D, H, W).
         views: it as readers get it.
         lie: how a volume lies in the patient.
-        source: what a DICOM Segmentation refers to; None where none is wanted, or the image is no DICOM file.
+        source: what a DICOM Segmentation refers to; None where none is wanted, or the image is not DICOM.
     """
 
     path: Path = Path()
@@ -120,7 +122,7 @@ def segment(
 
     Raises:
         DataError: there is no image, the table cannot be read, ``out`` holds something else, or DICOM segmentations
-            are wanted and what writes them is not installed, or of volumes.
+            are wanted and what writes them is not installed.
     """
     settings = settings or Settings()
     work = _Segmenting(readers, folder, settings)
@@ -136,6 +138,7 @@ def segment(
         settings={"format": "segment", **work.depends},
         finish=work.finish,
         batch_size=settings.batch_size or (1 if readers.grid.is_volume else BATCH),
+        workers=OPENED if readers.grid.is_volume else None,
         progress=progress,
         files=[SEGMENTATION] if settings.dicom_seg else [],
     )
@@ -147,9 +150,6 @@ class _Segmenting:
     def __init__(self, readers: Readers, folder: Path, settings: Settings) -> None:
         if not folder.is_dir():
             raise DataError(Code.MISSING, folder, "no such folder")
-        if settings.dicom_seg and readers.grid.is_volume:
-            why = "of volumes no DICOM Segmentation is written; their masks are NIfTI files, on the grid of each"
-            raise DataError(Code.UNSUPPORTED, "--dicom-seg", why)
         self.readers, self.folder, self.settings = readers, folder, settings
         self.images = folder / IMAGES if (folder / IMAGES).is_dir() else folder
         self.depends = {"agreement": settings.agreement, "window": settings.window, **readers.settings}
@@ -175,12 +175,16 @@ class _Segmenting:
         """
         return find_scan(self.images, id) if self.readers.grid.is_volume else find_file(self.images, id)
 
+    def _has_segmentation(self, path: Path) -> bool:
+        """Whether a DICOM Segmentation is wanted, and an image is DICOM, or the folder of a series."""
+        return self.segmentations is not None and (path.is_dir() or is_dicom(path))
+
     def _item(self, id: str, cells: Mapping[str, str]) -> _Item:
         try:
             path = self._find(id)
             stats = [one.stat() for one in (sorted(path.iterdir()) if path.is_dir() else [path])]
             # Images that are to have a segmentation and have none yet are done again, and no others.
-            wanted = [SEGMENTATION] if self.segmentations and is_dicom(path) else []
+            wanted = [SEGMENTATION] if self._has_segmentation(path) else []
             seen = [*(number for stat in stats for number in (stat.st_size, stat.st_mtime_ns)), *wanted]
         except (Rejected, OSError):  # which is said when it is read
             seen = []
@@ -216,7 +220,7 @@ class _Segmenting:
             shape=first.size,
             views=views,
             lie=first.lie,
-            source=DicomSource.of(path, seen.turn) if self.segmentations and is_dicom(path) else None,
+            source=DicomSource.of(path, first.lie or seen.turn) if self._has_segmentation(path) else None,
         )
 
     def _opened(self, path: Path) -> list[tuple[ImageFile, Pixel]]:
