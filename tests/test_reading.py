@@ -16,6 +16,7 @@ from segcft.data.batches import sequential
 from segcft.errors import Code, RunError, SegcftError
 from segcft.evaluate.reading import TOGETHER, by_source, readings, render
 from segcft.grey import to_unit
+from segcft.pipeline.judging import load_judge
 from segcft.pipeline.publish import publish
 from segcft.pipeline.publish_readers import publish_readers
 from segcft.pipeline.readers import Readers
@@ -107,3 +108,5 @@ def test_readers_of_volumes_are_given_away(volumes: Run, tmp_path: Path) -> None
     assert render({"": found}) in card
     assert volumes.study.image.words in card
     assert "error of the volume" in card
+    judge = load_judge(volumes, model.folder)
+    torch.testing.assert_close(judge.read(x), volumes.load("judge").read(x))

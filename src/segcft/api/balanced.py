@@ -6,8 +6,7 @@ hearts of others, do(variable := value), such that every label gets every traini
 
 The folder::
 
-    images/ID.png       originals and counterfactuals; the latter say in their file that they are synthetic; volumes are
-                        ID.nii.gz
+    images/ID.png       originals and counterfactuals (volumes: ID.nii.gz); the latter say that they are synthetic
     metadata.csv        a row an image: id, patient, source (the sample's id), kind (original, counterfactual), do,
                         every variable as it is in the image, and read_NAME of each measure, what was read from it
     rejected.csv        what was asked and is not there: patient, source, do, reason
@@ -45,7 +44,6 @@ from segcft.data.store import Store
 from segcft.errors import Code, DataError, InterventionError, RunError
 from segcft.evaluate.names import METHODS
 from segcft.grey import to_grey_levels, to_unit
-from segcft.grid import Grid
 from segcft.io.volumeout import grid_file
 from segcft.pipeline.importing import import_data
 from segcft.pipeline.run import Run
@@ -296,8 +294,7 @@ class _Augmentation:
         row |= {f"read_{name}": float(area) for name, area in zip(self.study.measured, read, strict=True)}
         about = {key: value for key, value in row.items() if key not in ("id", "patient", "source", "do")}
         record = self.made_by | {"do": [do]} | about  # not who it is of
-        pixels, pitch = image.cpu().numpy(), Grid.of(self.study.image).pitch
-        suffix, content = grid_file(pixels, pitch, record if do else None)
+        suffix, content = grid_file(image.cpu().numpy(), self.study.image.spacing, record if do else None)
         (self.out / "images" / f"{row['id']}{suffix}").write_bytes(content)
         self.table.append(row)
 

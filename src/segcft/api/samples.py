@@ -17,7 +17,7 @@ from segcft.evaluate.planes import Planes
 from segcft.grid import Grid
 from segcft.io.provenance import png_bytes
 from segcft.io.rendering import to_html
-from segcft.io.volumeout import grid_file
+from segcft.io.volumeout import PICTURE, VOLUME, grid_file
 from segcft.utils.atomic import write_bytes, write_text
 from segcft.utils.output import check
 
@@ -52,13 +52,13 @@ class Samples:
         """
         folder = arguments.place("folder", folder)
         check(folder, (), TABLE, "samples are written to a folder")
-        files = [grid_file(pixels, self.spacing, self.record) for pixels in self.images]
-        names = [f"{number}{file.suffix}" for number, file in enumerate(files, start=1)]
+        suffix = VOLUME if self.images.ndim == 5 else PICTURE
+        names = [f"{number}{suffix}" for number in range(1, len(self) + 1)]
         table = self.attributes.assign(image=names)
         # First: by it the folder is known again.
         write_text(folder / TABLE, table.to_csv(index=False, float_format="%.6g"))
-        for name, file in zip(names, files, strict=True):
-            write_bytes(folder / name, file.content)
+        for name, pixels in zip(names, self.images, strict=True):
+            write_bytes(folder / name, grid_file(pixels, self.spacing, self.record).content)
 
     def sheet(self) -> NDArray[np.uint8]:
         """All of them in a sheet about as high as wide, uint8 (C, H, W); of volumes three planes each."""

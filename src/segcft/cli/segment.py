@@ -45,7 +45,8 @@ def add_segment(command: Command) -> None:
         "--dicom-seg",
         action="store_true",
         help="write DIR/dicom-seg/ID.dcm besides, a DICOM Segmentation on the stored pixels of every image that is a "
-        "DICOM file; it has the patient's name, as that has (needs pip install 'segcft[dicom-seg]')",
+        "DICOM file, and of every series; it has the patient's name, as that has (needs pip install "
+        "'segcft[dicom-seg]')",
     )
     hardware(parser)
 

@@ -26,7 +26,7 @@ class Converted:
         id: its file name without suffix, unique in the data set; may name a subfolder.
         patient: who it is of; all images of a patient are in one part.
         image: grey values, uint8 (H, W); or a volume, as the content of a compressed NIfTI file.
-        mask: bit flags, uint8 (H, W) as the image; of a volume its label map, such a file; or None.
+        mask: bit flags, uint8 (H, W) as the image; of a volume such a file, of labels or flags; or None.
         attributes: further columns of the table, none of them called as one of :data:`COLUMNS`; None is an empty cell.
         split: its part where the data set says so, one of :data:`~segcft.data.splits.PARTS`; None: drawn from the
             patient's id.

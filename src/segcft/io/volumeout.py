@@ -18,8 +18,8 @@ from segcft.io.space import FLIP
 from segcft.io.volumefile import GZIP, opened_nifti
 from segcft.utils.extra import extra
 
-VOLUME = ".nii.gz"
-"""Suffix of volumes and masks that are written one a sample."""
+PICTURE, VOLUME = ".png", ".nii.gz"
+"""Suffixes of images and volumes that are written one a sample, and of their masks."""
 VOLUMES = (".nii", VOLUME)
 """Of the files that an answer about a volume can be."""
 
@@ -107,7 +107,7 @@ def grid_file(pixels: NDArray[np.uint8], spacing: tuple[float, ...] | None, reco
         record: see :func:`segcft.io.provenance.png_bytes`.
     """
     if pixels.ndim == 3:
-        return Named(".png", png_bytes(pixels, record))
+        return Named(PICTURE, png_bytes(pixels, record))
     return Named(VOLUME, nifti_bytes(pixels, Lie.straight(spacing or (1.0,) * 3, said=True), record))
 
 

@@ -25,7 +25,6 @@ from segcft.data.splits import JUDGE
 from segcft.data.store import Store
 from segcft.errors import Code, DataError, RunError
 from segcft.evaluate.names import method_name
-from segcft.grid import Grid
 from segcft.io.volumeout import grid_file
 from segcft.pipeline.calibration import read_calibration, write_calibration
 from segcft.pipeline.judging import guides_of
@@ -183,7 +182,7 @@ def _write_examples(run: Run, store: Store, rows: Sequence[int], folder: Path) -
     if isinstance(run.study.data, SimulatedData):
         said = {"segcft": segcft.__version__, "study": run.study.name, "simulator": run.study.data.source}
     for number, row in enumerate(rows, start=1):
-        suffix, content = grid_file(np.asarray(store.images[row]), Grid.of(run.study.image).pitch, said)
+        suffix, content = grid_file(np.asarray(store.images[row]), run.study.image.spacing, said)
         write_bytes(folder / f"{number}{suffix}", content)
         attributes: dict[str, float | str] = {"image": f"{number}{suffix}"}
         for k, (name, variable) in enumerate(run.study.variables.items()):

@@ -255,10 +255,10 @@ class _Segmenting:
             mask |= np.uint8(1 << bit) * inside.astype(np.uint8)
         try:
             self._check(sample.image, mask)
+            content = mask if sample.lie is None else _mask_file(mask, sample.path, sample.lie)
         except Rejected as reason:
             return reason
         found = {f"{name}{AGREED}": round(float(d), 4) for name, d in zip(self.readers.structures, agreed, strict=True)}
-        content = mask if sample.lie is None else _mask_file(mask, sample.path, sample.lie)
         masked = replace(sample, mask=content, attributes={**sample.attributes, **found}, views=None, source=None)
         if self.segmentations is None or sample.source is None:
             return masked
