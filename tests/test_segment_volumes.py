@@ -156,6 +156,8 @@ def test_a_series_becomes_a_file_with_its_mask(tmp_path: Path) -> None:
         assert np.array_equal(found[..., 0], mask)
         assert same.apart(own, SIZE) < 1e-3
     assert read_array(tmp_path / "out/masks/ct.nii.gz")[1].apart(lie, SIZE) < 1e-3
+    with refused(DataError, Code.EMPTY, "ct"):  # the folder of folders is to be named
+        segment(readers((study(), 1.0)), tmp_path / "in/ct", tmp_path / "other")
     stamp = (tmp_path / "out/masks/beside/t1.nii.gz").stat().st_mtime_ns
     for number, content in enumerate(series_bytes(np.roll(image, 1, axis=2)[None], lie, {"do": []})):
         (tmp_path / f"in/ct/{number}.dcm").write_bytes(content)

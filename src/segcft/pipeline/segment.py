@@ -26,7 +26,7 @@ from segcft.io.imagefile import SUFFIXES, ImageFile, find_file, is_dicom, strip_
 from segcft.io.lie import Lie
 from segcft.io.nifti import NIFTI
 from segcft.io.reject import Excluded, Rejected, Remark, about
-from segcft.io.scan import find_scan, read_seen, series_below
+from segcft.io.scan import find_scan, is_series, read_seen, series_below
 from segcft.io.volumeout import as_nifti, nifti_bytes
 from segcft.pipeline.readers import Readers, Views, agreement
 from segcft.utils.digest import key_of
@@ -129,7 +129,10 @@ def segment(
     items = work.items()
     if not items:
         kinds = (*NIFTI, "folders with a DICOM series") if readers.grid.is_volume else SUFFIXES
-        raise DataError(Code.EMPTY, folder, f"no image is in it (looked for {', '.join(kinds)})")
+        itself = (
+            ", and it is one itself: name the folder above it" if readers.grid.is_volume and is_series(folder) else ""
+        )
+        raise DataError(Code.EMPTY, folder, f"no image is in it (looked for {', '.join(kinds)}{itself})")
     return convert(
         items,
         len(items),
