@@ -124,14 +124,12 @@ def segment(
         DataError: there is no image, the table cannot be read, ``out`` holds something else, or DICOM segmentations
             are wanted and what writes them is not installed.
     """
-    settings = settings or Settings()
+    settings, volumes = settings or Settings(), readers.grid.is_volume
     work = _Segmenting(readers, folder, settings)
     items = work.items()
     if not items:
-        kinds = (*NIFTI, "folders with a DICOM series") if readers.grid.is_volume else SUFFIXES
-        itself = (
-            ", and it is one itself: name the folder above it" if readers.grid.is_volume and is_series(folder) else ""
-        )
+        kinds = (*NIFTI, "folders with a DICOM series") if volumes else SUFFIXES
+        itself = ", and it is one itself: name the folder above it" if volumes and is_series(folder) else ""
         raise DataError(Code.EMPTY, folder, f"no image is in it (looked for {', '.join(kinds)}{itself})")
     return convert(
         items,
@@ -140,8 +138,8 @@ def segment(
         out,
         settings={"format": "segment", **work.depends},
         finish=work.finish,
-        batch_size=settings.batch_size or (1 if readers.grid.is_volume else BATCH),
-        workers=OPENED if readers.grid.is_volume else None,
+        batch_size=settings.batch_size or (1 if volumes else BATCH),
+        workers=OPENED if volumes else None,
         progress=progress,
         files=[SEGMENTATION] if settings.dicom_seg else [],
     )
