@@ -14,9 +14,9 @@ def add_simulate(command: Command) -> None:
     parser = command("simulate", _simulate, "write simulated samples as files, to try an import on")
     parser.add_argument(
         "kind",
-        choices=("ccta", "chest", "volume"),
-        help="ccta: CT volumes with centrelines and meshes of the vessel; chest: radiographs with masks; volume: NIfTI "
-        "volumes of a structure in two parts, with masks",
+        choices=("ccta", "chest", "pendulum", "volume"),
+        help="ccta: CT volumes with centrelines and meshes of the vessel; chest: radiographs with masks; pendulum: "
+        "images of a pendulum, a light and the shadow; volume: NIfTI volumes of a structure in two parts, with masks",
     )
     parser.add_argument(
         "folder", metavar="FOLDER", type=Path, help="folder to write; its table is cases.csv (ccta) or metadata.csv"
@@ -32,10 +32,13 @@ def add_simulate(command: Command) -> None:
         default=(256, 256, 200),
         help="of a volume, whose field of view stays 128 x 128 x 120 mm (default: 256 256 200)",
     )
-    people = parser.add_argument_group("chest and volume")
+    people = parser.add_argument_group("chest, pendulum and volume")
     people.add_argument("--people", type=count, metavar="N", default=200, help="how many subjects (default: 200)")
+    images = parser.add_argument_group("chest and pendulum")
+    images.add_argument(
+        "--size", type=_side, metavar="PX", help="pixels a side (default: 256 of chest, 96 of pendulum)"
+    )
     chest = parser.add_argument_group("chest")
-    chest.add_argument("--size", type=_side, metavar="PX", default=256, help="pixels a side (default: 256)")
     chest.add_argument(
         "--confound",
         type=_confounding,
@@ -69,6 +72,7 @@ def _confounding(text: str) -> tuple[str, float]:
 def _simulate(options: argparse.Namespace) -> None:
     from segcft.utils.progress import ConsoleProgress
 
+    size = {} if options.size is None else {"size": (options.size, options.size)}
     if options.kind == "chest":
         from segcft.simulate.chestset import Confounding, study_lines, write_chest
 
@@ -76,12 +80,18 @@ def _simulate(options: argparse.Namespace) -> None:
             options.folder,
             options.people,
             seed=options.seed,
-            size=(options.size, options.size),
             confounding=Confounding(*options.confound) if options.confound else None,
             randomise=options.randomise,
             progress=ConsoleProgress(),
+            **size,
         )
         print(f"a study of these files has the lines\n\n{study_lines()}\n", file=sys.stderr)
+    elif options.kind == "pendulum":
+        from segcft.simulate.pendulumset import study_lines as lines_of_pendulums
+        from segcft.simulate.pendulumset import write_pendulums
+
+        table = write_pendulums(options.folder, options.people, seed=options.seed, progress=ConsoleProgress(), **size)
+        print(f"a study of these files has the lines\n\n{lines_of_pendulums()}\n", file=sys.stderr)
     elif options.kind == "volume":
         from segcft.simulate.volumeset import study_lines as lines_of_volumes
         from segcft.simulate.volumeset import write_volumes

@@ -78,6 +78,7 @@ class Zoned(Simulator, Protocol):
 SIMULATORS = {
     "chest-simulator": "segcft.simulate.chest:ChestSimulator",
     "coronary-simulator": "segcft.simulate.coronary:CoronarySimulator",
+    "pendulum-simulator": "segcft.simulate.pendulum:PendulumSimulator",
     "volume-simulator": "segcft.simulate.volume:VolumeSimulator",
 }
 
