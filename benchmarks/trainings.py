@@ -26,16 +26,16 @@ def varied(study: Study, name: str, changes: Mapping[str, Mapping[str, Any]]) ->
     return parse_study(raw | {"name": name}, name)
 
 
-def train_all(studies: Mapping[str, Study], folder: Path) -> dict[str, Run]:
+def train_all(studies: Mapping[str, Study], folder: Path, data: Path | None = None) -> dict[str, Run]:
     """Bring a run of each study up to date, in ``folder/NAME``, with its table of test people.
 
-    It goes on where it was interrupted.
+    It goes on where it was interrupted. ``data`` is the folder of images, where studies read one.
     """
     fabric, progress = make_fabric("cpu"), ConsoleProgress()
     runs = {name: Run(folder / name, study) for name, study in studies.items()}
     with Lock(folder):
         for name, run in progress(runs.items(), len(runs), "Trainings"):
-            pipeline = Pipeline(run, fabric, progress=Named(progress, name))
+            pipeline = Pipeline(run, fabric, data, Named(progress, name))
             with pipeline.lock:
                 share(pipeline, {other: one for other, one in runs.items() if other != name})
                 run_all(pipeline, default_jobs(fabric.device))

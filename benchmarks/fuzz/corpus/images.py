@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import io
 import itertools
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ def readers() -> list[Reader]:
         Reader("bmp", ".bmp", lambda: pictures("bmp"), image),
         Reader("jsrt raw", ".IMG", _raws, lazily("segcft.importers.jsrt", "read_raw"), weight=0.1),
         Reader("outline", ".gif", _outlines, lazily("segcft.importers.jsrt", "read_outline")),
+        Reader("idx", ".gz", _digits, lazily("segcft.io.idx", "read_idx"), "gzip", weight=0.5),
         Reader("inspect png", ".png", _answers, lazily("segcft", "inspect"), "png"),
         Reader("inspect gif", ".gif", _animations, lazily("segcft", "inspect")),
     ]
@@ -41,6 +44,12 @@ def read(path: Path) -> None:
     read_pixels(chest(), path)
     with contextlib.suppress(Rejected):  # a picture is no mask; it must not end in any other way
         read_labels(path)
+
+
+def _digits() -> list[bytes]:
+    """Images and labels in IDX, compressed."""
+    files = [struct.pack(">HBB3I", 0, 8, 3, 2, 6, 5) + bytes(range(60)), struct.pack(">HBBI", 0, 8, 1, 7) + bytes(7)]
+    return [gzip.compress(one, mtime=0) for one in files]
 
 
 def pictures(kind: str, **options: Any) -> list[bytes]:
