@@ -166,7 +166,8 @@ class Network(nn.Module):
 
     def forward(self, image: Tensor, context: Sequence[Tensor] = ()) -> Tensor:
         features = self.cnn(image).mean(dim=(-2, -1))
-        return torch.Tensor(self.fc(torch.cat([features, *context], dim=1)))
+        said: Tensor = self.fc(torch.cat([features, *context], dim=1))
+        return said
 
 
 class Judge(NamedTuple):

@@ -196,7 +196,8 @@ def mask_order(study: Study, simulator: Simulator) -> list[int]:
     areas = [f"{structure}_{simulator.quantity}" for structure in simulator.structures]
     for name, structure in study.own.items():
         if structure.variable not in areas:
-            raise DataError(Code.UNKNOWN, f"structures.{name}.variable", f"those of {source} are {', '.join(areas)}")
+            known = ", ".join(areas) or "none"
+            raise DataError(Code.UNKNOWN, f"structures.{name}.variable", f"those of {source} are {known}")
         if structure.measure != "area":  # what is set is drawn as an area
             raise DataError(Code.UNSUPPORTED, f"structures.{name}.measure", f"{source} knows areas only")
     for name in study.masks:

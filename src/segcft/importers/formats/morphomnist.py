@@ -16,14 +16,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class MorphoMNIST(Importer):
-    """Morpho-MNIST as a folder that ``configs/morphomnist.yaml`` reads; see :mod:`segcft.importers.morphomnist`.
-
-    Attributes:
-        TRAIN, TEST: what MNIST calls its sets.
-    """
+    """Morpho-MNIST as a folder that ``configs/morphomnist.yaml`` reads; see :mod:`segcft.importers.morphomnist`."""
 
     TRAIN: ClassVar[str] = "train"
+    """What MNIST calls its training images."""
     TEST: ClassVar[str] = "t10k"
+    """What MNIST calls its test images."""
 
     name = "morphomnist"
     summary = "make a folder of digits of Morpho-MNIST"
