@@ -11,7 +11,8 @@ Effectiveness is as theirs: each image gets one do() of each variable, of a digi
 another image that differs enough. Then it is how far the predictors' readings of the counterfactual are from what its
 values should be; thickness is read given the intensity that should be. Theirs is the mean of means of batches, and
 their latents are drawn at a temperature of 0.1; here it is the mean over images, and latents are means. Composition is
-the mean distance of an image from itself after 1 and 10 answers to nothing, in grey levels.
+the mean distance of an image from itself after 1 and 10 answers to nothing, in grey levels. Pixels keep their noise
+here, so that it is 0 but for rounding.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ Floats = NDArray[np.float64]
 
 
 class Found(NamedTuple):
-    """Of answers to one do() by one method: means over images of :data:`VARIABLES`, (3,), and their 95 % intervals."""
+    """Of answers to one do() by one method: means over images of :data:`VARIABLES`, (3,), and their 95 % intervals.
+    Where nothing is asked (""), the same of composition, after each of :data:`CYCLES`."""
 
     contender: str
     method: str
@@ -310,8 +312,11 @@ def render(found: Sequence[Found], run: Run, judge: Judge, said: Mapping[str, An
         for name, numbers in said["published"].items():
             cells = [f"{numbers[asked][one]:.{k}f}" for one, k in zip(VARIABLES, DECIMALS, strict=True)]
             body.append([f"do({asked})", f"{name}, published", *cells])
-        for one in found:
-            if one.asked == asked:
+        own = [one for one in found if one.asked == asked]
+        same = next(one for one in own if one.method == NO_CHANGE)  # for all contenders
+        body.append([f"do({asked})", method_name(same.method), *_cells(same)])
+        for one in own:
+            if one.method != NO_CHANGE:
                 body.append([f"do({asked})", f"{one.contender}, {method_name(one.method)}", *_cells(one)])
     lines = []
     for one in found:
@@ -325,8 +330,8 @@ def render(found: Sequence[Found], run: Run, judge: Judge, said: Mapping[str, An
 # Digits beside counterfactual-benchmark
 
 Error of what its predictors read of counterfactuals (mean, 95 % over images), and the share of digits that they read
-right. Trained on {trained} images, judged on {len(rows)}; published numbers are of 60,000, a fifth of
-which validate, and 10,000.
+right. Trained on {trained} images, judged on {len(rows)}; published numbers are of 60,000, a fifth of which validate,
+and 10,000.
 
 {grid(head, body, labels=2)}
 
