@@ -1,8 +1,10 @@
-"""Models in ONNX: what they give without segcft is what segcft gives."""
+"""Models in ONNX and as MONAI bundles: what they give without segcft is what segcft gives."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +12,18 @@ import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from refused import refused
 from segcft.cli import main
 from segcft.errors import Code, RunError
+from segcft.export.bundle import export_bundle
 from segcft.export.onnx import COUNTERFACTUAL, DESCRIPTION, TOLERANCE, export_onnx
 from segcft.grey import to_unit
+from segcft.io.lie import Lie
+from segcft.io.scan import read_array
+from segcft.io.volumeout import nifti_bytes
 from segcft.pipeline.run import Run
 from segcft.readers.foreign import ForeignSegmentor
 from tests.conftest import MakeOnce
@@ -102,3 +109,64 @@ def test_a_method_that_is_not_there_is_an_error(small_run: Run, tmp_path: Path) 
     with refused(RunError, Code.UNKNOWN, small_run.folder):
         export_onnx(small_run, tmp_path / "onnx", "predictor")
     assert not (tmp_path / "onnx").exists()
+
+
+def run_bundle(folder: Path) -> None:
+    """As its own page says."""
+    code = (folder / "docs" / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_bundle_of_images_gives_the_masks_of_the_model(small_run: Run, tmp_path: Path) -> None:
+    folder, study, store = tmp_path / "bundle", small_run.study, small_run.store()
+    assert main(["export", str(small_run.folder), str(folder), "--bundle", "judge"]) == 0
+    (folder / "images").mkdir()
+    rows = store.indices("test")[:3]
+    for row in rows:
+        Image.fromarray(store.images[row][0]).save(folder / "images" / f"{row}.png")
+    run_bundle(folder)
+    judge = small_run.load("judge")
+    for row in rows:
+        seen = judge.masks(to_unit(torch.from_numpy(store.images[[row]])))[0]
+        flags = np.asarray(Image.open(folder / "masks" / f"{row}_mask.png"))
+        for bit in range(len(study.masked)):
+            certain = (seen[bit] - 0.5).abs().numpy() > FAR
+            assert np.array_equal((flags >> bit & 1)[certain], (seen[bit].numpy() >= 0.5)[certain])
+
+
+def test_a_bundle_of_volumes_gives_the_masks_of_the_model(volumes: Run, tmp_path: Path) -> None:
+    """Of a volume on the study's grid, in an order of axes of its own: its mask has that order, too."""
+    folder, study, store = tmp_path / "bundle", volumes.study, volumes.store()
+    export_bundle(volumes, folder, "segmentor")
+    (folder / "images").mkdir()
+    row = int(store.indices("test")[0])
+    pixels = store.images[row]
+    lie = Lie.straight(study.image.spacing or (1.0, 1.0, 1.0), said=True)
+    (folder / "images" / "one.nii.gz").write_bytes(nifti_bytes(pixels, lie, None))
+    run_bundle(folder)
+    found, _, _ = read_array(folder / "masks" / "one_mask.nii.gz")
+    low, high = (float(np.percentile(pixels, one)) for one in (0.5, 99.5))
+    scaled = np.clip((pixels.astype(np.float32) - low) / (high - low), 0, 1) * 2 - 1
+    seen = volumes.load("segmentor").masks(torch.from_numpy(scaled[None]))[0].numpy()
+    assert found.shape[:3] == study.image.size
+    for bit in range(len(study.masked)):
+        certain = np.abs(seen[bit] - 0.5) > 0.01  # its percentiles are computed otherwise
+        assert np.array_equal((found[..., 0].astype(int) >> bit & 1)[certain], (seen[bit] >= 0.5)[certain])
+
+
+def test_a_bundle_says_what_it_is(small_run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    export_bundle(small_run, folder, "judge")
+    said = json.loads((folder / "configs" / "metadata.json").read_text())
+    wanted = {"version", "changelog", "monai_version", "pytorch_version", "numpy_version", "task", "description"}
+    assert wanted | {"authors", "copyright", "network_data_format"} <= said.keys()
+    shape = said["network_data_format"]["inputs"]["image"]["spatial_shape"]
+    assert tuple(shape) == small_run.study.image.size
+    export_bundle(small_run, folder, "segmentor")  # in its place
+    (tmp_path / "else").mkdir()
+    (tmp_path / "else" / "mine").write_text("")
+    with refused(RunError, Code.EXISTS, "else"):
+        export_bundle(small_run, tmp_path / "else", "judge")
+    with refused(RunError, Code.MISSING, small_run.folder):
+        export_bundle(small_run, tmp_path / "other", "regressor")

@@ -23,9 +23,9 @@ from segcft.config.study import Study
 from segcft.config.variable import Variable
 from segcft.counterfactual.model import CounterfactualModel
 from segcft.errors import Code, RunError
+from segcft.export.masks import Masks
 from segcft.image_models.mechanism import ImageMechanism
 from segcft.pipeline.run import READERS, Run
-from segcft.readers.reader import MaskReader
 from segcft.utils.atomic import replaced_folder, write_text
 from segcft.utils.extra import extra
 
@@ -50,17 +50,6 @@ class Network(NamedTuple):
     output: str
     batches: bool
     """Whether it takes any number of images; else one at a time."""
-
-
-class _Masks(nn.Module):
-    """Probabilities (B, S, *size) of images (B, C, *size)."""
-
-    def __init__(self, reader: MaskReader) -> None:
-        super().__init__()
-        self.reader = reader
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.reader.masks(image)
 
 
 class _Answer(nn.Module):
@@ -107,7 +96,7 @@ def export_onnx(run: Run, folder: Path, method: str | None = None) -> dict[str, 
     networks = {COUNTERFACTUAL: answer}
     for part in READERS:
         if part in run.parts and run.path(part).is_file():
-            networks[part] = Network(_Masks(run.load(part)), {"image": images}, "masks", batches=True)
+            networks[part] = Network(Masks(run.load(part)), {"image": images}, "masks", batches=True)
     with replaced_folder(folder) as partial:
         apart = {name: _write(one, partial / f"{name}.onnx", folder) for name, one in networks.items()}
         for part in networks:
