@@ -14,7 +14,7 @@ held-out ones.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -36,25 +36,28 @@ SHRUNK = 32
 """Elements a side at which images are compared."""
 FALSE = 0.01
 """Share of held-out people who are wrongly called training people, where those who are known are counted."""
-DRAWS = 1000
+SHUFFLED = 2000
+"""Times that who trained is dealt out anew."""
 LEVEL = 0.95
-NEAREST, AUC, KNOWN = "nearest is a training image", "AUC", "known for certain"
-CHANCE = {NEAREST: 0.5, AUC: 0.5, KNOWN: FALSE}
+NEAREST, CLOSEST = "nearest is a training image", "closest copy, grey levels"
+AUC, KNOWN = "AUC", "known for certain"
 
 
 class Row(TypedDict):
-    """One figure with its 95 % interval; ``by`` is what it was found by."""
+    """One figure; ``by`` is what it was found by. ``low`` and ``high`` bound 95 % of what chance gives, ``p`` is how
+    often chance gives as much or more."""
 
     metric: str
     by: str
     value: float
     low: float
     high: float
+    p: float
 
 
 @dataclass(frozen=True)
 class Scored:
-    """How high training people and as many held-out ones score, (N,) and (M,); NaN where a person has no score."""
+    """How high training people and held-out ones score, (N,) and (M,); NaN where a person has no score."""
 
     train: Floats
     held_out: Floats
@@ -64,6 +67,11 @@ class Scored:
         """Without those who have no score."""
         return Scored(self.train[np.isfinite(self.train)], self.held_out[np.isfinite(self.held_out)])
 
+    def shuffled(self, random: np.random.Generator) -> Scored:
+        """The same scores, as many of whom are said to be of training people, whoever they are."""
+        both = random.permutation(np.concatenate([self.train, self.held_out]))
+        return Scored(both[: len(self.train)], both[len(self.train) :])
+
 
 @dataclass(frozen=True)
 class Distances:
@@ -72,29 +80,41 @@ class Distances:
     train: Floats
     held_out: Floats
 
+    def shuffled(self, random: np.random.Generator) -> Distances:
+        """The same distances, where half of the people are said to have trained, whoever they are."""
+        both = np.concatenate([self.train, self.held_out], axis=1)[:, random.permutation(2 * self.train.shape[1])]
+        return Distances(both[:, : self.train.shape[1]], both[:, self.train.shape[1] :])
+
 
 def figures(apart: Mapping[str, Distances], scored: Mapping[str, Scored], seed: int = 0) -> list[Row]:
-    """Figures with intervals over people, and over drawn images.
+    """Figures, each beside what chance gives.
+
+    Had nobody of them trained, training people and held-out ones would be alike: chance is what is found when they are
+    dealt out anew (a permutation test).
 
     Args:
         apart: how far what was drawn is from real people, by what it is.
         scored: how high people score, by what they are scored by.
-        seed: of resampling.
+        seed: of dealing out.
     """
     random = np.random.default_rng(seed)
     rows = []
     for by, found in apart.items():
-        n, m = found.train.shape
-        drawn = []
-        for _ in range(DRAWS):
-            images, people, others = random.integers(n, size=n), random.integers(m, size=m), random.integers(m, size=m)
-            drawn.append(nearest_share(found.train[images][:, people], found.held_out[images][:, others]))
-        rows.append(_row(NEAREST, by, nearest_share(found.train, found.held_out), np.array(drawn)))
+        dealt = (found.shuffled(random) for _ in range(SHUFFLED))  # one after the other: they are large
+        chance = np.array([(nearest_share(one), closest(one)) for one in dealt])
+        rows.append(_row(NEAREST, by, nearest_share(found), chance[:, 0]))
+        rows.append(_row(CLOSEST, by, closest(found), chance[:, 1]))
     for by, all_scores in scored.items():
         some = all_scores.known
-        for metric, figure in ((AUC, auc), (KNOWN, known_share)):
-            rows.append(_row(metric, by, figure(some), _resampled(some, figure, random)))
+        shuffled = [some.shuffled(random) for _ in range(SHUFFLED)]
+        for name, measure in ((AUC, auc), (KNOWN, known_share)):
+            rows.append(_row(name, by, measure(some), np.array([measure(one) for one in shuffled])))
     return rows
+
+
+def leaks(rows: Sequence[Row]) -> list[Row]:
+    """Those figures that chance gives too seldom, with as many as there are (Bonferroni)."""
+    return [row for row in rows if row["p"] * len(rows) <= 1 - LEVEL]
 
 
 def auc(scored: Scored) -> float:
@@ -109,11 +129,15 @@ def known_share(scored: Scored) -> float:
     return float((scored.train > np.quantile(scored.held_out, 1 - FALSE, method="higher")).mean())
 
 
-def nearest_share(train: Floats, held_out: Floats) -> float:
-    """How often the nearest is a training person, of distances (N, M) to training and to held-out ones; a tie counts
-    half."""
-    first, second = train.min(axis=1), held_out.min(axis=1)
+def nearest_share(apart: Distances) -> float:
+    """How often the nearest to a drawn image is a training person; a tie counts half."""
+    first, second = apart.train.min(axis=1), apart.held_out.min(axis=1)
     return float((first < second).mean() + 0.5 * (first == second).mean())
+
+
+def closest(apart: Distances) -> float:
+    """How far the nearest of all drawn images is from a training image."""
+    return float(apart.train.min())
 
 
 def distances(drawn: Tensor, train: Tensor, held_out: Tensor) -> Distances:
@@ -136,65 +160,55 @@ def shrunk(images: Tensor) -> Tensor:
     return Grid.like(images).pool(images.float(), tuple(size))
 
 
-def render(rows: Sequence[Row], study: str, people: int, drawn: int) -> str:
+def render(rows: Sequence[Row], study: str, method: str, people: int, drawn: int) -> str:
     """The figures as Markdown.
 
     Args:
         rows: of :func:`figures`.
         study: its name.
+        method: whose image mechanism it is of, in words.
         people: training people, and as many held-out ones.
         drawn: images that the model drew.
     """
     body = [
-        [row["metric"], row["by"], f"{row['value']:.3f}", f"{row['low']:.3f} to {row['high']:.3f}", f"{chance:g}"]
+        [row["metric"], row["by"], f"{row['value']:.3f}", f"{row['low']:.3f} to {row['high']:.3f}", f"{row['p']:.3f}"]
         for row in rows
-        for chance in [CHANCE[row["metric"]]]
     ]
-    leaks = [row for row in rows if row["low"] > CHANCE[row["metric"]]]
-    said = "; ".join(f"{row['metric']} ({row['by']})" for row in leaks)
+    said = "; ".join(f"{row['metric']} ({row['by']})" for row in leaks(rows))
     verdict = (
         f"**Training people are told from others by: {said}.**"
-        if leaks
-        else "No figure is above chance by more than its interval. That is no proof: it is how much these people show."
+        if said
+        else "Nothing tells training people from others here. That is no proof: it is how much so many people show."
     )
     return f"""# {study}: what is given away of training people
 
-{grid(["what", "by", "found", "95 % interval", "chance"], body, labels=2)}
+{grid(["what", "by", "found", "chance, 95 %", "p"], body, labels=2)}
 
 {verdict}
 
-{people} training people and as many held-out ones, an image each; {drawn} drawn images.
+Of {method}: {people} training people and as many held-out ones, an image each; {drawn} drawn images. Chance is what is
+found when who trained is dealt out anew, p how often it gives as much; a figure counts where p times their number is at
+most 0.05.
 
-- nearest is a training image: how often, of an image that the model drew, the nearest real one is a training person's,
-  among as many held-out ones. Above a half, what is drawn leans on training images.
-- AUC: how often a training person scores higher than a held-out one: by the likelihood of the image given its values,
-  or by how well a reader's masks overlap with the experts' (Dice).
+- nearest is a training image: how often, of an image that the model drew, the nearest real one is a training person's.
+- closest copy: how far the nearest of all drawn images is from a training image; less is worse.
+- AUC: how often a training person scores higher than a held-out one: by the likelihood (or the bound) of the image
+  given its values, or by how well a reader's masks overlap with the experts' (Dice); of a reader's own training people.
 - known for certain: share of training people who score higher than all but {FALSE:.0%} of held-out ones.
 
-An attacker needs the image to ask so. Stronger attacks, with models trained to attack, may find more.
+An attacker needs the image to ask so. Stronger attacks, with models trained to attack, may find more. Where people are
+not split at random, but by hospital or by date, what is found may be the difference of hospitals.
 """
 
 
-def write(rows: Sequence[Row], study: str, people: int, drawn: int, folder: Path, keys: Mapping[str, str]) -> None:
-    """Write the figures to ``folder``, as ``privacy.json`` and ``privacy.md``; ``keys`` are those of the parts."""
-    said = {"rows": rows, "people": people, "drawn": drawn, "keys": keys}
-    write_text(folder / TEXT, render(rows, study, people, drawn))
-    write_text(folder / DATA, json.dumps(said, indent=2) + "\n")
+def write(rows: Sequence[Row], text: str, folder: Path, keys: Mapping[str, str]) -> None:
+    """Write the figures to ``folder``, as ``privacy.json`` and, in words, ``privacy.md``; ``keys`` are of the parts."""
+    write_text(folder / TEXT, text)
+    write_text(folder / DATA, json.dumps({"rows": rows, "keys": keys}, indent=2) + "\n")
 
 
-def _resampled(scored: Scored, figure: Callable[[Scored], float], random: np.random.Generator) -> Floats:
-    return np.array(
-        [
-            figure(
-                Scored(
-                    random.choice(scored.train, len(scored.train)), random.choice(scored.held_out, len(scored.held_out))
-                )
-            )
-            for _ in range(DRAWS)
-        ]
-    )
-
-
-def _row(metric: str, by: str, value: float, drawn: Floats) -> Row:
-    low, high = np.percentile(drawn, [50 - 50 * LEVEL, 50 + 50 * LEVEL])
-    return Row(metric=metric, by=by, value=value, low=float(low), high=float(high))
+def _row(metric: str, by: str, value: float, chance: Floats) -> Row:
+    low, high = np.percentile(chance, [50 - 50 * LEVEL, 50 + 50 * LEVEL])
+    as_much = chance <= value if metric == CLOSEST else chance >= value
+    p = (1 + int(as_much.sum())) / (1 + len(chance))
+    return Row(metric=metric, by=by, value=value, low=float(low), high=float(high), p=p)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,19 +14,26 @@ from torch import Tensor
 from segcft.counterfactual.model import CounterfactualModel
 from segcft.data.store import Store
 from segcft.errors import Code, DataError, RunError
-from segcft.evaluate.privacy import DATA, TEXT, Row, Scored, distances, figures, write
+from segcft.evaluate.names import method_name
+from segcft.evaluate.privacy import DATA, TEXT, Row, Scored, distances, figures, render, write
 from segcft.grey import to_grey_levels, to_unit
 from segcft.pipeline.completion import fill_likely
 from segcft.pipeline.run import READERS, Run
+from segcft.pipeline.stage import training_stage
 from segcft.readers.reader import MaskReader
 from segcft.training import artefact
-from segcft.utils.progress import Progress
+from segcft.utils.progress import Progress, Task
 
 FOLDER = "privacy"
 """In the run."""
 FEWEST = 12
 """Training and held-out people, below which nothing can be said."""
 LIKELIHOOD, DRAWN = "likelihood", "drawn images"
+INSIDE = 128
+"""The byte of a mask in the store from which on a pixel is inside."""
+
+Score = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Images (B, C, *size), values (B, V) and masks (B, S, *size) -> scores (B,)."""
 
 
 def judge_privacy(
@@ -46,38 +53,34 @@ def judge_privacy(
         RunError: parts are missing or damaged, or it is a published model.
         DataError: there are too few people.
     """
-    method = method or list(run.methods())[-1]
+    methods = list(run.methods())
+    if not methods:
+        raise RunError(Code.MISSING, run.folder, "it has no image mechanism yet, so nothing can be drawn of it")
+    method = method or methods[-1]
+    mechanism = run.mechanism(method)
     readers = [part for part in READERS if part in run.parts and run.path(part).is_file()]
-    store = run.samples_of([*run.asked, run.mechanism(method)])
-    for part in ("train", "test"):
-        fill_likely(run, store, part)
+    store = run.samples_of([*run.asked, mechanism])
+    for split in ("train", "test"):
+        fill_likely(run, store, split)
     random = np.random.default_rng(run.study.evaluation.seed)
-    each = {part: _one_each(store, store.indices(part, complete=True), random) for part in ("train", "test")}
-    count = min(people, *map(len, each.values()))
-    if count < FEWEST:
-        shown = ", ".join(f"{len(rows)} in {part}" for part, rows in each.items())
-        raise DataError(Code.EMPTY, run.folder, f"too few people to tell anything: {shown}; expected {FEWEST} or more")
-    rows = {part: np.sort(random.permutation(own)[:count]) for part, own in each.items()}
-    size = run.study.evaluation.batch_size
+    held_out = store.indices("test", complete=True)
+    trained = {part: training_stage(part).rows(run.study, store) for part in (mechanism, *readers)}
+    asked = {part: _chosen(store, rows, held_out, people, random) for part, rows in trained.items()}
     model = run.model(method, device)
-    with progress.task("Looking for training people", 3 * count) as task:
-        scored: dict[str, Scored] = {}
-        found: dict[str, dict[str, list[float]]] = {}
-        networks: dict[str, MaskReader] = {part: run.load(part, device) for part in readers}
-        for part, own in rows.items():
-            for batch in np.array_split(own, -(-len(own) // size)):
-                for by, scores in _scores(store, batch, model, networks, device):
-                    found.setdefault(by, {}).setdefault(part, []).extend(scores)
-                task.advance(len(batch))
-        for by, sides in found.items():
-            one = Scored(np.array(sides["train"]), np.array(sides["test"]))
+    drawn_by, count = asked[mechanism], len(asked[mechanism][0])
+    scored: dict[str, Scored] = {}
+    size = run.study.evaluation.batch_size
+    with progress.task("Looking for training people", count + sum(2 * len(rows) for rows, _ in asked.values())) as task:
+        for part, sides in asked.items():
+            score = _likelihood(model) if part == mechanism else _overlap(run.load(part, device))
+            one = Scored(*(_scores(store, rows, score, size, device, task) for rows in sides))
             if min(len(one.known.train), len(one.known.held_out)) >= FEWEST:
-                scored[by] = one
-        images = {part: torch.from_numpy(np.stack([store.images[row] for row in own])) for part, own in rows.items()}
+                scored[LIKELIHOOD if part == mechanism else f"{part}'s masks"] = one
         drawn = _drawn(model, count, size, run.study.evaluation.seed, task.advance)
-    apart = {DRAWN: distances(drawn, images["train"], images["test"])}
-    result = figures(apart, scored, run.study.evaluation.seed)
-    write(result, run.study.name, count, count, folder, _keys(run, [run.mechanism(method), *readers]))
+    real = [torch.from_numpy(np.stack([store.images[row] for row in rows])) for rows in drawn_by]
+    result = figures({DRAWN: distances(drawn, *real)}, scored, run.study.evaluation.seed)
+    text = render(result, run.study.name, method_name(method), count, count)
+    write(result, text, folder, _keys(run, [mechanism, *readers]))
     return result
 
 
@@ -95,7 +98,7 @@ def privacy_in_words(run: Run, mechanisms: Sequence[str]) -> str:
     if not (folder / DATA).is_file():
         return ""
     keys = json.loads((folder / DATA).read_text(encoding="utf-8"))["keys"]
-    if not set(keys) & set(mechanisms) or keys != _keys(run, list(keys)):
+    if not set(mechanisms) <= set(keys) or keys != _keys(run, list(keys)):
         why = f"it is of other parts than are published now: `segcft privacy {run.folder}` again, or remove it"
         raise RunError(Code.OTHER, folder / DATA, why)
     return (folder / TEXT).read_text(encoding="utf-8").split("\n", 1)[1].strip()
@@ -103,6 +106,24 @@ def privacy_in_words(run: Run, mechanisms: Sequence[str]) -> str:
 
 def _keys(run: Run, parts: Sequence[str]) -> dict[str, str]:
     return {part: str(artefact.read_meta(run.path(part))["key"]) for part in parts}
+
+
+def _chosen(
+    store: Store, trained: NDArray[np.int64], held_out: NDArray[np.int64], people: int, random: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of some training people and of as many held-out ones, an image at random of each.
+
+    Raises:
+        DataError: there are too few.
+    """
+    complete = np.intersect1d(trained, store.indices(complete=True))
+    sides = [_one_each(store, rows, random) for rows in (complete, held_out)]
+    count = min(people, *map(len, sides))
+    if count < FEWEST:
+        shown = f"{len(sides[0])} training people and {len(sides[1])} held-out ones"
+        raise DataError(Code.EMPTY, store.folder, f"too few to tell anything: {shown}; expected {FEWEST} or more")
+    first, second = (np.sort(random.permutation(own)[:count]) for own in sides)
+    return first, second
 
 
 def _one_each(store: Store, rows: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.int64]:
@@ -114,28 +135,38 @@ def _one_each(store: Store, rows: NDArray[np.int64], random: np.random.Generator
 
 @torch.no_grad()
 def _scores(
-    store: Store,
-    rows: NDArray[np.int64],
-    model: CounterfactualModel,
-    readers: dict[str, MaskReader],
-    device: torch.device,
-) -> Iterator[tuple[str, list[float]]]:
-    """What each image scores: by its likelihood, and by how well readers' masks overlap with its own."""
-    images = to_unit(torch.from_numpy(np.stack([store.images[row] for row in rows])).to(device))
-    values = torch.from_numpy(store.values()[rows]).to(device)
-    density = model.mechanism.log_density(images, values, sample=False)
-    if density is not None:
-        yield LIKELIHOOD, density.double().cpu().tolist()
-    own = torch.from_numpy(np.stack([store.masks[row] for row in rows])).to(device) >= 128
-    for part, reader in readers.items():
-        yield f"{part}'s masks", _dice(reader.masks(images) >= 0.5, own).tolist()
+    store: Store, rows: NDArray[np.int64], score: Score, size: int, device: torch.device, task: Task
+) -> NDArray[np.float64]:
+    """What each sample scores, (N,)."""
+    found = []
+    for batch in np.array_split(rows, -(-len(rows) // size)):
+        images = to_unit(torch.from_numpy(np.stack([store.images[row] for row in batch])).to(device))
+        masks = torch.from_numpy(np.stack([store.masks[row] for row in batch])).to(device) >= INSIDE
+        values = torch.from_numpy(store.values()[batch]).to(device)
+        found.append(score(images, values, masks).double().cpu().numpy())
+        task.advance(len(batch))
+    return np.concatenate(found)
 
 
-def _dice(seen: Tensor, own: Tensor) -> NDArray[np.float64]:
-    """The mean Dice of the structures (B, S, *size) that a person's own masks show, (B,); NaN where they show none."""
+def _likelihood(model: CounterfactualModel) -> Score:
+    """How likely the mechanism finds an image, given its values; of one that does not say, not a number."""
+
+    def score(images: Tensor, values: Tensor, masks: Tensor) -> Tensor:
+        found = model.mechanism.log_density(images, values, sample=False)
+        return torch.full((len(images),), torch.nan) if found is None else found
+
+    return score
+
+
+def _overlap(reader: MaskReader) -> Score:
+    """How well a reader's masks overlap with those of the sample."""
+    return lambda images, values, masks: _dice(reader.masks(images) >= 0.5, masks)
+
+
+def _dice(seen: Tensor, own: Tensor) -> Tensor:
+    """The mean Dice of the structures (B, S, *size) that a sample's own masks show, (B,); NaN where they show none."""
     shared, total = ((seen & own).flatten(2).sum(2).double(), (seen.flatten(2).sum(2) + own.flatten(2).sum(2)).double())
-    dice = torch.where(own.flatten(2).any(2), 2 * shared / total.clamp(min=1), torch.nan)
-    return np.asarray(dice.nanmean(dim=1).cpu().numpy())
+    return torch.where(own.flatten(2).any(2), 2 * shared / total.clamp(min=1), torch.nan).nanmean(dim=1)
 
 
 @torch.no_grad()
