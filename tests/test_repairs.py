@@ -71,7 +71,7 @@ def told(model: Model, pixels: Pixels, known: dict[str, float | str]) -> str:
         for value, variable in zip(values, model.study.variables.values(), strict=True)
     ]
     x, row = to_unit(torch.from_numpy(image)[None, None]), torch.tensor([numbers])
-    _, one = model._model(None)
+    _, one = model.model_of(None)
     typical = model.run.typical(model.methods["segmentor"], one.mechanism.lengths(one.abduct(x, row).noise))
     name = what_happened(one, model.judge, x, row, model.study.measured_columns, typical)
     warned = [text for text in answer.warnings if text.startswith("image")]
@@ -141,7 +141,7 @@ class TestTurned:
     def test_gains_of_an_image_and_of_what_was_done_to_it_are_opposite(self, hospitals: Model) -> None:
         x = to_unit(torch.from_numpy(np.array(Image.open(REAL / "examples" / "1.png")))[None, None])
         values = torch.tensor(hospitals.people[:1].tolist(), device=hospitals.device)
-        _, one = hospitals._model(None)
+        _, one = hospitals.model_of(None)
         columns = hospitals.study.measured_columns
         straight = gained_by_turning(one, hospitals.judge, x, values, columns)
         turned = gained_by_turning(one, hospitals.judge, x.flip(3), values, columns)
@@ -150,7 +150,7 @@ class TestTurned:
         assert float(straight["mirrored"]) < 0
 
     def test_of_volumes_nothing_is_known(self, hospitals: Model) -> None:
-        _, one = hospitals._model(None)
+        _, one = hospitals.model_of(None)
         assert gained_by_turning(one, hospitals.judge, torch.zeros(1, 1, 4, 4, 4), hospitals.people[:1], []) == {}
 
     def test_one_in_a_hundred_may_be_taken_for_turned(self) -> None:

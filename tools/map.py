@@ -18,6 +18,7 @@ LAYERS = (
     ("__main__",),
     ("cli",),
     ("app", "report", "export"),
+    ("stress",),
     ("api",),
     ("drafting",),
     ("planning",),

@@ -212,7 +212,7 @@ class Model:
                 arguments.refuse("questions", "what `question` gives", question)
         if not questions:
             return []
-        method, model = self._model(method)
+        method, model = self.model_of(method)
         return answer_questions(self, questions, method, model, draws, exact, self._origin(method))
 
     def trajectory(
@@ -276,7 +276,7 @@ class Model:
         """
         n, seed = arguments.whole("n", n, 1), arguments.whole("seed", seed, *arguments.SEEDS)
         pixel_noise = arguments.flag("pixel_noise", pixel_noise)
-        method, model = self._model(method)
+        method, model = self.model_of(method)
         parsed = parse_values(self.study, arguments.values("do", do))
         interventions = [self._set(name, one) for name, one in parsed.items()]
         generator = self._generator(seed)
@@ -308,7 +308,7 @@ class Model:
             RunError: the model lacks a part, or its image mechanism has no likelihood.
         """
         draws = arguments.whole("draws", draws, 1)
-        method, model = self._model(method)
+        method, model = self.model_of(method)
         question = self.question(image, attributes)
         x = to_unit(torch.from_numpy(question.pixels)[None].to(self.device))
         read = self.judge.read(x)[0]
@@ -324,7 +324,12 @@ class Model:
         tied = float(model.scm.confounding(subject.values)[0])
         return LogLikelihood(-nats * model.mechanism.pixels, nats / float(np.log(2)), attributes_terms, tied)
 
-    def _model(self, method: str | None) -> tuple[str, CounterfactualModel]:
+    def model_of(self, method: str | None) -> tuple[str, CounterfactualModel]:
+        """A method's name and what answers by it; ``method`` is as in :meth:`counterfactual`.
+
+        Raises:
+            RunError: there is no such method.
+        """
         method = None if method is None else arguments.text("method", method, list(self.methods)[-1], RunError)
         method = {shown: name for name, shown in METHODS.items()}.get(method or "", method) or list(self.methods)[-1]
         if method not in self._models:

@@ -13,7 +13,7 @@ from segcft.config.study import Study
 from segcft.data.attributes import MISSING, Row, disbelief, nearest, parse, read_table
 from segcft.errors import Code, DataError
 from segcft.io.dicomhead import DICOMDIR
-from segcft.io.imagefile import SUFFIXES, is_dicom, strip_suffix
+from segcft.io.imagefile import SUFFIXES, find_file, is_dicom, strip_suffix
 from segcft.io.nifti import NIFTI
 from segcft.io.reject import Rejected
 from segcft.io.scan import series_below
@@ -105,20 +105,24 @@ def folder_items(folder: Path, known: Sequence[str], do: Sequence[str], volumes:
     )
 
 
-def table_items(table: Path, study: Study, known: Sequence[str], do: Sequence[str]) -> Questions:
+def table_items(
+    table: Path, study: Study, known: Sequence[str], do: Sequence[str], images: Path | None = None
+) -> Questions:
     """The questions of a table, a row each, which is read as a study's own is; see
     :func:`segcft.data.attributes.read_table`.
 
     Its columns are ``image`` (a path, from the table's folder), ``do`` (interventions, with ``;`` between them; paths
     of ``match:`` are from the table's folder, too) and the names of variables, for what is known; all but ``image`` may
     be left out, empty or NA. ``id`` names the answers (default: as the image). ``known`` and ``do`` hold where a row
-    does not say. Further columns are passed over, unless they are called almost like one of these.
+    does not say. Further columns are passed over, unless they are called almost like one of these. Of a table about a
+    folder of ``images`` it is ``id`` that names the image, as in the data of a study, and ``image`` is left out.
 
     Raises:
         DataError: it is no such table.
     """
     expected = ("id", "image", "do", *study.variables)
-    rows, ragged = read_table(table, {"image": "file of the image"}, expected)
+    names_image = "image" if images is None else "id"
+    rows, ragged = read_table(table, {names_image: "file of the image"}, expected)
     if ragged:
         raise DataError(Code.INVALID, f"{table}: line {ragged[0][0]}", ragged[0][1])
     further = [column for column in rows[0].cells if column not in expected]
@@ -134,16 +138,25 @@ def table_items(table: Path, study: Study, known: Sequence[str], do: Sequence[st
     items = []
     for row in rows:
         cells = row.cells
-        if not cells["image"]:
-            raise DataError(Code.MISSING, f"{table}: line {row.line}: image", "the cell is empty")
+        if not cells[names_image]:
+            raise DataError(Code.MISSING, f"{table}: line {row.line}: {names_image}", "the cell is empty")
         facts = given | {name: text for name in known_columns if (text := _fact(row, name, study, passed)) is not None}
         text = cells.get("do", "")
         parts = (part.strip() for part in text.split(";") if part.strip() and text.lower() not in MISSING)
         asked = tuple(_below(table.parent, part) for part in parts) or tuple(do)
         id = cells.get("id") or strip_suffix(Path(cells["image"]).name)
-        items.append(Item(id, table.parent / cells["image"], tuple(facts.values()), asked))
+        image = table.parent / cells["image"] if images is None else _found(images, id)
+        items.append(Item(id, image, tuple(facts.values()), asked))
     ids = _distinct([item.id for item in items])
     return Questions([replace(item, id=id) for id, item in zip(ids, items, strict=True)], passed)
+
+
+def _found(images: Path, id: str) -> Path:
+    """The file of the image ``id``; one that is not there is told of where its question is asked."""
+    try:
+        return find_file(images, id)
+    except Rejected:
+        return images / id
 
 
 def _fact(row: Row, name: str, study: Study, passed: list[PassedOver]) -> str | None:

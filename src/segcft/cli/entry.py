@@ -29,6 +29,7 @@ from segcft.cli.replicate import add_replicate
 from segcft.cli.run import add_run, add_stages
 from segcft.cli.segment import add_segment
 from segcft.cli.simulate import add_simulate
+from segcft.cli.stress import add_stress
 from segcft.errors import SegcftError
 from segcft.importers.importer import IMPORTERS
 from segcft.utils.signals import Terminated, orderly_end
@@ -49,6 +50,7 @@ COMMANDS = (
     add_realism,
     add_readers,
     add_privacy,
+    add_stress,
     add_ask,
     add_app,
     add_publish,
@@ -102,6 +104,9 @@ whether answers can be told from real images:
 another method in the same table: its answers to the same questions:
   segcft evaluate runs/quickstart --questions asked
   segcft evaluate runs/quickstart --answers theirs=theirs/answers.csv
+
+somebody's classifier on counterfactuals: what does it answer to, and is it this change or any?
+  segcft stress models/chest --classifier theirs.yaml --data FOLDER --out stressed
 
 which settings matter, judged on validation samples:
   segcft ablation configs/ablation/chest-sim.yaml

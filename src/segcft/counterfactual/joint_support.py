@@ -95,6 +95,12 @@ class JointSupport(BaseModel):
         a, b = np.unravel_index(int(distances.argmax()), distances.shape)
         return Surprise(self.variables[int(a)], self.variables[int(b)], float(distances.max()))
 
+    def unlikely(self, scm: StructuralCausalModel, values: Tensor) -> NDArray[np.bool_]:
+        """Which of the ``values`` (N, V) :meth:`surprise`."""
+        correlation = np.array(self.correlation)
+        largest = [_distances(one, correlation).max() for one in _noises(scm, values, self.variables)]
+        return np.array(largest, dtype=float) > self.limit
+
     def fits(self, variables: Mapping[str, Variable]) -> bool:
         """Whether it is of ``variables``."""
         return [*self.variables] == _numbers(variables)

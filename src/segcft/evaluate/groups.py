@@ -49,7 +49,11 @@ def _labels(study: Study, store: Store, rows: NDArray[np.int64], name: str) -> N
     column = store.table[name].iloc[rows]
     if name not in study.variables or study.variables[name].categories:
         return column.astype(object).where(column.notna(), "").to_numpy(dtype=str)
-    values, unit = column.to_numpy(dtype=float), study.variables[name].unit
+    return halves(column.to_numpy(dtype=float), study.variables[name].unit)
+
+
+def halves(values: NDArray[np.floating], unit: str) -> NDArray[np.str_]:
+    """In words whether each of the values (N,) is up to their median or above it; "" where it is NaN."""
     known = ~np.isnan(values)
     middle = float(np.median(values[known])) if known.any() else np.nan
     shown = f"{middle:.6g} {unit}".strip()

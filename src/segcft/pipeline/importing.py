@@ -161,10 +161,13 @@ def import_shard(run: Run, data: Path | None, shard: Shard, progress: Progress) 
     progress.note(f"  shard {shard}: {len(store)} samples, {len(store.rejected)} rejected")
 
 
-def new_samples(study: Study, data: Path | None, seed: int | None, out: Path, progress: Progress) -> Store:
+def new_samples(
+    study: Study, data: Path | None, seed: int | None, out: Path, progress: Progress, people: int | None = None
+) -> Store:
     """Samples that no run has seen, all of them of the test part.
 
-    ``data`` is a folder like the study's, or a store; for a simulated study ``seed`` draws new ones instead.
+    ``data`` is a folder like the study's, or a store; for a simulated study ``seed`` draws new ones instead, so many
+    ``people`` (default: as many as the study evaluates on).
 
     Raises:
         DataError: neither fits the study.
@@ -185,7 +188,7 @@ def new_samples(study: Study, data: Path | None, seed: int | None, out: Path, pr
     assert seed is not None
     if seed == study.data.seed:
         raise DataError(Code.LEAK, "--seed", f"{seed} is that of the study's own samples; give another seed")
-    people = study.evaluation.people or study.data.people
+    people = people or study.evaluation.people or study.data.people
     return import_data(study, None, out, progress, split="test", seed=seed, people=people)
 
 

@@ -1,4 +1,4 @@
-"""A segmentor from elsewhere as a reader: ONNX or TorchScript, whoever trained it with whatever code."""
+"""Networks from elsewhere, in ONNX or TorchScript, whoever trained them with whatever code; a segmentor as a reader."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segcft.config.foreign import ForeignReader
+from segcft.config.foreign import Expected, ForeignReader
 from segcft.config.loader import read_mapping, validate
 from segcft.config.study import Study
 from segcft.errors import Code, RunError
@@ -19,7 +19,8 @@ from segcft.measures.measurements import Measurements
 from segcft.readers.reader import MaskReader
 from segcft.utils.extra import extra
 
-Network = Callable[[Tensor], Tensor]
+Network = Callable[[Tensor], Any]
+"""From images to one array, or to several of which the first counts."""
 
 ROUNDED = 1e-3
 """How far a network's probabilities may be from 0 and 1: those of half precision are rounded."""
@@ -54,11 +55,9 @@ class ForeignSegmentor(MaskReader):
             why = f"{len(self.spec.size)} axes, where images of {study.name!r} have {len(study.image.size)}"
             raise RunError(Code.OTHER, f"{card}: size", why)
         self.outputs = [list(self.spec.structures[name]) for name in study.masked]
-        self.path, self.grid = card.parent / self.spec.network, study.image.size
-        if not self.path.is_file():
-            raise RunError(Code.MISSING, f"{card}: network", f"there is no {self.path}")
         device = torch.device(device)
-        self.network: Network = (_onnx if self.path.suffix == ".onnx" else _torchscript)(self.path, device)
+        self.path, self.grid = file_of(card, self.spec.network), study.image.size
+        self.network = open_network(self.path, device)
         self.masks(torch.full((1, study.image.channels, *self.grid), -1.0, device=device))  # now, and not after an hour
 
     def forward(self, x: Tensor) -> Tensor:
@@ -66,42 +65,96 @@ class ForeignSegmentor(MaskReader):
 
     @torch.no_grad()
     def masks(self, x: Tensor) -> Tensor:
-        spec, (black, white) = self.spec, self.spec.range
-        seen = black + (white - black) * (x.float() + 1) / 2
-        if spec.size is not None:
-            seen = resized(seen, spec.size)
-        if spec.channels is not None and spec.channels != seen.shape[1]:
-            if seen.shape[1] != 1:
-                why = f"the study's images have {seen.shape[1]} channels, and the network is to get {spec.channels}"
-                raise RunError(Code.OTHER, self.path, why)
-            seen = seen.repeat_interleave(spec.channels, dim=1)
-        given = self._asked(seen)
-        low, high = float(given.min()), float(given.max())
-        if spec.gives == "probabilities" and not (low >= -ROUNDED and high <= 1 + ROUNDED):
-            raise RunError(Code.INVALID, self.path, f"it gives {low:g} to {high:g}, which are no probabilities (gives)")
-        if spec.gives == "logits" and low >= 0 and high <= 1:
+        given = self._asked(expected(x, self.spec, self.path))
+        if self.spec.gives == "logits" and float(given.min()) >= 0 and float(given.max()) <= 1:
             why = "all that it gives is from 0 to 1, which are probabilities and no logits (gives)"
             raise RunError(Code.INVALID, self.path, why)
-        if spec.gives != "probabilities":
-            given = torch.sigmoid(given) if spec.gives == "logits" else torch.softmax(given, dim=1)
+        given = probabilities(given, self.spec.gives, self.path)
         found = torch.stack([given[:, outputs].sum(dim=1) for outputs in self.outputs], dim=1)
         return resized(found.clamp(0, 1), self.grid)
 
     def _asked(self, seen: Tensor) -> Tensor:
         """What the network gives of images as it expects them, (B, outputs, *size)."""
-        try:
-            given = self.network(seen.contiguous())
-        except Exception as error:  # of ONNX Runtime and TorchScript alike, whatever is wrong with the network
-            reason = str(error).strip().splitlines()
-            why = f"it cannot read images of {tuple(seen.shape)} ({reason[-1] if reason else type(error).__name__})"
-            raise RunError(Code.UNREADABLE, self.path, why) from None
+        given = asked(self.network, seen, self.path)
         most = max(max(outputs) for outputs in self.outputs)
-        if given.dim() != seen.dim() or len(given) != len(seen) or given.shape[1] <= most:
+        if given.dim() != seen.dim() or given.shape[1] <= most:
             why = f"it gives {tuple(given.shape)}, where {most + 1} masks of {len(seen)} images were expected"
             raise RunError(Code.INVALID, self.path, why)
-        if not bool(given.isfinite().all()):
-            raise RunError(Code.INVALID, self.path, "it gives numbers that are not finite")
-        return given.to(seen.device).float()
+        return given
+
+
+def file_of(card: Path, network: str) -> Path:
+    """The file of a ``network`` that a ``card`` names.
+
+    Raises:
+        RunError: it is not there.
+    """
+    path = card.parent / network
+    if not path.is_file():
+        raise RunError(Code.MISSING, f"{card}: network", f"there is no {path}")
+    return path
+
+
+def open_network(path: Path, device: torch.device) -> Network:
+    """The network in an ONNX or TorchScript file.
+
+    Raises:
+        RunError: it cannot be read.
+        DataError: ONNX Runtime is not installed.
+    """
+    return (_onnx if path.suffix == ".onnx" else _torchscript)(path, device)
+
+
+def expected(x: Tensor, spec: Expected, what: object) -> Tensor:
+    """Images (B, C, *size) in [-1, 1] as a network expects them.
+
+    Raises:
+        RunError: images of several channels cannot become what it expects; ``what`` is the network, for that.
+    """
+    black, white = spec.range
+    seen = black + (white - black) * (x.float() + 1) / 2
+    if spec.size is not None:
+        seen = resized(seen, spec.size)
+    if spec.channels is not None and spec.channels != seen.shape[1]:
+        if seen.shape[1] != 1:
+            why = f"the study's images have {seen.shape[1]} channels, and the network is to get {spec.channels}"
+            raise RunError(Code.OTHER, what, why)
+        seen = seen.repeat_interleave(spec.channels, dim=1)
+    return seen.contiguous()
+
+
+def asked(network: Network, seen: Tensor, what: object) -> Tensor:
+    """What a ``network`` gives of images as it expects them, (B, ...), on their device.
+
+    Raises:
+        RunError: it cannot read them, or gives something else than finite numbers of each; ``what`` is the network.
+    """
+    try:
+        given = _first(network(seen))
+    except Exception as error:  # of ONNX Runtime, TorchScript and any Python alike, whatever is wrong with the network
+        reason = str(error).strip().splitlines()
+        why = f"it cannot read images of {tuple(seen.shape)} ({reason[-1] if reason else type(error).__name__})"
+        raise RunError(Code.UNREADABLE, what, why) from None
+    if given.dim() == 0 or len(given) != len(seen):
+        raise RunError(Code.INVALID, what, f"it gives {tuple(given.shape)} of {len(seen)} images")
+    if not bool(given.isfinite().all()):
+        raise RunError(Code.INVALID, what, "it gives numbers that are not finite")
+    return given.detach().to(seen.device).float()
+
+
+def probabilities(given: Tensor, gives: str, what: object) -> Tensor:
+    """What a network ``gives`` (B, outputs, ...), of which it says ``logits``, ``probabilities`` or ``classes``, as
+    probabilities.
+
+    Raises:
+        RunError: it says probabilities, and they are none; ``what`` is the network, for that.
+    """
+    low, high = float(given.min()), float(given.max())
+    if gives == "probabilities" and not (low >= -ROUNDED and high <= 1 + ROUNDED):
+        raise RunError(Code.INVALID, what, f"it gives {low:g} to {high:g}, which are no probabilities (gives)")
+    if gives == "probabilities":
+        return given
+    return torch.sigmoid(given) if gives == "logits" else torch.softmax(given, dim=1)
 
 
 def resized(maps: Tensor, size: tuple[int, ...]) -> Tensor:
@@ -125,7 +178,7 @@ def _torchscript(path: Path, device: torch.device) -> Network:
         reason = str(error).strip().splitlines()[0]
         raise RunError(Code.UNREADABLE, path, f"no TorchScript that can be read ({reason})") from None
     network.eval()
-    return lambda x: _first(network(x))
+    return lambda x: network(x)
 
 
 def _onnx(path: Path, device: torch.device) -> Network:
@@ -154,6 +207,8 @@ def _onnx(path: Path, device: torch.device) -> Network:
 
 def _first(given: Any) -> Tensor:
     """The one array of what a network gives: of several the first."""
-    while not isinstance(given, Tensor):
+    while isinstance(given, dict | list | tuple):
         given = next(iter(given.values())) if isinstance(given, dict) else given[0]
-    return given
+    if not isinstance(given, Tensor | np.ndarray):
+        raise TypeError(f"it gives no array, but {type(given).__name__}")
+    return given if isinstance(given, Tensor) else torch.from_numpy(given)

@@ -50,6 +50,8 @@ class Chart:
     line: str = ""
     """``d`` of an SVG path."""
     band: str = ""
+    threads: tuple[str, ...] = ()
+    """The same of single subjects."""
     left: float = LEFT
     width, height = WIDTH, HEIGHT
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
@@ -125,13 +127,51 @@ def curve(name: str, steps: NDArray[np.float64], values: NDArray[np.float64]) ->
     across = _Scale(float(steps[0]), float(steps[-1]), LEFT, WIDTH - RIGHT)
     up = _Scale(float(low.min()), float(high.max()), HEIGHT - BOTTOM, TOP, logarithmic)
     x = [across.place(float(steps[g].mean())) for g in groups]
-    lower, line, upper = ([up.place(float(v)) for v in series] for series in (low, middle, high))
-    band = _path([*x, *reversed(x)], [*upper, *reversed(lower)]) + "Z"
+    line, band = _banded(x, up, low, middle, high)
     text = (
         f"from {number(middle[0])} at the first of {steps[-1]:,.0f} steps to {number(middle[-1])} at the last"
         f"{', logarithmic scale' if logarithmic else ''}"
     )
-    return Chart(plain(name), text, across.ticks(3), up.ticks(3), line=_path(x, line), band=band)
+    return Chart(plain(name), text, across.ticks(3), up.ticks(3), line=line, band=band)
+
+
+def response(
+    title: str,
+    text: str,
+    doses: NDArray[np.float64],
+    names: Sequence[str],
+    low: NDArray[np.float64],
+    middle: NDArray[np.float64],
+    high: NDArray[np.float64],
+    each: NDArray[np.float64],
+) -> Chart | None:
+    """A dose-response: its ``middle`` and a band from ``low`` to ``high`` over ``doses``, all (D,), with 0 on the
+    scale; categories have ``names``. Behind it are those of some subjects, (N, D), NaN where there is none. None of
+    fewer than two doses of which it is known."""
+    known = np.isfinite(middle)
+    if known.sum() < 2:
+        return None
+    doses, middle, each = doses[known], middle[known], each[:, known]
+    low, high = (np.where(np.isfinite(end[known]), end[known], middle) for end in (low, high))
+    across = _Scale(float(doses.min()), float(doses.max()), LEFT, WIDTH - RIGHT)
+    ends = np.concatenate([low, high, each[np.isfinite(each)], [0.0]])
+    up = _Scale(float(ends.min()), float(ends.max()), HEIGHT - BOTTOM, TOP)
+    x = [across.place(float(dose)) for dose in doses]
+    line, band = _banded(x, up, low, middle, high)
+    ticks = tuple(Tick(x[k], names[int(dose)]) for k, dose in enumerate(doses)) if names else across.ticks(3)
+    there = [np.flatnonzero(np.isfinite(one)) for one in each]
+    threads = [
+        _path([x[k] for k in own], [up.place(float(one[k])) for k in own])
+        for one, own in zip(each, there, strict=True)
+        if len(own) > 1
+    ]
+    return Chart(title, text, ticks, up.ticks(3), line=line, band=band, threads=tuple(threads))
+
+
+def _banded(x: Sequence[float], up: _Scale, *series: NDArray[np.float64]) -> tuple[str, str]:
+    """The paths of a line, and of the band from the first of three series to the last."""
+    lower, line, upper = ([up.place(float(v)) for v in values] for values in series)
+    return _path(x, line), _path([*x, *reversed(x)], [*upper, *reversed(lower)]) + "Z"
 
 
 def number(value: float) -> str:

@@ -128,7 +128,7 @@ def render_report(run: Run, device: torch.device) -> str:
     parts = [replace(part, name=f"{of}{part.name}") for of, (_, its) in made.items() for part in its]
     values = store.values()[store.indices(None if folds else "train")]
     table = run.evaluation / "table.md"
-    return _template().render(
+    return template("report.html").render(
         study=study,
         result=result,
         store=store,
@@ -177,8 +177,8 @@ def render_report(run: Run, device: torch.device) -> str:
     )
 
 
-def _template() -> Any:
-    """That of the page."""
+def template(name: str) -> Any:
+    """A page's template, by the name of its file."""
     from jinja2 import Environment, PackageLoader, StrictUndefined  # late: only this page needs them
 
     environment = Environment(
@@ -191,7 +191,7 @@ def _template() -> Any:
         "method": method_name,
         "percent": percent,
     }
-    return environment.get_template("report.html")
+    return environment.get_template(name)
 
 
 def _judged(run: Run, device: torch.device, whole: bool) -> Cohort:
