@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,19 @@ from PIL import Image
 from refused import refused
 from segcft.cli import main
 from segcft.errors import Code, DataError
-from segcft.evaluate.blinded import ALL, ANSWER, REAL, RECONSTRUCTION, Floats, Ratings, auc, kappa, scores
+from segcft.evaluate.blinded import (
+    ALL,
+    ANSWER,
+    REAL,
+    RECONSTRUCTION,
+    Floats,
+    Ratings,
+    auc,
+    kappa,
+    newcombe,
+    scores,
+    wilson,
+)
 from segcft.grey import to_grey_levels, to_unit
 from segcft.pipeline.blinded import read_ratings
 from segcft.pipeline.run import Run
@@ -66,6 +79,7 @@ def test_readers_see_every_image_and_nothing_of_the_key(study: Path, small_run: 
         picture = Image.open(study / "images" / f"{case['code']}.png")
         assert picture.size == small_run.study.image.size[::-1]
         assert not picture.info
+    assert len({path.stat().st_size for path in (study / "images").iterdir()}) == 1
     patients = small_run.store().table.set_index("id")["patient"]
     assert len({patients[case["id"]] for case in cases}) == CASES
     kinds = [case["kind"] for case in cases]
@@ -105,7 +119,29 @@ def test_what_readers_give_back_is_scored(study: Path, small_run: Run, tmp_path:
     assert (out / "readers.md").read_text().count("|") > 10
 
 
-@pytest.mark.parametrize("wrong", ["level", "case", "study", "column", "two studies"])
+def test_two_studies_have_nothing_in_common(small_run: Run, tmp_path: Path) -> None:
+    """Who has seen one does not know the other's key."""
+    run = Run(shutil.copytree(small_run.folder, tmp_path / "run", ignore=shutil.ignore_patterns("readers")))
+    for name in "ab":
+        assert main(["readers", str(run.folder), str(tmp_path / name), "--cases", str(CASES)]) == 0
+    first, second = (json.loads(key.read_text()) for key in sorted((run.folder / "readers").iterdir()))
+    assert first["seed"] != second["seed"]
+    assert first["cases"] != second["cases"]
+
+
+def test_every_figure_has_an_interval_around_it_with_a_width() -> None:
+    for share in (0.0, 0.3, 1.0):
+        low, high = wilson(share, 10)
+        assert low - 1e-12 <= share <= high + 1e-12
+        assert low < high
+    for area in (0.0, 0.4, 0.5, 1.0):
+        low, high = newcombe(area, 30, 10)
+        assert 0 <= low <= area <= high <= 1
+        assert high - low > 0.05
+    assert newcombe(0.7, 300, 100)[0] > newcombe(0.7, 30, 10)[0]
+
+
+@pytest.mark.parametrize("wrong", ["level", "case", "study", "column", "two studies", "one name", "no name", "twice"])
 def test_tables_that_cannot_be_are_refused(wrong: str, study: Path, small_run: Run, tmp_path: Path) -> None:
     table = write_answers(tmp_path / "a.csv", small_run, PERFECT)
     text, tables = table.read_text(), [table]
@@ -115,6 +151,13 @@ def test_tables_that_cannot_be_are_refused(wrong: str, study: Path, small_run: R
         table.write_text(text + f"{key_of(small_run)['study']},a,999,1\n")
     elif wrong == "study":
         write_answers(table, small_run, PERFECT, "elsewhere")
+    elif wrong == "one name":
+        (tmp_path / "other").mkdir()
+        tables.append(write_answers(tmp_path / "other" / "a.csv", small_run, PERFECT))
+    elif wrong == "no name":
+        table.write_text(text.replace(",a,", ",,"))
+    elif wrong == "twice":
+        table.write_text(text + text.splitlines()[1] + "\n")
     elif wrong == "column":
         table.write_text(text.replace("level", "score", 1))
     else:
@@ -125,6 +168,9 @@ def test_tables_that_cannot_be_are_refused(wrong: str, study: Path, small_run: R
         "study": Code.OTHER,
         "column": Code.MISSING,
         "two studies": Code.CONFLICT,
+        "one name": Code.DUPLICATE,
+        "no name": Code.INVALID,
+        "twice": Code.DUPLICATE,
     }[wrong]
     with pytest.raises(DataError) as error:
         read_ratings(small_run, tables)

@@ -57,14 +57,21 @@ def page(browser: Browser, study: Path) -> Iterator[Page]:
     assert not complaints
 
 
+def begin(page: Page, name: str) -> None:
+    page.fill("#reader", name)
+    page.click("#begin")
+
+
 def shown(page: Page) -> str:
     (code,) = page.eval_on_selector_all("#cases img:not([hidden])", "all => all.map(one => one.dataset.code)")
     return str(code)
 
 
 def test_a_reader_answers_all_and_what_is_saved_is_read(page: Page, small_run: Run, tmp_path: Path) -> None:
-    page.fill("#reader", "Dr. A, radiology")
-    page.click("#place")  # away from the name, so that keys are answers
+    assert page.is_hidden("#cases")  # before there is a name
+    page.click("#begin")
+    assert page.is_hidden("#cases")
+    begin(page, "Dr. A, radiology")
     said = {}
     for number in range(CASES):
         said[shown(page)] = number % 4
@@ -76,8 +83,12 @@ def test_a_reader_answers_all_and_what_is_saved_is_read(page: Page, small_run: R
     page.click("#back")
     said[shown(page)] = 0
     page.keyboard.press("1")  # another mind
-    page.reload()  # nothing is lost
-    assert page.input_value("#reader") == "Dr. A, radiology"
+    page.reload()  # nothing is lost, and another reader sees nothing of it
+    begin(page, "Dr. B")
+    assert page.text_content("#place") == f"Image 1 of {CASES}"
+    page.reload()
+    begin(page, "Dr. A, radiology")
+    assert page.is_visible("#done")
     with page.expect_download() as download:
         page.click("#save")
     download.value.save_as(tmp_path / "answers.csv")
@@ -90,6 +101,7 @@ def test_a_reader_answers_all_and_what_is_saved_is_read(page: Page, small_run: R
 
 
 def test_nobody_goes_on_without_an_answer(page: Page) -> None:
+    begin(page, "Dr. C")
     assert page.is_disabled("#back")
     assert page.is_disabled("#next")
     first = shown(page)

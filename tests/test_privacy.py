@@ -18,7 +18,7 @@ from segcft.cli import main
 from segcft.errors import Code, DataError, RunError
 from segcft.evaluate.privacy import (
     AUC,
-    CLOSEST,
+    COPIES,
     KNOWN,
     NEAREST,
     Scored,
@@ -59,10 +59,10 @@ def test_a_model_that_copies_is_found_out() -> None:
     copies = train + pictures(40, 3) // 50
     some = torch.where((torch.arange(40) % 5 == 0)[:, None, None, None], copies, fresh)
     rows = {by: figures({by: distances(drawn, train, held_out)}, {}) for by, drawn in (("all", copies), ("some", some))}
-    for found in rows.values():
-        closest = {row["metric"]: row for row in found}[CLOSEST]
-        assert closest["value"] <= 2
-        assert closest["p"] < 0.6  # a half has such a person among its own by chance
+    for by, share in (("all", 1), ("some", 0.2)):
+        row = {row["metric"]: row for row in rows[by]}[COPIES]
+        assert row["value"] == pytest.approx(share)
+        assert row in leaks(rows[by])
     everybody = {row["metric"]: row for row in rows["all"]}[NEAREST]
     assert everybody["value"] == 1
     assert everybody in leaks(rows["all"])
@@ -102,7 +102,7 @@ def run(small_run: Run, tmp_path: Path) -> Run:
 def test_a_card_has_what_was_found(run: Run, tmp_path: Path) -> None:
     assert main(["privacy", str(run.folder), "--people", "16"]) == 0
     said = json.loads((run.folder / "privacy" / "privacy.json").read_text())
-    assert {row["metric"] for row in said["rows"]} == {NEAREST, CLOSEST, AUC, KNOWN}
+    assert {row["metric"] for row in said["rows"]} == {NEAREST, COPIES, AUC, KNOWN}
     assert all(row["low"] <= row["high"] and 0 < row["p"] <= 1 for row in said["rows"])
     publish(run, tmp_path / "model", card="Simulated.")
     assert "## Privacy" in (tmp_path / "model" / "README.md").read_text()

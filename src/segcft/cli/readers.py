@@ -27,13 +27,13 @@ def add_readers(command: Command) -> None:
         nargs="+",
         help="what readers gave back, a table each: how often they were right, and how far they agree",
     )
-    parser.add_argument("--cases", metavar="N", type=count, help="images, each of another person (default: 60)")
+    parser.add_argument("--cases", metavar="N", type=count, help="images, each of another person (default: 60 at most)")
     parser.add_argument(
         "--method",
         choices=("none", "regressor", "segmentor", "predictor"),
         help="whose answers are shown (default: the last of these that is trained)",
     )
-    parser.add_argument("--seed", metavar="N", type=whole, default=0, help="of who is shown as what (default: 0)")
+    parser.add_argument("--seed", metavar="N", type=whole, help="of who is shown as what (default: nobody knows it)")
     hardware(parser)
 
 
@@ -53,7 +53,7 @@ def _readers(options: argparse.Namespace) -> None:
 
 
 def _make(run: Run, options: argparse.Namespace) -> None:
-    from segcft.pipeline.blinded import CASES, make_blinded, require_empty, write_blinded
+    from segcft.pipeline.blinded import make_blinded, require_empty, write_blinded
     from segcft.report.blinded import render_blinded
     from segcft.training.loop import make_fabric
     from segcft.utils.progress import ConsoleProgress
@@ -65,7 +65,7 @@ def _make(run: Run, options: argparse.Namespace) -> None:
         device,
         ConsoleProgress(),
         method=options.method,
-        cases=options.cases or CASES,
+        cases=options.cases,
         seed=options.seed,
     )
     write_blinded(blinded, render_blinded(blinded), options.folder)
@@ -78,7 +78,7 @@ def _score(run: Run, options: argparse.Namespace) -> None:
     from segcft.utils.atomic import write_text
 
     ratings, counts = read_ratings(run, options.answers)
-    rows = scores(ratings, options.seed)
+    rows = scores(ratings, options.seed or 0)
     text = render(rows, run.study.name, counts)
     write_text(options.folder / "readers.md", text)
     write_text(options.folder / "readers.json", json.dumps({"rows": rows, "images": counts}, indent=2) + "\n")

@@ -13,11 +13,13 @@ with :math:`p_o` how often they agree, and :math:`p_e` how often they would by c
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.stats import binomtest, norm
 
 from segcft.evaluate.table import grid
 
@@ -31,6 +33,8 @@ ALL = "all readers"
 REAL, ANSWER, RECONSTRUCTION = "real", "counterfactual", "reconstruction"
 DRAWS = 2000
 LEVEL = 0.95
+NEAR = 1e-9
+"""How near to an area its interval is looked for."""
 
 
 class Row(TypedDict):
@@ -56,75 +60,89 @@ class Ratings(NamedTuple):
 def scores(ratings: Ratings, seed: int = 0) -> list[Row]:
     """Figures of every reader and of all.
 
-    Intervals are over images, each of which is of another person; of all readers over readers, too, so that they are of
-    another panel that sees other people.
-
     Args:
         ratings: what was said.
-        seed: of resampling.
+        seed: of resampling, by which kappa has its interval.
     """
     readers, kinds, levels = ratings
     kind, made = np.array(kinds), tuple(dict.fromkeys(one for one in kinds if one != REAL))
     panels = [(name, levels[[k]]) for k, name in enumerate(readers)]
     if len(readers) > 1:
         panels.append((ALL, levels))
-    resample = _Resample(kind, np.random.default_rng(seed))
     rows = []
     for name, panel in panels:
         for one in (REAL, *made):
-            rows.append(resample.row(name, "called made", one, panel, (one,), _called_made))
+            share, count = _called_made(panel[:, kind == one]), _seen(panel[:, kind == one])
+            rows.append(_row(name, "called made", one, share, wilson(share, count), count))
         for one in made:
-            rows.append(resample.row(name, "auc", one, panel, (REAL, one), auc))
+            both = np.isin(kind, (REAL, one))
+            counts = _seen(panel[:, kind == REAL]), _seen(panel[:, kind == one])
+            area = auc(panel[:, both], kind[both])
+            rows.append(_row(name, "auc", one, area, newcombe(area, *counts), sum(counts)))
     among: list[tuple[tuple[int, ...], str]] = [
         ((k, j), f"{readers[k]}, {readers[j]}") for k, j in itertools.combinations(range(len(readers)), 2)
     ]
     if len(readers) > 2:
         among.append((tuple(range(len(readers))), ALL))
+    random = np.random.default_rng(seed)
     for some, name in among:
-        rows.append(resample.row(name, "kappa", "", levels[list(some)], (REAL, *made), _agreement, fixed=True))
+        rows.append(_kappa_row(name, levels[list(some)], random))
     return rows
 
 
-class _Resample:
-    """Figures with percentile intervals over images, kind by kind, and over readers.
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """The interval of a share of ``count``; NaN where there is none."""
+    if not count or not np.isfinite(share):
+        return float("nan"), float("nan")
+    found = binomtest(round(share * count), count).proportion_ci(LEVEL, "wilson")
+    return float(found.low), float(found.high)
 
-    Args:
-        kinds: (N,) of the images.
-        random: what draws.
+
+def newcombe(area: float, real: int, made: int) -> tuple[float, float]:
+    """The interval of an area under the curve of so many real and made images; NaN where there is none.
+
+    It has the areas from which the one that was found is at most so many of their own standard errors away, by Hanley
+    and McNeil's (1982) with the mean of both numbers for each.
     """
+    if not (real and made and np.isfinite(area)):
+        return float("nan"), float("nan")
+    z, n = norm.ppf(0.5 + LEVEL / 2), (real + made) / 2 - 1
 
-    def __init__(self, kinds: NDArray[np.str_], random: np.random.Generator) -> None:
-        self.kinds, self.random = kinds, random
+    def beyond(other: float) -> float:
+        variance = other * (1 - other) * (1 + n * ((1 - other) / (2 - other) + other / (1 + other))) / (real * made)
+        return float(abs(area - other) - z * np.sqrt(variance))
 
-    def row(
-        self,
-        reader: str,
-        metric: str,
-        kind: str,
-        levels: Floats,
-        among: Sequence[str],
-        figure: Callable[[Floats, NDArray[np.str_]], float],
-        fixed: bool = False,
-    ) -> Row:
-        """A figure of levels (R, N) of images of the kinds ``among``; with ``fixed`` it is of these readers alone."""
-        places = [np.flatnonzero(self.kinds == one) for one in among]
-        here = np.concatenate(places)
-        value = figure(levels[:, here], self.kinds[here])
-        drawn = np.full(DRAWS, np.nan)
-        for k in range(DRAWS):
-            who = np.arange(len(levels)) if fixed else self.random.integers(len(levels), size=len(levels))
-            some = np.concatenate([self.random.choice(place, len(place)) for place in places])
-            drawn[k] = figure(levels[np.ix_(who, some)], self.kinds[some])
-        known = drawn[np.isfinite(drawn)]
-        tails = [50 - 50 * LEVEL, 50 + 50 * LEVEL]
-        low, high = np.percentile(known, tails) if len(known) and len(here) > 1 else (np.nan, np.nan)
-        said = int(np.isfinite(levels[:, here]).sum())
-        return Row(reader=reader, metric=metric, kind=kind, value=value, low=float(low), high=float(high), n=said)
+    # At the found area itself it is below 0, but for 0 and 1, where nothing varies.
+    low = brentq(beyond, 0, area - NEAR) if area > 0 else 0.0
+    high = brentq(beyond, area + NEAR, 1) if area < 1 else 1.0
+    return float(low), float(high)
 
 
-def _called_made(levels: Floats, kinds: NDArray[np.str_]) -> float:
-    said = levels[np.isfinite(levels)]
-    return float((said >= MADE_FROM).mean()) if said.size else float("nan")
+def _row(reader: str, metric: str, kind: str, value: float, interval: tuple[float, float], n: int) -> Row:
+    return Row(reader=reader, metric=metric, kind=kind, value=value, low=interval[0], high=interval[1], n=n)
+
+
+def _seen(levels: Floats) -> int:
+    """Images of which a reader spoke, of (R, N)."""
+    return int(np.isfinite(levels).any(axis=0).sum())
+
+
+def _kappa_row(name: str, levels: Floats, random: np.random.Generator) -> Row:
+    """Kappa with its interval by resampling images; there is none where it is not defined of more than a twentieth."""
+    images = levels.shape[1]
+    drawn = np.array([kappa(levels[:, random.integers(images, size=images)]) for _ in range(DRAWS)])
+    known = drawn[np.isfinite(drawn)]
+    interval = (float("nan"), float("nan"))
+    if len(known) >= LEVEL * DRAWS:
+        low, high = np.percentile(known, [50 - 50 * LEVEL, 50 + 50 * LEVEL])
+        interval = float(low), float(high)
+    return _row(name, "kappa", "", kappa(levels), interval, _seen(levels))
+
+
+def _called_made(levels: Floats) -> float:
+    """The mean over readers of how often they called an image made, of levels (R, N)."""
+    each = [float((own[np.isfinite(own)] >= MADE_FROM).mean()) for own in levels if np.isfinite(own).any()]
+    return float(np.mean(each)) if each else float("nan")
 
 
 def auc(levels: Floats, kinds: NDArray[np.str_]) -> float:
@@ -138,10 +156,6 @@ def auc(levels: Floats, kinds: NDArray[np.str_]) -> float:
             above = made[:, None] - real[None]
             each.append(float((above > 0).mean() + 0.5 * (above == 0).mean()))
     return float(np.mean(each)) if each else float("nan")
-
-
-def _agreement(levels: Floats, kinds: NDArray[np.str_]) -> float:
-    return kappa(levels)
 
 
 def kappa(levels: Floats) -> float:
@@ -190,10 +204,9 @@ def render(rows: Sequence[Row], study: str, counts: Mapping[str, int]) -> str:
 
 {grid(head, body)}
 
-Images: {shown}; each is of another person. In brackets 95 % intervals: of another panel and other people where readers
-are taken together, else of other people. An AUC of 0.5 is chance, 1 is certainty. A reconstruction is what the model
-explains of an image, without the noise of each pixel: readers should tell it from a real one, or they see too little to
-tell any.{agreement}
+Images: {shown}; each is of another person. In brackets 95 % intervals over people, of these readers: what others would
+say is not in them. An AUC of 0.5 is chance, 1 is certainty. A reconstruction is what the model explains of an image,
+without the noise of each pixel: readers should tell it from a real one, or they see too little to tell any.{agreement}
 """
 
 

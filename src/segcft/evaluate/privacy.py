@@ -39,7 +39,7 @@ FALSE = 0.01
 SHUFFLED = 2000
 """Times that who trained is dealt out anew."""
 LEVEL = 0.95
-NEAREST, CLOSEST = "nearest is a training image", "closest copy, grey levels"
+NEAREST, COPIES = "nearest is a training image", "closer than any to others"
 AUC, KNOWN = "AUC", "known for certain"
 
 
@@ -101,9 +101,9 @@ def figures(apart: Mapping[str, Distances], scored: Mapping[str, Scored], seed: 
     rows = []
     for by, found in apart.items():
         dealt = (found.shuffled(random) for _ in range(SHUFFLED))  # one after the other: they are large
-        chance = np.array([(nearest_share(one), closest(one)) for one in dealt])
+        chance = np.array([(nearest_share(one), copies(one)) for one in dealt])
         rows.append(_row(NEAREST, by, nearest_share(found), chance[:, 0]))
-        rows.append(_row(CLOSEST, by, closest(found), chance[:, 1]))
+        rows.append(_row(COPIES, by, copies(found), chance[:, 1]))
     for by, all_scores in scored.items():
         some = all_scores.known
         shuffled = [some.shuffled(random) for _ in range(SHUFFLED)]
@@ -135,9 +135,10 @@ def nearest_share(apart: Distances) -> float:
     return float((first < second).mean() + 0.5 * (first == second).mean())
 
 
-def closest(apart: Distances) -> float:
-    """How far the nearest of all drawn images is from a training image."""
-    return float(apart.train.min())
+def copies(apart: Distances) -> float:
+    """The share of drawn images that are closer to a training image than any of them is to a held-out one. Who copies
+    some of its training images draws several such, and chance seldom one."""
+    return float((apart.train.min(axis=1) < apart.held_out.min()).mean())
 
 
 def distances(drawn: Tensor, train: Tensor, held_out: Tensor) -> Distances:
@@ -191,7 +192,7 @@ found when who trained is dealt out anew, p how often it gives as much; a figure
 most 0.05.
 
 - nearest is a training image: how often, of an image that the model drew, the nearest real one is a training person's.
-- closest copy: how far the nearest of all drawn images is from a training image; less is worse.
+- closer than any to others: share of drawn images that are closer to a training image than any is to a held-out one.
 - AUC: how often a training person scores higher than a held-out one: by the likelihood (or the bound) of the image
   given its values, or by how well a reader's masks overlap with the experts' (Dice); of a reader's own training people.
 - known for certain: share of training people who score higher than all but {FALSE:.0%} of held-out ones.
@@ -209,6 +210,5 @@ def write(rows: Sequence[Row], text: str, folder: Path, keys: Mapping[str, str])
 
 def _row(metric: str, by: str, value: float, chance: Floats) -> Row:
     low, high = np.percentile(chance, [50 - 50 * LEVEL, 50 + 50 * LEVEL])
-    as_much = chance <= value if metric == CLOSEST else chance >= value
-    p = (1 + int(as_much.sum())) / (1 + len(chance))
+    p = (1 + int((chance >= value).sum())) / (1 + len(chance))
     return Row(metric=metric, by=by, value=value, low=float(low), high=float(high), p=p)

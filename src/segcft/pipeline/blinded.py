@@ -8,8 +8,10 @@ another away, and all are brought to the model's grid and grey levels, as its an
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
+import secrets
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,8 +25,9 @@ from torch import Tensor
 
 import segcft
 from segcft.config.sources import SimulatedData
-from segcft.errors import Code, DataError
-from segcft.evaluate.blinded import ANSWER, LEVELS, REAL, RECONSTRUCTION, Ratings
+from segcft.counterfactual.model import CounterfactualModel
+from segcft.errors import Code, DataError, RunError
+from segcft.evaluate.blinded import ALL, ANSWER, LEVELS, REAL, RECONSTRUCTION, Ratings
 from segcft.evaluate.cohort import Cohort
 from segcft.evaluate.planes import Planes
 from segcft.grey import to_grey_levels
@@ -32,7 +35,6 @@ from segcft.grid import Grid
 from segcft.pipeline.realism import WITHIN, asked_of, chosen_of
 from segcft.pipeline.run import Run
 from segcft.utils.atomic import replaced_folder, write_bytes, write_text
-from segcft.utils.digest import key_of
 from segcft.utils.progress import Progress
 
 CASES = 60
@@ -71,9 +73,9 @@ def make_blinded(
     progress: Progress,
     *,
     method: str | None = None,
-    cases: int = CASES,
+    cases: int | None = None,
     within: float = WITHIN,
-    seed: int = 0,
+    seed: int | None = None,
 ) -> Blinded:
     """Choose and make the images of a study, and keep its key in the run.
 
@@ -82,28 +84,35 @@ def make_blinded(
         device: where answers are computed.
         progress: what the user sees.
         method: whose answers are shown; None: the last that is trained.
-        cases: images.
+        cases: images; None: :data:`CASES`, or as many as there are test people.
         within: standard deviations of a variable by which answers change it at most, to a value that another has.
-        seed: of who is shown as what, and in which order.
+        seed: of who is shown as what, and in which order; None: one that nobody can guess. The key has it.
 
     Raises:
         RunError: parts are missing or damaged, or it is a published model.
-        DataError: there are too few test people.
+        DataError: there are too few test people, or nobody can be asked for another value.
     """
-    method = method or list(run.methods())[-1]
+    methods = list(run.methods())
+    if not methods:
+        raise RunError(Code.MISSING, run.folder, "it has no image mechanism yet, so it has no answers to show")
+    method, seed = method or methods[-1], secrets.randbits(32) if seed is None else seed
     model = run.model(method, device)
     store, rows = chosen_of(run, len(run.store()))
     patients = store.table["patient"].iloc[rows].astype(str).to_numpy()
     random = np.random.default_rng(seed)
     order = random.permutation(len(rows))
     first = np.array(sorted({patients[k]: k for k in order}.values()))  # of each person one image at random
+    cases = min(CASES, len(first)) if cases is None else cases
     if cases < FEWEST or len(first) < cases:
         why = f"{cases} images of as many people are asked for, at least {FEWEST}; there are {len(first)} test people"
         raise DataError(Code.EMPTY, "--cases", why)
     chosen = np.sort(random.permutation(first)[:cases])
     cohort = Cohort(run.study, store, rows[chosen], device)
     do = asked_of(cohort, within)
-    kinds = _kinds(do.isfinite().any(dim=1).cpu().numpy(), random)
+    asked = do.isfinite().any(dim=1).cpu().numpy()
+    if not asked.any():
+        raise DataError(Code.EMPTY, run.folder, "nobody has a value near that of another one, so nothing can be asked")
+    kinds = _kinds(asked, _explains(model, cohort), random)
     picture = Planes(Grid.of(run.study.image))
     shown = list[Tensor]()
     generator = torch.Generator(device).manual_seed(run.study.evaluation.seed)
@@ -113,18 +122,28 @@ def make_blinded(
             noise = model.abduct(samples.image, samples.values)
             after = model.scm.counterfactual(samples.values, do[samples.places], generator)
             answer, explained = noise.predict(after), model.mechanism.reconstruction(noise.noise)
-            made = {REAL: samples.image, ANSWER: answer, RECONSTRUCTION: answer if explained is None else explained}
-            shown += [made[kinds[place]][k] for k, place in enumerate(samples.places.tolist())]
+            made = {REAL: samples.image, ANSWER: answer, RECONSTRUCTION: explained}
+            for k, place in enumerate(samples.places.tolist()):
+                image = made[kinds[place]]
+                assert image is not None  # such are of mechanisms that explain images
+                shown.append(image[k])
     codes = [f"{number + 1:03}" for number in random.permutation(cases)]
     told = [
         Case(code, kind, str(id), _named(run, row))
         for code, kind, id, row in zip(codes, kinds, cohort.named("id"), do.cpu().numpy(), strict=True)
     ]
-    settings = {"method": method, "within": within, "seed": seed}
-    study = key_of(run.study.name, settings, [case._asdict() for case in told])[:8]
-    _keep(run, study, told, settings)
     pictures = {code: _png(picture(image, corner=-1.0)) for code, image in zip(codes, shown, strict=True)}
+    # Of other images it is another study, whose answers are not mixed up with those to this one.
+    study = hashlib.sha256(b"".join(pictures[code] for code in sorted(pictures))).hexdigest()[:8]
+    _keep(run, study, told, {"method": method, "within": within, "seed": seed})
     return Blinded(study, dict(sorted(pictures.items())), isinstance(run.study.data, SimulatedData))
+
+
+@torch.no_grad()
+def _explains(model: CounterfactualModel, cohort: Cohort) -> bool:
+    """Whether the mechanism tells what it explains of an image from the noise of its pixels."""
+    first = next(iter(cohort.batches()))
+    return model.mechanism.reconstruction(model.abduct(first.image[:1], first.values[:1]).noise) is not None
 
 
 def write_blinded(blinded: Blinded, page: str, folder: Path) -> None:
@@ -166,9 +185,20 @@ def read_ratings(run: Run, tables: Sequence[Path]) -> tuple[Ratings, dict[str, i
     said: dict[str, dict[str, float]] = {}
     studies: dict[str, Path] = {}
     for path in tables:
-        for number, line in enumerate(_lines(path), start=2):
+        lines = _lines(path)
+        names = {line["reader"] for line in lines}
+        reader = names.pop() if len(names) == 1 else ""
+        if not reader or reader in said or reader == ALL:
+            why = f"a table is of one reader, whose name no other has, and not {', '.join(sorted(names)) or reader!r}"
+            raise DataError(Code.DUPLICATE if reader in said else Code.INVALID, f"{path}: column 'reader'", why)
+        own = said[reader] = {}
+        for number, line in enumerate(lines, start=2):
             studies.setdefault(line["study"], path)
-            said.setdefault(line["reader"] or path.stem, {})[line["case"]] = _level(path, number, line["level"])
+            if line["case"] in own:
+                raise DataError(
+                    Code.DUPLICATE, f"{path}: line {number}: column 'case'", f"{line['case']!r} is there twice"
+                )
+            own[line["case"]] = _level(path, number, line["level"])
     if len(studies) != 1:
         named = ", ".join(f"{study!r} ({path.name})" for study, path in studies.items())
         raise DataError(Code.CONFLICT, tables[0], f"answers to one study were expected, not to {named or 'none'}")
@@ -184,12 +214,14 @@ def read_ratings(run: Run, tables: Sequence[Path]) -> tuple[Ratings, dict[str, i
     return Ratings(tuple(said), tuple(kinds.values()), levels), dict(Counter(kinds.values()))
 
 
-def _kinds(asked: NDArray[np.bool_], random: np.random.Generator) -> list[str]:
-    """What every image is shown as: of those of whom something is ``asked``, and nobody else, as an answer."""
+def _kinds(asked: NDArray[np.bool_], explains: bool, random: np.random.Generator) -> list[str]:
+    """What every image is shown as: of those of whom something is ``asked``, and nobody else, as an answer; where the
+    mechanism ``explains`` images, some as that."""
     kinds = np.full(len(asked), REAL, dtype=object)
     answers = random.permutation(np.flatnonzero(asked))[: round(SHARES[ANSWER] * len(asked))]
     kinds[answers] = ANSWER
-    others = random.permutation(np.flatnonzero(kinds == REAL))[: round(SHARES[RECONSTRUCTION] * len(asked))]
+    some = round(SHARES[RECONSTRUCTION] * len(asked)) if explains else 0
+    others = random.permutation(np.flatnonzero(kinds == REAL))[:some]
     kinds[others] = RECONSTRUCTION
     return [str(kind) for kind in kinds]
 
@@ -205,10 +237,11 @@ def _keep(run: Run, study: str, cases: Sequence[Case], settings: Mapping[str, An
 
 
 def _png(image: Tensor) -> bytes:
-    """An image (C, H, W) in [-1, 1] as a PNG file without a word about where it is from."""
+    """An image (C, H, W) in [-1, 1] as a PNG file without a word about where it is from, and not compressed: all are as
+    long, as what is smooth would not be."""
     pixels = to_grey_levels(image).cpu().numpy()
     file = io.BytesIO()
-    Image.fromarray(pixels.transpose(1, 2, 0) if len(pixels) == 3 else pixels[0]).save(file, "PNG")
+    Image.fromarray(pixels.transpose(1, 2, 0) if len(pixels) == 3 else pixels[0]).save(file, "PNG", compress_level=0)
     return file.getvalue()
 
 

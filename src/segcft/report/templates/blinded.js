@@ -3,8 +3,27 @@ const study = document.body.dataset.study;
 const cases = [...document.querySelectorAll("#cases img")];
 const levels = [...document.querySelectorAll("#levels button")];
 const at = (id) => document.getElementById(id);
-const kept = `segcft-readers-${study}`;
-const state = { reader: "", place: 0, said: {}, ...JSON.parse(localStorage.getItem(kept) || "{}") };
+let state = { place: 0, said: {} };
+let reader = "";
+
+// What a reader has said stays in the browser, under the reader's name, where the browser keeps anything.
+function recall(name) {
+  try { return JSON.parse(localStorage.getItem(`segcft-readers-${study}-${name}`)) || { place: 0, said: {} }; }
+  catch { return { place: 0, said: {} }; }
+}
+
+function keep() {
+  try { localStorage.setItem(`segcft-readers-${study}-${reader}`, JSON.stringify(state)); } catch { /* it keeps nothing */ }
+}
+
+function begin() {
+  reader = at("reader").value.trim();
+  if (!reader) return;
+  state = recall(reader);
+  at("start").hidden = true;
+  at("reading").hidden = false;
+  show();
+}
 
 function show() {
   const done = state.place >= cases.length;
@@ -18,11 +37,11 @@ function show() {
   const count = Object.keys(state.said).length;
   at("place").textContent = done ? `All ${cases.length} images` : `Image ${state.place + 1} of ${cases.length}`;
   at("bar").value = count;
-  localStorage.setItem(kept, JSON.stringify(state));
+  keep();
 }
 
 function say(level) {
-  if (state.place >= cases.length) return;
+  if (!reader || state.place >= cases.length) return;
   state.said[cases[state.place].dataset.code] = level;
   move(1);
 }
@@ -39,12 +58,12 @@ function cell(text) {
 function save() {
   const lines = cases.map((image) => {
     const level = state.said[image.dataset.code];
-    return [study, state.reader, image.dataset.code, level === undefined ? "" : level].map(cell).join(",");
+    return [study, reader, image.dataset.code, level === undefined ? "" : level].map(cell).join(",");
   });
   const table = ["study,reader,case,level", ...lines].join("\n") + "\n";
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([table], { type: "text/csv" }));
-  link.download = `answers-${(state.reader || "reader").replace(/[^A-Za-z0-9]+/g, "-")}.csv`;
+  link.download = `answers-${(reader || "reader").replace(/[^A-Za-z0-9]+/g, "-")}.csv`;
   link.click();
 }
 
@@ -52,13 +71,12 @@ levels.forEach((button, k) => button.addEventListener("click", () => say(k)));
 at("back").addEventListener("click", () => move(-1));
 at("next").addEventListener("click", () => move(1));
 at("save").addEventListener("click", save);
-at("reader").value = state.reader;
-at("reader").addEventListener("input", (event) => { state.reader = event.target.value.trim(); show(); });
+at("begin").addEventListener("click", begin);
+at("reader").addEventListener("keydown", (event) => { if (event.key === "Enter") begin(); });
 document.addEventListener("keydown", (event) => {
-  if (event.target.tagName === "INPUT" || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (!reader || event.target.tagName === "INPUT" || event.ctrlKey || event.metaKey || event.altKey) return;
   const level = Number(event.key) - 1;
   if (level >= 0 && level < levels.length) say(level);
   if (event.key === "ArrowLeft") move(-1);
   if (event.key === "ArrowRight" && !at("next").disabled) move(1);
 });
-show();
