@@ -235,5 +235,5 @@ def test_the_study_is_refused_for_a_published_model(tmp_path: Path) -> None:
 def test_an_empty_table_is_no_study(small_run: Run, tmp_path: Path) -> None:
     table = tmp_path / "empty.csv"
     table.write_text("study,reader,case,level\n")
-    with refused(DataError, Code.CONFLICT, table):
+    with refused(DataError, Code.INVALID, "column 'reader'"):
         read_ratings(small_run, [table])

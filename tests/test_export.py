@@ -92,7 +92,8 @@ def test_its_readme_runs(exported: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.chdir(exported)
     names: dict[str, object] = {}
     exec(code, names)
-    assert np.isfinite(np.asarray(names["answer"])).all()
+    assert np.isfinite(np.asarray(names["image"])).all()
+    assert np.asarray(names["masks"]).max() <= 1
 
 
 def test_an_export_replaces_an_export_and_nothing_else(exported: Path, small_run: Run, tmp_path: Path) -> None:
@@ -129,7 +130,7 @@ def test_a_bundle_of_images_gives_the_masks_of_the_model(small_run: Run, tmp_pat
     judge = small_run.load("judge")
     for row in rows:
         seen = judge.masks(to_unit(torch.from_numpy(store.images[[row]])))[0]
-        flags = np.asarray(Image.open(folder / "masks" / f"{row}_mask.png"))
+        flags = np.asarray(Image.open(folder / "masks" / f"{row}.png_mask.png"))
         for bit in range(len(study.masked)):
             certain = (seen[bit] - 0.5).abs().numpy() > FAR
             assert np.array_equal((flags >> bit & 1)[certain], (seen[bit].numpy() >= 0.5)[certain])
@@ -170,3 +171,10 @@ def test_a_bundle_says_what_it_is(small_run: Run, tmp_path: Path) -> None:
         export_bundle(small_run, tmp_path / "else", "judge")
     with refused(RunError, Code.MISSING, small_run.folder):
         export_bundle(small_run, tmp_path / "other", "regressor")
+
+
+def test_readers_alone_are_exported_too(tmp_path: Path) -> None:
+    model = Path(__file__).parents[1] / "models" / "chest-segmentor"
+    apart = export_onnx(Run(model), tmp_path / "onnx")
+    assert set(apart) == {"segmentor", "judge"}
+    assert "counterfactual" not in (tmp_path / "onnx" / "README.md").read_text()

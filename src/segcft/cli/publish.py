@@ -74,6 +74,14 @@ def _publish(options: argparse.Namespace) -> None:
         from segcft.export.hub import check_names
 
         check_names(options.hub, options.licence)
+        given = {
+            "--card": card,
+            "--method": options.methods,
+            "--example": options.examples,
+            "--readers": options.readers,
+        }
+        for option in (name for name, value in given.items() if value and run.published):
+            raise SegcftError(Code.CONFLICT, option, "RUN is published already, as it is; leave it out")
     if options.hub is not None and run.published:
         pass  # as it is
     elif options.readers:

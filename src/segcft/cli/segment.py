@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from segcft.cli.options import Command, count, hardware, quiet_libraries
+from segcft.cli.options import Command, count, hardware, model, quiet_libraries
 
 
 def add_segment(command: Command) -> None:
@@ -15,9 +15,9 @@ def add_segment(command: Command) -> None:
     parser.add_argument(
         "runs",
         metavar="RUN",
-        type=Path,
+        type=model,
         nargs="+",
-        help="folders of runs or published models, all of whose readers must agree; of one structure set",
+        help="runs or published models, or hf://USER/MODEL, all of whose readers must agree; of one structure set",
     )
     parser.add_argument(
         "folder",

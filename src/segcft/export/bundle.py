@@ -132,7 +132,7 @@ def _saved(study: Study) -> dict[str, Any]:
         }
         run = "$[@save(@flags(@masks(image))[None], meta_data=image.meta) for image in map(@preprocessing, @files)]"
         return {"save": saver, "run": run}
-    name = f"pathlib.Path(file).stem + '_{SUFFIX}.png'"
+    name = f"pathlib.Path(file).name + '_{SUFFIX}.png'"
     return {
         "folder": "$pathlib.Path(@output_dir)",
         "save": f"$lambda file, flags: Image.fromarray(flags.numpy().astype('uint8')).save(@folder / ({name}))",
@@ -144,25 +144,40 @@ def _saved(study: Study) -> dict[str, Any]:
 
 
 def _to_grid(study: Study) -> list[dict[str, Any]]:
+    """MONAI's transforms from a file to the network's grid and grey levels, which are the study's own."""
     image = study.image
     if not image.is_volume:
-        mode = "RGB" if image.channels == 3 else "L"
-        reader = {"_target_": "PILReader", "reverse_indexing": False}
-        reader["converter"] = f"$lambda image: image.convert('{mode}')"
+        keep = "image.mode[0] in 'IF'"  # of more than 8 bits, which would be cut off
+        convert = "image.convert('RGB')" if image.channels == 3 else f"image if {keep} else image.convert('L')"
+        reader = {"_target_": "PILReader", "reverse_indexing": False, "converter": f"$lambda image: {convert}"}
         return [
             {"_target_": "LoadImage", "reader": reader, "image_only": True, "ensure_channel_first": True},
+            *_greys(study),
             {"_target_": "Resize", "spatial_size": list(image.size), "mode": "area"},
-            {"_target_": "ScaleIntensityRange", "a_min": 0, "a_max": 255, "b_min": -1, "b_max": 1, "clip": True},
         ]
-    low, high = study.data.common.window or PERCENTILES
-    percentiles = {"lower": low, "upper": high, "b_min": -1, "b_max": 1, "clip": True}
-    spacing = image.spacing or (1.0,) * 3
     return [
         {"_target_": "LoadImage", "image_only": True, "ensure_channel_first": True},
+        *_greys(study),
         {"_target_": "Orientation", "axcodes": AXES},
-        {"_target_": "Spacing", "pixdim": list(spacing), "mode": "bilinear"},
-        {"_target_": "ScaleIntensityRangePercentiles", **percentiles},
+        {"_target_": "Spacing", "pixdim": list(image.spacing or (1.0,) * 3), "mode": "bilinear"},
         {"_target_": "ResizeWithPadOrCrop", "spatial_size": list(image.size), "value": -1},
+    ]
+
+
+def _greys(study: Study) -> list[dict[str, Any]]:
+    """From the file's values to -1 and 1: between those that the study names, or percentiles, or over the whole range
+    of 8 or 16 bits; see :class:`segcft.config.sources.FolderKeys`."""
+    spec, target = study.data.common, {"b_min": -1, "b_max": 1, "clip": True}
+    if spec.grey_range is not None:
+        low, high = spec.grey_range
+        return [{"_target_": "ScaleIntensityRange", "a_min": low, "a_max": high, **target}]
+    window = spec.window or (PERCENTILES if study.image.is_volume else None)
+    if window is not None:
+        return [{"_target_": "ScaleIntensityRangePercentiles", "lower": window[0], "upper": window[1], **target}]
+    whole = "$lambda image: image / (255 if image.max() <= 255 else 65535)"
+    return [
+        {"_target_": "Lambda", "func": whole},
+        {"_target_": "ScaleIntensityRange", "a_min": 0, "a_max": 1, **target},
     ]
 
 

@@ -17,6 +17,7 @@ from segcft.utils.hub import HUB, NAME
 CARD = "README.md"
 LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 """As the hub names licences: ``cc-by-sa-4.0``, ``apache-2.0``, ``other``."""
+_HERE = re.compile(r"FOLDER is where this file is(?:\. |, (?=IMAGES))")
 _EXAMPLE = re.compile(r"FOLDER/examples/[^\s\"]+?(?=\.(?:png|nii\.gz)\b)")
 
 
@@ -61,12 +62,13 @@ def card(run: Run, text: str, name: str, licence: str) -> str:
     if text.startswith("---\n"):  # of an earlier time
         text = text.split("---\n", 2)[2].lstrip("\n")
     dimensions = "3d" if run.study.image.is_volume else "2d"
+    does = ["segmentation"] if run.only_reads else ["counterfactual", "causal-inference"]
     said = {
         "license": licence,
         "library_name": "segcft",
-        "pipeline_tag": "image-to-image",
-        "tags": ["medical-imaging", "counterfactual", "causal-inference", dimensions, "not-for-clinical-use"],
+        "pipeline_tag": "image-segmentation" if run.only_reads else "image-to-image",
+        "tags": ["medical-imaging", *does, dimensions, "not-for-clinical-use"],
     }
-    text = _EXAMPLE.sub("image", text).replace("FOLDER is where this file is. ", "")
+    text = _HERE.sub("", _EXAMPLE.sub("image", text))
     head = yaml.safe_dump(said, sort_keys=False)
     return f"---\n{head}---\n\n{text.replace('FOLDER', f'{HUB}{name}')}"

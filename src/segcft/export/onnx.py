@@ -88,15 +88,20 @@ def export_onnx(run: Run, folder: Path, method: str | None = None) -> dict[str, 
     extra("onnxruntime", folder, "onnx")
     require_empty(folder)
     study = run.study
-    model = run.model(method or list(run.methods())[-1])
-    images, values, after = _tried(model)
-    answer = Network(
-        _Answer(model.mechanism), {"image": images, "values": values, "after": after}, COUNTERFACTUAL, batches=False
-    )
-    networks = {COUNTERFACTUAL: answer}
+    methods = list(run.methods())
+    networks: dict[str, Network] = {}
+    if methods or method is not None:
+        model = run.model(method or methods[-1])
+        images, values, after = _tried(model)
+        given = {"image": images, "values": values, "after": after}
+        networks[COUNTERFACTUAL] = Network(_Answer(model.mechanism), given, COUNTERFACTUAL, batches=False)
+    else:  # readers alone, which draw nothing themselves
+        images = 2 * torch.rand(TRIED, study.image.channels, *study.image.size, generator=_seeded()) - 1
     for part in READERS:
         if part in run.parts and run.path(part).is_file():
             networks[part] = Network(Masks(run.load(part)), {"image": images}, "masks", batches=True)
+    if not networks:
+        raise RunError(Code.MISSING, run.folder, "it has nothing that is trained yet")
     with replaced_folder(folder) as partial:
         apart = {name: _write(one, partial / f"{name}.onnx", folder) for name, one in networks.items()}
         for part in networks:
@@ -117,6 +122,10 @@ def require_empty(folder: Path) -> None:
     """
     if folder.exists() and not (folder / DESCRIPTION).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(Code.EXISTS, folder, "not an exported model, and it would be overwritten")
+
+
+def _seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(SEED)
 
 
 @torch.no_grad()
@@ -215,31 +224,36 @@ def _value(name: str, variable: Variable) -> dict[str, Any]:
 
 def _readme(study: Study, networks: Mapping[str, Network]) -> str:
     size, names = (1, study.image.channels, *study.image.size), ", ".join(study.variables)
-    readers = [name for name in networks if name in READERS]
-    masks = ""
-    if readers:
-        masks = f"""
-reader = onnxruntime.InferenceSession("{readers[-1]}.onnx")
-masks = reader.run(None, {{"image": answer}})[0]  # probabilities: {", ".join(study.masked)}
+    lines = [f"image = numpy.zeros({size}, dtype=numpy.float32)  # black is -1, white 1"]
+    what = ""
+    if COUNTERFACTUAL in networks:
+        lines += [
+            f"values = numpy.zeros((1, {len(study.variables)}), dtype=numpy.float32)  # of the image, in that order",
+            "after = values.copy()  # what is asked for: change one, and what it causes",
+            f'network = onnxruntime.InferenceSession("{COUNTERFACTUAL}.onnx")',
+            'image = network.run(None, {"image": image, "values": values, "after": after})[0]  # the answer',
+        ]
+        what = """
+What a do() makes of other variables is not in these networks: `after` has all values as they are then to be. segcft
+works them out (`answer.attributes`), measures what an image shows, and warns of what no training person was like; none
+of that is here.
 """
+    for name in networks:
+        if name in READERS:
+            lines += [
+                f'reader = onnxruntime.InferenceSession("{name}.onnx")',
+                f'masks = reader.run(None, {{"image": image}})[0]  # probabilities: {", ".join(study.masked)}',
+            ]
+    code = "\n".join(lines)
     return f"""# {study.name} in ONNX
 
-Written by segcft {segcft.__version__}. Research use only, not for clinical use. `model.json` says what the networks
-expect: the order of values ({names}), units, the numbers of categories, and the grid.
+Written by segcft {segcft.__version__}. Research use only, not for clinical use. `{DESCRIPTION}` says what the networks
+expect: the grid, units, the numbers of categories, and the order of values: {names}.
 
 ```python
 import numpy
 import onnxruntime
 
-image = numpy.zeros({size}, dtype=numpy.float32)  # black is -1, white 1
-values = numpy.zeros((1, {len(study.variables)}), dtype=numpy.float32)  # of the image: {names}
-after = values.copy()  # what is asked for: change one, and what it causes
-
-network = onnxruntime.InferenceSession("counterfactual.onnx")
-answer = network.run(None, {{"image": image, "values": values, "after": after}})[0]
-{masks}```
-
-What a do() makes of other variables is not in these networks: `after` has all values as they are then to be. segcft
-works them out (`model.counterfactual(...).values`), measures what an image shows, and warns of what no training person
-was like; none of that is here.
-"""
+{code}
+```
+{what}"""

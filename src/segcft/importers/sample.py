@@ -121,6 +121,9 @@ class Folder:
     def _list_images(self) -> list[Row]:
         """Rows of a table that has the names of all images and nothing else."""
         ids = names_in(self.images, self.spec.file, self.volumes)
+        if self.images in self.masks.parents:  # masks are no images
+            below = self.masks.relative_to(self.images).as_posix()
+            ids = [id for id in ids if not id.startswith(f"{below}/")]
         files = [mask.file for mask in self.study.masked.values() if mask.file is not None]
         masks = {strip_suffix(str(self.masks / file.replace("{id}", id))) for file in files for id in ids}
         ids = [id for id in ids if str(self.images / id) not in masks]  # which may be beside the images

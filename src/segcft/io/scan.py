@@ -73,7 +73,8 @@ def names_in(folder: Path, pattern: str | None, volumes: bool) -> list[str]:
     ids = []
     for path in sorted(folder.rglob("*")):
         place = path.relative_to(folder).as_posix()
-        if path.name.startswith(".") or not (path.is_file() or (volumes and is_series(path))):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if hidden or not (path.is_file() or (volumes and is_series(path))):
             continue
         if named is None:
             suffixes = NIFTI if volumes else SUFFIXES

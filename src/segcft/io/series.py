@@ -157,12 +157,15 @@ def _one_series(folder: Path) -> tuple[list[tuple[Path, Dataset]], list[str]]:
 
 def is_one_series(folder: Path) -> bool:
     """Whether the first DICOM files of a folder are two slices of one series, and not images of several subjects."""
-    uids = []
+    uids: list[str] = []
     for path in sorted(folder.iterdir()):
         if path.is_file() and not path.name.startswith(".") and path.name != DICOMDIR and is_dicom(path):
-            uids.append(str(open_dicom(path, pixels=False).get("SeriesInstanceUID") or ""))
+            try:
+                uids.append(str(open_dicom(path, pixels=False).get("SeriesInstanceUID") or ""))
+            except Rejected:  # one that is damaged says nothing of the others
+                continue
             if len(uids) > 1:
-                return uids[0] == uids[1]
+                return bool(uids[0]) and uids[0] == uids[1]
     return False
 
 

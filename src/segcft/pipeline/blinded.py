@@ -195,9 +195,8 @@ def read_ratings(run: Run, tables: Sequence[Path]) -> tuple[Ratings, dict[str, i
         for number, line in enumerate(lines, start=2):
             studies.setdefault(line["study"], path)
             if line["case"] in own:
-                raise DataError(
-                    Code.DUPLICATE, f"{path}: line {number}: column 'case'", f"{line['case']!r} is there twice"
-                )
+                where = f"{path}: line {number}: column 'case'"
+                raise DataError(Code.DUPLICATE, where, f"{line['case']!r} is there twice")
             own[line["case"]] = _level(path, number, line["level"])
     if len(studies) != 1:
         named = ", ".join(f"{study!r} ({path.name})" for study, path in studies.items())
