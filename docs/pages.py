@@ -19,6 +19,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import torch
 from IPython.core.magic import register_cell_magic
 from IPython.display import HTML, Image, Markdown
 from matplotlib.figure import Figure
@@ -28,6 +29,7 @@ from segcft.config.study import Study
 from segcft.evaluate.names import plain
 from segcft.evaluate.page import frame, outline
 from segcft.evaluate.table import grid
+from segcft.grey import largest_change
 from segcft.io.rendering import structure_colours
 from segcft.report.graph import graph_svg
 
@@ -66,12 +68,13 @@ def row(
     outlines: Mapping[str, Mapping[str, NDArray[Any]]] | None = None,
     height: float = 2.6,
 ) -> Image:
-    """Pictures side by side, each under its title: grey values of 8 bits (H, W) or (1, H, W), or, of a signed type,
-    differences in grey levels, blue where it got darker and red where brighter.
+    """Pictures side by side, each under its title: of 8 bits, grey values (H, W) or (1, H, W) or colours (3, H, W); of a
+    signed type, differences in grey levels, of the channel that changes most, blue where it got darker and red where
+    brighter.
 
     ``outlines``: title -> structure -> mask (H, W) in 0..1, to be drawn over the picture of that title.
     """
-    pictures = {title: np.squeeze(pixels) for title, pixels in pictures.items()}
+    pictures = {title: _seen(np.squeeze(pixels)) for title, pixels in pictures.items()}
     widths = [pixels.shape[1] / pixels.shape[0] for pixels in pictures.values()]
     total = height + TITLE + FOOT
     figure = Figure(figsize=(height * sum(widths) * (1 + GAP), total))
@@ -93,6 +96,15 @@ def row(
         figure.legend(handles, labels, loc="lower right", ncols=len(handles), frameon=False, fontsize=8, borderpad=0)
     figure.text(0, 0.08 / total, "Synthetic. Not for clinical use.", fontsize=7, color="#777777")
     return picture(figure)
+
+
+def _seen(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Grey values (H, W), or of channels (3, H, W) colours (H, W, 3), or what changes most (H, W)."""
+    if pixels.ndim == 2:
+        return pixels
+    if pixels.dtype == np.uint8:
+        return np.moveaxis(pixels, 0, -1)
+    return largest_change(torch.from_numpy(pixels), 0).numpy()
 
 
 def picture(figure: Figure) -> Image:

@@ -29,7 +29,7 @@ from segcft.pipeline.runner import Pipeline
 from segcft.readers.reader import MaskReader
 from segcft.simulate.volumeset import write_volumes
 from segcft.training.loop import make_fabric
-from tests import howto, small_volumes
+from tests import howto, small_retinas, small_volumes
 
 if TYPE_CHECKING:
     from starlette.testclient import TestClient
@@ -134,6 +134,17 @@ def volumes(made_once: MakeOnce) -> Run:
         Pipeline(Run(folder / "volumes", study), make_fabric("cpu")).run_all()
 
     return Run(made_once("volumes", make) / "volumes", study)
+
+
+@pytest.fixture(scope="session")
+def retinas(made_once: MakeOnce) -> Run:
+    """A whole run of a small study in colour, every stage from the import to the evaluation; only to be read."""
+    study = parse_study(small_retinas.mapping())
+
+    def make(folder: Path) -> None:
+        Pipeline(Run(folder / "retinas", study), make_fabric("cpu")).run_all()
+
+    return Run(made_once("retinas", make) / "retinas", study)
 
 
 @pytest.fixture(scope="session")

@@ -30,6 +30,7 @@ from segcft.errors import Code, DataError
 from segcft.importers.folder import folders_of
 from segcft.importers.sample import Sample
 from segcft.planning.plan import usual_study
+from segcft.simulate.retinaset import write_retinas
 from tests.test_coronary_volumes import write_nifti, write_series
 
 SUBJECTS = 24
@@ -206,6 +207,28 @@ def test_names_are_those_that_files_give(tmp_path: Path) -> None:
     assert found.attributes[0].keys == {"kind": "continuous", "unit": "years"}
     assert found.facts is not None
     assert set(found.facts.left) == {"lung size", "note", "row"}
+
+
+def test_numbers_that_name_the_rows_are_no_variable(tmp_path: Path) -> None:
+    """However large they are: those by which a simulator knows its people have 63 bits."""
+    plain(tmp_path)
+    named = [["id", "age", "row", "person"]]
+    named += [[id, 30.5 + k, k, 2**62 - 3**k] for k, id in enumerate(IDS)]
+    write_table(tmp_path / "metadata.csv", named)
+    found = survey(tmp_path)
+    assert [one.name for one in found.attributes] == ["age"]
+    assert {"row", "person"} <= set(found.facts.left if found.facts else ())
+
+
+def test_a_folder_of_colours_has_a_study_in_colour(tmp_path: Path) -> None:
+    write_retinas(tmp_path / "eyes", 12, size=(40, 40))
+    assert main(["init", str(tmp_path / "eyes"), "--yes", "--out", str(tmp_path / "eyes.yaml")]) == 0
+    text = (tmp_path / "eyes.yaml").read_text(encoding="utf-8")
+    raw = yaml.safe_load(text)
+    assert raw["image"]["channels"] == 3
+    assert {one["file"] for one in raw["structures"].values()} == {"{id}_disc.png", "{id}_cup.png"}
+    assert "person" not in raw["variables"]  # the simulator's number
+    assert check(text, tmp_path / "eyes.yaml", tmp_path / "eyes") == (12, [])
 
 
 def test_a_folder_without_masks_has_a_predictor(tmp_path: Path) -> None:

@@ -22,3 +22,11 @@ def to_grey_levels(image: Tensor) -> Tensor:
 def rounded(image: Tensor) -> Tensor:
     """The image in [-1, 1] as its file shows it: at the nearest grey levels."""
     return to_unit(to_grey_levels(image))
+
+
+def largest_change(change: Tensor, dim: int) -> Tensor:
+    """Of changes whose axis ``dim`` is of channels, at each pixel that of the channel that changes most, with its sign.
+
+    A change of hue alone, which may leave the mean over channels as it was, is seen. NaN stays NaN.
+    """
+    return change.gather(dim, change.abs().argmax(dim, keepdim=True)).squeeze(dim)

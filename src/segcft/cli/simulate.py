@@ -14,9 +14,10 @@ def add_simulate(command: Command) -> None:
     parser = command("simulate", _simulate, "write simulated samples as files, to try an import on")
     parser.add_argument(
         "kind",
-        choices=("ccta", "chest", "pendulum", "volume"),
+        choices=("ccta", "chest", "pendulum", "retina", "volume"),
         help="ccta: CT volumes with centrelines and meshes of the vessel; chest: radiographs with masks; pendulum: "
-        "images of a pendulum, a light and the shadow; volume: NIfTI volumes of a structure in two parts, with masks",
+        "images of a pendulum, a light and the shadow; retina: colour photographs with masks of disc and cup; volume: "
+        "NIfTI volumes of a structure in two parts, with masks",
     )
     parser.add_argument(
         "folder", metavar="FOLDER", type=Path, help="folder to write; its table is cases.csv (ccta) or metadata.csv"
@@ -32,12 +33,10 @@ def add_simulate(command: Command) -> None:
         default=(256, 256, 200),
         help="of a volume, whose field of view stays 128 x 128 x 120 mm (default: 256 256 200)",
     )
-    people = parser.add_argument_group("chest, pendulum and volume")
+    people = parser.add_argument_group("chest, pendulum, retina and volume")
     people.add_argument("--people", type=count, metavar="N", default=200, help="how many subjects (default: 200)")
-    images = parser.add_argument_group("chest and pendulum")
-    images.add_argument(
-        "--size", type=_side, metavar="PX", help="pixels a side (default: 256 of chest, 96 of pendulum)"
-    )
+    images = parser.add_argument_group("chest, pendulum and retina")
+    images.add_argument("--size", type=_side, metavar="PX", help="pixels a side (default: 256 of chest, else 96)")
     chest = parser.add_argument_group("chest")
     chest.add_argument(
         "--confound",
@@ -51,12 +50,32 @@ def add_simulate(command: Command) -> None:
         metavar="VARIABLE",
         help="set VARIABLE to that of another subject, so that it depends on neither sex nor age",
     )
+    retina = parser.add_argument_group("retina")
+    retina.add_argument(
+        "--do",
+        type=_set,
+        metavar="VARIABLE=VALUE",
+        action="append",
+        default=[],
+        help="write the same people's true counterfactuals, VARIABLE being set to VALUE; e.g. age=80 or sex=F; may be "
+        "repeated",
+    )
 
 
 def _side(text: str) -> int:
     if not text.isdecimal() or int(text) < 16:
         raise argparse.ArgumentTypeError(f"a whole number of pixels, 16 or more, not {text!r}")
     return int(text)
+
+
+def _set(text: str) -> tuple[str, float | str]:
+    variable, _, value = text.partition("=")
+    if not variable or not value:
+        raise argparse.ArgumentTypeError(f"VARIABLE=VALUE, not {text!r}")
+    try:
+        return variable, float(value)
+    except ValueError:
+        return variable, value  # a category
 
 
 def _confounding(text: str) -> tuple[str, float]:
@@ -92,6 +111,19 @@ def _simulate(options: argparse.Namespace) -> None:
 
         table = write_pendulums(options.folder, options.people, seed=options.seed, progress=ConsoleProgress(), **size)
         print(f"a study of these files has the lines\n\n{lines_of_pendulums()}\n", file=sys.stderr)
+    elif options.kind == "retina":
+        from segcft.simulate.retinaset import study_lines as lines_of_retinas
+        from segcft.simulate.retinaset import write_retinas
+
+        table = write_retinas(
+            options.folder,
+            options.people,
+            seed=options.seed,
+            do=dict(options.do),
+            progress=ConsoleProgress(),
+            **size,
+        )
+        print(f"a study of these files has the lines\n\n{lines_of_retinas()}\n", file=sys.stderr)
     elif options.kind == "volume":
         from segcft.simulate.volumeset import study_lines as lines_of_volumes
         from segcft.simulate.volumeset import write_volumes

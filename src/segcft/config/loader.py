@@ -24,7 +24,14 @@ MOST_CHARACTERS = 1 << 18
 MOST_VALUES = 1 << 16
 """In a YAML file, with what its aliases stand for."""
 
-UNION_TAGS = ("folder", "chest-simulator", "coronary-simulator", "pendulum-simulator", "volume-simulator")
+UNION_TAGS = (
+    "folder",
+    "chest-simulator",
+    "coronary-simulator",
+    "pendulum-simulator",
+    "retina-simulator",
+    "volume-simulator",
+)
 """Which variant of a section an error is about, in pydantic's path to it: no key of the file."""
 
 

@@ -232,7 +232,9 @@ class SimulatedData(Section):
 
     VOLUMES: ClassVar[tuple[str, ...]] = ("volume-simulator",)
 
-    source: Literal["chest-simulator", "coronary-simulator", "pendulum-simulator", "volume-simulator"]
+    source: Literal[
+        "chest-simulator", "coronary-simulator", "pendulum-simulator", "retina-simulator", "volume-simulator"
+    ]
     people: PositiveInt
     seed: NonNegativeInt = 0
     confounding: Confounding | None = None

@@ -93,6 +93,8 @@ def draft(found: Survey, path: Path, name: str, names: Sequence[str], causes: Se
         names: of its structures, in their order.
         causes: the attributes that are variables, and causes of every measure.
     """
+    # A column that is called as a measure is one, even where it does not go with the masks closely enough to tell.
+    causes = [one for one in causes if one not in _measures(found, names)]
     return "\n".join([*_head(found, path, bool(names and causes)), *_body(found, name, names, causes)]) + "\n"
 
 
@@ -120,6 +122,11 @@ def check(text: str, path: Path, data: Path) -> tuple[int, list[str]]:
     return len(read) - len(reasons), reasons
 
 
+def _measures(found: Survey, names: Sequence[str]) -> list[str]:
+    """The variables that are measured of the structures."""
+    return [f"{one}_{'volume' if found.images.volumes else 'area'}" for one in names]
+
+
 def _head(found: Survey, path: Path, graph: bool) -> Iterator[str]:
     yield "# Drafted by `segcft init` from what is in the folder; all that is not here is planned:"
     yield f"#   segcft run {path} --data {found.data}"
@@ -129,7 +136,7 @@ def _head(found: Survey, path: Path, graph: bool) -> Iterator[str]:
 
 
 def _body(found: Survey, name: str, names: Sequence[str], causes: Sequence[str]) -> Iterator[str]:
-    measure = "volume" if found.images.volumes else "area"
+    measures = _measures(found, names)
     yield f"name: {name}"
     yield from _section("image", found.images.grid)
     yield from ("", "variables:")
@@ -137,16 +144,17 @@ def _body(found: Survey, name: str, names: Sequence[str], causes: Sequence[str])
         if attribute.name in causes:
             yield f"  {attribute.name}: {flow(attribute.keys)}  # {attribute.words}"
     parents = {"parents": list(causes)} if causes else {}
-    for one in names:
-        yield f"  {one}_{measure}: {flow({'kind': 'continuous', **parents})}"
+    for measure in measures:
+        yield f"  {measure}: {flow({'kind': 'continuous', **parents})}"
     left = dict(found.facts.left) if found.facts else {}
-    left |= {one.column: "not chosen" for one in found.attributes if one.name not in causes}
+    whys = {one.column: "measured from the masks" if one.name in measures else "not chosen" for one in found.attributes}
+    left |= {one.column: whys[one.column] for one in found.attributes if one.name not in causes}
     for column, why in left.items():
         yield f"  # not column {column!r}: {why}"
     if names:
         yield from ("", "structures:")
-        for one, seen in zip(names, found.structures, strict=True):
-            yield f"  {one}: {flow({'variable': f'{one}_{measure}', **seen.way})}  # {seen.words}"
+        for one, measure, seen in zip(names, measures, found.structures, strict=True):
+            yield f"  {one}: {flow({'variable': measure, **seen.way})}  # {seen.words}"
     else:
         yield from (
             "",

@@ -182,9 +182,9 @@ def bits_of(values: Iterable[int]) -> list[int] | None:
     Labels are numbered: 1, 2, 3. Flags double, so of three and more structures some number is left out; and a number
     that is no flag is the sum of flags that are there by themselves.
     """
-    values = sorted(values)
+    values = sorted(set(values))
     flags = [value for value in values if value > 0 and value & (value - 1) == 0]
-    left_out = bool(values) and values != list(range(1, values[-1] + 1))
+    left_out = bool(values) and (values[0], values[-1]) != (1, len(values))
     doubled = flags == [1 << k for k in range(len(flags))]
     sums = all(value > 0 and value == sum(flag for flag in flags if value & flag) for value in values)
     return flags if left_out and doubled and sums and len(flags) > 1 else None

@@ -23,6 +23,8 @@ from segcft.io.reject import Rejected
 
 MOST_CATEGORIES = 12
 """Values of a column of texts, above which they are notes or names."""
+LARGEST_WHOLE = 2.0**53
+"""Up to which a float holds every whole number."""
 FEWEST_NUMBERS = 7
 """Different whole numbers, below which a column has categories that are numbered."""
 KNOWN = 0.5
@@ -186,7 +188,10 @@ def _attribute(rows: Sequence[Row], column: str) -> Attribute | str:
         return Attribute(name, column, keys, f"{', '.join(f'{one} {values[one]}' for one in categories)}{share}")
     whole = all(number.is_integer() for number in numbers)
     distinct = sorted(set(numbers))
-    if whole and len(distinct) == len(numbers) and distinct == list(np.arange(distinct[0], distinct[-1] + 1)):
+    gapless = len(distinct) == len(numbers) and distinct[-1] - distinct[0] == len(distinct) - 1
+    # A number that a float does not hold is a name, as that by which a simulator knows a subject.
+    named = len(values) == len(numbers) and distinct[-1] > LARGEST_WHOLE
+    if whole and (gapless or named):
         return "numbers the rows"
     if whole and len(distinct) < FEWEST_NUMBERS:
         categories = [f"{number:g}" for number in distinct]

@@ -17,11 +17,11 @@ from segcft.config.study import Study
 from segcft.evaluate import names
 from segcft.evaluate.answers import Answers, FigureQueries
 from segcft.evaluate.names import method_name, plain
-from segcft.evaluate.page import Page, blank, frame, outline, percent, show
+from segcft.evaluate.page import Page, blank, frame, levels, outline, percent, show
 from segcft.evaluate.pair_figures import draw_pairs
 from segcft.evaluate.pairs import PairQueries
 from segcft.evaluate.planes import Planes
-from segcft.grey import GREY_LEVELS
+from segcft.grey import GREY_LEVELS, largest_change
 from segcft.grid import Grid
 from segcft.io.provenance import KEY, SYNTHETIC
 from segcft.io.rendering import structure_colours
@@ -170,8 +170,8 @@ def _levels(name: str, study: Study) -> list[str]:
 
 
 def draw_differences(answers: Answers, labels: Sequence[str], title: str, study: Study, structure: str = "") -> Any:
-    """Counterfactual minus image on one scale, with the outline of the structure intervened on before, after and, where
-    a simulator knows it, in the true counterfactual."""
+    """Counterfactual minus image on one scale, of the channel that changes most, with the outline of the structure
+    intervened on before, after and, where a simulator knows it, in the true counterfactual."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
@@ -180,7 +180,7 @@ def draw_differences(answers: Answers, labels: Sequence[str], title: str, study:
     views = _views(answers, study)
     page = Page(len(answers.measured), list(answers.images), labels, views[0].size, title, margin=0.75)
     differences = {
-        method: (images - answers.samples.image[:, None]).mean(dim=2) * GREY_LEVELS
+        method: largest_change(images - answers.samples.image[:, None], 2) * GREY_LEVELS
         for method, images in answers.images.items()
     }
     sizes = np.concatenate([d.abs().cpu().numpy().ravel() for d in differences.values()])
@@ -211,7 +211,7 @@ def draw_differences(answers: Answers, labels: Sequence[str], title: str, study:
     if structure:
         lines = [(f"{name} in the image", BEFORE, ":"), (f"{name} in the counterfactual", AFTER, "-")]
         page.legend(lines + ([(f"{name} in the true one", TRUE, "--")] if names.TRUTH in answers.after else []))
-    page.colour_bar(ScalarMappable(Normalize(-limit, limit), "RdBu_r"), "grey levels")
+    page.colour_bar(ScalarMappable(Normalize(-limit, limit), "RdBu_r"), levels(study.image.channels))
     return page.figure
 
 

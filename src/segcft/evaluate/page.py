@@ -115,6 +115,11 @@ def percent(change: float) -> str:
     return f"{100 * change:+.0f} %".replace("-", "\N{MINUS SIGN}")
 
 
+def levels(channels: int) -> str:
+    """What a difference of images of so many ``channels`` is in."""
+    return "grey levels" if channels == 1 else "levels of the channel that changes most"
+
+
 def show(axes: Any, image: Tensor) -> None:
     """An image (C, H, W) in [-1, 1]: in colour if it has three channels, else the first one in grey."""
     frame(axes)

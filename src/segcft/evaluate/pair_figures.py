@@ -16,9 +16,9 @@ from torch import Tensor
 from segcft.data.pairs import Direction
 from segcft.evaluate.answered import PairedAnswer
 from segcft.evaluate.names import NO_CHANGE, TRUTH, method_name, plain
-from segcft.evaluate.page import frame, outline, show
+from segcft.evaluate.page import frame, levels, outline, show
 from segcft.evaluate.pairs import PairQueries, questions
-from segcft.grey import GREY_LEVELS
+from segcft.grey import GREY_LEVELS, largest_change
 from segcft.io.rendering import structure_colours
 
 PANEL = 1.5
@@ -60,7 +60,7 @@ def draw_pair(answers: Sequence[PairedAnswer], direction: Direction) -> Any:
 
     asked = answers[0].asked
     study, samples = asked.factual.study, asked.factual.samples
-    misses = {a.method: ((a.image - asked.truth.image).mean(dim=1) * GREY_LEVELS).cpu().numpy() for a in answers}
+    misses = {a.method: (largest_change(a.image - asked.truth.image, 1) * GREY_LEVELS).cpu().numpy() for a in answers}
     limit = max(1.0, float(np.quantile(np.abs(np.concatenate(list(misses.values()))), 0.995)))
     height, width = study.image.size
     across = PANEL * max(1.0, math.sqrt(width / height))
@@ -91,7 +91,7 @@ def draw_pair(answers: Sequence[PairedAnswer], direction: Direction) -> Any:
             if answer.method == TRUTH:
                 below.axis("off")
                 if k == 0:
-                    _scale(figure, below, limit)
+                    _scale(figure, below, limit, levels(study.image.channels))
                 continue
             frame(below)
             below.imshow(misses[answer.method][k], cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="lanczos")
@@ -101,7 +101,7 @@ def draw_pair(answers: Sequence[PairedAnswer], direction: Direction) -> Any:
     return figure
 
 
-def _scale(figure: Any, axes: Any, limit: float) -> None:
+def _scale(figure: Any, axes: Any, limit: float, levels: str) -> None:
     """The scale of the maps, in a panel that is free."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -109,7 +109,7 @@ def _scale(figure: Any, axes: Any, limit: float) -> None:
     place = axes.inset_axes((0.12, 0.55, 0.76, 0.07))
     scale = ScalarMappable(Normalize(-limit, limit), "RdBu_r")
     bar = figure.colorbar(scale, cax=place, orientation="horizontal", extend="both")
-    bar.set_label("less the truth, grey levels", fontsize=7, labelpad=2)
+    bar.set_label(f"less the truth, {levels}", fontsize=7, labelpad=2)
     bar.ax.tick_params(labelsize=6)
 
 

@@ -96,15 +96,16 @@ class Truth:
         if not do.keys() <= {*self.simulator.variables, *self.stretched, *self.zoned}:
             return None
         size = self.study.image.size
-        image = torch.full((len(rows), 1, *size), torch.nan)
+        image = torch.full((len(rows), self.simulator.channels, *size), torch.nan)
         mask = torch.full((len(rows), len(self.order), *size), torch.nan)
         for i, row in enumerate(rows.tolist()):
             wanted = {variable: self._outside(variable, float(values[i])) for variable, values in do.items()}
             try:
-                grey, cover = self._draw(row, wanted)
+                pixels, cover = self._draw(row, wanted)
             except ValueError:
                 continue
-            image[i, 0], mask[i] = to_unit(torch.from_numpy(grey)), torch.from_numpy(cover) / 255
+            image[i] = to_unit(torch.from_numpy(pixels)).reshape(image.shape[1:])
+            mask[i] = torch.from_numpy(cover) / 255
         return Drawn(image.to(rows.device), mask.to(rows.device))
 
     def _outside(self, variable: str, value: float) -> float | str:

@@ -25,7 +25,8 @@ class Converted:
     Attributes:
         id: its file name without suffix, unique in the data set; may name a subfolder.
         patient: who it is of; all images of a patient are in one part.
-        image: grey values, uint8 (H, W); or a volume, as the content of a compressed NIfTI file.
+        image: grey values, uint8 (H, W), or red, green and blue, uint8 (H, W, 3); or a volume, as the content of a
+            compressed NIfTI file.
         mask: bit flags, uint8 (H, W) as the image; of a volume such a file, of labels or flags; or None.
         attributes: further columns of the table, none of them called as one of :data:`COLUMNS`; None is an empty cell.
         split: its part where the data set says so, one of :data:`~segcft.data.splits.PARTS`; None: drawn from the
@@ -64,7 +65,7 @@ def check(sample: object, id: str) -> None:
     if sample.split and sample.split not in PARTS:
         raise ValueError(f"{id}: split is {sample.split!r}; expected one of {', '.join(PARTS)}, or None")
     if not (isinstance(sample.image, bytes) and isinstance(sample.mask, bytes | None)):
-        shape = _check_pixels(f"{id}: image", sample.image)
+        shape = _check_pixels(f"{id}: image", sample.image, colour=True)
         own = shape if sample.mask is None else _check_pixels(f"{id}: mask", sample.mask)
         if own != shape:
             raise ValueError(f"{id}: mask is {own}; expected {shape}, as its image")
@@ -81,12 +82,14 @@ def check(sample: object, id: str) -> None:
             raise ValueError(f"{id}: a file is called {name!r}, without {{id}}, as that of any other sample")
 
 
-def _check_pixels(field: str, pixels: object) -> tuple[int, ...]:
+def _check_pixels(field: str, pixels: object, colour: bool = False) -> tuple[int, ...]:
+    """Height and width of an array of grey values, or where there may be ``colour``, of three channels."""
+    expected = "uint8 (H, W)" + (" or (H, W, 3)" if colour else "")
     if not isinstance(pixels, np.ndarray):
-        raise TypeError(f"{field} is {type(pixels).__name__}; expected an array, uint8 (H, W)")
-    if pixels.dtype != np.uint8 or pixels.ndim != 2:
-        raise ValueError(f"{field} is {pixels.dtype} {pixels.shape}; expected uint8 (H, W)")
-    return pixels.shape
+        raise TypeError(f"{field} is {type(pixels).__name__}; expected an array, {expected}")
+    if pixels.dtype != np.uint8 or (pixels.ndim != 2 and not (colour and pixels.ndim == 3 and pixels.shape[2] == 3)):
+        raise ValueError(f"{field} is {pixels.dtype} {pixels.shape}; expected {expected}")
+    return pixels.shape[:2]
 
 
 def plain(value: Any) -> Any:

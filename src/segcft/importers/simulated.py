@@ -29,18 +29,20 @@ class Simulator(Protocol):
     """What a simulator offers. All about a subject follows from one number.
 
     ``structures`` are in the order of the masks; the area of one is the variable ``<structure>_area``, or what its
-    ``quantity`` says, "volume" in volumes.
+    ``quantity`` says, "volume" in volumes. Images have ``channels``: 1, or 3 of colour.
     """
 
     variables: tuple[str, ...]
     structures: tuple[str, ...]
     quantity: str
+    channels: int
 
     def attributes(self, person: int, do: Mapping[str, float | str] | None = None) -> dict[str, float | str]:
         """Every variable of the subject, with those in ``do`` set from outside."""
 
     def render(self, person: int, attributes: Mapping[str, float | str]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """The image, of the grid's size, and each structure's coverage (S, *size): 255 where all of a pixel is in."""
+        """The image, of the grid's size, in colour (3, *size), and each structure's coverage (S, *size): 255 where all
+        of a pixel is in."""
 
 
 @runtime_checkable
@@ -79,6 +81,7 @@ SIMULATORS = {
     "chest-simulator": "segcft.simulate.chest:ChestSimulator",
     "coronary-simulator": "segcft.simulate.coronary:CoronarySimulator",
     "pendulum-simulator": "segcft.simulate.pendulum:PendulumSimulator",
+    "retina-simulator": "segcft.simulate.retina:RetinaSimulator",
     "volume-simulator": "segcft.simulate.volume:VolumeSimulator",
 }
 
@@ -154,7 +157,7 @@ def import_simulated(
     people = study.data.people if people is None else people
     seed = study.data.seed if seed is None else seed
     simulator, confounded = make_simulator(study), make_simulator(study, confounded=True)
-    order = mask_order(study, simulator)
+    order, size = mask_order(study, simulator), (simulator.channels, *study.image.size)
     indices = range(people) if shard is None else shard.of(range(people))
     with StoreWriter(out, study, partial=shard is not None) as writer:
         for index in (progress or Progress())(indices, len(indices), "Simulating subjects"):
@@ -170,7 +173,7 @@ def import_simulated(
             except ValueError as error:  # it would leave the frame
                 raise DataError(Code.OUT_OF_RANGE, "image", f"{study.data.source}: subject {id}: {error}") from None
             try:
-                writer.append(id, id, part, image[None], masks[order], attributes, extra)
+                writer.append(id, id, part, image.reshape(size), masks[order], attributes, extra)
             except ValueError as error:  # a variable of another kind, or with other categories
                 raise DataError(Code.CONFLICT, "variables", f"{study.data.source}: {error}") from None
         parts = expected_parts(study.splits) if split is None else (split,)
@@ -187,8 +190,9 @@ def mask_order(study: Study, simulator: Simulator) -> list[int]:
         DataError: the study has a variable, a structure or a measure that the simulator has not.
     """
     source = study.data.source
-    if study.image.channels != 1:
-        raise DataError(Code.UNSUPPORTED, "image.channels", f"{source} draws 1 channel, not {study.image.channels}")
+    if study.image.channels != simulator.channels:
+        why = f"{source} draws images of channels: {simulator.channels}, not {study.image.channels}"
+        raise DataError(Code.UNSUPPORTED, "image.channels", why)
     read = {structure.variable for structure in study.structures.values() if structure.of}
     for name, variable in study.variables.items():
         if name not in simulator.variables and name not in read and not variable.derived:

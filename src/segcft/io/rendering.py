@@ -33,8 +33,12 @@ def structure_colours(number: int) -> list[str]:
 
 
 def difference_colours(difference: NDArray[np.int16], full: float = FULL) -> Pixels:
-    """A signed difference (C, H, W) in grey levels as colour (3, H, W): blue darker, white unchanged, red brighter."""
-    share = np.clip(difference.astype(float).mean(axis=0) / full, -1, 1)[..., None]
+    """A signed difference (C, H, W) in grey levels as colour (3, H, W): blue darker, white unchanged, red brighter.
+
+    Of several channels that which changes most is shown, or a change of hue alone would be white.
+    """
+    most = np.abs(difference).argmax(axis=0)[None]
+    share = np.clip(np.take_along_axis(difference, most, axis=0)[0] / full, -1, 1)[..., None]
     end = np.where(share < 0, _NEGATIVE, _POSITIVE)
     return np.moveaxis(np.rint(_ZERO + np.abs(share) * (end - _ZERO)).astype(np.uint8), -1, 0)
 

@@ -80,8 +80,8 @@ class Readers:
         in the order of the first (:func:`~segcft.pipeline.publish_readers.in_order`).
 
         Raises:
-            RunError: a folder is no run, has no reader, sees other structures, has colour images, or volumes where
-                others have images.
+            RunError: a folder is no run, has no reader, or sees other structures; or some read colours or volumes, and
+                others do not.
         """
         readers, structures, digests = list[Read](), list[str](), list[str]()
         for folder in runs:
@@ -91,8 +91,6 @@ class Readers:
             if set(names) != set(structures) or not names:
                 why = f"it sees {', '.join(names) or 'nothing'}, and not {', '.join(structures) or 'a structure'}"
                 raise RunError(Code.CONFLICT, folder, why)
-            if run.study.image.channels != 1 and not run.study.image.is_volume:
-                raise RunError(Code.UNSUPPORTED, folder, "its study has colour images")
             parts = [part for part in READERS if run.path(part).is_file()]
             if not parts:
                 raise RunError(Code.MISSING, folder, "it has no segmentor and no judge yet")

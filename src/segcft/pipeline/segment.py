@@ -213,7 +213,7 @@ class _Segmenting:
         return Prepared(
             item.id,
             patient,
-            as_nifti(path, len(first.grey)) if first.lie else np.rint(first.grey[0] * 255).astype(np.uint8),
+            as_nifti(path, len(first.grey)) if first.lie else _pixels(first.grey),
             attributes=attributes,
             split=split if split in PARTS else None,
             remarks=seen.remarks,
@@ -283,6 +283,12 @@ class _Segmenting:
 
     def _may_be_absent(self, name: str) -> bool:
         return any(reader.study.may_be_absent(name) for reader in self.readers.readers)
+
+
+def _pixels(grey: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Values (C, H, W) in [0, 1] as a file has them: grey levels (H, W), or red, green and blue (H, W, 3)."""
+    levels = np.rint(grey * 255).astype(np.uint8)
+    return levels[0] if len(levels) == 1 else np.moveaxis(levels, 0, -1)
 
 
 def _mask_file(mask: NDArray[np.uint8], path: Path, lie: Lie) -> bytes:

@@ -175,7 +175,8 @@ def _of_simulator(study: Study, outline: Outline, progress: Progress) -> Fingerp
         person = person_number(study.data.seed, index)
         attributes = simulator.attributes(person)
         image, masks = simulator.render(person, attributes)
-        seen.append(_look(study, image[None] / 255, masks[order] / 255, 1.0, None))
+        pixels = image.reshape(simulator.channels, *image.shape[-len(study.image.size) :])
+        seen.append(_look(study, pixels / 255, masks[order] / 255, 1.0, None))
         values.append(attributes)
     rows = [[float(one[name]) for name in _continuous(study)] for one in values]
     found = _summary(study, seen, rows, study.data.people, study.data.people, {})

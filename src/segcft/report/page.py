@@ -20,7 +20,7 @@ from segcft.evaluate.cohort import Cohort
 from segcft.evaluate.metrics.effectiveness import error_of
 from segcft.evaluate.metrics.kinship import kin
 from segcft.evaluate.names import METHODS, NO_CHANGE, TRUTH, method_name, plain
-from segcft.evaluate.page import percent
+from segcft.evaluate.page import levels, percent
 from segcft.evaluate.planes import Planes
 from segcft.evaluate.scores import Row
 from segcft.evaluate.table import judged_samples
@@ -112,9 +112,8 @@ def render_report(run: Run, device: torch.device) -> str:
     trained = runs[0].methods()
     judged = [method for method in trained if method in methods]
     if not judged:
-        raise RunError(
-            Code.OTHER, run.evaluation / "table.json", "no method in it is trained in this run; `segcft evaluate`"
-        )
+        why = "no method in it is trained in this run; `segcft evaluate`"
+        raise RunError(Code.OTHER, run.evaluation / "table.json", why)
     method = judged[-1]  # the default of questions, too
     for one in runs:
         one.samples_of([*one.judges, "scm", one.mechanism(method)])
@@ -159,6 +158,7 @@ def render_report(run: Run, device: torch.device) -> str:
         disagreement=max((section.found.largest_disagreement for section in failures), default=None),
         worst=WORST,
         wide=_is_wide(study),
+        levels=levels(study.image.channels),
         size=_shown_size(study),
         kin=kin(result.rows, study),
         findings=facts.findings(parts),

@@ -11,7 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from segcft.grey import GREY_LEVELS, to_grey_levels
+from segcft.grey import GREY_LEVELS, largest_change, to_grey_levels
 from segcft.io.outline import outlines
 from segcft.io.provenance import SYNTHETIC
 
@@ -30,8 +30,8 @@ def picture(image: Tensor, synthetic: bool) -> str:
 
 
 def difference(counterfactual: Tensor, image: Tensor) -> Tensor:
-    """Counterfactual less image, both (C, H, W) in [-1, 1]: mean over channels in grey levels, (H, W)."""
-    return (counterfactual - image).mean(dim=0) * GREY_LEVELS
+    """Counterfactual less image, both (C, H, W) in [-1, 1], in grey levels of the channel that changes most, (H, W)."""
+    return largest_change(counterfactual - image, 0) * GREY_LEVELS
 
 
 def difference_picture(change: Tensor, limit: float) -> str:

@@ -112,6 +112,7 @@ class ChestSimulator:
     variables = ("sex", "age", "left_lung_area", "right_lung_area", "heart_area")
     structures = ("left_lung", "right_lung", "heart")
     quantity = "area"
+    channels = 1
     stretches = structures
     """Those that can be drawn taller at the same area, and so narrower."""
 

@@ -141,6 +141,7 @@ class CoronarySimulator:
     variables = ("noncalcified_plaque_area", "calcified_plaque_area", "lumen_area")
     structures = ("noncalcified_plaque", "calcified_plaque", "lumen")
     quantity = "area"
+    channels = 1
     zoned = ("lumen",)
     """Those that can be drawn wider in a part of the image."""
 

@@ -120,6 +120,7 @@ class PendulumSimulator:
     variables = ("angle", "light", "shadow_length", "shadow_position")
     structures: tuple[str, ...] = ()
     quantity = "area"
+    channels = 1
 
     def __init__(self, size: tuple[int, int], pixel_area: float = 1.0) -> None:
         if min(size) < 16:

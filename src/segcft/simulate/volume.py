@@ -193,6 +193,7 @@ class VolumeSimulator:
     variables = ("sex", "age", "anterior_volume", "posterior_volume", "bend")
     structures = ("anterior", "posterior")
     quantity = "volume"
+    channels = 1
     """What of a structure its variable is."""
 
     def __init__(self, size: tuple[int, ...], voxel: float = 1.0, spacing: tuple[float, ...] | None = None) -> None:

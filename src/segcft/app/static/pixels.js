@@ -24,12 +24,14 @@ export function picture(spec, bytes) {
   return toCanvas(width, height, (i) => Array(3).fill(bytes[channels * i]));
 }
 
-// Counterfactual less image in grey levels, the mean over channels: Float32Array (H W).
+// Counterfactual less image in grey levels, of the channel that changes most: Float32Array (H W).
 export function difference(spec, before, after) {
   const count = before.length / spec.channels;
   const result = new Float32Array(count);
   for (let i = 0; i < before.length; i++) {
-    result[Math.floor(i / spec.channels)] += (after[i] - before[i]) / spec.channels;
+    const place = Math.floor(i / spec.channels);
+    const change = after[i] - before[i];
+    if (Math.abs(change) > Math.abs(result[place])) result[place] = change;
   }
   return result;
 }

@@ -270,7 +270,8 @@ export class Viewer {
   scale(place) {
     const bar = make("i", { class: "colour-bar" });
     bar.style.backgroundImage = gradient((value) => signedColour(value, 1), -1, 1);
-    place.replaceChildren(`\u2212${this.limit}`, bar, `+${this.limit} grey levels`);
+    const levels = this.spec.channels === 1 ? "grey levels" : "levels of the channel that changes most";
+    place.replaceChildren(`\u2212${this.limit}`, bar, `+${this.limit} ${levels}`);
   }
 
   described(shown) {
