@@ -68,8 +68,8 @@ def row(
     outlines: Mapping[str, Mapping[str, NDArray[Any]]] | None = None,
     height: float = 2.6,
 ) -> Image:
-    """Pictures side by side, each under its title: of 8 bits, grey values (H, W) or (1, H, W) or colours (3, H, W); of a
-    signed type, differences in grey levels, of the channel that changes most, blue where it got darker and red where
+    """Pictures side by side, each under its title: of 8 bits, grey values (H, W) or (1, H, W) or colours (3, H, W); of
+    a signed type, differences in grey levels, of the channel that changes most, blue where it got darker and red where
     brighter.
 
     ``outlines``: title -> structure -> mask (H, W) in 0..1, to be drawn over the picture of that title.

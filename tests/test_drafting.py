@@ -141,6 +141,34 @@ def patients(root: Path) -> None:
     write_table(root / "Liste.csv", [head, *lines], ";")
 
 
+def linked(root: Path) -> None:
+    """Folders that are links, suffixes of several kinds, and what a notebook left."""
+    plain(root / "elsewhere.d")
+    for number, id in enumerate(IDS[::2]):
+        image = root / f"elsewhere.d/images/{id}.png"
+        Image.open(image).convert("L").save(image.with_suffix((".TIF", ".bmp")[number % 2]))
+        image.unlink()
+    (root / "elsewhere.d").rename(root.parent / f"{root.name}-elsewhere")
+    for name in ("images", "masks"):
+        (root / name).symlink_to(root.parent / f"{root.name}-elsewhere" / name)
+    write(root / "images/.ipynb_checkpoints/p00-checkpoint.png", image_of(masks_of(0), 0))
+
+
+def open_suffixes(root: Path) -> None:
+    """Names with something before them, and images of two kinds."""
+    prefixes(root)
+    for id in IDS[::3]:
+        image = root / f"pictures/IMG_{id}.png"
+        Image.open(image).save(image.with_suffix(".bmp"))
+        image.unlink()
+
+
+def masks_below(root: Path) -> None:
+    for number, id in enumerate(IDS):
+        write(root / f"{id}.png", image_of(masks_of(number), number))
+        write(root / f"masks/{id}.png", label_of(masks_of(number)))
+
+
 def no_masks(root: Path) -> None:
     plain(root)
     for path in (root / "masks").iterdir():
@@ -156,6 +184,9 @@ FOLDERS: dict[Callable[[Path], None], dict[str, Any]] = {
     subjects: {"images": ".", "file": "{id}/{id}_flair.nii.gz", "masks": ".", "table": None},
     series: {"images": "scans", "file": "{id}/T1", "masks": "labels", "table": None},
     nnunet: {"images": "imagesTr", "file": "{id}_0000.nii.gz", "masks": "labelsTr", "table": None},
+    linked: {"table": None},
+    open_suffixes: {"images": "pictures", "file": "IMG_{id}", "masks": "Ground Truth", "table": None},
+    masks_below: {"images": ".", "table": None},
     patients: {
         "table": "Liste.csv",
         "id": "Image File",
@@ -238,6 +269,66 @@ def test_a_folder_without_masks_has_a_predictor(tmp_path: Path) -> None:
     assert raw["predictor"] is None
     assert set(raw["variables"]) == {"sex", "age"}
     assert check(yaml.safe_dump(raw), Path("it.yaml"), tmp_path) == (SUBJECTS, [])
+
+
+def test_what_names_people_or_dates_is_no_cause(tmp_path: Path) -> None:
+    """Though every person has one image, so that no number comes twice."""
+    plain(tmp_path)
+    head = ["id", "Patient ID", "StudyDate", "accession", "Age", "age", "2020", "no"]
+    random = np.random.default_rng(0)
+    lines = [
+        [id, 7000 + 13 * k * k, 20200101 + k % 28, f"A{k}", 30.5 + k, 80 - k, float(random.normal()), "ab"[k % 2]]
+        for k, id in enumerate(IDS)
+    ]
+    write_table(tmp_path / "metadata.csv", [head, *lines])
+    found = survey(tmp_path)
+    assert [one.name for one in found.attributes] == ["age", "age_2", "2020", "no"]
+    text = draft(found, Path("it.yaml"), "no", found.names, [one.name for one in found.attributes])
+    assert check(text, Path("it.yaml"), tmp_path) == (SUBJECTS, [])
+    raw = yaml.safe_load(text)
+    assert raw["name"] == "no"
+    assert list(raw["variables"])[:4] == ["age", "age_2", "2020", "no"]
+
+
+@pytest.mark.parametrize("wrong", ["zeros", "coding", "of patients"])
+def test_a_table_that_is_not_used_is_told_of(wrong: str, tmp_path: Path) -> None:
+    plain(tmp_path)
+    table = tmp_path / "metadata.csv"
+    if wrong == "zeros":
+        for part in ("images", "masks"):
+            for id in IDS:
+                (tmp_path / part / f"{id}.png").rename(tmp_path / part / f"0{id[1:]}.png")
+        write_table(table, [["id", "age"], *([int(id[1:]), 40 + k] for k, id in enumerate(IDS))])
+    elif wrong == "coding":
+        table.write_bytes("id,Größe\n".encode("latin-1") + b"".join(f"{id},1\n".encode() for id in IDS))
+    else:
+        write_table(table, [["patient", "age"], *([f"x{k}", 40 + k] for k in range(SUBJECTS))])
+    found = survey(tmp_path)
+    assert found.facts is None
+    assert len(found.tables) == 1
+
+
+def test_a_table_for_excel_is_read(tmp_path: Path) -> None:
+    plain(tmp_path)
+    table = tmp_path / "metadata.csv"
+    table.write_text("sep=;\n" + table.read_text().replace(",", ";"))
+    assert [one.name for one in survey(tmp_path).attributes] == ["sex", "age"]
+
+
+def test_images_that_are_left_out_are_told_of(tmp_path: Path) -> None:
+    for number, id in enumerate(IDS):
+        part = "train" if number < 20 else "test"
+        write(tmp_path / part / "images" / f"{id}.png", image_of(masks_of(number), number))
+    found = survey(tmp_path)
+    assert (found.layout.images.folder, len(found.layout.ids)) == ("train/images", 20)
+    assert len(found.layout.others) == 1
+
+
+def test_a_damaged_file_among_images_is_no_end(tmp_path: Path) -> None:
+    plain(tmp_path)
+    (tmp_path / "images" / "broken.dcm").write_bytes(bytes(128) + b"DICM" + bytes(50))
+    (tmp_path / "images" / "more.dcm").write_bytes(bytes(128) + b"DICM" + bytes(50))
+    assert len(survey(tmp_path).layout.ids) >= SUBJECTS
 
 
 def test_volumes_have_a_grid_that_holds_them(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -69,9 +70,10 @@ def _init(options: argparse.Namespace) -> None:
         given = [] if options.hours is None else ["--hours", str(options.hours)]
         command = [sys.executable, "-m", "segcft", "run", str(out), "--data", str(options.folder), *given]
         sys.exit(subprocess.call(command))
-    _say(f"\nnext:\n  segcft run {out} --data {options.folder}")
+    where = f"{shlex.quote(str(out))} --data {shlex.quote(str(options.folder))}"
+    _say(f"\nnext:\n  segcft run {where}")
     if names and causes:
-        _say(f"  segcft graph {out} --data {options.folder}")
+        _say(f"  segcft graph {where}")
 
 
 def _say(text: str) -> None:
@@ -88,6 +90,8 @@ def _show(found: Survey) -> None:
         _say(f"masks: of {layout.masked} of them")
     for number, (name, seen) in enumerate(zip(found.names, found.structures, strict=True), start=1):
         _say(f"  {number}. {name}: {seen.words}")
+    for other in found.tables:
+        _say(f"not the table: {other}")
     if facts is None:
         _say("table: none")
         return

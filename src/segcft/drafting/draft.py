@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from segcft.config.loader import read_mapping
 from segcft.config.outline import Outline
 from segcft.data.attributes import Row
 from segcft.drafting import images, structures, table
@@ -34,6 +37,7 @@ class Survey:
         images: what the images are.
         masks: what the masks show; None where there are none.
         facts: what the table says; None where there is none.
+        tables: other tables, and why they are not the one.
     """
 
     data: Path
@@ -41,6 +45,7 @@ class Survey:
     images: images.Facts
     masks: Found | None
     facts: table.Facts | None
+    tables: tuple[str, ...] = ()
 
     @property
     def structures(self) -> tuple[Seen, ...]:
@@ -78,9 +83,9 @@ def survey(data: Path, progress: Progress | None = None) -> Survey:
     next(parts)
     masks = structures.look_at(data, layout, ids, seen.volumes) if layout.masks else None
     next(parts)
-    facts = table.read_facts(layout.tables, set(layout.ids), masks.structures if masks else ())
+    facts, others = table.read_tables(layout.tables, set(layout.ids), masks.structures if masks else ())
     next(parts, None)
-    return Survey(data, layout, seen, masks, facts)
+    return Survey(data, layout, seen, masks, facts, others)
 
 
 def draft(found: Survey, path: Path, name: str, names: Sequence[str], causes: Sequence[str]) -> str:
@@ -113,7 +118,10 @@ def check(text: str, path: Path, data: Path) -> tuple[int, list[str]]:
         StudyError: the draft contradicts itself.
         DataError: the folder as a whole cannot be read so.
     """
-    study = usual_study(Outline(yaml.safe_load(text), str(path)))
+    with tempfile.TemporaryDirectory() as folder_of_draft:  # read as it will be
+        draft_path = Path(folder_of_draft) / "draft.yaml"
+        draft_path.write_text(text, encoding="utf-8")
+        study = usual_study(Outline(read_mapping(draft_path), str(path)))
     (folder,) = folders_of(study, data, None)
     lines = [line for line in folder.read_lines() if isinstance(line, Row)]
     step = max(1, len(lines) // SAMPLED)
@@ -129,32 +137,32 @@ def _measures(found: Survey, names: Sequence[str]) -> list[str]:
 
 def _head(found: Survey, path: Path, graph: bool) -> Iterator[str]:
     yield "# Drafted by `segcft init` from what is in the folder; all that is not here is planned:"
-    yield f"#   segcft run {path} --data {found.data}"
+    yield f"#   segcft run {shlex.quote(str(path))} --data {shlex.quote(str(found.data))}"
     if graph:
         yield "# Whether the data speak against the graph that `parents` draw, and which edges they suggest:"
-        yield f"#   segcft graph {path} --data {found.data}"
+        yield f"#   segcft graph {shlex.quote(str(path))} --data {shlex.quote(str(found.data))}"
 
 
 def _body(found: Survey, name: str, names: Sequence[str], causes: Sequence[str]) -> Iterator[str]:
     measures = _measures(found, names)
-    yield f"name: {name}"
+    yield f"name: {flow(name)}"
     yield from _section("image", found.images.grid)
     yield from ("", "variables:")
     for attribute in found.attributes:
         if attribute.name in causes:
-            yield f"  {attribute.name}: {flow(attribute.keys)}  # {attribute.words}"
+            yield f"  {flow(attribute.name)}: {flow(attribute.keys)}  # {plain(attribute.words)}"
     parents = {"parents": list(causes)} if causes else {}
     for measure in measures:
-        yield f"  {measure}: {flow({'kind': 'continuous', **parents})}"
+        yield f"  {flow(measure)}: {flow({'kind': 'continuous', **parents})}"
     left = dict(found.facts.left) if found.facts else {}
     whys = {one.column: "measured from the masks" if one.name in measures else "not chosen" for one in found.attributes}
     left |= {one.column: whys[one.column] for one in found.attributes if one.name not in causes}
     for column, why in left.items():
-        yield f"  # not column {column!r}: {why}"
+        yield f"  # not column {plain(repr(column))}: {why}"
     if names:
         yield from ("", "structures:")
         for one, measure, seen in zip(names, measures, found.structures, strict=True):
-            yield f"  {one}: {flow({'variable': measure, **seen.way})}  # {seen.words}"
+            yield f"  {flow(one)}: {flow({'variable': measure, **seen.way})}  # {seen.words}"
     else:
         yield from (
             "",
@@ -206,3 +214,8 @@ def flow(value: Any) -> str:
     """A value as YAML writes it on one line."""
     text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=float("inf"))
     return str(text).removesuffix("\n").removesuffix("\n...")
+
+
+def plain(text: str) -> str:
+    """A text without what would end a comment."""
+    return "".join(character if character.isprintable() else " " for character in text)

@@ -85,7 +85,7 @@ def look_at(data: Path, layout: Layout, ids: Sequence[str]) -> Facts:
         DataError: none can be read.
     """
     looks, unread = list[_Look](), list[str]()
-    volumes = layout.images.suffix == "" or _is_volume(layout.images.path(data, ids[0]))
+    volumes = "" in layout.images.suffixes or _is_volume(layout.images.path(data, ids[0]))
     for id in ids:
         path = layout.images.path(data, id)
         if path.exists():  # a few may have another suffix

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from segcft.errors import Code, DataError
 from segcft.io.imagefile import LOSSLESS, SUFFIXES, strip_suffix
-from segcft.io.scan import is_series
+from segcft.io.scan import is_series, walked
 from segcft.io.series import is_one_series
 
 MASKS = re.compile(r"masks?|labels?(?:tr)?|segs?|segmentations?|annotations?|groundtruth|gt|contours?|manual|outlines?")
@@ -39,18 +39,25 @@ class Way(NamedTuple):
     """Below the data, ``.`` for that itself."""
     template: str
     """Of the paths in it without suffix, like ``{id}_heart``."""
-    suffix: str
-    """The one that most of them have; "" of folders with a series."""
+    suffixes: tuple[str, ...]
+    """That they have, the usual one first; "" of folders with a series."""
 
     @property
     def pattern(self) -> str | None:
         """What a study has for ``file``; None where the files are called as the samples."""
-        plain = self.template == "{id}" and (self.suffix == "" or self.suffix.lower() in SUFFIXES)
-        return None if plain else f"{self.template}{self.suffix}"
+        known = all(one == "" or one.lower() in SUFFIXES for one in self.suffixes)
+        return None if self.template == "{id}" and known else self.name
+
+    @property
+    def name(self) -> str:
+        """How the files are called; without a suffix, where they have several."""
+        return self.template + (self.suffixes[0] if len(self.suffixes) == 1 else "")
 
     def path(self, data: Path, id: str) -> Path:
         """The file of a sample, which may not be there."""
-        return data / self.folder / f"{self.template.replace('{id}', id)}{self.suffix}"
+        stem = data / self.folder / self.template.replace("{id}", id)
+        paths = [stem.with_name(stem.name + suffix) for suffix in self.suffixes]
+        return next((path for path in paths if path.exists()), paths[0])
 
 
 class Layout(NamedTuple):
@@ -65,7 +72,7 @@ class Layout(NamedTuple):
     """Images that have a mask, at least one."""
     tables: tuple[Path, ...]
     others: tuple[str, ...]
-    """Ways to call further images, which are not used."""
+    """Further images, which are not used: how they are called, or where they are."""
 
 
 class _File(NamedTuple):
@@ -90,28 +97,30 @@ def find_layout(data: Path) -> Layout:
     if not images:
         why = f"no image is in it (looked for {', '.join(SUFFIXES)})"
         raise DataError(Code.EMPTY, data, why if not masks else f"{why}, beside {len(masks)} masks")
-    folder, own = _folder_of(images)
+    folder, own, others = _folder_of(images)
     by_subject = _by_subject(own)
-    others: list[str] = []
     if by_subject is not None:
-        template, others = by_subject
+        template, more = by_subject
+        others += more
         ids = {id for file in own if (id := _matched(template, str(file.place))) is not None}
     else:
         template = max(_affixes(own), key=lambda one: len(_share(masks, _named(own, one))))
         ids = _named(own, template)
     kept = [file for file in own if _matched(template, str(file.place)) is not None]
+    if by_subject is None and len(kept) < len(own):
+        others.append(f"{len(own) - len(kept)} images in {folder} that are called otherwise")
     found = _masks(masks, ids)
     masked = {id for ids_of in found.values() for id in ids_of[1]}
-    way = Way(folder, template, _most(file.suffix for file in kept))
+    way = Way(folder, template, _usual(file.suffix for file in kept))
     ways = _without_plain_words({template: way for template, (way, _) in found.items()})
     return Layout(way, ways, tuple(sorted(ids)), len(masked), tuple(tables), tuple(others))
 
 
 def _files(data: Path) -> tuple[list[_File], list[Path]]:
     files, tables, series = list[_File](), list[Path](), set[Path]()
-    for path in sorted(data.rglob("*")):
+    for path in walked(data):
         place = path.relative_to(data)
-        if any(part.startswith(".") for part in place.parts) or path.parent in series:
+        if path.parent in series:
             continue
         if path.is_dir():
             if is_series(path) and is_one_series(path):
@@ -136,8 +145,8 @@ def _is_mask(place: PurePosixPath) -> bool:
     return any(MASKS.fullmatch(_letters(word)) for part in named for word in (part, *re.split(r"[_\-. ]", part)[-1:]))
 
 
-def _folder_of(images: Sequence[_File]) -> tuple[str, list[_File]]:
-    """The folder of the images, called so or with most of them; and they, by their places in it."""
+def _folder_of(images: Sequence[_File]) -> tuple[str, list[_File], list[str]]:
+    """The folder of the images, called so or with most of them; they, by their places in it; and where others are."""
     homes: dict[str, list[_File]] = defaultdict(list)
     for file in images:
         parents = [parent for parent in file.place.parents if IMAGES.fullmatch(_letters(parent.name))]
@@ -145,11 +154,12 @@ def _folder_of(images: Sequence[_File]) -> tuple[str, list[_File]]:
         homes[str(home)].append(file._replace(place=file.place.relative_to(home)))
     called = {home: files for home, files in homes.items() if home != "."}
     folder, files = max((called or homes).items(), key=lambda one: len(one[1]))
+    others = [f"{len(some)} images in {home}" for home, some in homes.items() if home != folder]
     tops = Counter(file.place.parts[0] if len(file.place.parts) > 1 else "" for file in files)
     top = next(iter(tops))
     if folder == "." and len(tops) == 1 and top:  # all are in one folder that is called otherwise
-        return top, [file._replace(place=file.place.relative_to(top)) for file in files]
-    return folder, files
+        return top, [file._replace(place=file.place.relative_to(top)) for file in files], others
+    return folder, files, others
 
 
 def _by_subject(images: Sequence[_File]) -> tuple[str, list[str]] | None:
@@ -222,10 +232,10 @@ def _masks(masks: Sequence[_File], ids: Collection[str]) -> dict[str, tuple[Way,
             suffixes[template].append(file.suffix)
     found = {}
     for template, own in samples.items():
-        suffix = _most(suffixes[template])
-        if len(own) >= SOME * len(ids) and suffix.lower() in LOSSLESS:
+        usual = _usual(suffix for suffix in suffixes[template] if suffix.lower() in LOSSLESS)
+        if len(own) >= SOME * len(ids) and usual:
             folder = _folder_in(template)
-            found[template] = Way(folder or ".", template.removeprefix(f"{folder}/"), suffix), own
+            found[template] = Way(folder or ".", template.removeprefix(f"{folder}/"), usual), own
     return found
 
 
@@ -254,7 +264,7 @@ def _without_plain_words(ways: dict[str, Way]) -> dict[str, Way]:
         words = [word for word in re.split(r"[/_\-. ]+|\{id\}", template) if word]
         told = [word for word in words if not MASKS.fullmatch(_letters(word))] or words
         place = f"{way.folder}/{way.template}".removeprefix("./").removeprefix(f"{shared}/")
-        named["_".join(told).lower()] = Way(shared or ".", place, way.suffix)
+        named["_".join(told).lower()] = Way(shared or ".", place, way.suffixes)
     return named
 
 
@@ -268,5 +278,6 @@ def _shared_folder(folders: Iterable[str]) -> str:
     return "/".join(shared).removeprefix(".")
 
 
-def _most(suffixes: Iterable[str]) -> str:
-    return Counter(suffixes).most_common(1)[0][0]
+def _usual(suffixes: Iterable[str]) -> tuple[str, ...]:
+    """All suffixes, the most frequent first."""
+    return tuple(suffix for suffix, _ in Counter(suffixes).most_common())

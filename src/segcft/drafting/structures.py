@@ -165,7 +165,7 @@ def _ways(
 ) -> dict[tuple[str, int], tuple[dict[str, int | str], list[int]]]:
     """How masks show each structure, and the values that it has in them."""
     if len(masks) > 1 or all(value == 0 for _, value in keys):
-        files = {name: f"{way.template}{way.suffix}" for name, way in masks.items()}
+        files = {name: f"{way.template}{way.suffixes[0]}" for name, way in masks.items()}
         return {(name, value): ({"file": files[name]}, [value]) for name, value in keys}
     name, way = next(iter(masks.items()))
     file: dict[str, int | str] = {} if way.pattern is None else {"file": way.pattern}

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from segcft.config.variable import Variable
 from segcft.data.attributes import MISSING, SEPARATORS, YEARS, Row, is_age, parse, read_table
-from segcft.data.columns import find_columns
+from segcft.data.columns import PATIENT, find_columns
 from segcft.drafting.structures import Seen, slug
-from segcft.errors import DataError
+from segcft.errors import Code, DataError
 from segcft.io.imagefile import strip_suffix
 from segcft.io.reject import Rejected
 
@@ -39,6 +40,14 @@ MEASURE = re.compile(r"_?(?:area|volume|size|px|mm|mm2|mm3|ml|cm2|pixels|voxels)
 """Ends of the names of such columns."""
 UNITS = re.compile(r"[_ (\[]+(mm|cm|m|kg|g|years|y|mmhg|ml|bpm|hu|ms|s)[)\]]?$")
 """Units at the end of the name of a column."""
+DATE = re.compile(r"(?:^|_)(?:date|time|datetime|timestamp|day|born|birth|dob)(?:_|$)")
+"""Words in the names of columns of dates, as :func:`slug` has them."""
+DAY = re.compile(r"(?:19|20)\d\d[-/.]?(?:0[1-9]|1[0-2])[-/.]?(?:0[1-9]|[12]\d|3[01])")
+"""A date, as of DICOM or of a spreadsheet."""
+FEWEST_DIFFERENT = 30
+"""Whole numbers, all different, from which on they are names."""
+MOSTLY = 0.95
+"""Share of the texts that are numbers, from which on the others are mistakes or ways to say that it is not known."""
 PIXEL = re.compile(r"pixel|spacing")
 """Columns of the size of a pixel, in small letters."""
 
@@ -85,15 +94,41 @@ class Facts:
     named: Mapping[int, str] = field(default_factory=dict)
 
 
-def read_facts(tables: Sequence[Path], ids: Collection[str], structures: Sequence[Seen]) -> Facts | None:
-    """What the table says whose rows name the most images; None where none does.
+class Tables(NamedTuple):
+    """What tables say, and why others are not the one."""
+
+    facts: Facts | None
+    others: tuple[str, ...]
+
+
+def read_tables(tables: Sequence[Path], ids: Collection[str], structures: Sequence[Seen]) -> Tables:
+    """The table whose rows name the most images.
 
     Args:
         tables: files that may be it.
         ids: of the images.
         structures: whose areas may be in a column.
     """
-    read = [(path, rows, column) for path in tables if (rows := _rows(path)) for column in rows[0].cells]
+    facts = _facts(tables, ids, structures)
+    others = (path for path in tables if facts is None or path != facts.path)
+    return Tables(facts, tuple(f"{path.name}: {_why(path, ids)}" for path in others))
+
+
+def _why(path: Path, ids: Collection[str]) -> str:
+    """Why a table is not the one of the images."""
+    try:
+        rows = _rows(path)
+    except DataError as error:
+        return error.text
+    bare = {id.lstrip("0") for id in ids}
+    for column in rows[0].cells if rows else ():
+        if sum(row.cells[column].lstrip("0") in bare for row in rows) >= NAMED * min(len(ids), len(rows)):
+            return f"column {column!r} has other zeros before numbers than the names of images have"
+    return "no column of it names most images"
+
+
+def _facts(tables: Sequence[Path], ids: Collection[str], structures: Sequence[Seen]) -> Facts | None:
+    read = [(path, rows, column) for path in tables for rows in [_readable(path)] if rows for column in rows[0].cells]
     counts = [sum(strip_suffix(row.cells[column]) in ids for row in rows) for _, rows, column in read]
     if not read or max(counts) < NAMED * min(len(ids), len(read[int(np.argmax(counts))][1])):
         return None
@@ -117,25 +152,40 @@ def read_facts(tables: Sequence[Path], ids: Collection[str], structures: Sequenc
         if isinstance(one, str):
             left[column] = one
         else:
-            attributes.append(one)
+            taken = [other.name for other in attributes]
+            again = next(k for k in itertools.count(1) if (one.name if k == 1 else f"{one.name}_{k}") not in taken)
+            attributes.append(one if again == 1 else replace(one, name=f"{one.name}_{again}"))
     counted = (len(ours), len(rows))
     why = {column: text for column, text in left.items() if text}
     return Facts(path, counted, id, found.patient, found.split, spacing, tuple(attributes), why, named)
 
 
+def _readable(path: Path) -> list[Row]:
+    try:
+        return _rows(path)
+    except DataError:
+        return []  # which is told of
+
+
 def _rows(path: Path) -> list[Row]:
-    """Rows of a table with all its columns; none where it cannot be read as one."""
+    """Rows of a table with all columns that have a name of their own.
+
+    Raises:
+        DataError: it cannot be read as a table.
+    """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            header = file.readline()
-        marks = "\t" if path.suffix.lower() == ".tsv" else SEPARATORS
-        cells = max((next(csv.reader([header], delimiter=mark), []) for mark in marks), key=len)
-        columns = [cell.strip() for cell in cells]
-        if not all(columns) or len(set(columns)) < len(columns):
-            columns = [column for column in columns if column and columns.count(column) == 1]
-        return read_table(path, dict.fromkeys(columns, ""))[0] if columns else []
-    except (DataError, OSError, UnicodeDecodeError, csv.Error):
-        return []  # it may be of anything
+            said, header = "", file.readline()
+            if header.lower().startswith("sep="):
+                said, header = header[4:5], file.readline()
+    except UnicodeDecodeError:
+        header = ""  # which is told of when it is read
+    except OSError as error:
+        raise DataError(Code.UNREADABLE, path, f"cannot be read ({error})") from None
+    marks = said or ("\t" if path.suffix.lower() == ".tsv" else SEPARATORS)
+    cells = max((next(csv.reader([header], delimiter=mark), []) for mark in marks), key=len)
+    names = [cell.strip() for cell in cells]
+    return read_table(path, {name: "" for name in names if name and names.count(name) == 1})[0]
 
 
 def _spacing(rows: Sequence[Row]) -> tuple[str, str] | None:
@@ -172,15 +222,18 @@ def _attribute(rows: Sequence[Row], column: str) -> Attribute | str:
     """A column as a variable, or why it is none."""
     texts = [row.cells[column] for row in rows]
     known = [text for text in texts if text.lower() not in MISSING]
-    values = Counter(known)
+    values, name = Counter(known), slug(column) or "column"
     if len(known) < KNOWN * len(texts):
         return f"known of {len(known)} of {len(texts)}"
     if len(values) < 2:
         return "always the same"
+    if PATIENT.fullmatch(re.sub(r"[^a-z0-9]", "", column.lower())):
+        return "names people"
+    if DATE.search(name) or all(DAY.match(text) for text in known):
+        return "dates"
     numbers = [number for row in rows if (number := _number(row, column)) is not None]
     share = f", known of {len(known)} of {len(texts)}" if len(known) < len(texts) else ""
-    name = slug(column) or "column"
-    if len(numbers) < len(known):
+    if len(numbers) < MOSTLY * len(known):
         if len(values) > MOST_CATEGORIES:
             return f"{len(values)} different texts"
         categories = sorted(values)
@@ -190,9 +243,12 @@ def _attribute(rows: Sequence[Row], column: str) -> Attribute | str:
     distinct = sorted(set(numbers))
     gapless = len(distinct) == len(numbers) and distinct[-1] - distinct[0] == len(distinct) - 1
     # A number that a float does not hold is a name, as that by which a simulator knows a subject.
-    named = len(values) == len(numbers) and distinct[-1] > LARGEST_WHOLE
+    different = len(values) == len(numbers)
+    named = different and (distinct[-1] > LARGEST_WHOLE or len(numbers) >= FEWEST_DIFFERENT)
     if whole and (gapless or named):
-        return "numbers the rows"
+        return "another number in every row"
+    if len(numbers) < len(known):
+        share += f"; {len(known) - len(numbers)} are no numbers, and their rows are left out"
     if whole and len(distinct) < FEWEST_NUMBERS:
         categories = [f"{number:g}" for number in distinct]
         counted = Counter(f"{number:g}" for number in numbers)

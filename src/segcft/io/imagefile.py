@@ -264,6 +264,8 @@ def find_named(folder: Path, id: str, pattern: str, what: str = "") -> Path:
     """
     check_id(id)
     path = folder / pattern.replace("{id}", strip_suffix(id))
+    if not path.exists() and not pattern.lower().endswith(SUFFIXES):  # which is left open
+        return find_file(folder, pattern.replace("{id}", strip_suffix(id)))
     if not path.exists():
         raise Rejected(f"{path}: file missing{what}{similar_file(path)}")
     return path

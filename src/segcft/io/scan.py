@@ -8,7 +8,9 @@ axial images, the lowest first.
 from __future__ import annotations
 
 import math
+import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,18 @@ def find_scan(folder: Path, id: str) -> Path:
     return folder / id
 
 
+def walked(folder: Path) -> Iterator[Path]:
+    """All that is below a folder, in order, but for what is hidden. Links are followed, not to where one has been."""
+    seen: set[str] = set()
+    for root, folders, files in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(root)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(root) / name for name in sorted([*folders, *files]) if not name.startswith("."))
+
+
 def names_in(folder: Path, pattern: str | None, volumes: bool) -> list[str]:
     """The ids of all images in ``folder`` and below it, in order.
 
@@ -66,23 +80,22 @@ def names_in(folder: Path, pattern: str | None, volumes: bool) -> list[str]:
         pattern: how they are called, as ``{id}_0000.nii.gz``; None: as the samples.
         volumes: whether they are volumes, of which a folder with a DICOM series is one.
     """
-    named = None
+    named, suffixes = None, NIFTI if volumes else SUFFIXES
     if pattern is not None:
         first, *others = map(re.escape, pattern.split("{id}"))
         named = re.compile("(?P<id>.+)".join([first, "(?P=id)".join(others)]))
     ids = []
-    for path in sorted(folder.rglob("*")):
-        place = path.relative_to(folder).as_posix()
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if hidden or not (path.is_file() or (volumes and is_series(path))):
+    for path in walked(folder):
+        if not (path.is_file() or (volumes and is_series(path))):
             continue
+        place = path.relative_to(folder).as_posix()
+        image = path.is_dir() or place.lower().endswith(suffixes)
+        stem = place if path.is_dir() else strip_suffix(place)
         if named is None:
-            suffixes = NIFTI if volumes else SUFFIXES
-            if path.is_dir() or place.lower().endswith(suffixes):
-                ids.append(place if path.is_dir() else strip_suffix(place))
-        elif match := named.fullmatch(place):
+            ids += [stem] if image else []
+        elif match := named.fullmatch(place) or (named.fullmatch(stem) if image else None):
             ids.append(match["id"])
-    return list(dict.fromkeys(ids))  # a file beside another of that name is told of when it is read
+    return sorted(set(ids))  # a file beside another of that name is told of when it is read
 
 
 def is_series(path: Path) -> bool:
