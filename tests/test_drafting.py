@@ -277,7 +277,7 @@ def test_what_names_people_or_dates_is_no_cause(tmp_path: Path) -> None:
     head = ["id", "Patient ID", "StudyDate", "accession", "Age", "age", "2020", "no"]
     random = np.random.default_rng(0)
     lines = [
-        [id, 7000 + 13 * k * k, 20200101 + k % 28, f"A{k}", 30.5 + k, 80 - k, float(random.normal()), "ab"[k % 2]]
+        [id, 7000 + 13 * k * k, 20200101 + k % 28, f"A{k}", 30.5 + k, 80.5 - k, float(random.normal()), "ab"[k % 2]]
         for k, id in enumerate(IDS)
     ]
     write_table(tmp_path / "metadata.csv", [head, *lines])

@@ -17,7 +17,7 @@ from PIL import Image as Picture
 
 import segcft
 from segcft.api.question import Sized, own_pixels, read_pixels
-from segcft.app.payload import ask, encode, parse_question
+from segcft.app.payload import Asked, ask, encode, parse_question
 from segcft.cli.entry import main
 from segcft.config.image import Image
 from segcft.config.loader import parse_study
@@ -240,6 +240,7 @@ def test_the_command_line_is_told_how_large_an_image_is(physical_run: Path, tmp_
 def test_the_page_asks_about_pixels_that_are_on_the_grid(physical_run: Path) -> None:
     model = segcft.load(physical_run / "run")
     pixels = read_pixels(model.study, Sized(physical_run / "images" / "1.png", (0.5, 0.5)))
-    asked = parse_question(json.dumps({"model": "a", "pixels": encode(pixels), "do": {"disc_area": 2500.0}}).encode())
+    sent = {"model": "a", "pixels": encode(pixels), "do": {"disc_area": 2500.0}}
+    asked = parse_question(json.dumps(sent).encode(), Asked)
     answer = ask(model, asked)
     assert np.array_equal(answer.original, pixels)

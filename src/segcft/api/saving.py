@@ -17,6 +17,7 @@ from segcft.io.lie import Lie
 from segcft.io.provenance import dicom_bytes, png_bytes
 from segcft.io.reject import Rejected
 from segcft.io.scan import grey_limits, read_array
+from segcft.io.source import MemoryFile
 from segcft.io.volumeout import is_volume_file, nifti_bytes, series_bytes
 from segcft.utils.atomic import write_bytes, write_text
 from segcft.utils.output import RECORD, check_answer
@@ -116,17 +117,18 @@ def volume_bytes(answer: Answer, values: NDArray[Any], path: Path | None = None)
     return nifti_bytes(values, lie_of(answer), answer.provenance, compressed=compressed)
 
 
-def full_volume(answer: Answer, image: ImageLike | None, path: Path) -> bytes:
-    """The counterfactual on the grid of the user's own volume, in its units and with its header, as a NIfTI file.
+def full_volume(answer: Answer, image: ImageLike | None, path: Path | None = None) -> bytes:
+    """The counterfactual on the grid of the user's own volume, in its units and with its header, as a NIfTI file;
+    ``path`` says whether it is compressed.
 
     Raises:
         DataError: the volume cannot be read, is another one, or is no file.
     """
     study, given, grey, pixel = answer.own(image)
     given = bare(given)
-    if not isinstance(given, str | Path):
+    if not isinstance(given, str | Path | MemoryFile):
         raise DataError(Code.UNSUPPORTED, "full_resolution", "the volume was no file, so that nobody knows its units")
-    source, spec = Path(given), study.data.common
+    source, spec = Path(given) if isinstance(given, str) else given, study.data.common
     try:
         stored, lie, _ = read_array(source, study.image.channels)
     except Rejected as error:
@@ -135,8 +137,8 @@ def full_volume(answer: Answer, image: ImageLike | None, path: Path) -> bytes:
     ranges = grey_limits(values, spec.grey_range, spec.window)
     change = change_of(grey.shape[1:], pixel, study.image, answer.original, answer.image)
     changed = own_values(values, change, ranges)
-    like = None if source.is_dir() else source
-    compressed = path.suffix.lower() != ".nii"
+    like = None if isinstance(source, Path) and source.is_dir() else source
+    compressed = path is None or path.suffix.lower() != ".nii"
     return nifti_bytes(changed, lie, answer.provenance, compressed=compressed, like=like)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,39 +17,58 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from segcft.api.answer import Answer
 from segcft.api.model import Model
-from segcft.api.question import Sized
+from segcft.api.question import ImageLike, Sized
+from segcft.app.limits import MOST_DRAWS
 from segcft.app.refused import RefusedError
+from segcft.app.upload import received
 from segcft.causal.intervention import Intervention, parse_intervention
 from segcft.config.study import Study
 from segcft.io.outline import outlines
 
-MOST_DRAWS = 12
 _MOST_NAMES = 1000
 
 Values = Annotated[dict[str, float | str], Field(max_length=_MOST_NAMES)]
 
 
-class Asked(BaseModel):
-    """A question as the page sends it."""
+class About(BaseModel):
+    """What is asked of an image, whatever is sent of it."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-    model: str
-    pixels: str
-    known: Values = {}
-    do: Values = {}
-    method: str | None = None
-    draws: Annotated[int, Field(ge=0, le=MOST_DRAWS)] = 0
+    model: str = Field(description="The name of a model.")
+    known: Values = Field({}, description="What is known of the person: a value of a variable.")
+    do: Values = Field({}, description="What variables are set to; empty: nothing.")
+    method: str | None = Field(None, description="One of the model's methods; by default its last one.")
+    draws: int = Field(0, ge=0, le=MOST_DRAWS, description="How many further answers to draw.")
 
 
-def parse_question(data: bytes) -> Asked:
-    """The question in a request's body.
+class Asked(About):
+    """A question about an image on the model's grid, as the page sends it."""
+
+    pixels: str = Field(description="Its pixels in base64, as an upload gives them.")
+
+
+class AskedOfFile(About):
+    """A question about an image file, which is answered in its own pixels."""
+
+    file: str = Field(description="The bytes of a file in base64: of all kinds that can be uploaded.")
+    millimetres: list[float] | None = Field(
+        None,
+        description="Height and width of a pixel (of a voxel depth, too), where the file lacks them or is wrong.",
+    )
+
+
+T = TypeVar("T", bound=About)
+
+
+def parse_question(data: bytes, kind: type[T]) -> T:
+    """The question in a request's body, of a ``kind``.
 
     Raises:
         RefusedError: the body is not a question.
     """
     try:
-        return Asked.model_validate_json(data)
+        return kind.model_validate_json(data)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise RefusedError(422, ".".join(map(str, first["loc"])) or "the question", first["msg"]) from None
@@ -67,10 +86,7 @@ def decode(text: str, study: Study) -> NDArray[np.uint8]:
         RefusedError: these are not the pixels of such an image.
     """
     size, channels = study.image.size, study.image.channels
-    try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise RefusedError(422, "pixels", "not base64") from None
+    data = _bytes(text, "pixels")
     if len(data) != math.prod(size) * channels:
         expected = " x ".join(map(str, (*size, channels)))
         raise RefusedError(422, "pixels", f"expected {expected} bytes, not {len(data)}")
@@ -87,15 +103,29 @@ def ask(model: Model, asked: Asked) -> Answer:
         RefusedError: its pixels are not on the model's grid, or the model has no such method.
         SegcftError: its variables or values are wrong.
     """
+    pixels, grid = decode(asked.pixels, model.study), model.study.image
+    # They lie on the study's grid, so its pixels are theirs.
+    return _answer(model, asked, Sized(pixels, grid.spacing) if grid.fit == "physical" and grid.spacing else pixels)
+
+
+def ask_of_file(model: Model, asked: AskedOfFile) -> tuple[Answer, ImageLike]:
+    """The answer to a question about a file, and the file, in which it is to be shown.
+
+    Raises:
+        RefusedError: the file is not base64, or the model has no such method.
+        SegcftError: it cannot be read, or variables or values are wrong.
+    """
+    file = received(_bytes(asked.file, "file"))
+    image = file if asked.millimetres is None else Sized(file, tuple(asked.millimetres))
+    return _answer(model, asked, image), image
+
+
+def _answer(model: Model, asked: About, image: ImageLike) -> Answer:
     if asked.method not in (None, *model.methods):  # the model's own message names its folder
         raise RefusedError(422, "method", f"expected {' or '.join(model.methods)}, not {asked.method!r}")
     # In text of Python's and the command line's, "match:PATH" reads a file: the page has no business with those here.
     known, do = (_interventions(values, model.study) for values in (asked.known, asked.do))
-    pixels, grid = decode(asked.pixels, model.study), model.study.image
-    # They lie on the study's grid, so its pixels are theirs.
-    image = Sized(pixels, grid.spacing) if grid.fit == "physical" and grid.spacing else pixels
-    question = model.question(image, known, do)
-    (answer,) = model.answer([question], asked.method, asked.draws)
+    (answer,) = model.answer([model.question(image, known, do)], asked.method, asked.draws)
     return answer
 
 
@@ -125,9 +155,30 @@ def encode_answer(answer: Answer, study: Study) -> dict[str, Any]:
     }
 
 
+def encode_full(answer: Answer, image: ImageLike) -> dict[str, Any]:
+    """An answer in the pixels of its own ``image``, which the page's server was sent; of nothing asked no pixels.
+
+    Raises:
+        DataError: see :meth:`segcft.api.answer.Answer.full_resolution`.
+    """
+    full = answer.full_resolution(image) if answer.record["do"] else None
+    return {
+        "size": None if full is None else list(full.shape[1:]),
+        "image": None if full is None else encode(full),
+        "record": answer.record,
+    }
+
+
 def _lines(mask: NDArray[np.bool_]) -> list[list[float]]:
     """The outlines of a mask (H, W), each x0, y0, x1, y1, ..."""
     return [np.round(line, 2).ravel().tolist() for line in outlines(mask)]
+
+
+def _bytes(text: str, field: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise RefusedError(422, field, "not base64") from None
 
 
 def _packed(mask: NDArray[np.bool_]) -> str:

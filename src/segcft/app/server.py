@@ -1,6 +1,7 @@
 """The server of the page: a little HTTP around a model.
 
-It keeps nothing of an image: the page sends it again with every question, on the model's grid.
+It keeps nothing of an image: the page sends it again with every question, on the model's grid; a program may send the
+whole file (``clients/`` has such programs).
 
 ====================================  ==========================================================================
 ``GET /``, ``GET /static/NAME``       the page
@@ -9,6 +10,10 @@ It keeps nothing of an image: the page sends it again with every question, on th
 ``POST /api/upload?model=NAME``       a file's bytes -> its pixels on the model's grid, and what its header says
 ``POST /api/question``                a question (:class:`segcft.app.payload.Asked`) -> its answer
 ``POST /api/file/FORMAT``             the same question -> the answer as a file: png, dcm, nii.gz or json
+``POST /api/full``                    a question about a file (:class:`segcft.app.payload.AskedOfFile`) -> the answer in
+                                      the file's own pixels
+``POST /api/full/FORMAT``             the same question -> that answer as a file: png, dcm or nii.gz
+``GET /api/openapi.json``             all of this for programs (:mod:`segcft.app.openapi`)
 ====================================  ==========================================================================
 
 Errors are ``{"error": text}``.
@@ -20,7 +25,7 @@ import logging
 import mimetypes
 import socket
 import traceback
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import wraps
 from importlib import resources
 from typing import Any
@@ -33,29 +38,25 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from segcft.app import payload
+from segcft.app import openapi, payload
 from segcft.app.catalogue import Catalogue
-from segcft.app.files import MEDIA, as_file
+from segcft.app.files import MEDIA, WHOLE, as_file, as_full
 from segcft.app.guard import Guard, RateLimit
+from segcft.app.limits import (
+    BURST,
+    MOST_UPLOADED,
+    MOST_UPLOADS,
+    MOST_WAITING,
+    RATE,
+    SECONDS_TO_SEND,
+    most_asked,
+)
 from segcft.app.refused import RefusedError
 from segcft.app.upload import received
 from segcft.app.worker import Worker
 from segcft.errors import SegcftError
 
 LOG = logging.getLogger(__name__)
-
-MOST_UPLOADED = 64_000_000
-"""Bytes of an uploaded file."""
-MOST_UPLOADS = 2
-"""Uploads that are received or read at a time, as each is held in memory."""
-MOST_ASIDE = 100_000
-"""Bytes of a question beside its pixels."""
-MOST_WAITING = 8
-"""Computations, the one that runs included."""
-RATE, BURST = 40.0, 80.0
-"""Requests per second that compute something, of all clients together."""
-SECONDS_TO_SEND = 60.0
-"""Time for a request's body."""
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -71,6 +72,9 @@ def make_app(catalogue: Catalogue, names: Sequence[str] = ()) -> Starlette:
         Route("/api/upload", _safely(site.upload), methods=["POST"]),
         Route("/api/question", _safely(site.question), methods=["POST"]),
         Route("/api/file/{format}", _safely(site.file), methods=["POST"]),
+        Route("/api/full", _safely(site.full), methods=["POST"]),
+        Route("/api/full/{format}", _safely(site.full_file), methods=["POST"]),
+        Route(openapi.PLACE, _safely(site.openapi)),
     ]
     return Starlette(
         routes=routes,
@@ -104,7 +108,7 @@ class _Site:
         self.worker = Worker(MOST_WAITING)
         self.limit = RateLimit(RATE, BURST)
         self.uploads = 0
-        self.most_asked = MOST_ASIDE + 4 * catalogue.most_bytes // 3
+        self.most_asked = most_asked(catalogue.most_bytes)
         folder = resources.files("segcft.app") / "static"
         # Read once: what is not in this table does not exist, whatever path is asked for.
         self.files = {entry.name: entry.read_bytes() for entry in folder.iterdir() if entry.is_file()}
@@ -127,28 +131,35 @@ class _Site:
         name = request.path_params["name"]
         return JSONResponse(await self._compute(request, lambda: self.catalogue.describe(name)))
 
+    async def openapi(self, request: Request) -> Response:
+        def document() -> dict[str, Any]:
+            return openapi.document(self.most_asked, openapi.example_of(self.catalogue))
+
+        return JSONResponse(await self._compute(request, document))
+
     async def upload(self, request: Request) -> Response:
-        if self.uploads >= MOST_UPLOADS:
-            raise RefusedError(503, "", "other files are being uploaded; try again in a moment")
-        self.uploads += 1
-        try:
-            return await self._upload(request)
-        finally:
-            self.uploads -= 1
-
-    async def _upload(self, request: Request) -> Response:
         name = request.query_params.get("model", "")
-        data = await self._body(request, "application/octet-stream", MOST_UPLOADED)
 
-        def read() -> dict[str, Any]:
+        def read(data: bytes) -> dict[str, Any]:
             question = self.catalogue[name].question(received(data))
             known = {fact.variable: fact.amount for fact in question.known}  # from a DICOM header
             return {"pixels": payload.encode(question.pixels), "known": known}
 
-        return JSONResponse(await self._compute(request, read))
+        return JSONResponse(await self._with_file(request, "application/octet-stream", MOST_UPLOADED, read))
+
+    async def _with_file(self, request: Request, kind: str, most: int, compute: Callable[[bytes], Any]) -> Any:
+        """What is computed of a request's body that has a file, of which few are in memory at a time."""
+        if self.uploads >= MOST_UPLOADS:
+            raise RefusedError(503, "", "other files are being uploaded; try again in a moment")
+        self.uploads += 1
+        try:
+            data = await self._body(request, kind, most)
+            return await self._compute(request, lambda: compute(data))
+        finally:
+            self.uploads -= 1
 
     async def question(self, request: Request) -> Response:
-        asked = payload.parse_question(await self._body(request, "application/json", self.most_asked))
+        asked = payload.parse_question(await self._body(request, "application/json", self.most_asked), payload.Asked)
 
         def answer() -> dict[str, Any]:
             model = self.catalogue[asked.model]
@@ -157,15 +168,30 @@ class _Site:
         return JSONResponse(await self._compute(request, answer))
 
     async def file(self, request: Request) -> Response:
-        format = request.path_params["format"]
-        if format not in MEDIA:
-            raise RefusedError(404, "format", f"expected {', '.join(MEDIA)}, not {format!r}")
-        asked = payload.parse_question(await self._body(request, "application/json", self.most_asked))
-        if not asked.do:  # it would be the image itself, marked as synthetic
-            raise RefusedError(422, "do", "nothing is asked for")
+        format = _format(request, MEDIA)
+        asked = payload.parse_question(await self._body(request, "application/json", self.most_asked), payload.Asked)
+        _check_asked(asked)
         content = await self._compute(request, lambda: as_file(payload.ask(self.catalogue[asked.model], asked), format))
-        disposition = {"Content-Disposition": f'attachment; filename="counterfactual.{format}"'}
-        return Response(content, media_type=MEDIA[format], headers=disposition)
+        return _download(content, format)
+
+    async def full(self, request: Request) -> Response:
+        def answer(data: bytes) -> dict[str, Any]:
+            asked = payload.parse_question(data, payload.AskedOfFile)
+            found, image = payload.ask_of_file(self.catalogue[asked.model], asked)
+            return payload.encode_full(found, image)
+
+        return JSONResponse(await self._with_file(request, "application/json", most_asked(MOST_UPLOADED), answer))
+
+    async def full_file(self, request: Request) -> Response:
+        format = _format(request, WHOLE)
+
+        def answer(data: bytes) -> bytes:
+            asked = payload.parse_question(data, payload.AskedOfFile)
+            _check_asked(asked)
+            return as_full(*payload.ask_of_file(self.catalogue[asked.model], asked), format)
+
+        content = await self._with_file(request, "application/json", most_asked(MOST_UPLOADED), answer)
+        return _download(content, format)
 
     async def _compute(self, request: Request, compute: Callable[[], Any]) -> Any:
         if not self.limit.take():
@@ -194,6 +220,23 @@ class _Site:
         except ClientDisconnect:
             raise RefusedError(499, "", "the question was taken back") from None
         return bytes(body)
+
+
+def _format(request: Request, formats: Collection[str]) -> str:
+    format = str(request.path_params["format"])
+    if format not in formats:
+        raise RefusedError(404, "format", f"expected {', '.join(formats)}, not {format!r}")
+    return format
+
+
+def _check_asked(asked: payload.About) -> None:
+    if not asked.do:  # it would be the image itself, marked as synthetic
+        raise RefusedError(422, "do", "nothing is asked for")
+
+
+def _download(content: bytes, format: str) -> Response:
+    disposition = {"Content-Disposition": f'attachment; filename="counterfactual.{format}"'}
+    return Response(content, media_type=MEDIA[format], headers=disposition)
 
 
 class _TooLargeError(Exception):

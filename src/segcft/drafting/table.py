@@ -173,13 +173,14 @@ def _rows(path: Path) -> list[Row]:
     Raises:
         DataError: it cannot be read as a table.
     """
+    said = header = ""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            said, header = "", file.readline()
+            header = file.readline()
             if header.lower().startswith("sep="):
                 said, header = header[4:5], file.readline()
     except UnicodeDecodeError:
-        header = ""  # which is told of when it is read
+        pass  # which is told of when it is read
     except OSError as error:
         raise DataError(Code.UNREADABLE, path, f"cannot be read ({error})") from None
     marks = said or ("\t" if path.suffix.lower() == ".tsv" else SEPARATORS)

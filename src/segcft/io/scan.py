@@ -81,6 +81,7 @@ def names_in(folder: Path, pattern: str | None, volumes: bool) -> list[str]:
         volumes: whether they are volumes, of which a folder with a DICOM series is one.
     """
     named, suffixes = None, NIFTI if volumes else SUFFIXES
+    whole = pattern is not None and pattern.lower().endswith(SUFFIXES)  # else the suffix is left open
     if pattern is not None:
         first, *others = map(re.escape, pattern.split("{id}"))
         named = re.compile("(?P<id>.+)".join([first, "(?P=id)".join(others)]))
@@ -93,7 +94,7 @@ def names_in(folder: Path, pattern: str | None, volumes: bool) -> list[str]:
         stem = place if path.is_dir() else strip_suffix(place)
         if named is None:
             ids += [stem] if image else []
-        elif match := named.fullmatch(place) or (named.fullmatch(stem) if image else None):
+        elif (image or whole) and (match := named.fullmatch(place if whole else stem)):
             ids.append(match["id"])
     return sorted(set(ids))  # a file beside another of that name is told of when it is read
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from segcft.io.lie import Lie
 from segcft.io.provenance import COMMENT, KEY, SYNTHETIC, dicom_of, file_of, png_bytes
 from segcft.io.scan import read_array
+from segcft.io.source import Source
 from segcft.io.space import FLIP
 from segcft.io.volumefile import GZIP, opened_nifti
 from segcft.utils.extra import extra
@@ -42,7 +43,7 @@ def nifti_bytes(
     record: Mapping[str, Any] | None,
     *,
     compressed: bool = True,
-    like: Path | None = None,
+    like: Source | None = None,
 ) -> bytes:
     """A NIfTI-1 file of a volume (C, D, H, W); with a ``record`` it says that it is synthetic, and why it was made.
 
