@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from segcft.cli.options import Command, quiet_libraries, run_or_model
+from segcft.cli.options import Command, method, quiet_libraries, run_or_model
 from segcft.errors import Code, SegcftError
 
 
@@ -15,11 +15,7 @@ def add_export(command: Command) -> None:
     parser = command("export", _export, "write a model for other programs: in ONNX, or as a MONAI bundle")
     run_or_model(parser, "MODEL")
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="folder to write")
-    parser.add_argument(
-        "--method",
-        choices=("none", "regressor", "segmentor", "predictor"),
-        help="which image mechanism (default: the last of these that is trained)",
-    )
+    method(parser)
     parser.add_argument(
         "--bundle",
         choices=("segmentor", "judge"),

@@ -42,6 +42,16 @@ def run_or_model(parser: argparse.ArgumentParser, metavar: str = "RUN") -> None:
     parser.add_argument("run", metavar=metavar, type=model, help=help)
 
 
+METHODS = ("none", "regressor", "segmentor", "predictor")
+"""What a mechanism of the image was fine-tuned by."""
+
+
+def method(parser: argparse.ArgumentParser, what: str = "which image mechanism") -> None:
+    """Add the option ``--method``."""
+    help = f"{what} (default: the last of these that is trained)"
+    parser.add_argument("--method", choices=METHODS, help=help)
+
+
 def data(parser: argparse.ArgumentParser, help: str = "folder of images, masks and table") -> None:
     parser.add_argument("--data", metavar="DIR", type=Path, help=help)
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from segcft.cli.options import Command, count, hardware, quiet_libraries
+from segcft.cli.options import Command, count, hardware, method, quiet_libraries
 
 
 def add_privacy(command: Command) -> None:
@@ -20,11 +20,7 @@ def add_privacy(command: Command) -> None:
         default=500,
         help="training people, and as many held-out ones, at most (default: 500)",
     )
-    parser.add_argument(
-        "--method",
-        choices=("none", "regressor", "segmentor", "predictor"),
-        help="which image mechanism (default: the last of these that is trained)",
-    )
+    method(parser)
     hardware(parser)
 
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from segcft.cli.options import Command, hardware, quiet_libraries
+from segcft.cli.options import METHODS, Command, hardware, quiet_libraries
 from segcft.errors import Code, SegcftError
 
 
@@ -20,7 +20,7 @@ def add_publish(command: Command) -> None:
         action="append",
         default=[],
         dest="methods",
-        choices=("none", "regressor", "segmentor", "predictor"),
+        choices=METHODS,
         help="which image mechanism; may be repeated (default: the last of these that is trained)",
     )
     published.add_argument(

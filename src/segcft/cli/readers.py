@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segcft.cli.options import Command, count, hardware, quiet_libraries, whole
+from segcft.cli.options import Command, count, hardware, method, quiet_libraries, whole
 from segcft.errors import Code, SegcftError
 
 if TYPE_CHECKING:
@@ -28,11 +28,7 @@ def add_readers(command: Command) -> None:
         help="what readers gave back, a table each: how often they were right, and how far they agree",
     )
     parser.add_argument("--cases", metavar="N", type=count, help="images, each of another person (default: 60 at most)")
-    parser.add_argument(
-        "--method",
-        choices=("none", "regressor", "segmentor", "predictor"),
-        help="whose answers are shown (default: the last of these that is trained)",
-    )
+    method(parser, "whose answers are shown")
     parser.add_argument("--seed", metavar="N", type=whole, help="of who is shown as what (default: nobody knows it)")
     hardware(parser)
 
