@@ -46,6 +46,9 @@ WHITE = [247, 247, 247]
 """What has not changed."""
 
 
+pytestmark = pytest.mark.slow  # a whole run is made for it
+
+
 @pytest.fixture(scope="module")
 def model(retinas: Run) -> Model:
     return segcft.load(retinas.folder)

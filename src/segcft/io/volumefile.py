@@ -24,7 +24,10 @@ from segcft.utils.extra import extra
 MOST_BYTES = 1 << 30
 """Of the voxels of a volume: 512 x 512 x 2048 of 16 bits."""
 MOST_UPLOADED = 1 << 26
-"""The same of one that is in memory, as a stranger sent it to the page: 320 x 320 x 320 of 16 bits."""
+"""The same of one that is in memory, as a stranger sent it to the page: 256 x 256 x 256, each voxel taken for at least
+:data:`COMPUTED` bytes."""
+COMPUTED = 4
+"""Of a voxel, when it is computed with."""
 
 GZIP = b"\x1f\x8b"
 """How a compressed file begins."""
@@ -168,7 +171,8 @@ def opened_nifti(path: Source) -> Iterator[Any]:
             raise Rejected(f"its voxels begin after {int(header['vox_offset'])} bytes, expected {_MOST_HEADER} at most")
         image = kind.from_stream(file)
         most = MOST_BYTES if isinstance(path, Path) else MOST_UPLOADED
-        _check_bytes(length, compressed, image, most)
+        least = 0 if isinstance(path, Path) else COMPUTED
+        _check_bytes(length, compressed, image, most, least)
         image.rest = file
         yield image
 
@@ -183,10 +187,12 @@ def _load(path: Source, channels: int = 1) -> tuple[Any, NDArray[Any]]:
     return image, _checked(values, channels)
 
 
-def _check_bytes(found: int, compressed: bool, image: Any, most: int) -> None:
-    """Check that a file of so many bytes can hold the voxels of its header, before there is memory for them."""
-    needed = math.prod(image.shape) * image.get_data_dtype().itemsize
-    if needed > most:
+def _check_bytes(found: int, compressed: bool, image: Any, most: int, least: int) -> None:
+    """Check that a file of so many bytes can hold the voxels of its header, before there is memory for them; of a voxel
+    ``least`` bytes count."""
+    voxels, itemsize = math.prod(image.shape), image.get_data_dtype().itemsize
+    needed = voxels * itemsize
+    if voxels * max(itemsize, least) > most:
         size = " x ".join(map(str, image.shape))
         raise Rejected(f"its header says {size} voxels, more than the {most >> 20} MiB that are read")
     if needed > found * (_DEFLATE if compressed else 1):

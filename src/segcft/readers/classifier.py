@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -102,7 +103,7 @@ def load_audited(card: Path, study: Study, device: torch.device | str = "cpu") -
 
     Raises:
         StudyError: the file is none.
-        RunError: its network or code cannot be read, or does not give what it is said to of a black image.
+        RunError: its network or code cannot be read, or does not give what it is said to of an image.
         DataError: ONNX Runtime is not installed.
     """
     raw = read_mapping(card, "description of a classifier")
@@ -110,8 +111,10 @@ def load_audited(card: Path, study: Study, device: torch.device | str = "cpu") -
         return Overlap(ForeignSegmentor(card, study, device), study)
     spec = validate(ForeignClassifier, raw, str(card))
     found = Classifier(_network(card, spec, torch.device(device)), spec, spec.network or spec.code)
-    black = torch.full((1, study.image.channels, *study.image.size), -1.0, device=device)
-    found(black, black[:, :0])  # now, and not after an hour
+    # Now, and not after an hour; of no single grey, as who divides by an image's deviation has nothing to say of that.
+    ramp = torch.linspace(-1, 1, study.image.size[-1], device=device)
+    image = ramp.expand(1, study.image.channels, *study.image.size).contiguous()
+    found(image, image[:, :0])
     return found
 
 
@@ -120,7 +123,7 @@ def _network(card: Path, spec: ForeignClassifier, device: torch.device) -> Netwo
         return open_network(file_of(card, spec.network), device)
     made = _named(card, spec.code)
     if not spec.network:
-        return made
+        return made.to(device).eval() if isinstance(made, nn.Module) else made
     path = file_of(card, spec.network)
     try:
         network = made(**spec.arguments)
@@ -132,15 +135,18 @@ def _network(card: Path, spec: ForeignClassifier, device: torch.device) -> Netwo
 
 
 def _named(card: Path, code: str) -> Any:
-    """What a card's ``code`` names, in a file beside it or in an installed package."""
+    """What a card's ``code`` names, in a file beside it or in an installed package. While a file is imported, others
+    beside it are found by their names."""
     place, _, name = code.partition(":")
     field = f"{card}: code"
+    beside = str((card.parent / place).parent.resolve())
+    sys.path.insert(0, beside)
     try:
         if place.endswith(".py"):
             found = importlib.util.spec_from_file_location(f"audited_{Path(place).stem}", card.parent / place)
             assert found is not None
             assert found.loader is not None
-            module = importlib.util.module_from_spec(found)
+            module = sys.modules[found.name] = importlib.util.module_from_spec(found)  # dataclasses look there
             found.loader.exec_module(module)
         else:
             module = importlib.import_module(place)
@@ -148,7 +154,9 @@ def _named(card: Path, code: str) -> Any:
         raise
     except Exception as error:  # whatever the user's code does
         raise RunError(Code.UNREADABLE, field, f"cannot import {place} ({error})") from None
+    finally:
+        sys.path.remove(beside)
     made = getattr(module, name, None)
     if not callable(made):
         raise RunError(Code.MISSING, field, f"{place} has no {name} that can be called")
-    return made.eval() if isinstance(made, nn.Module) else made
+    return made
