@@ -33,7 +33,7 @@ def model(text: str) -> Path:
     """The argparse type of a run or a published model: its folder, or its name on the Hugging Face Hub."""
     from segcft.utils.hub import located
 
-    return located(text)
+    return Path(located(text))
 
 
 def run_or_model(parser: argparse.ArgumentParser, metavar: str = "RUN") -> None:

@@ -15,9 +15,9 @@ FILES = ("*.safetensors", "*.json", "*.yaml", "*.csv", "*.md", "*.png", "*.nii.g
 """What a published model has; nothing else is fetched."""
 
 
-def located(place: str | Path) -> Path:
-    """The folder of a model, which is fetched if it is one of the hub's; see :func:`fetch`."""
-    return fetch(place) if isinstance(place, str) and place.startswith(HUB) else Path(place)
+def located(place: str | Path) -> str | Path:
+    """The folder of a model, which is fetched if it is one of the hub's (:func:`fetch`); anything else as it is."""
+    return fetch(place) if isinstance(place, str) and place.startswith(HUB) else place
 
 
 def fetch(name: str) -> Path:
