@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ from segcft.io.rendering import structure_colours
 from segcft.report.graph import graph_svg
 
 matplotlib.use("agg")
+# A package that draws its bars in notebooks asks for what pages do not need.
+warnings.filterwarnings("ignore", message="IProgress not found")
 
 ROOT = Path(__file__).parents[1]
 CHANGE = 40
