@@ -7,7 +7,9 @@ model.
 
 What is there is known by the true counterfactuals of many other people. An effect is *there* from a stated size on
 (:data:`STATED`, in standard deviations of the output, for one of the variable) if it is twice that to shams. It is
-*not there* if it is a trifle or no more than to shams, by the limits of the test. In between nothing is counted. Power
+*not there* if it is a trifle or no more than to shams, by the limits of the test. In between nothing is counted, and
+neither is that for which most of these people have no control. What is there is told by shams, too: a fault that all
+shams have would not be seen here. Power
 is the share of what is there that is found, a false alarm what is found and is not there. With a model's answers a
 false alarm may be the model's: it may change what it was not asked to. About a quarter of an hour on 2 CPU cores.
 """
@@ -199,6 +201,8 @@ def compared(
 def is_there(effect: Effect) -> bool | None:
     """Whether an effect of true counterfactuals is there; None of one that is neither."""
     size = effect.size / effect.sd if effect.sd else 0.0
+    if size > LEAST and 2 * effect.controlled < effect.patients:
+        return None
     if size >= STATED and effect.size >= 2 * effect.sham:
         return True
     return False if size <= LEAST or effect.size <= SPECIFIC * effect.sham else None
@@ -258,7 +262,7 @@ def _share(found: Sequence[bool]) -> str:
 
 
 def _sizes(found: Sequence[Effect]) -> str:
-    size, sham = (np.mean([getattr(one, of) / one.sd for one in found if one.sd]) for of in ("size", "sham"))
+    size, sham = (np.nanmean([getattr(one, of) / one.sd for one in found if one.sd]) for of in ("size", "sham"))
     return f"{size:.2f} / {sham:.2f}"
 
 

@@ -34,12 +34,13 @@ from segcft.readers.classifier import Classifier, Overlap, load_audited
 from segcft.report.stress import render_page
 from segcft.stress.audit import Audit, Settings, stress
 from segcft.stress.doses import EXPOSURE, doses_of, exposed
-from segcft.stress.effects import Effect, holm, one_sided
+from segcft.stress.effects import FEWEST, LEVEL, Effect, adjust, effects, enough, fewest, holm, mean_slopes, one_sided
+from segcft.stress.gaps import MOST_SHUFFLES, gaps
 from segcft.stress.people import chosen, people_of_store, read_people
-from segcft.stress.responses import respond
-from segcft.stress.sham import boards, shams
+from segcft.stress.responses import Responses, among, respond
+from segcft.stress.sham import boards, motions, shams
 from segcft.stress.source import Answered, ModelSource, Opened, Seen, Source
-from segcft.stress.table import render_audit
+from segcft.stress.table import limits_of, render_audit
 from segcft.stress.truth import TrueSource
 
 SIZE = 32
@@ -169,7 +170,7 @@ class TestWhatIsFound:
     def test_an_answer_to_any_change_is_told_from_one_to_this(self, audit: Audit) -> None:
         light = of(audit, "light", "heart_area")
         assert light.size == pytest.approx(light.sham, rel=0.1)
-        assert of(audit, "chaos", "heart_area").verdict == "as to shams"
+        assert of(audit, "chaos", "heart_area").verdict == "not told from shams"
 
     def test_decisions_flip(self, audit: Audit) -> None:
         heart = of(audit, "heart", "heart_area")
@@ -199,6 +200,41 @@ class TestWhatIsFound:
         assert few.effects[0].verdict == "too few people"
         assert not few.effects[0].found
         assert "null" not in json.dumps(few.record()["images"])
+
+    def test_of_too_few_people_for_so_many_effects_nothing_is_said(self, toy_study: Study) -> None:
+        few = stress(Toy(toy_study, people=6), Mine(heart_reader), Settings(doses=3))
+        assert {one.verdict for one in few.effects} == {"too few people"}  # 6 effects, and 2 ** -6 is a 64th
+        assert f"fewer than {fewest(6)} people" in " ".join(limits_of(few))
+        alone = stress(Toy(toy_study, people=6), Mine(heart_reader), Settings(("heart_area",), 3)).effects[0]
+        assert np.isfinite(alone.p_least)
+
+    @pytest.mark.parametrize(
+        ("keys", "field"),
+        [
+            ({"variables.sex.categories": ["M", "F"]}, "variables.sex.categories"),
+            ({"variables.age.unit": "months"}, "variables.age.unit"),
+            ({"image.size": [2 * SIZE, 2 * SIZE]}, "image.size"),
+            ({"image.length_unit": "cm"}, "image.length_unit"),
+        ],
+    )
+    def test_models_of_other_meanings_are_refused(
+        self, make_small_study: Callable[..., Study], toy_study: Study, keys: dict[str, Any], field: str
+    ) -> None:
+        other = Toy(make_small_study({"image.size": [SIZE, SIZE]} | keys))
+        with refused(RunError, Code.OTHER, f"--also: {field}"):
+            stress(Toy(toy_study), Mine(heart_reader), Settings(("heart_area",), 3), [other])
+
+    def test_models_are_compared_on_whom_all_answer_about(self, toy_study: Study) -> None:
+        source, other = Toy(toy_study), Toy(toy_study)
+        other.all = other.all[:20]
+        found = stress(source, Mine(heart_reader), Settings(("heart_area",), 3), [other])
+        one, known = found.effects[0], mean_slopes(among(found.responses, found.responses.ids[:20]))
+        assert (one.images, found.common, one.models) == (PEOPLE, 20, 2)
+        assert one.least == pytest.approx(one.most) == known["heart_area", "per sd", "it"]
+        assert found.record()["also"] == [{"study": toy_study.name}]
+        other.all = other.all[:0]
+        with refused(DataError, Code.EMPTY, "--also"):
+            stress(source, Mine(heart_reader), Settings(("heart_area",), 3), [other])
 
     def test_numbers_do_not_flip(self, toy_study: Study) -> None:
         area = Mine(lambda x: 1000 * x[:, 0, 18:26, 20:30].mean(dim=(1, 2)), decides=False)
@@ -250,6 +286,39 @@ class TestStatistics:
     def test_holm_by_hand(self) -> None:
         assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
 
+    def test_verdicts_go_by_adjusted_p_values(self) -> None:
+        made: dict[str, Any] = dict.fromkeys((field.name for field in fields(Effect)), 0.0)
+        none = float("nan")
+        rows = [(0.001, 0.5), (0.03, 0.5), (0.9, 0.9), (0.001, 0.001), (0.001, none), (none, none)]
+        found = adjust(
+            [Effect(**made | {"p_least": least, "p_sham": sham, "low": 1.0, "adjusted": none}) for least, sham in rows]
+        )
+        said = ["not told from shams", "none seen", "none seen", "rises", "no control", "too few people"]
+        assert [one.verdict for one in found] == said
+        assert [one.found for one in found] == [one == "rises" for one in said]
+
+    @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=12))
+    def test_what_is_found_is_no_trifle_either(self, p: list[tuple[float, float]]) -> None:
+        made: dict[str, Any] = dict.fromkeys((field.name for field in fields(Effect)), 0.0)
+        for one in adjust([Effect(**made | {"p_least": least, "p_sham": sham}) for least, sham in p]):
+            assert one.adjusted_least <= one.adjusted
+
+    def test_enough_people_are_those_of_whom_p_can_be_small(self) -> None:
+        assert fewest(1) == FEWEST
+        for tests in (1, 10, 200):
+            assert enough(fewest(tests), tests)
+            assert not enough(fewest(tests) - 1, tests)
+            assert tests * 2.0 ** -fewest(tests) <= LEVEL
+
+    def test_gaps_are_found_no_more_often_than_they_may(self, audit: Audit) -> None:
+        random, heart = np.random.default_rng(0), only_heart(audit.responses)
+        found = replace(heart, outputs=heart.outputs[:1])
+        labels = [np.array(["F", "M"])[random.permutation(PEOPLE) % 2] for _ in range(300)]
+        p = [gaps(found, {"drawn": one}, seed)[0].p for seed, one in enumerate(labels)]
+        assert sum(one <= 0.05 for one in p) < 29  # of 300 tests at 5 %, so many happen once in a thousand times
+        assert min(p) >= 1 / (1 + MOST_SHUFFLES)
+        assert max(p) <= 1
+
 
 class TestShams:
     @given(arrays.arrays(np.float32, (2, 1, 12, 12), elements=st.floats(-0.25, 0.25, width=32)))
@@ -258,8 +327,9 @@ class TestShams:
         null = rounded(torch.zeros_like(change))
         answer = rounded(null + change)
         energy = (answer - null).square().sum(dim=(1, 2, 3)).sqrt()
-        for made in (shams, boards):
-            image = made(null, answer, 3).image
+        for moved in (shams(null, answer, motions(null, [answer], 3)), boards(null, answer, 3)):
+            image = moved.image
+            assert moved.kept.shape == (2, 3)
             assert image.shape == (2, 3, 1, 12, 12)
             got = (image - null[:, None]).square().sum(dim=(2, 3, 4)).sqrt()
             # To half a grey level each pixel, twice.
@@ -269,7 +339,7 @@ class TestShams:
         null = rounded(torch.zeros(1, 1, 16, 16))
         answer = null.clone()
         answer[..., 2:5, 3:6] = 0.5
-        moved = shams(null, rounded(answer), 3)
+        moved = shams(null, rounded(answer), motions(null, [rounded(answer)], 3))
         assert float(moved.overlap.max()) == 0
         assert float(moved.image[..., 2:5, 3:6].abs().max()) < 0.01
         torch.testing.assert_close(
@@ -278,7 +348,8 @@ class TestShams:
 
     def test_a_change_of_everything_overlaps_with_itself(self) -> None:
         null = rounded(torch.zeros(1, 1, 16, 16))
-        assert float(shams(null, null + 0.2, 2).overlap.min()) == pytest.approx(1, abs=0.01)
+        moved = shams(null, null + 0.2, motions(null, [null + 0.2], 2))
+        assert float(moved.overlap.min()) == pytest.approx(1, abs=0.01)
 
     def test_what_black_cuts_off_is_made_up_for(self) -> None:
         null = rounded(torch.zeros(1, 1, 16, 16))
@@ -286,10 +357,81 @@ class TestShams:
         answer = null.clone()
         answer[..., 2:6, 1:7] -= 0.4
         energy = (answer - null).square().sum().sqrt()
-        moved = shams(null, answer, 2).image
+        moved = shams(null, answer, motions(null, [answer], 2)).image
         torch.testing.assert_close(
             (moved - null[:, None]).square().sum(dim=(2, 3, 4)).sqrt(), energy.expand(1, 2), rtol=0.05, atol=0
         )
+
+    def test_motions_are_those_of_all_doses(self) -> None:
+        """What is darkened may go to where it is white, and what is brightened to where it is black: both may only go
+        to where it is grey."""
+        null = rounded(torch.zeros(1, 1, 16, 16))
+        null[..., :8, 8:], null[..., 8:, :8] = 1, -1
+        darker, brighter = null.clone(), null.clone()
+        darker[..., 1:4, 2:4] -= 0.5
+        brighter[..., 1:4, 2:4] += 0.5
+        chosen = motions(null, [darker, brighter], 2)
+        for answer in (darker, brighter):
+            moved = shams(null, answer, chosen)
+            assert moved.kept.all()
+            changed = (moved.image != null[:, None]).nonzero()
+            assert ((changed[:, 3] >= 8) == (changed[:, 4] >= 8)).all()  # in quarters that are grey
+        first, second = (shams(null, answer, chosen).image != null[:, None] for answer in (darker, brighter))
+        assert torch.equal(first, second)
+
+    def test_responses_to_shams_sum_over_doses_as_those_to_answers(self, toy_study: Study) -> None:
+        """A linear reader answers to each sham in proportion to the dose, whatever place it is at."""
+        weights = torch.from_numpy(np.random.default_rng(1).standard_normal((SIZE, SIZE)).astype(np.float32))
+        source = Toy(toy_study)
+        grid = doses_of(toy_study.variables, source.people.numpy(), ["heart_area"], 5)
+        found = respond(source, Mine(lambda x: (x[:, 0] * weights).sum(dim=(1, 2)), decides=False), grid)
+        one = found.of["heart_area"]
+        asked = (np.array(one.doses.values) - one.own[:, None])[:, :, None]
+        gain = one.sham[..., 0] - found.null[:, :1, None]
+        line = (asked * gain).sum(axis=1) / np.square(asked).sum(axis=1)
+        assert np.abs(line).max() > 0.5
+        np.testing.assert_allclose(gain, asked * line[:, None], atol=0.25)  # grey levels are rounded
+
+    def test_one_of_much_less_energy_is_not_kept(self) -> None:
+        null = torch.full((1, 1, 16, 16), -1.0)
+        null[..., 2:5, 2:5] = 0.5
+        answer = null.clone()
+        answer[..., 2:5, 2:5] = -1  # all else is black and cannot become darker
+        assert not shams(null, answer, motions(null, [answer], 2)).kept.any()
+        answer[..., 2:5, 2:5] = 1
+        assert shams(null, answer, motions(null, [answer], 2)).kept.all()
+
+    def test_shams_that_are_not_kept_do_not_count(self, audit: Audit) -> None:
+        whole = audit.responses
+        response = whole.of["heart_area"]
+        kept = response.kept.copy()
+        kept[:, 1, 0] = False  # at one dose is at all doses
+        part = effects(only_heart(whole, kept=kept))
+        two = effects(only_heart(whole, kept=response.kept[..., 1:], sham=response.sham[..., 1:, :]))
+        for one, other in zip(part, two, strict=True):
+            for name in ("size", "sham", "controlled", "sham_flips", "p_sham", "adjusted"):
+                assert getattr(one, name) == pytest.approx(getattr(other, name))
+
+    def test_who_has_no_sham_has_no_control(self, audit: Audit) -> None:
+        whole = audit.responses
+        kept = whole.of["heart_area"].kept.copy()
+        kept[10:] = False
+        some = effects(only_heart(whole, kept=kept))[0]
+        assert (some.patients, some.controlled) == (PEOPLE, 10)
+        assert some.size > some.sham
+        kept[3:] = False
+        for one in effects(only_heart(whole, kept=kept)):
+            assert one.controlled == 3
+            assert one.verdict == "no control"
+            assert np.isnan([one.p_sham, one.adjusted]).all()
+            assert not one.found
+        kept[:] = False
+        assert np.isnan(effects(only_heart(whole, kept=kept))[0].sham)
+
+
+def only_heart(found: Responses, **changed: Any) -> Responses:
+    """The responses to the heart alone."""
+    return replace(found, of={"heart_area": replace(found.of["heart_area"], **changed)})
 
 
 class TestDoses:
@@ -344,6 +486,14 @@ class TestPages:
         own = [abs(float(row["slope"])) for row in rows if (row["variable"], row["output"]) == ("heart_area", "heart")]
         assert own == sorted(own, reverse=True)
         assert len(own) == of(audit, "heart", "heart_area").images
+        with (tmp_path / "answers.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        own = [row for row in rows if (row["variable"], row["output"]) == ("age", "heart")]
+        response = audit.responses.of["age"]
+        assert {float(row["dose"]) for row in own} == set(response.doses.values)
+        assert {float(row["own"]) for row in own} == set(response.own.tolist())
+        assert {row["unit"] for row in own} == {response.doses.unit}
+        assert {row["dose"] for row in rows if row["variable"] == "sex"} == {"F", "M"}
 
 
 class Weighted(nn.Module):
@@ -491,6 +641,21 @@ class TestPeople:
         with refused(DataError, Code.MISSING):
             read_people(tmp_path / "images", small_run.study, ["view"])
 
+    def test_cells_between_semicolons_are_read_as_the_questions_are(self, small_run: Run, tmp_path: Path) -> None:
+        (tmp_path / "images").mkdir()
+        rows = "id;patient;sex;age\na;7;F;50,5\nb;7;M;60,25\nc;9;M;\n"
+        (tmp_path / "metadata.csv").write_text(rows, encoding="utf-8")
+        people, _ = read_people(tmp_path, small_run.study)
+        assert [(one.id, one.patient) for one in people] == [("a", "7"), ("b", "7"), ("c", "9")]
+        assert [list(one.known) for one in people] == [["sex=F", "age=50.5"], ["sex=M", "age=60.25"], ["sex=M"]]
+
+    def test_a_column_of_patients_may_have_another_name(self, small_run: Run, tmp_path: Path) -> None:
+        table = tmp_path / "table.csv"
+        table.write_text("image,Subject ID\na.png,1\nb.png,1\nc.png,2\nd.png,3\n", encoding="utf-8")
+        people, passed = read_people(table, small_run.study)
+        assert [one.patient for one in people] == ["1", "1", "2", "3"]
+        assert passed == []
+
     def test_some_are_chosen_in_their_order(self, small_run: Run) -> None:
         store = small_run.store()
         people = people_of_store(store, store.indices("test"), small_run.study)
@@ -555,6 +720,9 @@ class TestModels:
         assert one.models == 2
         assert one.least <= one.slope <= one.most
         assert "by models" in render_audit(found)
+        assert found.record()["also"] == [
+            {"study": source.study.name, "model": source.model.run.folder.name, "method": "none"}
+        ]
 
 
 class TestCommand:

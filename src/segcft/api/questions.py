@@ -120,11 +120,8 @@ def table_items(
     Raises:
         DataError: it is no such table.
     """
-    expected = ("id", "image", "do", *study.variables)
-    names_image = "image" if images is None else "id"
-    rows, ragged = read_table(table, {names_image: "file of the image"}, expected)
-    if ragged:
-        raise DataError(Code.INVALID, f"{table}: line {ragged[0][0]}", ragged[0][1])
+    expected, names_image = columns_of(study), "image" if images is None else "id"
+    rows = table_rows(table, study, images)
     further = [column for column in rows[0].cells if column not in expected]
     missing = [name for name in expected if name not in rows[0].cells]
     for column in further:
@@ -149,6 +146,24 @@ def table_items(
         items.append(Item(id, image, tuple(facts.values()), asked))
     ids = _distinct([item.id for item in items])
     return Questions([replace(item, id=id) for id, item in zip(ids, items, strict=True)], passed)
+
+
+def columns_of(study: Study) -> tuple[str, ...]:
+    """The columns that a table of questions may have."""
+    return ("id", "image", "do", *study.variables)
+
+
+def table_rows(table: Path, study: Study, images: Path | None = None) -> list[Row]:
+    """The rows of a table of questions, with the cells of all its columns; see :func:`table_items`.
+
+    Raises:
+        DataError: it is no such table.
+    """
+    names_image = "image" if images is None else "id"
+    rows, ragged = read_table(table, {names_image: "file of the image"}, columns_of(study))
+    if ragged:
+        raise DataError(Code.INVALID, f"{table}: line {ragged[0][0]}", ragged[0][1])
+    return rows
 
 
 def _found(images: Path, id: str) -> Path:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from segcft.cli.options import Command, count, whole
+from segcft.errors import Code, SegcftError
 
 
 def add_simulate(command: Command) -> None:
@@ -89,6 +90,9 @@ def _confounding(text: str) -> tuple[str, float]:
 
 
 def _simulate(options: argparse.Namespace) -> None:
+    if options.do and options.kind != "retina":
+        why = f"true counterfactuals are written of retina, not of {options.kind}"
+        raise SegcftError(Code.UNSUPPORTED, "--do", why)
     from segcft.utils.progress import ConsoleProgress
 
     size = {} if options.size is None else {"size": (options.size, options.size)}

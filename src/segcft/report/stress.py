@@ -19,7 +19,9 @@ from segcft.report.page import template
 from segcft.report.pictures import difference, difference_picture, picture
 from segcft.stress.audit import Audit
 from segcft.stress.effects import LEAST, LEVEL, SPECIFIC, Effect
+from segcft.stress.gaps import MOST_SHUFFLES
 from segcft.stress.responses import Example
+from segcft.stress.sham import LEAST_ENERGY
 from segcft.stress.table import gap_cells, headline, limits_of, number, p_value, share, subject
 from segcft.utils.atomic import write_text
 
@@ -74,6 +76,8 @@ def render_page(audit: Audit) -> str:
         least=LEAST,
         specific=SPECIFIC,
         level=LEVEL,
+        energy=LEAST_ENERGY,
+        shuffles=MOST_SHUFFLES,
         size=tuple(audit.study.image.size),
         simulated=bool(audit.origin.get("simulated")),
         subject=subject,

@@ -11,16 +11,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 import segcft
 from segcft.config.graph import Graph
 from segcft.config.study import Study
-from segcft.errors import Code, DataError
+from segcft.errors import Code, DataError, RunError
 from segcft.readers.classifier import Audited
 from segcft.stress.doses import EXPOSURE, Doses, doses_of
 from segcft.stress.effects import LEAST, LEVEL, SPECIFIC, Curve, Effect, beside, curves, effects, slopes
 from segcft.stress.gaps import Gap, gaps, groups_of
-from segcft.stress.responses import Responses, respond
+from segcft.stress.responses import Responses, among, respond
 from segcft.stress.source import Source
 from segcft.stress.table import render_audit
 from segcft.utils.atomic import write_bytes, write_text
@@ -30,6 +31,10 @@ RECORD = "stress.json"
 """The file by which the folder of a stress test is known."""
 DRAWS = 2000
 """Resamples of the patients."""
+VARIABLE = ("kind", "categories", "unit")
+"""What is the same of a variable in all models."""
+GRID = ("size", "channels", "field_of_view", "length_unit", "fit")
+"""The same of the image: areas are in its pixels."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,8 @@ class Audit:
         curves: dose-responses.
         gaps: between groups of subjects.
         moved: variable -> what it causes, and changes with it; nothing where that is held.
+        also: which other models answered, each as :attr:`segcft.stress.source.Source.told`.
+        common: images that all models answered about; ranges over models are of these.
     """
 
     study: Study
@@ -75,6 +82,8 @@ class Audit:
     curves: Sequence[Curve]
     gaps: Sequence[Gap]
     moved: Mapping[str, Sequence[str]]
+    also: Sequence[Mapping[str, str]]
+    common: int
 
     @property
     def reconstruction(self) -> dict[str, float]:
@@ -91,6 +100,8 @@ class Audit:
                 "segcft": segcft.__version__,
                 "study": self.study.name,
                 **self.origin,
+                "also": [dict(one) for one in self.also],
+                "images of all models": self.common,
                 "settings": asdict(self.settings)
                 | {"least": LEAST, "specific": SPECIFIC, "level": LEVEL, "resamples": DRAWS},
                 "images": len(found.ids),
@@ -105,23 +116,25 @@ class Audit:
         )
 
     def answers(self) -> pd.DataFrame:
-        """A row a subject, variable, dose and output: what the classifier said of the answer, of its shams on average
-        and of the answer to no question."""
+        """A row a subject, variable, dose and output: what the classifier said of the answer, on average of its shams
+        that are kept (NaN of none), and of the answer to no question. Values are categories, or numbers in ``unit``."""
         found, rows = self.responses, list[dict[str, Any]]()
         for name, response in found.of.items():
-            doses = [response.doses.shown(value) for value in response.doses.values]
+            of, doses = response.doses, response.doses.values
+            shams = np.where(response.kept[..., None], response.sham, np.nan)
             for i, d, k in np.ndindex(response.output.shape):
                 rows.append(
                     {
                         "id": found.ids[i],
                         "variable": name,
-                        "own": response.doses.shown(float(response.own[i])),
-                        "dose": doses[d],
+                        "own": of.cell(float(response.own[i])),
+                        "dose": of.cell(doses[d]),
+                        "unit": of.unit,
                         "supported": bool(response.supported[i, d]),
                         "output": found.outputs[k],
                         "before": found.null[i, k],
                         "after": response.output[i, d, k],
-                        "shams": response.sham[i, d, :, k].mean(),
+                        "shams": _mean(shams[i, d, :, k]),
                         "obtained": response.obtained[i, d],
                     }
                 )
@@ -145,7 +158,7 @@ class Audit:
         """Write :data:`RECORD`, ``stress.md``, ``effects.csv``, ``subjects.csv`` and ``answers.csv`` to ``folder``."""
         of_effects = pd.DataFrame(asdict(one) for one in self.effects)
         for name, table in (("effects", of_effects), ("subjects", self.subjects()), ("answers", self.answers())):
-            write_bytes(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6g").encode())
+            write_bytes(folder / f"{name}.csv", table.to_csv(index=False).encode())
         write_text(folder / "stress.md", render_audit(self))
         write_text(folder / RECORD, json.dumps(self.record(), indent=1, allow_nan=False) + "\n")
 
@@ -164,22 +177,20 @@ def stress(
         source: who is asked about, and who answers.
         audited: what is tried.
         settings: what is asked.
-        also: the same people, answered about by other models of the same variables: how far effects depend on the
-            model.
+        also: the same people, answered about by other models of the same variables and grid: how far effects depend
+            on the model, over the images that all answer about.
         origin: see :class:`Audit`.
         progress: shows how many subjects are done.
 
     Raises:
         InterventionError: a variable is none.
-        RunError: the classifier cannot read the images.
-        DataError: nobody is left, or another model has other variables.
+        RunError: the classifier cannot read the images, or another model is of other variables or another grid.
+        DataError: nobody is left, or nobody whom all models answer about.
     """
     settings = settings or Settings()
     study = source.study
     for other in also:
-        if list(other.study.variables) != list(study.variables):
-            why = f"{other.study.name!r} has other variables than {study.name!r}"
-            raise DataError(Code.CONFLICT, "also", why)
+        _check_alike(study, other.study)
     names = settings.variables or (*study.variables, EXPOSURE)
     doses = doses_of(study.variables, source.people.cpu().numpy(), names, settings.doses)
     found = respond(source, audited, doses, progress)
@@ -188,17 +199,42 @@ def stress(
             f"; the first: {found.left_out[0].reason}" if found.left_out else ""
         )
         raise DataError(Code.EMPTY, "--data", why)
-    others = [effects(respond(one, audited, doses, progress), DRAWS, settings.seed) for one in also]
+    models = [found, *(respond(one, audited, doses, progress) for one in also)]
+    common = set(found.ids).intersection(*(one.ids for one in models))
+    if not common:
+        why = f"of {len(found.ids)} images that {study.name!r} answers about none is left by all other models"
+        raise DataError(Code.EMPTY, "--also", why)
     return Audit(
         study,
         dict(origin or {}),
         settings,
         found,
-        beside(effects(found, DRAWS, settings.seed), others),
+        beside(effects(found, DRAWS, settings.seed), [among(one, common) for one in models]),
         list(curves(found, DRAWS, settings.seed)),
         gaps(found, _groups(study, found, settings), settings.seed),
         dict(_moved(study, doses, settings.held)),
+        [one.told for one in also],
+        len(common),
     )
+
+
+def _check_alike(study: Study, other: Study) -> None:
+    """See that values and images of another study mean the same.
+
+    Raises:
+        RunError: they do not.
+    """
+    if list(other.variables) != list(study.variables):
+        why = f"{other.name!r} has other variables than {study.name!r}"
+        raise RunError(Code.OTHER, "--also: variables", why)
+    parts: list[tuple[str, object, object, Sequence[str]]] = [("image", study.image, other.image, GRID)]
+    parts += [(f"variables.{name}", one, other.variables[name], VARIABLE) for name, one in study.variables.items()]
+    for where, own, theirs, keys in parts:
+        for key in keys:
+            first, second = getattr(own, key), getattr(theirs, key)
+            if first != second:
+                why = f"{second!r} in {other.name!r}, and {first!r} in {study.name!r}: answers are not comparable"
+                raise RunError(Code.OTHER, f"--also: {where}.{key}", why)
 
 
 def _groups(study: Study, found: Responses, settings: Settings) -> dict[str, Any]:
@@ -226,6 +262,12 @@ def _curve(curve: Curve) -> dict[str, Any]:
     return {"variable": curve.doses.variable, "output": curve.output} | {
         "points": [dict(zip(names, row, strict=True)) for row in rows]
     }
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    """Of what is known; NaN of nothing."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")
 
 
 def _plain(value: Any) -> Any:

@@ -52,6 +52,10 @@ class Doses:
         """A value in words."""
         return self.categories[int(value)] if self.categories else f"{value:.4g} {self.unit}".rstrip()
 
+    def cell(self, value: float) -> float | str:
+        """A value for a table: the name of a category, or the number as it is."""
+        return self.categories[int(value)] if self.categories else value
+
     def contrasts(self) -> list[tuple[str, int]]:
         """What effects are of, in words, and the category that it is a change to, -1 of numbers and of two categories,
         which have one direction. Of more categories there is one each: everybody else becomes it."""

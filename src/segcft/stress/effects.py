@@ -3,23 +3,32 @@ r"""What is found: how strongly each output answers to each variable, with inter
 Of subject i let :math:`\Delta_{id}` be by how much dose d differs from the own value, in standard deviations, and
 :math:`r_{id}` the output under it less the output of the null answer. The subject's slope is that of least squares
 through the origin, :math:`b_i = \sum_d \Delta_{id} r_{id} / w_i` with :math:`w_i = \sum_d \Delta_{id}^2`, doses out of
-support left out; that of all is :math:`\sum_i w_i b_i / \sum_i w_i`. Shams have slopes :math:`s_{ij}` likewise.
+support left out; that of all is :math:`\sum_i w_i b_i / \sum_i w_i`. Shams have slopes :math:`s_{ij}` likewise. Those
+that change an image less than its answer does (:data:`segcft.stress.sham.LEAST_ENERGY`) at a dose that counts are none,
+and a subject without any has no control.
 
 A variable is *found* where two things are shown, so that the larger of two p-values counts (an intersection-union test:
 Berger, Technometrics 1982):
 
 - its effect is no trifle: :math:`E\, w_i |b_i| > \lambda \sigma\, E\, w_i`, with :math:`\sigma` the standard deviation
   of the output over the images and :math:`\lambda` = :data:`LEAST`;
-- it is this change, and not any: :math:`E\, w_i |b_i| > \kappa\, E\, w_i \operatorname{mean}_j |s_{ij}|`, with
-  :math:`\kappa` = :data:`SPECIFIC`.
+- it is larger than where the change is elsewhere:
+  :math:`E\, w_i |b_i| > \kappa\, E\, w_i \operatorname{mean}_j |s_{ij}|`, with :math:`\kappa` = :data:`SPECIFIC`,
+  over subjects with a control.
 
 Each is a one-sided test of a mean over patients by flipping signs (Fisher 1935): exact where differences are symmetric
-around 0, and about right of many patients else. Over all variables and outputs p-values are adjusted by Holm (1979), so
-that the probability of finding anything that is not there is at most :data:`LEVEL`.
+around 0, and about right of many patients else. So far as it is right, Holm's adjustment (1979) over all variables and
+outputs that are tested keeps the chance of any false one among these effects at :data:`LEVEL`. That says nothing of
+gaps between groups, which are another family, nor of the direction, which is read from an interval that is not
+adjusted. What is not told from shams is not shown to be as large as these.
+
+The smallest p-value of n signs is about :math:`2^{-n}`. Where that times the number of effects is above :data:`LEVEL`,
+nothing could be found, and an effect is not tested: there are too few people (:func:`enough`).
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -67,7 +76,8 @@ class Effect:
         slope: mean over subjects; ``low`` and ``high`` are its 95 % interval over patients.
         sd: standard deviation of the output over the images.
         size: mean of the slopes without their signs.
-        sham: the same of shams.
+        sham: the same of shams, over subjects who have a control; NaN where nobody has.
+        controlled: patients who have a control.
         overlap: of shams with the answers; near 1 they are nearly the same change, and the control says little. NaN of
             how images were taken.
         flips: of those whose decision flips at some dose the share; NaN where nothing is decided.
@@ -76,8 +86,9 @@ class Effect:
         obtained: the change of the variable that the judge reads for one that is asked for; NaN where it reads none.
         within: in 90 % of answers what was asked for is within this of what is read, in standard deviations.
         p_least: of the first test, NaN of too few patients.
-        p_sham: of the second.
-        adjusted: the larger one, adjusted for all variables and outputs.
+        p_sham: of the second, NaN of too few patients with a control.
+        adjusted_least: the first one, adjusted for all variables and outputs.
+        adjusted: the larger one, likewise; NaN where one of both is.
         models: whose answers were asked for; the slopes by each are between ``least`` and ``most``.
     """
 
@@ -93,6 +104,7 @@ class Effect:
     sd: float
     size: float
     sham: float
+    controlled: int
     overlap: float
     flips: float
     sham_flips: float
@@ -102,6 +114,7 @@ class Effect:
     within: float
     p_least: float = float("nan")
     p_sham: float = float("nan")
+    adjusted_least: float = float("nan")
     adjusted: float = float("nan")
     models: int = 1
     least: float = float("nan")
@@ -117,20 +130,22 @@ class Effect:
         """What is found, in words."""
         if np.isnan(self.p_least):
             return "too few people"
+        if np.isnan(self.p_sham):
+            return "no control"
         if self.found:
             return "rises" if self.low > 0 else "falls" if self.high < 0 else "answers both ways"
-        if self.p_least <= LEVEL and self.p_sham > LEVEL:
-            return "as to shams"
-        return "none seen"
+        return "not told from shams" if self.adjusted_least <= LEVEL else "none seen"
 
 
 class Slopes(NamedTuple):
-    """Of N subjects: the numerators of their slopes (N,) and of those of shams (N, S), the weights (N,), and which
-    answers count, and which were asked for, (N, D)."""
+    """Of N subjects: the numerators of their slopes (N,), and of those of shams without their signs, on average, NaN of
+    subjects without a control (N,); the weights (N,); which shams count (N, S), and which answers count, and which were
+    asked for, (N, D)."""
 
     top: Floats
     sham: Floats
     weight: Floats
+    kept: NDArray[np.bool_]
     used: NDArray[np.bool_]
     asked: NDArray[np.bool_]
 
@@ -138,6 +153,11 @@ class Slopes(NamedTuple):
     def slope(self) -> Floats:
         """(N,), NaN of those who do not count."""
         return np.divide(self.top, self.weight, out=np.full(len(self.top), np.nan), where=self.weight > 0)
+
+    @property
+    def controlled(self) -> NDArray[np.bool_]:
+        """Who counts and has a control, (N,)."""
+        return (self.weight > 0) & self.kept.any(axis=1)
 
 
 class Curve(NamedTuple):
@@ -168,23 +188,61 @@ def slopes(response: Response, null: Floats, output: int, category: int) -> Slop
     change, start = np.where(response.supported, asked, 0.0), null[:, output]
     top = (change * (response.output[..., output] - start[:, None])).sum(axis=1)
     sham = (change[..., None] * (response.sham[..., output] - start[:, None, None])).sum(axis=1)
-    return Slopes(top, sham, np.square(change).sum(axis=1), change != 0, asked != 0)
+    used = change != 0
+    kept = (response.kept | ~used[..., None]).all(axis=1)  # at every dose that counts
+    size = np.where(kept, np.abs(sham), 0.0).sum(axis=1)
+    size = np.divide(size, kept.sum(axis=1), out=np.full(len(size), np.nan), where=kept.any(axis=1))
+    return Slopes(top, size, np.square(change).sum(axis=1), kept, used, asked != 0)
 
 
 def effects(found: Responses, draws: int = 2000, seed: int = 0) -> list[Effect]:
     """All effects, by variables and outputs; ``draws`` resamples of the patients."""
     asked = [(one, *contrast) for one in found.of.values() for contrast in one.doses.contrasts()]
-    flips = max(FLIPS, FLIPS_OF_ONE * len(asked) * len(found.outputs))
+    tests = len(asked) * len(found.outputs)
+    flips = max(FLIPS, FLIPS_OF_ONE * tests)
     rows = []
     for response, contrast, category in asked:
         for k, output in enumerate(found.outputs):
             own = slopes(response, found.null, k, category)
             row = _effect(found, response, contrast, output, k, own, draws, seed)
-            least, sham = _p_values(row.sd, own, found.patients, flips, seed)
+            least, sham = _p_values(row, own, found.patients, tests, flips, seed)
             rows.append(replace(row, p_least=least, p_sham=sham))
+    return adjust(rows)
+
+
+def adjust(rows: Sequence[Effect]) -> list[Effect]:
+    """Effects with p-values that are adjusted for all that are tested, those without a control included."""
     known = [row for row in rows if not np.isnan(row.p_least)]
-    adjusted = iter(holm([max(row.p_least, row.p_sham) for row in known]))
-    return [row if np.isnan(row.p_least) else replace(row, adjusted=next(adjusted)) for row in rows]
+    least = iter(holm([row.p_least for row in known]))
+    both = iter(holm([1.0 if np.isnan(row.p_sham) else max(row.p_least, row.p_sham) for row in known]))
+    found = []
+    for row in rows:
+        if not np.isnan(row.p_least):
+            first, second = next(least), next(both)
+            row = replace(row, adjusted_least=first, adjusted=float("nan") if np.isnan(row.p_sham) else second)
+        found.append(row)
+    return found
+
+
+def enough(patients: int, tests: int) -> bool:
+    """Whether so many patients can show anything, were it as clear as can be, if so many effects are tested."""
+    return patients >= FEWEST and tests * 2.0**-patients <= LEVEL
+
+
+def fewest(tests: int) -> int:
+    """Patients who are :func:`enough`."""
+    return next(n for n in itertools.count(FEWEST) if enough(n, tests))
+
+
+def mean_slopes(found: Responses) -> dict[tuple[str, str, str], float]:
+    """Variable, contrast and output -> the slope of all subjects; NaN where nobody counts."""
+    means = {}
+    for response in found.of.values():
+        for contrast, category in response.doses.contrasts():
+            for k, output in enumerate(found.outputs):
+                own = slopes(response, found.null, k, category)
+                means[response.doses.variable, contrast, output] = _ratio(float(own.top.sum()), own.weight.sum())
+    return means
 
 
 def spread_of(found: Responses, k: int) -> float:
@@ -192,14 +250,13 @@ def spread_of(found: Responses, k: int) -> float:
     return float(found.null[:, k].std(ddof=1)) if len(found.null) > 1 else 0.0
 
 
-def beside(own: Sequence[Effect], others: Sequence[Sequence[Effect]]) -> list[Effect]:
-    """Effects by one model with the range of their slopes by it and by ``others``, of the same settings."""
-    found = []
-    for one in own:
-        key = (one.variable, one.contrast, one.output)
-        same = [e.slope for effects in others for e in effects if (e.variable, e.contrast, e.output) == key]
-        known = [slope for slope in (one.slope, *same) if np.isfinite(slope)] or [float("nan")]
-        found.append(replace(one, models=1 + len(others), least=min(known), most=max(known)))
+def beside(effects: Sequence[Effect], models: Sequence[Responses]) -> list[Effect]:
+    """Effects with the range of their slopes by several ``models``, of the same people and doses."""
+    means, found = [mean_slopes(one) for one in models], []
+    for one in effects:
+        known = [slope for of in means if np.isfinite(slope := of[one.variable, one.contrast, one.output])]
+        known = known or [float("nan")]
+        found.append(replace(one, models=len(models), least=min(known), most=max(known)))
     return found
 
 
@@ -221,8 +278,7 @@ def _effect(
     people = len(set(patients.tolist()))
     sd = spread_of(found, k)
     mean = bootstrap_means(own.slope[:, None], found.patients, draws, seed=seed, weights=own.weight[:, None])
-    total = own.weight.sum()
-    size, sham = np.abs(own.top), np.abs(own.sham).mean(axis=1)
+    total, controlled = own.weight.sum(), own.controlled
     flips, sham_flips = _flips(found, response, k, own)
     obtained, within = _reading(response, own)
     return Effect(
@@ -236,8 +292,9 @@ def _effect(
         low=float(mean.low[0]),
         high=float(mean.high[0]),
         sd=sd,
-        size=_ratio(float(size.sum()), total),
-        sham=_ratio(float(sham.sum()), total),
+        size=_ratio(float(np.abs(own.top).sum()), total),
+        sham=_ratio(float(own.sham[controlled].sum()), own.weight[controlled].sum()),
+        controlled=len(set(found.patients[controlled].tolist())),
         overlap=_mean(response.overlap, own.used),
         flips=flips,
         sham_flips=sham_flips,
@@ -248,25 +305,28 @@ def _effect(
     )
 
 
-def _p_values(sd: float, own: Slopes, patients: NDArray[np.str_], flips: int, seed: int) -> tuple[float, float]:
+def _p_values(
+    row: Effect, own: Slopes, patients: NDArray[np.str_], tests: int, flips: int, seed: int
+) -> tuple[float, float]:
     """Of both tests; NaN of too few patients."""
-    if len(set(patients[own.weight > 0].tolist())) < FEWEST:
+    if not enough(row.patients, tests):
         return float("nan"), float("nan")
-    size, sham = np.abs(own.top), np.abs(own.sham).mean(axis=1)
-    trifles, others = size - LEAST * sd * own.weight, size - SPECIFIC * sham
-    first, second = (one_sided(_by_patient(one, patients), flips, seed) for one in (trifles, others))
-    return first, second
+    size, has = np.abs(own.top), own.controlled
+    least = one_sided(_by_patient(size - LEAST * row.sd * own.weight, patients), flips, seed)
+    if not enough(row.controlled, tests):
+        return least, float("nan")
+    return least, one_sided(_by_patient((size - SPECIFIC * own.sham)[has], patients[has]), flips, seed)
 
 
 def _flips(found: Responses, response: Response, k: int, own: Slopes) -> tuple[float, float]:
     """The share of those whose decision flips at some dose that counts, and of shams, on average."""
-    counts = own.weight > 0
+    counts, kept = own.weight > 0, own.kept & own.controlled[:, None]
     if not found.decides or not counts.any():
         return float("nan"), float("nan")
     before = found.null[:, k] >= HALF
     flipped = ((response.output[..., k] >= HALF) != before[:, None]) & own.used
     moved = ((response.sham[..., k] >= HALF) != before[:, None, None]) & own.used[..., None]
-    return float(flipped.any(axis=1)[counts].mean()), float(moved.any(axis=1)[counts].mean())
+    return float(flipped.any(axis=1)[counts].mean()), _mean(moved.any(axis=1).astype(float), kept)
 
 
 def _reading(response: Response, own: Slopes) -> tuple[float, float]:

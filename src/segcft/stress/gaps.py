@@ -1,4 +1,9 @@
-"""Whether an output answers differently in groups of subjects: women and men, the old and the young, sites, views."""
+"""Whether an output answers differently in groups of subjects: women and men, the old and the young, sites, views.
+
+That a group differs at all is tested, by shuffling labels among patients; by how much is estimated. Shuffles are drawn
+one after the other until :data:`ENOUGH` of them are as far apart as the data, or there have been so many as are
+needed, at most :data:`MOST_SHUFFLES` (Besag and Clifford, Biometrika 1991).
+"""
 
 from __future__ import annotations
 
@@ -13,9 +18,16 @@ from segcft.stress.effects import CHUNK, FEWEST, LEAST, LEVEL, ROUNDING, Floats,
 from segcft.stress.responses import Responses
 
 SHUFFLES = 1999
-"""Of the groups' labels, at least."""
+"""Of the groups' labels, unless :data:`ENOUGH` of them come before."""
 SHUFFLES_OF_ONE = 40
 """The same for each gap, so that the smallest p-value is small even after its adjustment."""
+MOST_SHUFFLES = 19_999
+"""Of these. The smallest p-value is one in so many and one: of more gaps than :data:`MOST_GAPS` none can be found."""
+MOST_GAPS = int((MOST_SHUFFLES + 1) * LEVEL)
+ENOUGH = 100
+"""Shuffles as far apart as the data, after which no more are drawn: p is known well enough, and is not small."""
+RESAMPLES = 2000
+"""Of patients, for an interval."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +59,8 @@ class Gap:
 
     @property
     def found(self) -> bool:
-        """Whether the group differs from the others, by no trifle (:data:`~segcft.stress.effects.LEAST`)."""
+        """Whether the group is shown to differ from the others, and the difference that is estimated is no trifle
+        (:data:`~segcft.stress.effects.LEAST`): that it is none is not tested."""
         return self.adjusted <= LEVEL and abs(self.slope - self.rest) > LEAST * self.sd
 
 
@@ -69,7 +82,7 @@ def gaps(found: Responses, groups: Mapping[str, NDArray[np.str_]], seed: int = 0
     """The gaps of all outputs, variables and groups. Of two groups one is told, the other being the rest."""
     several = [labels for texts in groups.values() for labels in set(texts.tolist()) - {""}]
     asked = sum(len(one.doses.contrasts()) for one in found.of.values()) * len(found.outputs) * len(several)
-    shuffles = max(SHUFFLES, SHUFFLES_OF_ONE * asked)
+    shuffles = min(MOST_SHUFFLES, max(SHUFFLES, SHUFFLES_OF_ONE * asked))
     rows = [gap for name, labels in groups.items() for gap in _of(found, name, labels, shuffles, seed)]
     return [replace(row, adjusted=p) for row, p in zip(rows, holm([row.p for row in rows]), strict=True)]
 
@@ -110,17 +123,27 @@ def _gap(
     random = np.random.default_rng(seed)
     chosen = inside.astype(float)
     slope, rest = _slope(chosen[None], top, weight)[0], _slope(1 - chosen[None], top, weight)[0]
-    shuffled, drawn = [], []
-    for first_ in range(0, shuffles, block := max(1, CHUNK // len(inside))):
-        size = min(block, shuffles - first_)
-        some = random.permuted(np.tile(chosen, (size, 1)), axis=1)
-        shuffled.append(_slope(some, top, weight) - _slope(1 - some, top, weight))
-        times = random.multinomial(len(inside), np.full(len(inside), 1 / len(inside)), size=size)
-        drawn.append(_slope(times * chosen, top, weight) - _slope(times * (1 - chosen), top, weight))
-    beyond = np.abs(np.concatenate(shuffled)) >= (1 - ROUNDING) * abs(slope - rest)
-    p = (1 + int(beyond.sum())) / (1 + shuffles)
-    low, high = np.nanpercentile(np.concatenate(drawn), [2.5, 97.5])
+    times = random.multinomial(len(inside), np.full(len(inside), 1 / len(inside)), size=RESAMPLES)
+    drawn = _slope(times * chosen, top, weight) - _slope(times * (1 - chosen), top, weight)
+    low, high = np.nanpercentile(drawn, [2.5, 97.5])
+    p = _p_value(abs(slope - rest), chosen, top, weight, shuffles, random)
     return int(inside.sum()), float(slope), float(rest), float(low), float(high), p
+
+
+def _p_value(
+    apart: float, chosen: Floats, top: Floats, weight: Floats, shuffles: int, random: np.random.Generator
+) -> float:
+    """That slopes of those who are ``chosen`` and of the others are so far ``apart`` by chance."""
+    done = reached = 0
+    while done < shuffles:
+        size = min(SHUFFLES, shuffles - done, max(1, CHUNK // len(chosen)))
+        some = random.permuted(np.tile(chosen, (size, 1)), axis=1)
+        shuffled = _slope(some, top, weight) - _slope(1 - some, top, weight)
+        beyond = np.flatnonzero(np.abs(shuffled) >= (1 - ROUNDING) * apart)
+        if reached + len(beyond) >= ENOUGH:
+            return ENOUGH / (done + int(beyond[ENOUGH - reached - 1]) + 1)
+        reached, done = reached + len(beyond), done + size
+    return (1 + reached) / (1 + shuffles)
 
 
 def _slope(times: Floats, top: Floats, weight: Floats) -> Floats:

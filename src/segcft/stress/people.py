@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from segcft.api.question import ImageLike, Values
-from segcft.api.questions import Item, PassedOver, folder_items, table_items
+from segcft.api.questions import Item, PassedOver, columns_of, folder_items, table_items, table_rows
 from segcft.api.record import value_of
 from segcft.config.study import Study
-from segcft.data.attributes import MISSING, read_table
+from segcft.data.attributes import MISSING, Row
+from segcft.data.columns import find_columns
 from segcft.data.store import Store
 from segcft.errors import Code, DataError
 
@@ -46,7 +47,9 @@ def read_people(data: Path, study: Study, groups: Sequence[str] = ()) -> tuple[l
     Args:
         data: a CSV table with a column ``image`` (a path, from the table's folder); or a folder with ``images`` and
             ``metadata.csv``, whose column ``id`` names each image; or a folder of images. Tables may have the names of
-            variables for what is known, and ``patient``, who each image is of (default: each is of another one).
+            variables for what is known, and ``patient``, who each image is of. A column of another name that seems to
+            be of patients stands in for it (:func:`segcft.data.columns.find_columns`). Without one each image is of
+            another patient.
         study: has the variables.
         groups: columns of the table that are no variables, to group subjects by.
 
@@ -60,16 +63,17 @@ def read_people(data: Path, study: Study, groups: Sequence[str] = ()) -> tuple[l
         return [_person(item) for item in items], passed
     table, images = (data / TABLE, data / IMAGES) if data.is_dir() else (data, None)
     items, passed = table_items(table, study, (), (), images)
-    rows, _ = read_table(table, {}, ())
+    rows = table_rows(table, study, images)
     further = [name for name in groups if name not in study.variables]
     if missing := [name for name in further if name not in rows[0].cells]:
         why = f"no such column (groups); the table has {', '.join(rows[0].cells)}"
         raise DataError(Code.MISSING, f"{table}: {missing[0]}", why)
-    used = {*further, PATIENT}
+    patient = _patient_column(rows, {*columns_of(study), *groups})
+    used = {*further, patient}
     people = []
     for item, row in zip(items, rows, strict=True):
         cells = {name: "" if text.lower() in MISSING else text for name, text in row.cells.items()}
-        people.append(_person(item, cells.get(PATIENT, ""), {name: cells[name] for name in further}))
+        people.append(_person(item, cells.get(patient, ""), {name: cells[name] for name in further}))
     return people, [one for one in passed if one.name not in used]
 
 
@@ -100,6 +104,13 @@ def chosen(people: Sequence[Person], most: int | None, seed: int) -> list[Person
         return list(people)
     rows = np.sort(np.random.default_rng(seed).permutation(len(people))[:most])
     return [people[row] for row in rows]
+
+
+def _patient_column(rows: Sequence[Row], named: set[str]) -> str:
+    """The column that says who each image is of; "" where there is none."""
+    if PATIENT in rows[0].cells:
+        return PATIENT
+    return find_columns(rows, named, "id" if "id" in rows[0].cells else "image").patient or ""
 
 
 def _person(item: Item, patient: str = "", labels: dict[str, str] | None = None) -> Person:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from segcft.counterfactual.intervals import Intervals
 from segcft.grey import GREY_LEVELS
 from segcft.readers.classifier import Audited
 from segcft.stress.doses import Doses, exposed
-from segcft.stress.sham import boards, shams
+from segcft.stress.sham import Shams, boards, motions, shams
 from segcft.stress.source import Answered, LeftOut, Opened, Seen, Source
 from segcft.utils.progress import Progress
 
@@ -38,9 +38,10 @@ class Response:
         supported: whether the answer is within the support of the training subjects, (N, D).
         output: of answers, (N, D, K).
         sham: of their shams, (N, D, S, K).
+        kept: whether a sham changes the image about as much as the answer does, (N, D, S).
         size: how large the change of the image is, the root of its mean square in grey levels, (N, D).
-        sham_size: the same of shams, on average, (N, D).
-        overlap: of shams with the answer, on average, (N, D); NaN of how images are taken.
+        sham_size: the same of shams that are kept, on average, (N, D); NaN where there is none.
+        overlap: of these shams with the answer, on average, (N, D); NaN of how images are taken, too.
         obtained: by how much the variable has changed as the judge reads it, in its unit, (N, D); NaN where it reads
             none.
         half_width: in 90 % of answers what was asked for is within this of what is read, in its unit, (N, D); NaN where
@@ -52,6 +53,7 @@ class Response:
     supported: NDArray[np.bool_]
     output: Floats
     sham: Floats
+    kept: NDArray[np.bool_]
     size: Floats
     sham_size: Floats
     overlap: Floats
@@ -99,6 +101,29 @@ class Responses:
     """Who was not asked about."""
     examples: Sequence[Example]
     """Some of every variable and output, the largest responses first."""
+
+
+def among(found: Responses, ids: Collection[str]) -> Responses:
+    """The responses about some of the images, in their order; pictures and who was left out stay."""
+    rows = np.array([k for k, one in enumerate(found.ids) if one in ids], dtype=np.int64)
+    of = {
+        name: replace(
+            one,
+            **{part.name: getattr(one, part.name)[rows] for part in fields(Response) if part.name != "doses"},
+        )
+        for name, one in found.of.items()
+    }
+    labels = {name: texts[rows] for name, texts in found.labels.items()}
+    own = [found.ids[k] for k in rows.tolist()]
+    return replace(
+        found,
+        ids=own,
+        patients=found.patients[rows],
+        labels=labels,
+        plain=found.plain[rows],
+        null=found.null[rows],
+        of=of,
+    )
 
 
 @torch.no_grad()
@@ -172,8 +197,14 @@ class _Kept:
         own = opened.values.new_zeros(len(opened.ids)) if column is None else opened.values[:, column]
         start = _reading(study, doses.variable, before.measures, opened.values)
         found: list[dict[str, Tensor]] = []
-        for value in doses.values:
-            answered = answer_to(opened, doses, value)
+        answers = [answer_to(opened, doses, value) for value in doses.values]
+        chosen = None if doses.acquired else motions(opened.null, [one.image for one in answers], count)
+        for value, answered in zip(doses.values, answers, strict=True):
+            moved = (
+                boards(opened.null, answered.image, count)
+                if chosen is None
+                else shams(opened.null, answered.image, chosen)
+            )
             seen = source.see(answered.image)
             output = audited(answered.image, seen.masks)
             row = _sizes(opened.null, answered.image, "size") | {
@@ -187,25 +218,11 @@ class _Kept:
                 assert read is not None
                 row["obtained"] = read - start
                 row["half_width"] = _half_widths(source.intervals, doses.variable, read, value - own)
-            row |= self._shams(audited, opened, answered, before.masks, count)
+            row |= _said(audited, opened, moved, before.masks)
             found.append(row)
             self._keep(audited, opened, answered, own, null, value, row)
         self.own.append(own)
         self.rows.append({name: torch.stack([row[name] for row in found], dim=1) for name in found[0]})
-
-    def _shams(
-        self, audited: Audited, opened: Opened, answered: Answered, masks: Tensor, count: int
-    ) -> dict[str, Tensor]:
-        moved = (boards if self.doses.acquired else shams)(opened.null, answered.image, count)
-        # Nothing has happened to the anatomy: the judge's masks are those of the image as it is.
-        said = torch.stack([audited(one, masks) for one in moved.image.unbind(1)], dim=1)
-        sizes = [_sizes(opened.null, one, "sham_size")["sham_size"] for one in moved.image.unbind(1)]
-        return {
-            "sham": said,
-            "sham_size": torch.stack(sizes).mean(dim=0),
-            "overlap": moved.overlap.mean(dim=1),
-            "picture": moved.image[:, 0],
-        }
 
     def _keep(
         self,
@@ -218,7 +235,7 @@ class _Kept:
         row: dict[str, Tensor],
     ) -> None:
         """Keep the subjects with the largest responses."""
-        picture = row.pop("picture")
+        picture, said = row.pop("picture"), row.pop("said")
         for k, name in enumerate(audited.names):
             heap = self.largest.setdefault(name, [])
             for i in np.flatnonzero(answered.supported).tolist():
@@ -235,7 +252,7 @@ class _Kept:
                     self.doses.shown(value),
                     float(null[i, k]),
                     float(row["output"][i, k]),
-                    float(row["sham"][i, 0, k]),
+                    float(said[i, k]),
                     opened.image[i].cpu(),
                     answered.image[i].cpu(),
                     picture[i].cpu(),
@@ -254,6 +271,7 @@ class _Kept:
             doses=self.doses,
             own=_joined(self.own, ()),
             supported=joined.pop("supported") > 0,
+            kept=joined.pop("kept") > 0,
             **joined,
         )
 
@@ -263,6 +281,24 @@ def answer_to(opened: Opened, doses: Doses, value: float) -> Answered:
     if not doses.acquired:
         return opened.under(doses.variable, value)
     return Answered(exposed(opened.null, value), opened.values, np.full(len(opened.ids), True))
+
+
+def _said(audited: Audited, opened: Opened, moved: Shams, masks: Tensor) -> dict[str, Tensor]:
+    """What is said of shams, and what they are; the picture is that of the first one that is kept, or of the first."""
+    # Nothing has happened to the anatomy: the judge's masks are those of the image as it is.
+    said = torch.stack([audited(one, masks) for one in moved.image.unbind(1)], dim=1)
+    sizes = [_sizes(opened.null, one, "sham_size")["sham_size"] for one in moved.image.unbind(1)]
+    missing = moved.overlap.new_full((), torch.nan)
+    first = moved.kept.int().argmax(dim=1)
+    rows = torch.arange(len(first), device=first.device)
+    return {
+        "sham": said,
+        "kept": moved.kept,
+        "sham_size": torch.where(moved.kept, torch.stack(sizes, dim=1), missing).nanmean(dim=1),
+        "overlap": torch.where(moved.kept, moved.overlap, missing).nanmean(dim=1),
+        "picture": moved.image[rows, first],
+        "said": said[rows, first],
+    }
 
 
 def _joined(parts: Sequence[Tensor], empty: tuple[int, ...]) -> Floats:

@@ -7,20 +7,24 @@ and added to the image,
 
 .. math:: x + g \, M \delta .
 
-The motion keeps the energy :math:`\lVert \delta \rVert` and the sum of the difference. What black and white cut off of
-it is made up by the gain g, as far as :data:`MOST_GAIN` goes. Of all motions those are taken of which the moved
-difference overlaps least with the difference itself and loses least; what is left of the overlap,
+A motion keeps the energy :math:`\lVert \delta \rVert^2` and the sum of the difference. Black and white may cut off some
+of it. That is made up by the gain g, as far as :data:`MOST_GAIN` goes. A sham that has less than :data:`LEAST_ENERGY`
+times the energy of the answer all the same is not *kept*, and counts as none.
+
+The motions of a subject are the same for all doses of a variable: responses to shams then sum over doses as those to
+answers do. Of all motions those are taken of which the moved differences overlap least with the differences themselves
+and lose least, in sum over the doses. What is left of the overlap,
 :math:`\langle |\delta|, |M \delta| \rangle / \lVert \delta \rVert^2`, is told: a change of the whole frame has no
 elsewhere. How an image was taken changes the whole frame. Its shams have the same difference with its sign changed in
 every other square of a board (:math:`M \delta = \pm \delta`), each with another number of squares a side.
 
-Under the hypothesis that a network does not care where a change is, its responses to an answer and to its shams have
-one distribution.
+If a network does not care where a change is, nor about what black and white cut off, it answers to both alike.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -30,6 +34,8 @@ from segcft.grey import rounded
 
 MOST_GAIN = 2.0
 """Times as strong as the answer's own change, at most."""
+LEAST_ENERGY = 0.8
+"""Of a sham that counts, as a share of the energy of the answer's own change."""
 STEPS = 3
 """In which the gain is found."""
 SQUARES = 4
@@ -39,40 +45,61 @@ NOTHING = 1e-12
 
 
 class Shams(NamedTuple):
-    """Images (B, S, C, *size) in [-1, 1], and the overlap of each with the answer, (B, S)."""
+    """Images (B, S, C, *size) in [-1, 1], the overlap of each with the answer, and whether it has nearly the energy of
+    the answer's change, (B, S)."""
 
     image: Tensor
     overlap: Tensor
+    kept: Tensor
 
 
-def shams(null: Tensor, answer: Tensor, count: int) -> Shams:
-    """``count`` shams of each ``answer`` about an image whose ``null`` answer is given; both are (B, C, *size) in
-    [-1, 1]."""
+def motions(null: Tensor, answers: Sequence[Tensor], count: int) -> Tensor:
+    """The places of the motions of ``count`` shams of each subject, (B, S), the same for all doses.
+
+    Args:
+        null: answers to no question, (B, C, *size) in [-1, 1].
+        answers: those to each dose.
+        count: shams of each answer.
+    """
+    score = null.new_zeros(len(null), len(_motions(null.dim() - 2)))
+    for answer in answers:
+        change = answer - null
+        places = _places(change)
+        kept = _energy(_added(null[:, None], places), 2) / _energy(change).clamp(min=NOTHING)[:, None]
+        score += _overlap(places, change) - kept
+    return score.argsort(dim=1, stable=True)[:, :count]
+
+
+def shams(null: Tensor, answer: Tensor, chosen: Tensor) -> Shams:
+    """The shams of each ``answer`` by the ``chosen`` :func:`motions` (B, S), about an image whose ``null`` answer is
+    given; both are (B, C, *size) in [-1, 1]."""
     change = answer - null
-    places = torch.stack([_moved(change, *motion) for motion in _motions(change.dim() - 2)], dim=1)
-    overlap = _overlap(places, change)
-    lost = 1 - _energy(_added(null[:, None], places), 2) / _energy(change).clamp(min=NOTHING)[:, None]
-    best = (overlap + lost).argsort(dim=1, stable=True)[:, :count]
-    rows = torch.arange(len(null), device=null.device)[:, None]
-    return Shams(_as_large(null, change, places[rows, best]), overlap[rows, best])
+    places = _places(change)[torch.arange(len(null), device=null.device)[:, None], chosen]
+    return _as_large(null, change, places, _overlap(places, change))
 
 
 def boards(null: Tensor, answer: Tensor, count: int) -> Shams:
-    """The same of an ``answer`` that is taken otherwise: the difference, with its sign changed in every other square.
-    There is no elsewhere, and the overlap is NaN."""
+    """``count`` shams of an ``answer`` that is taken otherwise: the difference, with its sign changed in every other
+    square, the same boards for all doses. There is no elsewhere, and the overlap is NaN."""
     change = answer - null
     places = torch.stack([change * _board(change, SQUARES * (1 + k)) for k in range(count)], dim=1)
-    return Shams(_as_large(null, change, places), change.new_full(places.shape[:2], torch.nan))
+    return _as_large(null, change, places, change.new_full(places.shape[:2], torch.nan))
 
 
-def _as_large(null: Tensor, change: Tensor, places: Tensor) -> Tensor:
-    """Images (B, S, C, *size) that are changed by ``places`` as much as by the ``change``."""
+def _as_large(null: Tensor, change: Tensor, places: Tensor, overlap: Tensor) -> Shams:
+    """Images (B, S, C, *size) that are changed by ``places`` as much as by the ``change``, as far as that goes."""
     start, energy = null[:, None], _energy(change)[:, None]
     gain = torch.ones(places.shape[:2], device=null.device)
     for _ in range(STEPS):
         got = _energy(_added(start, _times(gain, places)), 2)
         gain = (gain * (energy / got.clamp(min=NOTHING)).sqrt()).clamp(max=MOST_GAIN)
-    return rounded(start + _times(gain, places))
+    image = rounded(start + _times(gain, places))
+    return Shams(image, overlap, _energy(image - start, 2) >= LEAST_ENERGY * energy)
+
+
+def _places(change: Tensor) -> Tensor:
+    """A change (B, C, *size) by every motion, (B, M, C, *size)."""
+    return torch.stack([_moved(change, *motion) for motion in _motions(change.dim() - 2)], dim=1)
 
 
 def _overlap(places: Tensor, change: Tensor) -> Tensor:

@@ -91,6 +91,11 @@ class Source(ABC):
     intervals: Intervals | None = None
     left_out: list[LeftOut]
 
+    @property
+    def told(self) -> dict[str, str]:
+        """Which model answers, for records."""
+        return {"study": self.study.name}
+
     @abstractmethod
     def __len__(self) -> int:
         """Subjects, those who will be left out included."""
@@ -122,6 +127,10 @@ class ModelSource(Source):
         self.joint = model.run.joint_support()
         self.low, self.high = all_limits(self.study.variables, self.people.cpu().numpy())
         self.left_out = []
+
+    @property
+    def told(self) -> dict[str, str]:
+        return super().told | {"model": self.model.run.folder.name, "method": self.method}
 
     def __len__(self) -> int:
         return len(self.persons)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from segcft.evaluate.names import counted, plain
 from segcft.evaluate.table import few_subjects, grid
 from segcft.stress.doses import EXPOSURE
-from segcft.stress.effects import LEAST, LEVEL, SPECIFIC, Effect
-from segcft.stress.gaps import Gap
+from segcft.stress.effects import LEAST, LEVEL, SPECIFIC, Effect, enough, fewest
+from segcft.stress.gaps import MOST_GAPS, Gap
+from segcft.stress.sham import LEAST_ENERGY
 
 if TYPE_CHECKING:
     from segcft.stress.audit import Audit
@@ -93,14 +94,16 @@ def _notes(audit: Audit) -> Iterator[str]:
         "or for the other category; mean over subjects, its interval over patients."
     )
     yield (
-        f"- of its sd, to shams: the size of the effect, without its sign, in standard deviations of the output over "
-        f"the images; and that of changes of the same size elsewhere. *Found* is what is more than {LEAST:g} and more "
-        f"than {SPECIFIC:g} times that to shams (p: of both, by Holm's method for {len(audit.effects)} effects; "
-        f"at most {LEVEL:g})."
+        "- of its sd, to shams: the size of the effect, without its sign, in standard deviations of the output over "
+        "the images; and that to the same change elsewhere in the image, with at least "
+        f"{LEAST_ENERGY:.0%} of its energy (sum of squares). *Found* is what is shown to be more than {LEAST:g} and "
+        f"more than {SPECIFIC:g} times that to shams (p: of both, by Holm's method for the effects that were tested; "
+        f"at most {LEVEL:g}). Rises and falls are read from the interval, which is not adjusted."
     )
     yield (
-        "- as to shams: the output changes, but about as much where the same change is elsewhere: it answers to "
-        "changes, and not to this variable."
+        f"- not told from shams: the output changes, but it is not shown that it changes more than {SPECIFIC:g} times "
+        "as much as where the same change is elsewhere. That it changes as much is not shown either. no control: too "
+        "few people have shams of nearly the same energy. too few people: no effect could be found, however clear."
     )
     if audit.responses.decides:
         yield "- flips: of whom the decision at 0.5 is another one at some dose; of shams, on average."
@@ -114,8 +117,12 @@ def _gaps(audit: Audit) -> str:
     shown = [one for one in audit.gaps if one.found]
     if not shown:
         return f"None is shown ({len(audit.gaps)} were looked at; p by Holm's method, at most {LEVEL:g})."
+    said = (
+        f"Those that are shown to differ at all, and of which the estimate is more than {LEAST:g} standard deviations "
+        f"of the output; p is adjusted for all {len(audit.gaps)} gaps, which are tested apart from effects."
+    )
     head = ["variable", "output", "group", "effect", "of the others", "95 % of the difference", "p"]
-    return grid(head, [gap_cells(one) for one in shown], labels=3)
+    return f"{said}\n\n{grid(head, [gap_cells(one) for one in shown], labels=3)}"
 
 
 def gap_cells(gap: Gap) -> list[str]:
@@ -149,10 +156,21 @@ def limits_of(audit: Audit) -> Iterator[str]:
     if max((one.models for one in audit.effects), default=1) > 1:
         opposed = sorted({plain(one.variable) for one in audit.effects if one.found and one.least < 0 < one.most})
         told = f" Of {', '.join(opposed)} models do not agree on the direction." if opposed else ""
-        yield f"{audit.effects[0].models} models answered: *by models* has the range of what each finds.{told}"
+        models = audit.effects[0].models
+        of = f"over the {audit.common} images that all answered about"
+        yield f"{models} models answered: *by models* has the range of what each finds, {of}.{told}"
     near = sorted({plain(e.variable) for e in audit.effects if e.overlap >= NEAR})
     if near:
         yield f"Shams of {', '.join(near)} overlap with the answers themselves: there is little to compare with."
+    yield from _controls(audit)
+    tests = len(audit.effects)
+    if few := sorted({plain(one.variable) for one in audit.effects if not enough(one.patients, tests)}):
+        yield (
+            f"{tests} effects were asked about, and of fewer than {fewest(tests)} people none of so many can be found: "
+            f"flips of so few signs do not make p small enough. So {', '.join(few)} had too few."
+        )
+    if len(audit.gaps) > MOST_GAPS:
+        yield f"Of more than {MOST_GAPS} gaps between groups none can be found: ask for fewer variables or groups."
     most = max(audit.reconstruction.values(), default=0.0)
     yield (
         f"The answer to no question at all moves outputs by {most:.2g} of their standard deviations at most: "
@@ -164,6 +182,21 @@ def limits_of(audit: Audit) -> Iterator[str]:
         "what no variable of the graph is."
     )
     yield "That an output answers to a variable does not say that it is wrong to: that is for you to know."
+
+
+def _controls(audit: Audit) -> Iterator[str]:
+    """Who has no control."""
+    lost = dict.fromkeys(
+        f"{subject(e)} ({e.patients - e.controlled} of {e.patients} people)"
+        for e in audit.effects
+        if e.controlled < e.patients
+    )
+    told = f" Without a control are: {', '.join(lost)}." if lost else ""
+    yield (
+        "Shams are changes as large as black and white allow. One with less than "
+        f"{LEAST_ENERGY:.0%} of the energy of its answer counts as none, and whoever has none has no control and is "
+        f"not in that comparison.{told}"
+    )
 
 
 def _reasons(audit: Audit) -> str:
