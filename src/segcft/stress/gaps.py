@@ -24,6 +24,7 @@ SHUFFLES_OF_ONE = 40
 MOST_SHUFFLES = 19_999
 """Of these. The smallest p-value is one in so many and one: of more gaps than :data:`MOST_GAPS` none can be found."""
 MOST_GAPS = int((MOST_SHUFFLES + 1) * LEVEL)
+"""Gaps that are looked at, above which none can be found."""
 ENOUGH = 100
 """Shuffles as far apart as the data, after which no more are drawn: p is known well enough, and is not small."""
 RESAMPLES = 2000
