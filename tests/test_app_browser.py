@@ -6,8 +6,6 @@ import io
 import json
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, Route, expect, sy
 
 from segcft.io.provenance import SYNTHETIC, inspect
 from tests.conftest import MODELS
+from tests.servers import served_by_command
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
@@ -34,21 +33,11 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """Of a server started by the command line."""
-    models = [str(MODELS / name) for name in ("chest-sim", "coronary-quickstart", "jsrt")]
-    command = [sys.executable, "-m", "segcft.cli", "app", *models, "--no-open", "--port", "0", "--device", "cpu"]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert server.stdout is not None
-    assert server.stderr is not None
-    first = server.stdout.readline()
-    try:
-        assert first.startswith("http://127.0.0.1:"), server.stderr.read()
-        yield first.split()[0]
-    finally:
-        server.terminate()
-        _, said = server.communicate(timeout=30)
-    assert server.returncode == 0, said
-    assert "Jane" not in said  # who is in the name of an uploaded file
-    assert "/api/" not in said
+    models = [MODELS / name for name in ("chest-sim", "coronary-quickstart", "jsrt")]
+    with served_by_command(*models) as server:
+        yield server.address
+    assert "Jane" not in server.said  # who is in the name of an uploaded file
+    assert "/api/" not in server.said
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import gzip
 import io
-import subprocess
 import sys
 import tomllib
 import types
@@ -33,6 +32,7 @@ from segcft_client.controls import summary
 from segcft_client.nifti import CODES, nifti_bytes, read_nifti
 from segcft_client.png import png_bytes
 from tests.conftest import MODELS, MakeOnce
+from tests.servers import served_by_command
 from tests.slicer_stand_in import Display, Node, stand_ins
 from tests.small_volumes import SIZE
 
@@ -48,19 +48,9 @@ OBLIQUE = np.array(
 
 def started(*models: Path) -> Iterator[str]:
     """The address of a server."""
-    command = [sys.executable, "-m", "segcft.cli", "app", *map(str, models), "--no-open", "--port", "0"]
-    server = subprocess.Popen([*command, "--device", "cpu"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert server.stdout is not None
-    assert server.stderr is not None
-    first = server.stdout.readline()
-    try:
-        assert first.startswith("http://127.0.0.1:"), server.stderr.read()
-        yield first.split()[0]
-    finally:
-        server.terminate()
-        _, said = server.communicate(timeout=30)
-    assert server.returncode == 0, said
-    assert "Traceback" not in said
+    with served_by_command(*models) as server:
+        yield server.address
+    assert "Traceback" not in server.said
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,12 @@ from __future__ import annotations
 from segcft.errors import Code, DataError
 from segcft.io.dicomhead import HEAD, begins_as_dicom
 from segcft.io.source import MemoryFile
+from segcft.io.volumefile import GZIP
 
 TITLE = "the uploaded file"
 """What errors call it."""
 
 _NIFTI, _NIFTI_2 = slice(344, 348), slice(4, 8)
-_GZIP = b"\x1f\x8b"
 
 
 def received(data: bytes) -> MemoryFile:
@@ -27,6 +27,6 @@ def received(data: bytes) -> MemoryFile:
         raise DataError(Code.EMPTY, TITLE, "it has no bytes")
     if begins_as_dicom(data[:HEAD], len(data)):
         return MemoryFile("upload.dcm", data, TITLE)
-    if data[_NIFTI] == b"n+1\0" or data[_NIFTI_2] == b"n+2\0" or data.startswith(_GZIP):
+    if data[_NIFTI] == b"n+1\0" or data[_NIFTI_2] == b"n+2\0" or data.startswith(GZIP):
         return MemoryFile("upload.nii", data, TITLE)
     return MemoryFile("upload", data, TITLE)

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from segcft.errors import Code, DataError
-from segcft.io.imagefile import LOSSLESS, SUFFIXES, strip_suffix
+from segcft.io.imagefile import LOSSLESS, SUFFIXES, called, strip_suffix
 from segcft.io.scan import is_series, walked
 from segcft.io.series import is_one_series
 
@@ -186,8 +186,7 @@ def _template(place: str, id: str) -> str:
 
 def _matched(template: str, place: str) -> str | None:
     """The id of the sample whose file is at ``place``, if it is called so."""
-    first, *others = map(re.escape, template.split("{id}"))
-    found = re.fullmatch("(?P<id>.+)".join([first, "(?P=id)".join(others)]), place)
+    found = called(template).fullmatch(place)
     return found["id"] if found else None
 
 

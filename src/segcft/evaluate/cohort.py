@@ -98,3 +98,9 @@ class Cohort:
         batch = {field: value.to(self.device) for field, value in batch.items()}
         mask = batch["mask"].float() / 255
         return SampleBatch(to_unit(batch["image"]), mask, batch["values"], batch["index"], places)
+
+
+def one_each(store: Store, rows: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Of ``rows`` of a store one image at random of each patient, ascending."""
+    patients = store.table["patient"].iloc[rows].astype(str).to_numpy()
+    return rows[sorted({patients[k]: k for k in random.permutation(len(rows))}.values())]

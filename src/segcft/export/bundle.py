@@ -20,6 +20,7 @@ import segcft
 from segcft.config.study import Study
 from segcft.errors import Code, RunError
 from segcft.export.masks import Masks
+from segcft.export.room import require_room
 from segcft.io.greys import PERCENTILES
 from segcft.pipeline.run import READERS, Run
 from segcft.utils.atomic import replaced_folder, write_bytes, write_text
@@ -46,8 +47,7 @@ def export_bundle(run: Run, folder: Path, part: str) -> None:
     """
     if part not in READERS or part not in run.parts or not run.path(part).is_file():
         raise RunError(Code.MISSING, run.folder, f"it has no {part} to make a bundle of")
-    if folder.exists() and not (folder / METADATA).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunError(Code.EXISTS, folder, "not a bundle, and it would be overwritten")
+    require_room(folder, METADATA)
     study = run.study
     network = Masks(run.load(part)).eval()
     example = torch.zeros(1, study.image.channels, *study.image.size)

@@ -24,6 +24,7 @@ from segcft.config.variable import Variable
 from segcft.counterfactual.model import CounterfactualModel
 from segcft.errors import Code, RunError
 from segcft.export.masks import Masks
+from segcft.export.room import require_room
 from segcft.image_models.mechanism import ImageMechanism
 from segcft.pipeline.run import READERS, Run
 from segcft.utils.atomic import replaced_folder, write_text
@@ -86,7 +87,7 @@ def export_onnx(run: Run, folder: Path, method: str | None = None) -> dict[str, 
     """
     extra("onnx", folder, "onnx")
     extra("onnxruntime", folder, "onnx")
-    require_empty(folder)
+    require_room(folder, DESCRIPTION)
     study = run.study
     methods = list(run.methods())
     networks: dict[str, Network] = {}
@@ -112,16 +113,6 @@ def export_onnx(run: Run, folder: Path, method: str | None = None) -> dict[str, 
         if run.published:
             shutil.copyfile(run.folder / "README.md", partial / "MODEL.md")
     return apart
-
-
-def require_empty(folder: Path) -> None:
-    """Check that an export may be written to ``folder``.
-
-    Raises:
-        RunError: it holds something else.
-    """
-    if folder.exists() and not (folder / DESCRIPTION).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunError(Code.EXISTS, folder, "not an exported model, and it would be overwritten")
 
 
 def _seeded() -> torch.Generator:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcft.errors import Code, DataError
+from segcft.io.volumefile import GZIP
 
 MOST_BYTES = 1 << 28
 """Of an array; the images of MNIST have 47 million."""
@@ -20,7 +21,6 @@ MOST_AXES = 4
 
 _BYTES = 8
 """How the header calls unsigned bytes, the only type that is read."""
-_GZIP = b"\x1f\x8b"
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:
@@ -33,7 +33,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     """
     try:
         with path.open("rb") as file:
-            compressed = file.read(2) == _GZIP
+            compressed = file.read(2) == GZIP
         with gzip.open(path) if compressed else path.open("rb") as file:
             return _read(file, path)
     except FileNotFoundError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
@@ -254,6 +255,12 @@ def find_mask(folder: Path, id: str, name: str, structure: Mask) -> Path:
     if structure.file is None:
         return find_file(folder, id, LOSSLESS)
     return find_named(folder, id, structure.file, f" (mask of {name})")
+
+
+def called(pattern: str) -> re.Pattern[str]:
+    """What places match that are called as ``pattern`` says, by the group ``id``; in all of them it is the same."""
+    first, *others = map(re.escape, pattern.split("{id}"))
+    return re.compile("(?P<id>.+)".join([first, "(?P=id)".join(others)]))
 
 
 def find_named(folder: Path, id: str, pattern: str, what: str = "") -> Path:

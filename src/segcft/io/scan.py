@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from segcft.io.greys import PERCENTILES
 from segcft.io.imagefile import (
     SUFFIXES,
     ImageFile,
+    called,
     check_id,
     check_varied,
     find_file,
@@ -80,11 +80,8 @@ def names_in(folder: Path, pattern: str | None, volumes: bool) -> list[str]:
         pattern: how they are called, as ``{id}_0000.nii.gz``; None: as the samples.
         volumes: whether they are volumes, of which a folder with a DICOM series is one.
     """
-    named, suffixes = None, NIFTI if volumes else SUFFIXES
+    named, suffixes = None if pattern is None else called(pattern), NIFTI if volumes else SUFFIXES
     whole = pattern is not None and pattern.lower().endswith(SUFFIXES)  # else the suffix is left open
-    if pattern is not None:
-        first, *others = map(re.escape, pattern.split("{id}"))
-        named = re.compile("(?P<id>.+)".join([first, "(?P=id)".join(others)]))
     ids = []
     for path in walked(folder):
         if not (path.is_file() or (volumes and is_series(path))):

@@ -26,9 +26,9 @@ from torch import Tensor
 import segcft
 from segcft.config.sources import SimulatedData
 from segcft.counterfactual.model import CounterfactualModel
-from segcft.errors import Code, DataError, RunError
+from segcft.errors import Code, DataError
 from segcft.evaluate.blinded import ALL, ANSWER, LEVELS, REAL, RECONSTRUCTION, Ratings
-from segcft.evaluate.cohort import Cohort
+from segcft.evaluate.cohort import Cohort, one_each
 from segcft.evaluate.planes import Planes
 from segcft.grey import to_grey_levels
 from segcft.grid import Grid
@@ -92,22 +92,17 @@ def make_blinded(
         RunError: parts are missing or damaged, or it is a published model.
         DataError: there are too few test people, or nobody can be asked for another value.
     """
-    methods = list(run.methods())
-    if not methods:
-        raise RunError(Code.MISSING, run.folder, "it has no image mechanism yet, so it has no answers to show")
-    method, seed = method or methods[-1], secrets.randbits(32) if seed is None else seed
+    method, seed = run.meant(method), secrets.randbits(32) if seed is None else seed
     model = run.model(method, device)
     store, rows = chosen_of(run, len(run.store()))
-    patients = store.table["patient"].iloc[rows].astype(str).to_numpy()
     random = np.random.default_rng(seed)
-    order = random.permutation(len(rows))
-    first = np.array(sorted({patients[k]: k for k in order}.values()))  # of each person one image at random
+    first = one_each(store, rows, random)
     cases = min(CASES, len(first)) if cases is None else cases
     if cases < FEWEST or len(first) < cases:
         why = f"{cases} images of as many people are asked for, at least {FEWEST}; there are {len(first)} test people"
         raise DataError(Code.EMPTY, "--cases", why)
     chosen = np.sort(random.permutation(first)[:cases])
-    cohort = Cohort(run.study, store, rows[chosen], device)
+    cohort = Cohort(run.study, store, chosen, device)
     do = asked_of(cohort, within)
     asked = do.isfinite().any(dim=1).cpu().numpy()
     if not asked.any():

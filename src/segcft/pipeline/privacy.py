@@ -14,6 +14,7 @@ from torch import Tensor
 from segcft.counterfactual.model import CounterfactualModel
 from segcft.data.store import Store
 from segcft.errors import Code, DataError, RunError
+from segcft.evaluate.cohort import one_each
 from segcft.evaluate.names import method_name
 from segcft.evaluate.privacy import DATA, TEXT, Row, Scored, distances, figures, render, write
 from segcft.grey import to_grey_levels, to_unit
@@ -53,10 +54,7 @@ def judge_privacy(
         RunError: parts are missing or damaged, or it is a published model.
         DataError: there are too few people.
     """
-    methods = list(run.methods())
-    if not methods:
-        raise RunError(Code.MISSING, run.folder, "it has no image mechanism yet, so nothing can be drawn of it")
-    method = method or methods[-1]
+    method = run.meant(method)
     mechanism = run.mechanism(method)
     readers = [part for part in READERS if part in run.parts and run.path(part).is_file()]
     store = run.samples_of([*run.asked, mechanism])
@@ -117,20 +115,13 @@ def _chosen(
         DataError: there are too few.
     """
     complete = np.intersect1d(trained, store.indices(complete=True))
-    sides = [_one_each(store, rows, random) for rows in (complete, held_out)]
+    sides = [one_each(store, rows, random) for rows in (complete, held_out)]
     count = min(people, *map(len, sides))
     if count < FEWEST:
         shown = f"{len(sides[0])} training people and {len(sides[1])} held-out ones"
         raise DataError(Code.EMPTY, store.folder, f"too few to tell anything: {shown}; expected {FEWEST} or more")
     first, second = (np.sort(random.permutation(own)[:count]) for own in sides)
     return first, second
-
-
-def _one_each(store: Store, rows: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.int64]:
-    """One image at random of each patient."""
-    patients = store.table["patient"].iloc[rows].astype(str).to_numpy()
-    order = random.permutation(len(rows))
-    return rows[sorted({patients[k]: k for k in order}.values())]
 
 
 @torch.no_grad()

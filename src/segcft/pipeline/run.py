@@ -342,6 +342,17 @@ class Run:
         """
         return CounterfactualModel(self.load("scm", device), self.load(self.mechanism(method), device))
 
+    def meant(self, method: str | None) -> str:
+        """A ``method``, or the last that is trained, where none is named.
+
+        Raises:
+            RunError: none is trained.
+        """
+        methods = list(self.methods()) if method is None else [method]
+        if not methods:
+            raise RunError(Code.MISSING, self.folder, "it has no image mechanism yet")
+        return methods[-1]
+
     def mechanism(self, method: str) -> str:
         """The part that is the image mechanism of ``method``.
 
