@@ -122,6 +122,14 @@ class Grid:
         """Maps (B, C, *any) interpolated to ``size``: cubic in two dimensions, linear in three."""
         return F.interpolate(maps, size=size, mode={2: "bicubic", 3: "trilinear"}[self.dimensions])
 
+    def linear(self, maps: Tensor, size: tuple[int, ...]) -> Tensor:
+        """Maps (B, C, *any) interpolated to ``size``, linearly; beyond the middles at the edge they go on."""
+        if self.dimensions == 3:  # a quarter of the time that sampling takes
+            return F.interpolate(maps, size=size, mode="trilinear")
+        # To the last bit what models of images had when they were trained.
+        pixels = self.places(maps.new_empty(1, 1, *size))
+        return self.sample(maps, pixels.expand(len(maps), *pixels.shape[1:]))
+
     def repeat(self, maps: Tensor, size: tuple[int, ...]) -> Tensor:
         """Maps (B, C, *any) at ``size`` by the nearest neighbour."""
         return F.interpolate(maps, size=size)
