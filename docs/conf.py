@@ -65,6 +65,7 @@ os.environ["IPYTHONDIR"] = str(profile.parent)
 autodoc_default_options = {"members": True, "show-inheritance": True, "exclude-members": "model_config"}
 autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"
+toc_object_entries = False  # thousands, which the navigation of every page would be made of: half of the time of a build
 python_maximum_signature_line_length = 100
 
 # All links must resolve but those to other packages, which this site does not know.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import shutil
+from base64 import b64decode
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +47,7 @@ from segcft.planning.fingerprint import facts, take_fingerprint
 from segcft.planning.plan import make_plan, usual_study
 from segcft.planning.planned import Machine
 from segcft.report.page import render_report
+from segcft.stress.people import people_of_store
 from segcft.utils.progress import Progress
 from tests.small_volumes import SIZE, mapping
 
@@ -285,6 +289,31 @@ def test_the_command_line_asks_about_a_volume(volumes: Run, volume_files: Path, 
     assert inspect(tmp_path / "y.nii.gz")["do"] == ["anterior_volume=+10.0%"]
     assert main([*map(str, ask), *more, str(tmp_path / "y.dcm")]) == 1
     assert main([*map(str, ask), *more, str(tmp_path / "y.tar.gz")]) == 1
+
+
+def test_a_classifier_of_volumes_is_stressed(volumes: Run, volume_files: Path, tmp_path: Path) -> None:
+    store, data, out = volumes.store(), tmp_path / "data", tmp_path / "out"
+    assert people_of_store(store, store.indices("test"), volumes.study)[0].image.shape == SIZE  # type: ignore[union-attr]
+    data.mkdir()
+    (data / "images").symlink_to(volume_files / "images")
+    # A judge of a few steps reads no volume right: all is known.
+    store.table[["id", *volumes.study.variables]].to_csv(data / "metadata.csv", index=False)
+    (tmp_path / "theirs.py").write_text("def grey(x):\n    assert x.dim() == 5\n    return x.mean(dim=(1, 2, 3, 4))\n")
+    card = tmp_path / "theirs.yaml"
+    card.write_text("code: theirs.py:grey\ngives: numbers\noutputs: {grey: 0}\n")
+    words = ["stress", volumes.folder, "--classifier", card, "--data", data, "--doses", "2", "--device", "cpu"]
+    words += ["--variables", "anterior_volume", "exposure of the film", "--out", out]
+    assert main([str(word) for word in words]) == 0
+    record = json.loads((out / "stress.json").read_text())
+    assert record["images"] > 0
+    assert record["images"] + len(record["left out"]) == len(store)
+    brighter = next(one for one in record["effects"] if one["variable"] == "exposure of the film")
+    assert brighter["slope"] > 0
+    depth, height, width = SIZE
+    found = re.findall(r"image/png;base64,([^\"]+)", (out / "stress.html").read_text())
+    assert {PIL.Image.open(io.BytesIO(b64decode(one))).size for one in found} == {(width + height, depth + height)}
+    card.write_text(card.read_text() + "size: [32, 32]\n")
+    assert main([str(word) for word in words]) == 1
 
 
 def test_a_report_shows_planes(volumes: Run) -> None:

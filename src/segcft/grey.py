@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+BLACK = -1.0
+"""Of images in [-1, 1]."""
 GREY_LEVELS = 255 / 2
 """Grey levels per unit of an image in [-1, 1]."""
 

@@ -85,9 +85,6 @@ def _stress(options: argparse.Namespace) -> None:
     from segcft.pipeline.run import Run
 
     run = Run(options.model)
-    if run.study.image.is_volume:
-        why = "a stress test is of images; classifiers of volumes are not supported yet"
-        raise SegcftError(Code.UNSUPPORTED, options.model, why)
     quiet_libraries()
     from segcft.api.model import Model
     from segcft.config.sources import SimulatedData

@@ -64,7 +64,7 @@ class ForeignClassifier(Outputs):
     ``network`` is its file, from this one's folder: ONNX (``.onnx``), TorchScript (``.pt``) or weights
     (``.safetensors``). ``code`` is Python, ``FILE.py:NAME`` from this one's folder or ``package.module:NAME``: of
     weights the class of their network, which is called with ``arguments``; without a ``network`` any callable from
-    images (B, C, height, width) to (B, outputs).
+    images (B, C, height, width), or volumes (B, C, depth, height, width), to (B, outputs).
     """
 
     network: str = Field(default="", pattern=r"^$|\.(onnx|pt|safetensors)$")

@@ -21,7 +21,7 @@ from segcft.evaluate.page import Page, blank, frame, levels, outline, percent, s
 from segcft.evaluate.pair_figures import draw_pairs
 from segcft.evaluate.pairs import PairQueries
 from segcft.evaluate.planes import Planes
-from segcft.grey import GREY_LEVELS, largest_change
+from segcft.grey import BLACK, GREY_LEVELS, largest_change
 from segcft.grid import Grid
 from segcft.io.provenance import KEY, SYNTHETIC
 from segcft.io.rendering import structure_colours
@@ -30,8 +30,6 @@ from segcft.utils.atomic import written
 from segcft.utils.progress import Progress
 
 METHOD_COLOURS = {"none": "#7f7f7f", "regressor": "#e6862a", "segmentor": "#1f6fb4", "predictor": "#2a9d6e"}
-BLACK = -1.0
-"""Of images in [-1, 1]."""
 BEFORE, AFTER, TRUE = "#222222", "#0a7d32", "#b8860b"
 GRID = (-0.4, -0.3, -0.2, -0.1, 0.1, 0.2, 0.3, 0.4)
 """Relative changes that ``asked-obtained`` asks for."""

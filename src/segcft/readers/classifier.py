@@ -21,7 +21,16 @@ from segcft.config.foreign import ForeignClassifier, Outputs
 from segcft.config.loader import read_mapping, validate
 from segcft.config.study import Study
 from segcft.errors import Code, RunError, SegcftError
-from segcft.readers.foreign import ForeignSegmentor, Network, asked, expected, file_of, open_network, probabilities
+from segcft.readers.foreign import (
+    ForeignSegmentor,
+    Network,
+    asked,
+    check_axes,
+    expected,
+    file_of,
+    open_network,
+    probabilities,
+)
 from segcft.readers.reader import MaskReader
 
 HALF = 0.5
@@ -47,7 +56,7 @@ class Classifier:
     """A network whose outputs are probabilities, where it ``gives`` logits, classes or probabilities, or numbers.
 
     Args:
-        network: any callable from what it expects, (B, C, height, width), to (B, outputs), or (B,) of one output.
+        network: any callable from what it expects, (B, C, *size), to (B, outputs), or (B,) of one output.
         spec: what it expects and gives.
         what: it is, for errors.
     """
@@ -110,6 +119,7 @@ def load_audited(card: Path, study: Study, device: torch.device | str = "cpu") -
     if "structures" in raw:
         return Overlap(ForeignSegmentor(card, study, device), study)
     spec = validate(ForeignClassifier, raw, str(card))
+    check_axes(card, spec, study)
     found = Classifier(_network(card, spec, torch.device(device)), spec, spec.network or spec.code)
     # Now, and not after an hour; of no single grey, as who divides by an image's deviation has nothing to say of that.
     ramp = torch.linspace(-1, 1, study.image.size[-1], device=device)

@@ -51,9 +51,7 @@ class ForeignSegmentor(MaskReader):
         if set(self.spec.structures) != set(study.masked):
             wanted = ", ".join(study.masked)
             raise RunError(Code.OTHER, f"{card}: structures", f"those of {study.name!r} are {wanted}: name all of them")
-        if self.spec.size is not None and len(self.spec.size) != len(study.image.size):
-            why = f"{len(self.spec.size)} axes, where images of {study.name!r} have {len(study.image.size)}"
-            raise RunError(Code.OTHER, f"{card}: size", why)
+        check_axes(card, self.spec, study)
         self.outputs = [list(self.spec.structures[name]) for name in study.masked]
         device = torch.device(device)
         self.path, self.grid = file_of(card, self.spec.network), study.image.size
@@ -103,6 +101,17 @@ def open_network(path: Path, device: torch.device) -> Network:
         DataError: ONNX Runtime is not installed.
     """
     return (_onnx if path.suffix == ".onnx" else _torchscript)(path, device)
+
+
+def check_axes(card: Path, spec: Expected, study: Study) -> None:
+    """See that the network that ``card`` describes is of images, or of volumes, as the study is.
+
+    Raises:
+        RunError: it is of the other.
+    """
+    if spec.size is not None and len(spec.size) != len(study.image.size):
+        why = f"{len(spec.size)} axes, where images of {study.name!r} have {len(study.image.size)}"
+        raise RunError(Code.OTHER, f"{card}: size", why)
 
 
 def expected(x: Tensor, spec: Expected, what: object) -> Tensor:

@@ -22,7 +22,7 @@ from segcft.evaluate.metrics.effectiveness import error_of
 from segcft.evaluate.metrics.metric import metrics_of
 from segcft.evaluate.planes import Planes
 from segcft.evaluate.truth import Truth
-from segcft.grey import rounded
+from segcft.grey import BLACK, rounded
 from segcft.grid import Grid
 from segcft.measures.measurements import Measurements
 from segcft.readers.reader import MaskReader
@@ -33,10 +33,6 @@ SHOWN = 4
 """Failures of a structure whose pictures are shown."""
 AGREES = 0.01
 """Relative, and in the metric's unit: how far an error computed anew may be from the recorded one."""
-
-
-BLACK = -1.0
-"""Of images in [-1, 1], where no plane is."""
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,14 @@ from datetime import datetime
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 import segcft
 from segcft.errors import Code, RunError
 from segcft.evaluate.names import method_name, plain
+from segcft.evaluate.planes import Planes
+from segcft.grey import BLACK
+from segcft.grid import Grid
 from segcft.report import charts
 from segcft.report.charts import Chart
 from segcft.report.graph import graph_svg
@@ -27,6 +31,8 @@ from segcft.utils.atomic import write_text
 
 MOST_EXAMPLES = 12
 """Of subjects whose pictures are shown, the largest responses of each variable and output first."""
+NOTHING = 1e-6
+"""Grey levels, of an answer that changes nothing."""
 MOST_THREADS = 30
 """Subjects whose own dose-response is drawn behind the mean of all."""
 
@@ -111,21 +117,28 @@ def _shown(audit: Audit) -> list[tuple[Shown, float]]:
     examples.sort(key=lambda one: (strength[one.variable, one.output], -abs(one.after - one.before)))
     examples = examples[:MOST_EXAMPLES]
     gains = [difference(one.answer, one.image) for one in examples]
+    views = [_view(audit, gain) for gain in gains]
     limit = max(1.0, max((float(np.quantile(np.abs(gain.numpy()), 0.995)) for gain in gains), default=1.0))
     simulated = bool(audit.origin.get("simulated"))
     return [
         (
             Shown(
                 one,
-                picture(one.image, synthetic=simulated),
-                picture(one.answer, synthetic=True),
-                difference_picture(gain, limit),
-                picture(one.sham, synthetic=True),
+                picture(view(one.image, BLACK), synthetic=simulated),
+                picture(view(one.answer, BLACK), synthetic=True),
+                difference_picture(view(gain), limit),
+                picture(view(one.sham, BLACK), synthetic=True),
             ),
             limit,
         )
-        for one, gain in zip(examples, gains, strict=True)
+        for one, gain, view in zip(examples, gains, views, strict=True)
     ]
+
+
+def _view(audit: Audit, gain: Tensor) -> Planes:
+    """Of a volume the planes through the middle of what changes by at least half as much as any voxel does."""
+    size = gain.abs()[None]
+    return Planes(Grid.of(audit.study.image), size / size.max().clamp(min=NOTHING))
 
 
 def _rank(effect: Effect) -> tuple[bool, float]:

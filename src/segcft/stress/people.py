@@ -59,7 +59,7 @@ def read_people(data: Path, study: Study, groups: Sequence[str] = ()) -> tuple[l
     if data.is_dir() and not (data / TABLE).is_file():
         if missing := [name for name in groups if name not in study.variables]:
             raise DataError(Code.MISSING, data, f"without a table ({TABLE}) nobody knows {', '.join(missing)} (groups)")
-        items, passed = folder_items(data, (), ())
+        items, passed = folder_items(data, (), (), study.image.is_volume)
         return [_person(item) for item in items], passed
     table, images = (data / TABLE, data / IMAGES) if data.is_dir() else (data, None)
     items, passed = table_items(table, study, (), (), images)
@@ -86,7 +86,8 @@ def people_of_store(store: Store, rows: NDArray[np.int64], study: Study) -> list
     variables = list(study.variables.items())
     for row in rows.tolist():
         channels = store.images[row]
-        pixels = channels[0] if len(channels) == 1 else np.moveaxis(channels, 0, -1)
+        colour = not study.image.is_volume  # whose channels come last; those of a volume come first
+        pixels = channels[0] if len(channels) == 1 else np.moveaxis(channels, 0, -1) if colour else channels
         known = {variables[k][0]: value_of(variables[k][1], torch.tensor(values[row, k])) for k in asked}
         people.append(Person(str(table["id"].iloc[row]), str(table["patient"].iloc[row]), pixels, known))
     return people
