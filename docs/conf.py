@@ -65,13 +65,14 @@ os.environ["IPYTHONDIR"] = str(profile.parent)
 autodoc_default_options = {"members": True, "show-inheritance": True, "exclude-members": "model_config"}
 autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"
-toc_object_entries = False  # thousands, which the navigation of every page would be made of: half of the time of a build
+# Thousands, of which the navigation of every page would be made: half of the time of a build.
+toc_object_entries = False
 python_maximum_signature_line_length = 100
 
 # All links must resolve but those to other packages, which this site does not know.
 nitpicky = True
-OTHERS = "torch|numpy|np|pandas|pd|pydantic|pydantic_core|annotated_types|PIL|pydicom|lightning|zuko|markupsafe|starlette"
-OTHERS = "|".join([OTHERS, *sorted(sys.stdlib_module_names)])
+OTHERS = "torch|numpy|np|pandas|pd|pydantic|pydantic_core|annotated_types|PIL|pydicom|lightning|zuko"
+OTHERS = "|".join([OTHERS, "markupsafe", "starlette", *sorted(sys.stdlib_module_names)])
 # The same, without a module.
 NAMES = (
     r"AbstractContextManager|Dataset|FileDataset|Tensor|NDArray|Path|Fabric|NoneType|Le|Ge|Lt|Gt|FieldInfo|nn\.Module"
