@@ -19,6 +19,7 @@ from PIL import Image
 import segcft
 from refused import refused
 from segcft.api.model import Model
+from segcft.api.question import prepare_image
 from segcft.app.payload import Asked, ask, decode, encode, encode_answer
 from segcft.cli.entry import main
 from segcft.config.loader import parse_study
@@ -41,6 +42,7 @@ from segcft.simulate.retinaset import write_retinas
 from segcft.utils.progress import Progress
 from tests import small_retinas
 from tests.conftest import MakeOnce
+from tests.test_dicom_colour import dicom
 
 WHITE = [247, 247, 247]
 """What has not changed."""
@@ -165,6 +167,15 @@ def test_saved_answers_are_in_colour_and_say_what_they_are(
         assert main(["inspect", str(tmp_path / name)]) == 0
         assert "cup_area" in capsys.readouterr().out
     assert is_coloured(stored(answer.draws[0]))
+
+
+def test_a_dicom_file_in_colour_is_asked_about(model: Model, pixels: NDArray[np.uint8], tmp_path: Path) -> None:
+    height, width = pixels.shape[1:]
+    dicom("RGB", stored(pixels), Rows=height, Columns=width).save_as(tmp_path / "eye.dcm")
+    np.testing.assert_array_equal(prepare_image(model.study, tmp_path / "eye.dcm").pixels, pixels)
+    answer = model.counterfactual(tmp_path / "eye.dcm", do={"cup_area": "+20%"}, draws=0)
+    same = model.counterfactual(stored(pixels), do={"cup_area": "+20%"}, draws=0)
+    np.testing.assert_array_equal(answer.image, same.image)
 
 
 def test_many_answers_are_files_in_colour(retinas: Run, eyes: Path, tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ from segcft.data.attributes import believed, is_age
 from segcft.data.extent import contradiction
 from segcft.data.resize import Pixel, fit_image, pixel_of, window_of
 from segcft.errors import Code, DataError, InterventionError
-from segcft.io.imagefile import ImageFile, check_varied, scaled, shades
+from segcft.io.greys import check_varied, scaled, shades
+from segcft.io.imagefile import ImageFile
 from segcft.io.lie import Lie
 from segcft.io.picture import Pixels, largest, pixels_of
 from segcft.io.reject import Rejected, Remark, about

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from pydicom import Dataset, FileDataset
 
 from segcft.config.variable import OLDEST
+from segcft.io.dicomcolour import decode_colours
 from segcft.io.dicomfile import reading_dicom
 from segcft.io.dicompixels import decode
-from segcft.io.greys import PERCENTILES
+from segcft.io.greys import PERCENTILES, shades
 from segcft.io.orientation import is_measured, turn_to_see
-from segcft.io.reject import Excluded, Remark
+from segcft.io.reject import Excluded, Remark, about
 from segcft.io.source import Source
 from segcft.io.turn import Turn
 from segcft.io.voi import as_file_says, is_inverted, modality_values, remark_on_polarity
@@ -39,7 +40,7 @@ class Shown(NamedTuple):
     """What :func:`shown` answers."""
 
     grey: NDArray[np.float32]
-    """(H, W) in [0, 1], air dark, turned to be looked at."""
+    """(H, W) in [0, 1], air dark, turned to be looked at; (3, H, W) in colour."""
     aspect: float
     """Height of a pixel divided by its width, as it is turned."""
     turn: Turn
@@ -93,6 +94,26 @@ def shown(
         remark_on_polarity(dataset, stored[inside], grey[inside], remarks)
         named = tuple(remark.at(path) for remark in remarks)
         return Shown(np.ascontiguousarray(turn(grey)), turn.aspect(aspect(dataset)), turn, named, is_measured(dataset))
+
+
+def shown_in_colour(
+    path: Source,
+    dataset: FileDataset,
+    value_range: tuple[float, float] | None = None,
+    window: tuple[float, float] | None = None,
+) -> Shown:
+    """The image of ``dataset``, which :func:`segcft.io.dicomcolour.is_coloured`. Arguments and what is raised are those
+    of :func:`shown`; without a range or a window colours have that of the file's bits."""
+    remarks: list[Remark] = []
+    with reading_dicom(path):
+        pixels = decode_colours(dataset, remarks)
+        with about(path, "constant image"):
+            colours = shades(pixels, 3, value_range, window).astype(np.float32)
+        turn = turn_to_see(dataset, view(dataset), remarks)
+        named = tuple(remark.at(path) for remark in remarks)
+        return Shown(
+            np.ascontiguousarray(turn(colours)), turn.aspect(aspect(dataset)), turn, named, is_measured(dataset)
+        )
 
 
 def aspect(dataset: Dataset) -> float:

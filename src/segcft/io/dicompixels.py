@@ -93,44 +93,53 @@ def decode(dataset: FileDataset, remarks: list[Remark]) -> Stored:
     return Stored(stored, padding)
 
 
-def _check_object(dataset: Dataset) -> Layout:
-    """Where the bits of the one grey image of ``dataset`` are.
+def check_image(dataset: Dataset) -> None:
+    """See that a file holds one image that is meant to be seen.
 
     Raises:
-        Excluded: it is not one, is not meant to be seen, or elements that say how to read it are missing.
+        Excluded: it does not.
     """
     if not dataset.get("PixelData"):
         floats = "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset
         found = "floating-point pixels" if floats else "no image that can be read"
         raise Excluded("no image", f"holds {found} (modality {text_of(dataset, 'Modality') or 'unknown'})")
-    check_size((_whole(dataset, "Columns"), _whole(dataset, "Rows")))
-    frames = _whole(dataset, "NumberOfFrames", 1, positive=False)
+    check_size((whole(dataset, "Columns"), whole(dataset, "Rows")))
+    frames = whole(dataset, "NumberOfFrames", 1, positive=False)
     if frames > 1:
         raise Excluded("several frames", f"holds {frames} frames, not one")
-    photometric = text_of(dataset, "PhotometricInterpretation") or "no PhotometricInterpretation"
-    if _whole(dataset, "SamplesPerPixel", 1) != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        raise Excluded("not grey", f"{photometric}, expected MONOCHROME1 or MONOCHROME2")
     if term_of(dataset, "PresentationIntentType") == "FOR PROCESSING":
         why = (
             "PresentationIntentType is FOR PROCESSING: values of a detector, of which nobody says how they "
             "are to look; take the image FOR PRESENTATION that was made of it"
         )
         raise Excluded("for processing", why)
-    allocated = _whole(dataset, "BitsAllocated")
-    stored = _whole(dataset, "BitsStored")
+
+
+def _check_object(dataset: Dataset) -> Layout:
+    """Where the bits of the one grey image of ``dataset`` are.
+
+    Raises:
+        Excluded: it is not one, is not meant to be seen, or elements that say how to read it are missing.
+    """
+    check_image(dataset)
+    photometric = text_of(dataset, "PhotometricInterpretation") or "no PhotometricInterpretation"
+    if whole(dataset, "SamplesPerPixel", 1) != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
+        raise Excluded("not grey", f"{photometric}, expected MONOCHROME1 or MONOCHROME2")
+    allocated = whole(dataset, "BitsAllocated")
+    stored = whole(dataset, "BitsStored")
     if allocated not in (8, 16) or not 8 <= stored <= allocated:
         raise Excluded("not 8 to 16 bits", f"{stored} bits in {allocated}, expected 8 to 16 in 8 or 16")
-    high = _whole(dataset, "HighBit", stored - 1, positive=False)
+    high = whole(dataset, "HighBit", stored - 1, positive=False)
     if not stored - 1 <= high < allocated:
         expected = f"{stored - 1} to {allocated - 1}, since {stored} of {allocated} bits are stored"
         raise Unreadable("bits that cannot be", f"HighBit is {high}, expected {expected}")
-    signed = _whole(dataset, "PixelRepresentation", positive=False)
+    signed = whole(dataset, "PixelRepresentation", positive=False)
     if signed not in (0, 1):
         raise Unreadable("damaged file", f"PixelRepresentation is {signed}, expected 0 or 1")
     return Layout(allocated, stored, high, bool(signed))
 
 
-def _whole(dataset: Dataset, name: str, default: int | None = None, positive: bool = True) -> int:
+def whole(dataset: Dataset, name: str, default: int | None = None, positive: bool = True) -> int:
     """An element that is a whole number, above 0 where it has to be."""
     wanted = f"a whole number{' above 0' if positive else ''}"
     if name not in dataset or dataset.get_item(name).value in (None, "", b""):
@@ -149,13 +158,7 @@ def _whole(dataset: Dataset, name: str, default: int | None = None, positive: bo
 def _native(dataset: FileDataset, syntax: UID, layout: Layout, remarks: list[Remark]) -> NDArray[np.integer[Any]]:
     """Words (H, W) that are not compressed."""
     shape = int(dataset.Rows), int(dataset.Columns)
-    data, expected = bytes(dataset.PixelData), shape[0] * shape[1] * layout.allocated // 8
-    if len(data) < expected:
-        found = f"holds {len(data)} bytes of pixels, expected {expected}"
-        raise Unreadable("damaged file", f"cut off, or of another size than its header says: {found}")
-    if len(data) > expected + expected % 2:
-        text = f"holds {len(data)} bytes of pixels, expected {expected}: those after them are not read"
-        remarks.append(Remark("more pixels than its header says", text))
+    data = first_bytes(dataset, shape[0] * shape[1] * layout.allocated // 8, remarks)
     if layout.allocated == 8 and not syntax.is_little_endian and dataset["PixelData"].VR == "OW":
         data = np.frombuffer(data[: len(data) // 2 * 2], "<u2").byteswap().tobytes()  # bytes that were written as words
     dtype = layout.dtype.newbyteorder("<" if syntax.is_little_endian else ">")
@@ -163,11 +166,47 @@ def _native(dataset: FileDataset, syntax: UID, layout: Layout, remarks: list[Rem
     return words.reshape(shape).astype(layout.dtype)
 
 
+def first_bytes(dataset: Dataset, expected: int, remarks: list[Remark]) -> bytes:
+    """The bytes of pixels that are not compressed, as many as are ``expected``, and one that makes them even;
+    ``remarks`` tells of others.
+
+    Raises:
+        Unreadable: there are fewer.
+    """
+    data = bytes(dataset.PixelData)
+    if len(data) < expected:
+        found = f"holds {len(data)} bytes of pixels, expected {expected}"
+        raise Unreadable("damaged file", f"cut off, or of another size than its header says: {found}")
+    if len(data) > expected + expected % 2:
+        text = f"holds {len(data)} bytes of pixels, expected {expected}: those after them are not read"
+        remarks.append(Remark("more pixels than its header says", text))
+    return data[: expected + expected % 2]
+
+
 def _decompress(dataset: FileDataset, syntax: UID, layout: Layout) -> NDArray[np.integer[Any]]:
     """Values (H, W) of a compressed image; of RLE its words."""
     if syntax != RLELossless and not layout.usual:
         where = f"bit {layout.high} of {layout.stored} stored ones"
         raise Unreadable("bits that cannot be", f"HighBit is {where}, which {syntax.name} does not know")
+    needs = check_decoder(syntax)
+    if syntax == JPEGExtended12Bit and layout.stored > 8 and needs:
+        raise Unreadable("no decoder", f"{syntax.name} with {layout.stored} bits{needs}")
+    check_frame(dataset)
+    dataset.SamplesPerPixel = 1
+    dataset.pixel_array_options(correct_unused_bits=syntax != RLELossless)
+    try:
+        return np.asarray(dataset.pixel_array)
+    except Exception:  # decoders raise almost anything
+        why = "damaged, or of another kind than its header says"
+        raise Unreadable("damaged file", f"its compressed image ({syntax.name}) is {why}") from None
+
+
+def check_decoder(syntax: UID) -> str:
+    """See that what is compressed so can be decoded here; returns what to install for all of its kinds, in words.
+
+    Raises:
+        Unreadable: it cannot.
+    """
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError:
@@ -178,19 +217,10 @@ def _decompress(dataset: FileDataset, syntax: UID, layout: Layout) -> NDArray[np
     needs = f": to decode it, pip install 'segcft[dicom]' (or {'; or '.join(other)})" if other else ""
     if not decoder.is_available:
         raise Unreadable("no decoder", f"{syntax.name}{needs}")
-    if syntax == JPEGExtended12Bit and layout.stored > 8 and needs:
-        raise Unreadable("no decoder", f"{syntax.name} with {layout.stored} bits{needs}")
-    _check_frame(dataset)
-    dataset.SamplesPerPixel = 1
-    dataset.pixel_array_options(correct_unused_bits=syntax != RLELossless)
-    try:
-        return np.asarray(dataset.pixel_array)
-    except Exception:  # decoders raise almost anything
-        why = "damaged, or of another kind than its header says"
-        raise Unreadable("damaged file", f"its compressed image ({syntax.name}) is {why}") from None
+    return needs
 
 
-def _check_frame(dataset: Dataset) -> None:
+def check_frame(dataset: Dataset) -> None:
     """Check what a compressed image says of itself, which need not be what the header of the file says."""
     try:
         frame = next(generate_frames(dataset.PixelData, number_of_frames=1))

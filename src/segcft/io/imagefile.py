@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from segcft.config.structure import Mask
 from segcft.io.dicomhead import is_dicom_file
 from segcft.io.extent import extent_of
-from segcft.io.greys import LUMA, PERCENTILES
+from segcft.io.greys import PERCENTILES, shades
 from segcft.io.lie import Lie
 from segcft.io.nifti import NIFTI, PICTURE, Axes, Placed, is_nifti, read_nifti
 from segcft.io.picture import Pixels, largest, read_picture
@@ -113,8 +113,9 @@ def read_image(
 
     Args:
         path: PNG, TIFF, JPEG or BMP; grey, palette or RGB, 8 or 16 bit; transparency is dropped. Or DICOM, see
-            :func:`segcft.io.dicom.shown`. Or NIfTI, see :func:`segcft.io.nifti.read_nifti`; of other types than
-            8 or 16 bits without a sign, percentiles become 0 and 1, as in DICOM files that do not say.
+            :func:`segcft.io.dicom.shown`, and of 3 channels :func:`segcft.io.dicom.shown_in_colour`. Or NIfTI, see
+            :func:`segcft.io.nifti.read_nifti`; of other types than 8 or 16 bits without a sign, percentiles become 0
+            and 1, as in DICOM files that do not say.
         channels: 1 (colour becomes luma) or 3 (grey is repeated).
         grey_range: values in the file that become 0 and 1; default: the whole range of the file's type, or what a
             DICOM file says itself.
@@ -127,12 +128,14 @@ def read_image(
     if isinstance(path, Path) and not path.exists():
         raise Rejected(f"{path}: there is no such file")
     if is_dicom(path):
-        from segcft.io import dicom
+        from segcft.io import dicom, dicomcolour
         from segcft.io.dicomfile import open_dicom
 
         dataset = open_dicom(path)
-        picture = dicom.shown(path, dataset, grey_range, window)
-        grey = np.repeat(picture.grey[None].astype(np.float64), channels, axis=0)
+        coloured = channels == 3 and dicomcolour.is_coloured(dataset)
+        picture = (dicom.shown_in_colour if coloured else dicom.shown)(path, dataset, grey_range, window)
+        grey = picture.grey.astype(np.float64)
+        grey = grey if coloured else np.repeat(grey[None], channels, axis=0)
         said, spacing = dicom.person(dataset), dicom.spacing_of(dataset)
         extent = extent_of((dataset.Rows, dataset.Columns), spacing) if spacing else None
         extent = extent[::-1] if extent and picture.turn.exchanged else extent
@@ -165,74 +168,6 @@ def _read_nifti(
         remarks.append(Remark("unknown orientation", text))
     grey = shades(pixels, channels, grey_range, window)
     return ImageFile(grey, image.aspect, {}, tuple(remarks), placed=image.placed, extent=image.extent)
-
-
-def shades(
-    pixels: Pixels,
-    channels: int,
-    grey_range: tuple[float, float] | None = None,
-    window: tuple[float, float] | None = None,
-) -> NDArray[np.float64]:
-    """Pixels as grey values (channels, H, W) in [0, 1], 1 being white; see :func:`read_image`."""
-    values = np.moveaxis(np.atleast_3d(pixels.values).astype(np.float64), -1, 0)
-    check_varied(values)
-    if channels == 1 and len(values) == 3:
-        values = np.tensordot(LUMA, values, axes=1)[None]
-    elif channels == 3 and len(values) == 1:
-        values = np.repeat(values, 3, axis=0)
-    full = None if pixels.full is None else float(pixels.full)
-    if full is None and window is None and grey_range is None:
-        kind = pixels.values.dtype
-        raise Rejected(f"{kind} values have no range of their own; set data.grey_range or data.window")
-    shown = scaled(values, full, grey_range, window)
-    return 1 - shown if pixels.inverted else shown
-
-
-def check_varied(values: NDArray[np.float64]) -> None:
-    """Check that values are numbers, and not all the same.
-
-    Raises:
-        Rejected: they are not.
-    """
-    if not np.isfinite(values).all():
-        raise Rejected("holds values that are not finite numbers")
-    if values.min() == values.max():
-        raise Rejected(f"constant image (every pixel is {values.flat[0]:g})")
-
-
-def scaled(
-    values: NDArray[np.float64],
-    full: float | None,
-    grey_range: tuple[float, float] | None = None,
-    window: tuple[float, float] | None = None,
-) -> NDArray[np.float64]:
-    """Values (C, *size) as grey values in [0, 1]: between percentiles (``window``), or in ``grey_range``, or up to
-    ``full``.
-
-    Raises:
-        Rejected: one single value is left.
-    """
-    low, high = limits(values, full, grey_range, window)
-    shown = np.clip((values - low) / (high - low), 0, 1) if low < high else np.zeros_like(values)
-    if shown.min() == shown.max():
-        raise Rejected(f"constant image between the grey values {low:g} and {high:g} that are shown")
-    return shown
-
-
-def limits(
-    values: NDArray[np.float64],
-    full: float | None,
-    grey_range: tuple[float, float] | None = None,
-    window: tuple[float, float] | None = None,
-) -> tuple[float, float]:
-    """The values that become 0 and 1, see :func:`scaled`."""
-    if window is not None:
-        low, high = (float(limit) for limit in np.percentile(values, window))
-        return low, high
-    if grey_range is not None:
-        return grey_range
-    assert full is not None
-    return 0.0, full
 
 
 def is_dicom(path: Source) -> bool:

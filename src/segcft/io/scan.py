@@ -17,20 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcft.io.dicomhead import DICOMDIR
-from segcft.io.greys import PERCENTILES
-from segcft.io.imagefile import (
-    SUFFIXES,
-    ImageFile,
-    called,
-    check_id,
-    check_varied,
-    find_file,
-    is_dicom,
-    limits,
-    read_image,
-    scaled,
-    strip_suffix,
-)
+from segcft.io.greys import PERCENTILES, check_varied, limits, scaled
+from segcft.io.imagefile import SUFFIXES, ImageFile, called, check_id, find_file, is_dicom, read_image, strip_suffix
 from segcft.io.lie import Lie
 from segcft.io.nifti import NIFTI, Axes, is_nifti
 from segcft.io.reject import Rejected, Remark, about
