@@ -707,6 +707,17 @@ class TestModels:
         assert list(broken.batches()) == []
         assert [one.id for one in broken.left_out] == [source.persons[0].id]
 
+    @pytest.mark.parametrize(("part", "taught"), [("train", 2), ("validation", 2), ("test", 0)])
+    def test_it_knows_whether_people_taught_the_model(
+        self, small_run: Run, source: ModelSource, part: str, taught: int
+    ) -> None:
+        store = small_run.store()
+        people = people_of_store(store, store.indices(part)[:2], small_run.study)
+        asked = ModelSource(source.model, people)
+        assert asked.taught == 0  # nobody was asked about yet
+        list(asked.batches())
+        assert asked.taught == taught
+
     def test_the_judge_reads_what_was_obtained(self, small_run: Run, source: ModelSource) -> None:
         doses = doses_of(small_run.study.variables, source.people.numpy(), ["heart_area", "age"], 2)
         responses = respond(source, Mine(light_reader), doses, count=1).of

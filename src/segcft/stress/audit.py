@@ -106,6 +106,7 @@ class Audit:
                 | {"least": LEAST, "specific": SPECIFIC, "level": LEVEL, "resamples": DRAWS},
                 "images": len(found.ids),
                 "patients": len(set(found.patients.tolist())),
+                "taught the model": found.taught,
                 "left out": [one._asdict() for one in found.left_out],
                 "reconstruction": self.reconstruction,
                 "moved": {name: list(names) for name, names in self.moved.items()},

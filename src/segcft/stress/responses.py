@@ -101,6 +101,8 @@ class Responses:
     """Who was not asked about."""
     examples: Sequence[Example]
     """Some of every variable and output, the largest responses first."""
+    taught: int | None = None
+    """See :attr:`segcft.stress.source.Source.taught`."""
 
 
 def among(found: Responses, ids: Collection[str]) -> Responses:
@@ -179,6 +181,7 @@ def respond(
         {part.doses.variable: part.response(k) for part in parts} if ids else {},
         list(source.left_out),
         examples,
+        source.taught,
     )
 
 

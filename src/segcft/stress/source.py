@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from segcft.counterfactual.support import all_limits
 from segcft.errors import RunError, SegcftError
 from segcft.grey import rounded, to_unit
 from segcft.io.reject import Rejected
+from segcft.pipeline.run import Run
 from segcft.stress.people import Person
 
 TOLERANCE = 1e-4
@@ -84,10 +86,13 @@ class Source(ABC):
         people: values of the training subjects, (N, V).
         intervals: how far answers may be off, where that is known.
         left_out: who was not asked about, once all batches are through.
+        taught: how many of the images are among those that the model has learnt from or was set by, by then; None where
+            nobody knows.
     """
 
     study: Study
     people: Tensor
+    taught: int | None = None
     intervals: Intervals | None = None
     left_out: list[LeftOut]
 
@@ -125,8 +130,9 @@ class ModelSource(Source):
         self.method, self.answers = model.model_of(method)
         self.intervals = model.calibration(self.method).intervals
         self.joint = model.run.joint_support()
+        self.known = _pictures(model.run)
         self.low, self.high = all_limits(self.study.variables, self.people.cpu().numpy())
-        self.left_out = []
+        self.left_out, self.taught = [], None if self.known is None else 0
 
     @property
     def told(self) -> dict[str, str]:
@@ -136,7 +142,7 @@ class ModelSource(Source):
         return len(self.persons)
 
     def batches(self) -> Iterator[Opened]:
-        self.left_out = []
+        self.left_out, self.taught = [], None if self.known is None else 0
         for start in range(0, len(self.persons), BATCH):
             asked = self._asked(self.persons[start : start + BATCH])
             if asked and (opened := self._opened(asked)) is not None:
@@ -164,7 +170,10 @@ class ModelSource(Source):
         asked = []
         for person in persons:
             try:
-                asked.append((person, self.model.question(person.image, person.known)))
+                question = self.model.question(person.image, person.known)
+                asked.append((person, question))
+                if self.known is not None:
+                    self.taught = (self.taught or 0) + (_digest(question.pixels) in self.known)
             except RunError:
                 raise
             except (SegcftError, Rejected) as error:
@@ -235,6 +244,21 @@ class _OfModel(Opened):
         supported = source.supported(after)
         drawn = torch.where(torch.from_numpy(supported).to(after.device)[:, None], after, self.values)
         return Answered(rounded(self.abduction.predict(drawn)), after, supported)
+
+
+def _pictures(run: Run) -> frozenset[bytes] | None:
+    """What is compared of the images that a run learns from or is set by, all but the test images; None where there
+    are none, as of a published model."""
+    try:
+        store = run.store()
+    except SegcftError:
+        return None
+    rows = np.setdiff1d(np.arange(len(store)), store.indices("test"))
+    return frozenset(_digest(store.images[row]) for row in rows)
+
+
+def _digest(pixels: NDArray[np.uint8]) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(pixels).tobytes(), digest_size=16).digest()
 
 
 def _labels(study: Study, values: Tensor, source: Mapping[str, str]) -> dict[str, str]:

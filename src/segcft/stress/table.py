@@ -171,6 +171,7 @@ def limits_of(audit: Audit) -> Iterator[str]:
         )
     if len(audit.gaps) > MOST_GAPS:
         yield f"Of more than {MOST_GAPS} gaps between groups none can be found: ask for fewer variables or groups."
+    yield _taught(audit.responses.taught)
     most = max(audit.reconstruction.values(), default=0.0)
     yield (
         f"The answer to no question at all moves outputs by {most:.2g} of their standard deviations at most: "
@@ -182,6 +183,18 @@ def limits_of(audit: Audit) -> Iterator[str]:
         "what no variable of the graph is."
     )
     yield "That an output answers to a variable does not say that it is wrong to: that is for you to know."
+
+
+def _taught(count: int | None) -> str:
+    """Whether the model has met these images before."""
+    if count is None:
+        return (
+            "Whether the model has learnt from these images cannot be told: it has none of its own. Of images that it "
+            "has learnt from its answers may be better than of others."
+        )
+    if count:
+        return f"{count} of the images taught the model or chose its settings: answers about others may be worse."
+    return "None of the images taught the model or chose its settings."
 
 
 def _controls(audit: Audit) -> Iterator[str]:

@@ -29,6 +29,7 @@ class TrueSource(Source):
 
     def __init__(self, study: Study, simulator: Simulator, persons: Sequence[int], training: Sequence[int]) -> None:
         self.study, self.simulator, self.persons, self.left_out = study, simulator, persons, []
+        self.taught = 0  # the truth has not learnt
         self.people = torch.stack([self.values_of(simulator.attributes(person)) for person in training])
         self.low, self.high = all_limits(study.variables, self.people.numpy())
 
