@@ -17,12 +17,14 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels import convert_color_space
 from pydicom.uid import (
     ExplicitVRLittleEndian,
+    JPEG2000Lossless,
     JPEGBaseline8Bit,
     RLELossless,
     SecondaryCaptureImageStorage,
     generate_uid,
 )
 
+from segcft.drafting.images import _picture
 from segcft.io.imagefile import read_image
 from segcft.io.reject import Excluded
 
@@ -97,6 +99,29 @@ def as_jpeg() -> FileDataset:
     return dataset
 
 
+def as_jpeg_of_planes() -> FileDataset:
+    """What JPEG does not know, in its header."""
+    dataset = as_jpeg()
+    dataset.PlanarConfiguration = 1
+    return dataset
+
+
+def as_jpeg_that_says_nothing_of_planes() -> FileDataset:
+    dataset = as_jpeg()
+    del dataset.PlanarConfiguration
+    return dataset
+
+
+def as_jpeg_2000() -> FileDataset:
+    file = io.BytesIO()
+    Image.fromarray(smooth()).save(file, "JPEG2000", mct=1, irreversible=False, no_jp2=True)
+    dataset = dicom("YBR_RCT", smooth())
+    dataset.file_meta.TransferSyntaxUID = JPEG2000Lossless
+    dataset.PixelData = encapsulate([file.getvalue()])
+    dataset["PixelData"].is_undefined_length = True
+    return dataset
+
+
 def as_palette(bits: int = 8) -> FileDataset:
     """The picture's 32 columns as indices of 32 colours, of which each has ``bits``."""
     entries = np.stack([8 * np.arange(32), 255 - 8 * np.arange(32), np.full(32, 99)]).astype(f"u{bits // 8}")
@@ -116,7 +141,18 @@ def saved(dataset: Dataset, folder: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("make", "off"),
-    [(as_rgb, 0), (as_planes, 0), (as_sixteen_bits, 0), (as_rle, 0), (as_ybr, 1), (as_halved_ybr, 12), (as_jpeg, 12)],
+    [
+        (as_rgb, 0),
+        (as_planes, 0),
+        (as_jpeg_of_planes, 12),
+        (as_jpeg_that_says_nothing_of_planes, 12),
+        (as_jpeg_2000, 0),
+        (as_sixteen_bits, 0),
+        (as_rle, 0),
+        (as_ybr, 1),
+        (as_halved_ybr, 12),
+        (as_jpeg, 12),
+    ],
 )
 def test_colours_are_those_of_the_picture(make: Callable[[], FileDataset], off: int, tmp_path: Path) -> None:
     found = read_image(saved(make(), tmp_path), 3).grey
@@ -132,6 +168,27 @@ def test_a_palette_gives_its_colours(bits: int, tmp_path: Path) -> None:
     np.testing.assert_allclose(found[2], 99, atol=0.5)
 
 
+def test_a_palette_of_words_that_hold_bytes_is_told_of(tmp_path: Path) -> None:
+    dataset = as_palette(8)
+    for name in ("Red", "Green", "Blue"):
+        setattr(dataset, f"{name}PaletteColorLookupTableDescriptor", [32, 0, 16])
+        entries = np.frombuffer(dataset[f"{name}PaletteColorLookupTableData"].value, np.uint8)
+        setattr(dataset, f"{name}PaletteColorLookupTableData", entries.astype(np.uint16).tobytes())
+    found = read_image(saved(dataset, tmp_path), 3)
+    np.testing.assert_allclose(255 * found.grey[0], np.tile(8.0 * np.arange(32), (HEIGHT, 1)), atol=0.01)
+    assert [one.kind for one in found.remarks] == ["palette of fewer bits"]
+
+
+def test_indices_beyond_a_palette_have_its_last_colour(tmp_path: Path) -> None:
+    dataset = as_palette(8)
+    for name in ("Red", "Green", "Blue"):
+        setattr(dataset, f"{name}PaletteColorLookupTableDescriptor", [16, 4, 8])
+        entries = dataset[f"{name}PaletteColorLookupTableData"].value
+        setattr(dataset, f"{name}PaletteColorLookupTableData", entries[:16])
+    found = 255 * read_image(saved(dataset, tmp_path), 3).grey[0, 0]
+    np.testing.assert_allclose(found, 8.0 * np.clip(np.arange(32) - 4, 0, 15), atol=0.01)
+
+
 def test_it_is_turned_as_grey_images_are(tmp_path: Path) -> None:
     dataset = as_rgb()
     dataset.PatientOrientation = ["R", "F"]  # columns go to the patient's right
@@ -144,7 +201,10 @@ def test_a_range_and_a_window_are_of_the_file_s_values(tmp_path: Path) -> None:
     path = saved(as_sixteen_bits(), tmp_path)
     halved = read_image(path, 3, grey_range=(0, 2 * 65535)).grey
     np.testing.assert_allclose(2 * halved, read_image(path, 3).grey, atol=1e-6)
-    assert read_image(path, 3, window=(0, 100)).grey.max() == 1
+    values = np.moveaxis(smooth().astype(float), -1, 0)
+    low, high = np.percentile(values, (10, 90))
+    found = read_image(path, 3, window=(10, 90)).grey
+    np.testing.assert_allclose(found, np.clip((values - low) / (high - low), 0, 1), atol=1e-6)
 
 
 def test_grey_files_of_a_study_in_colour_are_grey(tmp_path: Path) -> None:
@@ -175,11 +235,49 @@ def no_entries(dataset: FileDataset) -> None:
     dataset.PhotometricInterpretation, dataset.SamplesPerPixel = "PALETTE COLOR", 1
 
 
+def no_planes(dataset: FileDataset) -> None:
+    del dataset.PlanarConfiguration
+
+
+def of_jpeg_2000(dataset: FileDataset) -> None:
+    dataset.PhotometricInterpretation = "YBR_ICT"
+
+
+def not_halved(dataset: FileDataset) -> None:
+    dataset.PhotometricInterpretation = "YBR_FULL_422"
+
+
+def signed(dataset: FileDataset) -> None:
+    dataset.PixelRepresentation = 1
+
+
+def partial(dataset: FileDataset) -> None:
+    dataset.PhotometricInterpretation = "YBR_PARTIAL_422"
+
+
 def constant(dataset: FileDataset) -> None:
     dataset.PixelData = b"\x07" * len(dataset.PixelData)
 
 
-@pytest.mark.parametrize("spoil", [cut, one_sample, frames, few_bits, no_entries, constant])
+def test_jpeg_2000_holds_what_it_makes_itself(tmp_path: Path) -> None:
+    dataset = as_jpeg_2000()
+    dataset.PhotometricInterpretation = "YBR_FULL"
+    with pytest.raises(Excluded):
+        read_image(saved(dataset, tmp_path), 3)
+
+
+def test_a_folder_of_them_is_drafted_as_one_in_colour(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for k in range(3):
+        grey = np.repeat(smooth()[..., :1] // (k + 1), 3, axis=-1)  # in files of colours
+        dicom("RGB", grey).save_as(tmp_path / "images" / f"{k}.dcm")
+    assert _picture(tmp_path / "images" / "0.dcm").channels == 3
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [cut, one_sample, frames, few_bits, no_entries, no_planes, of_jpeg_2000, not_halved, signed, partial, constant],
+)
 def test_what_cannot_be_read_is_left_out(spoil: Callable[[FileDataset], None], tmp_path: Path) -> None:
     dataset = as_rgb()
     spoil(dataset)

@@ -717,6 +717,10 @@ class TestModels:
         assert asked.taught == 0  # nobody was asked about yet
         list(asked.batches())
         assert asked.taught == taught
+        person = replace(people[0], known={**people[0].known, "age": 500.0})  # and is not asked about
+        other = ModelSource(source.model, [person, people[1]])
+        asked_about = sum(len(one.ids) for one in other.batches())
+        assert other.taught == min(taught, asked_about)
 
     def test_the_judge_reads_what_was_obtained(self, small_run: Run, source: ModelSource) -> None:
         doses = doses_of(small_run.study.variables, source.people.numpy(), ["heart_area", "age"], 2)
@@ -733,6 +737,7 @@ class TestModels:
         assert "by models" in render_audit(found)
         assert found.record()["also"] == [
             {"study": source.study.name, "model": source.model.run.folder.name, "method": "none"}
+            | {"images that taught it": "0"}
         ]
 
 

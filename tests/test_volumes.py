@@ -293,7 +293,7 @@ def test_the_command_line_asks_about_a_volume(volumes: Run, volume_files: Path, 
 
 def test_a_classifier_of_volumes_is_stressed(volumes: Run, volume_files: Path, tmp_path: Path) -> None:
     store, data, out = volumes.store(), tmp_path / "data", tmp_path / "out"
-    assert people_of_store(store, store.indices("test"), volumes.study)[0].image.shape == SIZE  # type: ignore[union-attr]
+    assert np.shape(people_of_store(store, store.indices("test"), volumes.study)[0].image) == SIZE
     data.mkdir()
     (data / "images").symlink_to(volume_files / "images")
     # A judge of a few steps reads no volume right: all is known.
@@ -307,11 +307,15 @@ def test_a_classifier_of_volumes_is_stressed(volumes: Run, volume_files: Path, t
     record = json.loads((out / "stress.json").read_text())
     assert record["images"] > 0
     assert record["images"] + len(record["left out"]) == len(store)
+    assert 0 < record["taught the model"] <= record["images"]
     brighter = next(one for one in record["effects"] if one["variable"] == "exposure of the film")
     assert brighter["slope"] > 0
     depth, height, width = SIZE
     found = re.findall(r"image/png;base64,([^\"]+)", (out / "stress.html").read_text())
-    assert {PIL.Image.open(io.BytesIO(b64decode(one))).size for one in found} == {(width + height, depth + height)}
+    pictures = [PIL.Image.open(io.BytesIO(b64decode(one))) for one in found]
+    assert {one.size for one in pictures} == {(width + height, depth + height)}
+    for image, _, _, sham in zip(*(pictures[k::4] for k in range(4)), strict=True):
+        assert np.abs(np.asarray(sham, int) - np.asarray(image, int)).max() > 1  # it is seen where it is
     card.write_text(card.read_text() + "size: [32, 32]\n")
     assert main([str(word) for word in words]) == 1
 

@@ -123,10 +123,13 @@ class Grid:
         return F.interpolate(maps, size=size, mode={2: "bicubic", 3: "trilinear"}[self.dimensions])
 
     def linear(self, maps: Tensor, size: tuple[int, ...]) -> Tensor:
-        """Maps (B, C, *any) interpolated to ``size``, linearly; beyond the middles at the edge they go on."""
-        if self.dimensions == 3:  # a quarter of the time that sampling takes
+        """Maps (B, C, *any) interpolated to ``size``, linearly; beyond the middles at the edge they go on.
+
+        Of three axes it is done in a quarter of the time that :meth:`sample` takes; of two by that, since models that
+        were published are to answer to the last bit as before.
+        """
+        if self.dimensions == 3:
             return F.interpolate(maps, size=size, mode="trilinear")
-        # To the last bit what models of images had when they were trained.
         pixels = self.places(maps.new_empty(1, 1, *size))
         return self.sample(maps, pixels.expand(len(maps), *pixels.shape[1:]))
 

@@ -12,6 +12,8 @@ import numpy as np
 
 from segcft.drafting.layout import Layout
 from segcft.errors import Code, DataError
+from segcft.io.dicomcolour import is_coloured
+from segcft.io.dicomfile import open_dicom
 from segcft.io.imagefile import is_dicom, read_image
 from segcft.io.nifti import is_nifti
 from segcft.io.reject import Rejected, reading
@@ -109,8 +111,9 @@ def _volume(path: Path) -> _Look:
 
 def _picture(path: Path) -> _Look:
     grey = read_image(path, 3).grey
-    channels = 3 if (grey != grey[:1]).any() else 1
-    says = is_dicom(path) or is_nifti(path)  # what is black and white, or else percentiles are
+    coloured = is_dicom(path) and is_coloured(open_dicom(path, pixels=False))
+    channels = 3 if coloured or (grey != grey[:1]).any() else 1
+    says = not coloured and (is_dicom(path) or is_nifti(path))  # what is black and white, or else percentiles are
     return _Look(grey.shape[1:], channels, narrow=not says and float(grey.max()) < USED)
 
 

@@ -20,6 +20,8 @@ from segcft.io.dicomfile import term_of, text_of, transfer_syntax
 from segcft.io.reject import Excluded, Remark, Unreadable
 from segcft.io.source import check_size
 
+GREY = ("MONOCHROME1", "MONOCHROME2")
+"""Photometric interpretations of grey images."""
 OVERLAYS = range(0x6000, 0x6020, 2)
 """Groups of elements that describe overlays. Old files keep an overlay in bits of the pixels that are not used."""
 
@@ -123,8 +125,8 @@ def _check_object(dataset: Dataset) -> Layout:
     """
     check_image(dataset)
     photometric = text_of(dataset, "PhotometricInterpretation") or "no PhotometricInterpretation"
-    if whole(dataset, "SamplesPerPixel", 1) != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        raise Excluded("not grey", f"{photometric}, expected MONOCHROME1 or MONOCHROME2")
+    if whole(dataset, "SamplesPerPixel", 1) != 1 or photometric not in GREY:
+        raise Excluded("not grey", f"{photometric}, expected {' or '.join(GREY)}")
     allocated = whole(dataset, "BitsAllocated")
     stored = whole(dataset, "BitsStored")
     if allocated not in (8, 16) or not 8 <= stored <= allocated:

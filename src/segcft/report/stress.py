@@ -127,7 +127,7 @@ def _shown(audit: Audit) -> list[tuple[Shown, float]]:
                 picture(view(one.image, BLACK), synthetic=simulated),
                 picture(view(one.answer, BLACK), synthetic=True),
                 difference_picture(view(gain), limit),
-                picture(view(one.sham, BLACK), synthetic=True),
+                picture(_view(audit, difference(one.sham, one.image))(one.sham, BLACK), synthetic=True),
             ),
             limit,
         )
@@ -136,7 +136,7 @@ def _shown(audit: Audit) -> list[tuple[Shown, float]]:
 
 
 def _view(audit: Audit, gain: Tensor) -> Planes:
-    """Of a volume the planes through the middle of what changes by at least half as much as any voxel does."""
+    """Of a volume the planes through the middle of what changes by more than half as much as any voxel does."""
     size = gain.abs()[None]
     return Planes(Grid.of(audit.study.image), size / size.max().clamp(min=NOTHING))
 

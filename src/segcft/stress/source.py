@@ -86,8 +86,8 @@ class Source(ABC):
         people: values of the training subjects, (N, V).
         intervals: how far answers may be off, where that is known.
         left_out: who was not asked about, once all batches are through.
-        taught: how many of the images are among those that the model has learnt from or was set by, by then; None where
-            nobody knows.
+        taught: how many of the images that are asked about are, pixel by pixel, among those that the model has learnt
+            from or was set by, once all batches are through; None where these are not there.
     """
 
     study: Study
@@ -136,7 +136,8 @@ class ModelSource(Source):
 
     @property
     def told(self) -> dict[str, str]:
-        return super().told | {"model": self.model.run.folder.name, "method": self.method}
+        found = super().told | {"model": self.model.run.folder.name, "method": self.method}
+        return found if self.taught is None else found | {"images that taught it": str(self.taught)}
 
     def __len__(self) -> int:
         return len(self.persons)
@@ -170,10 +171,7 @@ class ModelSource(Source):
         asked = []
         for person in persons:
             try:
-                question = self.model.question(person.image, person.known)
-                asked.append((person, question))
-                if self.known is not None:
-                    self.taught = (self.taught or 0) + (_digest(question.pixels) in self.known)
+                asked.append((person, self.model.question(person.image, person.known)))
             except RunError:
                 raise
             except (SegcftError, Rejected) as error:
@@ -209,6 +207,8 @@ class ModelSource(Source):
                 kept.append(k)
         if not kept:
             return None
+        if self.known is not None:
+            self.taught = (self.taught or 0) + sum(_digest(asked[k][1].pixels) in self.known for k in kept)
         names = sorted({name for one in labels for name in one})
         groups = {name: [labels[k].get(name, "") for k in kept] for name in names}
         return _OfModel(self, [asked[k][0] for k in kept], x[kept], known[kept], groups)
@@ -247,8 +247,8 @@ class _OfModel(Opened):
 
 
 def _pictures(run: Run) -> frozenset[bytes] | None:
-    """What is compared of the images that a run learns from or is set by, all but the test images; None where there
-    are none, as of a published model."""
+    """What is compared of the images that a run learns from or is set by, all but the test images; None where they
+    are not there, as of a published model."""
     try:
         store = run.store()
     except SegcftError:

@@ -189,12 +189,15 @@ def _taught(count: int | None) -> str:
     """Whether the model has met these images before."""
     if count is None:
         return (
-            "Whether the model has learnt from these images cannot be told: it has none of its own. Of images that it "
-            "has learnt from its answers may be better than of others."
+            "Whether the model has learnt from these images cannot be told: those that it has learnt from are not "
+            "here. About them its answers may be better than about others."
         )
     if count:
-        return f"{count} of the images taught the model or chose its settings: answers about others may be worse."
-    return "None of the images taught the model or chose its settings."
+        return (
+            f"{count} of the images are, pixel by pixel, among those that taught the model or chose its settings: "
+            "answers about others may be worse."
+        )
+    return "None of the images is, pixel by pixel, among those that taught the model or chose its settings."
 
 
 def _controls(audit: Audit) -> Iterator[str]:
