@@ -71,8 +71,8 @@ python_maximum_signature_line_length = 100
 
 # All links must resolve but those to other packages, which this site does not know.
 nitpicky = True
-OTHERS = "torch|numpy|np|pandas|pd|pydantic|pydantic_core|annotated_types|PIL|pydicom|lightning|zuko"
-OTHERS = "|".join([OTHERS, "markupsafe", "starlette", *sorted(sys.stdlib_module_names)])
+PACKAGES = "torch|numpy|np|pandas|pd|pydantic|pydantic_core|annotated_types|PIL|pydicom|lightning|zuko"
+OTHERS = "|".join([PACKAGES, "markupsafe", "starlette", *sorted(sys.stdlib_module_names)])
 # The same, without a module.
 NAMES = (
     r"AbstractContextManager|Dataset|FileDataset|Tensor|NDArray|Path|Fabric|NoneType|Le|Ge|Lt|Gt|FieldInfo|nn\.Module"

@@ -266,12 +266,9 @@ def test_jpeg_2000_holds_what_it_makes_itself(tmp_path: Path) -> None:
         read_image(saved(dataset, tmp_path), 3)
 
 
-def test_a_folder_of_them_is_drafted_as_one_in_colour(tmp_path: Path) -> None:
-    (tmp_path / "images").mkdir()
-    for k in range(3):
-        grey = np.repeat(smooth()[..., :1] // (k + 1), 3, axis=-1)  # in files of colours
-        dicom("RGB", grey).save_as(tmp_path / "images" / f"{k}.dcm")
-    assert _picture(tmp_path / "images" / "0.dcm").channels == 3
+def test_what_is_grey_in_a_file_of_colours_is_drafted_in_colour(tmp_path: Path) -> None:
+    grey = np.repeat(smooth()[..., :1], 3, axis=-1)
+    assert _picture(saved(dicom("RGB", grey), tmp_path)).channels == 3
 
 
 @pytest.mark.parametrize(

@@ -111,9 +111,10 @@ def _volume(path: Path) -> _Look:
 
 def _picture(path: Path) -> _Look:
     grey = read_image(path, 3).grey
-    coloured = is_dicom(path) and is_coloured(open_dicom(path, pixels=False))
+    dicom = is_dicom(path)
+    coloured = dicom and is_coloured(open_dicom(path, pixels=False))
     channels = 3 if coloured or (grey != grey[:1]).any() else 1
-    says = not coloured and (is_dicom(path) or is_nifti(path))  # what is black and white, or else percentiles are
+    says = not coloured and (dicom or is_nifti(path))  # what is black and white, or else percentiles are
     return _Look(grey.shape[1:], channels, narrow=not says and float(grey.max()) < USED)
 
 

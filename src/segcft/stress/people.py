@@ -85,9 +85,11 @@ def people_of_store(store: Store, rows: NDArray[np.int64], study: Study) -> list
     ]
     variables = list(study.variables.items())
     for row in rows.tolist():
-        channels = store.images[row]
-        colour = not study.image.is_volume  # whose channels come last; those of a volume come first
-        pixels = channels[0] if len(channels) == 1 else np.moveaxis(channels, 0, -1) if colour else channels
+        pixels = store.images[row]
+        if len(pixels) == 1:
+            pixels = pixels[0]
+        elif not study.image.is_volume:  # of an array in colour channels come last, of a volume first
+            pixels = np.moveaxis(pixels, 0, -1)
         known = {variables[k][0]: value_of(variables[k][1], torch.tensor(values[row, k])) for k in asked}
         people.append(Person(str(table["id"].iloc[row]), str(table["patient"].iloc[row]), pixels, known))
     return people
