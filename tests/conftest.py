@@ -65,6 +65,12 @@ def changed(raw: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return raw
 
 
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    """Bytes give a test no name: those of a packed file hold the second of packing, and two processes that collect
+    the tests a second apart would not find the same ones."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _ctrl_c_is_heard() -> None:
     """A shell starts what it runs in the background with SIGINT ignored, which children inherit."""

@@ -141,9 +141,9 @@ class Shape:
     bend: float
 
     def signed(self, points: Array) -> tuple[Array, Array]:
-        """Of points (..., 3), in mm from where the parts meet (across the bend, in its plane, along), how deep inside
+        """Of points (3, ...), in mm from where the parts meet (across the bend, in its plane, along), how deep inside
         they are, in mm, negative outside, and how far along the arc towards the anterior end, in mm."""
-        z, y, x = points[..., 0], points[..., 1], points[..., 2]
+        z, y, x = points
         curvature = self.bend / USUAL_LENGTH  # of the person, or a longer part would straighten the other
         if abs(curvature) < 1e-6:
             along, aside = x, y
@@ -159,6 +159,16 @@ class Shape:
         length = np.where(ahead, self.anterior.length, self.posterior.length)
         beyond = np.hypot(distance, (share - 1) * length)
         return np.where(share <= 1, radius - distance, -beyond), along
+
+    def near(self, points: Array, reach: float) -> NDArray[np.bool_]:
+        """Of points (3, ...): not so far from the arc, drawn on to a circle, that they are certain to be further than
+        ``reach`` mm from the surface."""
+        curvature = self.bend / USUAL_LENGTH
+        z, y, x = points
+        aside = y if abs(curvature) < 1e-6 else 1 / abs(curvature) - np.hypot(x, 1 / curvature - y)
+        widest = max(part.root + max(part.bump, 0) for part in (self.anterior, self.posterior))
+        near: NDArray[np.bool_] = np.hypot(aside, z / self.flat) < widest + reach
+        return near
 
 
 @dataclass(frozen=True)
@@ -253,16 +263,16 @@ class VolumeSimulator:
         }
         return Shape(**parts, flat=flat, bend=math.radians(bend))
 
-    def _points(self) -> Array:
-        """Points, :data:`FINE` along each axis of a voxel, (FINE D, FINE H, FINE W, 3), in mm from the middle of the
-        frame."""
-        axes = [
-            ((np.arange(FINE * n) + 0.5) / FINE - n / 2) * edge for n, edge in zip(self.size, self.spacing, strict=True)
+    def _axes(self) -> list[Array]:
+        """Of every axis, places of points, :data:`FINE` a voxel, (n, FINE), in mm from the middle of the frame."""
+        return [
+            ((np.arange(FINE * n).reshape(n, FINE) + 0.5) / FINE - n / 2) * edge
+            for n, edge in zip(self.size, self.spacing, strict=True)
         ]
-        return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
 
     def _covers(self, person: int, shape: Shape) -> tuple[Array, Array]:
-        """The coverage of both parts (2, D, H, W), and how deep inside the middles of voxels are, in mm.
+        """The coverage of both parts (2, D, H, W), and how deep inside voxels are, in mm: minus infinity further from
+        the surface than :data:`RIM`, where nobody asks.
 
         Raises:
             UndrawableError: the structure leaves the frame.
@@ -272,17 +282,24 @@ class VolumeSimulator:
         turn = Rotation.from_euler("XYZ", random.normal(0, math.radians(4), 3) * (1, -1, 1)).as_matrix()
         # The bend lifts both ends, so the arc's lowest point is below the middle.
         place = random.uniform(-0.8, 0.8, 3) + np.array([0, -3.0, 2.0])
-        local = (self._points() - place) @ turn
-        inside, along = shape.signed(local)
+        z, y, x = (points - middle for points, middle in zip(self._axes(), place, strict=True))
+        reach = RIM + math.hypot(*self.spacing) / 2 / shape.flat  # no point of a voxel is further from its middle
+        middles = _turned(turn, *np.ix_(z.mean(axis=1), y.mean(axis=1), x.mean(axis=1)))
+        voxels = d, h, w = np.nonzero(shape.near(middles, reach))
+        points = _turned(turn, z[d][:, :, None, None], y[h][:, None, :, None], x[w][:, None, None, :])
+        inside, along = shape.signed(points)  # (voxels, FINE, FINE, FINE)
         soft = min(self.spacing) / FINE
         within = np.clip(inside / soft + 0.5, 0, 1)
-        covers = np.stack([_pooled(within * (along >= 0)), _pooled(within * (along < 0))])
+        covers, depth = np.zeros((2, *self.size)), np.full(self.size, -np.inf)
+        for cover, ahead in zip(covers, (along >= 0, along < 0), strict=True):
+            cover[voxels] = (within * ahead).mean(axis=(1, 2, 3))
+        depth[voxels] = inside.mean(axis=(1, 2, 3))
         edge = np.ones(self.size, dtype=bool)
         edge[1:-1, 1:-1, 1:-1] = False
         for name, cover in zip(self.structures, covers, strict=True):
             if cover[edge].any():
                 raise UndrawableError(Code.OUT_OF_RANGE, f"{name}_volume", "the structure would leave the frame")
-        return covers, _pooled(inside)
+        return covers, depth
 
     def _image(self, person: int, covers: Array, depth: Array) -> Array:
         """Grey values (D, H, W) in [0, 1]: tissues by their mean signals, seen by a scanner."""
@@ -327,8 +344,6 @@ class VolumeSimulator:
         return field
 
 
-def _pooled(values: Array) -> Array:
-    """Means over the points of a voxel."""
-    depth, height, width = (n // FINE for n in values.shape)
-    pooled: Array = values.reshape(depth, FINE, height, FINE, width, FINE).mean(axis=(1, 3, 5))
-    return pooled
+def _turned(turn: Array, z: Array, y: Array, x: Array) -> Array:
+    """Points (3, ...) by the rows of a matrix (3, 3)."""
+    return np.stack([turn[0, k] * z + turn[1, k] * y + turn[2, k] * x for k in range(3)])
