@@ -33,7 +33,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """Of a server started by the command line."""
-    models = [MODELS / name for name in ("chest-sim", "coronary-quickstart", "jsrt")]
+    models = [MODELS / name for name in ("chest-sim", "coronary-quickstart", "jsrt", "coronary-thirds")]
     with served_by_command(*models) as server:
         yield server.address
     assert "Jane" not in server.said  # who is in the name of an uploaded file
@@ -151,6 +151,19 @@ def test_a_slider_changes_picture_numbers_and_graph(page: Page) -> None:
     expect(row.locator(".state")).to_have_text("")
     expect(page.locator("#draws canvas")).to_have_count(0)
     assert (pane(page, "after") == before).all()
+
+
+def test_what_is_confounded_is_drawn_and_cut_where_it_is_set(page: Page) -> None:
+    expect(page.locator("#tied")).to_be_hidden()
+    with page.expect_response("**/api/question"):
+        page.select_option("#model", "coronary-thirds")
+    expect(page.locator(".edge.tie")).to_have_count(3)
+    expect(page.locator("#tied")).to_be_visible()
+    expect(page.locator("#graph title")).to_contain_text("causes in common")
+    with page.expect_response("**/api/question"):
+        page.locator("[data-variable=middle_lumen] input[type=range]").press("PageUp")
+    expect(page.locator(".edge.tie.severed")).to_have_count(2)
+    expect(page.locator("[data-tie='proximal_lumen-distal_lumen'] .cut")).to_be_hidden()
 
 
 def test_descendants_follow_and_can_be_held(page: Page) -> None:

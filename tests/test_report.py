@@ -32,7 +32,7 @@ from segcft.pipeline.run import Run
 from segcft.report import charts
 from segcft.report.facts import left_out
 from segcft.report.failures import _contrasts
-from segcft.report.graph import draw_graph
+from segcft.report.graph import STYLE, draw_graph, graph_svg
 from segcft.report.page import render_report, write_report
 from segcft.report.tables import tables
 from segcft.training import artefact
@@ -393,7 +393,7 @@ def downwards(study: Study) -> Layout:
     boxes = tuple(Box(box.name, box.y, box.x, box.height, box.width) for box in laid.boxes)
     turned = [re.sub(r"([\d.]+),([\d.]+)", r"\2,\1", arrow.path).replace("V", "H") for arrow in laid.arrows]
     arrows = tuple(replace(arrow, path=path) for arrow, path in zip(laid.arrows, turned, strict=True))
-    return Layout(laid.height, laid.width, boxes, arrows)
+    return Layout(laid.height, laid.width, boxes, arrows, laid.ties)
 
 
 def check_layout(study: Study, layout: Layout) -> None:
@@ -419,6 +419,29 @@ def check_layout(study: Study, layout: Layout) -> None:
             for box in layout.boxes:
                 beside = box.x + box.width / 2 <= float(x) or box.x - box.width / 2 >= float(end)
                 assert beside or abs(box.y - float(y)) > box.height / 2
+
+
+def test_what_is_confounded_is_drawn_between_its_boxes() -> None:
+    raw = small_mapping()
+    raw["variables"]["heart_area"]["parents"] = []  # in another layer than the lungs
+    pairs = [["left_lung_area", "right_lung_area"], ["left_lung_area", "heart_area"]]
+    study = parse_study(raw | {"confounded": pairs})
+    drawn = draw_graph(study)
+    assert drawn.text.count("causes in common") == 2
+    layout, where = drawn.layout, {box.name: box for box in drawn.layout.boxes}
+    assert [[tie.first, tie.second] for tie in layout.ties] == pairs
+    for tie in layout.ties:
+        for name, (x, y) in zip((tie.first, tie.second), tie.ends, strict=True):
+            box = where[name]
+            assert (x, y) == pytest.approx((box.x + box.width / 2 + STYLE.head, box.y))
+        numbers = [float(number) for number in re.findall(r"-?[\d.]+", tie.path)]
+        assert all(0 <= x <= layout.width for x in numbers[::2])
+        assert all(0 <= y <= layout.height for y in numbers[1::2])
+        ends = sorted(y for _, y in tie.ends)
+        assert tie.cut[0] > min(x for x, _ in tie.ends)
+        assert ends[0] < tie.cut[1] < ends[1]
+    svg = str(graph_svg(study))
+    assert svg.count('class="tie"') == 2
 
 
 numbers = st.floats(-1e6, 1e6, allow_nan=False) | st.just(math.nan)

@@ -129,7 +129,7 @@ def _graph(study: Study) -> dict[str, Any]:
     sizes = dict.fromkeys(parents, NODE) | {IMAGE: IMAGE_NODE}
     labels = {name: plain(name) for name in study.variables} | {IMAGE: "image"}
     labels |= {spec.variable: plain(structure) for structure, spec in study.structures.items()}
-    return asdict(lay_out(parents, sizes, GRAPH)) | {"image": IMAGE, "labels": labels}
+    return asdict(lay_out(parents, sizes, GRAPH, study.confounded)) | {"image": IMAGE, "labels": labels}
 
 
 def _variable(model: Model, k: int) -> dict[str, Any]:

@@ -12,6 +12,9 @@ from segcft.config.graph import Graph
 IMAGE = "\0image"
 """The image's name in the graph, which all variables cause: no variable can have it."""
 
+BEND = 0.6
+"""How far the ends of a tie's arc point towards the next layer, as a share of the room before it."""
+
 Parents = Mapping[str, Sequence[str]]
 Place = tuple[str, str]
 """Of a box (name, ""), or of an arrow on its way through a layer (cause, effect)."""
@@ -66,6 +69,18 @@ class Arrow:
 
 
 @dataclass(frozen=True)
+class Tie:
+    """Between two variables that have causes in common which are no variables: an arc on the side of their effects,
+    with a head at both ``ends``. It may be ``cut``, as an arrow."""
+
+    first: str
+    second: str
+    path: str
+    ends: tuple[tuple[float, float], tuple[float, float]]
+    cut: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
 class Layout:
     """A drawn graph, in px."""
 
@@ -73,6 +88,7 @@ class Layout:
     height: float
     boxes: tuple[Box, ...]
     arrows: tuple[Arrow, ...]
+    ties: tuple[Tie, ...]
 
 
 class _Stop(NamedTuple):
@@ -89,8 +105,11 @@ def with_image(parents: Parents, derived: Sequence[str] = ()) -> dict[str, list[
     return {name: list(some) for name, some in parents.items()} | {IMAGE: causes}
 
 
-def lay_out(parents: Parents, sizes: Mapping[str, tuple[float, float]], style: Style) -> Layout:
-    """Lay a graph out layer by layer, by the longest path from a root; ``sizes`` are the boxes' widths and heights.
+def lay_out(
+    parents: Parents, sizes: Mapping[str, tuple[float, float]], style: Style, confounded: Sequence[Place] = ()
+) -> Layout:
+    """Lay a graph out layer by layer, by the longest path from a root; ``sizes`` are the boxes' widths and heights,
+    ``confounded`` the pairs with causes in common that are not in it.
 
     An arrow that passes a layer has a place of its own there, on one of its two sides, so that it runs through no box
     (Sugiyama et al. 1981). The boxes of a layer are as long as the longest of them.
@@ -121,7 +140,9 @@ def lay_out(parents: Parents, sizes: Mapping[str, tuple[float, float]], style: S
         for cause in causes:
             passed = [stops[depth][cause, name] for depth in range(layer[cause] + 1, layer[name])]
             arrows.append(_arrow(cause, name, [stops[layer[cause]][cause, ""], *passed, end], style))
-    return Layout(*_turned(begin - style.layers + style.margin, extent, style), tuple(boxes), tuple(arrows))
+    ties = [_tie(pair, [stops[layer[name]][name, ""] for name in pair], style) for pair in confounded]
+    width, height = _turned(begin - style.layers + style.margin, extent, style)
+    return Layout(width, height, tuple(boxes), tuple(arrows), tuple(ties))
 
 
 def _places(parents: Parents, layer: Mapping[str, int]) -> list[list[Place]]:
@@ -172,6 +193,20 @@ def _arrow(cause: str, effect: str, stops: Sequence[_Stop], style: Style) -> Arr
             path += f" {'V' if style.down else 'H'}{begin + stop.length:.1f}"
         along, across = begin + stop.length, level
     return Arrow(cause, effect, path, _turned(begin, level, style), (*_turned(*cut, style), turn))
+
+
+def _tie(pair: Place, stops: Sequence[_Stop], style: Style) -> Tie:
+    """An arc between two boxes, as deep as there is room for before the next layer."""
+    ends = [(stop.along + stop.length / 2 + style.head, stop.across) for stop in stops]
+    depth = (style.layers - style.head) * BEND
+    bends = [(along + depth, across) for along, across in ends]
+    places = [_turned(along, across, style) for along, across in (ends[0], *bends, ends[1])]
+    start, first, second, end = (f"{x:.1f},{y:.1f}" for x, y in places)
+    # Half way a cubic curve is at 1/8, 3/8, 3/8 and 1/8 of its points, and runs along the last two less the first two.
+    middle = [(a + 3 * b + 3 * c + d) / 8 for a, b, c, d in zip(*places, strict=True)]
+    slope = [c + d - a - b for a, b, c, d in zip(*places, strict=True)]
+    cut = (middle[0], middle[1], math.degrees(math.atan2(slope[1], slope[0])))
+    return Tie(*pair, f"M{start} C{first} {second} {end}", (places[0], places[3]), cut)
 
 
 def _turned(along: float, across: float, style: Style) -> tuple[float, float]:

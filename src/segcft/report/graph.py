@@ -38,7 +38,7 @@ def draw_graph(study: Study) -> Drawing:
     parents = with_image({name: variable.parents for name, variable in study.variables.items()}, study.derived)
     notes = {name: _note(study, name) for name in parents}
     sizes = {name: (CHARACTER * max(len(shown(name)), len(notes[name]), 8) + 22, LINE) for name in parents}
-    layout = lay_out(parents, sizes, STYLE)
+    layout = lay_out(parents, sizes, STYLE, study.confounded)
     nodes = tuple(Node(box, shown(box.name), notes[box.name], _kind(study, box.name)) for box in layout.boxes)
     return Drawing(layout, nodes, _in_words(study))
 
@@ -72,4 +72,5 @@ def _in_words(study: Study) -> str:
     parents = {name: variable.parents for name, variable in study.variables.items()}
     roots = [plain(name) for name, causes in parents.items() if not causes]
     caused = [f"{plain(n)} is caused by {' and '.join(map(plain, causes))}" for n, causes in parents.items() if causes]
-    return "; ".join([f"without causes: {', '.join(roots)}", *caused, "the image is caused by all of them"])
+    tied = [f"{plain(a)} and {plain(b)} have causes in common that are not shown" for a, b in study.confounded]
+    return "; ".join([f"without causes: {', '.join(roots)}", *caused, *tied, "the image is caused by all of them"])

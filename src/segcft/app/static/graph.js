@@ -2,20 +2,25 @@
 
 import { capital, draw, withUnit } from "./dom.js";
 
+const MOST_BESIDE = 600; // px of a graph that can be read in half of the room
+
 export class Graph {
   constructor(root, spec) {
     this.spec = spec;
-    const { width, height, boxes, arrows, image, labels } = spec.graph;
+    const { width, height, boxes, arrows, ties, image, labels } = spec.graph;
     const variables = new Map(spec.variables.map((variable) => [variable.name, variable]));
     this.title = draw("title", { id: "graph-title" });
     this.nodes = new Map();
     this.edges = arrows.map((arrow) => ({ from: arrow.cause, to: arrow.effect, group: edge(arrow) }));
+    this.ties = ties.map((tie) => ({ pair: [tie.first, tie.second], group: arc(tie) }));
     const drawn = boxes.map((box) =>
       box.name === image ? imageNode(box) : this.node(variables.get(box.name), labels[box.name], box));
-    const lines = draw("g", {}, ...this.edges.map(({ group }) => group));
+    const lines = draw("g", {}, ...[...this.edges, ...this.ties].map(({ group }) => group));
     const named = { role: "img", "aria-labelledby": "graph-title" };
     const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, ...named }, this.title, lines, draw("g", {}, ...drawn));
     svg.style.maxWidth = `${width * 1.1}px`;
+    document.getElementById("below").classList.toggle("stacked", width > MOST_BESIDE);
+    document.getElementById("tied").hidden = !ties.length;
     root.replaceChildren(svg);
   }
 
@@ -48,12 +53,18 @@ export class Graph {
       group.classList.toggle("active", active);
       if (severed) cut.push(`${from} to ${to}`);
     }
+    for (const { pair, group } of this.ties) {
+      const severed = pair.some((name) => rows[name].intervened);
+      group.classList.toggle("severed", severed);
+      if (severed) cut.push(`what ${pair.join(" and ")} share`);
+    }
     const plain = (text) => text.replaceAll("_", " ");
     const said = this.spec.variables
       .filter(({ parents }) => parents.length)
       .map(({ label, parents }) => capital(`${label} is caused by ${plain(parents.join(" and "))}.`));
+    const tied = this.ties.map(({ pair }) => capital(plain(`${pair.join(" and ")} have causes in common that are not shown.`)));
     const severed = cut.length ? `Cut: ${plain(cut.join(", "))}.` : "Nothing is cut.";
-    this.title.textContent = ["Causal graph.", ...said, "All cause the image.", severed].join(" ");
+    this.title.textContent = ["Causal graph.", ...said, ...tied, "All cause the image.", severed].join(" ");
   }
 }
 
@@ -71,14 +82,19 @@ export function followers(variables, rows) {
   return below;
 }
 
-function edge({ cause, effect, path, head, cut }) {
-  const [x, y, angle] = cut;
-  return draw("g", { class: "edge", "data-edge": `${cause}>${effect}` },
-    draw("path", { class: "line", d: path }),
-    draw("path", { class: "head", transform: `translate(${head})`, d: "M-4,-1 L4,-1 L0,6 Z" }),
-    // Two strokes across: the arrow is severed here.
-    draw("path", { class: "cut", transform: `translate(${x},${y}) rotate(${angle})`, d: "M-4,-6 L-1,6 M1,-6 L4,6" }));
-}
+const edge = ({ cause, effect, path, head, cut }) =>
+  draw("g", { class: "edge", "data-edge": `${cause}>${effect}` }, line(path), tip(`translate(${head})`), strokes(cut));
+
+const arc = ({ first, second, path, ends, cut }) =>
+  draw("g", { class: "edge tie", "data-tie": `${first}-${second}` },
+    line(path), ...ends.map((end) => tip(`translate(${end}) rotate(180)`)), strokes(cut));
+
+const line = (d) => draw("path", { class: "line", d });
+const tip = (transform) => draw("path", { class: "head", transform, d: "M-4,-1 L4,-1 L0,6 Z" });
+
+// Two strokes across: severed here.
+const strokes = ([x, y, angle]) =>
+  draw("path", { class: "cut", transform: `translate(${x},${y}) rotate(${angle})`, d: "M-4,-6 L-1,6 M1,-6 L4,6" });
 
 const rectangle = ({ width, height }, rx) => draw("rect", { x: -width / 2, y: -height / 2, width, height, rx });
 
