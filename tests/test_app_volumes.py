@@ -18,11 +18,12 @@ import segcft
 from segcft.app.catalogue import Catalogue
 from segcft.app.payload import decode, encode
 from segcft.app.server import make_app
+from segcft.config.loader import load_study
 from segcft.io.provenance import inspect
 from segcft.io.scan import read_array
 from segcft.pipeline.publish import publish
 from segcft.pipeline.run import Run
-from tests.conftest import MakeOnce
+from tests.conftest import MODELS, MakeOnce
 from tests.small_volumes import SIZE
 from tests.test_app_browser import CHROMIUM, FLAGS, PATIENCE
 
@@ -109,6 +110,26 @@ def test_a_volume_is_uploaded(volume_client: TestClient, volume_model: Path, ask
     assert told.json()["pixels"] == asked["pixels"]
     for wrong in (content[: len(content) // 2], b"no volume", b"\x89PNG\r\n\x1a\n"):
         assert volume_client.post("/api/upload?model=volumes", content=wrong, headers=OCTETS).status_code == 400
+
+
+def test_a_size_can_be_said_of_what_is_uploaded() -> None:
+    """Of a model that shows images as large as they are."""
+    client = TestClient(make_app(Catalogue([MODELS / "hippocampus"])), base_url="http://127.0.0.1:8000")
+    assert client.get("/api/models/hippocampus").json()["sized"]
+    content = (MODELS / "hippocampus" / "examples" / "1.nii.gz").read_bytes()
+
+    def upload(more: str) -> Any:
+        return client.post(f"/api/upload?model=hippocampus{more}", content=content, headers=OCTETS)
+
+    known = upload("").json()["pixels"]
+    assert upload("&millimetres=1,1,1").json()["pixels"] == known
+    study = load_study(MODELS / "hippocampus" / "study.yaml")
+    before, larger = (decode(one, study) for one in (known, upload("&millimetres=1,1,2").json()["pixels"]))
+    middle = before[..., 8:24]  # twice as wide it fills the frame: of what was there the middle half is left
+    assert abs(larger.reshape(*middle.shape, 2).mean(axis=-1) - middle).mean() < 4  # grey levels
+    assert abs(larger[..., 8:24] - middle.astype(float)).mean() > 15
+    for wrong, status in (("1,1", 400), ("1,1,0", 400), ("1,1,-1", 400), ("nan,1,1", 400), ("1,1,x", 422), (",", 422)):
+        assert upload(f"&millimetres={wrong}").status_code == status
 
 
 # --- in a browser ---

@@ -96,13 +96,18 @@ class Client:
         """Example images of a model on its grid, as :meth:`upload` gives them, and what is known of these people."""
         return [(self._pixels(model, one["pixels"]), one["known"]) for one in self.model(model)["examples"]]
 
-    def upload(self, model: str, file: File) -> tuple[NDArray[np.uint8], dict[str, float | str]]:
+    def upload(
+        self, model: str, file: File, millimetres: Sequence[float] | None = None
+    ) -> tuple[NDArray[np.uint8], dict[str, float | str]]:
         """A file's pixels on the model's grid, (H, W, C) or (D, H, W, C), and what its header says of the person.
+
+        ``millimetres`` are height and width of a pixel (of a voxel depth, too), where the file does not say.
 
         Raises:
             OSError: the file is not there.
         """
-        query = urlencode({"model": model})
+        sized = {} if millimetres is None else {"millimetres": ",".join(map(str, millimetres))}
+        query = urlencode({"model": model} | sized)
         told = json.loads(self._send(f"/api/upload?{query}", _content(file), "application/octet-stream"))
         return self._pixels(model, told["pixels"]), told["known"]
 

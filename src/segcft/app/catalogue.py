@@ -102,6 +102,7 @@ class Catalogue:
             "volume": volume,
             "formats": FORMATS[len(image.size)],
             "channels": image.channels,
+            "sized": image.fit == "physical",
             "aspect": width / height,
             "wide": is_wide(height, width),
             "methods": [{"name": method, "label": method_name(method)} for method in model.methods],

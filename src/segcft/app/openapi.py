@@ -124,6 +124,8 @@ def _paths(largest: int, example: Example) -> Schema:
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
     }
     of_model = _parameter("model", "query", "The model's name.", {"type": "string"}, example.model)
+    size = "Height and width of a pixel (of a voxel depth, too) with commas between, where the file lacks them."
+    lengths = _parameter("millimetres", "query", size, {"type": "string"}, "0.7,0.7") | {"required": False}
     asked = [400, 404, 422, *_COMPUTES, *_SENDS]
     return {
         "/api/models": {"get": _operation("models", "Names and descriptions", _json(_all("Title")))},
@@ -142,7 +144,7 @@ def _paths(largest: int, example: Example) -> Schema:
                 "A file's pixels on the model's grid, and what its header says of the person",
                 _json(_ref("Uploaded")),
                 [400, 404, *_COMPUTES, *_SENDS],
-                [of_model],
+                [of_model, lengths],
                 upload,
             )
         },

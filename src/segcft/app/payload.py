@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
@@ -24,6 +25,7 @@ from segcft.app.upload import received
 from segcft.causal.intervention import Intervention, parse_intervention
 from segcft.config.study import Study
 from segcft.io.outline import outlines
+from segcft.io.source import MemoryFile
 
 _MOST_NAMES = 1000
 
@@ -96,6 +98,27 @@ def decode(text: str, study: Study) -> NDArray[np.uint8]:
     return pixels if len(size) == 2 else np.moveaxis(pixels, -1, 0)
 
 
+def parse_lengths(text: str) -> list[float] | None:
+    """The lengths of a pixel in mm from ``"0.7,0.7"``; None of nothing.
+
+    Raises:
+        RefusedError: it has something else than numbers.
+    """
+    try:
+        return [float(length) for length in text.split(",")] if text else None
+    except ValueError:
+        raise RefusedError(422, "millimetres", f"expected numbers with commas between, not {text!r}") from None
+
+
+def sized(file: MemoryFile, lengths: Sequence[float] | None) -> ImageLike:
+    """A file, of which ``lengths`` of a pixel in mm may be said.
+
+    Raises:
+        DataError: they are no two or three lengths.
+    """
+    return file if lengths is None else Sized(file, tuple(lengths))
+
+
 def ask(model: Model, asked: Asked) -> Answer:
     """The answer to a question.
 
@@ -115,8 +138,7 @@ def ask_of_file(model: Model, asked: AskedOfFile) -> tuple[Answer, ImageLike]:
         RefusedError: the file is not base64, or the model has no such method.
         SegcftError: it cannot be read, or variables or values are wrong.
     """
-    file = received(_bytes(asked.file, "file"))
-    image = file if asked.millimetres is None else Sized(file, tuple(asked.millimetres))
+    image = sized(received(_bytes(asked.file, "file")), asked.millimetres)
     return _answer(model, asked, image), image
 
 

@@ -7,7 +7,8 @@ whole file (``clients/`` has such programs).
 ``GET /``, ``GET /static/NAME``       the page
 ``GET /api/models``                   names and descriptions
 ``GET /api/models/NAME``              variables with ranges, structures, examples
-``POST /api/upload?model=NAME``       a file's bytes -> its pixels on the model's grid, and what its header says
+``POST /api/upload?model=NAME``       a file's bytes -> its pixels on the model's grid, and what its header says;
+                                      ``&millimetres=0.7,0.7``: height and width of its pixels, where it lacks them
 ``POST /api/question``                a question (:class:`segcft.app.payload.Asked`) -> its answer
 ``POST /api/file/FORMAT``             the same question -> the answer as a file: png, dcm, nii.gz or json
 ``POST /api/full``                    a question about a file (:class:`segcft.app.payload.AskedOfFile`) -> the answer in
@@ -139,9 +140,10 @@ class _Site:
 
     async def upload(self, request: Request) -> Response:
         name = request.query_params.get("model", "")
+        lengths = payload.parse_lengths(request.query_params.get("millimetres", ""))
 
         def read(data: bytes) -> dict[str, Any]:
-            question = self.catalogue[name].question(received(data))
+            question = self.catalogue[name].question(payload.sized(received(data), lengths))
             known = {fact.variable: fact.amount for fact in question.known}  # from a DICOM header
             return {"pixels": payload.encode(question.pixels), "known": known}
 

@@ -94,6 +94,7 @@ MODEL = has(
         ),
         "formats": of(every(TEXT), "Of files of answers on the grid."),
         "channels": {"type": "integer", "minimum": 1},
+        "sized": of(FLAG, "Whether an image must say how large it is, or the question does."),
         "aspect": of(NUMBER, "Width by height of the picture."),
         "wide": FLAG,
         "methods": every(has({"name": TEXT, "label": TEXT})),

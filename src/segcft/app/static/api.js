@@ -25,9 +25,10 @@ export const models = async () => (await call("/api/models")).json();
 export const describe = async (name) => (await call(`/api/models/${encodeURIComponent(name)}`)).json();
 export const fileOf = async (question, format) => (await call(`/api/file/${format}`, asJson(question))).blob();
 
-export async function upload(model, file) {
+export async function upload(model, file, millimetres) {
   const headers = { "Content-Type": "application/octet-stream" };
-  const path = `/api/upload?model=${encodeURIComponent(model)}`;
+  const sized = millimetres ? `&millimetres=${encodeURIComponent(millimetres)}` : "";
+  const path = `/api/upload?model=${encodeURIComponent(model)}${sized}`;
   // The file's name may be a patient's: it stays here.
   const body = await file.arrayBuffer();
   return (await call(path, { method: "POST", headers, body })).json();

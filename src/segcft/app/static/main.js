@@ -20,6 +20,7 @@ let spec, graph, variables, answer, newest, settling;
 let image = null; // { pixels: base64, bytes, known: { name: value }, sources: { name: where from } }
 let asked = {}; // what is set, by name
 let own = null; // the file whose image is shown, which is read again for another model
+let tried = null; // the file that was chosen last, whether it could be opened or not
 let opened = 0; // images and models chosen so far: a file that arrives after a later choice is not shown
 
 function question() {
@@ -148,6 +149,9 @@ async function choose(name) {
     return make("button", { type: "button", class: "example", ...named, onclick: open }, canvas);
   });
   $("examples").replaceChildren(...tiles);
+  const edges = spec.volume ? "Depth, height and width of a voxel" : "Height and width of a pixel";
+  $("edges").textContent = `${edges}, mm`;
+  askForSize();
   $("invitation").hidden = own !== null || spec.examples.length > 0;
   $("viewer").hidden = $("question").hidden = true;
   if (own) await openFile(own);
@@ -156,7 +160,8 @@ async function choose(name) {
 }
 
 function select(example, k) {
-  own = null;
+  own = tried = null;
+  askForSize();
   mark(k);
   open(example, EXAMPLE);
 }
@@ -176,9 +181,12 @@ async function openFile(file) {
   if (!file || !spec) return;
   complain();
   $("page").setAttribute("aria-busy", "true");
+  if (file !== tried) $("millimetres").value = ""; // they were another file's
+  tried = file;
+  askForSize();
   const turn = (opened += 1);
   try {
-    const read = await api.upload(spec.name, file);
+    const read = await api.upload(spec.name, file, spec.sized ? lengths() : "");
     if (turn !== opened) return;
     own = file;
     mark(-1);
@@ -186,6 +194,14 @@ async function openFile(file) {
   } catch (error) {
     if (turn === opened) failed(error);
   }
+}
+
+// Of a pixel in mm, as the server takes them: "0.7, 0.7" and "0.7 0.7" are "0.7,0.7".
+const lengths = () => $("millimetres").value.trim().split(/[\s,;]+/).join(",");
+
+// Of a file that does not say how large it is, where the model needs it.
+function askForSize() {
+  $("sized").hidden = !spec.sized || !tried;
 }
 
 async function save(format) {
@@ -232,6 +248,7 @@ $("file").addEventListener("change", ({ target }) => {
   openFile(target.files[0]);
   target.value = ""; // the same file can be opened again
 });
+$("millimetres").addEventListener("change", () => openFile(tried));
 for (const button of document.querySelectorAll("[data-format]")) {
   button.addEventListener("click", () => save(button.dataset.format));
 }
