@@ -27,7 +27,9 @@ from segcft.measures.measurements import Measurements
 from segcft.pipeline.run import Run
 from segcft.pipeline.runner import Pipeline
 from segcft.readers.reader import MaskReader
-from segcft.simulate.volumeset import write_volumes
+from segcft.simulate.files import write_people
+from segcft.simulate.people import Population
+from segcft.simulate.volume import VolumeSimulator
 from segcft.training.loop import make_fabric
 from tests import howto, small_retinas, small_volumes
 
@@ -156,7 +158,17 @@ def retinas(made_once: MakeOnce) -> Run:
 @pytest.fixture(scope="session")
 def volume_files(made_once: MakeOnce) -> Path:
     """A folder of the same people as those of the simulated study of volumes; only to be read."""
-    return made_once("volume-files", lambda folder: write_volumes(folder, 24, seed=1, size=small_volumes.SIZE))
+    return made_once(
+        "volume-files",
+        lambda folder: write_people(
+            folder,
+            VolumeSimulator(small_volumes.SIZE),
+            24,
+            source="volume-simulator",
+            population=Population(seed=1),
+            spacing=(1.0, 1.0, 1.0),
+        ),
+    )
 
 
 @pytest.fixture(scope="session")

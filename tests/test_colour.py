@@ -38,7 +38,9 @@ from segcft.pipeline.run import Run
 from segcft.pipeline.segment import Settings, segment
 from segcft.planning.fingerprint import take_fingerprint
 from segcft.report.pictures import difference
-from segcft.simulate.retinaset import write_retinas
+from segcft.simulate.files import write_people
+from segcft.simulate.people import Population
+from segcft.simulate.retina import RetinaSimulator
 from segcft.utils.progress import Progress
 from tests import small_retinas
 from tests.conftest import MakeOnce
@@ -66,7 +68,12 @@ def pixels(retinas: Run) -> NDArray[np.uint8]:
 @pytest.fixture(scope="module")
 def eyes(made_once: MakeOnce) -> Path:
     """A folder of eyes that nobody has seen, larger than the grid; only to be read."""
-    return made_once("eyes", lambda folder: write_retinas(folder, 6, seed=7, size=(48, 48)))
+    return made_once(
+        "eyes",
+        lambda folder: write_people(
+            folder, RetinaSimulator((48, 48)), 6, source="retina-simulator", population=Population(7)
+        ),
+    )
 
 
 def stored(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -30,7 +30,8 @@ from segcft.errors import Code, DataError
 from segcft.importers.folder import folders_of
 from segcft.importers.sample import Sample
 from segcft.planning.plan import usual_study
-from segcft.simulate.retinaset import write_retinas
+from segcft.simulate.files import write_people
+from segcft.simulate.retina import RetinaSimulator
 from tests.test_coronary_volumes import write_nifti, write_series
 
 SUBJECTS = 24
@@ -252,7 +253,7 @@ def test_numbers_that_name_the_rows_are_no_variable(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_colours_has_a_study_in_colour(tmp_path: Path) -> None:
-    write_retinas(tmp_path / "eyes", 12, size=(40, 40))
+    write_people(tmp_path / "eyes", RetinaSimulator((40, 40)), 12, source="retina-simulator")
     assert main(["init", str(tmp_path / "eyes"), "--yes", "--out", str(tmp_path / "eyes.yaml")]) == 0
     text = (tmp_path / "eyes.yaml").read_text(encoding="utf-8")
     raw = yaml.safe_load(text)

@@ -281,15 +281,6 @@ def test_what_files_cannot_show_is_refused(do: str, tmp_path: Path) -> None:
     assert not (tmp_path / "files").exists()
 
 
-@pytest.mark.parametrize("kind", ["ccta", "chest", "pendulum", "volume"])
-def test_what_other_simulators_do_not_set_is_refused(
-    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["simulate", kind, str(tmp_path / "files"), "--do", "age=80"]) == 1
-    assert "--do" in capsys.readouterr().err
-    assert not (tmp_path / "files").exists()
-
-
 @pytest.mark.parametrize("do", ["age", "=3", "age="])
 def test_what_is_no_do_is_told_of(do: str, tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as ended:

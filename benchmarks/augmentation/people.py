@@ -13,7 +13,8 @@ from PIL import Image
 
 from segcft.data.store import Store
 from segcft.simulate.chest import ChestSimulator
-from segcft.simulate.chestset import Confounding, write_chest
+from segcft.simulate.files import write_people
+from segcft.simulate.people import Confounding, Population
 from segcft.utils.progress import Progress
 
 SEEDS = {"confounded": 101, "test": 202, "unbiased": 303}
@@ -58,15 +59,10 @@ def simulate(folder: Path, kind: str, people: int, share: float, progress: Progr
     out = folder / kind
     if not out.exists():
         confounded = kind == "confounded"
-        write_chest(
-            out,
-            people,
-            seed=SEEDS[kind],
-            size=(SIZE, SIZE),
-            confounding=Confounding(VARIABLE, share) if confounded else None,
-            randomise=None if confounded else VARIABLE,
-            progress=progress,
-        )
+        chosen = Confounding(VARIABLE, share) if confounded else None
+        whom = Population(SEEDS[kind], chosen, randomise=None if confounded else VARIABLE)
+        simulator = ChestSimulator((SIZE, SIZE))
+        write_people(out, simulator, people, source="chest-simulator", population=whom, progress=progress)
     return out
 
 

@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+import math
 import sys
 from pathlib import Path
 
 from segcft.cli.options import Command, count, whole
 from segcft.errors import Code, SegcftError
 
+KINDS = {
+    "chest": ("radiographs with masks", (256, 256)),
+    "pendulum": ("images of a pendulum, a light and the shadow", (96, 96)),
+    "retina": ("colour photographs with masks of disc and cup", (96, 96)),
+    "volume": ("NIfTI volumes of a structure in two parts, with masks", (32, 40, 56)),
+}
+"""Simulators, of which a study calls one ``KIND-simulator``: what they draw, and on which grid by default."""
+
 
 def add_simulate(command: Command) -> None:
     """Add the command."""
     parser = command("simulate", _simulate, "write simulated samples as files, to try an import on")
-    parser.add_argument(
-        "kind",
-        choices=("ccta", "chest", "pendulum", "retina", "volume"),
-        help="ccta: CT volumes with centrelines and meshes of the vessel; chest: radiographs with masks; pendulum: "
-        "images of a pendulum, a light and the shadow; retina: colour photographs with masks of disc and cup; volume: "
-        "NIfTI volumes of a structure in two parts, with masks",
-    )
-    parser.add_argument(
-        "folder", metavar="FOLDER", type=Path, help="folder to write; its table is cases.csv (ccta) or metadata.csv"
-    )
-    parser.add_argument("--seed", type=whole, default=0, help="of the samples (default: 0)")
-    ccta = parser.add_argument_group("ccta")
+    kinds = parser.add_subparsers(title="kinds", metavar="KIND", dest="kind", required=True)
+    for name, (draws, size) in KINDS.items():
+        kind = kinds.add_parser(name, help=draws, description=f"Write {draws}.")
+        _add_folder(kind, "metadata.csv")
+        kind.add_argument("--people", type=count, metavar="N", default=200, help="how many subjects (default: 200)")
+        shown = " ".join(map(str, size))
+        help = f"pixels along each axis, one number if they are as many (default: {shown})"
+        kind.add_argument("--size", type=_side, metavar="PX", nargs="+", default=list(size), help=help)
+        if len(size) == 3:
+            help = "edges of a voxel (default: 1 1 1)"
+            kind.add_argument("--spacing", type=_length, metavar="MM", nargs=3, default=[1.0, 1.0, 1.0], help=help)
+        _add_population(kind)
+    ccta = kinds.add_parser("ccta", help=(draws := "CT volumes with centrelines and meshes of the vessel"))
+    ccta.description = f"Write {draws}."
+    _add_folder(ccta, "cases.csv")
     ccta.add_argument("--vessels", type=count, metavar="N", default=5, help="how many subjects (default: 5)")
     ccta.add_argument(
         "--voxels",
@@ -34,25 +47,15 @@ def add_simulate(command: Command) -> None:
         default=(256, 256, 200),
         help="of a volume, whose field of view stays 128 x 128 x 120 mm (default: 256 256 200)",
     )
-    people = parser.add_argument_group("chest, pendulum, retina and volume")
-    people.add_argument("--people", type=count, metavar="N", default=200, help="how many subjects (default: 200)")
-    images = parser.add_argument_group("chest, pendulum and retina")
-    images.add_argument("--size", type=_side, metavar="PX", help="pixels a side (default: 256 of chest, else 96)")
-    chest = parser.add_argument_group("chest")
-    chest.add_argument(
-        "--confound",
-        type=_confounding,
-        metavar="VARIABLE=SHARE",
-        help="make VARIABLE and sex go together by selection: of men below and women above its median only SHARE, 0 to "
-        "1, are kept; e.g. heart_area=0.05",
-    )
-    chest.add_argument(
-        "--randomise",
-        metavar="VARIABLE",
-        help="set VARIABLE to that of another subject, so that it depends on neither sex nor age",
-    )
-    retina = parser.add_argument_group("retina")
-    retina.add_argument(
+
+
+def _add_folder(parser: argparse.ArgumentParser, table: str) -> None:
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help=f"folder to write; its table is {table}")
+    parser.add_argument("--seed", type=whole, default=0, help="of the samples (default: 0)")
+
+
+def _add_population(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--do",
         type=_set,
         metavar="VARIABLE=VALUE",
@@ -61,12 +64,33 @@ def add_simulate(command: Command) -> None:
         help="write the same people's true counterfactuals, VARIABLE being set to VALUE; e.g. age=80 or sex=F; may be "
         "repeated",
     )
+    parser.add_argument(
+        "--confound",
+        type=_confounding,
+        metavar="VARIABLE=SHARE",
+        help="make VARIABLE and sex go together by selection: of men below and women above its median only SHARE, 0 to "
+        "1, are kept; e.g. heart_area=0.05",
+    )
+    parser.add_argument(
+        "--randomise",
+        metavar="VARIABLE",
+        help="set VARIABLE to that of another subject, so that it depends on neither sex nor age",
+    )
 
 
 def _side(text: str) -> int:
     if not text.isdecimal() or int(text) < 16:
         raise argparse.ArgumentTypeError(f"a whole number of pixels, 16 or more, not {text!r}")
     return int(text)
+
+
+def _length(text: str) -> float:
+    try:
+        if 0 < float(text) < math.inf:
+            return float(text)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"a length in mm, not {text!r}")
 
 
 def _set(text: str) -> tuple[str, float | str]:
@@ -90,58 +114,51 @@ def _confounding(text: str) -> tuple[str, float]:
 
 
 def _simulate(options: argparse.Namespace) -> None:
-    if options.do and options.kind != "retina":
-        why = f"true counterfactuals are written of retina, not of {options.kind}"
-        raise SegcftError(Code.UNSUPPORTED, "--do", why)
+    print(_write_vessels(options) if options.kind == "ccta" else _write_people(options))
+
+
+def _write_people(options: argparse.Namespace) -> Path:
+    from segcft.importers.simulated import SIMULATORS
+    from segcft.simulate.files import study_lines, write_people
+    from segcft.simulate.people import Confounding, Population
     from segcft.utils.progress import ConsoleProgress
 
-    size = {} if options.size is None else {"size": (options.size, options.size)}
-    if options.kind == "chest":
-        from segcft.simulate.chestset import Confounding, study_lines, write_chest
+    axes = len(KINDS[options.kind][1])
+    size = tuple(options.size * axes if len(options.size) == 1 else options.size)
+    if len(size) != axes:
+        why = f"expected one number, or {axes} as a {options.kind} has axes, not {len(size)}"
+        raise SegcftError(Code.INVALID, "--size", why)
+    spacing = tuple(options.spacing) if axes == 3 else None
+    source = f"{options.kind}-simulator"
+    module, _, name = SIMULATORS[source].partition(":")
+    make = getattr(importlib.import_module(module), name)
+    try:
+        simulator = make(size) if spacing is None else make(size, math.prod(spacing), spacing=spacing)
+    except ValueError as error:
+        raise SegcftError(Code.OUT_OF_RANGE, "--size", str(error)) from None
+    table = write_people(
+        options.folder,
+        simulator,
+        options.people,
+        source=source,
+        population=Population(
+            options.seed,
+            Confounding(*options.confound) if options.confound else None,
+            options.randomise,
+            dict(options.do),
+        ),
+        spacing=spacing,
+        progress=ConsoleProgress(),
+    )
+    lines = study_lines(simulator, volumes=spacing is not None)
+    print(f"a study of these files has the lines\n\n{lines}\n", file=sys.stderr)
+    return table
 
-        table = write_chest(
-            options.folder,
-            options.people,
-            seed=options.seed,
-            confounding=Confounding(*options.confound) if options.confound else None,
-            randomise=options.randomise,
-            progress=ConsoleProgress(),
-            **size,
-        )
-        print(f"a study of these files has the lines\n\n{study_lines()}\n", file=sys.stderr)
-    elif options.kind == "pendulum":
-        from segcft.simulate.pendulumset import study_lines as lines_of_pendulums
-        from segcft.simulate.pendulumset import write_pendulums
 
-        table = write_pendulums(options.folder, options.people, seed=options.seed, progress=ConsoleProgress(), **size)
-        print(f"a study of these files has the lines\n\n{lines_of_pendulums()}\n", file=sys.stderr)
-    elif options.kind == "retina":
-        from segcft.simulate.retinaset import study_lines as lines_of_retinas
-        from segcft.simulate.retinaset import write_retinas
+def _write_vessels(options: argparse.Namespace) -> Path:
+    from segcft.simulate.ccta import Grid, write_ccta
+    from segcft.utils.progress import ConsoleProgress
 
-        table = write_retinas(
-            options.folder,
-            options.people,
-            seed=options.seed,
-            do=dict(options.do),
-            progress=ConsoleProgress(),
-            **size,
-        )
-        print(f"a study of these files has the lines\n\n{lines_of_retinas()}\n", file=sys.stderr)
-    elif options.kind == "volume":
-        from segcft.simulate.volumeset import study_lines as lines_of_volumes
-        from segcft.simulate.volumeset import write_volumes
-
-        table = write_volumes(options.folder, options.people, seed=options.seed, progress=ConsoleProgress())
-        print(f"a study of these files has the lines\n\n{lines_of_volumes()}\n", file=sys.stderr)
-    else:
-        from segcft.simulate.ccta import Grid, write_ccta
-
-        table = write_ccta(
-            options.folder,
-            options.vessels,
-            seed=options.seed,
-            grid=Grid.of(options.voxels),
-            progress=ConsoleProgress(),
-        )
-    print(table)
+    return write_ccta(
+        options.folder, options.vessels, seed=options.seed, grid=Grid.of(options.voxels), progress=ConsoleProgress()
+    )

@@ -18,10 +18,11 @@ from segcft.config.study import Study
 from segcft.data.store import Store
 from segcft.grey import to_unit
 from segcft.grid import Grid
-from segcft.importers.simulated import CONFOUNDED, Simulator, Stretching, Zoned, make_simulator, mask_order
+from segcft.importers.simulated import CONFOUNDED, make_simulator, mask_order
 from segcft.measures.area import Area
 from segcft.measures.measure import ImageMeasure
 from segcft.measures.measurements import Measurement, Measurements
+from segcft.simulate.simulator import Simulator, Stretching, Zoned
 
 TALLER, HEIGHTS = 0.5, 9
 """Structures are up to exp(0.5) times as tall as follows from their areas, and as much lower; at so many heights it is

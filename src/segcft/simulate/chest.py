@@ -109,8 +109,8 @@ class ChestSimulator:
     >>> larger, image_cf, masks_cf = simulator.counterfactual(7, {"heart_area": 1.2 * person["heart_area"]})
     """
 
-    variables = ("sex", "age", "left_lung_area", "right_lung_area", "heart_area")
-    structures = ("left_lung", "right_lung", "heart")
+    variables: tuple[str, ...] = ("sex", "age", "left_lung_area", "right_lung_area", "heart_area")
+    structures: tuple[str, ...] = ("left_lung", "right_lung", "heart")
     quantity = "area"
     channels = 1
     stretches = structures

@@ -13,7 +13,7 @@ from segcft.api.answering import BATCH
 from segcft.config.study import Study
 from segcft.counterfactual.support import all_limits
 from segcft.grey import to_unit
-from segcft.importers.simulated import Simulator
+from segcft.simulate.simulator import Simulator
 from segcft.stress.source import Answered, Opened, Seen, Source
 
 
