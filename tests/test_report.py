@@ -23,6 +23,7 @@ from refused import refused
 from segcft.app.catalogue import GRAPH, IMAGE_NODE, NODE
 from segcft.causal.layout import IMAGE, Box, Layout, lay_out, with_image
 from segcft.cli import main
+from segcft.config.graph import Graph
 from segcft.config.loader import parse_study
 from segcft.config.study import Study
 from segcft.config.variable import Variable
@@ -32,7 +33,7 @@ from segcft.pipeline.run import Run
 from segcft.report import charts
 from segcft.report.facts import left_out
 from segcft.report.failures import _contrasts
-from segcft.report.graph import STYLE, draw_graph, graph_svg
+from segcft.report.graph import draw_graph, graph_svg
 from segcft.report.page import render_report, write_report
 from segcft.report.tables import tables
 from segcft.training import artefact
@@ -421,27 +422,56 @@ def check_layout(study: Study, layout: Layout) -> None:
                 assert beside or abs(box.y - float(y)) > box.height / 2
 
 
-def test_what_is_confounded_is_drawn_between_its_boxes() -> None:
-    raw = small_mapping()
-    raw["variables"]["heart_area"]["parents"] = []  # in another layer than the lungs
-    pairs = [["left_lung_area", "right_lung_area"], ["left_lung_area", "heart_area"]]
-    study = parse_study(raw | {"confounded": pairs})
-    drawn = draw_graph(study)
-    assert drawn.text.count("causes in common") == 2
-    layout, where = drawn.layout, {box.name: box for box in drawn.layout.boxes}
-    assert [[tie.first, tie.second] for tie in layout.ties] == pairs
-    for tie in layout.ties:
-        for name, (x, y) in zip((tie.first, tie.second), tie.ends, strict=True):
-            box = where[name]
-            assert (x, y) == pytest.approx((box.x + box.width / 2 + STYLE.head, box.y))
-        numbers = [float(number) for number in re.findall(r"-?[\d.]+", tie.path)]
-        assert all(0 <= x <= layout.width for x in numbers[::2])
-        assert all(0 <= y <= layout.height for y in numbers[1::2])
-        ends = sorted(y for _, y in tie.ends)
-        assert tie.cut[0] > min(x for x, _ in tie.ends)
-        assert ends[0] < tie.cut[1] < ends[1]
-    svg = str(graph_svg(study))
-    assert svg.count('class="tie"') == 2
+def on(path: str) -> np.ndarray:
+    """Points (N, 2) along a path of an SVG, two pixels from each other."""
+    found: list[np.ndarray] = []
+    here = np.zeros(2)
+    t = np.linspace(0, 1, 60)[:, None]
+    for kind, text in re.findall(r"([MLQCHV])([^MLQCHV]*)", path):
+        numbers = [float(number) for number in re.findall(r"-?[\d.]+", text)]
+        if kind == "H":
+            numbers = [numbers[0], here[1]]
+        if kind == "V":
+            numbers = [here[0], numbers[0]]
+        points = [here, *np.reshape(numbers, (-1, 2))]
+        while kind != "M" and len(points) > 1:  # de Casteljau
+            points = [(1 - t) * a + t * b for a, b in itertools.pairwise(points)]
+        found.append(np.reshape(points[-1], (-1, 2)))
+        here = found[-1][-1]
+    points = np.concatenate(found)
+    way = np.append(0, np.hypot(*np.diff(points, axis=0).T).cumsum())
+    return np.stack([np.interp(np.arange(0, way[-1], 2), way, axis) for axis in points.T], axis=1)
+
+
+PAIRS = [f"v{a}-v{b}" for b in range(7) for a in range(b)]
+
+
+@given(
+    st.lists(st.sampled_from([[], [0], [1], [0, 1]]), min_size=5, max_size=5),
+    st.sets(st.sampled_from(PAIRS), max_size=8),
+)
+def test_what_is_confounded_is_drawn_beside_all_boxes(parents: list[list[int]], chosen: set[str]) -> None:
+    raw = graph_study([[], [], *parents])
+    below = Graph.of(raw.variables).descendants
+    pairs = [(a, b) for a, b in (pair.split("-") for pair in sorted(chosen)) if b not in below([a])]
+    study = raw.model_copy(update={"confounded": tuple(pairs)})
+    assert draw_graph(study).text.count("causes in common") == len(pairs)
+    assert str(graph_svg(study)).count('class="tie"') == len(pairs)
+    parents_of = with_image({name: variable.parents for name, variable in study.variables.items()})
+    sizes = dict.fromkeys(parents_of, NODE) | {IMAGE: IMAGE_NODE}
+    for layout in (draw_graph(study).layout, lay_out(parents_of, sizes, GRAPH, study.confounded)):
+        assert {frozenset((tie.first, tie.second)) for tie in layout.ties} == set(map(frozenset, pairs))
+        curves = [on(tie.path) for tie in layout.ties]
+        for curve in curves:
+            assert (curve >= 0).all()
+            assert (curve <= (layout.width, layout.height)).all()
+            for box in layout.boxes:
+                inside = abs(curve - (box.x, box.y)) < (box.width / 2 - 0.1, box.height / 2 - 0.1)
+                assert not inside.all(axis=1).any()
+        brackets = [on(tie.path) for tie in layout.ties if tie.ends[0][2] == tie.ends[1][2]]
+        for one, other in itertools.combinations(brackets, 2):  # they may cross, and are never one line
+            near = np.sqrt(((one[:, None] - other) ** 2).sum(axis=-1)).min(axis=1) < 3
+            assert near.mean() < 0.3
 
 
 numbers = st.floats(-1e6, 1e6, allow_nan=False) | st.just(math.nan)

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from segcft.causal.brackets import Bracket, brackets
 from segcft.config.graph import Graph
 
 IMAGE = "\0image"
 """The image's name in the graph, which all variables cause: no variable can have it."""
 
-BEND = 0.6
-"""How far the ends of a tie's arc point towards the next layer, as a share of the room before it."""
+BACK = 180.0
+"""Degrees by which a head is turned that points to the causes."""
 
 Parents = Mapping[str, Sequence[str]]
 Place = tuple[str, str]
@@ -31,6 +32,7 @@ class Style:
         margin: room around all.
         head: room for an arrow's head before a box.
         spread: how far arrows leave and arrive apart, as a share of the way that they go across; at most ``most``.
+        track: from one bracket between variables of a layer to the next one.
     """
 
     layers: float
@@ -40,6 +42,7 @@ class Style:
     head: float
     spread: float = 0.0
     most: float = 22.0
+    track: float = 9.0
     down: bool = False
 
 
@@ -70,14 +73,16 @@ class Arrow:
 
 @dataclass(frozen=True)
 class Tie:
-    """Between two variables that have causes in common which are no variables: an arc on the side of their effects,
-    with a head at both ``ends``. It may be ``cut``, as an arrow."""
+    """Between two variables that have causes in common which are no variables: the ``d`` of an SVG path, and at both
+    ends x, y of a head and by how many degrees it is turned from that of an arrow.
+
+    In one layer it is a bracket on the side of the effects; between two it runs as an arrow does.
+    """
 
     first: str
     second: str
     path: str
-    ends: tuple[tuple[float, float], tuple[float, float]]
-    cut: tuple[float, float, float]
+    ends: tuple[tuple[float, float, float], tuple[float, float, float]]
 
 
 @dataclass(frozen=True)
@@ -118,11 +123,13 @@ def lay_out(
     for name in Graph(parents).order:
         layer[name] = 1 + max((layer[cause] for cause in parents[name]), default=-1)
     along, across = (1, 0) if style.down else (0, 1)
-    layers = _places(parents, layer)
+    ties = [(first, second) if layer[first] <= layer[second] else (second, first) for first, second in confounded]
+    layers = _places(parents, layer, [pair for pair in ties if layer[pair[0]] < layer[pair[1]]])
     thick = [[style.passing if via else sizes[name][across] for name, via in places] for places in layers]
     extents = [sum(some) + style.boxes * (len(some) - 1) for some in thick]
     extent = max(extents) + 2 * style.margin
     stops: list[dict[Place, _Stop]] = []
+    spans: dict[Place, Bracket] = {}
     begin = style.margin
     for places, some, taken in zip(layers, thick, extents, strict=True):
         length = max(sizes[name][along] for name, via in places if not via)
@@ -131,28 +138,45 @@ def lay_out(
             here[place] = _Stop(begin + length / 2, side + size / 2, length)
             side += size + style.boxes
         stops.append(here)
-        begin += length + style.layers
-    boxes, arrows = [], []
+        middles = {name: (here[name, via].across, sizes[name][across]) for name, via in places if not via}
+        found = brackets([pair for pair in ties if {*pair} <= middles.keys()], middles)
+        spans |= found
+        reached = begin + length
+        begin = reached + style.layers + style.track * max([0, *(span.track - 1 for span in found.values())])
+    boxes, arrows, tied = [], [], []
     for name, causes in parents.items():
         end = stops[layer[name]][name, ""]
         sides = _turned(end.length, sizes[name][across], style)
         boxes.append(Box(name, *_turned(end.along, end.across, style), *sides))
-        for cause in causes:
-            passed = [stops[depth][cause, name] for depth in range(layer[cause] + 1, layer[name])]
-            arrows.append(_arrow(cause, name, [stops[layer[cause]][cause, ""], *passed, end], style))
-    ties = [_tie(pair, [stops[layer[name]][name, ""] for name in pair], style) for pair in confounded]
-    width, height = _turned(begin - style.layers + style.margin, extent, style)
-    return Layout(width, height, tuple(boxes), tuple(arrows), tuple(ties))
+        arrows += [_arrow(cause, name, _way(cause, name, layer, stops), style) for cause in causes]
+    for pair in ties:
+        if pair in spans:
+            stop = stops[layer[pair[0]]][pair[0], ""]
+            tied.append(_bracket(pair, spans[pair], stop.along + stop.length / 2, style))
+        else:
+            tied.append(_arrow_both_ways(*pair, _way(*pair, layer, stops), style))
+    width, height = _turned(reached + style.margin, extent, style)
+    return Layout(width, height, tuple(boxes), tuple(arrows), tuple(tied))
 
 
-def _places(parents: Parents, layer: Mapping[str, int]) -> list[list[Place]]:
-    """What is in each layer, from one side to the other: boxes by the mean place of their causes, arrows outside."""
+def _way(first: str, last: str, layer: Mapping[str, int], stops: Sequence[Mapping[Place, _Stop]]) -> list[_Stop]:
+    """The stops from a box to one of a later layer, through the layers between."""
+    passed = [stops[depth][first, last] for depth in range(layer[first] + 1, layer[last])]
+    return [stops[layer[first]][first, ""], *passed, stops[layer[last]][last, ""]]
+
+
+def _places(parents: Parents, layer: Mapping[str, int], ties: Sequence[Place]) -> list[list[Place]]:
+    """What is in each layer, from one side to the other: boxes by the mean place of their causes, arrows outside, and
+    ``ties`` between two layers as these."""
     layers: list[list[Place]] = [[] for _ in range(max(layer.values()) + 1)]
     for name, causes in parents.items():
         layers[layer[name]].append((name, ""))
         for cause in causes:
             for between in range(layer[cause] + 1, layer[name]):
                 layers[between].append((cause, name))
+    for first, second in ties:
+        for between in range(layer[first] + 1, layer[second]):
+            layers[between].append((first, second))
     for depth in range(1, len(layers)):
         before = {place: k for k, place in enumerate(layers[depth - 1])}
         ranks: dict[Place, float] = {}
@@ -195,18 +219,33 @@ def _arrow(cause: str, effect: str, stops: Sequence[_Stop], style: Style) -> Arr
     return Arrow(cause, effect, path, _turned(begin, level, style), (*_turned(*cut, style), turn))
 
 
-def _tie(pair: Place, stops: Sequence[_Stop], style: Style) -> Tie:
-    """An arc between two boxes, as deep as there is room for before the next layer."""
-    ends = [(stop.along + stop.length / 2 + style.head, stop.across) for stop in stops]
-    depth = (style.layers - style.head) * BEND
-    bends = [(along + depth, across) for along, across in ends]
-    places = [_turned(along, across, style) for along, across in (ends[0], *bends, ends[1])]
-    start, first, second, end = (f"{x:.1f},{y:.1f}" for x, y in places)
-    # Half way a cubic curve is at 1/8, 3/8, 3/8 and 1/8 of its points, and runs along the last two less the first two.
-    middle = [(a + 3 * b + 3 * c + d) / 8 for a, b, c, d in zip(*places, strict=True)]
-    slope = [c + d - a - b for a, b, c, d in zip(*places, strict=True)]
-    cut = (middle[0], middle[1], math.degrees(math.atan2(slope[1], slope[0])))
-    return Tie(*pair, f"M{start} C{first} {second} {end}", (places[0], places[3]), cut)
+def _arrow_both_ways(first: str, last: str, stops: Sequence[_Stop], style: Style) -> Tie:
+    """As an arrow runs, with a head at its beginning as well."""
+    begin, *others = stops
+    longer = _Stop(begin.along, begin.across, begin.length + 2 * style.head)  # room for the head
+    arrow = _arrow(first, last, [longer, *others], style)
+    x, y = map(float, arrow.path[1:].split(" ", 1)[0].split(","))
+    return Tie(first, last, arrow.path, ((x, y, BACK), (*arrow.head, 0.0)))
+
+
+def _bracket(pair: Place, span: Bracket, begin: float, style: Style) -> Tie:
+    """From a box out to its track, along it and back to the other box; ``begin`` is where the boxes end."""
+    begin += style.head
+    deep = begin + style.track * span.track
+    turn = min(style.track, span.width / 2) * math.copysign(1, span.end - span.start)
+    corner = min(style.track, deep - begin)
+
+    def point(along: float, across: float) -> str:
+        x, y = _turned(along, across, style)
+        return f"{x:.1f},{y:.1f}"
+
+    path = (
+        f"M{point(begin, span.start)} L{point(deep - corner, span.start)}"
+        f" Q{point(deep, span.start)} {point(deep, span.start + turn)} L{point(deep, span.end - turn)}"
+        f" Q{point(deep, span.end)} {point(deep - corner, span.end)} L{point(begin, span.end)}"
+    )
+    ends = [(*_turned(begin, across, style), BACK) for across in (span.start, span.end)]
+    return Tie(*pair, path, (ends[0], ends[1]))
 
 
 def _turned(along: float, across: float, style: Style) -> tuple[float, float]:

@@ -56,7 +56,7 @@ export class Graph {
     for (const { pair, group } of this.ties) {
       const severed = pair.some((name) => rows[name].intervened);
       group.classList.toggle("severed", severed);
-      if (severed) cut.push(`what ${pair.join(" and ")} share`);
+      if (severed) cut.push(`what ${pair.join(" and ")} have in common`);
     }
     const plain = (text) => text.replaceAll("_", " ");
     const said = this.spec.variables
@@ -82,19 +82,17 @@ export function followers(variables, rows) {
   return below;
 }
 
-const edge = ({ cause, effect, path, head, cut }) =>
-  draw("g", { class: "edge", "data-edge": `${cause}>${effect}` }, line(path), tip(`translate(${head})`), strokes(cut));
+const edge = ({ cause, effect, path, head, cut: [x, y, angle] }) =>
+  draw("g", { class: "edge", "data-edge": `${cause}>${effect}` }, line(path), tip(`translate(${head})`),
+    // Two strokes across: the arrow is severed here.
+    draw("path", { class: "cut", transform: `translate(${x},${y}) rotate(${angle})`, d: "M-4,-6 L-1,6 M1,-6 L4,6" }));
 
-const arc = ({ first, second, path, ends, cut }) =>
+const arc = ({ first, second, path, ends }) =>
   draw("g", { class: "edge tie", "data-tie": `${first}-${second}` },
-    line(path), ...ends.map((end) => tip(`translate(${end}) rotate(180)`)), strokes(cut));
+    line(path), ...ends.map(([x, y, turn]) => tip(`translate(${x},${y}) rotate(${turn})`)));
 
 const line = (d) => draw("path", { class: "line", d });
 const tip = (transform) => draw("path", { class: "head", transform, d: "M-4,-1 L4,-1 L0,6 Z" });
-
-// Two strokes across: severed here.
-const strokes = ([x, y, angle]) =>
-  draw("path", { class: "cut", transform: `translate(${x},${y}) rotate(${angle})`, d: "M-4,-6 L-1,6 M1,-6 L4,6" });
 
 const rectangle = ({ width, height }, rx) => draw("rect", { x: -width / 2, y: -height / 2, width, height, rx });
 

@@ -124,8 +124,8 @@ async function choose(name) {
   spec = told;
   image = answer = null;
   canSave(false);
-  viewer.setModel(spec, () => answer?.draws.length && showDraws(spec, answer, viewer.planes));
   graph = new Graph($("graph"), spec);
+  viewer.setModel(spec, () => answer?.draws.length && showDraws(spec, answer, viewer.planes));
   variables = new Variables($("variables"), spec, {
     set: (name, value) => change(() => (asked[name] = value)),
     release: (name) => change(() => delete asked[name]),

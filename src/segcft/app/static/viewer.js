@@ -106,7 +106,9 @@ export class Viewer {
     this.mode = mode;
     document.querySelector(`[name=mode][value=${mode}]`).checked = true;
     this.stage.dataset.mode = mode;
-    $("viewer").classList.toggle("beside", this.spec.wide === (mode === "side"));
+    // A large graph has no room beside the image.
+    const room = !$("below").classList.contains("stacked");
+    $("viewer").classList.toggle("beside", room && this.spec.wide === (mode === "side"));
     this.panes = PANES[mode].map((kind) => this.pane(kind));
     this.stage.replaceChildren(...this.panes.map(({ figure }) => figure));
     $("play").hidden = mode !== "flicker";
