@@ -128,8 +128,10 @@ def test_a_size_can_be_said_of_what_is_uploaded() -> None:
     middle = before[..., 8:24]  # twice as wide it fills the frame: of what was there the middle half is left
     assert abs(larger.reshape(*middle.shape, 2).mean(axis=-1) - middle).mean() < 4  # grey levels
     assert abs(larger[..., 8:24] - middle.astype(float)).mean() > 15
-    for wrong, status in (("1,1", 400), ("1,1,0", 400), ("1,1,-1", 400), ("nan,1,1", 400), ("1,1,x", 422), (",", 422)):
-        assert upload(f"&millimetres={wrong}").status_code == status
+    for wrong in ("1,1", "1,1,0", "1,1,-1", "nan,1,1", "5e-324,1,1", "1e9,1,1", "0.01,1,1"):
+        assert upload(f"&millimetres={wrong}").status_code == 400
+    for wrong in ("1,1,x", ",", "1,,1"):
+        assert upload(f"&millimetres={wrong}").status_code == 422
 
 
 # --- in a browser ---
@@ -138,8 +140,9 @@ def test_a_size_can_be_said_of_what_is_uploaded() -> None:
 @pytest.fixture
 def page(volume_model: Path) -> Iterator[Page]:
     """The page with an example and its answer there; it must not complain."""
-    command = [sys.executable, "-m", "segcft.cli", "app", str(volume_model), "--no-open", "--port", "0"]
-    server = subprocess.Popen([*command, "--device", "cpu"], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "segcft.cli", "app", str(volume_model), str(MODELS / "hippocampus")]
+    command += ["--no-open", "--port", "0", "--device", "cpu"]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
     try:
         address = server.stdout.readline().split()[0]
@@ -214,3 +217,35 @@ def test_three_linked_planes(page: Page, tmp_path: Path) -> None:
         page.locator(f"[name=mode][value={mode}]").check()
         expect(page.locator("#stage canvas")).to_have_count(1)
     expect(page.locator("#draws canvas").first).to_be_visible()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: apt install chromium)")
+def test_the_page_asks_how_large_the_voxels_of_a_file_are(page: Page, volume_model: Path) -> None:
+    """Where the model shows images as large as they are; what was said stays with the file."""
+    expect(page.locator("#sized")).to_be_hidden()
+    with page.expect_response("**/api/question"):
+        page.select_option("#model", "hippocampus")
+    expect(page.locator("#sized")).to_be_hidden()  # of an example it is known
+    with page.expect_response("**/api/upload?model=hippocampus"), page.expect_response("**/api/question"):
+        page.set_input_files("#file", MODELS / "hippocampus" / "examples" / "1.nii.gz")
+    fields, volume = page.locator("#sized input"), page.locator("[data-node=anterior_volume] .value")
+    expect(fields).to_have_count(3)
+    before = volume.text_content() or ""
+    fields.nth(0).fill("1")
+    fields.nth(1).fill("1")
+    with page.expect_response("**/api/upload?model=hippocampus&millimetres=1,1,2"):
+        fields.nth(2).fill("2")
+        fields.nth(2).press("Enter")
+    expect(volume).not_to_have_text(before)  # twice as wide it is larger
+    with page.expect_response("**/api/upload?model=volumes"):  # which shows no image as large as it is
+        page.select_option("#model", "volumes")
+    expect(page.locator("#sized")).to_be_hidden()
+    with page.expect_response("**/api/upload?model=hippocampus&millimetres=1,1,2"):
+        page.select_option("#model", "hippocampus")
+    with page.expect_response("**/api/upload?model=hippocampus"):
+        page.set_input_files("#file", MODELS / "hippocampus" / "examples" / "2.nii.gz")
+    expect(fields.nth(2)).to_have_value("")
+    with page.expect_response("**/api/question"):
+        page.locator(".example").first.click()
+    expect(page.locator("#sized")).to_be_hidden()

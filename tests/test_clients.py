@@ -94,6 +94,9 @@ def test_an_answer_is_that_of_python(served: Client) -> None:
     again, from_header = served.upload("chest-sim", EXAMPLE)
     assert np.array_equal(pixels, again)
     assert from_header == {}
+    assert np.array_equal(served.upload("chest-sim", EXAMPLE, (0.7, 0.7))[0], pixels)  # a model of no size
+    with pytest.raises(ServerError, match="millimetres"):
+        served.upload("chest-sim", EXAMPLE, (0.7, 0.7, 0.7))
     found = served.ask("chest-sim", pixels, {"heart_area": 1800}, known, draws=2)
     model = segcft.load(MODELS / "chest-sim")
     expected = model.counterfactual(EXAMPLE, known, {"heart_area": 1800}, draws=2)

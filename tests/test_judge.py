@@ -276,6 +276,23 @@ def own_store(own_study: Study, tmp_path_factory: pytest.TempPathFactory) -> Sto
     return import_simulated(own_study, tmp_path_factory.mktemp("judge") / "store")
 
 
+def test_a_judge_sees_nothing_of_what_is_faint(small_run: Run) -> None:
+    study = small_run.study
+    faint = study.model_copy(update={"evaluation": study.evaluation.model_copy(update={"faint": 0.2})})
+    stages = {stage.name: stage for stage in training_stages(study)}
+    judge, x = stages["judge"].network(faint), torch.randn(2, study.image.channels, *study.image.size)
+    assert judge.faint == 0.2
+    with torch.no_grad():
+        soft = torch.sigmoid(judge(x))
+        judge.faint = float(soft.median())
+        seen = judge.masks(x)
+    assert (seen == 0).any()
+    assert torch.equal(seen, torch.where(soft < judge.faint, 0, soft))
+    assert stages["segmentor"].network(faint).faint == stages["judge"].network(study).faint == 0
+    # It is a matter of reading: what is trained stays, what is judged is judged again.
+    assert stages["judge"].settings(faint) == stages["judge"].settings(study)
+
+
 def test_who_trains_the_judge_trains_nothing_else(own_study: Study, own_store: Store) -> None:
     patients = {part: set(own_store.table["patient"].iloc[own_store.indices(part)]) for part in PARTS}
     assert all(patients.values())

@@ -123,9 +123,13 @@ def test_answers_of_every_model_are_as_it_says(
 
 
 def test_an_example_of_every_model_is_answered() -> None:
-    for name in ("coronary-quickstart", "chest-sim-borders"):
+    for name in ("coronary-quickstart", "chest-sim-borders", "hippocampus"):
         client = TestClient(make_app(Catalogue([MODELS / name])), base_url="http://127.0.0.1:8000")
-        content = client.get(openapi.PLACE).json()["paths"]["/api/full"]["post"]["requestBody"]["content"]
+        paths = client.get(openapi.PLACE).json()["paths"]
+        file = next((MODELS / name / "examples").glob("1.*")).read_bytes()
+        query = {one["name"]: one["example"] for one in paths["/api/upload"]["post"]["parameters"]}
+        assert client.post("/api/upload", params=query, content=file, headers=OCTETS).status_code == 200
+        content = paths["/api/full"]["post"]["requestBody"]["content"]
         assert client.post("/api/full", json=content["application/json"]["example"]).status_code == 200
 
 
@@ -151,6 +155,13 @@ def test_what_is_refused_is_told(
     response = client.post(path.format(format="png"), json=example | asked)
     assert response.status_code == status, response.text
     check(document, path, "post", response)
+
+
+def test_lengths_that_are_none_are_told(client: TestClient, document: dict[str, Any]) -> None:
+    query = {"model": "chest-sim", "millimetres": "0.7,wide"}
+    response = client.post("/api/upload", params=query, content=picture(), headers=OCTETS)
+    assert response.status_code == 422
+    check(document, "/api/upload", "post", response)
 
 
 def test_what_is_no_question_is_told(client: TestClient, document: dict[str, Any]) -> None:

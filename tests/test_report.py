@@ -394,7 +394,7 @@ def downwards(study: Study) -> Layout:
     boxes = tuple(Box(box.name, box.y, box.x, box.height, box.width) for box in laid.boxes)
     turned = [re.sub(r"([\d.]+),([\d.]+)", r"\2,\1", arrow.path).replace("V", "H") for arrow in laid.arrows]
     arrows = tuple(replace(arrow, path=path) for arrow, path in zip(laid.arrows, turned, strict=True))
-    return Layout(laid.height, laid.width, boxes, arrows, laid.ties)
+    return Layout(laid.height, laid.width, boxes, arrows, ())
 
 
 def check_layout(study: Study, layout: Layout) -> None:

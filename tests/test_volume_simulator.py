@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from refused import refused
 from segcft.errors import Code
 from segcft.simulate.noise import UndrawableError
-from segcft.simulate.volume import MECHANISMS, Part, VolumeSimulator
+from segcft.simulate.volume import MECHANISMS, Part, Shape, VolumeSimulator
 
 SIZE = (28, 36, 56)
 SIMULATOR = VolumeSimulator(SIZE)
@@ -34,6 +34,14 @@ def test_masks_have_the_volumes_whatever_the_bend(person: int, bend: float) -> N
     found = volumes(SIMULATOR.render(person, attributes)[1])
     for name in PARTS:
         assert found[name] == pytest.approx(attributes[f"{name}_volume"], rel=0.01)
+
+
+@given(st.integers(0, 10_000), st.floats(-10, 110), st.floats(0.8, 0.95), st.floats(4.2, 4.8), st.floats(0, 10))
+def test_what_is_not_near_is_outside(seed: int, bend: float, flat: float, root: float, reach: float) -> None:
+    parts = {name: Part.of(name, volume, root, flat) for name, volume in (("anterior", 1700), ("posterior", 1550))}
+    shape = Shape(**parts, flat=flat, bend=np.radians(bend))
+    points = np.random.default_rng(seed).uniform(-40, 40, (3, 5000))
+    assert (shape.signed(points)[0][~shape.near(points, reach)] <= -reach).all()
 
 
 @given(st.floats(900, 2600), st.floats(4.2, 4.8), st.floats(0.8, 0.95), st.sampled_from(PARTS))

@@ -29,6 +29,10 @@ from segcft.io.picture import Pixels, largest, pixels_of
 from segcft.io.reject import Rejected, Remark, about
 from segcft.io.scan import read_seen
 from segcft.io.source import MemoryFile
+from segcft.io.volumefile import VOXEL
+
+EDGES = {2: (1e-4, 100.0), 3: VOXEL}
+"""Edges of a pixel and of a voxel in mm that are believed, by the number of axes."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +55,11 @@ class Sized:
             lengths = [float(length) for length in self.millimetres]
         except (TypeError, ValueError):
             lengths = []
-        if len(lengths) not in (2, 3) or not all(0 < length < math.inf for length in lengths):
-            why = f"expected height and width of a pixel in mm (of a voxel depth, too), not {self.millimetres!r}"
-            raise DataError(Code.OUT_OF_RANGE, "millimetres", why)
+        low, high = EDGES.get(len(lengths), (1.0, 0.0))
+        if not lengths or not all(low <= length <= high for length in lengths):
+            why = "expected height and width of a pixel in mm (of a voxel depth, too), "
+            why += ", ".join(f"{low:g} to {high:g} of {axes} axes" for axes, (low, high) in EDGES.items())
+            raise DataError(Code.OUT_OF_RANGE, "millimetres", f"{why}; not {self.millimetres!r}")
 
 
 ImageLike = str | Path | MemoryFile | NDArray[Any] | Tensor | Picture | Sized

@@ -59,11 +59,13 @@ _ALWAYS, _COMPUTES, _SENDS = (403, 500), (429, 499, 503), (408, 413, 415)
 
 @dataclass(frozen=True)
 class Example:
-    """Of what the server answers: a model's name, and the same question with the pixels of its grid and with a file."""
+    """Of what the server answers: a model's name, the same question with the pixels of its grid and with a file, and
+    the edges of a pixel in mm."""
 
     model: str
     asked: dict[str, Any]
     asked_of_file: dict[str, Any]
+    edges: tuple[float, ...]
 
 
 def example_of(catalogue: Catalogue) -> Example:
@@ -84,7 +86,8 @@ def example_of(catalogue: Catalogue) -> Example:
     file: dict[str, Any] = {"file": base64.b64encode(grid_file(pixels, image.spacing, None).content).decode()}
     if image.spacing is not None:
         file |= {"millimetres": list(image.spacing)}
-    return Example(name, asked | {"pixels": encode(pixels)}, asked | file)
+    edges = image.spacing or (1.0,) * len(image.size)
+    return Example(name, asked | {"pixels": encode(pixels)}, asked | file, edges)
 
 
 def document(largest: int, example: Example) -> dict[str, Any]:
@@ -125,7 +128,8 @@ def _paths(largest: int, example: Example) -> Schema:
     }
     of_model = _parameter("model", "query", "The model's name.", {"type": "string"}, example.model)
     size = "Height and width of a pixel (of a voxel depth, too) with commas between, where the file lacks them."
-    lengths = _parameter("millimetres", "query", size, {"type": "string"}, "0.7,0.7") | {"required": False}
+    edges = ",".join(map(str, example.edges))
+    lengths = _parameter("millimetres", "query", size, {"type": "string"}, edges) | {"required": False}
     asked = [400, 404, 422, *_COMPUTES, *_SENDS]
     return {
         "/api/models": {"get": _operation("models", "Names and descriptions", _json(_all("Title")))},
@@ -143,7 +147,7 @@ def _paths(largest: int, example: Example) -> Schema:
                 "upload",
                 "A file's pixels on the model's grid, and what its header says of the person",
                 _json(_ref("Uploaded")),
-                [400, 404, *_COMPUTES, *_SENDS],
+                asked,
                 [of_model, lengths],
                 upload,
             )

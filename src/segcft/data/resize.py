@@ -24,7 +24,7 @@ ASPECT_TOLERANCE = 0.02
 
 UNKNOWN_SIZE = (
     "the size of its pixels in mm is not known, and images are shown as large as they are (image.fit: physical). For a "
-    "data set say it in data.spacing, for one image by --pixel-mm or segcft.Sized"
+    "data set say it in data.spacing, for one image by --pixel-mm, segcft.Sized or below the file on the page"
 )
 
 MOST_CANVAS = 2 * MOST_PIXELS

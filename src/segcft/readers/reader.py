@@ -26,6 +26,8 @@ class MaskReader(Reader):
     """A reader that sees masks and measures them. A judge is one: what it reads can be looked at."""
 
     measurements: Measurements
+    faint: float = 0.0
+    """A probability below this counts as none; of a judge it is the study's ``evaluation.faint``."""
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -33,7 +35,8 @@ class MaskReader(Reader):
 
     def masks(self, x: Tensor) -> Tensor:
         """The soft masks of images (B, C, *size): probabilities (B, S, *size)."""
-        return torch.sigmoid(self(x))
+        soft = torch.sigmoid(self(x))
+        return torch.where(soft < self.faint, 0, soft) if self.faint else soft
 
     def estimate(self, x: Tensor) -> Tensor:
         return self.measurements.estimate(self.masks(x), x)

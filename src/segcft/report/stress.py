@@ -72,6 +72,7 @@ def render_page(audit: Audit) -> str:
         written=datetime.now().strftime("%Y-%m-%d, %H:%M"),
         headline=[part for part in headline(audit).split("**") if part],
         graph=graph_svg(audit.study),
+        confounded=audit.study.confounded,
         effects=audit.effects,
         gaps=[gap_cells(one) for one in audit.gaps if one.found],
         charts=list(_charts(audit)),

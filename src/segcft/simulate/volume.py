@@ -161,8 +161,8 @@ class Shape:
         return np.where(share <= 1, radius - distance, -beyond), along
 
     def near(self, points: Array, reach: float) -> NDArray[np.bool_]:
-        """Of points (3, ...): not so far from the arc, drawn on to a circle, that they are certain to be further than
-        ``reach`` mm from the surface."""
+        """Of points (3, ...): whether :meth:`signed` may say more than ``-reach`` mm, as they are near the arc or the
+        rest of its circle. Of all others it says less."""
         curvature = self.bend / USUAL_LENGTH
         z, y, x = points
         aside = y if abs(curvature) < 1e-6 else 1 / abs(curvature) - np.hypot(x, 1 / curvature - y)

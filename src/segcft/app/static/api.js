@@ -27,7 +27,7 @@ export const fileOf = async (question, format) => (await call(`/api/file/${forma
 
 export async function upload(model, file, millimetres) {
   const headers = { "Content-Type": "application/octet-stream" };
-  const sized = millimetres ? `&millimetres=${encodeURIComponent(millimetres)}` : "";
+  const sized = millimetres ? `&millimetres=${millimetres.join(",")}` : "";
   const path = `/api/upload?model=${encodeURIComponent(model)}${sized}`;
   // The file's name may be a patient's: it stays here.
   const body = await file.arrayBuffer();

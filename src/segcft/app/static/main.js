@@ -21,6 +21,7 @@ let image = null; // { pixels: base64, bytes, known: { name: value }, sources: {
 let asked = {}; // what is set, by name
 let own = null; // the file whose image is shown, which is read again for another model
 let tried = null; // the file that was chosen last, whether it could be opened or not
+const lengths = new WeakMap(); // of files of which it was said: height and width of a pixel in mm, a voxel's depth first
 let opened = 0; // images and models chosen so far: a file that arrives after a later choice is not shown
 
 function question() {
@@ -92,7 +93,7 @@ function failed(error) {
   $("page").setAttribute("aria-busy", "false");
 }
 
-function open({ pixels, known }, source) {
+function open({ pixels, known }, source, given = {}) {
   opened += 1;
   asker.forget();
   viewer.forget();
@@ -100,7 +101,8 @@ function open({ pixels, known }, source) {
   $("reset").disabled = true;
   canSave(false);
   const sources = Object.fromEntries(Object.keys(known).map((name) => [name, source]));
-  image = { pixels, bytes: fromBase64(pixels), known: { ...known }, sources };
+  for (const name of Object.keys(given)) sources[name] = GIVEN;
+  image = { pixels, bytes: fromBase64(pixels), known: { ...known, ...given }, sources };
   $("viewer").hidden = $("question").hidden = false;
   $("invitation").hidden = true;
   $("draws").replaceChildren();
@@ -149,8 +151,7 @@ async function choose(name) {
     return make("button", { type: "button", class: "example", ...named, onclick: open }, canvas);
   });
   $("examples").replaceChildren(...tiles);
-  const edges = spec.volume ? "Depth, height and width of a voxel" : "Height and width of a pixel";
-  $("edges").textContent = `${edges}, mm`;
+  opened += 1; // what has been opened meanwhile is not for this model
   askForSize();
   $("invitation").hidden = own !== null || spec.examples.length > 0;
   $("viewer").hidden = $("question").hidden = true;
@@ -181,27 +182,42 @@ async function openFile(file) {
   if (!file || !spec) return;
   complain();
   $("page").setAttribute("aria-busy", "true");
-  if (file !== tried) $("millimetres").value = ""; // they were another file's
   tried = file;
   askForSize();
   const turn = (opened += 1);
   try {
-    const read = await api.upload(spec.name, file, spec.sized ? lengths() : "");
+    const read = await api.upload(spec.name, file, spec.sized ? lengths.get(file) : undefined);
     if (turn !== opened) return;
+    const again = own === file && image; // as of another size: what was typed in of the person stays
+    const given = again ? Object.entries(image.known).filter(([name]) => image.sources[name] === GIVEN) : [];
     own = file;
     mark(-1);
-    open(read, HEADER);
+    open(read, HEADER, Object.fromEntries(given));
   } catch (error) {
     if (turn === opened) failed(error);
   }
 }
 
-// Of a pixel in mm, as the server takes them: "0.7, 0.7" and "0.7 0.7" are "0.7,0.7".
-const lengths = () => $("millimetres").value.trim().split(/[\s,;]+/).join(",");
-
-// Of a file that does not say how large it is, where the model needs it.
+// How large a pixel is, of a file that may not say it, where the model needs it.
 function askForSize() {
   $("sized").hidden = !spec.sized || !tried;
+  if ($("sized").hidden) return;
+  const edges = spec.volume ? ["depth", "height", "width"] : ["height", "width"];
+  const said = lengths.get(tried) ?? [];
+  const fields = edges.map((edge, k) => {
+    const field = { type: "number", min: 0, step: "any", value: said[k] ?? "", onchange: sized };
+    return make("label", {}, edge, make("input", field));
+  });
+  $("edges").replaceChildren(...fields);
+}
+
+// Once all lengths are there, or none is any more, the file is read again.
+function sized() {
+  const said = [...$("edges").querySelectorAll("input")].map(({ value }) => value);
+  if (said.some(Boolean) && !said.every(Boolean)) return;
+  if (said.every(Boolean)) lengths.set(tried, said);
+  else lengths.delete(tried);
+  openFile(tried);
 }
 
 async function save(format) {
@@ -248,7 +264,6 @@ $("file").addEventListener("change", ({ target }) => {
   openFile(target.files[0]);
   target.value = ""; // the same file can be opened again
 });
-$("millimetres").addEventListener("change", () => openFile(tried));
 for (const button of document.querySelectorAll("[data-format]")) {
   button.addEventListener("click", () => save(button.dataset.format));
 }
