@@ -128,7 +128,7 @@ def test_a_size_can_be_said_of_what_is_uploaded() -> None:
     middle = before[..., 8:24]  # twice as wide it fills the frame: of what was there the middle half is left
     assert abs(larger.reshape(*middle.shape, 2).mean(axis=-1) - middle).mean() < 4  # grey levels
     assert abs(larger[..., 8:24] - middle.astype(float)).mean() > 15
-    for wrong in ("1,1", "1,1,0", "1,1,-1", "nan,1,1", "5e-324,1,1", "1e9,1,1", "0.01,1,1"):
+    for wrong in ("1,1", "1,1,0", "1,1,-1", "nan,1,1", "5e-324,1,1", "1e9,1,1"):
         assert upload(f"&millimetres={wrong}").status_code == 400
     for wrong in ("1,1,x", ",", "1,,1"):
         assert upload(f"&millimetres={wrong}").status_code == 422

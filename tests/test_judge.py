@@ -276,21 +276,22 @@ def own_store(own_study: Study, tmp_path_factory: pytest.TempPathFactory) -> Sto
     return import_simulated(own_study, tmp_path_factory.mktemp("judge") / "store")
 
 
-def test_a_judge_sees_nothing_of_what_is_faint(small_run: Run) -> None:
-    study = small_run.study
-    faint = study.model_copy(update={"evaluation": study.evaluation.model_copy(update={"faint": 0.2})})
-    stages = {stage.name: stage for stage in training_stages(study)}
-    judge, x = stages["judge"].network(faint), torch.randn(2, study.image.channels, *study.image.size)
-    assert judge.faint == 0.2
+def test_a_reader_sees_nothing_of_what_is_faint(small_study: Study) -> None:
+    stage = {stage.name: stage for stage in training_stages(small_study)}["judge"]
+    x = torch.randn(2, small_study.image.channels, *small_study.image.size)
+    judge = stage.network(small_study)
+    assert judge.faint == 0
     with torch.no_grad():
         soft = torch.sigmoid(judge(x))
-        judge.faint = float(soft.median())
-        seen = judge.masks(x)
+        faint = float(soft.median())
+        study = small_study.model_copy(update={"judge": stage.spec(small_study).model_copy(update={"faint": faint})})
+        other = stage.network(study)
+        other.load_state_dict(judge.state_dict())
+        assert isinstance(other, MaskReader)
+        seen = other.eval().masks(x)
+        soft = torch.sigmoid(judge.eval()(x))
+    assert torch.equal(seen, torch.where(soft < faint, 0, soft))
     assert (seen == 0).any()
-    assert torch.equal(seen, torch.where(soft < judge.faint, 0, soft))
-    assert stages["segmentor"].network(faint).faint == stages["judge"].network(study).faint == 0
-    # It is a matter of reading: what is trained stays, what is judged is judged again.
-    assert stages["judge"].settings(faint) == stages["judge"].settings(study)
 
 
 def test_who_trains_the_judge_trains_nothing_else(own_study: Study, own_store: Store) -> None:

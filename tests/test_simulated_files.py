@@ -19,7 +19,7 @@ from segcft.simulate.people import Confounding, Population
 from segcft.simulate.volume import VolumeSimulator
 from tests.refused import refused
 
-KINDS = {"chest": ["--size", "32"], "pendulum": ["--size", "32"], "retina": ["--size", "32", "40"], "volume": []}
+KINDS = {"chest": ["--size", "32"], "pendulum": ["--size", "32"], "retina": ["--size", "32x40"], "volume": []}
 
 
 def simulate(folder: Path, kind: str, *options: str) -> pd.DataFrame:
@@ -44,10 +44,8 @@ def test_counterfactuals_are_files_of_the_same_people(kind: str, do: str, tmp_pa
 
 
 def test_a_volume_is_as_the_simulator_draws_it(tmp_path: Path) -> None:
-    table = simulate(
-        tmp_path / "v", "volume", "--do", "bend=90", "--size", "16", "40", "28", "--spacing", "2", "1", "2"
-    )
-    simulator, person = VolumeSimulator((16, 40, 28), 4.0, (2.0, 1.0, 2.0)), int(table["person"][1])
+    table = simulate(tmp_path / "v", "volume", "--do", "bend=90", "--size", "14x40x28", "--spacing", "2", "1", "2")
+    simulator, person = VolumeSimulator((14, 40, 28), 4.0, (2.0, 1.0, 2.0)), int(table["person"][1])
     image, masks = simulator.counterfactual(person, {"bend": 90.0})[1:]
     values, _, _ = read_array(tmp_path / "v" / "images" / f"{table['id'][1]}.nii.gz")
     np.testing.assert_array_equal(values.squeeze(), image)
@@ -61,7 +59,7 @@ def test_what_a_simulator_has_not_is_refused(kind: str, tmp_path: Path) -> None:
     words = ["simulate", kind, str(folder), "--people", "2"]
     for wrong in (["--do", "weight=80"], ["--randomise", "weight"], ["--confound", "sex=0.5"], ["--do", "age=old"]):
         assert main([*words, *wrong]) == 1
-    assert main([*words, "--size", "64", "64", "64", "64"]) == 1
+    assert main([*words, "--size", "64x64x64x64"]) == 1
     assert main([*words, "--do", "age=80", "--randomise", "age"]) == 1
     assert not folder.exists()
 

@@ -29,10 +29,9 @@ from segcft.io.picture import Pixels, largest, pixels_of
 from segcft.io.reject import Rejected, Remark, about
 from segcft.io.scan import read_seen
 from segcft.io.source import MemoryFile
-from segcft.io.volumefile import VOXEL
 
-EDGES = {2: (1e-4, 100.0), 3: VOXEL}
-"""Edges of a pixel and of a voxel in mm that are believed, by the number of axes."""
+EDGES = (1e-4, 100.0)
+"""Edges of a pixel or voxel in mm that are believed: of a cell to those of a slice."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +54,9 @@ class Sized:
             lengths = [float(length) for length in self.millimetres]
         except (TypeError, ValueError):
             lengths = []
-        low, high = EDGES.get(len(lengths), (1.0, 0.0))
-        if not lengths or not all(low <= length <= high for length in lengths):
-            why = "expected height and width of a pixel in mm (of a voxel depth, too), "
-            why += ", ".join(f"{low:g} to {high:g} of {axes} axes" for axes, (low, high) in EDGES.items())
-            raise DataError(Code.OUT_OF_RANGE, "millimetres", f"{why}; not {self.millimetres!r}")
+        if len(lengths) not in (2, 3) or not all(EDGES[0] <= length <= EDGES[1] for length in lengths):
+            why = f"expected height and width of a pixel (of a voxel depth, too), {EDGES[0]:g} to {EDGES[1]:g} mm"
+            raise DataError(Code.OUT_OF_RANGE, "millimetres", f"{why}, not {self.millimetres!r}")
 
 
 ImageLike = str | Path | MemoryFile | NDArray[Any] | Tensor | Picture | Sized

@@ -231,7 +231,7 @@ def _arrow_both_ways(first: str, last: str, stops: Sequence[_Stop], style: Style
 def _bracket(pair: Place, span: Bracket, begin: float, style: Style) -> Tie:
     """From a box out to its track, along it and back to the other box; ``begin`` is where the boxes end."""
     begin += style.head
-    deep = begin + style.track * span.track
+    deep = begin + style.track * (span.track + 0.5)  # each end has a leg, along which its head points
     turn = min(style.track, span.width / 2) * math.copysign(1, span.end - span.start)
     corner = min(style.track, deep - begin)
 

@@ -19,6 +19,9 @@ KINDS = {
 }
 """Simulators, of which a study calls one ``KIND-simulator``: what they draw, and on which grid by default."""
 
+EDGES = (0.05, 10.0)
+"""Of a voxel in mm: those that are believed of NIfTI files."""
+
 
 def add_simulate(command: Command) -> None:
     """Add the command."""
@@ -28,9 +31,9 @@ def add_simulate(command: Command) -> None:
         kind = kinds.add_parser(name, help=draws, description=f"Write {draws}.")
         _add_folder(kind, "metadata.csv")
         kind.add_argument("--people", type=count, metavar="N", default=200, help="how many subjects (default: 200)")
-        shown = " ".join(map(str, size))
-        help = f"pixels along each axis, one number if they are as many (default: {shown})"
-        kind.add_argument("--size", type=_side, metavar="PX", nargs="+", default=list(size), help=help)
+        shown, cells = "x".join(map(str, size)), "voxels" if len(size) == 3 else "pixels"
+        help = f"{cells} along each axis, e.g. {shown}, or one number for all (default: {shown})"
+        kind.add_argument("--size", type=_size, metavar="PX", default=size, help=help)
         if len(size) == 3:
             help = "edges of a voxel (default: 1 1 1)"
             kind.add_argument("--spacing", type=_length, metavar="MM", nargs=3, default=[1.0, 1.0, 1.0], help=help)
@@ -78,19 +81,20 @@ def _add_population(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _side(text: str) -> int:
-    if not text.isdecimal() or int(text) < 16:
-        raise argparse.ArgumentTypeError(f"a whole number of pixels, 16 or more, not {text!r}")
-    return int(text)
+def _size(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(map(count, text.split("x")))
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"whole numbers with x between, not {text!r}") from None
 
 
 def _length(text: str) -> float:
     try:
-        if 0 < float(text) < math.inf:
+        if EDGES[0] <= float(text) <= EDGES[1]:
             return float(text)
     except ValueError:
         pass
-    raise argparse.ArgumentTypeError(f"a length in mm, not {text!r}")
+    raise argparse.ArgumentTypeError(f"{EDGES[0]:g} to {EDGES[1]:g} mm, not {text!r}")
 
 
 def _set(text: str) -> tuple[str, float | str]:
@@ -124,7 +128,7 @@ def _write_people(options: argparse.Namespace) -> Path:
     from segcft.utils.progress import ConsoleProgress
 
     axes = len(KINDS[options.kind][1])
-    size = tuple(options.size * axes if len(options.size) == 1 else options.size)
+    size = options.size * axes if len(options.size) == 1 else options.size
     if len(size) != axes:
         why = f"expected one number, or {axes} as a {options.kind} has axes, not {len(size)}"
         raise SegcftError(Code.INVALID, "--size", why)

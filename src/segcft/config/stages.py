@@ -107,11 +107,10 @@ class EvaluationSpec(Section):
     lists variables that rise together in a figure of their own, through ``progression_quantiles`` of the training
     subjects'. ``pairs`` says which images are each other's true counterfactual. ``groups`` are variables, or columns
     that the samples keep: of the subjects who have the same value, or half of the numbers, there are tables of their
-    own. What the judge sees less of than ``faint``, a share of a pixel or voxel, it sees nothing of: in volumes a
-    thousandth of all that is background is as much as a twentieth of a small structure.
+    own.
     """
 
-    LATER = frozenset({"pairs", "groups", "people_seed", "faint"})
+    LATER = frozenset({"pairs", "groups", "people_seed"})
 
     metric: Literal["mape", "mae"] = "mape"
     interventions: tuple[str, ...] = ()
@@ -126,5 +125,4 @@ class EvaluationSpec(Section):
     progression_quantiles: tuple[Fraction, ...] = (0.05, 0.5, 0.75, 0.9, 0.98)
     pairs: PairsSpec | None = None
     groups: tuple[str, ...] = ()
-    faint: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     seed: NonNegativeInt = 0

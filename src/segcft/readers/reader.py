@@ -27,7 +27,7 @@ class MaskReader(Reader):
 
     measurements: Measurements
     faint: float = 0.0
-    """A probability below this counts as none; of a judge it is the study's ``evaluation.faint``."""
+    """A probability below this counts as none."""
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:

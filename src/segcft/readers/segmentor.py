@@ -36,7 +36,7 @@ class Segmentor(MaskReader):
 
     def __init__(self, spec: SegmentorSpec, channels: int, measurements: Measurements) -> None:
         super().__init__()
-        self.measurements, self.grid = measurements, measurements.grid
+        self.measurements, self.grid, self.faint = measurements, measurements.grid, spec.faint
 
     @abstractmethod
     def logits(self, x: Tensor) -> Tensor:

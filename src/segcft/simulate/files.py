@@ -72,8 +72,8 @@ def write_people(
         for person in (progress or Progress())(drawn, people, "Simulating subjects"):
             try:
                 image, masks = simulator.render(person.number, person.attributes)
-            except SegcftError:
-                raise
+            except SegcftError as error:
+                raise type(error)(error.code, error.field, f"{person.id}: {error.text}") from None
             except ValueError as error:  # it would leave the frame
                 raise DataError(Code.OUT_OF_RANGE, "image", f"{source}: {person.id}: {error}") from None
             record = {"segcft": segcft.__version__, "simulator": source, "person": person.number} | person.attributes

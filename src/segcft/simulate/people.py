@@ -63,8 +63,8 @@ class Population:
         """Those that a ``simulator`` draws.
 
         Raises:
-            DataError: a variable to be confounded or randomised is not one of its numbers or is set, or what would be
-                confounded has no sex.
+            DataError: a variable to be confounded or randomised is not one of its numbers, what is to be randomised is
+                set as well, or nobody has the sex that something should go with.
             InterventionError: ``do`` has a variable that it has not, or a value that cannot be.
         """
         first = simulator.attributes(person_number(self.seed, 0), self.do)

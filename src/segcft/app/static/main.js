@@ -151,7 +151,8 @@ async function choose(name) {
     return make("button", { type: "button", class: "example", ...named, onclick: open }, canvas);
   });
   $("examples").replaceChildren(...tiles);
-  opened += 1; // what has been opened meanwhile is not for this model
+  if (tried !== own) own = tried; // chosen meanwhile
+  opened += 1; // and not for the model before
   askForSize();
   $("invitation").hidden = own !== null || spec.examples.length > 0;
   $("viewer").hidden = $("question").hidden = true;
@@ -200,24 +201,26 @@ async function openFile(file) {
 
 // How large a pixel is, of a file that may not say it, where the model needs it.
 function askForSize() {
-  $("sized").hidden = !spec.sized || !tried;
-  if ($("sized").hidden) return;
-  const edges = spec.volume ? ["depth", "height", "width"] : ["height", "width"];
-  const said = lengths.get(tried) ?? [];
-  const fields = edges.map((edge, k) => {
-    const field = { type: "number", min: 0, step: "any", value: said[k] ?? "", onchange: sized };
+  const [file, edges] = [tried, spec.volume ? ["depth", "height", "width"] : ["height", "width"]];
+  $("sized").hidden = !spec.sized || !file;
+  const fields = [...$("edges").querySelectorAll("input")];
+  // Who is typing keeps the fields.
+  if (!file || (askForSize.file === file && fields.length === edges.length)) return;
+  askForSize.file = file;
+  const said = lengths.get(file) ?? [];
+  $("edges").replaceChildren(...edges.map((edge, k) => {
+    const field = { type: "number", min: 0, step: "any", value: said[k] ?? "", onchange: () => sized(file) };
     return make("label", {}, edge, make("input", field));
-  });
-  $("edges").replaceChildren(...fields);
+  }));
 }
 
 // Once all lengths are there, or none is any more, the file is read again.
-function sized() {
+function sized(file) {
   const said = [...$("edges").querySelectorAll("input")].map(({ value }) => value);
   if (said.some(Boolean) && !said.every(Boolean)) return;
-  if (said.every(Boolean)) lengths.set(tried, said);
-  else lengths.delete(tried);
-  openFile(tried);
+  if (said.every(Boolean)) lengths.set(file, said);
+  else lengths.delete(file);
+  if (file === tried) openFile(file);
 }
 
 async function save(format) {

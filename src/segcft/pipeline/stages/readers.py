@@ -23,7 +23,7 @@ from segcft.pipeline.runner import Pipeline
 from segcft.pipeline.stage import STAGES, Minimised, TrainingStage
 from segcft.readers.predictor import Predictor, PredictorObjective
 from segcft.readers.regressor import Regressor, RegressorObjective
-from segcft.readers.segmentor import SEGMENTORS, Segmentor, SegmentorObjective, dice
+from segcft.readers.segmentor import SEGMENTORS, SegmentorObjective, dice
 from segcft.training import artefact
 from segcft.training.findings import Finding, blind_predictor, guessing, poor_reader, usual_size
 from segcft.training.loop import Trained
@@ -116,12 +116,6 @@ class JudgeStage(_Judging, SegmentorStage):
     """Trains the segmentor that judges the counterfactuals."""
 
     judged = "segmentor"
-
-    def network(self, study: Study) -> nn.Module:
-        network = super().network(study)
-        assert isinstance(network, Segmentor)
-        network.faint = study.evaluation.faint
-        return network
 
 
 class RegressorStage(_ReaderStage):
