@@ -64,6 +64,23 @@ def test_readers_take_any_number_of_images(exported: Path, small_run: Run) -> No
         assert np.abs(ask(exported / f"{part}.onnx", image=images) - expected.numpy()).max() < FAR
 
 
+def test_a_reader_that_sees_nothing_of_what_is_faint_is_exported_as_it_is(small_run: Run, tmp_path: Path) -> None:
+    """Though what is all but faint may be given by the one and not by the other."""
+    store, study = small_run.store(), small_run.study
+    images = to_unit(torch.from_numpy(store.images[store.indices("test")[:5]]))
+    soft = small_run.load("judge").masks(images)
+    faint = float(soft.median())
+    run = Run(small_run.folder, study.model_copy(update={"judge": study.judge.model_copy(update={"faint": faint})}))
+    export_onnx(run, tmp_path / "onnx")
+    found, expected = (
+        torch.from_numpy(ask(tmp_path / "onnx" / "judge.onnx", image=images)),
+        run.load("judge").masks(images),
+    )
+    assert (expected == 0).float().mean() > 0.4
+    sure = (soft - faint).abs() > FAR
+    assert (found - expected)[sure].abs().max() < FAR
+
+
 def test_an_exported_judge_judges(exported: Path, small_run: Run) -> None:
     """Its file beside it is that of a judge from elsewhere."""
     store = small_run.store()
