@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -196,9 +197,7 @@ def _arrow(cause: str, effect: str, stops: Sequence[_Stop], style: Style) -> Arr
     """Along the layers at both ends, and straight beside the boxes of layers that it passes."""
     first, *passed, last = stops
 
-    def point(along: float, across: float) -> str:
-        x, y = _turned(along, across, style)
-        return f"{x:.1f},{y:.1f}"
+    point = functools.partial(_point, style)
 
     def apart(one: _Stop, other: _Stop) -> float:
         return max(-style.most, min(style.most, style.spread * (other.across - one.across)))
@@ -235,10 +234,7 @@ def _bracket(pair: Place, span: Bracket, begin: float, style: Style) -> Tie:
     turn = min(style.track, span.width / 2) * math.copysign(1, span.end - span.start)
     corner = min(style.track, deep - begin)
 
-    def point(along: float, across: float) -> str:
-        x, y = _turned(along, across, style)
-        return f"{x:.1f},{y:.1f}"
-
+    point = functools.partial(_point, style)
     path = (
         f"M{point(begin, span.start)} L{point(deep - corner, span.start)}"
         f" Q{point(deep, span.start)} {point(deep, span.start + turn)} L{point(deep, span.end - turn)}"
@@ -246,6 +242,12 @@ def _bracket(pair: Place, span: Bracket, begin: float, style: Style) -> Tie:
     )
     ends = [(*_turned(begin, across, style), BACK) for across in (span.start, span.end)]
     return Tie(*pair, path, (ends[0], ends[1]))
+
+
+def _point(style: Style, along: float, across: float) -> str:
+    """A place along and across the layers, as paths have it."""
+    x, y = _turned(along, across, style)
+    return f"{x:.1f},{y:.1f}"
 
 
 def _turned(along: float, across: float, style: Style) -> tuple[float, float]:

@@ -19,9 +19,6 @@ KINDS = {
 }
 """Simulators, of which a study calls one ``KIND-simulator``: what they draw, and on which grid by default."""
 
-EDGES = (0.05, 10.0)
-"""Of a voxel in mm: those that are believed of NIfTI files."""
-
 
 def add_simulate(command: Command) -> None:
     """Add the command."""
@@ -89,12 +86,14 @@ def _size(text: str) -> tuple[int, ...]:
 
 
 def _length(text: str) -> float:
+    from segcft.io.volumefile import VOXEL  # others than these are believed of no file
+
     try:
-        if EDGES[0] <= float(text) <= EDGES[1]:
+        if VOXEL[0] <= float(text) <= VOXEL[1]:
             return float(text)
     except ValueError:
         pass
-    raise argparse.ArgumentTypeError(f"{EDGES[0]:g} to {EDGES[1]:g} mm, not {text!r}")
+    raise argparse.ArgumentTypeError(f"{VOXEL[0]:g} to {VOXEL[1]:g} mm, not {text!r}")
 
 
 def _set(text: str) -> tuple[str, float | str]:

@@ -1,6 +1,6 @@
 // The causal graph, laid out by the server. What is set by hand has no causes any more: its incoming arrows are cut.
 
-import { capital, draw, withUnit } from "./dom.js";
+import { $, capital, draw, withUnit } from "./dom.js";
 
 const MOST_BESIDE = 600; // px of a graph that can be read in half of the room
 
@@ -19,8 +19,8 @@ export class Graph {
     const named = { role: "img", "aria-labelledby": "graph-title" };
     const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, ...named }, this.title, lines, draw("g", {}, ...drawn));
     svg.style.maxWidth = `${width * 1.1}px`;
-    document.getElementById("below").classList.toggle("stacked", width > MOST_BESIDE);
-    document.getElementById("tied").hidden = !ties.length;
+    $("below").classList.toggle("stacked", width > MOST_BESIDE);
+    $("tied").hidden = !ties.length;
     root.replaceChildren(svg);
   }
 

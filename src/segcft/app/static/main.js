@@ -110,6 +110,7 @@ function open({ pixels, known }, source, given = {}) {
 }
 
 async function choose(name) {
+  const before = tried;
   opened += 1;
   complain();
   $("page").setAttribute("aria-busy", "true");
@@ -151,7 +152,7 @@ async function choose(name) {
     return make("button", { type: "button", class: "example", ...named, onclick: open }, canvas);
   });
   $("examples").replaceChildren(...tiles);
-  if (tried !== own) own = tried; // chosen meanwhile
+  if (tried !== before) own = tried; // chosen meanwhile
   opened += 1; // and not for the model before
   askForSize();
   $("invitation").hidden = own !== null || spec.examples.length > 0;
