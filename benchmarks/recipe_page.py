@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.recipe_set import FACTOR, MARGIN, OTHERS, SLOPE, Judged, Line, lines
+from benchmarks.recipe_set import FACTOR, MARGIN, OTHERS, SLOPE, Judged, Line, lines, size_of
 from segcft.evaluate.metrics.kinship import KIN
 from segcft.evaluate.names import method_name, plain
 from segcft.evaluate.table import grid
@@ -80,10 +80,12 @@ def reached(sets: Sets) -> str:
 def beside(sets: Sets, published: Path) -> str:
     body = []
     for name, one in sets.items():
-        path = published / name / "evaluation" / "table.json"
-        if not path.is_file():
+        model = published / name
+        if not model.is_dir():
             continue
-        tuned = lines(json.loads(path.read_text(encoding="utf-8")))
+        if len(size_of((model / "study.yaml").read_text(encoding="utf-8"))) != len(one.size):
+            continue  # volumes beside slices of them would say nothing of the settings
+        tuned = lines(json.loads((model / "evaluation" / "table.json").read_text(encoding="utf-8")))
         for line, who in [(line, "tuned by hand") for line in tuned] + [(line, "planned") for line in one.lines]:
             if line.method != "segmentor":
                 continue

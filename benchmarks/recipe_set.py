@@ -108,12 +108,17 @@ class Judged(_Kept):
         text = (run / RECORD).read_text(encoding="utf-8")
         return cls(
             planned_for=text.partition("\n")[0].partition("planned for ")[2],
-            size=tuple(yaml.safe_load(text)["image"]["size"]),
+            size=size_of(text),
             samples=judged_samples(rows),
             lines=lines(rows),
             pairs=tuple(_pairs(cells_of(rows))),
             patterns=tuple(_patterns(cells_of(rows))),
         )
+
+
+def size_of(study: str) -> tuple[int, ...]:
+    """Pixels or voxels along each axis of a study's images; ``study`` is its file's text."""
+    return tuple(yaml.safe_load(study)["image"]["size"])
 
 
 _SETS = TypeAdapter(dict[str, Judged])

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.recipe import CONFIGS, FOLDERS, PUBLISHED, ROOT, SIDE, framed, slices_of, subjects_tested
-from benchmarks.recipe_page import page
+from benchmarks.recipe_page import beside, page
 from benchmarks.recipe_set import Judged, Line, lines, read_sets, write_sets
 from segcft.evaluate.names import NO_CHANGE, SEG_LESS_REG
 from segcft.planning.record import RECORD
@@ -56,9 +56,11 @@ def run_of(folder: Path, rows: list[dict[str, Any]], hours: str, size: tuple[int
 
 
 def test_the_page_has_every_number_of_every_set(tmp_path: Path) -> None:
-    published = tmp_path / "chest" / "evaluation" / "table.json"
-    published.parent.mkdir(parents=True)
-    published.write_text(json.dumps([*ROWS, row("segmentor", "locality", "", 0.912, "lung_area")]))
+    tuned = json.dumps([*ROWS, row("segmentor", "locality", "", 0.912, "lung_area")])
+    for name, size in (("chest", [64, 48]), ("hearts", [32, 32, 32])):  # volumes, where slices were planned
+        (tmp_path / name / "evaluation").mkdir(parents=True)
+        (tmp_path / name / "evaluation" / "table.json").write_text(tuned)
+        (tmp_path / name / "study.yaml").write_text(f"image: {{size: {size}}}\n")
     paired = [
         row(NO_CHANGE, "pair error", "", 20.0, "areas: ED to ES"),
         row("segmentor", "pair error", "", 15.0, "areas: ED to ES"),
@@ -67,6 +69,7 @@ def test_the_page_has_every_number_of_every_set(tmp_path: Path) -> None:
     chest = Judged.read(run_of(tmp_path / "runs" / "chest", ROWS, "1.5 hours", (64, 48)))
     hearts = Judged.read(run_of(tmp_path / "runs" / "hearts", paired, "0.3 hours", (32, 32)))
     sets = {"chest": chest, "hearts": hearts}
+    assert "hearts" not in beside(sets, tmp_path) and "chest" in beside(sets, tmp_path)
     shown = page(sets, tmp_path)
     for expected in ("64 x 48", "1.30", "0.95", "91.2", "0.75", "0.88", "0.3 hours"):
         assert expected in shown
