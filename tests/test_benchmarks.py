@@ -17,15 +17,17 @@ import torch
 import yaml
 from PIL import Image
 
-from benchmarks import categories, full, hospitals, hours, second_opinion, sense, turned
+from benchmarks import categories, full, grain, hospitals, hours, second_opinion, sense, turned
 from benchmarks.measure import Contender, compare
 from benchmarks.ours import build
+from segcft.api.model import Model
 from segcft.config.sources import SeveralFolders
 from segcft.config.stages import RegressorSpec
 from segcft.config.variable import Variable
 from segcft.pipeline.run import Run
 from segcft.readers.predictor import Predictor
 from segcft.simulate import ChestSimulator
+from tests.conftest import MODELS
 
 ROOT = Path(__file__).parents[1]
 CONFIGURATIONS: dict[str, Any] = yaml.safe_load((ROOT / "benchmarks" / "published.yaml").read_text())
@@ -249,3 +251,18 @@ def test_a_second_opinion_shares_are_of_the_expected_changes() -> None:
     one = second_opinion.Opinion("older", "age", "none", expected, found)
     cells = second_opinion.render([one], np.array(["a", "b", "c", "d"])).splitlines()[-1].split("|")[1:-1]
     assert [cell.strip() for cell in cells] == ["older", "age", "No CFT", "2", "1", "0.50 (0.50 to 0.50)"]
+
+
+def test_grain_is_asked_of_people_whom_nobody_has_seen() -> None:
+    """With no grain at all an answer is that of the model; a table has a row for each variable and grain."""
+    model = Model(MODELS / "chest-sim-borders")
+    found = grain.measured(model, 1, [0, 2])
+    assert {key: rows.shape for key, rows in found.items()} == {
+        (f"{name}_area", width): (2, 4) for name in ("left_lung", "right_lung", "heart") for width in (0, 2)
+    }
+    for (variable, width), rows in found.items():
+        assert np.isfinite(rows).all()
+        assert not width or (rows[:, 2] < found[variable, 0][:, 2]).all()  # elsewhere, where noise is to stay
+    assert grain.render(found).count("do(heart_area)") == 2
+    with pytest.raises(SystemExit, match="cannot fold"):
+        grain.measured(Model(MODELS / "chest-sim"), 1, [0])

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from segcft.config.image import Image
@@ -229,9 +230,12 @@ def test_one_pass_draws_the_noise_under_several_sets_of_parents(network: HVAE) -
 
 @pytest.mark.parametrize("growth", [0.5, 1.0])
 @pytest.mark.parametrize("pairs", [False, True])
-def test_a_step_of_fine_tuning_is_abduction_prediction_and_constraint(pairs: bool, growth: float) -> None:
+@pytest.mark.parametrize("grain", [0, 1])
+def test_a_step_of_fine_tuning_is_abduction_prediction_and_constraint(grain: float, pairs: bool, growth: float) -> None:
     """One pass for all three gives what they give one by one."""
-    network = build(warp=4, noise_growth=growth)
+    network = build(warp=4, noise_growth=growth, diffeomorphic=bool(grain), grain=grain)
+    assert network.warp is not None
+    torch.nn.init.normal_(network.warp.displace.weight, std=0.2)
     x, values = some_images(network), some_values(3)
     known = Known(x.flip(3), values.roll(1, 0)) if pairs else None
     with torch.no_grad():
@@ -484,3 +488,29 @@ def test_it_has_the_weights_of_the_other_kind_and_a_mechanism_without_one_does_n
     with torch.no_grad():
         assert still.least_stretch(still.abduct(some_images(still), some_values(3)), some_values(3)) is None
     assert "diffeomorphic" not in free.spec.model_dump()
+
+
+@pytest.mark.parametrize("changes", [{}, {"warp": 4}, {"diffeomorphic": True}, {"warp": 4, "diffeomorphic": True}])
+def test_grain_is_of_noise_that_moves_with_its_variance(changes: dict[str, Any]) -> None:
+    settings = {"steps": 1, "levels": [{"width": 8}], "grain": 0.5, **changes}
+    if len(changes) == 2:
+        assert HVAESpec.model_validate(settings).grain == 0.5
+        return
+    with pytest.raises(ValidationError, match="grain"):
+        HVAESpec.model_validate(settings)
+
+
+@pytest.mark.parametrize("grain", [0.5, 2])
+def test_grain_takes_part_in_answers_alone(grain: float) -> None:
+    """Not in the likelihood, so weights that were trained without it are those of a study that has it."""
+    plain, grained = (build(warp=4, diffeomorphic=True, grain=width) for width in (0, grain))
+    for network in (plain, grained):
+        assert network.warp is not None
+        torch.manual_seed(0)
+        torch.nn.init.normal_(network.warp.displace.weight, std=0.2)
+    x, values = some_images(plain), some_values(3)
+    with torch.no_grad():
+        bounds = [network(x, values, 1.0, False).objective for network in (plain, grained)]
+        found = [network.predict(network.abduct(x, values, False), values.flip(0)) for network in (plain, grained)]
+    assert torch.equal(*bounds)
+    assert not torch.equal(*found)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -15,9 +18,9 @@ from segcft.image_models.displacement import (
     Displacement,
     between,
     displaced,
-    moved_noise,
     stretch,
 )
+from segcft.image_models.noise import blurred, moved_noise
 
 
 def smooth(seed: int, channels: int, size: tuple[int, int], nodes: int, largest: float) -> Tensor:
@@ -138,7 +141,8 @@ def test_nothing_moves_between_equal_diffeomorphisms() -> None:
     found = steep(0)
     assert not between(found, found).any()
     noise = torch.randn(4, 1, 64, 80)
-    assert torch.allclose(moved_noise(noise, between(found, found)), noise, atol=1e-4)
+    for grain in (0, 0.5, 2):
+        assert torch.allclose(moved_noise(noise, between(found, found), grain), noise, atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [(64, 80), (24, 32, 28)])
@@ -202,15 +206,38 @@ def test_the_jacobian_of_what_is_known() -> None:
         assert torch.allclose(stretch(place - places), torch.tensor(wanted), atol=1e-4)
 
 
+@pytest.mark.parametrize("grain", [0, 0.5, 1, 2])
 @pytest.mark.parametrize("smoothing", [0, 1, 2])
-def test_what_is_moved_keeps_the_variance_of_its_noise(smoothing: int) -> None:
+def test_what_is_moved_keeps_the_variance_of_its_noise(smoothing: int, grain: float) -> None:
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(4, 1, 96, 96, generator=generator)
     for _ in range(smoothing):  # noise whose neighbours are alike
         noise = F.avg_pool2d(F.pad(noise, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     by = torch.tensor([0.5, 0.3]).reshape(1, 2, 1, 1) * (2 / 96)
     for displacement in (by.expand(4, 2, 96, 96), smooth(1, 2, (96, 96), 4, 0.05).repeat(2, 1, 1, 1)):
-        moved = moved_noise(noise, displacement)[..., 8:-8, 8:-8]
+        moved = moved_noise(noise, displacement, grain)[..., 8:-8, 8:-8]
         assert 0.9 < float(moved.var() / noise[..., 8:-8, 8:-8].var()) < 1.1
         plain = displaced(noise, displacement)[..., 8:-8, 8:-8]
         assert smoothing or float(plain.var() / noise.var()) < 0.7
+
+
+@pytest.mark.parametrize("size", [(64, 64), (24, 24, 24)])
+def test_grain_stays_and_texture_moves(size: tuple[int, ...]) -> None:
+    """A dot is grain, a wide blob is texture; both are moved by four elements."""
+    axes, grain = len(size), 1.0
+    dot = torch.zeros(1, 1, *size)
+    dot[(0, 0, *(n // 2 for n in size))] = 1
+    blob = blurred(dot, 4) / blurred(dot, 4).max()
+    by = torch.zeros(1, axes, *size)
+    by[:, 0] = 4 * 2 / size[-1]  # along x, the last axis
+    assert moved_noise(dot, by, grain).argmax() == dot.argmax()
+    assert moved_noise(blob, by, grain).argmax() == blob.argmax() - 4
+    assert moved_noise(dot, by).argmax() == dot.argmax() - 4
+
+
+@pytest.mark.parametrize("size", [(9, 7), (5, 6, 7)])
+@pytest.mark.parametrize("width", [0.5, 1.5])
+def test_blurring_is_that_of_scipy(size: tuple[int, ...], width: float) -> None:
+    maps = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    wanted = gaussian_filter(maps.numpy(), (0, 0, *(width,) * len(size)), mode="nearest", radius=math.ceil(4 * width))
+    assert torch.allclose(blurred(maps, width), torch.from_numpy(wanted), atol=1e-5)

@@ -7,9 +7,17 @@ A mechanism has a class of settings here (:data:`SPECS`) and a network of the sa
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PlainValidator, PositiveInt, SerializeAsAny
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PlainValidator,
+    PositiveInt,
+    SerializeAsAny,
+    model_validator,
+)
 
 from segcft.config.architecture import by_architecture
 from segcft.config.section import Fraction, LocalDeformation, Section, Training
@@ -126,10 +134,10 @@ class HVAESpec(VAESpec):
     up to ``position_size`` pixels a side have a learnt map of the place in the frame. ``warp`` > 0 lets the decoder
     move outlines by a smooth displacement with a node every so many pixels, of at most ``warp_reach`` of the frame;
     ``diffeomorphic`` ones cannot fold, know their inverse, and what they move keeps its noise; they squeeze what lies
-    beside a border that moves by up to exp(``steepest``).
+    beside a border that moves by up to exp(``steepest``). Noise finer than ``grain`` pixels stays.
     """
 
-    LATER = VAESpec.LATER | {"overlap", "diffeomorphic", "steepest"}
+    LATER = VAESpec.LATER | {"overlap", "diffeomorphic", "steepest", "grain"}
 
     architecture: Literal["two-stream"] = "two-stream"
     levels: tuple[Level, ...] = Field(min_length=1)
@@ -142,6 +150,13 @@ class HVAESpec(VAESpec):
     warp_reach: Annotated[float, Field(gt=0, le=0.5)] = 0.2
     diffeomorphic: bool = False
     steepest: Annotated[float, Field(gt=0.05, le=0.9)] = 0.5
+    grain: Annotated[float, Field(ge=0, le=8)] = 0
+
+    @model_validator(mode="after")
+    def _grain_has_what_moves(self) -> Self:
+        if self.grain and not (self.warp and self.diffeomorphic):
+            raise ValueError("hvae.grain: what stays where noise moves needs 'warp' and 'diffeomorphic: true'")
+        return self
 
     def check_image(self, size: tuple[int, ...], channels: int) -> None:
         if self.levels[-1].z == 0:

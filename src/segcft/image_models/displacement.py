@@ -241,35 +241,3 @@ def stretch(displacement: Tensor) -> Tensor:
             step = step.narrow(other, 0, grid.size[other] - 1)
         columns.append(step)
     return _determinant(columns)
-
-
-def moved_noise(noise: Tensor, displacement: Tensor) -> Tensor:
-    r"""Noise (B, C, *size) at every pixel's displaced place, with the variance that it had.
-
-    Between pixels linear interpolation averages, and so weakens noise. With f how far the place is from the pixel
-    before it, along an axis along which neighbours correlate by :math:`\rho`, the variance is
-
-    .. math:: (1 - f)^2 + f^2 + 2 f (1 - f) \rho
-
-    of what it was: noise is divided by the root of the product of these over the axes. Where nothing moves f is 0, and
-    noise stays what it is. :math:`\rho` is that of the noise itself, over the frame.
-    """
-    grid = Grid.like(noise)
-    places = grid.places(displacement) + displacement[:, : grid.dimensions]
-    kept = torch.ones_like(displacement[:, :1])
-    for number, axis in enumerate(reversed(grid.axes)):  # x is the last axis
-        n = grid.size[axis]
-        at = ((places[:, [number]] + 1) * (n / 2) - 0.5).clamp(0, n - 1)
-        share = at - at.floor()
-        apart = 2 * share * (1 - share)
-        kept = kept * (1 - apart * (1 - grid.over_space(_alike(noise, axis)[:, None])))
-    return grid.sample(noise, places) * kept.detach().rsqrt()  # nothing is to move in order to be sharper
-
-
-@torch.no_grad()
-def _alike(noise: Tensor, axis: int) -> Tensor:
-    """The correlation of neighbours along an axis in noise (B, C, *size), (B,)."""
-    count = noise.shape[axis]
-    first, second = noise.narrow(axis, 0, count - 1).flatten(1), noise.narrow(axis, 1, count - 1).flatten(1)
-    square = (first.square().mean(dim=1) * second.square().mean(dim=1)).sqrt()
-    return torch.nan_to_num((first * second).mean(dim=1) / square).clamp(0, 1)

@@ -23,7 +23,7 @@ from segcft.config.mechanisms import HVAESpec, Level
 from segcft.config.variable import Variable
 from segcft.grid import Grid
 from segcft.image_models.displacement import Diffeomorphism, Displacement, between, displaced, stretch
-from segcft.image_models.likelihood import DiscretisedGaussian
+from segcft.image_models.likelihood import DiscretisedGaussian, PixelNoise
 from segcft.image_models.mechanism import MECHANISMS
 from segcft.image_models.vae import HierarchicalVAE, Latents, Recomputing, VAENoise
 
@@ -287,6 +287,9 @@ class HVAE(HierarchicalVAE):
         if noise.pixels is None or noise.pixels.displacement is None or after is None:
             return None
         return stretch(between(noise.pixels.displacement, after)).flatten(1).amin(dim=1)
+
+    def _with_residual(self, likelihood: DiscretisedGaussian, residual: PixelNoise) -> Tensor:
+        return likelihood.with_residual(residual, self.spec.noise_growth, self.spec.grain)
 
     def _levels(self) -> list[DecoderLevel]:
         return cast(list[DecoderLevel], list(self.decoder))

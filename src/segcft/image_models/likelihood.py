@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from segcft.image_models.displacement import between, displaced, moved_noise
+from segcft.image_models.displacement import between, displaced
+from segcft.image_models.noise import moved_noise
 
 HALF_LEVEL = 1 / 255
 """Half the distance of two neighbouring grey levels when 0..255 is mapped to [-1, 1]."""
@@ -68,7 +69,7 @@ class DiscretisedGaussian(NamedTuple):
         """Abduction of the pixel noise: u = (x - loc) / scale."""
         return PixelNoise((x - self.loc) * torch.exp(-self.log_scale), self.displacement, self.log_scale)
 
-    def with_residual(self, residual: PixelNoise, growth: float = 1.0) -> Tensor:
+    def with_residual(self, residual: PixelNoise, growth: float = 1.0, grain: float = 0) -> Tensor:
         r"""Prediction from pixel noise: clamp(loc + scale * u) to [-1, 1].
 
         Where the scale is larger than the one that u was abducted with, only the power ``growth`` in 0..1 of what it
@@ -78,14 +79,15 @@ class DiscretisedGaussian(NamedTuple):
 
         A mechanism that knows of a plaque but not where has a large scale in all places where it may be. There u is
         fine texture, and made as large as a plaque it is specks. A scale that shrinks counts whole: the noise of what
-        is gone goes with it.
+        is gone goes with it. Of noise that moves with a displacement, what is finer than ``grain`` pixels stays
+        (:func:`~segcft.image_models.noise.moved_noise`).
         """
         noise, own = residual.noise, residual.log_scale if growth < 1 else None
         if self.displacement is not None and residual.displacement is not None:
             moved = between(residual.displacement, self.displacement)
             # Of displacements without an inverse noise is as version 0.1.0 moved it.
             keeps = residual.displacement.shape[1] > moved.shape[1]
-            noise = moved_noise(noise, moved) if keeps else displaced(noise, moved)
+            noise = moved_noise(noise, moved, grain) if keeps else displaced(noise, moved)
             own = displaced(own, moved) if own is not None else None
         log_scale = self.log_scale
         if own is not None:
