@@ -201,7 +201,7 @@ def test_shipped_models_answer(folder: Path, picture: np.ndarray) -> None:
         model.study.measured, key=lambda area: model.people[:, list(model.study.variables).index(area)].mean()
     )
     answer = model.counterfactual(image, known, {largest: "-10%"})
-    assert answer.image.shape == answer.original.shape == (1, *model.study.image.size)
+    assert answer.image.shape == answer.original.shape == (model.study.image.channels, *model.study.image.size)
     if examples.is_dir():
         row = answer.record["variables"][largest]
         assert row["obtained"] == pytest.approx(row["after"], rel=0.05)
