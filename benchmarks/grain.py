@@ -1,7 +1,8 @@
 """What noise that stays in the frame is worth: ``python -m benchmarks.grain MODEL``, of a model of simulated images.
 
-People whom nobody has seen are asked what they would look like with more and with less of each structure. Noise finer
-than so many pixels stays where it is (``hvae.grain``; 0 is none); nothing is trained again. Printed is how far answers
+People whom nobody has seen are asked what they would look like with more and with less of each structure. Noise is told
+into texture, which moves, and grain, which stays, by Gaussians of several widths (``hvae.grain``; with 0 all of it
+moves); nothing is trained again. Printed is how far answers
 are from the simulator's truth, near the structures that truly change and elsewhere, in grey levels and as a share of no
 change, and how far the structure is from the area that was asked for, as the model's judge reads it.
 """
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from segcft.api.model import Model
 from segcft.config.mechanisms import HVAESpec
+from segcft.config.sources import SimulatedData
 from segcft.evaluate.locality import changed_region
 from segcft.evaluate.table import grid
 from segcft.grid import Grid
@@ -71,7 +73,7 @@ def questions(model: Model, people: int) -> Iterator[Question]:
 
 def errors(model: Model, question: Question) -> list[float]:
     """Of an answer: the error near, that of no change there, the error elsewhere, and that of the area, in %."""
-    answer = model.counterfactual(question.image, question.known, {question.variable: question.value})
+    answer = model.counterfactual(question.image, question.known, {question.variable: question.value}, draws=0)
     mine, none = (
         np.abs(image.reshape(question.truth.shape).astype(float) - question.truth)
         for image in (answer.image, question.image)
@@ -93,14 +95,19 @@ def main(arguments: list[str] | None = None) -> None:
 def measured(model: Model, people: int, grains: Sequence[float]) -> dict[tuple[str, float], NDArray[np.float64]]:
     """By variable and grain the errors of all questions, (questions, 4)."""
     mechanism = model.model_of(None)[1].mechanism
-    if not isinstance(mechanism.spec, HVAESpec) or not mechanism.spec.diffeomorphic:
+    own = mechanism.spec
+    if not isinstance(own, HVAESpec) or not own.warp or not own.diffeomorphic:
         raise SystemExit("no noise moves in this model: hvae.grain is of displacements that cannot fold")
+    if not isinstance(model.study.data, SimulatedData):
+        raise SystemExit("the truth is known of simulated images alone")
+    specs = {grain: HVAESpec.model_validate(own.model_dump() | {"grain": grain}) for grain in grains}
     asked = list(questions(model, people))
     found: dict[tuple[str, float], list[list[float]]] = {}
     for question in ConsoleProgress()(asked, len(asked), "asking"):
-        for grain in grains:
-            mechanism.spec = mechanism.spec.model_copy(update={"grain": grain})
+        for grain, spec in specs.items():
+            mechanism.spec = spec
             found.setdefault((question.variable, grain), []).append(errors(model, question))
+    mechanism.spec = own
     return {key: np.array(rows) for key, rows in found.items()}
 
 

@@ -49,7 +49,7 @@ that one. *Judge*: its own error on the images as they are. *Missed* are the tar
 BESIDE = """\
 Models of version 0.1.0, each with settings found by hand for its set, beside the same set planned. Each is judged by
 its own judge, on its own test subjects and pixels: the planned one's judge is another network than its guide, the
-other's is not."""
+other's is not. A model of volumes stands beside no set of slices."""
 
 PAIRS = """\
 Every subject's own image under the other condition is the truth ([Truth from real pairs](pairs.md)). *Dice* is of the
@@ -81,7 +81,7 @@ def beside(sets: Sets, published: Path) -> str:
     body = []
     for name, one in sets.items():
         model = published / name
-        if not model.is_dir():
+        if not (model / "evaluation" / "table.json").is_file():
             continue
         if len(size_of((model / "study.yaml").read_text(encoding="utf-8"))) != len(one.size):
             continue  # volumes beside slices of them would say nothing of the settings

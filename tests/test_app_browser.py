@@ -33,7 +33,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """Of a server started by the command line."""
-    models = [MODELS / name for name in ("chest-sim", "coronary-quickstart", "jsrt", "coronary-thirds")]
+    models = [MODELS / name for name in ("chest-sim", "coronary-quickstart", "jsrt", "coronary-thirds", "retina-sim")]
     with served_by_command(*models) as server:
         yield server.address
     assert "Jane" not in server.said  # who is in the name of an uploaded file
@@ -430,6 +430,21 @@ def test_models_changed_in_a_hurry(page: Page) -> None:
     page.wait_for_timeout(1000)  # for late answers of the first model, which would complain
     expect(page.locator("[data-pane=after]")).to_be_visible()
     assert page.locator("[data-node]").count() == 3
+
+
+WIDER = """
+[...document.querySelectorAll("main, main *")].filter(
+  (one) => ["auto", "scroll"].includes(getComputedStyle(one).overflowX) && one.scrollWidth > one.clientWidth,
+).map((one) => one.id || one.className)
+"""
+"""What has to be moved to the side to be seen."""
+
+
+def test_nothing_is_wider_than_its_place(page: Page) -> None:
+    for name, node in (("retina-sim", "cup_area"), ("coronary-thirds", "lumen_area"), ("chest-sim", "heart_area")):
+        page.select_option("#model", name)
+        expect(page.locator(f"[data-node={node}] .value")).to_have_text(re.compile(r"\d"))
+        assert page.evaluate(WIDER) == []
 
 
 def test_on_a_telephone(page: Page) -> None:

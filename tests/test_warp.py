@@ -20,7 +20,8 @@ from segcft.image_models.displacement import (
     displaced,
     stretch,
 )
-from segcft.image_models.noise import blurred, moved_noise
+from segcft.image_models.likelihood import DiscretisedGaussian, PixelNoise
+from segcft.image_models.noise import blurred, moved_noise, texture_and_grain
 
 
 def smooth(seed: int, channels: int, size: tuple[int, int], nodes: int, largest: float) -> Tensor:
@@ -141,8 +142,9 @@ def test_nothing_moves_between_equal_diffeomorphisms() -> None:
     found = steep(0)
     assert not between(found, found).any()
     noise = torch.randn(4, 1, 64, 80)
-    for grain in (0, 0.5, 2):
-        assert torch.allclose(moved_noise(noise, between(found, found), grain), noise, atol=1e-4)
+    assert torch.allclose(moved_noise(noise, between(found, found)), noise, atol=1e-4)
+    for width in (0.5, 2):
+        assert torch.allclose(sum(texture_and_grain(noise, between(found, found), width)), noise, atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [(64, 80), (24, 32, 28)])
@@ -206,16 +208,17 @@ def test_the_jacobian_of_what_is_known() -> None:
         assert torch.allclose(stretch(place - places), torch.tensor(wanted), atol=1e-4)
 
 
-@pytest.mark.parametrize("grain", [0, 0.5, 1, 2])
+@pytest.mark.parametrize("width", [0, 0.5, 1, 2])
 @pytest.mark.parametrize("smoothing", [0, 1, 2])
-def test_what_is_moved_keeps_the_variance_of_its_noise(smoothing: int, grain: float) -> None:
+def test_what_is_moved_keeps_the_variance_of_its_noise(smoothing: int, width: float) -> None:
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(4, 1, 96, 96, generator=generator)
     for _ in range(smoothing):  # noise whose neighbours are alike
         noise = F.avg_pool2d(F.pad(noise, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     by = torch.tensor([0.5, 0.3]).reshape(1, 2, 1, 1) * (2 / 96)
     for displacement in (by.expand(4, 2, 96, 96), smooth(1, 2, (96, 96), 4, 0.05).repeat(2, 1, 1, 1)):
-        moved = moved_noise(noise, displacement, grain)[..., 8:-8, 8:-8]
+        moved = sum(texture_and_grain(noise, displacement, width)) if width else moved_noise(noise, displacement)
+        moved = moved[..., 8:-8, 8:-8]
         assert 0.9 < float(moved.var() / noise[..., 8:-8, 8:-8].var()) < 1.1
         plain = displaced(noise, displacement)[..., 8:-8, 8:-8]
         assert smoothing or float(plain.var() / noise.var()) < 0.7
@@ -224,15 +227,73 @@ def test_what_is_moved_keeps_the_variance_of_its_noise(smoothing: int, grain: fl
 @pytest.mark.parametrize("size", [(64, 64), (24, 24, 24)])
 def test_grain_stays_and_texture_moves(size: tuple[int, ...]) -> None:
     """A dot is grain, a wide blob is texture; both are moved by four elements."""
-    axes, grain = len(size), 1.0
     dot = torch.zeros(1, 1, *size)
     dot[(0, 0, *(n // 2 for n in size))] = 1
     blob = blurred(dot, 4) / blurred(dot, 4).max()
-    by = torch.zeros(1, axes, *size)
+    by = torch.zeros(1, len(size), *size)
     by[:, 0] = 4 * 2 / size[-1]  # along x, the last axis
-    assert moved_noise(dot, by, grain).argmax() == dot.argmax()
-    assert moved_noise(blob, by, grain).argmax() == blob.argmax() - 4
-    assert moved_noise(dot, by).argmax() == dot.argmax() - 4
+    texture, grain = texture_and_grain(dot, by, 1)
+    assert grain.argmax() == dot.argmax()
+    assert grain.max() > 3 * texture.max()
+    texture, grain = texture_and_grain(blob, by, 1)
+    assert texture.argmax() == blob.argmax() - 4
+    assert texture.max() == pytest.approx(1, abs=0.1)  # what is coarse keeps its contrast
+    assert texture.max() > 3 * grain.max()
+
+
+def test_each_channel_has_grain_of_its_own() -> None:
+    generator = torch.Generator().manual_seed(0)
+    white = torch.randn(2, 1, 64, 64, generator=generator)
+    smooth_one = blurred(torch.randn(2, 1, 64, 64, generator=generator), 2)
+    by = torch.full((2, 2, 64, 64), 3 * 2 / 64)
+    both = texture_and_grain(torch.cat([white, smooth_one], dim=1), by, 0.7)
+    for channel, alone in enumerate((white, smooth_one)):
+        for part, one in zip(both, texture_and_grain(alone, by, 0.7), strict=True):
+            torch.testing.assert_close(part[:, [channel]], one)
+
+
+@pytest.mark.parametrize("noise", ["none", "constant", "rim", "chequer"])
+@pytest.mark.parametrize("width", [0.5, 8])
+def test_noise_of_any_kind_has_finite_parts(noise: str, width: float) -> None:
+    """And slopes, in images that are hardly larger than what is blurred."""
+    u = torch.zeros(1, 1, 32, 32)
+    if noise == "constant":
+        u += 3
+    elif noise == "rim":
+        u += torch.randn(u.shape, generator=torch.Generator().manual_seed(0))
+        u[..., :2] += 4
+        u[..., -2:] -= 4
+    elif noise == "chequer":
+        at = torch.arange(32) * (2 * math.pi / 8)
+        u += torch.sin(at)[:, None] * torch.sin(at)
+    for x, y in ((0, 0), (4, 0), (4, 4), (30.4, 0)):
+        asked = u.clone().requires_grad_()
+        by = (torch.tensor([x, y]) * 2 / 32).reshape(1, 2, 1, 1).expand(1, 2, 32, 32)
+        found = sum(texture_and_grain(asked, by, width))
+        found.square().sum().backward()
+        assert found.isfinite().all()
+        assert asked.grad is not None
+        assert asked.grad.isfinite().all()
+        assert found.abs().max() < 4 * u.abs().max() + 1e-6
+
+
+@pytest.mark.parametrize("growth", [0.0, 1.0])
+def test_grain_that_stays_keeps_the_scale_that_it_was_abducted_with(growth: float) -> None:
+    """Where the scale grows noise may not (``growth`` 0): of grain it is the scale of where it is."""
+    size = (32, 64)
+    step = torch.full((1, 1, *size), math.log(0.01))
+    step[..., 32:] = math.log(0.2)
+    noise = torch.randn(1, 1, *size, generator=torch.Generator().manual_seed(0))
+    still, by = torch.zeros(1, 4, *size), torch.zeros(1, 4, *size)
+    by[:, 0], by[:, 2] = 8 * 2 / 64, -8 * 2 / 64  # along x, and the inverse behind it
+    after = DiscretisedGaussian(torch.zeros_like(noise), torch.full_like(step, math.log(0.2)), by)
+    found = after.with_residual(PixelNoise(noise, still, step), growth, grain=2)
+    texture, grain = texture_and_grain(noise, between(still, by), 2)
+    left = (..., slice(2, 22))  # whose texture comes from where the scale is small, too
+    own = 0.01 if growth == 0 else 0.2
+    torch.testing.assert_close(found[left], (own * (texture + grain))[left].clamp(-1, 1))
+    near = (..., slice(25, 31))  # whose texture comes from where it is large
+    torch.testing.assert_close(found[near], (0.2 * texture + own * grain)[near].clamp(-1, 1))
 
 
 @pytest.mark.parametrize("size", [(9, 7), (5, 6, 7)])

@@ -134,7 +134,8 @@ class HVAESpec(VAESpec):
     up to ``position_size`` pixels a side have a learnt map of the place in the frame. ``warp`` > 0 lets the decoder
     move outlines by a smooth displacement with a node every so many pixels, of at most ``warp_reach`` of the frame;
     ``diffeomorphic`` ones cannot fold, know their inverse, and what they move keeps its noise; they squeeze what lies
-    beside a border that moves by up to exp(``steepest``). Noise finer than ``grain`` pixels stays.
+    beside a border that moves by up to exp(``steepest``). With ``grain`` (the standard deviation
+    of a Gaussian in pixels) only what is left of noise once it is blurred moves, and the rest stays.
     """
 
     LATER = VAESpec.LATER | {"overlap", "diffeomorphic", "steepest", "grain"}
@@ -155,7 +156,7 @@ class HVAESpec(VAESpec):
     @model_validator(mode="after")
     def _grain_has_what_moves(self) -> Self:
         if self.grain and not (self.warp and self.diffeomorphic):
-            raise ValueError("hvae.grain: what stays where noise moves needs 'warp' and 'diffeomorphic: true'")
+            raise ValueError("grain: no noise moves without 'warp' and 'diffeomorphic: true'; leave grain out")
         return self
 
     def check_image(self, size: tuple[int, ...], channels: int) -> None:

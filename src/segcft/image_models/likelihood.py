@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from segcft.image_models.displacement import between, displaced
-from segcft.image_models.noise import moved_noise
+from segcft.image_models.noise import moved_noise, texture_and_grain
 
 HALF_LEVEL = 1 / 255
 """Half the distance of two neighbouring grey levels when 0..255 is mapped to [-1, 1]."""
@@ -38,7 +38,8 @@ class DiscretisedGaussian(NamedTuple):
 
     With a ``displacement`` (B, axes or 2 * axes, *size) of the frame the noise belongs to places of the anatomy and not
     of the frame: x(p) = loc(p) + scale(p) u(p + d(p)). Noise that is white in one frame is white in the other, so p(x)
-    is the same; but under other parents what the latents have not explained moves with the outlines.
+    is the same; but under other parents what the latents have not explained moves with the outlines. (With ``grain``
+    only its texture does, and noise is white in the other frame but for about as fine as that.)
     """
 
     loc: Tensor
@@ -79,20 +80,31 @@ class DiscretisedGaussian(NamedTuple):
 
         A mechanism that knows of a plaque but not where has a large scale in all places where it may be. There u is
         fine texture, and made as large as a plaque it is specks. A scale that shrinks counts whole: the noise of what
-        is gone goes with it. Of noise that moves with a displacement, what is finer than ``grain`` pixels stays
-        (:func:`~segcft.image_models.noise.moved_noise`).
+        is gone goes with it. Of noise that moves with a displacement ``grain`` is the width of the Gaussian that tells
+        texture, which moves, from grain, which stays (:func:`~segcft.image_models.noise.texture_and_grain`).
         """
         noise, own = residual.noise, residual.log_scale if growth < 1 else None
-        if self.displacement is not None and residual.displacement is not None:
-            moved = between(residual.displacement, self.displacement)
-            # Of displacements without an inverse noise is as version 0.1.0 moved it.
-            keeps = residual.displacement.shape[1] > moved.shape[1]
-            noise = moved_noise(noise, moved, grain) if keeps else displaced(noise, moved)
-            own = displaced(own, moved) if own is not None else None
-        log_scale = self.log_scale
-        if own is not None:
-            log_scale = log_scale - (1 - growth) * (log_scale - own).clamp(min=0)
-        return (self.loc + torch.exp(log_scale) * noise).clamp(-1, 1)
+        if self.displacement is None or residual.displacement is None:
+            return self._drawn(self._grown(own, growth) * noise)
+        moved = between(residual.displacement, self.displacement)
+        there = displaced(own, moved) if own is not None else None
+        # Of displacements without an inverse noise is as version 0.1.0 moved it.
+        keeps = residual.displacement.shape[1] > moved.shape[1]
+        if not keeps or not grain:
+            noise = moved_noise(noise, moved) if keeps else displaced(noise, moved)
+            return self._drawn(self._grown(there, growth) * noise)
+        texture, stays = texture_and_grain(noise, moved, grain)
+        return self._drawn(self._grown(there, growth) * texture + self._grown(own, growth) * stays)
+
+    def _grown(self, own: Tensor | None, growth: float) -> Tensor:
+        """The scale of pixel noise that was abducted with the logarithm ``own`` of its scale; None: it counts whole."""
+        if own is None:
+            return torch.exp(self.log_scale)
+        return torch.exp(self.log_scale - (1 - growth) * (self.log_scale - own).clamp(min=0))
+
+    def _drawn(self, noise: Tensor) -> Tensor:
+        """The image with pixel noise (B, C, *size) in its grey values."""
+        return (self.loc + noise).clamp(-1, 1)
 
     def chunk(self, parts: int) -> list[DiscretisedGaussian]:
         """Split along the batch, e.g. into factual and counterfactual."""
