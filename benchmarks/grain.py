@@ -2,9 +2,9 @@
 
 People whom nobody has seen are asked what they would look like with more and with less of each structure. Noise is told
 into texture, which moves, and grain, which stays, by Gaussians of several widths (``hvae.grain``; with 0 all of it
-moves); nothing is trained again. Printed is how far answers
-are from the simulator's truth, near the structures that truly change and elsewhere, in grey levels and as a share of no
-change, and how far the structure is from the area that was asked for, as the model's judge reads it.
+moves); nothing is trained again. Printed is how far answers are from the simulator's truth, near the structures that
+truly change and elsewhere, in grey levels and as a share of no change, and how far the structure is from the area that
+was asked for, as the model's judge reads it.
 """
 
 from __future__ import annotations
@@ -118,15 +118,7 @@ def render(found: dict[tuple[str, float], NDArray[np.float64]]) -> str:
         near, none, away, area = rows.mean(axis=0)
         numbers = [f"{near:.2f}", f"{near / none:.2f}", f"{away:.2f}", f"{area:.1f}", str(len(rows))]
         body.append([f"do({variable})", f"{grain:g}", *numbers])
-    head = [
-        "",
-        "grain, px",
-        "error near, grey levels",
-        "of no change",
-        "error elsewhere",
-        "area missed by, %",
-        "answers",
-    ]
+    head = ["", "grain, px", "error near, grey levels", "of no change", "error elsewhere", "area missed, %", "answers"]
     return grid(head, body, labels=1)
 
 

@@ -80,12 +80,12 @@ def reached(sets: Sets) -> str:
 def beside(sets: Sets, published: Path) -> str:
     body = []
     for name, one in sets.items():
-        model = published / name
-        if not (model / "evaluation" / "table.json").is_file():
+        table, study = published / name / "evaluation" / "table.json", published / name / "study.yaml"
+        if not table.is_file():
             continue
-        if len(size_of((model / "study.yaml").read_text(encoding="utf-8"))) != len(one.size):
+        if len(size_of(study.read_text(encoding="utf-8"))) != len(one.size):
             continue  # volumes beside slices of them would say nothing of the settings
-        tuned = lines(json.loads((model / "evaluation" / "table.json").read_text(encoding="utf-8")))
+        tuned = lines(json.loads(table.read_text(encoding="utf-8")))
         for line, who in [(line, "tuned by hand") for line in tuned] + [(line, "planned") for line in one.lines]:
             if line.method != "segmentor":
                 continue
