@@ -1,8 +1,9 @@
 """What noise that stays in the frame is worth: ``python -m benchmarks.grain MODEL``, of a model of simulated images.
 
 People whom nobody has seen are asked what they would look like with more and with less of each structure. Noise is told
-into texture, which moves, and grain, which stays, by Gaussians of several widths (``hvae.grain``; with 0 all of it
-moves); nothing is trained again. Printed is how far answers are from the simulator's truth, near the structures that
+into texture, which moves, and grain, which stays, by Gaussians of several widths (``hvae.grain``; with 0 all of it is
+texture), and texture moves everywhere or where the expected image changes (``hvae.noise_moves``); nothing is trained
+again. Printed is how far answers are from the simulator's truth, near the structures that
 truly change and elsewhere, in grey levels and as a share of no change, and how far the structure is from the area that
 was asked for, as the model's judge reads it.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -36,6 +37,16 @@ FACTORS = (0.85, 1.15)
 """Of the area or volume that is set."""
 
 GRAINS = (0.0, 0.5, 0.7, 1.0)
+
+MOVES: tuple[str, ...] = get_args(HVAESpec.model_fields["noise_moves"].annotation)
+
+
+class Asked(NamedTuple):
+    """The variable that is set, and the settings with which it is answered."""
+
+    variable: str
+    moves: str
+    grain: float
 
 
 class Question(NamedTuple):
@@ -92,34 +103,47 @@ def main(arguments: list[str] | None = None) -> None:
     print(render(measured(Model(options.model), options.people, options.grains)))
 
 
-def measured(model: Model, people: int, grains: Sequence[float]) -> dict[tuple[str, float], NDArray[np.float64]]:
-    """By variable and grain the errors of all questions, (questions, 4)."""
+def measured(model: Model, people: int, grains: Sequence[float]) -> dict[Asked, NDArray[np.float64]]:
+    """The errors of all questions, (questions, 4)."""
     mechanism = model.model_of(None)[1].mechanism
     own = mechanism.spec
     if not isinstance(own, HVAESpec) or not own.warp or not own.diffeomorphic:
         raise SystemExit("no noise moves in this model: hvae.grain is of displacements that cannot fold")
     if not isinstance(model.study.data, SimulatedData):
         raise SystemExit("the truth is known of simulated images alone")
-    specs = {grain: HVAESpec.model_validate(own.model_dump() | {"grain": grain}) for grain in grains}
+    specs = {
+        (moves, grain): HVAESpec.model_validate(own.model_dump() | {"noise_moves": moves, "grain": grain})
+        for moves in MOVES
+        for grain in grains
+    }
     asked = list(questions(model, people))
-    found: dict[tuple[str, float], list[list[float]]] = {}
+    found: dict[Asked, list[list[float]]] = {}
     for question in ConsoleProgress()(asked, len(asked), "asking"):
-        for grain, spec in specs.items():
+        for settings, spec in specs.items():
             mechanism.spec = spec
-            found.setdefault((question.variable, grain), []).append(errors(model, question))
+            found.setdefault(Asked(question.variable, *settings), []).append(errors(model, question))
     mechanism.spec = own
     return {key: np.array(rows) for key, rows in found.items()}
 
 
-def render(found: dict[tuple[str, float], NDArray[np.float64]]) -> str:
+def render(found: dict[Asked, NDArray[np.float64]]) -> str:
     """A table in Markdown."""
     body = []
-    for (variable, grain), rows in sorted(found.items()):
+    for asked, rows in sorted(found.items()):
         near, none, away, area = rows.mean(axis=0)
         numbers = [f"{near:.2f}", f"{near / none:.2f}", f"{away:.2f}", f"{area:.1f}", str(len(rows))]
-        body.append([f"do({variable})", f"{grain:g}", *numbers])
-    head = ["", "grain, px", "error near, grey levels", "of no change", "error elsewhere", "area missed, %", "answers"]
-    return grid(head, body, labels=1)
+        body.append([f"do({asked.variable})", asked.moves, f"{asked.grain:g}", *numbers])
+    head = [
+        "",
+        "noise moves",
+        "grain, px",
+        "error near, grey levels",
+        "of no change",
+        "error elsewhere",
+        "area missed, %",
+        "answers",
+    ]
+    return grid(head, body, labels=2)
 
 
 if __name__ == "__main__":

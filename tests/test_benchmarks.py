@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 from collections import Counter
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -254,17 +255,27 @@ def test_a_second_opinion_shares_are_of_the_expected_changes() -> None:
 
 
 def test_grain_is_asked_of_people_whom_nobody_has_seen() -> None:
-    """With no grain at all an answer is the model's own; with some less changes elsewhere."""
+    """With no grain at all, and noise that moves everywhere, an answer is the model's own; with some less changes
+    elsewhere, and less still where noise moves only where something changes."""
     model = Model(MODELS / "chest-sim-borders")
     found = grain.measured(model, 1, [0, 2])
     assert {key: rows.shape for key, rows in found.items()} == {
-        (f"{name}_area", width): (2, 4) for name in ("left_lung", "right_lung", "heart") for width in (0, 2)
+        (f"{name}_area", moves, width): (2, 4)
+        for name in ("left_lung", "right_lung", "heart")
+        for moves in grain.MOVES
+        for width in (0, 2)
     }
     own = [grain.errors(model, question) for question in grain.questions(model, 1)]
-    np.testing.assert_array_equal(np.concatenate([rows for (_, width), rows in found.items() if not width]), own)
-    assert all(np.isfinite(rows).all() for rows in found.values())
-    assert np.mean([rows[:, 2] for (_, width), rows in found.items() if width]) < np.mean([row[2] for row in own])
-    assert grain.render(found).count("do(heart_area)") == 2
+    answers = {
+        settings: np.concatenate([rows for asked, rows in found.items() if asked[1:] == settings])
+        for settings in product(grain.MOVES, (0, 2))
+    }
+    np.testing.assert_array_equal(answers["everywhere", 0], own)
+    assert all(np.isfinite(rows).all() for rows in answers.values())
+    elsewhere = {settings: rows[:, 2].mean() for settings, rows in answers.items()}
+    assert elsewhere["everywhere", 2] < elsewhere["everywhere", 0]
+    assert elsewhere["where it changes", 0] < elsewhere["everywhere", 0]
+    assert grain.render(found).count("do(heart_area)") == 4
     with pytest.raises(SystemExit, match="cannot fold"):
         grain.measured(Model(MODELS / "chest-sim"), 1, [0])
     with pytest.raises(SystemExit, match="simulated"):

@@ -230,10 +230,12 @@ def test_one_pass_draws_the_noise_under_several_sets_of_parents(network: HVAE) -
 
 @pytest.mark.parametrize("growth", [0.5, 1.0])
 @pytest.mark.parametrize("pairs", [False, True])
-@pytest.mark.parametrize("grain", [0, 1])
-def test_a_step_of_fine_tuning_is_abduction_prediction_and_constraint(grain: float, pairs: bool, growth: float) -> None:
+@pytest.mark.parametrize("of_answers", [{}, {"grain": 1}, {"noise_moves": "where it changes"}])
+def test_a_step_of_fine_tuning_is_abduction_prediction_and_constraint(
+    of_answers: dict[str, Any], pairs: bool, growth: float
+) -> None:
     """One pass for all three gives what they give one by one."""
-    network = build(warp=4, noise_growth=growth, diffeomorphic=bool(grain), grain=grain)
+    network = build(warp=4, noise_growth=growth, diffeomorphic=bool(of_answers), **of_answers)
     assert network.warp is not None
     torch.nn.init.normal_(network.warp.displace.weight, std=0.2)
     x, values = some_images(network), some_values(3)
@@ -491,26 +493,30 @@ def test_it_has_the_weights_of_the_other_kind_and_a_mechanism_without_one_does_n
 
 
 @pytest.mark.parametrize("changes", [{}, {"warp": 4}, {"diffeomorphic": True}, {"warp": 4, "diffeomorphic": True}])
-def test_grain_is_of_noise_that_moves_with_its_variance(changes: dict[str, Any]) -> None:
-    settings = {"steps": 1, "levels": [{"width": 8}], "grain": 0.5, **changes}
+@pytest.mark.parametrize(("field", "value"), [("grain", 0.5), ("noise_moves", "where it changes")])
+def test_what_moves_in_part_moves_with_its_variance(field: str, value: Any, changes: dict[str, Any]) -> None:
+    settings = {"steps": 1, "levels": [{"width": 8}], field: value, **changes}
     if len(changes) == 2:
-        assert HVAESpec.model_validate(settings).grain == 0.5
+        assert getattr(HVAESpec.model_validate(settings), field) == value
         return
-    with pytest.raises(ValidationError, match="grain"):
+    with pytest.raises(ValidationError, match=field):
         HVAESpec.model_validate(settings)
 
 
-@pytest.mark.parametrize("grain", [0.5, 2])
-def test_grain_takes_part_in_answers_alone(grain: float) -> None:
-    """Not in the likelihood, so weights that were trained without it are those of a study that has it."""
-    plain, grained = (build(warp=4, diffeomorphic=True, grain=width) for width in (0, grain))
-    for network in (plain, grained):
+@pytest.mark.parametrize("of_answers", [{"grain": 0.5}, {"grain": 2}, {"noise_moves": "where it changes"}])
+def test_some_settings_take_part_in_answers_alone(of_answers: dict[str, Any]) -> None:
+    """Not in the likelihood, so weights that were trained without them are those of a study that has them."""
+    plain, partly = (build(warp=4, diffeomorphic=True, **more) for more in ({}, of_answers))
+    assert partly.spec.of_answers() == of_answers
+    for network in (plain, partly):
         assert network.warp is not None
         torch.manual_seed(0)
         torch.nn.init.normal_(network.warp.displace.weight, std=0.2)
     x, values = some_images(plain), some_values(3)
     with torch.no_grad():
-        bounds = [network(x, values, 1.0, False).objective for network in (plain, grained)]
-        found = [network.predict(network.abduct(x, values, False), values.flip(0)) for network in (plain, grained)]
+        bounds = [network(x, values, 1.0, False).objective for network in (plain, partly)]
+        found = [network.predict(network.abduct(x, values, False), values.flip(0)) for network in (plain, partly)]
+        same = partly.predict(partly.abduct(x, values, False), values)
     assert torch.equal(*bounds)
     assert not torch.equal(*found)
+    torch.testing.assert_close(same, x, atol=1e-4, rtol=0)  # where nothing is asked for nothing moves

@@ -21,7 +21,7 @@ from segcft.image_models.displacement import (
     stretch,
 )
 from segcft.image_models.likelihood import DiscretisedGaussian, PixelNoise
-from segcft.image_models.noise import blurred, moved_noise, texture_and_grain
+from segcft.image_models.noise import blurred, moved_noise, share_that_moves, texture_and_grain
 
 
 def smooth(seed: int, channels: int, size: tuple[int, int], nodes: int, largest: float) -> Tensor:
@@ -250,6 +250,38 @@ def test_each_channel_has_grain_of_its_own() -> None:
     for channel, alone in enumerate((white, smooth_one)):
         for part, one in zip(both, texture_and_grain(alone, by, 0.7), strict=True):
             torch.testing.assert_close(part[:, [channel]], one)
+
+
+@pytest.mark.parametrize("width", [0, 0.5, 2])
+@pytest.mark.parametrize("smoothing", [0, 1, 2])
+def test_what_is_moved_in_part_keeps_the_variance_of_its_noise(smoothing: int, width: float) -> None:
+    """Whatever the share, and however far."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(4, 1, 128, 128, generator=generator)
+    noise = blurred(noise, smoothing) if smoothing else noise
+    for pixels in (0.5, 3.0):
+        by = torch.full((4, 2, 128, 128), pixels * 2 / 128)
+        for share in (0.0, 0.3, 0.5, 1.0):
+            found = sum(texture_and_grain(noise, by, width, torch.full_like(noise, share)))[..., 8:-8, 8:-8]
+            assert 0.9 < float(found.var() / noise[..., 8:-8, 8:-8].var()) < 1.1
+
+
+def test_noise_moves_where_what_is_expected_changes() -> None:
+    """Of one half of the frame nothing changes: what lies there is exactly where it was."""
+    noise = torch.randn(1, 2, 64, 64, generator=torch.Generator().manual_seed(0))
+    before, after = torch.zeros_like(noise), torch.zeros_like(noise)
+    after[..., 32:] = 0.5
+    share = share_that_moves(before, after, torch.full_like(noise, math.log(0.1)))
+    assert not share[..., :32].any()
+    assert share[..., 32:].min() > 0.99
+    by = torch.full((1, 2, 64, 64), 3 * 2 / 64)
+    for width in (0, 0.7):
+        found = sum(texture_and_grain(noise, by, width, share))
+        torch.testing.assert_close(found[..., :32], noise[..., :32])
+        everywhere = sum(texture_and_grain(noise, by, width))
+        torch.testing.assert_close(found[..., 32:], everywhere[..., 32:], atol=0.1, rtol=0)
+    little = share_that_moves(before, 0.02 * after, torch.full_like(noise, math.log(0.1)))
+    assert 0 < float(little[..., 32:].max()) < 0.2  # much less than noise, so little is new
 
 
 @pytest.mark.parametrize("noise", ["none", "constant", "rim", "chequer"])

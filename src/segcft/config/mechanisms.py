@@ -7,7 +7,7 @@ A mechanism has a class of settings here (:data:`SPECS`) and a network of the sa
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     Field,
@@ -42,6 +42,9 @@ class MechanismSpec(Training):
 
     LATER = frozenset({"deform", "pairs", "missing"})
 
+    ANSWERS: ClassVar[frozenset[str]] = frozenset()
+    """Fields that decide counterfactuals and take no part in this training: another value needs no other weights."""
+
     architecture: str
     deform: LocalDeformation = LocalDeformation()
     pairs: Fraction = 0.0
@@ -51,6 +54,10 @@ class MechanismSpec(Training):
     def settles(self) -> int:
         """Steps after which what is minimised changes no more."""
         return 0
+
+    def of_answers(self) -> dict[str, Any]:
+        """The fields :data:`ANSWERS` that are not at their default, in JSON's types."""
+        return {name: value for name, value in self.model_dump(mode="json").items() if name in self.ANSWERS}
 
     def check_image(self, size: tuple[int, ...], channels: int) -> None:
         """Whether the mechanism fits images of this size (H, W) or (D, H, W).
@@ -134,11 +141,13 @@ class HVAESpec(VAESpec):
     up to ``position_size`` pixels a side have a learnt map of the place in the frame. ``warp`` > 0 lets the decoder
     move outlines by a smooth displacement with a node every so many pixels, of at most ``warp_reach`` of the frame;
     ``diffeomorphic`` ones cannot fold, know their inverse, and what they move keeps its noise; they squeeze what lies
-    beside a border that moves by up to exp(``steepest``). With ``grain`` (the standard deviation
-    of a Gaussian in pixels) only what is left of noise once it is blurred moves, and the rest stays.
+    beside a border that moves by up to exp(``steepest``). Their noise moves ``everywhere``, or only ``where it
+    changes``: where other parents change what is expected of the image. With ``grain`` (the standard deviation of a
+    Gaussian in pixels) only what is left of noise once it is blurred moves, and the rest stays.
     """
 
-    LATER = VAESpec.LATER | {"overlap", "diffeomorphic", "steepest", "grain"}
+    LATER = VAESpec.LATER | {"overlap", "diffeomorphic", "steepest", "noise_moves", "grain"}
+    ANSWERS = frozenset({"noise_moves", "grain"})
 
     architecture: Literal["two-stream"] = "two-stream"
     levels: tuple[Level, ...] = Field(min_length=1)
@@ -151,12 +160,14 @@ class HVAESpec(VAESpec):
     warp_reach: Annotated[float, Field(gt=0, le=0.5)] = 0.2
     diffeomorphic: bool = False
     steepest: Annotated[float, Field(gt=0.05, le=0.9)] = 0.5
+    noise_moves: Literal["everywhere", "where it changes"] = "everywhere"
     grain: Annotated[float, Field(ge=0, le=8)] = 0
 
     @model_validator(mode="after")
-    def _grain_has_what_moves(self) -> Self:
-        if self.grain and not (self.warp and self.diffeomorphic):
-            raise ValueError("grain: no noise moves without 'warp' and 'diffeomorphic: true'; leave grain out")
+    def _there_is_what_moves(self) -> Self:
+        for field in self.of_answers():
+            if not (self.warp and self.diffeomorphic):
+                raise ValueError(f"{field}: no noise moves without 'warp' and 'diffeomorphic: true'; leave {field} out")
         return self
 
     def check_image(self, size: tuple[int, ...], channels: int) -> None:

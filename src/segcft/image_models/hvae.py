@@ -289,7 +289,8 @@ class HVAE(HierarchicalVAE):
         return stretch(between(noise.pixels.displacement, after)).flatten(1).amin(dim=1)
 
     def _with_residual(self, likelihood: DiscretisedGaussian, residual: PixelNoise) -> Tensor:
-        return likelihood.with_residual(residual, self.spec.noise_growth, self.spec.grain)
+        partly = self.spec.noise_moves == "where it changes"
+        return likelihood.with_residual(residual, self.spec.noise_growth, self.spec.grain, partly)
 
     def _levels(self) -> list[DecoderLevel]:
         return cast(list[DecoderLevel], list(self.decoder))

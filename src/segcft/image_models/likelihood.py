@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from segcft.image_models.displacement import between, displaced
-from segcft.image_models.noise import moved_noise, texture_and_grain
+from segcft.image_models.noise import moved_noise, share_that_moves, texture_and_grain
 
 HALF_LEVEL = 1 / 255
 """Half the distance of two neighbouring grey levels when 0..255 is mapped to [-1, 1]."""
@@ -23,11 +23,12 @@ LEAST_MASS = 1e-12
 
 class PixelNoise(NamedTuple):
     """Pixel noise u (B, C, *size); of abducted noise also the displacement of its frame, if any, and the log of the
-    scale that it was abducted with."""
+    scale and the location that it was abducted with."""
 
     noise: Tensor
     displacement: Tensor | None = None
     log_scale: Tensor | None = None
+    loc: Tensor | None = None
 
 
 class DiscretisedGaussian(NamedTuple):
@@ -39,7 +40,8 @@ class DiscretisedGaussian(NamedTuple):
     With a ``displacement`` (B, axes or 2 * axes, *size) of the frame the noise belongs to places of the anatomy and not
     of the frame: x(p) = loc(p) + scale(p) u(p + d(p)). Noise that is white in one frame is white in the other, so p(x)
     is the same; but under other parents what the latents have not explained moves with the outlines. (With ``grain``
-    only its texture does, and noise is white in the other frame but for about as fine as that.)
+    only its texture does, and noise is white in the other frame but for about as fine as that; ``partly``, it does only
+    where what is expected of the image changes.)
     """
 
     loc: Tensor
@@ -68,9 +70,11 @@ class DiscretisedGaussian(NamedTuple):
 
     def residual(self, x: Tensor) -> PixelNoise:
         """Abduction of the pixel noise: u = (x - loc) / scale."""
-        return PixelNoise((x - self.loc) * torch.exp(-self.log_scale), self.displacement, self.log_scale)
+        return PixelNoise((x - self.loc) * torch.exp(-self.log_scale), self.displacement, self.log_scale, self.loc)
 
-    def with_residual(self, residual: PixelNoise, growth: float = 1.0, grain: float = 0) -> Tensor:
+    def with_residual(
+        self, residual: PixelNoise, growth: float = 1.0, grain: float = 0, partly: bool = False
+    ) -> Tensor:
         r"""Prediction from pixel noise: clamp(loc + scale * u) to [-1, 1].
 
         Where the scale is larger than the one that u was abducted with, only the power ``growth`` in 0..1 of what it
@@ -81,7 +85,8 @@ class DiscretisedGaussian(NamedTuple):
         A mechanism that knows of a plaque but not where has a large scale in all places where it may be. There u is
         fine texture, and made as large as a plaque it is specks. A scale that shrinks counts whole: the noise of what
         is gone goes with it. Of noise that moves with a displacement ``grain`` is the width of the Gaussian that tells
-        texture, which moves, from grain, which stays (:func:`~segcft.image_models.noise.texture_and_grain`).
+        texture, which moves, from grain, which stays; ``partly``, texture moves only where what is expected of the
+        image changes (:func:`~segcft.image_models.noise.texture_and_grain`).
         """
         noise, own = residual.noise, residual.log_scale if growth < 1 else None
         if self.displacement is None or residual.displacement is None:
@@ -90,11 +95,14 @@ class DiscretisedGaussian(NamedTuple):
         there = displaced(own, moved) if own is not None else None
         # Of displacements without an inverse noise is as version 0.1.0 moved it.
         keeps = residual.displacement.shape[1] > moved.shape[1]
-        if not keeps or not grain:
+        if not keeps or not (grain or partly):
             noise = moved_noise(noise, moved) if keeps else displaced(noise, moved)
             return self._drawn(self._grown(there, growth) * noise)
-        texture, stays = texture_and_grain(noise, moved, grain)
-        return self._drawn(self._grown(there, growth) * texture + self._grown(own, growth) * stays)
+        share = None
+        if partly and residual.loc is not None:
+            share = share_that_moves(residual.loc, self.loc, self.log_scale)
+        moves, stays = texture_and_grain(noise, moved, grain, share)
+        return self._drawn(self._grown(there, growth) * moves + self._grown(own, growth) * stays)
 
     def _grown(self, own: Tensor | None, growth: float) -> Tensor:
         """The scale of pixel noise that was abducted with the logarithm ``own`` of its scale; None: it counts whole."""

@@ -1,7 +1,7 @@
-"""Pixel noise that moves with the anatomy, and grain that stays in the frame.
+"""Pixel noise that moves with the anatomy, and noise that stays in the frame.
 
-What the latents leave unexplained is of two kinds: texture of the anatomy, which moves with an outline, and grain of
-the detector, which stays where it is whatever moves.
+What the latents leave unexplained is of several kinds: an outline that is not quite where it is expected, which moves
+with it; what lies beside it, which need not; and grain of the detector, which stays where it is whatever moves.
 """
 
 from __future__ import annotations
@@ -15,6 +15,13 @@ from segcft.grid import Grid
 
 REACH = 4
 """Standard deviations at which a Gaussian is cut off."""
+
+FAR = 8
+"""Elements, beyond which noise is taken to be as alike as at that distance."""
+
+SENSE = 4
+"""How many times as large the scale of noise is as the change of what is expected with which half of it moves. By the
+truth of simulated chests, where 2 to 6 do as well."""
 
 
 def moved_noise(noise: Tensor, displacement: Tensor) -> Tensor:
@@ -30,6 +37,15 @@ def moved_noise(noise: Tensor, displacement: Tensor) -> Tensor:
     """
     grid = Grid.like(noise)
     places = grid.places(displacement) + displacement[:, : grid.dimensions]
+    # Nothing is to move in order to be sharper.
+    return grid.sample(noise, places) * _kept(noise, displacement).rsqrt()
+
+
+@torch.no_grad()
+def _kept(noise: Tensor, displacement: Tensor) -> Tensor:
+    """The share of its variance that noise (B, C, *size) keeps between pixels, (B, 1, *size)."""
+    grid = Grid.like(noise)
+    places = grid.places(displacement) + displacement[:, : grid.dimensions]
     kept = torch.ones_like(displacement[:, :1])
     for number, axis in enumerate(reversed(grid.axes)):  # x is the last axis
         n = grid.size[axis]
@@ -37,37 +53,71 @@ def moved_noise(noise: Tensor, displacement: Tensor) -> Tensor:
         share = at - at.floor()
         apart = 2 * share * (1 - share)
         kept = kept * (1 - apart * (1 - grid.over_space(_alike(noise, axis)[:, None])))
-    return grid.sample(noise, places) * kept.detach().rsqrt()  # nothing is to move in order to be sharper
+    return kept
 
 
-def texture_and_grain(noise: Tensor, displacement: Tensor, width: float) -> tuple[Tensor, Tensor]:
-    r"""Noise u (B, C, *size) as two parts: texture at every pixel's displaced place, and grain, which stays.
+def texture_and_grain(
+    noise: Tensor, displacement: Tensor, width: float, share: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    r"""Noise u (B, C, *size) as two parts: what moves, at every pixel's displaced place, and what stays.
 
-    Texture is u blurred by a Gaussian with a standard deviation of ``width`` pixels; grain g is the rest. The two
-    correlate, the less so the further texture has moved, and so their sum loses variance. With :math:`c(|d|)` their
-    covariance at a distance, grain is made stronger by b, with which the sum keeps its variance:
+    Texture t is u blurred by a Gaussian with a standard deviation of ``width`` pixels (0: all of u); grain g is the
+    rest, which stays. Of texture the ``share`` w in 0..1, (B, C, *size), is that of the displaced place, and the rest
+    that of the pixel itself (None: w = 1). With r(d) the correlation of the two, 0 where it is negative, they are
+    divided by
 
-    .. math:: b = \frac{\sqrt{c(|d|)^2 + v\,(v + 2 c(0))} - c(|d|)}{v}, \qquad v = E[g^2].
+    .. math:: k = \sqrt{w^2 + (1 - w)^2 + 2 w (1 - w)\, r(d)},
 
-    Where nothing moves b is 1 and the sum is u. The covariance is that of the noise itself, of each channel by itself,
-    and taken to be the same in all directions. Texture keeps its contrast. White noise is not quite white any more: it
-    lacks some of what is about as fine as the Gaussian, and has the more of what is finer.
+    and so have the variance of t. With grain the sum still loses variance, the more the further texture has moved. With
+    :math:`c(|d|)` the covariance of texture and grain at a distance, grain is made stronger by b, with which the sum
+    keeps it:
+
+    .. math::
+
+        a = \frac{w\, c(|d|) + (1 - w)\, c(0)}{k}, \qquad
+        b = \frac{\sqrt{a^2 + v\,(v + 2 c(0))} - a}{v}, \qquad v = E[g^2].
+
+    Where nothing moves k and b are 1 and the sum is u. Correlations are those of the noise itself, of each channel by
+    itself; c is taken to be the same in all directions, r to be the product of those along the axes. White noise is not
+    quite white any more: it lacks some of what is about as fine as the Gaussian, and has the more of what is finer.
     """
     with torch.autocast(noise.device.type, enabled=False):
         maps = noise.float().flatten(0, 1)[:, None]  # each channel by itself
         displacement = displacement.float().repeat_interleave(noise.shape[1], dim=0)
-        texture = blurred(maps, width)
+        texture = blurred(maps, width) if width else maps
         grain = maps - texture
         with torch.no_grad():
+            moves = torch.ones_like(maps) if share is None else share.float().flatten(0, 1)[:, None]
+            alike = _correlation(texture, displacement)
+            loses = moves.square() + (1 - moves).square() + 2 * moves * (1 - moves) * alike
+            moves, rests = moves / loses.sqrt(), (1 - moves) / loses.sqrt()
             covariance = _covariance(texture, grain, math.ceil(REACH * width))
             most = covariance[:, :1].clamp(min=0)
             here = _at(covariance.clamp(-most, most), _elements(displacement))
             own, most = (Grid.like(maps).over_space(one) for one in (grain.square().flatten(1).mean(1, True), most))
+            here = moves * here + rests * most
             stronger = ((here.square() + own * (own + 2 * most)).sqrt() - here) / own
             stronger = torch.where(own > 0, stronger, 1)
-        parts = moved_noise(texture, displacement), grain * stronger
+        parts = moves * moved_noise(texture, displacement), rests * texture + grain * stronger
         moved, stays = (part.reshape(noise.shape) for part in parts)
     return moved, stays
+
+
+@torch.no_grad()
+def share_that_moves(before: Tensor, after: Tensor, log_scale: Tensor) -> Tensor:
+    r"""How much of each pixel's noise is that of its displaced place, 0..1, (B, C, *size): as much as is new there.
+
+    With h the change of what is expected of the image, from ``before`` to ``after``, and s the scale of noise, of which
+    the logarithm is given, (B, C, *size) each,
+
+    .. math:: w = \frac{h^2}{h^2 + (s / n)^2}, \qquad n = \mathtt{SENSE}.
+
+    Where an outline leaves or arrives much changes, and noise comes with the outline, which is not quite where it is
+    expected. Beside it, and within an organ that grows, what is expected stays what it was, and so does noise: what
+    lies there is not dragged along.
+    """
+    change = (after - before).square()
+    return change / (change + (torch.exp(log_scale) / SENSE).square())
 
 
 def _elements(displacement: Tensor) -> Tensor:
@@ -90,6 +140,20 @@ def _covariance(first: Tensor, second: Tensor, reach: int) -> Tensor:
         ]
         found.append(torch.stack(ends).mean(dim=0) / grid.elements)
     return torch.stack(found, dim=1)
+
+
+def _correlation(maps: Tensor, displacement: Tensor) -> Tensor:
+    """Of noise (B, 1, *size) with :func:`moved_noise` of it, (B, 1, *size), 0 where it is negative; of noise that is 0
+    everywhere 1."""
+    grid, found = Grid.like(maps), _kept(maps, displacement).rsqrt()
+    for number, axis in enumerate(reversed(grid.axes)):  # x is the last axis
+        n = grid.size[axis]
+        lags = range(min(FAR + 1, n))
+        pairs = ((maps.narrow(axis, lag, n - lag), maps.narrow(axis, 0, n - lag)) for lag in lags)
+        covariance = torch.stack([(one * other).flatten(1).mean(dim=1) for one, other in pairs], dim=1)
+        table = torch.where(covariance[:, :1] > 0, covariance / covariance[:, :1], 1)
+        found = found * _at(table.clamp(0, 1), (displacement[:, [number]] * (n / 2)).abs())
+    return found.clamp(max=1)
 
 
 def _at(table: Tensor, places: Tensor) -> Tensor:

@@ -93,7 +93,8 @@ class LikelihoodStage(_ImageStage):
         return ("import", "scm", *(["predictor"] if study.predictor is not None else []))
 
     def settings(self, study: Study) -> dict[str, Any]:
-        settings = super().settings(study)
+        of_answers = study.hvae.of_answers()
+        settings = {name: value for name, value in super().settings(study).items() if name not in of_answers}
         if study.hvae.architecture in UNNAMED:
             del settings["architecture"]
         if study.hvae.pairs and study.evaluation.pairs is not None:
