@@ -256,7 +256,7 @@ def test_a_second_opinion_shares_are_of_the_expected_changes() -> None:
 
 def test_grain_is_asked_of_people_whom_nobody_has_seen() -> None:
     """With no grain at all, and noise that moves everywhere, an answer is the model's own; with some less changes
-    elsewhere, and less still where noise moves only where something changes."""
+    elsewhere, and where noise moves only where something changes."""
     model = Model(MODELS / "chest-sim-borders")
     found = grain.measured(model, 1, [0, 2])
     assert {key: rows.shape for key, rows in found.items()} == {

@@ -494,7 +494,9 @@ def test_it_has_the_weights_of_the_other_kind_and_a_mechanism_without_one_does_n
 
 @pytest.mark.parametrize("changes", [{}, {"warp": 4}, {"diffeomorphic": True}, {"warp": 4, "diffeomorphic": True}])
 @pytest.mark.parametrize(("field", "value"), [("grain", 0.5), ("noise_moves", "where it changes")])
-def test_what_moves_in_part_moves_with_its_variance(field: str, value: Any, changes: dict[str, Any]) -> None:
+def test_noise_that_moves_in_part_needs_a_displacement_that_keeps_it(
+    field: str, value: Any, changes: dict[str, Any]
+) -> None:
     settings = {"steps": 1, "levels": [{"width": 8}], field: value, **changes}
     if len(changes) == 2:
         assert getattr(HVAESpec.model_validate(settings), field) == value
@@ -507,7 +509,6 @@ def test_what_moves_in_part_moves_with_its_variance(field: str, value: Any, chan
 def test_some_settings_take_part_in_answers_alone(of_answers: dict[str, Any]) -> None:
     """Not in the likelihood, so weights that were trained without them are those of a study that has them."""
     plain, partly = (build(warp=4, diffeomorphic=True, **more) for more in ({}, of_answers))
-    assert partly.spec.of_answers() == of_answers
     for network in (plain, partly):
         assert network.warp is not None
         torch.manual_seed(0)

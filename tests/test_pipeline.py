@@ -182,14 +182,6 @@ def test_a_change_of_the_study_changes_the_keys_of_just_what_depends_on_it(
     assert {stage for stage in after if after[stage] != before[stage]} == affected
 
 
-@pytest.mark.parametrize("field", [{"hvae.noise_moves": "where it changes"}, {"hvae.grain": 0.5}])
-def test_what_decides_answers_alone_trains_no_mechanism_again(make_small_study: Any, field: dict[str, Any]) -> None:
-    moving = {"hvae.warp": 4, "hvae.diffeomorphic": True}
-    before, after = (keys_of(make_small_study(moving | more)) for more in ({}, field))
-    changed = {stage for stage in after if after[stage] != before[stage]}
-    assert changed == {"cft-regressor", "cft-segmentor", "evaluate"}
-
-
 def keys_of(study: Study, samples: str = "samples") -> dict[str, str]:
     """The keys of all stages, of samples with this fingerprint: nothing is read or made."""
     pipeline = Pipeline(Run("nowhere", study), make_fabric("cpu"))

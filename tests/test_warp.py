@@ -255,22 +255,36 @@ def test_each_channel_has_grain_of_its_own() -> None:
 @pytest.mark.parametrize("width", [0, 0.5, 2])
 @pytest.mark.parametrize("smoothing", [0, 1, 2])
 def test_what_is_moved_in_part_keeps_the_variance_of_its_noise(smoothing: int, width: float) -> None:
-    """Whatever the share, and however far."""
+    """Whatever the share and the distance, and though a corner of the frame is black in all images."""
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(4, 1, 128, 128, generator=generator)
+    noise = torch.randn(8, 1, 128, 128, generator=generator)
     noise = blurred(noise, smoothing) if smoothing else noise
+    noise = noise / noise.std()
+    noise[..., :32, :32] = 100
+    inner = (..., slice(48, -8), slice(48, -8))
     for pixels in (0.5, 3.0):
-        by = torch.full((4, 2, 128, 128), pixels * 2 / 128)
+        by = torch.full((8, 2, 128, 128), pixels * 2 / 128)
         for share in (0.0, 0.3, 0.5, 1.0):
-            found = sum(texture_and_grain(noise, by, width, torch.full_like(noise, share)))[..., 8:-8, 8:-8]
-            assert 0.9 < float(found.var() / noise[..., 8:-8, 8:-8].var()) < 1.1
+            found = sum(texture_and_grain(noise, by, width, torch.full_like(noise, share)))
+            assert 0.85 < float(found[inner].var() / noise[inner].var()) < 1.15
+
+
+@pytest.mark.parametrize("size", [(96, 96), (24, 32, 28)])
+def test_what_moves_over_the_rim_of_the_frame_keeps_the_variance_of_its_noise(size: tuple[int, ...]) -> None:
+    """There the last pixels go on, which are quite like themselves."""
+    noise = torch.randn(64, 1, *size, generator=torch.Generator().manual_seed(0))
+    by = torch.zeros(64, len(size), *size)
+    by[:, 0] = 3 * 2 / size[-1]
+    for width, share in ((0, 0.5), (0.5, 0.5), (0.5, 1.0)):
+        found = sum(texture_and_grain(noise, by, width, torch.full_like(noise, share)))
+        assert 0.85 < float(found[..., -1].var()) < 1.15
 
 
 def test_noise_moves_where_what_is_expected_changes() -> None:
-    """Of one half of the frame nothing changes: what lies there is exactly where it was."""
+    """In any channel. Of one half of the frame nothing changes: what lies there is where it was."""
     noise = torch.randn(1, 2, 64, 64, generator=torch.Generator().manual_seed(0))
     before, after = torch.zeros_like(noise), torch.zeros_like(noise)
-    after[..., 32:] = 0.5
+    after[:, 1, :, 32:] = 0.5
     share = share_that_moves(before, after, torch.full_like(noise, math.log(0.1)))
     assert not share[..., :32].any()
     assert share[..., 32:].min() > 0.99
@@ -282,6 +296,8 @@ def test_noise_moves_where_what_is_expected_changes() -> None:
         torch.testing.assert_close(found[..., 32:], everywhere[..., 32:], atol=0.1, rtol=0)
     little = share_that_moves(before, 0.02 * after, torch.full_like(noise, math.log(0.1)))
     assert 0 < float(little[..., 32:].max()) < 0.2  # much less than noise, so little is new
+    still = share_that_moves(before, before, torch.full_like(noise, -100))
+    assert torch.equal(still, torch.zeros_like(still))
 
 
 @pytest.mark.parametrize("noise", ["none", "constant", "rim", "chequer"])

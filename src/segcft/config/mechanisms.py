@@ -7,7 +7,7 @@ A mechanism has a class of settings here (:data:`SPECS`) and a network of the sa
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     Field,
@@ -42,9 +42,6 @@ class MechanismSpec(Training):
 
     LATER = frozenset({"deform", "pairs", "missing"})
 
-    ANSWERS: ClassVar[frozenset[str]] = frozenset()
-    """Fields that decide counterfactuals and take no part in this training: another value needs no other weights."""
-
     architecture: str
     deform: LocalDeformation = LocalDeformation()
     pairs: Fraction = 0.0
@@ -54,10 +51,6 @@ class MechanismSpec(Training):
     def settles(self) -> int:
         """Steps after which what is minimised changes no more."""
         return 0
-
-    def of_answers(self) -> dict[str, Any]:
-        """The fields :data:`ANSWERS` that are not at their default, in JSON's types."""
-        return {name: value for name, value in self.model_dump(mode="json").items() if name in self.ANSWERS}
 
     def check_image(self, size: tuple[int, ...], channels: int) -> None:
         """Whether the mechanism fits images of this size (H, W) or (D, H, W).
@@ -147,7 +140,6 @@ class HVAESpec(VAESpec):
     """
 
     LATER = VAESpec.LATER | {"overlap", "diffeomorphic", "steepest", "noise_moves", "grain"}
-    ANSWERS = frozenset({"noise_moves", "grain"})
 
     architecture: Literal["two-stream"] = "two-stream"
     levels: tuple[Level, ...] = Field(min_length=1)
@@ -165,8 +157,9 @@ class HVAESpec(VAESpec):
 
     @model_validator(mode="after")
     def _there_is_what_moves(self) -> Self:
-        for field in self.of_answers():
-            if not (self.warp and self.diffeomorphic):
+        for field in ("noise_moves", "grain"):
+            is_set = getattr(self, field) != type(self).model_fields[field].default
+            if is_set and not (self.warp and self.diffeomorphic):
                 raise ValueError(f"{field}: no noise moves without 'warp' and 'diffeomorphic: true'; leave {field} out")
         return self
 

@@ -23,12 +23,12 @@ LEAST_MASS = 1e-12
 
 class PixelNoise(NamedTuple):
     """Pixel noise u (B, C, *size); of abducted noise also the displacement of its frame, if any, and the log of the
-    scale and the location that it was abducted with."""
+    scale and the image without noise that it was abducted with."""
 
     noise: Tensor
     displacement: Tensor | None = None
     log_scale: Tensor | None = None
-    loc: Tensor | None = None
+    location: Tensor | None = None
 
 
 class DiscretisedGaussian(NamedTuple):
@@ -40,8 +40,8 @@ class DiscretisedGaussian(NamedTuple):
     With a ``displacement`` (B, axes or 2 * axes, *size) of the frame the noise belongs to places of the anatomy and not
     of the frame: x(p) = loc(p) + scale(p) u(p + d(p)). Noise that is white in one frame is white in the other, so p(x)
     is the same; but under other parents what the latents have not explained moves with the outlines. (With ``grain``
-    only its texture does, and noise is white in the other frame but for about as fine as that; ``partly``, it does only
-    where what is expected of the image changes.)
+    only its texture does, and ``partly`` only where what is expected of the image changes: then noise is not quite
+    white in the other frame, see :func:`~segcft.image_models.noise.texture_and_grain`.)
     """
 
     loc: Tensor
@@ -70,7 +70,7 @@ class DiscretisedGaussian(NamedTuple):
 
     def residual(self, x: Tensor) -> PixelNoise:
         """Abduction of the pixel noise: u = (x - loc) / scale."""
-        return PixelNoise((x - self.loc) * torch.exp(-self.log_scale), self.displacement, self.log_scale, self.loc)
+        return PixelNoise((x - self.loc) * torch.exp(-self.log_scale), self.displacement, self.log_scale, self.location)
 
     def with_residual(
         self, residual: PixelNoise, growth: float = 1.0, grain: float = 0, partly: bool = False
@@ -99,8 +99,9 @@ class DiscretisedGaussian(NamedTuple):
             noise = moved_noise(noise, moved) if keeps else displaced(noise, moved)
             return self._drawn(self._grown(there, growth) * noise)
         share = None
-        if partly and residual.loc is not None:
-            share = share_that_moves(residual.loc, self.loc, self.log_scale)
+        if partly and residual.location is not None and residual.log_scale is not None:
+            smaller = torch.minimum(residual.log_scale, self.log_scale)  # the same on the way back
+            share = share_that_moves(residual.location, self.location, smaller)
         moves, stays = texture_and_grain(noise, moved, grain, share)
         return self._drawn(self._grown(there, growth) * moves + self._grown(own, growth) * stays)
 

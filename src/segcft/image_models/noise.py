@@ -20,11 +20,17 @@ FAR = 8
 """Elements, beyond which noise is taken to be as alike as at that distance."""
 
 SENSE = 4
-"""How many times as large the scale of noise is as the change of what is expected with which half of it moves. By the
-truth of simulated chests, where 2 to 6 do as well."""
+"""Half of the noise moves where what is expected changes by the scale of the noise divided by this. By the truth of
+simulated chests 2 to 6 do as well."""
+
+OUTLYING = 4
+"""Scales beyond which noise is no noise, as of pixels that are black in all images: there it may be a hundred."""
+
+LEAST_LOG_SCALE = -20
+"""The logarithm of a scale below which images in [-1, 1] have no noise."""
 
 
-def moved_noise(noise: Tensor, displacement: Tensor) -> Tensor:
+def moved_noise(noise: Tensor, displacement: Tensor, like: Tensor | None = None) -> Tensor:
     r"""Noise (B, C, *size) at every pixel's displaced place, with the variance that it had.
 
     Between pixels linear interpolation averages, and so weakens noise. With f how far the place is from the pixel
@@ -33,12 +39,12 @@ def moved_noise(noise: Tensor, displacement: Tensor) -> Tensor:
     .. math:: (1 - f)^2 + f^2 + 2 f (1 - f) \rho
 
     of what it was: noise is divided by the root of the product of these over the axes. Where nothing moves f is 0, and
-    noise stays what it is. :math:`\rho` is that of the noise itself, over the frame.
+    noise stays what it is. :math:`\rho` is that of noise ``like`` it over the frame (None: of the noise itself).
     """
     grid = Grid.like(noise)
     places = grid.places(displacement) + displacement[:, : grid.dimensions]
     # Nothing is to move in order to be sharper.
-    return grid.sample(noise, places) * _kept(noise, displacement).rsqrt()
+    return grid.sample(noise, places) * _kept(noise if like is None else like, displacement).rsqrt()
 
 
 @torch.no_grad()
@@ -62,7 +68,7 @@ def texture_and_grain(
     r"""Noise u (B, C, *size) as two parts: what moves, at every pixel's displaced place, and what stays.
 
     Texture t is u blurred by a Gaussian with a standard deviation of ``width`` pixels (0: all of u); grain g is the
-    rest, which stays. Of texture the ``share`` w in 0..1, (B, C, *size), is that of the displaced place, and the rest
+    rest, which stays. Of texture the ``share`` w in 0..1, (B, 1, *size), is that of the displaced place, and the rest
     that of the pixel itself (None: w = 1). With r(d) the correlation of the two, 0 where it is negative, they are
     divided by
 
@@ -78,46 +84,78 @@ def texture_and_grain(
         b = \frac{\sqrt{a^2 + v\,(v + 2 c(0))} - a}{v}, \qquad v = E[g^2].
 
     Where nothing moves k and b are 1 and the sum is u. Correlations are those of the noise itself, of each channel by
-    itself; c is taken to be the same in all directions, r to be the product of those along the axes. White noise is not
-    quite white any more: it lacks some of what is about as fine as the Gaussian, and has the more of what is finer.
+    itself, without what is :data:`OUTLYING`; c is taken to be the same in all directions, r to be the product of those
+    along the axes. White noise is not quite white any more: it lacks some of what is about as fine as the Gaussian, and
+    has the more of what is finer; and where 0 < w < 1 it is there twice, and so is like itself at the distance that it
+    moved. Gradients are those of noise at its places alone: nothing is to move in order to be sharper.
     """
+    channels = noise.shape[1]
     with torch.autocast(noise.device.type, enabled=False):
         maps = noise.float().flatten(0, 1)[:, None]  # each channel by itself
-        displacement = displacement.float().repeat_interleave(noise.shape[1], dim=0)
+        displacement = _within(displacement.float()).repeat_interleave(channels, dim=0)
         texture = blurred(maps, width) if width else maps
-        grain = maps - texture
-        with torch.no_grad():
-            moves = torch.ones_like(maps) if share is None else share.float().flatten(0, 1)[:, None]
-            alike = _correlation(texture, displacement)
-            loses = moves.square() + (1 - moves).square() + 2 * moves * (1 - moves) * alike
-            moves, rests = moves / loses.sqrt(), (1 - moves) / loses.sqrt()
-            covariance = _covariance(texture, grain, math.ceil(REACH * width))
-            most = covariance[:, :1].clamp(min=0)
-            here = _at(covariance.clamp(-most, most), _elements(displacement))
-            own, most = (Grid.like(maps).over_space(one) for one in (grain.square().flatten(1).mean(1, True), most))
-            here = moves * here + rests * most
-            stronger = ((here.square() + own * (own + 2 * most)).sqrt() - here) / own
-            stronger = torch.where(own > 0, stronger, 1)
-        parts = moves * moved_noise(texture, displacement), rests * texture + grain * stronger
-        moved, stays = (part.reshape(noise.shape) for part in parts)
+        usual = _usual(texture)
+        moves, rests = torch.ones_like(maps), torch.zeros_like(maps)
+        if share is not None:
+            with torch.no_grad():
+                moves = share.float().repeat_interleave(channels, dim=0)
+                alike = _correlation(usual, displacement)
+                loses = moves.square() + (1 - moves).square() + 2 * moves * (1 - moves) * alike
+                moves, rests = moves / loses.sqrt(), (1 - moves) / loses.sqrt()
+        moved, stays = moves * moved_noise(texture, displacement, usual), rests * texture
+        if width:
+            grain = maps - texture
+            stays = stays + grain * _stronger(usual, _usual(grain), displacement, width, moves, rests)
+        moved, stays = (part.reshape(noise.shape) for part in (moved, stays))
     return moved, stays
 
 
 @torch.no_grad()
+def _stronger(
+    texture: Tensor, grain: Tensor, displacement: Tensor, width: float, moves: Tensor, rests: Tensor
+) -> Tensor:
+    """b of :func:`texture_and_grain`, (B, 1, *size), of texture that counts ``moves`` at the displaced place and
+    ``rests`` at its own."""
+    grid = Grid.like(grain)
+    covariance = _covariance(texture, grain, math.ceil(REACH * width))
+    most = covariance[:, :1].clamp(min=0)
+    there = _at(covariance.clamp(-most, most), _elements(displacement))
+    own, most = (grid.over_space(one) for one in (grain.square().flatten(1).mean(1, True), most))
+    both = moves * there + rests * most
+    return torch.where(own > 0, ((both.square() + own * (own + 2 * most)).sqrt() - both) / own, 1)
+
+
+@torch.no_grad()
 def share_that_moves(before: Tensor, after: Tensor, log_scale: Tensor) -> Tensor:
-    r"""How much of each pixel's noise is that of its displaced place, 0..1, (B, C, *size): as much as is new there.
+    r"""How much of each pixel's noise is that of its displaced place, 0..1, (B, 1, *size): as much as is new there.
 
     With h the change of what is expected of the image, from ``before`` to ``after``, and s the scale of noise, of which
     the logarithm is given, (B, C, *size) each,
 
-    .. math:: w = \frac{h^2}{h^2 + (s / n)^2}, \qquad n = \mathtt{SENSE}.
+    .. math:: w = \frac{q}{1 + q}, \qquad q = \sum_c \frac{n^2 h_c^2}{s_c^2}, \qquad n = \mathtt{SENSE}.
 
     Where an outline leaves or arrives much changes, and noise comes with the outline, which is not quite where it is
     expected. Beside it, and within an organ that grows, what is expected stays what it was, and so does noise: what
     lies there is not dragged along.
     """
-    change = (after - before).square()
-    return change / (change + (torch.exp(log_scale) / SENSE).square())
+    plain = SENSE * (after - before) * torch.exp(-log_scale.clamp(min=LEAST_LOG_SCALE))
+    square = plain.square().sum(dim=1, keepdim=True)
+    return square / (1 + square)
+
+
+def _within(displacement: Tensor) -> Tensor:
+    """A displacement (B, axes or more, *size) that leads to no place beyond the middle of the frame's last pixels, as
+    :func:`~segcft.image_models.displacement.displaced` reads it."""
+    grid = Grid.like(displacement)
+    places = grid.places(displacement)
+    last = torch.tensor([1 - 1 / n for n in reversed(grid.size)], device=places.device, dtype=places.dtype)
+    last = grid.over_space(last[None])
+    return (places + displacement[:, : grid.dimensions]).clamp(-last, last) - places
+
+
+def _usual(noise: Tensor) -> Tensor:
+    """Noise of which correlations are taken: 0 in place of what is no noise."""
+    return torch.where(noise.detach().abs() < OUTLYING, noise.detach(), 0)
 
 
 def _elements(displacement: Tensor) -> Tensor:

@@ -84,9 +84,6 @@ class Stage(ABC):
         study = pipeline.study.model_dump(mode="json")
         shared = [study[name] for name in ("image", "variables", "structures")]
         upstream = {before: pipeline.keys[before] for before in self.needs(pipeline.study)}
-        of_answers = pipeline.study.hvae.of_answers()
-        if of_answers and "hvae" in upstream:  # whose own key is without them
-            shared.append(of_answers)
         return key_of(self.name, segcft.__version__, self.settings(pipeline.study), shared, upstream)
 
     def record(self, pipeline: Pipeline) -> Path:

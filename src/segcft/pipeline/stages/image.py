@@ -93,8 +93,7 @@ class LikelihoodStage(_ImageStage):
         return ("import", "scm", *(["predictor"] if study.predictor is not None else []))
 
     def settings(self, study: Study) -> dict[str, Any]:
-        of_answers = study.hvae.of_answers()
-        settings = {name: value for name, value in super().settings(study).items() if name not in of_answers}
+        settings = super().settings(study)
         if study.hvae.architecture in UNNAMED:
             del settings["architecture"]
         if study.hvae.pairs and study.evaluation.pairs is not None:
