@@ -22,6 +22,7 @@ from benchmarks import categories, full, grain, hospitals, hours, second_opinion
 from benchmarks.measure import Contender, compare
 from benchmarks.ours import build
 from segcft.api.model import Model
+from segcft.config.mechanisms import HVAESpec
 from segcft.config.sources import SeveralFolders
 from segcft.config.stages import RegressorSpec
 from segcft.config.variable import Variable
@@ -255,25 +256,27 @@ def test_a_second_opinion_shares_are_of_the_expected_changes() -> None:
 
 
 def test_grain_is_asked_of_people_whom_nobody_has_seen() -> None:
-    """With no grain at all, and noise that moves everywhere, an answer is the model's own; with some less changes
-    elsewhere, and where noise moves only where something changes."""
+    """With the model's own settings an answer is its own; with grain less changes elsewhere, and where noise moves only
+    where something changes."""
     model = Model(MODELS / "chest-sim-borders")
-    found = grain.measured(model, 1, [0, 2])
+    spec = model.study.hvae
+    assert isinstance(spec, HVAESpec)
+    found = grain.measured(model, 1, [0, spec.grain])
     assert {key: rows.shape for key, rows in found.items()} == {
         (f"{name}_area", moves, width): (2, 4)
         for name in ("left_lung", "right_lung", "heart")
         for moves in grain.MOVES
-        for width in (0, 2)
+        for width in (0, spec.grain)
     }
     own = [grain.errors(model, question) for question in grain.questions(model, 1)]
     answers = {
         settings: np.concatenate([rows for asked, rows in found.items() if asked[1:] == settings])
-        for settings in product(grain.MOVES, (0, 2))
+        for settings in product(grain.MOVES, (0, spec.grain))
     }
-    np.testing.assert_array_equal(answers["everywhere", 0], own)
+    np.testing.assert_array_equal(answers[spec.noise_moves, spec.grain], own)
     assert all(np.isfinite(rows).all() for rows in answers.values())
     elsewhere = {settings: rows[:, 2].mean() for settings, rows in answers.items()}
-    assert elsewhere["everywhere", 2] < elsewhere["everywhere", 0]
+    assert elsewhere["everywhere", spec.grain] < elsewhere["everywhere", 0]
     assert elsewhere["where it changes", 0] < elsewhere["everywhere", 0]
     assert grain.render(found).count("do(heart_area)") == 4
     with pytest.raises(SystemExit, match="cannot fold"):
