@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from segcft.api.model import Model
 from segcft.config.mechanisms import HVAESpec
 from segcft.config.sources import SimulatedData
+from segcft.config.structure import Structure
 from segcft.evaluate.locality import changed_region
 from segcft.evaluate.table import grid
 from segcft.grid import Grid
@@ -35,6 +36,9 @@ SEED = 2026
 
 FACTORS = (0.85, 1.15)
 """Of the area or volume that is set."""
+
+AREA = Structure.model_fields["measure"].default
+"""The measure whose variables are set; of volumes it is the volume."""
 
 GRAINS = (0.0, 0.5, 0.7, 1.0)
 
@@ -50,7 +54,8 @@ class Asked(NamedTuple):
 
 
 class Question(NamedTuple):
-    """A person's image (*size), what is known of them, what is set, the true image, and where that is near it."""
+    """A person's image (*size) or (C, *size), what is known of them, what is set, the true image, and where (*size) it
+    truly changes."""
 
     image: NDArray[np.uint8]
     known: dict[str, float | str]
@@ -61,15 +66,16 @@ class Question(NamedTuple):
 
 
 def questions(model: Model, people: int) -> Iterator[Question]:
-    """Of so many people, each structure larger and smaller; what cannot be drawn is left out."""
+    """Of so many people, each structure larger and smaller; what is absent or cannot be drawn, and areas of which the
+    simulator has no variable, are left out."""
     study, simulator = model.study, make_simulator(model.study)
     radius = Grid.of(study.image).radius(study.evaluation.dilation)
-    sizes = [f"{structure}_{simulator.quantity}" for structure in simulator.structures]
+    areas = [structure.variable for structure in study.structures.values() if structure.measure == AREA]
     for index in range(people):
         person = person_number(SEED, index)
         known = simulator.attributes(person)
         image, masks = simulator.render(person, known)
-        for variable in [name for name in sizes if name in study.variables]:
+        for variable in [name for name in areas if float(known.get(name, 0)) > 0]:
             for factor in FACTORS:
                 value = factor * float(known[variable])
                 try:
@@ -78,13 +84,15 @@ def questions(model: Model, people: int) -> Iterator[Question]:
                     continue
                 before, behind = (torch.from_numpy(one > 127)[None] for one in (masks, after))
                 near = changed_region(before, behind, radius)[0].numpy()
-                told = {name: given for name, given in known.items() if name in study.variables}
+                told = {name: given for name, given in known.items() if name in {*study.measured, *study.attributes}}
                 yield Question(image, told, variable, value, truth, near)
 
 
 def errors(model: Model, question: Question) -> list[float]:
     """Of an answer: the error near, that of no change there, the error elsewhere, and that of the area, in %."""
-    answer = model.counterfactual(question.image, question.known, {question.variable: question.value}, draws=0)
+    do = {question.variable: question.value}
+    # A tensor has its colours first, as the simulator's images have.
+    answer = model.counterfactual(torch.from_numpy(question.image), question.known, do, draws=0)
     mine, none = (
         np.abs(image.reshape(question.truth.shape).astype(float) - question.truth)
         for image in (answer.image, question.image)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segcft.config.loader import parse_study
+from segcft.evaluate.auc import auc
 from segcft.evaluate.table import grid
 from segcft.measures.measurements import Measurements
 from segcft.utils.progress import ConsoleProgress, Progress
@@ -70,20 +71,19 @@ def render(table: pd.DataFrame) -> str:
         low, high = _interval(*own, patients[chosen])
         with_it, without = (f"{own[0][own[1] == has].mean():.3f}" for has in (True, False))
         counts = f"{own[1].sum()} / {(~own[1]).sum()}"
-        body.append([name, counts, with_it, without, f"{auc(*own):.2f} ({low:.2f} to {high:.2f})"])
+        body.append([name, counts, with_it, without, f"{auc_within_views(*own):.2f} ({low:.2f} to {high:.2f})"])
     head = ["view", f"{FINDING.lower()} / none", "ratio with", "without", "area under the curve"]
     return grid(head, body)
 
 
-def auc(ratio: NDArray[np.float64], ill: NDArray[np.bool_], views: NDArray[np.str_]) -> float:
+def auc_within_views(ratio: NDArray[np.float64], ill: NDArray[np.bool_], views: NDArray[np.str_]) -> float:
     """Of pairs of the same view, one ill and one not, the share in which the ill one has the larger ratio; NaN without
     any."""
-    larger, pairs = 0.0, 0
-    for view in sorted(set(views)):
-        one, other = (ratio[(views == view) & (ill == has)] for has in (True, False))
-        larger += float((np.sign(one[:, None] - other).sum() + one.size * other.size) / 2)
-        pairs += one.size * other.size
-    return larger / pairs if pairs else float("nan")
+    views_of = [[ratio[(views == view) & (ill == has)] for has in (True, False)] for view in sorted(set(views))]
+    pairs = [one.size * other.size for one, other in views_of]
+    if not any(pairs):
+        return float("nan")
+    return float(np.average([auc(*both) if n else 0.0 for both, n in zip(views_of, pairs, strict=True)], weights=pairs))
 
 
 def _interval(
@@ -96,7 +96,7 @@ def _interval(
     drawn = []
     for _ in range(DRAWS):
         rows = np.concatenate([members[k] for k in random.integers(len(members), size=len(members))])
-        drawn.append(auc(ratio[rows], ill[rows], views[rows]))
+        drawn.append(auc_within_views(ratio[rows], ill[rows], views[rows]))
     low, high = np.nanquantile(drawn, [0.025, 0.975])
     return float(low), float(high)
 

@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from segcft.api.model import Model
 from segcft.api.question import read_pixels
 from segcft.config.foreign import Outputs
+from segcft.evaluate.auc import auc
 from segcft.evaluate.two_sample import Classifier as Recipe
 from segcft.evaluate.two_sample import on
 from segcft.readers.classifier import Classifier
@@ -96,7 +96,7 @@ def tried(model: Model, name: str, table: pd.DataFrame, options: argparse.Namesp
     network.requires_grad_(False)
     others = on(torch.device("cpu"), small[torch.from_numpy(~teaches)])
     scores = np.concatenate([network(x)[:, 0].numpy() for x in others])
-    told = auc(scores, label[~teaches])
+    told = auc(scores[label[~teaches]], scores[~label[~teaches]])
     fields = table[["id", "patient", "file", "known"]][~teaches]
     persons = chosen([Person(*row) for row in fields.itertuples(index=False)], options.people, 0)
     spec = Outputs(outputs={name: 0}, range=(-1, 1), size=(SIDE, SIDE))
@@ -109,12 +109,6 @@ def tried(model: Model, name: str, table: pd.DataFrame, options: argparse.Namesp
     write_page(audit, folder / "stress.html")
     table_ = (folder / "stress.md").read_text(encoding="utf-8").replace("\n## ", "\n### ").partition("\n")[2]
     return f"## {name}\n\nThe area under the ROC curve is {told:.2f} ({len(scores)} images of others).\n{table_}"
-
-
-def auc(scores: NDArray[np.floating], label: NDArray[np.bool_]) -> float:
-    """The share of pairs in which the one with the label scores higher."""
-    above, below = scores[label], scores[~label]
-    return float((np.sign(above[:, None] - below).mean() + 1) / 2)
 
 
 if __name__ == "__main__":

@@ -176,9 +176,10 @@ def test_answers_in_own_pixels_are_compared_with_the_truth_at_that_size(capsys: 
 
 def test_the_area_under_the_curve_is_of_pairs_of_one_view() -> None:
     ratio, ill = np.array([0.4, 0.5, 0.6, 0.7]), np.array([False, True, False, True])
-    assert sense.auc(ratio, ill, np.array(["PA"] * 4)) == 0.75
-    assert sense.auc(ratio, ill, np.array(["PA", "PA", "AP", "AP"])) == 1.0  # 0.5 is less than 0.6, but of another view
-    assert math.isnan(sense.auc(ratio, ill, np.array(["a", "b", "c", "d"])))
+    assert sense.auc_within_views(ratio, ill, np.array(["PA"] * 4)) == 0.75
+    # 0.5 is less than 0.6, but of another view.
+    assert sense.auc_within_views(ratio, ill, np.array(["PA", "PA", "AP", "AP"])) == 1.0
+    assert math.isnan(sense.auc_within_views(ratio, ill, np.array(["a", "b", "c", "d"])))
 
 
 def test_masks_tell_enlarged_hearts_whatever_their_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

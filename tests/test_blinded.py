@@ -26,10 +26,10 @@ from segcft.evaluate.blinded import (
     RECONSTRUCTION,
     Floats,
     Ratings,
-    auc,
     kappa,
     newcombe,
     scores,
+    told_apart,
     wilson,
 )
 from segcft.grey import to_grey_levels, to_unit
@@ -215,8 +215,8 @@ def test_kappa_is_that_of_the_textbook() -> None:
 @given(hnp.arrays(np.float64, st.tuples(st.integers(1, 3), st.integers(4, 12)), elements=st.integers(0, 3).map(float)))
 def test_auc_turns_with_what_is_said(some: Floats) -> None:
     kinds = np.array([REAL, ANSWER] * (some.shape[1] // 2) + [REAL] * (some.shape[1] % 2))
-    assert auc(some, kinds) + auc(3 - some, kinds) == pytest.approx(1)
-    assert auc(np.zeros_like(some), kinds) == 0.5
+    assert told_apart(some, kinds) + told_apart(3 - some, kinds) == pytest.approx(1)
+    assert told_apart(np.zeros_like(some), kinds) == 0.5
 
 
 def test_who_says_nothing_does_not_count() -> None:

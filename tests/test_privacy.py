@@ -22,11 +22,11 @@ from segcft.evaluate.privacy import (
     KNOWN,
     NEAREST,
     Scored,
-    auc,
     distances,
     figures,
     known_share,
     leaks,
+    training_scores_higher,
 )
 from segcft.pipeline.privacy import judge_privacy, privacy_in_words
 from segcft.pipeline.publish import publish
@@ -38,9 +38,10 @@ numbers = hnp.arrays(np.float64, st.integers(2, 30), elements=st.floats(-5, 5, w
 
 @given(numbers, numbers)
 def test_auc_turns_with_who_trained(first: np.ndarray, second: np.ndarray) -> None:
-    assert auc(Scored(first, second)) + auc(Scored(second, first)) == pytest.approx(1)
-    assert auc(Scored(first, first)) == pytest.approx(0.5)
-    assert auc(Scored(first + 100, second)) == 1
+    turned = training_scores_higher(Scored(second, first))
+    assert training_scores_higher(Scored(first, second)) == pytest.approx(1 - turned)
+    assert training_scores_higher(Scored(first, first)) == pytest.approx(0.5)
+    assert training_scores_higher(Scored(first + 100, second)) == 1
 
 
 def test_known_for_certain_are_those_above_all_but_a_hundredth() -> None:

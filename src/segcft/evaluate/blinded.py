@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.stats import binomtest, norm
 
+from segcft.evaluate.auc import auc
 from segcft.evaluate.table import grid
 
 Floats = NDArray[np.float64]
@@ -81,7 +82,7 @@ def scores(ratings: Ratings, seed: int = 0) -> list[Row]:
         for one in made:
             both = np.isin(kind, (REAL, one))
             counts = _seen(panel[:, kind == REAL]), _seen(panel[:, kind == one])
-            area = auc(panel[:, both], kind[both])
+            area = told_apart(panel[:, both], kind[both])
             rows.append(_row(name, "auc", one, area, newcombe(area, *counts), sum(counts)))
     among: list[tuple[tuple[int, ...], str]] = [
         ((k, j), f"{readers[k]}, {readers[j]}") for k, j in itertools.combinations(range(len(readers)), 2)
@@ -149,7 +150,7 @@ def _called_made(levels: Floats) -> float:
     return float(np.mean(each)) if each else float("nan")
 
 
-def auc(levels: Floats, kinds: NDArray[np.str_]) -> float:
+def told_apart(levels: Floats, kinds: NDArray[np.str_]) -> float:
     """The area under the curve of made against real images, (R, N) levels of N images of ``kinds``: the mean over
     readers; NaN where no reader saw both."""
     each = []
@@ -157,8 +158,7 @@ def auc(levels: Floats, kinds: NDArray[np.str_]) -> float:
         known = np.isfinite(own)
         real, made = own[known & (kinds == REAL)], own[known & (kinds != REAL)]
         if len(real) and len(made):
-            above = made[:, None] - real[None]
-            each.append(float((above > 0).mean() + 0.5 * (above == 0).mean()))
+            each.append(auc(made, real))
     return float(np.mean(each)) if each else float("nan")
 
 

@@ -22,9 +22,9 @@ from typing import TypedDict
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 from torch import Tensor
 
+from segcft.evaluate.auc import auc
 from segcft.evaluate.table import grid
 from segcft.grid import Grid
 from segcft.utils.atomic import write_text
@@ -107,7 +107,7 @@ def figures(apart: Mapping[str, Distances], scored: Mapping[str, Scored], seed: 
     for by, all_scores in scored.items():
         some = all_scores.known
         shuffled = [some.shuffled(random) for _ in range(SHUFFLED)]
-        for name, measure in ((AUC, auc), (KNOWN, known_share)):
+        for name, measure in ((AUC, training_scores_higher), (KNOWN, known_share)):
             rows.append(_row(name, by, measure(some), np.array([measure(one) for one in shuffled])))
     return rows
 
@@ -117,11 +117,9 @@ def leaks(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row["p"] * len(rows) <= 1 - LEVEL]
 
 
-def auc(scored: Scored) -> float:
+def training_scores_higher(scored: Scored) -> float:
     """How often a training person scores higher than a held-out one, ties counting half."""
-    n, m = len(scored.train), len(scored.held_out)
-    ranks = rankdata(np.concatenate([scored.train, scored.held_out]))[:n]
-    return float((ranks.sum() - n * (n + 1) / 2) / (n * m))
+    return auc(scored.train, scored.held_out)
 
 
 def known_share(scored: Scored) -> float:
