@@ -49,9 +49,10 @@ def test_a_folder_is_answered_and_what_cannot_be_is_listed(small_run: Run, image
     out = tmp_path / "out"
     items = folder_items(images, ["age=60"], ["heart_area=+10%"]).items
     done = answer_all(small_run, items, out, CPU, draws=2, dicom=True)
-    assert done == (6, 0, 1)
+    assert done[:3] == (6, 0, 1)
     table = manifest(out)
     assert list(table["id"]) == ["0", "1", "2", "3", "4", "more/5"]
+    assert done.warned == table["warnings"].notna().sum()
     assert np.allclose(table["heart_area_after"], 1.1 * table["heart_area_before"], rtol=1e-4)
     assert (table["age_before"] == 60).all()
     assert (table["heart_area_obtained_sd"] > 0).all()
@@ -79,22 +80,22 @@ def test_what_was_cut_off_goes_on(small_run: Run, images: Path, tmp_path: Path) 
     with (cut / "journal.jsonl").open("a") as file:
         file.write('{"row": {"id"')  # and the journal was cut off in the middle of a line
     done = answer_all(small_run, items, cut, CPU)
-    assert done == (4, 2, 1)
+    assert done[:3] == (4, 2, 1)
     assert (cut / "images" / "0.png").stat().st_mtime_ns == before["0.png"]
     for name in ("manifest.csv", "rejected.csv"):
         assert (cut / name).read_text() == (whole / name).read_text()
     for path in (whole / "images").rglob("*.png"):
         other = Image.open(cut / path.relative_to(whole))
         assert (np.abs(np.asarray(Image.open(path)).astype(int) - np.asarray(other)) <= 1).all()
-    assert answer_all(small_run, items, cut, CPU) == (0, 6, 1)
+    assert answer_all(small_run, items, cut, CPU)[:3] == (0, 6, 1)
 
 
 def test_a_lost_dicom_file_is_written_again(small_run: Run, images: Path, tmp_path: Path) -> None:
     items = folder_items(images, [], ["age=70"]).items[:3]
-    assert answer_all(small_run, items, tmp_path, CPU, dicom=True) == (3, 0, 0)
+    assert answer_all(small_run, items, tmp_path, CPU, dicom=True)[:3] == (3, 0, 0)
     (tmp_path / "dicom" / "1.dcm").unlink()
     (tmp_path / "dicom" / "2.dcm").write_bytes(b"")
-    assert answer_all(small_run, items, tmp_path, CPU, dicom=True) == (2, 1, 0)
+    assert answer_all(small_run, items, tmp_path, CPU, dicom=True)[:3] == (2, 1, 0)
     assert all(segcft.inspect(tmp_path / "dicom" / f"{item.id}.dcm") for item in items)
 
 
@@ -122,7 +123,7 @@ def test_a_name_in_another_encoding_is_listed(small_run: Run, images: Path, tmp_
     own.mkdir()
     shutil.copy(images / "0.png", os.fsencode(own) + b"/a\xe9.png")
     done = answer_all(small_run, folder_items(own, [], ["age=70"]).items, tmp_path / "out", CPU)
-    assert done == (0, 0, 1)
+    assert done[:3] == (0, 0, 1)
     assert list(pd.read_csv(tmp_path / "out" / "rejected.csv")["id"]) == [r"a\udce9"]
 
 
@@ -169,7 +170,7 @@ def test_a_table_asks_each_its_own(small_run: Run, images: Path, tmp_path: Path)
         "3.png,heart_area=-100000,,\n"
     )
     items = table_items(table, small_run.study, ["age=50"], ["sex=M"]).items
-    assert answer_all(small_run, items, tmp_path / "out", CPU) == (3, 0, 3)
+    assert answer_all(small_run, items, tmp_path / "out", CPU)[:3] == (3, 0, 3)
     rows = manifest(tmp_path / "out").set_index("id")
     assert list(rows.index) == ["0", "0-2", "1"]
     assert list(rows["age_before"]) == [60, 61, 50]
@@ -187,10 +188,10 @@ def test_a_table_takes_values_from_images_beside_it(small_run: Run, images: Path
     shutil.copytree(images, own)
     table = own / "questions.csv"
     table.write_text("image,do\n0.png,heart_area=match: 1.png\n2.png,age=60\n")
-    assert answer_all(small_run, table_items(table, small_run.study, [], []).items, out, CPU) == (2, 0, 0)
+    assert answer_all(small_run, table_items(table, small_run.study, [], []).items, out, CPU)[:3] == (2, 0, 0)
     assert list(manifest(out)["do"]) == ["heart_area=match:1.png", "age=60.0"]
     shutil.copy(own / "3.png", own / "1.png")  # another value is asked for
-    assert answer_all(small_run, table_items(table, small_run.study, [], []).items, out, CPU) == (1, 1, 0)
+    assert answer_all(small_run, table_items(table, small_run.study, [], []).items, out, CPU)[:3] == (1, 1, 0)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +254,7 @@ def test_dicom_files_are_asked_about_whatever_they_are_called(small_run: Run, im
     items, passed = folder_items(own, [], ["age=70"])
     assert [item.id for item in items] == ["0", "1.2.840.3", "IM000001", "IM2.IMA"]
     assert [one.name for one in passed] == ["DIR/DICOMDIR", "DIR/report", "notes.txt"]
-    assert answer_all(small_run, items, out, CPU, passed=passed) == (4, 0, 0)
+    assert answer_all(small_run, items, out, CPU, passed=passed)[:3] == (4, 0, 0)
     assert list(pd.read_csv(out / "passed-over.csv")["name"]) == [one.name for one in passed]
     assert len(manifest(out)) == 4
 
@@ -261,7 +262,7 @@ def test_dicom_files_are_asked_about_whatever_they_are_called(small_run: Run, im
 def test_no_answer_leaves_the_folder(small_run: Run, images: Path, tmp_path: Path) -> None:
     names = ("../../escaped", str(tmp_path / "escaped"), "a/../../escaped")
     items = [Item(name, images / "0.png", (), ("age=60",)) for name in names]
-    assert answer_all(small_run, items, tmp_path / "deep" / "out", CPU) == (0, 0, 3)
+    assert answer_all(small_run, items, tmp_path / "deep" / "out", CPU)[:3] == (0, 0, 3)
     assert not list(tmp_path.rglob("escaped*"))
     assert len(pd.read_csv(tmp_path / "deep" / "out" / "rejected.csv")) == 3
 

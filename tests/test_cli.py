@@ -260,6 +260,19 @@ def test_people_of_the_study_are_refused(segcft: Callable[..., Outcome], small_r
 # --- one image ---
 
 
+def test_an_answer_does_not_replace_its_image(
+    segcft: Callable[..., Outcome], small_run: Run, radiograph: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "own.png"
+    own.write_bytes(radiograph.read_bytes())
+    status, _, err = segcft(
+        "counterfactual", small_run.folder, own, "--do", "age=70", "--out", tmp_path / "x/../own.png"
+    )
+    assert status == 1
+    assert "--out" in err
+    assert own.read_bytes() == radiograph.read_bytes()
+
+
 def test_a_counterfactual_is_written_and_says_that_it_is_synthetic(
     segcft: Callable[..., Outcome], small_run: Run, radiograph: Path, tmp_path: Path
 ) -> None:

@@ -76,6 +76,26 @@ def test_an_image_may_be_a_file_an_array_or_a_picture(published: Path, picture: 
         assert np.array_equal(np.asarray(file), answers[0].image[0])
 
 
+def test_an_image_that_shows_hardly_anything_is_warned_of(published: Path, picture: np.ndarray, tmp_path: Path) -> None:
+    """8 or 12 bits in a file of 16, of which nobody says what is white."""
+    model, wide = segcft.load(published), picture.astype(np.uint16)
+    for image, told in ((wide, True), (wide * 16, True), (wide * 257, False)):
+        Image.fromarray(image).save(tmp_path / "chest.png")
+        for given in (image, Image.fromarray(image), tmp_path / "chest.png"):
+            warnings = model.counterfactual(given, do=["age=70"], method="none").warnings
+            assert any("its largest value" in warning for warning in warnings) == told
+
+
+def test_what_follows_from_others_is_matched_too() -> None:
+    """As the judge reads the others."""
+    (folder,) = [path for path in SHIPPED if path.name == "chest-sim-borders"]
+    model, pictures = segcft.load(folder), [folder / "examples" / f"{number}.png" for number in (1, 2)]
+    ratio = "cardiothoracic_ratio"
+    other = model.answer([model.question(pictures[1])])[0].record["variables"][ratio]["before"]
+    answer = model.counterfactual(pictures[0], do={ratio: segcft.Match(pictures[1])}, draws=0)
+    assert answer.attributes[ratio] == pytest.approx(other, rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("image", "do", "error"),
     [

@@ -199,6 +199,16 @@ def test_the_command_says_what_became_of_every_image(tmp_path: Path, small_run: 
     assert code == (0 if taken else 1)
 
 
+def test_masks_are_not_written_among_the_images(tmp_path: Path, small_run: Run) -> None:
+    """The next call would take them for images."""
+    write(tmp_path / "in", "0", chest(40, 50)[0])
+    segment = ["segment", str(small_run.folder), str(tmp_path / "in"), "--out"]
+    assert main([*segment, str(tmp_path / "in/masked")]) == 1
+    assert not (tmp_path / "in/masked").exists()
+    assert main([*segment, str(tmp_path / "out"), "--window", "99", "1"]) == 1
+    assert not (tmp_path / "out").exists()
+
+
 def test_readers_of_other_structures_are_refused(small_run: Run, plaque_run: Run, tmp_path: Path) -> None:
     with pytest.raises(RunError) as caught:
         Readers.of([small_run.folder, plaque_run.folder], torch.device("cpu"))

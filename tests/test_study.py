@@ -230,6 +230,14 @@ def test_files_that_are_no_study(tmp_path: Path, text: str, what: str) -> None:
     assert what in caught.value.text
 
 
+def test_no_key_is_suggested_in_place_of_itself() -> None:
+    """Where other sections have it."""
+    with pytest.raises(StudyError) as caught:
+        parse_study(valid() | {"learning_rate": 1})
+    assert caught.value.code == Code.INVALID
+    assert "'learning_rate'" not in caught.value.text
+
+
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     binary = tmp_path / "binary.yaml"
     binary.write_bytes(b"\xff\xfe\x00\xff")

@@ -46,11 +46,13 @@ OBTAINED = ("obtained", "obtained_sd", "interval_low", "interval_high")
 
 
 class Done(NamedTuple):
-    """How many questions were answered now, how many had been, and how many were rejected."""
+    """How many questions were answered now, how many had been, how many were rejected, and how many of the answers come
+    with warnings."""
 
     answered: int
     before: int
     rejected: int
+    warned: int
 
 
 class _Outcome(NamedTuple):
@@ -128,7 +130,8 @@ def answer_all(
             for one in passed:
                 table.write(one)
     rejected = sum(outcome.record is None for outcome in outcomes)
-    return Done(len(outcomes) - rejected, len(items) - len(waiting), rejected)
+    warned = sum(bool(records[item.id]["warnings"]) for item in items if item.id in records and item.id not in reasons)
+    return Done(len(outcomes) - rejected, len(items) - len(waiting), rejected, warned)
 
 
 def _settings(run: Run, method: str | None, draws: int, dicom: bool) -> dict[str, Any]:

@@ -358,11 +358,14 @@ class Model:
             return match
         other = self.question(match.image)
         facts = {fact.variable: fact for fact in other.known}
-        if name in self.study.measured:
+        if name in {*self.study.measured, *self.study.derived}:
             with torch.no_grad():
                 x = to_unit(torch.from_numpy(other.pixels)[None].to(self.device))
-                areas = self.judge.read(x)[0]
-            return Intervention(name, float(areas[self.study.measured.index(name)]))
+                values = torch.full((1, len(self.study.variables)), torch.nan)
+                values[0, self.study.measured_columns] = self.judge.read(x)[0].cpu()
+            read = self.model_of(None)[1].scm.derive(values)[0, list(self.study.variables).index(name)]
+            if not read.isnan():  # a formula may ask for what no image shows
+                return Intervention(name, float(read))
         if name not in facts:
             raise InterventionError(Code.MISSING, name, f"{name_of(match.image)} does not say it; set a value")
         return facts[name]

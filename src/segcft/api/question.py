@@ -22,7 +22,7 @@ from segcft.data.attributes import believed, is_age
 from segcft.data.extent import contradiction
 from segcft.data.resize import Pixel, fit_image, pixel_of, window_of
 from segcft.errors import Code, DataError, InterventionError
-from segcft.io.greys import check_varied, scaled, shades
+from segcft.io.greys import check_varied, narrow_range, scaled, shades
 from segcft.io.imagefile import ImageFile
 from segcft.io.lie import Lie
 from segcft.io.picture import Pixels, largest, pixels_of
@@ -308,7 +308,7 @@ def _array(image: Any, channels: int) -> tuple[NDArray[np.float64], tuple[Remark
     try:
         stored = pixels_of(image) if isinstance(image, Picture) else None
         if stored is not None and stored.values.dtype.kind != "f":  # real numbers have a range as in arrays
-            return shades(stored, channels), stored.remarks
+            return shades(stored, channels), (*stored.remarks, *narrow_range(stored))
         array = _pixels(image) if stored is None else stored.values
     except Rejected:
         raise
@@ -326,8 +326,8 @@ def _array(image: Any, channels: int) -> tuple[NDArray[np.float64], tuple[Remark
         raise DataError(Code.INVALID, "image", f"expected {expected}, not an array of shape {shape}{hint}")
     _check_numbers(array)
     unit = np.issubdtype(array.dtype, np.floating)
-    grey = shades(Pixels(array, 1.0 if unit else largest(array)), channels)
-    return grey, () if stored is None else stored.remarks
+    pixels = Pixels(array, 1.0 if unit else largest(array))
+    return shades(pixels, channels), (*(stored.remarks if stored else ()), *narrow_range(pixels))
 
 
 def _voxels(image: Any, channels: int) -> NDArray[np.float64]:

@@ -85,7 +85,7 @@ class MissingValues:
             else:
                 shares = torch.bincount(candidates.long(), self.weights)
                 filled[0, k] = shares.argmax()
-                certainty[name] = float(shares.max())
+                certainty[name] = min(float(shares.max()), 1.0)  # a sum of rounded weights
         return self.scm.derive(filled), certainty
 
     def draw(self, n: int, generator: Generator) -> Tensor:

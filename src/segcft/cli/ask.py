@@ -36,7 +36,8 @@ def add_ask(command: Command) -> None:
         action="append",
         default=[],
         help="intervention: age=63 sets; a sign makes it a change, +20%%, -500 (by the unit) or +1.5sd (by standard "
-        "deviations); sex=F; match:OTHER.png takes it from another image; may be repeated",
+        "deviations); sex=F; match:OTHER.png takes it from another image; may be repeated; of a table, for "
+        "rows without any",
     )
     asked.add_argument(
         "--set",
@@ -44,7 +45,8 @@ def add_ask(command: Command) -> None:
         action="append",
         default=[],
         dest="known",
-        help="what is known of the subject, e.g. age=63; areas are read from the image, age and sex from a "
+        help="what is known of the subject, e.g. age=63 (of a table, for rows that do not say it); "
+        "areas are read from the image, age and sex from a "
         "DICOM file's header, and the rest is inferred",
     )
     asked.add_argument(
@@ -102,6 +104,8 @@ def add_ask(command: Command) -> None:
 def _counterfactual(options: argparse.Namespace) -> None:
     from segcft.io.scan import is_series
 
+    if options.out.resolve() == options.image.resolve():
+        raise SegcftError(Code.CONFLICT, f"--out {options.out}", "it is the image itself; choose another")
     one_series = is_series(options.image)  # a volume, or images of one folder
     many = (options.image.is_dir() and not one_series) or options.image.suffix.lower() == ".csv"
     if not (many or one_series):
@@ -181,6 +185,8 @@ def _batch(options: argparse.Namespace, run: Run, device: torch.device) -> None:
         options.exact,
     )
     print(f"{options.out / 'manifest.csv'}: {done.answered + done.before} answers, {done.before} of them from before")
+    if done.warned:
+        print(f"warning: {done.warned} of them have warnings (last column); believe none of these", file=sys.stderr)
     if asked.passed:
         kind, first = "files were" if options.image.is_dir() else "columns or cells were", asked.passed[0]
         passed = f"{len(asked.passed)} {kind} passed over, the first: {first.name} ({first.reason})"

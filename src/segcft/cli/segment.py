@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from segcft.cli.options import Command, count, hardware, model, quiet_libraries
+from segcft.errors import Code, SegcftError
 
 
 def add_segment(command: Command) -> None:
@@ -78,6 +79,8 @@ def _segment(options: argparse.Namespace) -> None:
     device = make_fabric(options.device).device
     readers = Readers.of(options.runs, device)
     window = tuple(options.window) if options.window else None
+    if window and window[0] >= window[1]:
+        raise SegcftError(Code.INVALID, "--window", f"expected two percentiles, the lower first, not {window}")
     settings = Settings(options.agreement, window, options.batch_size, options.dicom_seg)
     print(segment(readers, options.folder, options.out, settings=settings, progress=ConsoleProgress()))
     if len(readers.readers) == 1:

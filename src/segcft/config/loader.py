@@ -105,7 +105,10 @@ def _explain(error: Any) -> tuple[str, str]:
         keys, message = [*keys, found[1]], found[2]
     key = ".".join(keys)
     if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key.rsplit(".", 1)[-1], _known_keys(Section), n=1)
+        written = key.rsplit(".", 1)[-1]
+        # What another section knows under this very name is no help here.
+        known = [one for one in _known_keys(Section) if one != written]
+        near = difflib.get_close_matches(written, known, n=1)
         message = "unknown key" + (f"; did you mean {near[0]!r}?" if near else "")
     elif error["type"] == "missing":
         message = "this key is required"

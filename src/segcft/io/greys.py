@@ -6,10 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcft.io.picture import Pixels
-from segcft.io.reject import Rejected
+from segcft.io.reject import Rejected, Remark
 
 PERCENTILES = (0.5, 99.5)
 """What becomes black and white where nobody says otherwise."""
+
+EIGHT_BITS = 255
+
+DIM = 0.25
+"""Of white: what has nothing brighter uses two bits less than it has."""
 
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601: red, green, blue
 
@@ -33,6 +38,20 @@ def shades(
         raise Rejected(f"{kind} values have no range of their own; set data.grey_range or data.window")
     shown = scaled(values, full, grey_range, window)
     return 1 - shown if pixels.inverted else shown
+
+
+def narrow_range(
+    pixels: Pixels, grey_range: tuple[float, float] | None = None, window: tuple[float, float] | None = None
+) -> tuple[Remark, ...]:
+    """A remark on pixels of more than 8 bits whose largest is below :data:`DIM` of what their type holds, where
+    nothing else says what is black and white: 12 bits in a file of 16, as a rule."""
+    if pixels.full is None or pixels.full <= EIGHT_BITS or grey_range is not None or window is not None:
+        return ()
+    brightest = float(pixels.values.max())
+    if brightest >= DIM * pixels.full:
+        return ()
+    said = f"its largest value is {brightest:.0f} of {pixels.full:.0f}, so hardly anything is seen"
+    return (Remark("narrow range of values", f"{said}; stretch it, or set data.window in a study"),)
 
 
 def check_varied(values: NDArray[np.float64]) -> None:

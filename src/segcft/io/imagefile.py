@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from segcft.config.structure import Mask
 from segcft.io.dicomhead import is_dicom_file
 from segcft.io.extent import extent_of
-from segcft.io.greys import PERCENTILES, shades
+from segcft.io.greys import PERCENTILES, narrow_range, shades
 from segcft.io.lie import Lie
 from segcft.io.nifti import NIFTI, PICTURE, Axes, Placed, is_nifti, read_nifti
 from segcft.io.picture import Pixels, largest, read_picture
@@ -145,7 +145,8 @@ def read_image(
         if is_nifti(path):
             return _read_nifti(path, channels, grey_range, window, axes)
         pixels = read_picture(path)
-        return ImageFile(shades(pixels, channels, grey_range, window), 1.0, {}, pixels.remarks)
+        remarks = (*pixels.remarks, *(one.at(path) for one in narrow_range(pixels, grey_range, window)))
+        return ImageFile(shades(pixels, channels, grey_range, window), 1.0, {}, remarks)
 
 
 def _read_nifti(

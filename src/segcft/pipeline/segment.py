@@ -116,7 +116,7 @@ def segment(
         folder: of images, or with ``images`` and a table ``metadata.csv``, whose columns come along.
         out: folder to write: ``images``, ``masks`` (flags: bit 1 is the first structure, 2 the second, 4 the third, as
             lungs and heart have them), ``metadata.csv``, with the agreement on each structure, and, where they are
-            wanted, ``dicom-seg``.
+            wanted, ``dicom-seg``. It may not be among the images.
         settings: what is believed.
         progress: wraps the loop over images.
 
@@ -126,6 +126,8 @@ def segment(
     """
     settings, volumes = settings or Settings(), readers.grid.is_volume
     work = _Segmenting(readers, folder, settings)
+    if out.resolve().is_relative_to(work.images.resolve()):  # where the next call would take them for images
+        raise DataError(Code.CONFLICT, out, "it is in the folder of images; choose another")
     items = work.items()
     if not items:
         kinds = (*NIFTI, "folders with a DICOM series") if volumes else SUFFIXES
