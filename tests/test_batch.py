@@ -151,8 +151,9 @@ def test_two_processes_answer_as_one(small_run: Run, images: Path, tmp_path: Pat
         for copy in range(3)
         for item in folder_items(images, [], ["heart_area=-5%"]).items
     ]
-    assert answer_all(small_run, items, tmp_path / "one", CPU) == (18, 0, 3)
-    assert answer_all(small_run, items, tmp_path / "two", CPU, jobs=2) == (18, 0, 3)
+    one = answer_all(small_run, items, tmp_path / "one", CPU)
+    assert one[:3] == (18, 0, 3)
+    assert answer_all(small_run, items, tmp_path / "two", CPU, jobs=2) == one
     one, two = (manifest(tmp_path / name) for name in ("one", "two"))
     assert list(one["id"]) == list(two["id"])
     assert np.allclose(one["heart_area_obtained"], two["heart_area_obtained"], rtol=0.01)
