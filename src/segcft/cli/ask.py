@@ -45,9 +45,8 @@ def add_ask(command: Command) -> None:
         action="append",
         default=[],
         dest="known",
-        help="what is known of the subject, e.g. age=63 (of a table, for rows that do not say it); "
-        "areas are read from the image, age and sex from a "
-        "DICOM file's header, and the rest is inferred",
+        help="what is known of the subject, e.g. age=63 (of a table, for rows that do not say it); areas are read from "
+        "the image, age and sex from a DICOM file's header, and the rest is inferred",
     )
     asked.add_argument(
         "--method",
