@@ -54,8 +54,8 @@ class Asked(NamedTuple):
 
 
 class Question(NamedTuple):
-    """A person's image (*size) or (C, *size), what is known of them, what is set, the true image, and where (*size) it
-    truly changes."""
+    """A person's image (*size) or (C, *size), what is known of them, what is set, the true image, and where (*size) is
+    near what truly changes."""
 
     image: NDArray[np.uint8]
     known: dict[str, float | str]

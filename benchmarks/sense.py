@@ -79,11 +79,12 @@ def render(table: pd.DataFrame) -> str:
 def auc_within_views(ratio: NDArray[np.float64], ill: NDArray[np.bool_], views: NDArray[np.str_]) -> float:
     """Of pairs of the same view, one ill and one not, the share in which the ill one has the larger ratio; NaN without
     any."""
-    views_of = [[ratio[(views == view) & (ill == has)] for has in (True, False)] for view in sorted(set(views))]
-    pairs = [one.size * other.size for one, other in views_of]
-    if not any(pairs):
+    both = [(ratio[(views == view) & ill], ratio[(views == view) & ~ill]) for view in sorted(set(views))]
+    both = [(one, other) for one, other in both if one.size and other.size]
+    if not both:
         return float("nan")
-    return float(np.average([auc(*both) if n else 0.0 for both, n in zip(views_of, pairs, strict=True)], weights=pairs))
+    pairs = [one.size * other.size for one, other in both]
+    return float(np.average([auc(one, other) for one, other in both], weights=pairs))
 
 
 def _interval(

@@ -74,6 +74,10 @@ def test_an_image_may_be_a_file_an_array_or_a_picture(published: Path, picture: 
     answers[0].save(tmp_path / "answer")
     with Image.open(tmp_path / "answer" / "counterfactual.png") as file:
         assert np.array_equal(np.asarray(file), answers[0].image[0])
+    before = (tmp_path / "chest.png").read_bytes()
+    with pytest.raises(DataError):
+        answers[0].save(tmp_path / "chest.png")
+    assert (tmp_path / "chest.png").read_bytes() == before
 
 
 def test_an_image_that_shows_hardly_anything_is_warned_of(published: Path, picture: np.ndarray, tmp_path: Path) -> None:

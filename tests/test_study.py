@@ -235,6 +235,7 @@ def test_no_key_is_suggested_in_place_of_itself() -> None:
     with pytest.raises(StudyError) as caught:
         parse_study(valid() | {"learning_rate": 1})
     assert caught.value.code == Code.INVALID
+    assert str(caught.value.field).endswith("learning_rate")
     assert "'learning_rate'" not in caught.value.text
 
 

@@ -236,7 +236,8 @@ class Answer:
         ``x.nii.gz`` or ``counterfactual-full.nii.gz``.
 
         Raises:
-            DataError: the file would be of a kind that is not written, or the folder holds other things.
+            DataError: the file would be of a kind that is not written, it is the image's own, or the folder holds other
+                things.
         """
         save_answer(self, arguments.place("path", path), full_resolution)
 

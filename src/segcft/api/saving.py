@@ -20,7 +20,7 @@ from segcft.io.scan import grey_limits, read_array
 from segcft.io.source import MemoryFile
 from segcft.io.volumeout import is_volume_file, nifti_bytes, series_bytes
 from segcft.utils.atomic import write_bytes, write_text
-from segcft.utils.output import RECORD, check_answer
+from segcft.utils.output import RECORD, check_answer, check_apart
 
 if TYPE_CHECKING:
     from segcft.api.answer import Answer
@@ -36,6 +36,9 @@ EARLIER = ("band", "spread", "uncertainty", "draw-[0-9]*", FULL)
 def save_answer(answer: Answer, path: Path, full_resolution: bool | ImageLike) -> None:
     """:meth:`segcft.api.answer.Answer.save`."""
     check_answer(path, answer.is_volume)
+    own = None if answer.source is None else bare(answer.source)
+    if isinstance(own, str | Path):
+        check_apart(path, Path(own))
     full = full_resolution is not False
     if full and path.suffix.lower() == ".json":
         raise DataError(Code.CONFLICT, path, "numbers have no resolution; leave out full_resolution")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from segcft.cli.options import Command, count, hardware, quiet_libraries, run_or_model, whole
 from segcft.errors import Code, SegcftError
-from segcft.utils.output import check_answer, check_answers, check_any_answer
+from segcft.utils.output import check_answer, check_answers, check_any_answer, check_apart
 
 if TYPE_CHECKING:
     import torch
@@ -103,8 +103,7 @@ def add_ask(command: Command) -> None:
 def _counterfactual(options: argparse.Namespace) -> None:
     from segcft.io.scan import is_series
 
-    if options.out.resolve() == options.image.resolve():
-        raise SegcftError(Code.CONFLICT, f"--out {options.out}", "it is the image itself; choose another")
+    check_apart(options.out, options.image, f"--out {options.out}")
     one_series = is_series(options.image)  # a volume, or images of one folder
     many = (options.image.is_dir() and not one_series) or options.image.suffix.lower() == ".csv"
     if not (many or one_series):
@@ -165,8 +164,6 @@ def _batch(options: argparse.Namespace, run: Run, device: torch.device) -> None:
     if options.image.is_dir():
         if not options.do:
             raise InterventionError(Code.MISSING, "--do", "nothing is asked for, e.g. --do heart_area=+20%")
-        if options.out.resolve().is_relative_to(options.image.resolve()):
-            raise SegcftError(Code.CONFLICT, f"--out {options.out}", "it is in the folder of images; choose another")
         asked = folder_items(options.image, options.known, options.do, run.study.image.is_volume)
     else:
         asked = table_items(options.image, run.study, options.known, options.do)

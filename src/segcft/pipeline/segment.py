@@ -30,6 +30,7 @@ from segcft.io.scan import find_scan, is_series, read_seen, series_below
 from segcft.io.volumeout import as_nifti, nifti_bytes
 from segcft.pipeline.readers import Readers, Views, agreement
 from segcft.utils.digest import key_of
+from segcft.utils.output import check_apart
 from segcft.utils.progress import Progress
 
 TABLE, IMAGES = "metadata.csv", "images"
@@ -126,8 +127,7 @@ def segment(
     """
     settings, volumes = settings or Settings(), readers.grid.is_volume
     work = _Segmenting(readers, folder, settings)
-    if out.resolve().is_relative_to(work.images.resolve()):  # where the next call would take them for images
-        raise DataError(Code.CONFLICT, out, "it is in the folder of images; choose another")
+    check_apart(out, work.images)
     items = work.items()
     if not items:
         kinds = (*NIFTI, "folders with a DICOM series") if volumes else SUFFIXES

@@ -50,6 +50,18 @@ def check_answers(path: Path) -> None:
     check(path, (), "journal.jsonl", "the answers of many images are written to a folder")
 
 
+def check_apart(path: Path, images: Path, field: str = "") -> None:
+    """Check that what is to be written takes no image's place, nor is in the folder of ``images`` that it is made of:
+    it would replace what the user has, or be taken for an image the next time.
+
+    Raises:
+        DataError: it is; ``field`` is what errors call it (default: its path).
+    """
+    if path.resolve().is_relative_to(images.resolve()):
+        what = "in the folder of images" if images.is_dir() else "the file that is asked about"
+        raise DataError(Code.CONFLICT, field or path, f"it is {what}; choose another")
+
+
 def check(path: Path, kinds: Sequence[str], mark: str, expected: str) -> None:
     """Check that ``path`` is, or can be, a file of one of ``kinds``, or a folder that nothing else is in.
 
